@@ -1,0 +1,46 @@
+"""API keys: made once, shown once, kept as a hash."""
+
+import hashlib
+import secrets
+
+from horde.errors import AnonForbiddenWorker, InvalidAPIKey, NotPrivileged
+from horde.model import ANONYMOUS, User
+from horde.schema import ANONYMOUS_KEY
+from horde.store import Store
+
+
+def new_key() -> str:
+    """Return a fresh key: 22 characters, 128 random bits (the shape horde_sdk insists on)."""
+    return secrets.token_urlsafe(16)
+
+
+def key_hash(api_key: str) -> str:
+    """Return what is stored of a key. 128 random bits need no salt and no slow hash."""
+    return hashlib.sha256(api_key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def user_of(store: Store, api_key: str) -> User:
+    """Return whose key this is; raises InvalidAPIKey."""
+    if api_key == ANONYMOUS_KEY:
+        return ANONYMOUS
+    key = store.key(key_hash(api_key))
+    user = store.user(key.user_id) if key else None
+    if user is None:
+        raise InvalidAPIKey
+    return user
+
+
+def worker_owner(store: Store, api_key: str) -> int:
+    """Return the id of the user whose worker key this is.
+
+    Raises InvalidAPIKey, AnonForbiddenWorker, or NotPrivileged for an ordinary user's key.
+    """
+    if api_key == ANONYMOUS_KEY:
+        raise AnonForbiddenWorker
+    key = store.key(key_hash(api_key))
+    if key is None:
+        raise InvalidAPIKey
+    if not key.worker:
+        message = "This key cannot run workers; ask the operator for a worker key."
+        raise NotPrivileged(message)
+    return key.user_id

@@ -1,0 +1,102 @@
+"""Lean botocore clients, made once per process, and the settings of a Lambda.
+
+Plain botocore: importing boto3 would cost 65 ms more of every cold start for S3 transfer
+machinery that nothing here uses (lambda-performance.md 1.1). Endpoints and region come from the
+standard AWS variables, so that the code does not know which cloud it runs on.
+"""
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import botocore.session
+from botocore.config import Config
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_ssm import SSMClient
+
+S = TypeVar("S", bound="Settings")
+
+_CONFIG = Config(
+    connect_timeout=2,
+    read_timeout=8,
+    retries={"mode": "standard", "total_max_attempts": 3},
+    parameter_validation=False,
+    tcp_keepalive=True,
+)
+_S3 = _CONFIG.merge(Config(signature_version="s3v4"))
+
+
+class Settings(BaseModel):
+    """A Lambda's environment, declared by the handler that needs it and read when first used."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @classmethod
+    def load(cls: type[S]) -> S:
+        """Read the environment; a missing variable is an error that names it."""
+        return cls.model_validate({key.lower(): value for key, value in os.environ.items()})
+
+
+@cache
+def _session() -> botocore.session.Session:
+    return botocore.session.Session()
+
+
+def _client(name: str, config: Config = _CONFIG, **kwargs: Any) -> Any:
+    return _session().create_client(name, config=config, **kwargs)
+
+
+@cache
+def dynamodb() -> "DynamoDBClient":
+    """Return the DynamoDB client."""
+    return _client("dynamodb")
+
+
+@cache
+def sqs() -> "SQSClient":
+    """Return the SQS client."""
+    return _client("sqs")
+
+
+@cache
+def ssm() -> "SSMClient":
+    """Return the SSM client."""
+    return _client("ssm")
+
+
+@cache
+def s3() -> "S3Client":
+    """Return the S3 client. SigV4, so that presigned URLs work in every region."""
+    return _client("s3", _S3)
+
+
+@cache
+def s3_as(role_arn: str) -> "S3Client":
+    """Return an S3 client of another account's role; its credentials renew themselves."""
+    from botocore.credentials import (  # noqa: PLC0415 - only for a foreign bucket
+        AssumeRoleCredentialFetcher,
+        DeferredRefreshableCredentials,
+    )
+
+    session = botocore.session.Session()
+    fetcher = AssumeRoleCredentialFetcher(
+        session.create_client,
+        _session().get_credentials(),
+        role_arn,
+        extra_args={"RoleSessionName": "horde-commons-share"},
+    )
+    session._credentials = DeferredRefreshableCredentials(  # noqa: SLF001 - botocore's own way
+        refresh_using=fetcher.fetch_credentials, method="assume-role"
+    )
+    return session.create_client("s3", config=_S3)  # type: ignore[return-value]
+
+
+def forget() -> None:
+    """Drop all clients, for tests that change the cloud under them."""
+    for made in (_session, dynamodb, sqs, ssm, s3, s3_as):
+        made.cache_clear()

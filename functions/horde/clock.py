@@ -1,0 +1,19 @@
+"""The one place that reads the time, so that tests can move it."""
+
+import time
+from datetime import UTC, datetime
+
+
+def now_ms() -> int:
+    """Return milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def now() -> int:
+    """Return whole seconds since the epoch, rounded down."""
+    return now_ms() // 1000
+
+
+def iso(ms: int) -> str:
+    """Return a UTC timestamp such as ``2026-11-23T05:42:00.123Z``; sorts as text."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -1,0 +1,239 @@
+"""Every error a client can meet, with its HTTP status and the Horde's ``rc`` on the class.
+
+Raised anywhere below a handler and translated once, in ``horde.http``. Codes and names follow
+the AI Horde's API (shared/reference/horde-api.md 1.0 and 1.7).
+"""
+
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+
+class HordeError(Exception):
+    """A refusal the client can understand: ``{"message": str, "rc": str}``."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.BAD_REQUEST
+    rc: ClassVar[str] = "BadRequest"
+
+    def __init__(self, message: str, *, rc: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self._rc = rc or type(self).rc
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body of the answer."""
+        return {"message": self.message, "rc": self._rc}
+
+
+class PayloadError(HordeError):
+    """The body does not fit the schema: dotted paths, all errors at once, no ``rc``."""
+
+    def __init__(self, errors: dict[str, str]) -> None:
+        super().__init__("Input payload validation failed")
+        self.errors = errors
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body of the answer."""
+        return {"errors": self.errors, "message": self.message}
+
+
+class MalformedBody(HordeError):
+    """The body is not JSON at all."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The browser (or proxy) sent a request that this server could not understand."
+        )
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body of the answer."""
+        return {"message": self.message}
+
+
+class UnsupportedMediaType(MalformedBody):
+    """The body is announced as something other than JSON."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+    def __init__(self) -> None:
+        HordeError.__init__(
+            self,
+            "Did not attempt to load JSON data because the request Content-Type was not "
+            "'application/json'.",
+        )
+
+
+class BodyTooLarge(MalformedBody):
+    """The body is larger than a Lambda takes (6 MB)."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+    def __init__(self) -> None:
+        HordeError.__init__(self, "The request body is larger than this server takes (6 MB).")
+
+
+class Unsupported(HordeError):
+    """A wish of the schema that no endpoint here can draw yet."""
+
+    rc = "UnsupportedModel"
+
+
+class MissingPrompt(HordeError):
+    """The prompt is empty."""
+
+    rc = "MissingPrompt"
+
+    def __init__(self) -> None:
+        super().__init__("You cannot specify an empty prompt.")
+
+
+class InvalidPromptSize(HordeError):
+    """The prompt has too many words."""
+
+    rc = "InvalidPromptSize"
+
+
+class ImageValidationFailed(HordeError):
+    """The source image cannot be used; ``rc`` says why."""
+
+    rc = "ImageValidationFailed"
+
+
+class RequiresTrust(HordeError):
+    """A wish reserved for trusted users."""
+
+    rc = "RequiresTrust"
+
+
+class NulByteInPayload(HordeError):
+    """A NUL byte in a string that would be stored."""
+
+    rc = "NulByteInPayload"
+
+    def __init__(self) -> None:
+        super().__init__("The payload contains a NUL byte, which is not allowed.")
+
+
+class InvalidAPIKey(HordeError):
+    """No user or worker has this key."""
+
+    status, rc = HTTPStatus.UNAUTHORIZED, "InvalidAPIKey"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No user matching sent API Key. Have you remembered to register at /api/register?"
+        )
+
+
+class KudosUpfront(HordeError):
+    """A heavy request from an account that cannot pay for it."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "KudosUpfront"
+
+
+class WrongCredentials(HordeError):
+    """A worker submits what another one drew."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "WrongCredentials"
+
+
+class AnonForbiddenWorker(HordeError):
+    """Workers need a worker key."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "AnonForbiddenWorker"
+
+    def __init__(self) -> None:
+        super().__init__("Anonymous users cannot run workers; ask the operator for a worker key.")
+
+
+class NotPrivileged(HordeError):
+    """The key is valid, but it is not a worker key."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "NotPrivileged"
+
+
+class RequestNotFound(HordeError):
+    """No such request, or it has expired."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "RequestNotFound"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"Image Waiting Prompt with ID '{request_id}' not found.")
+
+
+class UserNotFound(HordeError):
+    """No such user."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "UserNotFound"
+
+
+class WorkerNotFound(HordeError):
+    """No such worker."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "WorkerNotFound"
+
+
+class StyleNotFound(HordeError):
+    """No such style."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "StyleNotFound"
+
+
+class InvalidJobID(HordeError):
+    """No such generation, or its request has expired."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "InvalidJobID"
+
+    def __init__(self, generation_id: str) -> None:
+        super().__init__(f"Processing Job with ID {generation_id} does not exist.")
+
+
+class DuplicateGen(HordeError):
+    """The generation was submitted before; exactly one submit wins."""
+
+    rc = "DuplicateGen"
+
+    def __init__(self, generation_id: str) -> None:
+        super().__init__(f"Processing Job with ID {generation_id} already submitted.")
+
+
+class AbortedGen(HordeError):
+    """The lease ran out, or the job was given to another worker."""
+
+    rc = "AbortedGen"
+
+    def __init__(self, generation_id: str) -> None:
+        super().__init__(
+            f"Processing Job with ID {generation_id} took too long to process and has been "
+            "aborted! Please check your worker speed and do not onload models between jobs!"
+        )
+
+
+class NotUploaded(HordeError):
+    """A submit with ``generation: R2`` before the image was uploaded."""
+
+    def __init__(self, generation_id: str) -> None:
+        super().__init__(
+            f"The image of job {generation_id} is not in the bucket as a WebP file. Upload it to "
+            "r2_upload and submit again."
+        )
+
+
+class RouteNotFound(HordeError):
+    """No such route."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "NotFound"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The requested URL was not found on the server. If you entered the URL manually "
+            "please check your spelling and try again."
+        )
+
+
+class Busy(HordeError):
+    """Our own store refused to take the write in time; the client should try again."""
+
+    status, rc = HTTPStatus.SERVICE_UNAVAILABLE, "Locked"
+
+    def __init__(self) -> None:
+        super().__init__("The server is busy with this account; nothing was changed. Try again.")

@@ -1,0 +1,138 @@
+"""Images in the private buckets: source images in, finished images out.
+
+Layout: ``<generation>/<attempt>.webp`` in the outputs bucket (put there by the worker with a
+presigned URL), ``<request>.webp`` in the sources bucket. Both buckets forget after a day.
+"""
+
+import base64
+import binascii
+import io
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from horde.errors import ImageValidationFailed, NotUploaded, Unsupported
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+URL_SECONDS = 1800
+"""Life of every presigned URL (horde-api.md 1.3 and 2)."""
+MAX_SOURCE_BYTES = 5 * 1024 * 1024
+MAX_SOURCE_SIDE = 3072
+MAX_SOURCE_PIXELS = MAX_SOURCE_SIDE**2
+MAX_OUTPUT_BYTES = 20 * 1024 * 1024
+SOURCE_FORMATS = ("PNG", "JPEG", "WEBP")
+WEBP_HEADER = 12
+
+
+def is_webp(head: bytes) -> bool:
+    """Say whether a file's first bytes are those of a WebP image."""
+    return head[:4] == b"RIFF" and head[8:WEBP_HEADER] == b"WEBP"
+
+
+def _unbase64(text: str) -> bytes:
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    text = "".join(text.split())
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=None, validate=True)
+
+
+def source_webp(text: str) -> bytes:
+    """Return a client's source image as a WebP file without its metadata.
+
+    Bounded by its base64 length, then by the size its header claims, before a pixel is decoded.
+    Raises ImageValidationFailed with the Horde's rc.
+    """
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - most requests have no source
+
+    if text.startswith(("http://", "https://")):
+        message = "Source images by URL are not taken here yet; send the image as base64."
+        raise ImageValidationFailed(message, rc="SourceImageUrlInvalid")
+    if len(text) * 3 // 4 > MAX_SOURCE_BYTES:
+        message = f"The source image is larger than {MAX_SOURCE_BYTES // 2**20} MB."
+        raise ImageValidationFailed(message, rc="SourceImageSizeExceeded")
+    try:
+        image = Image.open(io.BytesIO(_unbase64(text)), formats=SOURCE_FORMATS)
+        if image.width * image.height > MAX_SOURCE_PIXELS:
+            message = f"The source image is larger than {MAX_SOURCE_SIDE}x{MAX_SOURCE_SIDE} pixels."
+            raise ImageValidationFailed(message, rc="SourceImageResolutionExceeded")
+        out = io.BytesIO()
+        image.convert("RGB").save(out, "WEBP", quality=95, method=0)
+    except (
+        binascii.Error,
+        ValueError,
+        OSError,
+        SyntaxError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    ):
+        message = "The source image is no readable PNG, JPEG or WebP image in base64."
+        raise ImageValidationFailed(message, rc="SourceImageUnreadable") from None
+    return out.getvalue()
+
+
+def put_webp(client: "S3Client", bucket: str, key: str, body: bytes) -> None:
+    """Store a WebP file."""
+    client.put_object(Bucket=bucket, Key=key, Body=body, ContentType="image/webp")
+
+
+def upload_url(client: "S3Client", bucket: str, key: str) -> str:
+    """Return a URL that takes one PUT. Only the host is signed: workers send no content type."""
+    return client.generate_presigned_url(
+        "put_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=URL_SECONDS
+    )
+
+
+def download_url(client: "S3Client", bucket: str, key: str) -> str:
+    """Return a URL that answers ``image/webp``, whatever content type the object was put with."""
+    return client.generate_presigned_url(
+        "get_object",
+        Params={"Bucket": bucket, "Key": key, "ResponseContentType": "image/webp"},
+        ExpiresIn=URL_SECONDS,
+    )
+
+
+def read(client: "S3Client", bucket: str, key: str) -> bytes | None:
+    """Return a whole image, or None if it is not there."""
+    try:
+        return client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    except ClientError as error:
+        if error.response["Error"]["Code"] in {"NoSuchKey", "404", "AccessDenied"}:
+            return None  # without s3:ListBucket a missing key is AccessDenied
+        raise
+
+
+def check_uploaded(client: "S3Client", bucket: str, key: str, generation_id: str) -> None:
+    """Make sure that what a worker says it uploaded is there and a WebP file.
+
+    Reads the first bytes only; raises NotUploaded.
+    """
+    try:
+        answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{WEBP_HEADER - 1}")
+        head = answer["Body"].read()
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in {
+            "NoSuchKey",
+            "404",
+            "AccessDenied",
+            "InvalidRange",
+        }:
+            raise
+        head = b""
+    if not is_webp(head):
+        raise NotUploaded(generation_id)
+
+
+def submitted_webp(text: str, generation_id: str) -> bytes:
+    """Return the file of a submit that carries its image in base64; raises NotUploaded."""
+    if len(text) * 3 // 4 > MAX_OUTPUT_BYTES:
+        message = "The submitted image is too large."
+        raise Unsupported(message)
+    try:
+        body = _unbase64(text)
+    except (binascii.Error, ValueError):
+        body = b""
+    if not is_webp(body):
+        raise NotUploaded(generation_id)
+    return body

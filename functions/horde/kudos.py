@@ -1,0 +1,96 @@
+"""Which account gains and which loses, for every event. Pure, double-entry, whole kudos.
+
+An entry's postings are signed and sum to zero: what a user pays stands against the system
+accounts below. Kinds and floors are the Horde's (horde-api.md 3.3).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+FLOOR_PSEUDONYMOUS = 14
+"""A registered account's balance never falls under this, and starts there."""
+FLOOR_ANONYMOUS = -50
+"""The anonymous account is never written; this is its balance for the queue's order."""
+
+
+class Account(StrEnum):
+    """The system's side of every entry."""
+
+    PRICE = "price"
+    TAX = "tax"
+    FORGIVENESS = "forgiveness"
+    REWARDS = "rewards"
+    GRANTS = "grants"
+
+
+class Kind(StrEnum):
+    """What happened."""
+
+    ACCEPT = "GENERATION"
+    REFUND = "REFUND"
+    REWARD = "REWARD"
+    GRANT = "ADMIN_ADJUSTMENT"
+    FLOOR = "FLOOR_ADJUSTMENT"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One movement of a user's balance. ``amount`` and ``postings`` are signed kudos."""
+
+    kind: Kind
+    user_id: int
+    amount: int
+    postings: dict[str, int]
+    forgiven: int = 0
+    """Kudos this event was excused from paying (accept), or that came off a refund."""
+
+    def __post_init__(self) -> None:
+        if self.amount + sum(self.postings.values()) != 0:
+            message = f"an entry must sum to zero: {self}"
+            raise ValueError(message)
+
+
+def _entry(kind: Kind, user_id: int, system: dict[Account, int], forgiven: int = 0) -> Entry:
+    postings = {str(account): amount for account, amount in system.items() if amount}
+    return Entry(kind, user_id, -sum(postings.values()), postings, forgiven)
+
+
+def accept(user_id: int, *, balance: int, floor: int, price: int, tax: int, n: int) -> Entry:
+    """Charge ``n`` images; what would push the balance under its floor is forgiven."""
+    total = (price + tax) * n
+    forgiven = max(0, total - max(0, balance - floor))
+    return _entry(
+        Kind.ACCEPT,
+        user_id,
+        {Account.PRICE: price * n, Account.TAX: tax * n, Account.FORGIVENESS: -forgiven},
+        forgiven,
+    )
+
+
+def refund(user_id: int, *, price: int, tax: int, forgiven_left: int) -> Entry:
+    """Give one image's price and tax back; forgiven kudos come off first.
+
+    So a refund never returns more than was paid, whatever the order of a request's refunds.
+    """
+    off = min(price + tax, forgiven_left)
+    return _entry(
+        Kind.REFUND,
+        user_id,
+        {Account.PRICE: -price, Account.TAX: -tax, Account.FORGIVENESS: off},
+        off,
+    )
+
+
+def reward(user_id: int, amount: int) -> Entry:
+    """Pay a worker's owner for one drawn image."""
+    return _entry(Kind.REWARD, user_id, {Account.REWARDS: -amount})
+
+
+def grant(user_id: int, amount: int) -> Entry:
+    """Give (or take, if negative) kudos by the operator's hand."""
+    return _entry(Kind.GRANT, user_id, {Account.GRANTS: -amount})
+
+
+def opening(user_id: int) -> Entry:
+    """Lift a new account to its floor."""
+    return _entry(Kind.FLOOR, user_id, {Account.FORGIVENESS: -FLOOR_PSEUDONYMOUS})

@@ -1,0 +1,260 @@
+"""The records of the system and the pure decisions about their states.
+
+A *request* is what a client sent; a *generation* is one image of it. A generation is
+``waiting`` -> ``processing`` (a worker holds a lease) -> ``ok`` or ``censored``; or it ends as
+``cancelled``, ``expired`` or ``faulted``, refunded. A lease that runs out, and a worker that
+reports a fault, put it back to ``waiting``; the third fault ends the request.
+"""
+
+import secrets
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from horde.schema import Params, PopRequest
+
+MAX_FAULTS = 3
+REQUEST_LIFE_S = 20 * 60
+"""A request ends this long after its last pop or submit (sliding), in seconds."""
+AGEING_PER_S = 5
+"""A waiting request gains this many kudos of priority per second (horde-api.md 3.5)."""
+SEED_BITS = 32
+
+
+class State(StrEnum):
+    """Where a generation is."""
+
+    WAITING = "waiting"
+    PROCESSING = "processing"
+    OK = "ok"
+    CENSORED = "censored"
+    FAULTED = "faulted"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+DELIVERED = frozenset({State.OK, State.CENSORED})
+OPEN = frozenset({State.WAITING, State.PROCESSING})
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An account. ``kudos`` never falls under ``floor``."""
+
+    id: int
+    alias: str
+    kudos: int
+    floor: int
+    created_at: int
+
+    @property
+    def username(self) -> str:
+        """The Horde's unique name of a user: ``alias#id``."""
+        return f"{self.alias}#{self.id}"
+
+
+ANONYMOUS = User(id=0, alias="Anonymous", kudos=-50, floor=-50, created_at=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a client asked for. ``created_at`` is in ms, ``expires_at`` in s, since the epoch."""
+
+    id: str
+    user_id: int
+    created_at: int
+    expires_at: int
+    model: str
+    n: int
+    generations: list[str]
+    payload: dict[str, Any]
+    """What a worker needs to draw it, but for the seed: the Horde's pop payload."""
+    price: int
+    tax: int
+    reward: int
+    share_reason: str
+    shared: bool = False
+    share_flag: bool = False
+    """The literal flag of the body, kept as the record of consent."""
+    nsfw: bool = False
+    r2: bool = False
+    source_key: str | None = None
+    forgiven: int = 0
+    """Kudos of the charge that were forgiven and not yet taken off a refund."""
+    faults: int = 0
+    cancelled: bool = False
+    faulted: bool = False
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether nobody's balance is touched by this request."""
+        return self.user_id == ANONYMOUS.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One image of a request."""
+
+    id: str
+    request_id: str
+    index: int
+    seed: int
+    state: State
+    model: str
+    priority: int
+    created_at: int
+    batch_key: str
+    pixels: int
+    ttl: int
+    """Lease of a worker, in seconds."""
+    nsfw: bool = False
+    img2img: bool = False
+    workers: list[str] = field(default_factory=list)
+    worker_blacklist: bool = False
+    attempt: int = 0
+    """Counts the claims; part of the image's key, so that a late worker overwrites nothing."""
+    worker_id: str | None = None
+    worker_name: str | None = None
+    worker_user: int | None = None
+    lease_until: int | None = None
+    settled_at: int | None = None
+    drawn_seed: int | None = None
+    gen_metadata: list[dict[str, str]] = field(default_factory=list)
+    shared_at: int | None = None
+
+    @property
+    def image_key(self) -> str:
+        """Where its worker uploads the WebP file, in the outputs bucket."""
+        return image_key(self.id, self.attempt)
+
+
+def image_key(generation_id: str, attempt: int) -> str:
+    """Return the S3 key of an image; random id first, so that keys spread over partitions."""
+    return f"{generation_id}/{attempt}.webp"
+
+
+def priority(balance: int, created_at: int) -> int:
+    """Return the constant sort key of a waiting image, best is largest, in 1/1000 kudos.
+
+    The Horde's order is balance + 5 per second waited; all requests age alike, so it never
+    changes between two of them.
+    """
+    return balance * 1000 - AGEING_PER_S * created_at
+
+
+def seed_of(text: str, index: int, variation: int | None) -> int:
+    """Return the seed of image ``index`` (horde-api.md 1.1): 0 .. 2^32-1.
+
+    Digits are the number itself, other text its bytes as a little-endian number, shifted right
+    by 32 bits until it fits; empty means random, for each image anew.
+    """
+    if not text:
+        return secrets.randbits(SEED_BITS)
+    seed = (
+        int(text) if text.isascii() and text.isdigit() else int.from_bytes(text.encode(), "little")
+    )
+    while seed >> SEED_BITS:
+        seed >>= SEED_BITS
+    return (seed + index * (variation or 1)) % (1 << SEED_BITS)
+
+
+def batch_key(model: str, params: Params, *, img2img: bool, alone: str = "") -> str:
+    """Return what images must share to be drawn in one pass; ``alone`` keeps one apart."""
+    parts = (
+        model,
+        "img2img" if img2img else "txt2img",
+        f"{params.width}x{params.height}",
+        params.steps,
+        params.sampler_name,
+        params.cfg_scale,
+        params.karras,
+        params.clip_skip,
+        params.tiling,
+        params.hires_fix,
+        params.denoising_strength,
+        params.hires_fix_denoising_strength,
+        alone,
+    )
+    return "|".join(str(part) for part in parts)
+
+
+def why_not(generation: Generation, worker_id: str, wants: PopRequest) -> str | None:
+    """Return the Horde's name for why a worker cannot take an image, or None if it can."""
+    if generation.pixels > wants.max_pixels:
+        return "max_pixels"
+    if generation.nsfw and not wants.nsfw:
+        return "nsfw"
+    if generation.img2img and not wants.allow_img2img:
+        return "img2img"
+    if generation.workers and (worker_id in generation.workers) is generation.worker_blacklist:
+        return "worker_id"
+    return None
+
+
+class After(StrEnum):
+    """What becomes of a generation whose worker gave up or died."""
+
+    REQUEUE = "requeue"
+    CANCEL = "cancel"
+    EXPIRE = "expire"
+    FAULT = "fault"
+
+
+def after_fault(request: Request, now: int) -> After:
+    """Decide what a fault of one generation leads to; ``request`` is as it was before it."""
+    if request.cancelled:
+        return After.CANCEL
+    if request.expires_at <= now:
+        return After.EXPIRE
+    if request.faulted or request.faults + 1 >= MAX_FAULTS:
+        return After.FAULT
+    return After.REQUEUE
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The counts of check and status (horde-api.md 1.2)."""
+
+    finished: int
+    processing: int
+    waiting: int
+    restarted: int
+    done: bool
+    faulted: bool
+    kudos: int
+    """Kudos consumed by what was delivered so far."""
+
+
+def progress(request: Request, generations: list[Generation]) -> Progress:
+    """Count a request's images."""
+    states = [generation.state for generation in generations]
+    ok, censored = states.count(State.OK), states.count(State.CENSORED)
+    return Progress(
+        finished=ok + censored,
+        processing=states.count(State.PROCESSING),
+        waiting=states.count(State.WAITING),
+        restarted=request.faults,
+        done=request.faulted or not OPEN.intersection(states),
+        faulted=request.faulted,
+        kudos=ok * (request.price + request.tax) + censored * request.tax,
+    )
+
+
+def wait_seconds(ahead: int, state: Progress) -> int:
+    """Estimate the wait in seconds, at least 2 while not done (clients divide by it).
+
+    ``ahead`` is the number of images before this request's first waiting one. Six seconds an
+    image is a middling GPU's 512x512; the estimate does not know the fleet's speed.
+    """
+    if state.done:
+        return 0
+    return max(2, 6 * (ahead + min(1, state.waiting)) + (4 if state.processing else 0))
+
+
+def tickets_missing(waiting: int, per_ticket: int, queued: int) -> int:
+    """Return how many tickets to top up so that every waiting image has demand behind it.
+
+    ``waiting`` counts images that wait for over a minute, ``queued`` RunPod's jobs in its queue
+    and in progress (a job in progress pops until nothing waits).
+    """
+    return max(0, -(-waiting // per_ticket) - queued)

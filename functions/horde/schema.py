@@ -1,0 +1,329 @@
+"""The wire: what clients and workers may send, as pydantic models.
+
+Names, ranges, enums and *effective* defaults are the AI Horde's (horde-api.md 1.1: where its
+published schema and its parser disagree, the parser wins). Unknown fields are ignored, ``null``
+means absent, booleans must be JSON booleans.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from horde.errors import PayloadError
+
+ANONYMOUS_KEY = "0000000000"
+
+Sampler = Literal[
+    "k_lms",
+    "k_heun",
+    "k_euler",
+    "k_euler_a",
+    "k_dpm_2",
+    "k_dpm_2_a",
+    "k_dpm_fast",
+    "k_dpm_adaptive",
+    "k_dpmpp_2s_a",
+    "k_dpmpp_2m",
+    "dpmsolver",
+    "k_dpmpp_sde",
+    "DDIM",
+    "lcm",
+]
+PostProcessor = Literal[
+    "GFPGAN",
+    "RealESRGAN_x4plus",
+    "RealESRGAN_x2plus",
+    "RealESRGAN_x4plus_anime_6B",
+    "NMKD_Siax",
+    "4x_AnimeSharp",
+    "CodeFormers",
+    "strip_background",
+    "4xNomos8kSC",
+    "4xLSDIRplus",
+    "4xNomosWebPhoto_RealPLKSR",
+    "4xNomos2_realplksr_dysample",
+    "4xNomos2_hq_dat2",
+    "2xModernSpanimationV1",
+    "GFPGANv1.3",
+    "RestoreFormer",
+]
+ControlType = Literal[
+    "canny", "hed", "depth", "normal", "openpose", "seg", "scribble", "fakescribbles", "hough"
+]
+SourceProcessing = Literal["img2img", "inpainting", "outpainting", "remix"]
+
+STEPS = 30
+STEPS_CONTROLNET = 20
+STEPS_CONTROLNET_MAX = 40
+
+
+def _number(value: object) -> object:
+    # Strict about type as JSON schema is: "7" and true are no numbers, 7 and 7.5 are.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        message = f"{value!r} is not of type 'number'"
+        raise ValueError(message)  # noqa: TRY004 - pydantic turns only ValueError into a message
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Size = Annotated[StrictInt, Field(ge=64, le=3072, multiple_of=64)]
+Strength = Annotated[Number, Field(ge=0.01, le=1)]
+Weight = Annotated[Number, Field(ge=-5, le=5)]
+ModelName = Annotated[StrictStr, Field(min_length=1, max_length=255)]
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+
+class Lora(_Wire):
+    """One LoRA; refused until an endpoint can load them."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=255)]
+    model: Weight = 1.0
+    clip: Weight = 1.0
+    inject_trigger: Annotated[StrictStr, Field(min_length=1, max_length=30)] | None = None
+    is_version: StrictBool = False
+
+
+class TextualInversion(_Wire):
+    """One textual inversion; refused until an endpoint can load them."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=255)]
+    inject_ti: Literal["prompt", "negprompt"] | None = None
+    strength: Weight = 1.0
+
+
+class ExtraText(_Wire):
+    """A text for workflows such as ``qr_code``."""
+
+    text: Annotated[StrictStr, Field(min_length=1)]
+    reference: Annotated[StrictStr, Field(min_length=3)]
+
+
+class ExtraSourceImage(_Wire):
+    """One more source image for ``remix``."""
+
+    image: Annotated[StrictStr, Field(min_length=1)]
+    strength: Number = 1.0
+
+
+class Params(_Wire):
+    """``params`` of a request: how to draw."""
+
+    sampler_name: Sampler = "k_euler_a"
+    cfg_scale: Annotated[Number, Field(ge=0, le=100)] = 5.0
+    denoising_strength: Strength | None = None
+    hires_fix_denoising_strength: Strength | None = None
+    height: Size = 512
+    width: Size = 512
+    post_processing: list[PostProcessor] = []
+    karras: StrictBool = True
+    tiling: StrictBool = False
+    hires_fix: StrictBool = False
+    transparent: StrictBool = False
+    image_is_control: StrictBool = False
+    return_control_map: StrictBool = False
+    clip_skip: Annotated[StrictInt, Field(ge=1, le=12)] = 1
+    facefixer_strength: Annotated[Number, Field(ge=0, le=1)] | None = None
+    control_type: ControlType | None = None
+    loras: Annotated[list[Lora], Field(max_length=5)] = []
+    tis: Annotated[list[TextualInversion], Field(max_length=20)] = []
+    workflow: Literal["qr_code"] | None = None
+    extra_texts: list[ExtraText] = []
+    special: dict[str, Any] | None = None
+    seed: StrictStr = ""
+    seed_variation: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
+    steps: Annotated[StrictInt, Field(ge=1, le=500)] = STEPS
+    n: Annotated[StrictInt, Field(ge=1, le=20)] = 1
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _seed_is_text(cls, value: object) -> object:
+        # The schema says string; several clients send a number. Both mean the same.
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("cfg_scale")
+    @classmethod
+    def _two_decimals(cls, value: float) -> float:
+        if round(value, 2) != value:
+            message = f"{value} has more than 2 decimals"
+            raise ValueError(message)
+        return value
+
+    @field_validator("post_processing")
+    @classmethod
+    def _unique(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            message = f"{value} has non-unique elements"
+            raise ValueError(message)
+        return value
+
+    @model_validator(mode="after")
+    def _controlnet_steps(self) -> "Params":
+        if self.control_type:
+            default = "steps" not in self.model_fields_set
+            self.steps = STEPS_CONTROLNET if default else min(self.steps, STEPS_CONTROLNET_MAX)
+        return self
+
+
+class GenerateRequest(_Wire):
+    """The body of ``POST /v2/generate/async``."""
+
+    prompt: Annotated[StrictStr, Field(min_length=1)]
+    params: Params = Field(default_factory=Params)
+    nsfw: StrictBool = True
+    censor_nsfw: StrictBool = True
+    trusted_workers: StrictBool = False
+    validated_backends: StrictBool = False
+    slow_workers: StrictBool = True
+    extra_slow_workers: StrictBool = False
+    workers: list[StrictStr] = []
+    worker_blacklist: StrictBool = False
+    models: list[ModelName] = ["stable_diffusion"]
+    source_image: Annotated[StrictStr, Field(min_length=1)] | None = None
+    source_processing: SourceProcessing = "img2img"
+    source_mask: Annotated[StrictStr, Field(min_length=1)] | None = None
+    extra_source_images: Annotated[list[ExtraSourceImage], Field(max_length=5)] = []
+    r2: StrictBool = True
+    shared: StrictBool = Field(False, validation_alias=AliasChoices("shared", "share"))
+    replacement_filter: StrictBool = True
+    dry_run: StrictBool = False
+    proxied_account: StrictStr | None = None
+    disable_batching: StrictBool = False
+    allow_downgrade: StrictBool = False
+    webhook: (
+        Annotated[StrictStr, Field(min_length=10, max_length=1024, pattern="^https://")] | None
+    ) = None
+    style: Annotated[StrictStr, Field(min_length=3, max_length=1024)] | None = None
+
+    @property
+    def uses_images(self) -> bool:
+        """Whether the picture is made from somebody's picture; such requests are never shared."""
+        return bool(self.source_image or self.source_mask or self.extra_source_images)
+
+
+class PopRequest(_Wire):
+    """The body of ``POST /v2/generate/pop``: what a worker can draw."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=100)]
+    models: Annotated[list[ModelName], Field(max_length=300)] = []
+    bridge_agent: Annotated[StrictStr, Field(max_length=1000)] = "unknown:0:unknown"
+    nsfw: StrictBool = True
+    amount: Annotated[StrictInt, Field(ge=1, le=20)] = 1
+    threads: Annotated[StrictInt, Field(ge=1, le=50)] = 1
+    max_pixels: Annotated[StrictInt, Field(ge=1)] = 262144
+    allow_img2img: StrictBool = True
+    allow_painting: StrictBool = True
+    limit_max_steps: StrictBool = False
+    extra_slow_worker: StrictBool = False
+    blacklist: Annotated[list[StrictStr], Field(max_length=200)] = []
+    mixed_batch: StrictBool = False
+    """Extension: the worker takes images of several requests in one answer (``jobs``)."""
+
+
+class GenMetadata(_Wire):
+    """One remark of a worker about an image."""
+
+    type: StrictStr
+    value: StrictStr
+    ref: StrictStr | None = None
+
+
+class SubmitRequest(_Wire):
+    """The body of ``POST /v2/generate/submit``."""
+
+    id: Annotated[StrictStr, Field(min_length=36, max_length=36)]
+    generation: StrictStr
+    """``R2`` when the image was uploaded, else the WebP file in base64."""
+    state: Literal["ok", "censored", "faulted", "csam"] = "ok"
+    seed: StrictInt
+    gen_metadata: Annotated[list[GenMetadata], Field(max_length=50)] = []
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _digits(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+class RegisterRequest(_Wire):
+    """The body of ``POST /api/register``."""
+
+    username: Annotated[
+        str,
+        StringConstraints(
+            strict=True,
+            strip_whitespace=True,
+            min_length=1,
+            max_length=30,
+            pattern=r"^[^#\x00-\x1f]+$",
+        ),
+    ]
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(model: type[M], body: object) -> M:  # noqa: UP047 - 3.11 has no type parameters
+    """Validate a JSON body.
+
+    Raises PayloadError with every error at once, by dotted path, in the Horde's words.
+    """
+    if not isinstance(body, dict):
+        raise PayloadError({"": f"{body!r} is not of type 'object'"[:200]})
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise PayloadError({_path(e["loc"]): _words(e) for e in error.errors()}) from None
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _words(error: Any) -> str:
+    value, context = error["input"], error.get("ctx", {})
+    shown = repr(value)[:100]
+    match error["type"]:
+        case "missing":
+            return f"'{error['loc'][-1]}' is a required property"
+        case "multiple_of":
+            return f"{shown} is not a multiple of {context['multiple_of']}"
+        case "literal_error":
+            return f"{shown} is not one of [{context['expected'].replace(' or ', ', ')}]"
+        case "greater_than_equal":
+            return f"{shown} is less than the minimum of {context['ge']:g}"
+        case "less_than_equal":
+            return f"{shown} is greater than the maximum of {context['le']:g}"
+        case "bool_type":
+            return f"{shown} is not of type 'boolean'"
+        case "int_type":
+            return f"{shown} is not of type 'integer'"
+        case "string_type":
+            return f"{shown} is not of type 'string'"
+        case "list_type":
+            return f"{shown} is not of type 'array'"
+        case "value_error":
+            return str(context["error"])
+        case _:
+            return str(error["msg"])

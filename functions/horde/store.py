@@ -1,0 +1,809 @@
+"""The table: the only module that knows its keys, indexes and conditions.
+
+Items (``pk`` / ``sk``):
+
+====================  =======================  ===============================================
+``USER#<id>``         ``USER``                 an account and its balance
+``USER#<id>``         ``LEDGER#<time>#<id>``   one entry of its ledger, append-only
+``KEY#<sha256>``      ``KEY``                  an API key's hash -> user, and whether it is a
+                                               worker key
+``COUNTER``           ``USERS``                the last user id given out
+``REQUEST#<id>``      ``REQUEST``              a request
+``GENERATION#<id>``   ``GENERATION``           one image of a request
+``WORKER#<id>``       ``WORKER``               a worker, by its last pop
+``MODEL#<name>``      ``MODEL``                until when a live worker offers this model
+``SHARED#<id>``       ``SHARED``               which user's image is in the data set (private;
+                                               for withdrawal)
+====================  =======================  ===============================================
+
+Indexes, both sparse: ``waiting`` (``wait_model``, ``priority``) holds the images that wait, best
+last; ``due`` (``due_shard``, ``due_at``) holds leases and requests by the time they run out.
+
+Every verb is one call or one transaction. Conditions carry names; a verb whose condition fails
+says so by its result and changes nothing.
+"""
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.exceptions import ClientError
+
+from horde import aws, clock, kudos
+from horde.errors import Busy
+from horde.model import Generation, Request, State, User
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+T = TypeVar("T")
+Item = dict[str, Any]
+
+WAITING_INDEX = "waiting"
+DUE_INDEX = "due"
+DUE_SHARDS = 8
+"""The due index is spread over this many partitions, so that none of them is hot."""
+KEEP_S = 2 * 24 * 3600
+"""How long an ended request's rows stay for late events, in seconds; DynamoDB's TTL removes them."""
+CONFLICT_TRIES = 12
+BATCH_GET = 100
+
+
+class ConditionFailed(Exception):  # noqa: N818 - not an error, an answer
+    """A condition did not hold; nothing was written. ``which`` are the indexes of the parts."""
+
+    def __init__(self, which: tuple[int, ...] = ()) -> None:
+        super().__init__(which)
+        self.which = which
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Whose an API key is, and whether it may run workers."""
+
+    user_id: int
+    worker: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """One row of the due index: a lease (``GENERATION``) or a request (``REQUEST``) ran out."""
+
+    kind: str
+    id: str
+
+
+# --- DynamoDB's JSON ------------------------------------------------------------------------
+
+
+def encode(value: Any) -> Any:
+    """Return a value in DynamoDB's JSON; dictionaries are stored as JSON text."""
+    if isinstance(value, bool):
+        return {"BOOL": value}
+    if isinstance(value, int):
+        return {"N": str(value)}
+    if isinstance(value, str):
+        return {"S": str(value)}
+    if isinstance(value, list):
+        return {"L": [encode(part) for part in value]}
+    if isinstance(value, dict):
+        return {"S": json.dumps(value, separators=(",", ":"))}
+    message = f"cannot store a {type(value).__name__}"
+    raise TypeError(message)
+
+
+def decode(value: Any) -> Any:
+    """Return a Python value from DynamoDB's JSON."""
+    ((kind, inner),) = value.items()
+    if kind == "N":
+        return int(inner)
+    if kind == "L":
+        return [decode(part) for part in inner]
+    return inner
+
+
+_JSON_FIELDS = frozenset({"payload", "gen_metadata"})
+
+
+def to_item(record: Any) -> Item:
+    """Return a record's attributes, leaving out what is empty (items stay under 1 KB)."""
+    attributes = {}
+    for name, value in asdict(record).items():
+        if value is None or value == [] or value is False:
+            continue
+        attributes[name] = {"S": _json(value)} if name in _JSON_FIELDS else encode(value)
+    return attributes
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def from_item(kind: type[T], item: Item) -> T:
+    """Return the record of an item; attributes of the indexes are passed over."""
+    values = {}
+    for spec in fields(kind):  # type: ignore[arg-type]
+        if spec.name in item:
+            value = decode(item[spec.name])
+            values[spec.name] = json.loads(value) if spec.name in _JSON_FIELDS else value
+    if "state" in values:
+        values["state"] = State(values["state"])
+    return kind(**values)
+
+
+def _pk(kind: str, key: object) -> Item:
+    return {"pk": {"S": f"{kind}#{key}"}, "sk": {"S": kind}}
+
+
+def due_shard(key: str) -> str:
+    """Return the partition of the due index for an id."""
+    return f"due#{uuid.UUID(key).int % DUE_SHARDS}"
+
+
+def _due(key: str, at_s: int) -> Item:
+    return {"due_shard": {"S": due_shard(key)}, "due_at": {"N": str(at_s)}}
+
+
+class Store:
+    """The verbs of the system on one table."""
+
+    def __init__(self, table: str, client: "DynamoDBClient") -> None:
+        self._table = table
+        self._db = client
+
+    # --- users ----------------------------------------------------------------------------
+
+    def key(self, key_hash: str) -> Key | None:
+        """Look an API key up by its hash."""
+        item = self._get(_pk("KEY", key_hash))
+        return from_item(Key, item) if item else None
+
+    def user(self, user_id: int) -> User | None:
+        """Read an account."""
+        item = self._get(_pk("USER", user_id))
+        return from_item(User, item) if item else None
+
+    def register(self, alias: str, key_hash: str) -> User:
+        """Open an account at its floor with one API key.
+
+        Crash window: after the counter, before the account: a number is skipped, nothing else.
+        """
+        answer = self._db.update_item(
+            TableName=self._table,
+            Key={"pk": {"S": "COUNTER"}, "sk": {"S": "USERS"}},
+            UpdateExpression="ADD last_id :one",
+            ExpressionAttributeValues={":one": {"N": "1"}},
+            ReturnValues="UPDATED_NEW",
+        )
+        user_id = int(answer["Attributes"]["last_id"]["N"])
+        floor = kudos.FLOOR_PSEUDONYMOUS
+        user = User(id=user_id, alias=alias, kudos=floor, floor=floor, created_at=clock.now())
+        self._transact(
+            [
+                self._new({**_pk("USER", user_id), **to_item(user)}),
+                self._new_key(key_hash, user_id, worker=False),
+                self._ledger(kudos.opening(user_id), reference="registration"),
+            ]
+        )
+        return user
+
+    def add_worker_key(self, user_id: int, key_hash: str) -> bool:
+        """Give a user a key that may pop and submit; False if there is no such user."""
+        parts = [
+            self._new_key(key_hash, user_id, worker=True),
+            {
+                "ConditionCheck": {
+                    "TableName": self._table,
+                    "Key": _pk("USER", user_id),
+                    "ConditionExpression": "attribute_exists(pk)",
+                }
+            },
+        ]
+        return self._holds(parts)
+
+    def grant(self, user_id: int, amount: int) -> bool:
+        """Move kudos by the operator's hand; False if no such user or it would pass the floor."""
+        user = self.user(user_id)
+        if user is None:
+            return False
+        entry = kudos.grant(user_id, amount)
+        held = {":least": user.floor - amount} if amount < 0 else None
+        parts = [*self._moves([entry], held), self._ledger(entry, reference="operator")]
+        return self._holds(parts)
+
+    # --- accept ---------------------------------------------------------------------------
+
+    def accept(self, request: Request, generations: list[Generation]) -> Request:
+        """Charge the user and record the request with its images, or do neither.
+
+        Anonymous requests charge nobody: their account would be a hot key. For everybody else
+        the charge is decided from the balance read just before, and held by a condition: enough
+        left above the floor, or, where part is forgiven, exactly the balance that was seen.
+        """
+        for _ in range(CONFLICT_TRIES):
+            accepted, charge = self._charge(request)
+            parts = [*charge, self._new(self._request_item(accepted))]
+            parts += [self._new(self._waiting_item(generation)) for generation in generations]
+            try:
+                self._transact(parts)
+            except ConditionFailed as failed:
+                if max(failed.which) < len(charge):
+                    continue  # the balance moved under us: decide anew
+            return accepted  # or this very request is in the table already: our own retry
+        raise Busy
+
+    def _charge(self, request: Request) -> tuple[Request, list[Item]]:
+        if request.anonymous:
+            return request, []
+        user = self.user(request.user_id)
+        if user is None:
+            raise Busy
+        entry = kudos.accept(
+            user.id,
+            balance=user.kudos,
+            floor=user.floor,
+            price=request.price,
+            tax=request.tax,
+            n=request.n,
+        )
+        held = {":seen": user.kudos} if entry.forgiven else {":least": user.floor - entry.amount}
+        charge = [*self._moves([entry], held), self._ledger(entry, reference=request.id)]
+        return replace(request, forgiven=entry.forgiven), charge
+
+    # --- read -----------------------------------------------------------------------------
+
+    def request(self, request_id: str) -> Request | None:
+        """Read a request."""
+        item = self._get(_pk("REQUEST", request_id))
+        return from_item(Request, item) if item else None
+
+    def generation(self, generation_id: str) -> Generation | None:
+        """Read a generation."""
+        item = self._get(_pk("GENERATION", generation_id))
+        return from_item(Generation, item) if item else None
+
+    def generations(self, request: Request) -> list[Generation]:
+        """Read all images of a request, in their order."""
+        keys = [_pk("GENERATION", generation_id) for generation_id in request.generations]
+        found: list[Generation] = []
+        for _ in range(CONFLICT_TRIES):
+            answer = self._db.batch_get_item(
+                RequestItems={self._table: {"Keys": keys, "ConsistentRead": True}}
+            )
+            found += [from_item(Generation, item) for item in answer["Responses"][self._table]]
+            rest = answer.get("UnprocessedKeys", {}).get(self._table)
+            if not rest:
+                return sorted(found, key=lambda generation: generation.index)
+            keys = list(rest["Keys"])
+            _pause(1)
+        raise Busy
+
+    # --- the queue ------------------------------------------------------------------------
+
+    def waiting(self, model: str, page: int) -> Iterator[list[Generation]]:
+        """Yield windows of what waits for a model, best first, ``page`` images at a time.
+
+        The index is eventually consistent: what it shows may be gone; a claim decides.
+        """
+        start: dict[str, Any] = {}
+        while True:
+            answer = self._db.query(
+                TableName=self._table,
+                IndexName=WAITING_INDEX,
+                KeyConditionExpression="wait_model = :model",
+                ExpressionAttributeValues={":model": {"S": model}},
+                ScanIndexForward=False,
+                Limit=page,
+                **start,
+            )
+            yield [from_item(Generation, item) for item in answer["Items"]]
+            if "LastEvaluatedKey" not in answer:
+                return
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+    def ahead(self, model: str, priority: int, most: int) -> int:
+        """Count the images that wait before a priority, up to ``most``."""
+        answer = self._db.query(
+            TableName=self._table,
+            IndexName=WAITING_INDEX,
+            KeyConditionExpression="wait_model = :model AND priority > :mine",
+            ExpressionAttributeValues={":model": {"S": model}, ":mine": {"N": str(priority)}},
+            ScanIndexForward=False,
+            Limit=most,
+            Select="COUNT",
+        )
+        return answer["Count"]
+
+    def claim(
+        self, generation: Generation, *, worker_id: str, name: str, user_id: int, lease_until: int
+    ) -> Generation | None:
+        """Give a waiting image to one worker until ``lease_until`` (seconds); None if too late."""
+        still_waiting = "#state = :waiting"
+        try:
+            answer = self._db.update_item(
+                TableName=self._table,
+                Key=_pk("GENERATION", generation.id),
+                ConditionExpression=still_waiting,
+                UpdateExpression=(
+                    "SET #state = :processing, worker_id = :worker, worker_name = :name, "
+                    "worker_user = :user, lease_until = :lease, due_shard = :shard, "
+                    "due_at = :lease, attempt = attempt + :one REMOVE wait_model"
+                ),
+                ExpressionAttributeNames={"#state": "state"},
+                ExpressionAttributeValues={
+                    ":waiting": {"S": State.WAITING},
+                    ":processing": {"S": State.PROCESSING},
+                    ":worker": {"S": worker_id},
+                    ":name": {"S": name},
+                    ":user": {"N": str(user_id)},
+                    ":lease": {"N": str(lease_until)},
+                    ":shard": {"S": due_shard(generation.id)},
+                    ":one": {"N": "1"},
+                },
+                ReturnValues="ALL_NEW",
+            )
+        except ClientError as error:
+            if _code(error) == "ConditionalCheckFailedException":
+                return None
+            raise
+        return from_item(Generation, answer["Attributes"])
+
+    def slide(self, request_id: str, expires_at: int) -> Request | None:
+        """Move a request's end (seconds since the epoch) and read it; None if it is closed."""
+        return self._update_request(
+            request_id,
+            "SET expires_at = :at, due_at = :at",
+            "attribute_exists(due_at)",
+            {":at": encode(expires_at)},
+        )
+
+    def _update_request(
+        self, request_id: str, update: str, condition: str, values: Item
+    ) -> Request | None:
+        try:
+            answer = self._db.update_item(
+                TableName=self._table,
+                Key=_pk("REQUEST", request_id),
+                ConditionExpression=condition,
+                UpdateExpression=update,
+                ExpressionAttributeValues=values,
+                ReturnValues="ALL_NEW",
+            )
+        except ClientError as error:
+            if _code(error) == "ConditionalCheckFailedException":
+                return None
+            raise
+        return from_item(Request, answer["Attributes"])
+
+    # --- the ends of a generation -----------------------------------------------------------
+
+    def settle(
+        self,
+        request: Request,
+        generation: Generation,
+        *,
+        state: State,
+        seed: int,
+        gen_metadata: list[dict[str, str]],
+    ) -> bool:
+        """Record a delivered image and pay its worker; a censored one gives its price back.
+
+        Exactly one settlement of a generation wins, and only of the lease it was read with.
+        """
+        worker_user = generation.worker_user
+        entries = [] if worker_user is None else [kudos.reward(worker_user, request.reward)]
+        values = {
+            ":settled": {"N": str(clock.now_ms())},
+            ":drawn": {"N": str(seed)},
+            ":remarks": {"S": _json(gen_metadata)},
+        }
+        sets = ["settled_at = :settled", "drawn_seed = :drawn", "gen_metadata = :remarks"]
+        back = (request.price, 0) if state is State.CENSORED else None
+        return self._end(request, generation, state, entries, back, sets=sets, values=values)
+
+    def end_undelivered(
+        self, request: Request, generation: Generation, state: State, *, last_fault: bool = False
+    ) -> bool:
+        """End an image that was not delivered and give its price and tax back, both or neither.
+
+        ``last_fault`` marks the request faulted in the same transaction, and due for the sweep.
+        """
+        back = (request.price, request.tax)
+        return self._end(request, generation, state, [], back, last_fault=last_fault)
+
+    def _end(
+        self,
+        request: Request,
+        generation: Generation,
+        state: State,
+        entries: list[kudos.Entry],
+        back: tuple[int, int] | None,
+        *,
+        last_fault: bool = False,
+        sets: Iterable[str] = (),
+        values: Item | None = None,
+    ) -> bool:
+        ended = self._transition(
+            generation,
+            f"SET {', '.join(['#state = :state', *sets])} REMOVE wait_model, due_shard, due_at",
+            {":state": {"S": state}, **(values or {})},
+        )
+        for _ in range(CONFLICT_TRIES):
+            moves, forgiven = list(entries), 0
+            if back is not None and not request.anonymous:
+                price, tax = back
+                entry = kudos.refund(
+                    request.user_id, price=price, tax=tax, forgiven_left=request.forgiven
+                )
+                moves.append(entry)
+                forgiven = entry.forgiven
+            parts = [
+                ended,
+                *self._moves(moves),
+                *(self._ledger(entry, reference=generation.id) for entry in moves),
+                *self._touch_request(request, forgiven, last_fault=last_fault),
+            ]
+            try:
+                self._transact(parts)
+            except ConditionFailed as failed:
+                if 0 in failed.which:
+                    return False  # somebody else ended it
+                fresh = self.request(request.id)
+                if fresh is None or fresh.forgiven == request.forgiven:
+                    raise
+                request = fresh  # another refund took forgiven kudos off: decide anew
+                continue
+            return True
+        raise Busy
+
+    def _touch_request(self, request: Request, forgiven: int, *, last_fault: bool) -> list[Item]:
+        sets, values = [], {}
+        if forgiven:
+            sets += ["forgiven = :left"]
+            values |= {
+                ":seen": encode(request.forgiven),
+                ":left": encode(request.forgiven - forgiven),
+            }
+        if last_fault:
+            sets += ["faulted = :true", "due_at = :due", "faults = faults + :one"]
+            values |= {
+                ":true": encode(value=True),
+                ":due": encode(clock.now()),
+                ":one": encode(1),
+            }
+        if not sets:
+            return []
+        nobody_refunded_meanwhile = "forgiven = :seen" if forgiven else "attribute_exists(pk)"
+        return [
+            {
+                "Update": {
+                    "TableName": self._table,
+                    "Key": _pk("REQUEST", request.id),
+                    "ConditionExpression": nobody_refunded_meanwhile,
+                    "UpdateExpression": "SET " + ", ".join(sets),
+                    "ExpressionAttributeValues": values,
+                }
+            }
+        ]
+
+    def requeue(self, request: Request, generation: Generation) -> bool:
+        """Put an image whose worker failed back into the queue and count the fault.
+
+        A cancelled or faulted request is not revived: that is a condition here, not a check.
+        """
+        parts = [
+            self._transition(
+                generation,
+                "SET #state = :state, wait_model = model REMOVE due_shard, due_at, lease_until",
+                {":state": {"S": State.WAITING}},
+            ),
+            {
+                "Update": {
+                    "TableName": self._table,
+                    "Key": _pk("REQUEST", request.id),
+                    "ConditionExpression": (
+                        "attribute_not_exists(cancelled) AND attribute_not_exists(faulted) "
+                        "AND attribute_exists(pk)"
+                    ),
+                    "UpdateExpression": "ADD faults :one",
+                    "ExpressionAttributeValues": {":one": {"N": "1"}},
+                }
+            },
+        ]
+        return self._holds(parts)
+
+    def _transition(self, generation: Generation, expression: str, values: Item) -> Item:
+        same_state_and_lease = "#state = :seen AND attempt = :attempt"
+        return {
+            "Update": {
+                "TableName": self._table,
+                "Key": _pk("GENERATION", generation.id),
+                "ConditionExpression": same_state_and_lease,
+                "UpdateExpression": expression,
+                "ExpressionAttributeNames": {"#state": "state"},
+                "ExpressionAttributeValues": {
+                    ":seen": {"S": generation.state},
+                    ":attempt": {"N": str(generation.attempt)},
+                    **values,
+                },
+            }
+        }
+
+    # --- the ends of a request --------------------------------------------------------------
+
+    def mark_cancelled(self, request_id: str, due_at: int) -> Request | None:
+        """Flag a request so that nothing of it is requeued, and have the sweep look at it soon.
+
+        None if it was flagged before or is closed.
+        """
+        return self._update_request(
+            request_id,
+            "SET cancelled = :true, due_at = :due",
+            "attribute_exists(due_at) AND attribute_not_exists(cancelled)",
+            {":true": encode(value=True), ":due": encode(due_at)},
+        )
+
+    def look_again(self, request: Request, due_at: int) -> None:
+        """Have the sweep come back to a request at ``due_at``, in seconds."""
+        self._update_request(
+            request.id, "SET due_at = :at", "attribute_exists(due_at)", {":at": encode(due_at)}
+        )
+
+    def close(self, request: Request) -> None:
+        """Take an ended request off the due index; its rows go two days later.
+
+        Crash window: some images are marked, the request is still due: the next sweep does it
+        again.
+        """
+        gone = {":gone": encode(clock.now() + KEEP_S)}
+        for generation_id in request.generations:
+            self._db.update_item(
+                TableName=self._table,
+                Key=_pk("GENERATION", generation_id),
+                ConditionExpression="attribute_exists(pk)",
+                UpdateExpression="SET gone_at = :gone",
+                ExpressionAttributeValues=gone,
+            )
+        self._update_request(
+            request.id,
+            "SET gone_at = :gone REMOVE due_shard, due_at",
+            "attribute_exists(due_at)",
+            gone,
+        )
+
+    def due(self, now: int) -> Iterator[Due]:
+        """Yield what ran out before ``now`` (seconds), oldest first in each shard."""
+        for shard in range(DUE_SHARDS):
+            paginator = self._db.get_paginator("query")
+            for page in paginator.paginate(
+                TableName=self._table,
+                IndexName=DUE_INDEX,
+                KeyConditionExpression="due_shard = :shard AND due_at <= :now",
+                ExpressionAttributeValues={
+                    ":shard": {"S": f"due#{shard}"},
+                    ":now": {"N": str(now)},
+                },
+            ):
+                for item in page["Items"]:
+                    kind, _, key = item["pk"]["S"].partition("#")
+                    yield Due(kind, key)
+
+    def waiting_since(self, model: str, before_ms: int, most: int) -> int:
+        """Count images that wait for a model since before a time, up to ``most`` evaluated."""
+        answer = self._db.query(
+            TableName=self._table,
+            IndexName=WAITING_INDEX,
+            KeyConditionExpression="wait_model = :model",
+            FilterExpression="created_at < :before",
+            ExpressionAttributeValues={
+                ":model": {"S": model},
+                ":before": {"N": str(before_ms)},
+            },
+            Select="COUNT",
+            Limit=most,
+        )
+        return answer["Count"]
+
+    # --- workers and models -------------------------------------------------------------------
+
+    def seen_worker(self, worker_id: str, name: str, user_id: int, models: list[str]) -> None:
+        """Remember a worker and that its models are on offer for the next minutes."""
+        now = clock.now()
+        self._db.put_item(
+            TableName=self._table,
+            Item={
+                **_pk("WORKER", worker_id),
+                "name": {"S": name},
+                "user_id": {"N": str(user_id)},
+                "seen_at": {"N": str(now)},
+                "gone_at": {"N": str(now + KEEP_S)},
+            },
+        )
+        for model in models:
+            self._db.put_item(
+                TableName=self._table,
+                Item={
+                    **_pk("MODEL", model),
+                    "seen_at": {"N": str(now)},
+                    "gone_at": {"N": str(now + KEEP_S)},
+                },
+            )
+
+    def worker_exists(self, worker_id: str) -> bool:
+        """Say whether a worker has ever popped (in the last two days)."""
+        return self._get(_pk("WORKER", worker_id)) is not None
+
+    def model_seen_at(self, model: str) -> int:
+        """Return when a worker last offered a model, in seconds since the epoch, or 0."""
+        item = self._get(_pk("MODEL", model))
+        return int(item["seen_at"]["N"]) if item else 0
+
+    # --- sharing --------------------------------------------------------------------------------
+
+    def mark_shared(self, request: Request, generation: Generation, key: str) -> None:
+        """Record that an image is in the data set, and whose it is; the second time is nothing."""
+        now = str(clock.now_ms())
+        parts: list[Item] = [
+            {
+                "Update": {
+                    "TableName": self._table,
+                    "Key": _pk("GENERATION", generation.id),
+                    "ConditionExpression": "#state = :ok AND attribute_not_exists(shared_at)",
+                    "UpdateExpression": "SET shared_at = :now",
+                    "ExpressionAttributeNames": {"#state": "state"},
+                    "ExpressionAttributeValues": {":ok": {"S": State.OK}, ":now": {"N": now}},
+                }
+            },
+            self._new(
+                {
+                    **_pk("SHARED", generation.id),
+                    "user_id": {"N": str(request.user_id)},
+                    "request_id": {"S": request.id},
+                    "object_key": {"S": key},
+                    "shared_at": {"N": now},
+                }
+            ),
+        ]
+        self._holds(parts)
+
+    # --- parts ----------------------------------------------------------------------------------
+
+    def _get(self, key: Item) -> Item | None:
+        return self._db.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item")
+
+    def _new(self, item: Item) -> Item:
+        return {
+            "Put": {
+                "TableName": self._table,
+                "Item": item,
+                "ConditionExpression": "attribute_not_exists(pk)",
+            }
+        }
+
+    def _new_key(self, key_hash: str, user_id: int, *, worker: bool) -> Item:
+        return self._new(
+            {**_pk("KEY", key_hash), "user_id": {"N": str(user_id)}, "worker": {"BOOL": worker}}
+        )
+
+    def _request_item(self, request: Request) -> Item:
+        return {
+            **_pk("REQUEST", request.id),
+            **to_item(request),
+            **_due(request.id, request.expires_at),
+        }
+
+    def _waiting_item(self, generation: Generation) -> Item:
+        return {
+            **_pk("GENERATION", generation.id),
+            **to_item(generation),
+            "wait_model": {"S": generation.model},
+        }
+
+    def _moves(self, entries: list[kudos.Entry], condition: Item | None = None) -> list[Item]:
+        """One update per balance (a transaction must not touch an item twice).
+
+        ``condition`` is ``{":seen": n}``, exactly this balance, or ``{":least": n}``, at least
+        it; without one the account need only exist.
+        """
+        sums: dict[int, int] = {}
+        for entry in entries:
+            sums[entry.user_id] = sums.get(entry.user_id, 0) + entry.amount
+        held = {":seen": "kudos = :seen", ":least": "kudos >= :least"}
+        return [
+            {
+                "Update": {
+                    "TableName": self._table,
+                    "Key": _pk("USER", user_id),
+                    "ConditionExpression": " AND ".join(
+                        ["attribute_exists(pk)", *(held[name] for name in condition or {})]
+                    ),
+                    "UpdateExpression": "SET kudos = kudos + :amount",
+                    "ExpressionAttributeValues": {
+                        ":amount": encode(amount),
+                        **{name: encode(value) for name, value in (condition or {}).items()},
+                    },
+                }
+            }
+            for user_id, amount in sums.items()
+        ]
+
+    def _ledger(self, entry: kudos.Entry, *, reference: str) -> Item:
+        now, event = clock.iso(clock.now_ms()), uuid.uuid4()
+        return self._new(
+            {
+                "pk": {"S": f"USER#{entry.user_id}"},
+                "sk": {"S": f"LEDGER#{now}#{event}"},
+                "kind": {"S": entry.kind},
+                "amount": {"N": str(entry.amount)},
+                "postings": {"M": {key: encode(value) for key, value in entry.postings.items()}},
+                "reference": {"S": reference},
+            }
+        )
+
+    def _holds(self, parts: list[Item]) -> bool:
+        try:
+            self._transact(parts)
+        except ConditionFailed:
+            return False
+        return True
+
+    def _transact(self, parts: list[Item]) -> None:
+        """Write all parts or none.
+
+        Transactions do not queue on an item: two at once make one fail with
+        TransactionConflict, which is tried again here with jitter. The token makes a retry of a
+        lost answer safe for ten minutes, the parts' conditions for ever.
+        """
+        token = str(uuid.uuid4())
+        for attempt in range(CONFLICT_TRIES):
+            try:
+                self._db.transact_write_items(TransactItems=parts, ClientRequestToken=token)  # type: ignore[arg-type]
+            except ClientError as error:
+                reasons = _reasons(error)
+                failed = tuple(
+                    index
+                    for index, reason in enumerate(reasons)
+                    if reason == "ConditionalCheckFailed"
+                )
+                if failed:
+                    raise ConditionFailed(failed) from None
+                if not _is_conflict(error, reasons):
+                    raise
+                _pause(attempt)
+            else:
+                return
+        raise Busy
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "")
+
+
+def _reasons(error: ClientError) -> list[str]:
+    found: Any = error.response.get("CancellationReasons", [])
+    return [str(reason.get("Code", "None")) for reason in found]
+
+
+def _is_conflict(error: ClientError, reasons: list[str]) -> bool:
+    return _code(error) in {"TransactionInProgressException", "TransactionConflictException"} or (
+        "TransactionConflict" in reasons or "ThrottlingError" in reasons
+    )
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0.005, min(0.4, 0.02 * 2**attempt)))  # noqa: S311 - jitter
+
+
+@cache
+def _connected(table: str) -> Store:
+    return Store(table, aws.dynamodb())
+
+
+def connect(table: str) -> Store:
+    """Return the store of a table, one per process."""
+    return _connected(table)

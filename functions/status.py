@@ -1,0 +1,155 @@
+"""GET check and status, DELETE status, heartbeat, and every unknown route.
+
+No key is asked for: a request's UUID is the capability, as every client expects.
+
+Cancelling is a flag, then one transaction per waiting image. Crash window: flagged, but some
+images still wait; the flag made the request due, so the next sweep ends and refunds them, and a
+worker that takes one meanwhile delivers it, charged.
+"""
+
+import base64
+from typing import Any
+
+from horde import aws, clock, ending, images, store
+from horde.errors import RequestNotFound, RouteNotFound
+from horde.http import Answer, Call, is_uuid, serve
+from horde.model import DELIVERED, Generation, Progress, Request, State, progress, wait_seconds
+from horde.runpod import Models
+
+LIVE_S = 5 * 60
+QUEUE_DEPTH = 100
+"""``queue_position`` is exact up to here; further back it is this number."""
+MAX_INLINE = 3_500_000
+"""Bytes of images sent as base64 in one answer; a Lambda answers at most 6 MB of JSON."""
+VERSION = "0.1.0"
+
+
+class Settings(aws.Settings):
+    """Names of what this function uses."""
+
+    table_name: str
+    outputs_bucket: str
+    models: Models
+
+
+def check(call: Call) -> Answer:
+    """Count a request's images."""
+    request, generations = _find(call)
+    return Answer(_counts(request, generations))
+
+
+def status(call: Call) -> Answer:
+    """Count a request's images and show those that are done."""
+    request, generations = _find(call)
+    return Answer(_full(request, generations))
+
+
+def cancel(call: Call) -> Answer:
+    """Cancel what still waits, and answer the status as it was before."""
+    request, generations = _find(call)
+    answer = Answer(_full(request, generations))
+    ending.cancel(store.connect(Settings.load().table_name), request, generations)
+    return answer
+
+
+def heartbeat(_call: Call) -> Answer:
+    """Say that the API answers; touches nothing behind it."""
+    return Answer({"message": "OK", "version": VERSION})
+
+
+def unknown(_call: Call) -> Answer:
+    """Answer what no other route takes."""
+    raise RouteNotFound
+
+
+def _find(call: Call) -> tuple[Request, list[Generation]]:
+    request_id = call.path.get("id", "")
+    table = store.connect(Settings.load().table_name)
+    request = table.request(request_id.lower()) if is_uuid(request_id) else None
+    if request is None or request.expires_at <= clock.now():
+        raise RequestNotFound(request_id[:100])
+    return request, table.generations(request)
+
+
+def _counts(request: Request, generations: list[Generation]) -> dict[str, Any]:
+    state = progress(request, generations)
+    ahead = _ahead(request, generations, state)
+    return {
+        "finished": state.finished,
+        "processing": state.processing,
+        "restarted": state.restarted,
+        "waiting": state.waiting,
+        "done": state.done,
+        "faulted": state.faulted,
+        "wait_time": wait_seconds(ahead, state),
+        "queue_position": 0 if not state.waiting else ahead + 1,
+        "kudos": state.kudos,
+        "is_possible": state.done or state.processing > 0 or _possible(request.model),
+    }
+
+
+def _ahead(request: Request, generations: list[Generation], state: Progress) -> int:
+    if not state.waiting:
+        return 0
+    first = max(g.priority for g in generations if g.state is State.WAITING)
+    table = store.connect(Settings.load().table_name)
+    return table.ahead(request.model, first, QUEUE_DEPTH)
+
+
+def _possible(model: str) -> bool:
+    settings = Settings.load()
+    if model in settings.models:
+        return True
+    seen = store.connect(settings.table_name).model_seen_at(model)
+    return seen > clock.now() - LIVE_S
+
+
+def _full(request: Request, generations: list[Generation]) -> dict[str, Any]:
+    budget = MAX_INLINE
+    shown = []
+    for generation in generations:
+        if generation.state in DELIVERED:
+            img = _img(request, generation, budget)
+            budget -= 0 if request.r2 else len(img)
+            shown.append(_generation(generation, img))
+    return {**_counts(request, generations), "shared": request.shared, "generations": shown}
+
+
+def _img(request: Request, generation: Generation, budget: int) -> str:
+    """Return a presigned URL, or base64 where the client asked for it and it still fits."""
+    bucket = Settings.load().outputs_bucket
+    if not request.r2:
+        body = images.read(aws.s3(), bucket, generation.image_key)
+        if body is None:
+            return "N/A"
+        if len(body) * 4 // 3 <= budget:
+            return base64.b64encode(body).decode()
+    return images.download_url(aws.s3(), bucket, generation.image_key)
+
+
+def _generation(generation: Generation, img: str) -> dict[str, Any]:
+    return {
+        "img": img,
+        "seed": str(generation.drawn_seed if generation.drawn_seed is not None else ""),
+        "id": generation.id,
+        "censored": generation.state is State.CENSORED,
+        "gen_metadata": generation.gen_metadata,
+        "worker_id": generation.worker_id or "",
+        "worker_name": generation.worker_name or "",
+        "model": generation.model,
+        "state": "censored" if generation.state is State.CENSORED else "ok",
+    }
+
+
+ROUTES = {
+    "GET /api/v2/generate/check/{id}": check,
+    "GET /api/v2/generate/status/{id}": status,
+    "DELETE /api/v2/generate/status/{id}": cancel,
+    "GET /api/v2/status/heartbeat": heartbeat,
+    "$default": unknown,
+}
+
+
+def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
+    """Lambda's entry."""
+    return serve(ROUTES, event)

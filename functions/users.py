@@ -1,0 +1,65 @@
+"""POST /api/register and GET find_user: accounts."""
+
+from http import HTTPStatus
+from typing import Any
+
+from horde import auth, aws, store
+from horde.errors import InvalidAPIKey, UserNotFound
+from horde.http import Answer, Call, serve
+from horde.model import ANONYMOUS, User
+from horde.schema import RegisterRequest, parse
+
+
+class Settings(aws.Settings):
+    """Names of what this function uses."""
+
+    table_name: str
+
+
+def register(call: Call) -> Answer:
+    """Open a pseudonymous account; the answer is the only place that ever shows its key."""
+    wish = parse(RegisterRequest, call.json())
+    api_key = auth.new_key()
+    user = store.connect(Settings.load().table_name).register(wish.username, auth.key_hash(api_key))
+    body = {"id": user.id, "username": user.username, "kudos": user.kudos, "api_key": api_key}
+    return Answer(body, HTTPStatus.CREATED)
+
+
+def find_user(call: Call) -> Answer:
+    """Say whose key this is and what it holds."""
+    if call.api_key is None:
+        raise InvalidAPIKey
+    table = store.connect(Settings.load().table_name)
+    try:
+        user = auth.user_of(table, call.api_key)
+    except InvalidAPIKey:
+        message = "User with this API key not found."
+        raise UserNotFound(message) from None
+    return Answer(_details(user))
+
+
+def _details(user: User) -> dict[str, Any]:
+    return {
+        "username": user.username,
+        "id": user.id,
+        "kudos": user.kudos,
+        "pseudonymous": user.id != ANONYMOUS.id,
+        "moderator": False,
+        "trusted": False,
+        "flagged": False,
+        "concurrency": 500 if user.id == ANONYMOUS.id else 30,
+        "worker_count": 0,
+        "worker_ids": [],
+        "sharedkey_ids": [],
+    }
+
+
+ROUTES = {
+    "POST /api/register": register,
+    "GET /api/v2/find_user": find_user,
+}
+
+
+def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
+    """Lambda's entry."""
+    return serve(ROUTES, event)

@@ -1,0 +1,133 @@
+"""Horde Commons in one stack. It reads as the diagram in the README, from left to right."""
+
+from aws_cdk import CfnOutput, Duration, Stack, StackProps
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_lambda_destinations as destinations
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_s3_notifications as notifications
+from constructs import Construct
+
+from infra import parts
+from infra.settings import StackSettings
+
+
+class HordeCommonsStack(Stack):
+    """API, rules, ledger, queue, and the way of a shared image to the LAION bucket."""
+
+    def __init__(
+        self, scope: Construct, name: str, *, settings: StackSettings, props: StackProps
+    ) -> None:
+        super().__init__(scope, name, **props._values)  # noqa: SLF001 - jsii's own way to unpack
+        alarms = parts.Alarms(self, "Alarms", email=settings.alarm_email)
+
+        # Where things are.
+        table = parts.HordeTable(self, "Horde")
+        outputs = parts.private_bucket(self, "Outputs", days=1)
+        sources = parts.private_bucket(self, "Sources", days=1)
+        laion = parts.open_data_bucket(self, "Laion", existing=settings.laion_bucket)
+        tickets = parts.WorkQueue(
+            self, "Tickets", visibility=Duration.minutes(3), tries=5, alarms=alarms
+        )
+        uploads = parts.WorkQueue(
+            self, "Uploads", visibility=Duration.minutes(3), tries=24, alarms=alarms
+        )
+
+        # What the functions are told.
+        where = {"TABLE_NAME": table.table.table_name}
+        models = {"MODELS": parts.as_json(settings.models)}
+        put = {"OUTPUTS_BUCKET": outputs.bucket_name}
+        src = {"SOURCES_BUCKET": sources.bucket_name}
+        runpod = {
+            "RUNPOD_URL": settings.runpod_url,
+            "RUNPOD_KEY_PARAMETER": settings.runpod_key_parameter,
+            "IMAGES_PER_TICKET": str(settings.images_per_ticket),
+        }
+        make = parts.Functions(self, "Functions", settings=settings, alarms=alarms).make
+        api = parts.Api(self, "Api")
+
+        # client -> API -> generate: validate, price, tax, decide what is shared, charge.
+        generate = make("generate", env={**where, **models, **src}, memory=1024)
+        api.route(generate, "POST /api/v2/generate/async")
+        table.allow(generate, "GetItem", "PutItem", "UpdateItem")
+        sources.grant_put(generate)
+
+        # table's stream -> enqueue -> SQS -> dispatch -> RunPod: tickets that carry demand.
+        lost = parts.DeadLetters(self, "NotEnqueued", alarms=alarms)
+        enqueue = make("enqueue", env={"TICKETS_QUEUE_URL": tickets.queue.queue_url}, seconds=30)
+        table.feed_new_requests(enqueue, dead=lost)
+        tickets.queue.grant_send_messages(enqueue)
+        dispatch = make("dispatch", env={**models, **runpod}, seconds=30)
+        tickets.drain_into(dispatch, batch=1)
+        parts.allow_secret(dispatch, settings.runpod_key_parameter)
+
+        # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
+        worker = make("worker", env={**where, **put, **src})
+        api.route(worker, "POST /api/v2/generate/pop", "POST /api/v2/generate/submit")
+        table.allow(worker, "GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
+        outputs.grant_put(worker)
+        outputs.grant_read(worker, "*.webp")
+        sources.grant_read(worker, "*.webp")
+
+        # client -> status: check, status, cancel.
+        status = make("status", env={**where, **models, **put})
+        api.route(
+            status,
+            "GET /api/v2/generate/check/{id}",
+            "GET /api/v2/generate/status/{id}",
+            "DELETE /api/v2/generate/status/{id}",
+            "GET /api/v2/status/heartbeat",
+            "$default",
+        )
+        table.allow(status, "GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
+        outputs.grant_read(status, "*.webp")
+
+        # client -> users: registration and accounts.
+        users = make("users", env=where)
+        api.route(users, "POST /api/register", "GET /api/v2/find_user")
+        table.allow(users, "GetItem", "PutItem", "UpdateItem")
+
+        # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and shareable.
+        share = make(
+            "share",
+            env={
+                **where,
+                **put,
+                "SHARE_QUEUE_URL": uploads.queue.queue_url,
+                "LAION_BUCKET": laion.bucket_name,
+                "LAION_ROLE": settings.laion_role or "",
+            },
+            seconds=30,
+        )
+        outputs.add_event_notification(
+            s3.EventType.OBJECT_CREATED, notifications.SqsDestination(uploads.queue)
+        )
+        uploads.drain_into(share, batch=5)
+        table.allow(share, "GetItem", "PutItem", "UpdateItem")
+        outputs.grant_read(share, "*.webp")
+        if settings.laion_role:
+            parts.allow_role(share, settings.laion_role)
+        else:
+            laion.grant_put(share, "incoming/*")
+
+        # every minute -> sweep: leases, ended requests, refunds, lost tickets.
+        missed = parts.DeadLetters(self, "NotSwept", alarms=alarms)
+        sweep = make("sweep", env={**where, **models, **runpod, **src}, seconds=55)
+        sweep.configure_async_invoke(
+            retry_attempts=0, on_failure=destinations.SqsDestination(missed.queue)
+        )
+        events.Rule(
+            self,
+            "EveryMinute",
+            schedule=events.Schedule.rate(Duration.minutes(1)),
+            targets=[targets.LambdaFunction(sweep, dead_letter_queue=missed.queue)],
+        )
+        table.allow(sweep, "GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
+        sources.grant_delete(sweep)
+        parts.allow_secret(sweep, settings.runpod_key_parameter)
+
+        CfnOutput(self, "ApiUrl", value=f"{api.http.api_endpoint}/api/v2")
+        CfnOutput(self, "ApiId", value=api.http.api_id)
+        CfnOutput(self, "TableName", value=table.table.table_name)
+        CfnOutput(self, "OutputsBucket", value=outputs.bucket_name)
+        CfnOutput(self, "LaionBucket", value=laion.bucket_name)

@@ -1,0 +1,66 @@
+"""Build the Lambdas' layer of third-party wheels from ``requirements/lambda.txt``.
+
+``python -m layers.build [lambda|host]`` fills ``build/layer/<target>/python``: for the Lambda
+runtime (arm64, Python 3.13; the default, and cdk.json's ``build``), or for this machine, which is
+what the local cloud runs. Nothing is done where the lock file has not changed, so a synth needs
+no network. Wheels only: nothing is compiled, no Docker.
+"""
+
+import compileall
+import hashlib
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = ROOT / "requirements" / "lambda.txt"
+RUNTIME = (3, 13)
+PLATFORM = (
+    "--python-version=3.13",
+    "--implementation=cp",
+    "--platform=manylinux2014_aarch64",
+    "--platform=manylinux_2_28_aarch64",
+)
+
+
+def build(target: str) -> Path:
+    """Build one layer and return its folder. Raises CalledProcessError where pip fails."""
+    folder = ROOT / "build" / "layer" / target
+    stamp = folder / "lock.sha256"
+    version = sys.version_info[:2] if target == "host" else RUNTIME
+    wanted = f"{hashlib.sha256(LOCK.read_bytes()).hexdigest()} {target} {version}\n"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return folder
+    print(f"building the {target} layer from {LOCK.relative_to(ROOT)}", flush=True)
+    work = folder.with_name(f"{target}.{os.getpid()}")
+    shutil.rmtree(work, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+    pip += ["--only-binary=:all:", "--no-compile", f"--target={work / 'python'}"]
+    pip += ["--requirement", str(LOCK), *(PLATFORM if target == "lambda" else ())]
+    subprocess.run(pip, check=True)
+    shutil.rmtree(work / "python" / "bin", ignore_errors=True)
+    if version == sys.version_info[:2]:
+        # Lambda's file system is read-only: without .pyc every cold start compiles everything.
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        compileall.compile_dir(work / "python", quiet=1, invalidation_mode=mode)
+    else:
+        print(f"no .pyc: this Python is not {'.'.join(map(str, version))}; cold starts are slower")
+    (work / stamp.name).write_text(wanted)
+    shutil.rmtree(folder, ignore_errors=True)
+    work.rename(folder)
+    return folder
+
+
+def main() -> None:
+    """Build the layer named on the command line."""
+    target = sys.argv[1] if len(sys.argv) > 1 else "lambda"
+    if target not in {"lambda", "host"}:
+        sys.exit(f"usage: python -m layers.build [lambda|host], not {target!r}")
+    build(target)
+
+
+if __name__ == "__main__":
+    main()

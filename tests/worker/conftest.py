@@ -1,0 +1,41 @@
+"""What the worker's tests share. Everything listens on 127.0.0.1 and on free ports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpu_worker.horde import Horde
+from gpu_worker.settings import Settings
+from tests.worker.fake_horde import KEY, FakeHorde, fake_horde
+
+
+@pytest.fixture
+def horde() -> Iterator[FakeHorde]:
+    with fake_horde() as horde:
+        yield horde
+
+
+@pytest.fixture
+def settings(horde: FakeHorde, tmp_path: Path) -> Settings:
+    return Settings(
+        horde_url=f"{horde.url}/api",
+        horde_api_key=KEY,
+        worker_name="tester",
+        model_dir=tmp_path,
+        shift_seconds=60,
+    )
+
+
+@pytest.fixture
+def client(settings: Settings) -> Horde:
+    return Horde(settings, backoff=0.001)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from gpu_worker.tiny import build
+
+    return build(tmp_path_factory.mktemp("models") / "tiny")

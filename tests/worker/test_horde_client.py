@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import base64
+import logging
+from collections import deque
+
+import pytest
+
+from gpu_worker import horde as protocol
+from gpu_worker.horde import BadJobError, Horde, Job, RefusedError, UnavailableError, jobs_of
+from tests.worker.fake_horde import PAYLOAD, FakeHorde
+
+
+def a_job(**changes: object) -> Job:
+    options = {"id": "j", "payload": dict(PAYLOAD), "deadline": 0.0} | changes
+    return Job(**options)  # type: ignore[arg-type]
+
+
+def test_a_pop_says_what_the_worker_can_and_cannot_do(horde: FakeHorde, client: Horde) -> None:
+    client.pop()
+    asked = horde.pops[0]
+    assert asked["models"] == ["stable_diffusion"]
+    assert (asked["amount"], asked["max_pixels"]) == (4, 1024 * 1024)
+    assert asked["allow_img2img"]
+    assert asked["mixed_batch"]
+    unable = ("painting", "lora", "controlnet", "post_processing")
+    assert not any(asked[f"allow_{name}"] for name in unable)
+
+
+def test_nothing_waiting_is_an_empty_list(client: Horde) -> None:
+    assert client.pop() == []
+
+
+def test_our_horde_mixes_requests_in_one_pop(horde: FakeHorde, client: Horde) -> None:
+    ids = [horde.add(prompt="a", seed="7"), horde.add(prompt="b", seed="900")]
+    jobs = client.pop()
+    assert [job.id for job in jobs] == ids
+    assert [job.payload["prompt"] for job in jobs] == ["a", "b"]
+    assert [job.seed for job in jobs] == [7, 900]
+
+
+def test_an_ordinary_hordes_batch_counts_the_seed_up(horde: FakeHorde, client: Horde) -> None:
+    horde.knows_mixed_batch = False
+    ids = [horde.add(seed="41"), horde.add(seed="41"), horde.add(seed="41")]
+    jobs = client.pop()
+    assert [(job.id, job.seed) for job in jobs] == list(zip(ids, (41, 42, 43), strict=True))
+    assert [ids[i] in str(job.upload_url) for i, job in enumerate(jobs)] == [True] * 3
+
+
+def test_a_horde_with_one_upload_url_and_nulls_is_understood() -> None:
+    answer = {"ids": ["a"], "payload": {"seed": "1"}, "r2_upload": "u", "r2_uploads": None}
+    (job,) = jobs_of({**answer, "ttl": None, "source_image": None, "model": None}, now=100.0)
+    assert (job.upload_url, job.source_image, job.model) == ("u", None, "")
+    assert job.deadline == 100.0 + protocol.SHORTEST_TTL
+
+
+def test_a_pop_is_tried_again_while_the_horde_is_away(horde: FakeHorde, client: Horde) -> None:
+    horde.add()
+    horde.failures["pop"] = deque([503, 0, 429])
+    assert len(client.pop()) == 1
+
+
+def test_a_pop_gives_up_in_the_end(horde: FakeHorde, client: Horde) -> None:
+    horde.failures["pop"] = deque([500] * 10)
+    with pytest.raises(UnavailableError, match="pop: 500 pop fails"):
+        client.pop()
+    assert horde.calls["pop"] == protocol.TRIES
+
+
+def test_a_refused_pop_is_not_tried_again(horde: FakeHorde, client: Horde) -> None:
+    horde.failures["pop"] = deque([403])
+    with pytest.raises(RefusedError, match="403 Failure: pop fails"):
+        client.pop()
+    assert horde.calls["pop"] == 1
+
+
+def test_an_upload_has_no_content_type(horde: FakeHorde, client: Horde) -> None:
+    horde.add()
+    (job,) = client.pop()
+    client.upload(job, b"webp")
+    assert horde.uploads == {job.id: b"webp"}
+    assert "content-type" not in horde.upload_headers[0]
+
+
+def test_an_upload_is_tried_again(horde: FakeHorde, client: Horde) -> None:
+    horde.add()
+    horde.failures["upload"] = deque([503, 0])
+    (job,) = client.pop()
+    client.upload(job, b"webp")
+    assert horde.calls["upload"] == 3
+
+
+def test_without_an_upload_url_the_image_travels_in_the_submit(
+    horde: FakeHorde, client: Horde
+) -> None:
+    horde.r2 = False
+    horde.add()
+    (job,) = client.pop()
+    client.upload(job, b"webp")
+    client.submit(job, "ok", b"webp")
+    assert base64.b64decode(horde.settled[job.id]["generation"]) == b"webp"
+    assert horde.calls["upload"] == 0
+
+
+def test_a_submit_whose_answer_was_lost_has_won(horde: FakeHorde, client: Horde) -> None:
+    horde.add(seed="5")
+    (job,) = client.pop()
+    horde.lose_answers["submit"] = 1
+    client.submit(job, "ok")
+    assert horde.calls["submit"] == 2
+    assert horde.settled[job.id]["seed"] == 5
+
+
+def test_a_submit_that_someone_else_won_is_refused(horde: FakeHorde, client: Horde) -> None:
+    horde.add()
+    (job,) = client.pop()
+    client.submit(job, "ok")
+    with pytest.raises(RefusedError, match="DuplicateGen"):
+        client.submit(job, "ok")
+
+
+def test_a_censored_submit_says_why(horde: FakeHorde, client: Horde) -> None:
+    horde.add()
+    (job,) = client.pop()
+    client.submit(job, "censored")
+    assert horde.settled[job.id]["gen_metadata"] == [{"type": "censorship", "value": "nsfw"}]
+
+
+def test_a_source_image_comes_by_url_or_as_base64(horde: FakeHorde, client: Horde) -> None:
+    horde.files["cat.webp"] = b"bytes"
+    by_url = a_job(source_image=f"{horde.url}/get/cat.webp")
+    inline = base64.b64encode(b"bytes").decode()
+    assert client.fetch_source(by_url) == b"bytes"
+    assert client.fetch_source(a_job(source_image=inline)) == b"bytes"
+    assert client.fetch_source(a_job(source_image=f"data:image/webp;base64,{inline}")) == b"bytes"
+    assert client.fetch_source(a_job()) is None
+
+
+def test_a_source_image_is_read_up_to_its_limit(
+    horde: FakeHorde, client: Horde, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "SOURCE_BYTES", 99)
+    horde.files["big.webp"] = b"x" * 100
+    for source in (f"{horde.url}/get/big.webp", base64.b64encode(b"x" * 120).decode()):
+        with pytest.raises(BadJobError, match="larger"):
+            client.fetch_source(a_job(source_image=source))
+
+
+def test_what_is_neither_url_nor_base64_is_a_bad_job(client: Horde) -> None:
+    with pytest.raises(BadJobError, match="neither"):
+        client.fetch_source(a_job(source_image="!"))
+
+
+def test_no_message_or_log_holds_a_key_or_a_presigned_url(
+    horde: FakeHorde, client: Horde, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    horde.add()
+    (job,) = client.pop()
+    horde.failures["upload"] = deque([0] * protocol.TRIES)
+    with pytest.raises(UnavailableError) as raised:
+        client.upload(job, b"webp")
+    assert str(raised.value) == f"upload: ConnectionError ({protocol.TRIES} tries)"
+    assert "Signature" not in caplog.text

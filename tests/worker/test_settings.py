@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpu_worker.settings import Settings
+
+ENV = {"HORDE_URL": "http://127.0.0.1:8080/api", "HORDE_API_KEY": "k", "MODEL_DIR": "/model"}
+
+
+def test_a_worker_is_named_after_its_pod_unless_it_has_a_name() -> None:
+    assert Settings.from_env({**ENV, "RUNPOD_POD_ID": "p1"}).worker_name == "horde-commons-p1"
+    assert Settings.from_env({**ENV, "WORKER_NAME": "mine"}).worker_name == "mine"
+
+
+def test_a_trailing_slash_of_the_url_does_not_matter() -> None:
+    assert Settings.from_env({**ENV, "HORDE_URL": "http://h/api/"}).horde_url == "http://h/api"
+
+
+def test_what_is_missing_or_unreadable_is_named_all_at_once() -> None:
+    with pytest.raises(ValueError, match=r"HORDE_URL is not set.*MAX_BATCH.*at least 1"):
+        Settings.from_env({"HORDE_API_KEY": "k", "MODEL_DIR": "/model", "MAX_BATCH": "none"})
+
+
+def test_an_empty_variable_is_an_absent_one() -> None:
+    settings = Settings.from_env({**ENV, "MODEL_NAME": "", "MAX_BATCH": " ", "DEVICE": ""})
+    assert (settings.model_name, settings.max_batch) == ("stable_diffusion", 4)
+    assert settings.model_dir == Path("/model")
+
+
+def test_a_batch_is_never_larger_than_a_horde_hands_out() -> None:
+    assert Settings.from_env({**ENV, "MAX_BATCH": "64"}).max_batch == 20
