@@ -15,10 +15,10 @@ class StackSettings:
     images_per_ticket: int
     runpod_url: str
     runpod_key_parameter: str
+    layer: str
     laion_bucket: str | None = None
     laion_role: str | None = None
     alarm_email: str | None = None
-    layer: str = "build/layer/lambda"
     endpoint_url: str | None = None
 
     @classmethod
@@ -36,6 +36,6 @@ class StackSettings:
             laion_bucket=read("laion_bucket") or None,
             laion_role=read("laion_role") or None,
             alarm_email=read("alarm_email") or None,
-            layer=read("layer") or cls.layer,
+            layer=read("layer"),
             endpoint_url=read("endpoint_url") or None,
         )

@@ -7,7 +7,7 @@ standard AWS variables, so that the code does not know which cloud it runs on.
 
 import os
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import botocore.session
 from botocore.config import Config
@@ -37,7 +37,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     @classmethod
-    def load(cls: type[S]) -> S:
+    def load(cls) -> Self:
         """Read the environment; a missing variable is an error that names it."""
         return cls.model_validate({key.lower(): value for key, value in os.environ.items()})
 
@@ -54,25 +54,29 @@ def _client(name: str, config: Config = _CONFIG, **kwargs: Any) -> Any:
 @cache
 def dynamodb() -> "DynamoDBClient":
     """Return the DynamoDB client."""
-    return _client("dynamodb")
+    client: DynamoDBClient = _client("dynamodb")
+    return client
 
 
 @cache
 def sqs() -> "SQSClient":
     """Return the SQS client."""
-    return _client("sqs")
+    client: SQSClient = _client("sqs")
+    return client
 
 
 @cache
 def ssm() -> "SSMClient":
     """Return the SSM client."""
-    return _client("ssm")
+    client: SSMClient = _client("ssm")
+    return client
 
 
 @cache
 def s3() -> "S3Client":
     """Return the S3 client. SigV4, so that presigned URLs work in every region."""
-    return _client("s3", _S3)
+    client: S3Client = _client("s3", _S3)
+    return client
 
 
 @cache
@@ -90,7 +94,7 @@ def s3_as(role_arn: str) -> "S3Client":
         role_arn,
         extra_args={"RoleSessionName": "horde-commons-share"},
     )
-    session._credentials = DeferredRefreshableCredentials(  # noqa: SLF001 - botocore's own way
+    session._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]  # noqa: SLF001
         refresh_using=fetcher.fetch_credentials, method="assume-role"
     )
     return session.create_client("s3", config=_S3)  # type: ignore[return-value]

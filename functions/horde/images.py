@@ -24,6 +24,8 @@ MAX_SOURCE_PIXELS = MAX_SOURCE_SIDE**2
 MAX_OUTPUT_BYTES = 20 * 1024 * 1024
 SOURCE_FORMATS = ("PNG", "JPEG", "WEBP")
 WEBP_HEADER = 12
+WEBP_SIDE = 16383
+"""The format's own limit, in pixels."""
 
 
 def is_webp(head: bytes) -> bool:
@@ -54,7 +56,7 @@ def source_webp(text: str) -> bytes:
         raise ImageValidationFailed(message, rc="SourceImageSizeExceeded")
     try:
         image = Image.open(io.BytesIO(_unbase64(text)), formats=SOURCE_FORMATS)
-        if image.width * image.height > MAX_SOURCE_PIXELS:
+        if image.width * image.height > MAX_SOURCE_PIXELS or max(image.size) > WEBP_SIDE:
             message = f"The source image is larger than {MAX_SOURCE_SIDE}x{MAX_SOURCE_SIDE} pixels."
             raise ImageValidationFailed(message, rc="SourceImageResolutionExceeded")
         out = io.BytesIO()

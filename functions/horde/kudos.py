@@ -45,6 +45,7 @@ class Entry:
     """Kudos this event was excused from paying (accept), or that came off a refund."""
 
     def __post_init__(self) -> None:
+        """Refuse an entry that mints or loses kudos."""
         if self.amount + sum(self.postings.values()) != 0:
             message = f"an entry must sum to zero: {self}"
             raise ValueError(message)

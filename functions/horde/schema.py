@@ -206,7 +206,7 @@ class GenerateRequest(_Wire):
     source_mask: Annotated[StrictStr, Field(min_length=1)] | None = None
     extra_source_images: Annotated[list[ExtraSourceImage], Field(max_length=5)] = []
     r2: StrictBool = True
-    shared: StrictBool = Field(False, validation_alias=AliasChoices("shared", "share"))
+    shared: StrictBool = Field(default=False, validation_alias=AliasChoices("shared", "share"))
     replacement_filter: StrictBool = True
     dry_run: StrictBool = False
     proxied_account: StrictStr | None = None
@@ -284,7 +284,7 @@ class RegisterRequest(_Wire):
 M = TypeVar("M", bound=BaseModel)
 
 
-def parse(model: type[M], body: object) -> M:  # noqa: UP047 - 3.11 has no type parameters
+def parse(model: type[M], body: object) -> M:
     """Validate a JSON body.
 
     Raises PayloadError with every error at once, by dotted path, in the Horde's words.
@@ -301,7 +301,7 @@ def _path(location: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in location)
 
 
-def _words(error: Any) -> str:
+def _words(error: Any) -> str:  # noqa: C901, PLR0911 - a flat table of pydantic's errors
     value, context = error["input"], error.get("ctx", {})
     shown = repr(value)[:100]
     match error["type"]:

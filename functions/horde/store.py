@@ -49,7 +49,7 @@ DUE_INDEX = "due"
 DUE_SHARDS = 8
 """The due index is spread over this many partitions, so that none of them is hot."""
 KEEP_S = 2 * 24 * 3600
-"""How long an ended request's rows stay for late events, in seconds; DynamoDB's TTL removes them."""
+"""How long an ended request's rows stay for late events, in seconds; then TTL takes them."""
 CONFLICT_TRIES = 12
 BATCH_GET = 100
 
@@ -462,7 +462,8 @@ class Store:
         raise Busy
 
     def _touch_request(self, request: Request, forgiven: int, *, last_fault: bool) -> list[Item]:
-        sets, values = [], {}
+        sets: list[str] = []
+        values: Item = {}
         if forgiven:
             sets += ["forgiven = :left"]
             values |= {

@@ -1,0 +1,23 @@
+"""Flows: the handlers on moto, everything made from the synthesized template."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.cloud import Cloud, cloud, moto_clients
+
+
+@pytest.fixture(scope="session")
+def clients() -> Iterator[dict[str, Any]]:
+    """moto, started once."""
+    with moto_clients() as made:
+        yield made
+
+
+@pytest.fixture
+def horde(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
+    """A fresh cloud; its books are proven after every test."""
+    with cloud(template, clients) as made:
+        yield made
+        made.audit()

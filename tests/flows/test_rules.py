@@ -1,0 +1,236 @@
+"""The rules table of the design, one test a line, through the real handlers."""
+
+import pytest
+
+from tests.support.cloud import ANONYMOUS, Cloud, png_base64
+
+PARAMS = {"width": 512, "height": 512, "steps": 30}
+PRICE = 7  # 6.50 by the closed form, half up
+
+
+def test_an_image_that_is_not_shared_is_taxed_3_kudos(horde: Cloud) -> None:
+    user, key = horde.register(kudos=1000)
+    answer = horde.generate(key, params={**PARAMS, "n": 2})
+    assert answer.status == 202
+    assert answer.body["kudos"] == 2 * (PRICE + 3)
+    assert horde.kudos(user) == 1014 - 2 * (PRICE + 3)
+    assert horde.ledger(user)[-1]["postings"] == {"price": 2 * PRICE, "tax": 6}
+
+
+def test_a_shared_image_is_taxed_1_kudo(horde: Cloud) -> None:
+    user, key = horde.register(kudos=1000)
+    answer = horde.generate(key, params={**PARAMS, "n": 2}, shared=True)
+    assert answer.body["kudos"] == 2 * (PRICE + 1)
+    assert horde.kudos(user) == 1014 - 2 * (PRICE + 1)
+    assert horde.ledger(user)[-1]["postings"] == {"price": 2 * PRICE, "tax": 2}
+
+
+@pytest.mark.parametrize(
+    ("params", "models"),
+    [
+        ({"width": 64, "height": 64, "steps": 1}, ["stable_diffusion"]),
+        ({"width": 1024, "height": 1024, "steps": 40}, ["SDXL 1.0"]),
+        ({"width": 512, "height": 512, "steps": 20, "sampler_name": "k_heun"}, []),
+    ],
+)
+def test_the_tax_is_flat(horde: Cloud, params: dict[str, object], models: list[str]) -> None:
+    user, key = horde.register(kudos=100_000)
+    horde.generate(key, params=params, models=models)
+    horde.generate(key, params=params, models=models, shared=True)
+    taxes = [entry["postings"]["tax"] for entry in horde.ledger(user)[-2:]]
+    assert taxes == [3, 1]
+
+
+@pytest.mark.parametrize("field", ["shared", "share"])
+def test_shared_and_share_are_the_same_field(horde: Cloud, field: str) -> None:
+    _, key = horde.register(kudos=100)
+    answer = horde.generate(key, **{field: True})
+    assert horde.status(answer.body["id"]).body["shared"] is True
+    assert "message" not in answer.body
+
+
+@pytest.mark.parametrize("flag", [{}, {"shared": False}, {"shared": True}])
+def test_anonymous_text_to_image_is_always_shared(horde: Cloud, flag: dict[str, bool]) -> None:
+    answer = horde.generate(ANONYMOUS, **flag)
+    assert answer.body["kudos"] == PRICE + 1
+    assert horde.status(answer.body["id"]).body["shared"] is True
+    assert ("always shared" in answer.body.get("message", "")) is not flag.get("shared", False)
+
+
+@pytest.mark.parametrize("anonymous", [True, False])
+def test_an_image_made_from_a_source_image_is_never_shared(
+    horde: Cloud,
+    anonymous: bool,
+) -> None:
+    key = ANONYMOUS if anonymous else horde.register(kudos=100)[1]
+    answer = horde.generate(
+        key, source_image=png_base64(), shared=True, params={"denoising_strength": 1.0}
+    )
+    assert answer.status == 202, answer
+    assert answer.body["kudos"] == 8 + 3  # 6.50 x 1.3 = 8.45
+    assert "never" in answer.body["message"]
+    assert horde.status(answer.body["id"]).body["shared"] is False
+    worker = horde.worker_key(horde.register("owner")[0])
+    assert len(horde.draw(worker)) == 1
+    horde.settle_async()
+    assert horde.laion() == {}
+
+
+def test_source_processing_without_a_source_image_is_text_to_image(horde: Cloud) -> None:
+    _, key = horde.register(kudos=100)
+    answer = horde.generate(
+        key, source_processing="img2img", shared=True, params={"denoising_strength": 0.5}
+    )
+    assert answer.body["kudos"] == PRICE + 1
+    assert horde.status(answer.body["id"]).body["shared"] is True
+
+
+@pytest.mark.parametrize("state", ["censored", "csam"])
+def test_a_censored_image_is_never_shared_and_gets_its_price_but_not_its_tax_back(
+    horde: Cloud, state: str
+) -> None:
+    user, key = horde.register(kudos=100)
+    worker = horde.worker_key(horde.register("owner")[0])
+    request = horde.generate(key, shared=True).body["id"]
+    job = horde.pop(worker).body
+    horde.upload(job["r2_upload"])
+    assert horde.submit(worker, job["id"], state=state).status == 200
+    assert horde.kudos(user) == 114 - 1
+    shown = horde.status(request).body
+    assert shown["generations"][0]["censored"] is True
+    assert shown["kudos"] == 1
+    horde.settle_async()
+    assert horde.laion() == {}
+
+
+def test_a_remark_of_censorship_censors_as_the_state_does(horde: Cloud) -> None:
+    worker = horde.worker_key(horde.register("owner")[0])
+    request = horde.generate().body["id"]
+    job = horde.pop(worker).body
+    horde.upload(job["r2_upload"])
+    remarks = [{"type": "censorship", "value": "nsfw"}]
+    assert horde.submit(worker, job["id"], gen_metadata=remarks).status == 200
+    generation = horde.status(request).body["generations"][0]
+    assert (generation["censored"], generation["gen_metadata"]) == (True, remarks)
+    horde.settle_async()
+    assert horde.laion() == {}
+
+
+def test_a_faulted_image_is_never_shared(horde: Cloud) -> None:
+    user, key = horde.register(kudos=100)
+    worker = horde.worker_key(horde.register("owner")[0])
+    request = horde.generate(key, shared=True).body["id"]
+    for _ in range(3):
+        job = horde.pop(worker).body
+        horde.upload(job["r2_upload"])
+        assert horde.submit(worker, job["id"], state="faulted").body == {"reward": 0}
+    assert horde.status(request).body["faulted"] is True
+    assert horde.kudos(user) == 114
+    horde.settle_async()
+    assert horde.laion() == {}
+
+
+def test_status_says_truthfully_what_is_shared(horde: Cloud) -> None:
+    _, key = horde.register(kudos=100)
+    worker = horde.worker_key(horde.register("owner")[0])
+    shared = horde.generate(key, shared=True).body["id"]
+    private = horde.generate(key).body["id"]
+    horde.draw(worker)
+    horde.settle_async()
+    assert horde.status(shared).body["shared"] is True
+    assert horde.status(private).body["shared"] is False
+    ids = {g["id"] for g in horde.status(shared).body["generations"]}
+    assert {name.split("/")[-1].split(".")[0] for name in horde.laion()} == ids
+
+
+def test_priority_is_by_kudos_and_sharing_buys_none(horde: Cloud) -> None:
+    worker = horde.worker_key(horde.register("owner")[0])
+    _, rich = horde.register("rich", kudos=10_000)
+    _, poor = horde.register("poor", kudos=100)
+    order = [
+        horde.generate(ANONYMOUS).body["id"],
+        horde.generate(poor, shared=True).body["id"],
+        horde.generate(rich).body["id"],
+    ]
+    popped = [horde.store.generation(horde.pop(worker).body["id"]) for _ in order]
+    assert [g.request_id for g in popped if g] == order[::-1]
+
+
+def test_among_equals_the_oldest_comes_first(horde: Cloud) -> None:
+    worker = horde.worker_key(horde.register("owner")[0])
+    order = []
+    for _ in range(3):
+        order.append(horde.generate().body["id"])
+        horde.clock.pass_seconds(1)
+    popped = [horde.store.generation(horde.pop(worker).body["id"]) for _ in order]
+    assert [g.request_id for g in popped if g] == order
+
+
+def test_waiting_gains_five_kudos_of_priority_a_second(horde: Cloud) -> None:
+    worker = horde.worker_key(horde.register("owner")[0])
+    _, key = horde.register("ada", kudos=86)  # 100 kudos, 150 above anonymous
+    early = horde.generate(ANONYMOUS).body["id"]
+    horde.clock.pass_seconds(29)
+    horde.generate(key)
+    horde.clock.pass_seconds(2)
+    late = horde.generate(ANONYMOUS).body["id"]
+    owners = [horde.store.generation(horde.pop(worker).body["id"]) for _ in range(2)]
+    requests = [horde.store.request(g.request_id) for g in owners if g]
+    assert [r.id == early for r in requests if r] == [False, True]
+    assert late not in {r.id for r in requests if r}
+
+
+def test_dry_run_answers_exactly_what_would_be_charged(horde: Cloud) -> None:
+    user, key = horde.register(kudos=1000)
+    for fields in (
+        {"params": {**PARAMS, "n": 3}},
+        {"params": {**PARAMS, "n": 2}, "shared": True, "models": ["SDXL 1.0"]},
+        {"slow_workers": False},
+        {"source_image": png_base64()},
+    ):
+        before = horde.kudos(user)
+        dry = horde.generate(key, dry_run=True, **fields)
+        assert (dry.status, list(dry.body)) == (200, ["kudos"])
+        assert horde.kudos(user) == before
+        assert horde.generate(key, **fields).body["kudos"] == dry.body["kudos"]
+        assert horde.kudos(user) == before - dry.body["kudos"]
+
+
+def test_the_anonymous_account_is_never_written(horde: Cloud) -> None:
+    worker = horde.worker_key(horde.register("owner")[0])
+    horde.generate(ANONYMOUS, params={"n": 2})
+    cancelled = horde.generate(ANONYMOUS).body["id"]
+    horde.cancel(cancelled)
+    horde.draw(worker)
+    horde.settle_async()
+    assert horde.store.user(0) is None
+    assert horde.ledger(0) == []
+
+
+def test_a_balance_never_falls_under_its_floor_and_the_rest_is_forgiven(horde: Cloud) -> None:
+    user, key = horde.register(kudos=6)  # 20, 6 above the floor
+    answer = horde.generate(key, params={**PARAMS, "n": 2})
+    assert answer.body["kudos"] == 20
+    assert horde.kudos(user) == 14
+    charge = horde.ledger(user)[-1]
+    assert charge["amount"] == -6
+    assert charge["postings"] == {"price": 14, "tax": 6, "forgiveness": -14}
+
+
+def test_a_refund_never_returns_more_than_was_paid(horde: Cloud) -> None:
+    user, key = horde.register(kudos=6)
+    request = horde.generate(key, params={**PARAMS, "n": 2}).body["id"]
+    horde.cancel(request)
+    assert horde.kudos(user) == 20
+    assert [entry["amount"] for entry in horde.ledger(user)[-2:]] == [0, 6]
+
+
+def test_a_heavy_request_needs_its_kudos_upfront(horde: Cloud) -> None:
+    user, key = horde.register(kudos=10)
+    heavy = {"params": {"width": 2048, "height": 2048}}
+    for who in (key, ANONYMOUS):
+        answer = horde.generate(who, **heavy)
+        assert (answer.status, answer.body["rc"]) == (403, "KudosUpfront")
+    assert horde.kudos(user) == 24
+    _, rich = horde.register("rich", kudos=10_000)
+    assert horde.generate(rich, **heavy).status == 202

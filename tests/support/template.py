@@ -1,0 +1,77 @@
+"""The synthesized template: made once per change of ``infra/``, kept in ``build/``.
+
+A synth takes ten seconds and more (jsii); everything that decides its result is in the hash.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+Resource = dict[str, Any]
+
+
+def synthesize(**context: Any) -> dict[str, Any]:
+    """Return the stack's template with cdk.json's context and these changes."""
+    settings = {
+        **json.loads((ROOT / "cdk.json").read_text())["context"],
+        "models": {
+            "stable_diffusion": {"endpoint": "ep1", "baseline": "stable_diffusion_1"},
+            "SDXL 1.0": {"endpoint": "ep2", "baseline": "stable_diffusion_xl"},
+        },
+        "layer": "tests/support",
+        **context,
+    }
+    stamp = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for file in [*sorted((ROOT / "infra").glob("*.py")), ROOT / "requirements" / "dev.txt"]:
+        stamp.update(file.read_bytes())
+    kept = ROOT / "build" / "templates" / f"{stamp.hexdigest()[:32]}.json"
+    if not kept.exists():
+        os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "1")
+        from aws_cdk import App  # noqa: PLC0415 - jsii takes seconds to start
+        from aws_cdk.assertions import Template  # noqa: PLC0415
+
+        from infra.app import build  # noqa: PLC0415
+
+        template = Template.from_stack(build(App(context=settings))).to_json()
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(template))
+        part.rename(kept)
+    found: dict[str, Any] = json.loads(kept.read_text())
+    return found
+
+
+def of_type(template: dict[str, Any], kind: str) -> dict[str, Resource]:
+    """Return the resources of a CloudFormation type by logical id."""
+    return {
+        name: resource
+        for name, resource in template["Resources"].items()
+        if resource["Type"] == kind
+    }
+
+
+def functions(template: dict[str, Any]) -> dict[str, tuple[str, Resource]]:
+    """Return our Lambdas by file name: their logical id and properties."""
+    return {
+        resource["Properties"]["Handler"].removesuffix(".handler"): (name, resource["Properties"])
+        for name, resource in of_type(template, "AWS::Lambda::Function").items()
+        if resource["Properties"]["Handler"].endswith(".handler")
+        and not resource["Properties"]["Handler"].startswith("index.")
+    }
+
+
+def routes(template: dict[str, Any]) -> dict[str, str]:
+    """Return the file that answers each route key."""
+    by_id = {name: file for file, (name, _) in functions(template).items()}
+    integrations = {
+        name: by_id[resource["Properties"]["IntegrationUri"]["Fn::GetAtt"][0]]
+        for name, resource in of_type(template, "AWS::ApiGatewayV2::Integration").items()
+    }
+    found = {}
+    for resource in of_type(template, "AWS::ApiGatewayV2::Route").values():
+        target = resource["Properties"]["Target"]["Fn::Join"][1][1]["Ref"]
+        found[resource["Properties"]["RouteKey"]] = integrations[target]
+    return found
