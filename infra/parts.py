@@ -1,7 +1,7 @@
 """The kinds of part the stack is made of, each with what always comes with it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from aws_cdk import ArnFormat, Duration, RemovalPolicy, Stack
@@ -9,11 +9,15 @@ from aws_cdk import aws_apigatewayv2 as apigateway
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_lambda_destinations as destinations
 from aws_cdk import aws_lambda_event_sources as sources
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_s3_notifications as notifications
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from aws_cdk import aws_sqs as sqs
@@ -294,6 +298,22 @@ class Api(Construct):
             )
 
 
+def run_every_minute(function: lambda_.Function, *, dead: DeadLetters) -> None:
+    """Run a function every minute; a run that failed or never came leaves a dead letter.
+
+    A failed run is not tried again: the next one comes within the minute.
+    """
+    function.configure_async_invoke(
+        retry_attempts=0, on_failure=destinations.SqsDestination(dead.queue)
+    )
+    events.Rule(
+        function,
+        "EveryMinute",
+        schedule=events.Schedule.rate(Duration.minutes(1)),
+        targets=[targets.LambdaFunction(function, dead_letter_queue=dead.queue)],
+    )
+
+
 def allow_secret(function: lambda_.Function, parameter: str) -> None:
     """Let a function read one SecureString parameter."""
     arn = Stack.of(function).format_arn(
@@ -305,28 +325,23 @@ def allow_secret(function: lambda_.Function, parameter: str) -> None:
     function.add_to_role_policy(iam.PolicyStatement(actions=["ssm:GetParameter"], resources=[arn]))
 
 
-def allow_role(function: lambda_.Function, role_arn: str) -> None:
-    """Let a function act as another account's role."""
-    function.add_to_role_policy(
-        iam.PolicyStatement(actions=["sts:AssumeRole"], resources=[role_arn])
+def announce_uploads(bucket: s3.Bucket, work: WorkQueue) -> None:
+    """Send a message for every object that arrives in a bucket; S3 tries again by itself."""
+    bucket.add_event_notification(
+        s3.EventType.OBJECT_CREATED, notifications.SqsDestination(work.queue)
     )
+
+
+def allow_publishing(function: lambda_.Function, bucket: s3.IBucket, *, role: str | None) -> None:
+    """Let a function write the open data, by another account's role where there is one."""
+    if role:
+        function.add_to_role_policy(
+            iam.PolicyStatement(actions=["sts:AssumeRole"], resources=[role])
+        )
+    else:
+        bucket.grant_put(function, "incoming/*")
 
 
 def as_json(value: Any) -> str:
     """Return a setting as a Lambda's environment takes it."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
-
-
-__all__: Sequence[str] = [
-    "Alarms",
-    "Api",
-    "DeadLetters",
-    "Functions",
-    "HordeTable",
-    "WorkQueue",
-    "allow_role",
-    "allow_secret",
-    "as_json",
-    "open_data_bucket",
-    "private_bucket",
-]

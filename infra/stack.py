@@ -1,11 +1,6 @@
 """Horde Commons in one stack. It reads as the diagram in the README, from left to right."""
 
 from aws_cdk import CfnOutput, Duration, Stack, StackProps
-from aws_cdk import aws_events as events
-from aws_cdk import aws_events_targets as targets
-from aws_cdk import aws_lambda_destinations as destinations
-from aws_cdk import aws_s3 as s3
-from aws_cdk import aws_s3_notifications as notifications
 from constructs import Construct
 
 from infra import parts
@@ -99,35 +94,25 @@ class HordeCommonsStack(Stack):
             },
             seconds=30,
         )
-        outputs.add_event_notification(
-            s3.EventType.OBJECT_CREATED, notifications.SqsDestination(uploads.queue)
-        )
+        parts.announce_uploads(outputs, uploads)
         uploads.drain_into(share, batch=5)
         table.allow(share, "GetItem", "PutItem", "UpdateItem")
         outputs.grant_read(share, "*.webp")
-        if settings.laion_role:
-            parts.allow_role(share, settings.laion_role)
-        else:
-            laion.grant_put(share, "incoming/*")
+        parts.allow_publishing(share, laion, role=settings.laion_role)
 
         # every minute -> sweep: leases, ended requests, refunds, lost tickets.
         missed = parts.DeadLetters(self, "NotSwept", alarms=alarms)
         sweep = make("sweep", env={**where, **models, **runpod, **src}, seconds=55)
-        sweep.configure_async_invoke(
-            retry_attempts=0, on_failure=destinations.SqsDestination(missed.queue)
-        )
-        events.Rule(
-            self,
-            "EveryMinute",
-            schedule=events.Schedule.rate(Duration.minutes(1)),
-            targets=[targets.LambdaFunction(sweep, dead_letter_queue=missed.queue)],
-        )
+        parts.run_every_minute(sweep, dead=missed)
         table.allow(sweep, "GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
         sources.grant_delete(sweep)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
 
-        CfnOutput(self, "ApiUrl", value=f"{api.http.api_endpoint}/api/v2")
-        CfnOutput(self, "ApiId", value=api.http.api_id)
-        CfnOutput(self, "TableName", value=table.table.table_name)
-        CfnOutput(self, "OutputsBucket", value=outputs.bucket_name)
-        CfnOutput(self, "LaionBucket", value=laion.bucket_name)
+        for name, value in {
+            "ApiUrl": f"{api.http.api_endpoint}/api/v2",
+            "ApiId": api.http.api_id,
+            "TableName": table.table.table_name,
+            "OutputsBucket": outputs.bucket_name,
+            "LaionBucket": laion.bucket_name,
+        }.items():
+            CfnOutput(self, name, value=value)

@@ -1,0 +1,255 @@
+"""The synthesized template: what each function may do, and what happens when it fails."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.template import ROOT, functions, of_type, routes, synthesize
+
+Template = dict[str, Any]
+FILES = sorted(path.stem for path in (ROOT / "functions").glob("*.py"))
+
+READ_IMAGES = {"s3:GetBucket*", "s3:GetObject*", "s3:List*"}
+PUT = {
+    "s3:Abort*",
+    "s3:PutObject",
+    "s3:PutObjectLegalHold",
+    "s3:PutObjectRetention",
+    "s3:PutObjectTagging",
+    "s3:PutObjectVersionTagging",
+}
+CONSUME = {
+    "sqs:ChangeMessageVisibility",
+    "sqs:DeleteMessage",
+    "sqs:GetQueueAttributes",
+    "sqs:GetQueueUrl",
+    "sqs:ReceiveMessage",
+}
+SEND = {"sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage"}
+
+
+def verbs(*names: str) -> set[str]:
+    return {f"dynamodb:{name}" for name in names}
+
+
+ENDING = verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
+MAY = {
+    "generate": verbs("GetItem", "PutItem", "UpdateItem") | PUT,
+    "enqueue": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams") | SEND,
+    "dispatch": CONSUME | {"ssm:GetParameter"},
+    "worker": ENDING | PUT | READ_IMAGES,
+    "status": ENDING | READ_IMAGES,
+    "users": verbs("GetItem", "PutItem", "UpdateItem"),
+    "share": verbs("GetItem", "PutItem", "UpdateItem") | CONSUME | PUT | READ_IMAGES,
+    "sweep": ENDING | SEND | {"s3:DeleteObject*", "ssm:GetParameter"},
+}
+
+
+def actions(template: Template, file: str) -> set[str]:
+    """Return every action of a function's role beyond writing its log."""
+    role = functions(template)[file][1]["Role"]["Fn::GetAtt"][0]
+    found: set[str] = set()
+    for policy in of_type(template, "AWS::IAM::Policy").values():
+        if {"Ref": role} in policy["Properties"]["Roles"]:
+            for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+                listed = statement["Action"]
+                found.update([listed] if isinstance(listed, str) else listed)
+    return found
+
+
+def test_every_file_in_functions_is_one_lambda(template: Template) -> None:
+    assert sorted(functions(template)) == FILES
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_function_may_do_what_the_table_says_and_nothing_more(
+    template: Template, file: str
+) -> None:
+    assert actions(template, file) == MAY[file]
+
+
+def test_no_function_may_do_everything_to_anything(template: Template) -> None:
+    for policy in of_type(template, "AWS::IAM::Policy").values():
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+            listed = statement["Action"]
+            if listed not in ("dynamodb:ListStreams", "s3:PutBucketNotification"):
+                assert statement["Resource"] != "*", statement
+
+
+def test_share_is_the_only_function_that_writes_the_laion_bucket(template: Template) -> None:
+    (laion,) = [name for name in of_type(template, "AWS::S3::Bucket") if name.startswith("Laion")]
+    writers = [
+        policy["Properties"]["Roles"][0]["Ref"]
+        for policy in of_type(template, "AWS::IAM::Policy").values()
+        if laion in json.dumps(policy["Properties"]["PolicyDocument"])
+    ]
+    assert writers == [functions(template)["share"][1]["Role"]["Fn::GetAtt"][0]]
+
+
+def test_every_route_of_the_api_has_its_handler(template: Template) -> None:
+    answered = {
+        route: file
+        for file in FILES
+        for route in getattr(importlib.import_module(file), "ROUTES", {})
+    }
+    assert routes(template) == answered
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_function_is_told_exactly_what_its_settings_ask_for(
+    template: Template, file: str
+) -> None:
+    told = set(functions(template)[file][1]["Environment"]["Variables"])
+    settings = importlib.import_module(file).Settings
+    assert told - {"AWS_ENDPOINT_URL_S3"} == {name.upper() for name in settings.model_fields}
+
+
+def test_every_queue_that_feeds_a_function_has_a_dlq(template: Template) -> None:
+    for mapping in of_type(template, "AWS::Lambda::EventSourceMapping").values():
+        properties = mapping["Properties"]
+        assert properties["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+        source = template["Resources"][properties["EventSourceArn"]["Fn::GetAtt"][0]]
+        if source["Type"] == "AWS::SQS::Queue":
+            assert source["Properties"]["RedrivePolicy"]["deadLetterTargetArn"]
+        else:
+            assert properties["DestinationConfig"]["OnFailure"]["Destination"]
+            assert properties["MaximumRetryAttempts"] > 0
+
+
+def test_the_sweep_has_a_dlq_for_a_run_that_failed_and_for_one_that_never_came(
+    template: Template,
+) -> None:
+    (rule,) = of_type(template, "AWS::Events::Rule").values()
+    (target,) = rule["Properties"]["Targets"]
+    assert rule["Properties"]["ScheduleExpression"] == "rate(1 minute)"
+    assert target["DeadLetterConfig"]["Arn"]
+    (invoke,) = of_type(template, "AWS::Lambda::EventInvokeConfig").values()
+    assert invoke["Properties"]["DestinationConfig"]["OnFailure"]["Destination"]
+
+
+def test_every_dlq_and_every_function_has_an_alarm_that_tells_somebody(
+    template: Template,
+) -> None:
+    alarms = [alarm["Properties"] for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()]
+    watched = {json.dumps(alarm["Dimensions"][0]["Value"]) for alarm in alarms}
+    queues = of_type(template, "AWS::SQS::Queue")
+    fed = {
+        mapping["Properties"]["EventSourceArn"]["Fn::GetAtt"][0]
+        for mapping in of_type(template, "AWS::Lambda::EventSourceMapping").values()
+    }
+    for queue in set(queues) - fed:
+        assert json.dumps({"Fn::GetAtt": [queue, "QueueName"]}) in watched
+    for name, _ in functions(template).values():
+        assert json.dumps({"Ref": name}) in watched
+    assert all(alarm["AlarmActions"] for alarm in alarms)
+
+
+def test_a_message_stays_hidden_for_six_times_its_function(template: Template) -> None:
+    for mapping in of_type(template, "AWS::Lambda::EventSourceMapping").values():
+        source = template["Resources"][mapping["Properties"]["EventSourceArn"]["Fn::GetAtt"][0]]
+        if source["Type"] == "AWS::SQS::Queue":
+            function = template["Resources"][mapping["Properties"]["FunctionName"]["Ref"]]
+            timeout = function["Properties"]["Timeout"]
+            assert source["Properties"]["VisibilityTimeout"] >= 6 * timeout
+
+
+def test_an_early_upload_event_outlives_the_longest_ordinary_lease(template: Template) -> None:
+    share = importlib.import_module("share")
+    (queue,) = [
+        found["Properties"]
+        for name, found in of_type(template, "AWS::SQS::Queue").items()
+        if name.startswith("Uploads") and "RedrivePolicy" in found["Properties"]
+    ]
+    tries = queue["RedrivePolicy"]["maxReceiveCount"]
+    assert sum(share.pause_seconds(receive) for receive in range(1, tries)) > 3600
+
+
+def test_buckets_and_the_table_are_private_encrypted_and_kept(template: Template) -> None:
+    for name, bucket in of_type(template, "AWS::S3::Bucket").items():
+        assert all(bucket["Properties"]["PublicAccessBlockConfiguration"].values())
+        kept = "Retain" if name.startswith("Laion") else "Delete"
+        assert bucket["DeletionPolicy"] == kept
+    (table,) = of_type(template, "AWS::DynamoDB::GlobalTable").values()
+    assert table["DeletionPolicy"] == "Retain"
+    (replica,) = table["Properties"]["Replicas"]
+    assert replica["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] is True
+
+
+def test_an_image_in_the_private_buckets_is_forgotten_after_a_day(template: Template) -> None:
+    for name, bucket in of_type(template, "AWS::S3::Bucket").items():
+        if not name.startswith("Laion"):
+            (rule,) = bucket["Properties"]["LifecycleConfiguration"]["Rules"]
+            assert rule["ExpirationInDays"] == 1
+
+
+def test_browsers_may_call_the_api_with_its_headers(template: Template) -> None:
+    (api,) = of_type(template, "AWS::ApiGatewayV2::Api").values()
+    cors = api["Properties"]["CorsConfiguration"]
+    assert cors["AllowOrigins"] == ["*"]
+    assert {"apikey", "Client-Agent", "Content-Type"} <= set(cors["AllowHeaders"])
+    assert {"GET", "POST", "DELETE", "OPTIONS"} <= set(cors["AllowMethods"])
+
+
+@pytest.mark.slow
+def test_the_laion_bucket_may_belong_to_another_account() -> None:
+    role = "arn:aws:iam::999999999999:role/horde-writer"
+    template = synthesize(laion_bucket="laion-art", laion_role=role)
+    assert not [name for name in of_type(template, "AWS::S3::Bucket") if name.startswith("Laion")]
+    told = functions(template)["share"][1]["Environment"]["Variables"]
+    assert (told["LAION_BUCKET"], told["LAION_ROLE"]) == ("laion-art", role)
+    assert "sts:AssumeRole" in actions(template, "share")
+    assert "laion-art" not in json.dumps(of_type(template, "AWS::IAM::Policy"))
+
+
+def test_the_stack_reads_as_one_page() -> None:
+    lines = (ROOT / "infra" / "stack.py").read_text().splitlines()
+    assert len(lines) <= 120
+
+
+def test_functions_import_no_heavy_or_foreign_module() -> None:
+    for path in [*(ROOT / "functions").glob("*.py"), *(ROOT / "functions/horde").glob("*.py")]:
+        text = path.read_text()
+        for module in ("boto3", "import runpod", "aws_xray", "Tracer", "infra", "gpu_worker"):
+            needle = module if " " in module else f"import {module}"
+            if module == "import runpod" and "from horde" in text:
+                needle = "\nimport runpod"
+            assert needle not in text, (path, module)
+            assert f"from {module} " not in text, (path, module)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES)
+def test_a_function_imports_with_the_layer_and_the_runtime_alone(file: str) -> None:
+    import subprocess
+    import sys
+
+    import botocore
+
+    from layers.build import build
+
+    layer = build("host") / "python"
+    runtime = Path(botocore.__file__).parent.parent
+    # The runtime's own packages, and nothing else of this environment.
+    allowed = ["botocore", "urllib3", "dateutil", "six", "jmespath", "certifi"]
+    code = (
+        "import sys, importlib.util, importlib\n"
+        f"sys.path[:0] = [{str(ROOT / 'functions')!r}, {str(layer)!r}]\n"
+        "class Only:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] in {allowed!r} and path is None:\n"
+        "            from importlib.machinery import PathFinder\n"
+        f"            return PathFinder.find_spec(name, [{str(runtime)!r}])\n"
+        "sys.meta_path.append(Only)\n"
+        f"importlib.import_module({file!r}).handler\n"
+    )
+    done = subprocess.run(
+        [sys._base_executable, "-I", "-S", "-c", code],  # type: ignore[attr-defined]
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
