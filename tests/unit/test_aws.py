@@ -1,0 +1,47 @@
+"""Settings and clients."""
+
+import pytest
+from pydantic import ValidationError
+
+from dispatch import Settings, tickets
+from horde import aws
+
+
+def test_a_missing_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELS", "{}")
+    with pytest.raises(ValidationError, match="runpod_url"):
+        Settings.load()
+
+
+def test_importing_a_function_needs_no_environment_and_makes_no_client() -> None:
+    import generate
+    import sweep
+    import worker
+
+    assert {module.__name__ for module in (generate, sweep, worker)}
+
+
+def test_a_foreign_bucket_is_written_with_a_role_that_renews_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from moto import mock_aws
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    aws.forget()
+    with mock_aws():
+        client = aws.s3_as("arn:aws:iam::999999999999:role/horde-writer")
+        client.create_bucket(Bucket="laion-art")
+        client.put_object(Bucket="laion-art", Key="a", Body=b"x")
+        assert client.get_object(Bucket="laion-art", Key="a")["Body"].read() == b"x"
+        credentials = client._request_signer._credentials  # type: ignore[attr-defined]
+        assert credentials.method == "assume-role"
+    aws.forget()
+
+
+@pytest.mark.parametrize(
+    ("images", "sizes"), [(1, [1]), (4, [4]), (5, [4, 1]), (10, [4, 4, 2]), (20, [4] * 5)]
+)
+def test_a_requests_images_are_split_into_batch_fulls(images: int, sizes: list[int]) -> None:
+    assert tickets(images, 4) == sizes

@@ -1,0 +1,202 @@
+"""States, seeds, priority and matching: pure decisions."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from horde.model import (
+    After,
+    Generation,
+    Progress,
+    Request,
+    State,
+    after_fault,
+    batch_key,
+    priority,
+    progress,
+    seed_of,
+    tickets_missing,
+    wait_seconds,
+    why_not,
+)
+from horde.schema import Params, PopRequest
+
+REQUEST = Request(
+    id="r",
+    user_id=1,
+    created_at=0,
+    expires_at=1000,
+    model="m",
+    n=3,
+    generations=["a", "b", "c"],
+    payload={},
+    price=7,
+    tax=3,
+    reward=7,
+    share_reason="",
+)
+IMAGE = Generation(
+    id="a",
+    request_id="r",
+    index=0,
+    seed=1,
+    state=State.WAITING,
+    model="m",
+    priority=0,
+    created_at=0,
+    batch_key="k",
+    pixels=64 * 64,
+    ttl=150,
+)
+
+
+def images(*states: State) -> list[Generation]:
+    return [replace(IMAGE, state=state) for state in states]
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"),
+    [
+        ("0", 0),
+        ("42", 42),
+        ("4294967295", 2**32 - 1),
+        ("4294967296", 1),
+        ("hello", int.from_bytes(b"hello", "little") >> 32),
+        ("a", 97),
+    ],
+)
+def test_a_seed_is_its_number_or_its_bytes_shifted_until_it_fits(text: str, seed: int) -> None:
+    assert seed_of(text, 0, None) == seed
+
+
+@given(text=st.text(max_size=30), index=st.integers(0, 19), step=st.none() | st.integers(1, 1000))
+def test_every_seed_fits_32_bits(text: str, index: int, step: int | None) -> None:
+    assert 0 <= seed_of(text, index, step) < 2**32
+
+
+def test_images_of_a_seeded_request_differ_by_the_variation() -> None:
+    assert [seed_of("10", index, 100) for index in range(3)] == [10, 110, 210]
+    assert [seed_of("10", index, None) for index in range(3)] == [10, 11, 12]
+
+
+@given(
+    a=st.tuples(st.integers(-50, 10**6), st.integers(0, 10**6)),
+    b=st.tuples(st.integers(-50, 10**6), st.integers(0, 10**6)),
+    now=st.integers(10**6, 2 * 10**6),
+)
+def test_the_constant_key_orders_as_balance_plus_five_per_second_waited(
+    a: tuple[int, int], b: tuple[int, int], now: int
+) -> None:
+    def aged(balance: int, created_at: int) -> float:
+        return balance + 5 * (now - created_at)
+
+    keys = [priority(balance, created * 1000) for balance, created in (a, b)]
+    assert (keys[0] > keys[1]) == (aged(*a) > aged(*b))
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([State.WAITING] * 3, (0, 0, 3, False)),
+        ([State.OK, State.PROCESSING, State.WAITING], (1, 1, 1, False)),
+        ([State.OK, State.CENSORED, State.OK], (3, 0, 0, True)),
+        ([State.OK, State.CANCELLED, State.EXPIRED], (1, 0, 0, True)),
+        ([State.FAULTED] * 3, (0, 0, 0, True)),
+    ],
+)
+def test_progress_counts_what_clients_are_shown(
+    states: list[State], expected: tuple[int, int, int, bool]
+) -> None:
+    found = progress(REQUEST, images(*states))
+    assert (found.finished, found.processing, found.waiting, found.done) == expected
+
+
+def test_a_faulted_request_is_done_whatever_is_in_flight() -> None:
+    found = progress(replace(REQUEST, faulted=True), images(State.PROCESSING))
+    assert (found.done, found.faulted) == (True, True)
+
+
+def test_consumed_kudos_are_those_of_delivered_images() -> None:
+    assert progress(REQUEST, images(State.OK, State.CENSORED, State.FAULTED)).kudos == 13
+
+
+@pytest.mark.parametrize(
+    ("change", "now", "after"),
+    [
+        ({}, 0, After.REQUEUE),
+        ({"faults": 1}, 0, After.REQUEUE),
+        ({"faults": 2}, 0, After.FAULT),
+        ({"faulted": True}, 0, After.FAULT),
+        ({"cancelled": True}, 0, After.CANCEL),
+        ({"cancelled": True, "faults": 2}, 0, After.CANCEL),
+        ({}, 1000, After.EXPIRE),
+    ],
+)
+def test_a_fault_requeues_unless_the_request_is_over(
+    change: dict[str, Any], now: int, after: After
+) -> None:
+    assert after_fault(replace(REQUEST, **change), now) is after
+
+
+@given(ahead=st.integers(0, 100), states=st.lists(st.sampled_from(list(State)), min_size=1))
+def test_the_wait_is_at_least_two_seconds_until_done(ahead: int, states: list[State]) -> None:
+    found: Progress = progress(REQUEST, images(*states))
+    wait = wait_seconds(ahead, found)
+    assert wait == 0 if found.done else wait >= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "worker", "reason"),
+    [
+        ({}, {}, None),
+        ({"pixels": 10**9}, {}, "max_pixels"),
+        ({"nsfw": True}, {"nsfw": False}, "nsfw"),
+        ({"nsfw": True}, {}, None),
+        ({"img2img": True}, {"allow_img2img": False}, "img2img"),
+        ({"workers": ["w"]}, {}, None),
+        ({"workers": ["x"]}, {}, "worker_id"),
+        ({"workers": ["w"], "worker_blacklist": True}, {}, "worker_id"),
+        ({"workers": ["x"], "worker_blacklist": True}, {}, None),
+        ({"worker_blacklist": True}, {}, None),
+    ],
+)
+def test_a_worker_is_told_why_it_cannot_take_an_image(
+    change: dict[str, Any], worker: dict[str, Any], reason: str | None
+) -> None:
+    wants = PopRequest.model_validate({"name": "n", **worker})
+    assert why_not(replace(IMAGE, **change), "w", wants) == reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 576},
+        {"steps": 31},
+        {"sampler_name": "k_lms"},
+        {"cfg_scale": 5.5},
+        {"karras": False},
+        {"clip_skip": 2},
+        {"tiling": True},
+        {"hires_fix": True},
+        {"denoising_strength": 0.5},
+    ],
+)
+def test_what_cannot_share_a_pass_has_another_batch_key(change: dict[str, Any]) -> None:
+    plain = batch_key("m", Params(), img2img=False)
+    assert batch_key("m", Params.model_validate(change), img2img=False) != plain
+    assert batch_key("m", Params(seed="7"), img2img=False) == plain
+    assert batch_key("m", Params(), img2img=True) != plain
+    assert batch_key("n", Params(), img2img=False) != plain
+
+
+@pytest.mark.parametrize(
+    ("waiting", "queued", "missing"),
+    [(0, 0, 0), (1, 0, 1), (4, 0, 1), (5, 0, 2), (9, 2, 1), (4, 5, 0)],
+)
+def test_tickets_are_topped_up_to_one_for_every_batch_full(
+    waiting: int, queued: int, missing: int
+) -> None:
+    assert tickets_missing(waiting, 4, queued) == missing
