@@ -1,6 +1,5 @@
 """Fixtures of all suites; nothing heavy is imported before a test needs it."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest

@@ -1,10 +1,12 @@
 """Bad input gets a clear answer in the Horde's shape, moves nothing, and is never a 5xx."""
 
 import base64
+import io
 import json
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.support.cloud import ANONYMOUS, Cloud, png_base64
 
@@ -207,10 +209,6 @@ def test_a_source_image_is_bounded_before_it_is_decoded(
 
 
 def test_a_source_image_is_kept_without_its_metadata(horde: Cloud) -> None:
-    import io
-
-    from PIL import Image
-
     photo = Image.new("RGB", (64, 64), "green")
     exif = photo.getexif()
     exif[0x010E] = "where I live"
@@ -232,7 +230,9 @@ def test_a_missing_key_is_a_schema_error_and_a_wrong_one_a_401(horde: Cloud) -> 
         assert (answer.status, answer.body["rc"]) == (401, "InvalidAPIKey")
 
 
-@pytest.mark.parametrize("request_id", [UNKNOWN, "x", "", "x" * 5000, "%00", UNKNOWN.replace("-", "")])
+@pytest.mark.parametrize(
+    "request_id", [UNKNOWN, "x", "", "x" * 5000, "%00", UNKNOWN.replace("-", "")]
+)
 def test_an_unknown_request_is_a_404(horde: Cloud, request_id: str) -> None:
     for reply in (horde.check(request_id), horde.status(request_id), horde.cancel(request_id)):
         assert (reply.status, reply.body["rc"]) == (404, "RequestNotFound")
@@ -266,7 +266,10 @@ def test_find_user_answers_for_a_key_and_refuses_others(horde: Cloud) -> None:
     found = horde.call("GET /api/v2/find_user", key=key).body
     assert (found["username"], found["id"], found["kudos"]) == (f"ada#{user}", user, 14)
     assert horde.call("GET /api/v2/find_user", key=ANONYMOUS).body["username"] == "Anonymous#0"
-    missing, wrong = horde.call("GET /api/v2/find_user"), horde.call("GET /api/v2/find_user", key="x")
+    missing, wrong = (
+        horde.call("GET /api/v2/find_user"),
+        horde.call("GET /api/v2/find_user", key="x"),
+    )
     assert (missing.status, missing.body["rc"]) == (401, "InvalidAPIKey")
     assert (wrong.status, wrong.body["rc"]) == (404, "UserNotFound")
 
@@ -280,10 +283,14 @@ def test_a_key_is_22_characters_and_only_its_hash_is_stored(horde: Cloud) -> Non
 
 def test_workers_need_a_worker_key(horde: Cloud) -> None:
     _, key = horde.register()
-    for send in (lambda k: horde.pop(k), lambda k: horde.submit(k, UNKNOWN)):
-        assert (send(ANONYMOUS).status, send(ANONYMOUS).body["rc"]) == (403, "AnonForbiddenWorker")
-        assert (send("wrong").status, send("wrong").body["rc"]) == (401, "InvalidAPIKey")
-        assert (send(key).status, send(key).body["rc"]) == (403, "NotPrivileged")
+    refusals = {
+        ANONYMOUS: (403, "AnonForbiddenWorker"),
+        "wrong": (401, "InvalidAPIKey"),
+        key: (403, "NotPrivileged"),
+    }
+    for sent, refusal in refusals.items():
+        for answer in (horde.pop(sent), horde.submit(sent, UNKNOWN)):
+            assert (answer.status, answer.body["rc"]) == refusal
 
 
 @pytest.mark.parametrize("generation_id", [UNKNOWN, "x" * 36])

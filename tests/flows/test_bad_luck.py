@@ -1,13 +1,18 @@
 """Bad luck: nothing is lost, charged twice, or shared against the rules."""
 
+import hashlib
 import json
 from typing import Any
 
 import pytest
+import requests
 from botocore.exceptions import ClientError
 
-from horde import ending, store
-from tests.support.cloud import ANONYMOUS, Cloud, key_of
+import enqueue
+import share
+import sweep
+from horde import aws, ending, store
+from tests.support.cloud import ANONYMOUS, Cloud, key_of, webp
 
 PRICE, TAX = 7, 3
 
@@ -61,9 +66,7 @@ def test_the_third_fault_ends_a_request_and_refunds_all_its_images(
     assert horde.pop(worker).body["id"] is None
 
 
-def test_what_was_delivered_before_the_last_fault_stays_charged(
-    horde: Cloud, worker: str
-) -> None:
+def test_what_was_delivered_before_the_last_fault_stays_charged(horde: Cloud, worker: str) -> None:
     user, key = horde.register(kudos=100)
     request = horde.generate(key, params={"n": 2}).body["id"]
     job = horde.pop(worker).body
@@ -110,10 +113,6 @@ def test_a_submit_after_the_requeue_is_aborted(horde: Cloud, worker: str) -> Non
 
 
 def test_a_late_worker_overwrites_nothing(horde: Cloud, worker: str) -> None:
-    import requests
-
-    from tests.support.cloud import webp
-
     request = horde.generate().body["id"]
     late = die_after_pop(horde, worker)
     other = horde.worker_key(horde.register("other")[0])
@@ -203,7 +202,8 @@ def test_a_cancel_that_dies_half_way_is_finished_by_the_sweep(
 ) -> None:
     user, key = horde.register(kudos=100)
     request = horde.generate(key, params={"n": 3}).body["id"]
-    real, ended = store.Store.end_undelivered, []
+    real = store.Store.end_undelivered
+    ended: list[int] = []
 
     def dies_after_one(*args: Any, **kwargs: Any) -> bool:
         if ended:
@@ -232,9 +232,7 @@ def test_an_expired_request_is_refunded_and_gone(horde: Cloud, worker: str) -> N
     assert horde.kudos(user) == 114
 
 
-def test_each_pop_and_submit_gives_a_request_twenty_minutes_more(
-    horde: Cloud, worker: str
-) -> None:
+def test_each_pop_and_submit_gives_a_request_twenty_minutes_more(horde: Cloud, worker: str) -> None:
     request = horde.generate(params={"n": 2}).body["id"]
     for _ in range(2):
         horde.clock.pass_seconds(19 * 60)
@@ -282,9 +280,8 @@ def test_two_sweeps_change_nothing_twice(horde: Cloud, worker: str) -> None:
     job = horde.pop(worker).body
     horde.clock.pass_seconds(job["ttl"] + 1)
     dues = list(horde.store.due(10**11))
-    sweep_module = __import__("sweep")
     for due in [*dues, *dues]:
-        sweep_module.sweep_due(horde.store, due, horde.clock.now_ms() // 1000)
+        sweep.sweep_due(horde.store, due, horde.clock.now_ms() // 1000)
     horde.clock.pass_seconds(3600)
     horde.sweep()
     horde.sweep()
@@ -314,7 +311,7 @@ def test_one_row_that_cannot_be_swept_does_not_hold_the_others(
     assert horde.check(good).status == 404
 
 
-# --- the queue and RunPod --------------------------------------------------------------------------
+# --- the queue and RunPod -------------------------------------------------------------------------
 
 
 def test_a_request_makes_one_ticket_for_every_batch_full(horde: Cloud) -> None:
@@ -350,9 +347,7 @@ def test_a_model_without_an_endpoint_makes_no_ticket(horde: Cloud) -> None:
 
 
 @pytest.mark.parametrize("mode", ["error", "nothing", "nonsense"])
-def test_runpod_being_out_of_order_loses_no_request(
-    horde: Cloud, worker: str, mode: str
-) -> None:
+def test_runpod_being_out_of_order_loses_no_request(horde: Cloud, worker: str, mode: str) -> None:
     request = horde.generate().body["id"]
     horde.runpod.mode = mode
     horde.stream()
@@ -446,8 +441,6 @@ def test_a_message_or_stream_record_that_comes_twice_costs_an_empty_pop(
 def test_a_stream_record_that_cannot_be_enqueued_is_retried_alone(
     horde: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import enqueue
-
     requests = [horde.generate().body["id"] for _ in range(3)]
     real = enqueue.message_of
 
@@ -463,7 +456,7 @@ def test_a_stream_record_that_cannot_be_enqueued_is_retried_alone(
     assert {job["input"]["request_id"] for job in horde.runpod.jobs} == {requests[0], requests[2]}
 
 
-# --- sharing ------------------------------------------------------------------------------------------
+# --- sharing --------------------------------------------------------------------------------------
 
 
 def test_an_upload_before_its_settlement_is_shared_later(horde: Cloud, worker: str) -> None:
@@ -495,8 +488,6 @@ def test_an_event_that_comes_twice_changes_nothing(horde: Cloud, worker: str) ->
 def test_a_share_that_dies_between_its_writes_is_done_again(
     horde: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import share
-
     horde.generate()
     horde.draw(worker)
 
@@ -517,10 +508,6 @@ def test_a_share_that_dies_between_its_writes_is_done_again(
 
 
 def test_a_shared_image_is_its_exact_bytes_and_a_flat_row(horde: Cloud, worker: str) -> None:
-    import hashlib
-
-    from tests.support.cloud import webp
-
     user, key = horde.register("ada", kudos=100)
     request = horde.generate(
         key, shared=True, prompt="a red apple ### blur", nsfw=False, params={"cfg_scale": 7}
@@ -556,9 +543,7 @@ def test_a_shared_image_is_its_exact_bytes_and_a_flat_row(horde: Cloud, worker: 
     assert kept["user_id"]["N"] == str(user)
 
 
-def test_an_anonymous_row_says_that_its_consent_is_the_default(
-    horde: Cloud, worker: str
-) -> None:
+def test_an_anonymous_row_says_that_its_consent_is_the_default(horde: Cloud, worker: str) -> None:
     horde.generate()
     horde.draw(worker)
     horde.settle_async()
@@ -592,13 +577,11 @@ def test_an_event_of_an_unknown_object_is_dropped(horde: Cloud) -> None:
     assert key_of(f"https://outputs.s3.amazonaws.com/{key}?x=1") == key
 
 
-# --- the table -------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def conflicted(horde: Cloud, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the next transactions meet another one on the same item."""
-    from horde import aws
-
     client = aws.dynamodb()
     real, left = client.transact_write_items, [times]
 
@@ -639,11 +622,10 @@ def test_conflicts_without_end_are_a_clear_503_and_move_nothing(
 def test_an_accept_whose_answer_was_lost_charges_once(
     horde: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from horde import aws
-
     user, key = horde.register(kudos=100)
     client = aws.dynamodb()
-    real, lost = client.transact_write_items, []
+    real = client.transact_write_items
+    lost: list[int] = []
 
     def loses_the_answer(**kwargs: Any) -> Any:
         answer = real(**kwargs)

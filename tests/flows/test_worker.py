@@ -4,6 +4,7 @@ import base64
 from typing import Any
 
 import pytest
+import requests
 
 from tests.support.cloud import ANONYMOUS, Cloud, png_base64, webp
 
@@ -133,7 +134,9 @@ def test_a_model_nobody_configured_waits_for_a_volunteer_and_says_so(
     horde: Cloud, worker: str
 ) -> None:
     answer = horde.generate(models=["rare model"]).body
-    assert answer["warnings"] == [{"code": "NoAvailableWorker", "message": answer["warnings"][0]["message"]}]
+    assert answer["warnings"] == [
+        {"code": "NoAvailableWorker", "message": answer["warnings"][0]["message"]}
+    ]
     assert horde.check(answer["id"]).body["is_possible"] is False
     assert horde.pop(worker, models=["rare model"]).body["id"]
     answer = horde.generate(models=["rare model"]).body
@@ -199,8 +202,6 @@ def test_another_users_worker_cannot_submit_it(horde: Cloud, worker: str) -> Non
 
 
 def test_a_finished_image_is_shown_as_the_horde_shows_it(horde: Cloud, worker: str) -> None:
-    import requests
-
     request = horde.generate(params={"n": 2}).body["id"]
     job = horde.pop(worker).body
     image = webp("purple")
@@ -249,8 +250,6 @@ def test_check_counts_without_images(horde: Cloud, worker: str) -> None:
 
 
 def test_image_to_image_carries_its_source_to_the_worker(horde: Cloud, worker: str) -> None:
-    import requests
-
     horde.generate(source_image=png_base64(colour="yellow"), params={"denoising_strength": 0.4})
     job = horde.pop(worker).body
     assert job["source_processing"] == "img2img"

@@ -66,7 +66,7 @@ class FakeRunPod:
     url: str = ""
 
     @contextmanager
-    def serving(self) -> Iterator["FakeRunPod"]:
+    def serving(self) -> Iterator["FakeRunPod"]:  # noqa: C901 - one small server
         """Serve on a loopback port."""
         fake = self
 
@@ -356,7 +356,7 @@ class Cloud:
 
     def worker_key(self, user_id: int) -> str:
         """Give a user a worker key, as the operator does."""
-        from horde import auth  # noqa: PLC0415
+        from horde import auth
 
         key = auth.new_key()
         assert self.store.add_worker_key(user_id, auth.key_hash(key))
@@ -467,14 +467,12 @@ def _record(message: Message) -> dict[str, Any]:
 def _matches(pattern: Any, value: Any) -> bool:
     if isinstance(pattern, list):
         return value in pattern
-    return all(
-        key in value and _matches(inner, value[key]) for key, inner in pattern.items()
-    )
+    return all(key in value and _matches(inner, value[key]) for key, inner in pattern.items())
 
 
 @contextmanager
 def _environ(values: dict[str, str]) -> Iterator[None]:
-    import os  # noqa: PLC0415
+    import os
 
     before = dict(os.environ)
     os.environ.update(values)
@@ -510,7 +508,7 @@ def moto_clients() -> Iterator[dict[str, Any]]:
         session = boto3.Session(region_name=REGION)
         aws.forget()
         yield {
-            name: session.client(name)  # type: ignore[call-overload]
+            name: session.client(name)
             for name in ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm")
         }
         aws.forget()

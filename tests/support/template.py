@@ -30,10 +30,10 @@ def synthesize(**context: Any) -> dict[str, Any]:
     kept = ROOT / "build" / "templates" / f"{stamp.hexdigest()[:32]}.json"
     if not kept.exists():
         os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "1")
-        from aws_cdk import App  # noqa: PLC0415 - jsii takes seconds to start
-        from aws_cdk.assertions import Template  # noqa: PLC0415
+        from aws_cdk import App
+        from aws_cdk.assertions import Template
 
-        from infra.app import build  # noqa: PLC0415
+        from infra.app import build
 
         template = Template.from_stack(build(App(context=settings))).to_json()
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,10 @@ import pytest
 
 from horde.sharing import Reason, decide
 
+CASES = list(product([False, True], repeat=3))
 
-@pytest.mark.parametrize(("flag", "anonymous", "uses_images"), list(product([False, True], repeat=3)))
+
+@pytest.mark.parametrize(("flag", "anonymous", "uses_images"), CASES)
 def test_the_sharing_rules(flag: bool, anonymous: bool, uses_images: bool) -> None:
     decision = decide(flag=flag, anonymous=anonymous, uses_images=uses_images)
     assert decision.shared is (not uses_images and (anonymous or flag))

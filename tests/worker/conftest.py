@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gpu_worker.horde import Horde
 from gpu_worker.settings import Settings
 from tests.worker.fake_horde import KEY, FakeHorde, fake_horde
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -36,6 +39,6 @@ def client(settings: Settings) -> Horde:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from gpu_worker.tiny import build
+    from gpu_worker.tiny import build  # noqa: PLC0415
 
     return build(tmp_path_factory.mktemp("models") / "tiny")

@@ -6,10 +6,12 @@ import json
 import threading
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 KEY = "the-workers-key-000000"
 
@@ -51,6 +53,11 @@ class FakeHorde:
         self.lose_answers: Counter[str] = Counter()
         """How many of the next calls take effect without an answer."""
         self.aborted: set[str] = set()
+        self.uploading = threading.Event()
+        """An upload has arrived."""
+        self.let_upload = threading.Event()
+        """Clear it to hold uploads back."""
+        self.let_upload.set()
         self.knows_mixed_batch = True
         self.r2 = True
 
@@ -114,73 +121,74 @@ class FakeHorde:
         return 200, {"reward": 0 if body["state"] == "faulted" else 10}
 
 
-def _handler(horde: FakeHorde) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Handler(BaseHTTPRequestHandler):
+    """The wire; `fake_horde` gives each server its own subclass."""
 
-        def log_message(self, *_: Any) -> None:
-            pass
+    protocol_version = "HTTP/1.1"
+    horde: FakeHorde
 
-        def _fails(self, verb: str) -> bool:
-            horde.calls[verb] += 1
-            failures = horde.failures.get(verb)
-            if not failures:
-                return False
-            self._answer(failures.popleft(), {"rc": "Failure", "message": f"{verb} fails"})
-            return True
+    def log_message(self, *_: Any) -> None:
+        pass
 
-        def _answer(self, status: int, body: Any) -> None:
-            if status == 0:
-                self.close_connection = True
+    def _fails(self, verb: str) -> bool:
+        self.horde.calls[verb] += 1
+        failures = self.horde.failures.get(verb)
+        if not failures:
+            return False
+        self._answer(failures.popleft(), {"rc": "Failure", "message": f"{verb} fails"})
+        return True
+
+    def _answer(self, status: int, body: Any) -> None:
+        if status == 0:
+            self.close_connection = True
+            return
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def do_POST(self) -> None:
+        horde, body, verb = self.horde, json.loads(self._body()), self.path.rpartition("/")[2]
+        with horde.lock:
+            if self._fails(verb):
                 return
-            data = body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            if self.headers.get("apikey") != KEY:
+                self._answer(401, {"rc": "InvalidAPIKey", "message": "No user matching"})
+                return
+            status, answer = (200, horde.pop(body)) if verb == "pop" else horde.submit(body)
+            if horde.lose_answers[verb]:
+                horde.lose_answers[verb] -= 1
+                status = 0
+        self._answer(status, answer)
 
-        def _body(self) -> bytes:
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+    def do_PUT(self) -> None:
+        horde, data = self.horde, self._body()
+        horde.uploading.set()
+        horde.let_upload.wait(30)
+        with horde.lock:
+            if self._fails("upload"):
+                return
+            horde.uploads[self.path.rpartition("/")[2].partition("?")[0]] = data
+            horde.upload_headers.append({k.lower(): v for k, v in self.headers.items()})
+        self._answer(200, b"")
 
-        def do_POST(self) -> None:
-            body = json.loads(self._body())
-            verb = self.path.rpartition("/")[2]
-            with horde.lock:
-                if self._fails(verb):
-                    return
-                if self.headers.get("apikey") != KEY:
-                    self._answer(401, {"rc": "InvalidAPIKey", "message": "No user matching"})
-                    return
-                status, answer = (200, horde.pop(body)) if verb == "pop" else horde.submit(body)
-                if horde.lose_answers[verb]:
-                    horde.lose_answers[verb] -= 1
-                    status = 0
-            self._answer(status, answer)
-
-        def do_PUT(self) -> None:
-            data = self._body()
-            with horde.lock:
-                if self._fails("upload"):
-                    return
-                horde.uploads[self.path.rpartition("/")[2].partition("?")[0]] = data
-                horde.upload_headers.append({k.lower(): v for k, v in self.headers.items()})
-            self._answer(200, b"")
-
-        def do_GET(self) -> None:
-            with horde.lock:
-                if self._fails("source"):
-                    return
-                data = horde.files.get(self.path.rpartition("/")[2])
-            self._answer(404, b"") if data is None else self._answer(200, data)
-
-    return Handler
+    def do_GET(self) -> None:
+        with self.horde.lock:
+            if self._fails("source"):
+                return
+            data = self.horde.files.get(self.path.rpartition("/")[2])
+        self._answer(404, b"") if data is None else self._answer(200, data)
 
 
 @contextmanager
 def fake_horde() -> Iterator[FakeHorde]:
     """Serve a horde on a free port until the end of the block."""
     horde = FakeHorde()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(horde))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OwnHandler", (Handler,), {"horde": horde}))
     server.daemon_threads = True
     horde.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -188,6 +196,7 @@ def fake_horde() -> Iterator[FakeHorde]:
     try:
         yield horde
     finally:
+        horde.let_upload.set()
         server.shutdown()
         server.server_close()
         thread.join()

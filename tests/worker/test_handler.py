@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -21,8 +21,10 @@ from PIL import Image
 from gpu_worker import safety
 from gpu_worker.handler import FRUITLESS_ROUNDS, Worker
 from gpu_worker.horde import TRIES, Horde, Job
-from gpu_worker.settings import Settings
-from tests.worker.fake_horde import FakeHorde
+
+if TYPE_CHECKING:
+    from gpu_worker.settings import Settings
+    from tests.worker.fake_horde import FakeHorde
 
 TICKET = {"id": "t", "input": {"v": 99, "model": "stable_diffusion", "something": "new"}}
 Draw = Callable[[Sequence[Job], Sequence[Image.Image | None]], list[Image.Image]]
@@ -220,6 +222,16 @@ def test_a_ticket_fails_with_the_hordes_own_words(settings: Settings, horde: Fak
     assert horde.calls["pop"] == 1
 
 
+def test_an_unforeseen_failure_fails_the_ticket_without_quoting_it(
+    settings: Settings, client: Horde, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> list[Job]:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(client, "pop", broken)
+    assert shift(settings, client)["error"].startswith("internal error: RuntimeError at test_")
+
+
 def test_a_worker_that_can_draw_nothing_asks_to_be_replaced(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:
@@ -332,9 +344,14 @@ def test_the_handler_imports_without_torch_runpod_or_configuration() -> None:
     code = (
         "import sys, gpu_worker.handler\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'runpod', 'onnxruntime'}\n"
-        "sys.exit(', '.join(heavy & set(sys.modules)))"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
-    result = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env={}, capture_output=True, text=True, check=False
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env={},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -1,0 +1,278 @@
+"""The Horde's worker protocol: pop, fetch the source image, upload, submit.
+
+Everything that reaches a log from here is free of prompts, keys and presigned URLs.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import requests
+
+if TYPE_CHECKING:
+    from gpu_worker.settings import Settings
+
+State = Literal["ok", "censored", "faulted"]
+Payload = Mapping[str, Any]
+T = TypeVar("T")
+
+AGENT = "Horde Commons gpu_worker:0.1.0:https://github.com/horde-commons"
+"""`name:version:url`, the form that the Horde asks of bridges."""
+
+SOURCE_BYTES = 10 * 1024 * 1024
+"""Largest source image that is read. The Horde itself takes at most 5 MB by URL."""
+_TOO_LARGE = f"the source image is larger than {SOURCE_BYTES} bytes"
+TIMEOUT = (5, 30)
+"""Seconds to connect and to wait for an answer; API Gateway gives up after 29."""
+TRIES = 4
+BACKOFF = 0.5
+"""Seconds before the second try, doubled for each one after."""
+SHORTEST_TTL = 150
+"""Seconds; the Horde gives no job less."""
+
+log = logging.getLogger(__name__)
+
+
+class HordeError(Exception):
+    """The Horde or its object store did not do what was asked; the message is safe to log."""
+
+
+class UnavailableError(HordeError):
+    """No answer, 429 or 5xx, after all tries."""
+
+
+class RefusedError(HordeError):
+    """A 4xx: asking again would not help."""
+
+    def __init__(self, status: int, rc: str, message: str) -> None:
+        """Keep the Horde's own return code and message."""
+        super().__init__(f"{status} {rc}: {message}" if rc else f"{status}: {message}")
+        self.status, self.rc = status, rc
+        self.is_duplicate = rc == "DuplicateGen" or "already submitted" in message
+
+
+class BadJobError(ValueError):
+    """A job that cannot be drawn, whoever draws it; the message is safe to log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One image to draw, as popped."""
+
+    id: str
+    payload: Payload
+    deadline: float
+    """`time.monotonic()` at which the Horde gives the job to someone else."""
+    model: str = ""
+    upload_url: str | None = None
+    """Presigned PUT; without one the image travels inside the submit."""
+    source_image: str | None = None
+    """URL or base64."""
+    source_processing: str | None = None
+
+    @property
+    def seed(self) -> int:
+        """Below 2^32."""
+        try:
+            return int(self.payload["seed"]) % 2**32
+        except (KeyError, TypeError, ValueError):
+            message = "the seed is not a number"
+            raise BadJobError(message) from None
+
+    @property
+    def wants_censor(self) -> bool:
+        """Whether the client asked for nudity to be censored."""
+        return bool(self.payload.get("use_nsfw_censor"))
+
+
+def jobs_of(answer: Payload, now: float) -> list[Job]:
+    """Read a pop's answer: our server's `jobs`, else the fields that every horde sends."""
+    if "jobs" in answer:
+        return [_job(raw, raw.get("payload") or {}, now) for raw in answer["jobs"] or []]
+    payload = dict(answer.get("payload") or {})
+    uploads = answer.get("r2_uploads") or [answer.get("r2_upload")]
+    jobs = []
+    for number, job_id in enumerate(answer.get("ids") or []):
+        one = {
+            **answer,
+            "id": job_id,
+            "r2_upload": uploads[number] if number < len(uploads) else None,
+        }
+        # Images of one request are told apart by counting the seed up.
+        seed = str(payload.get("seed", ""))
+        own = {"seed": str(int(seed) + number)} if seed.isdecimal() else {}
+        jobs.append(_job(one, {**payload, "n_iter": 1, **own}, now))
+    return jobs
+
+
+def _job(raw: Payload, payload: Payload, now: float) -> Job:
+    return Job(
+        id=str(raw["id"]),
+        payload=payload,
+        deadline=now + (raw.get("ttl") or SHORTEST_TTL),
+        model=raw.get("model") or "",
+        upload_url=raw.get("r2_upload"),
+        source_image=raw.get("source_image"),
+        source_processing=raw.get("source_processing"),
+    )
+
+
+class Horde:
+    """One worker's connection to one horde. Safe to use from several threads."""
+
+    def __init__(self, settings: Settings, *, backoff: float = BACKOFF) -> None:
+        """Connect nothing yet."""
+        self._settings = settings
+        self._backoff = backoff
+        self._session = requests.Session()
+        # The connection pool is thread-safe; the cookie jar is not, and nothing here needs one.
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+    def pop(self) -> list[Job]:
+        """Claim up to `max_batch` images that can be drawn in one pass; none is an empty list.
+
+        A pop whose answer is lost on the way leaves its jobs to their ttl: the Horde has no other
+        way to learn of it.
+        """
+        settings = self._settings
+        now = time.monotonic()
+        answer = self._post(
+            "pop",
+            {
+                "name": settings.worker_name,
+                "models": [settings.model_name],
+                "bridge_agent": AGENT,
+                "amount": settings.max_batch,
+                "max_pixels": settings.max_pixels,
+                "threads": 1,
+                "nsfw": True,
+                "allow_img2img": True,
+                "allow_painting": False,
+                "allow_lora": False,
+                "allow_controlnet": False,
+                "allow_post_processing": False,
+                # Ours: jobs of several requests in one pass. Other hordes ignore it.
+                "mixed_batch": True,
+            },
+        )
+        if skipped := answer.get("skipped"):
+            log.info("skipped: %s", skipped)
+        try:
+            return jobs_of(answer, now)
+        except (AttributeError, KeyError, TypeError) as error:
+            message = f"pop: an answer of another shape ({type(error).__name__})"
+            raise UnavailableError(message) from error
+
+    def fetch_source(self, job: Job) -> bytes | None:
+        """Fetch the source image, at most SOURCE_BYTES of it; None for text-to-image."""
+        source = job.source_image
+        if not source:
+            return None
+        if source.startswith(("http://", "https://")):
+            return self._retrying("source image", lambda: self._download(source))
+        # Bounded before decoding: base64 takes four characters for three bytes.
+        if len(source) > SOURCE_BYTES * 4 // 3 + 4:
+            raise BadJobError(_TOO_LARGE)
+        try:
+            return base64.b64decode(source.partition(",")[2] or source, validate=True)
+        except (binascii.Error, ValueError):
+            message = "the source image is neither a URL nor base64"
+            raise BadJobError(message) from None
+
+    def upload(self, job: Job, image: bytes) -> None:
+        """PUT the WebP. No Content-Type: the Horde's presigned URLs sign the host alone."""
+        url = job.upload_url
+        if url is None:
+            return
+        self._retrying(
+            "upload", lambda: _check(self._session.put(url, data=image, timeout=TIMEOUT))
+        )
+
+    def submit(self, job: Job, state: State, image: bytes | None = None) -> None:
+        """Report the job. Submitting twice is safe: the Horde lets exactly one submit win."""
+        inline = image is not None and job.upload_url is None
+        body = {
+            "id": job.id,
+            "generation": base64.b64encode(image or b"").decode() if inline else "R2",
+            "state": state,
+            "seed": job.seed if state != "faulted" else 0,
+            "gen_metadata": (
+                [{"type": "censorship", "value": "nsfw"}] if state == "censored" else []
+            ),
+        }
+        self._post("submit", body)
+
+    def _post(self, verb: Literal["pop", "submit"], body: Payload) -> dict[str, Any]:
+        url = f"{self._settings.horde_url}/v2/generate/{verb}"
+        headers = {"apikey": self._settings.horde_api_key, "Client-Agent": AGENT}
+        tries = 0
+
+        def post() -> dict[str, Any]:
+            nonlocal tries
+            tries += 1
+            return _answer(self._session.post(url, json=body, headers=headers, timeout=TIMEOUT))
+
+        try:
+            return self._retrying(verb, post)
+        except RefusedError as refusal:
+            # A try whose answer was lost had already won.
+            if verb == "submit" and tries > 1 and refusal.is_duplicate:
+                return {}
+            raise
+
+    def _download(self, url: str) -> bytes:
+        with self._session.get(url, timeout=TIMEOUT, stream=True) as response:
+            _check(response)
+            data = bytearray()
+            for chunk in response.iter_content(64 * 1024):
+                data += chunk
+                if len(data) > SOURCE_BYTES:
+                    raise BadJobError(_TOO_LARGE)
+            return bytes(data)
+
+    def _retrying(self, what: str, call: Callable[[], T]) -> T:
+        reason = ""
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(self._backoff * 2 ** (attempt - 1))
+            try:
+                return call()
+            except UnavailableError as error:
+                reason = str(error)
+            except requests.RequestException as error:
+                # The name only: the text of the exception holds the presigned URL.
+                reason = type(error).__name__
+        message = f"{what}: {reason} ({TRIES} tries)"
+        raise UnavailableError(message)
+
+
+def _check(response: requests.Response, rc: str = "", message: str = "") -> None:
+    status = response.status_code
+    message = message or response.reason or "no reason given"
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        text = f"{status} {message}"
+        raise UnavailableError(text)
+    if not response.ok or status >= HTTPStatus.MULTIPLE_CHOICES:
+        raise RefusedError(status, rc, message)
+
+
+def _answer(response: requests.Response) -> dict[str, Any]:
+    """Read the Horde's JSON object; errors carry `message` and `rc`."""
+    try:
+        body = response.json()
+    except requests.JSONDecodeError:
+        body = None
+    found = body if isinstance(body, dict) else {}
+    _check(response, str(found.get("rc") or ""), str(found.get("message") or ""))
+    if not isinstance(body, dict):
+        message = "the answer is not a JSON object"
+        raise UnavailableError(message)
+    return body

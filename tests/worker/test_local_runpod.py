@@ -1,0 +1,251 @@
+"""The local RunPod with workers that speak its protocol and draw nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import subprocess
+import sys
+import uuid
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from infra.local import runpod
+from infra.local.runpod import Endpoint, LocalRunPod, serve
+from tests.worker.processes import processes_of, wait_until_gone
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+WORKER = Path(__file__).with_name("protocol_worker.py")
+PATIENCE = 20
+"""Seconds until a test gives up waiting."""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runpod, "TICK", 0.05)
+    monkeypatch.setattr(runpod, "RESTART_DELAY", 0.05)
+
+
+class Client:
+    """One endpoint's API as the dispatch Lambda uses it."""
+
+    def __init__(self, local: LocalRunPod, http: aiohttp.ClientSession) -> None:
+        self.local, self.http = local, http
+        self.root = f"{local.url}/{local.endpoint.endpoint_id}"
+
+    async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        async with self.http.request(method, self.root + path, json=body) as response:
+            return response.status, await response.json()
+
+    async def run(self, policy: dict[str, int] | None = None, **wish: Any) -> str:
+        body = {"input": wish} | ({"policy": policy} if policy else {})
+        status, answer = await self.call("POST", "/run", body)
+        assert (status, answer["status"]) == (200, "IN_QUEUE")
+        return str(answer["id"])
+
+    async def status(self, job_id: str) -> dict[str, Any]:
+        _, answer = await self.call("GET", f"/status/{job_id}")
+        return dict(answer)
+
+    async def wait(self, job_id: str, *states: str) -> dict[str, Any]:
+        async with asyncio.timeout(PATIENCE):
+            while (answer := await self.status(job_id)).get("status") not in states:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        return answer
+
+
+@asynccontextmanager
+async def an_endpoint(logs: Path, **settings: Any) -> AsyncIterator[Client]:
+    command = (sys.executable, str(WORKER))
+    options: dict[str, Any] = {"workers_max": 1, "idle_timeout": 60, "command": command} | settings
+    endpoint = Endpoint(endpoint_id=f"ep-{uuid.uuid4()}", api_key="key", log_dir=logs, **options)
+    headers = {"Authorization": "Bearer key"}
+    async with serve(endpoint) as local, aiohttp.ClientSession(headers=headers) as http:
+        yield Client(local, http)
+    assert processes_of(endpoint.endpoint_id) == []
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def test_a_job_is_queued_run_and_answered(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with an_endpoint(tmp_path) as client:
+            job_id = await client.run(result={"output": {"images": 1}})
+            done = await client.wait(job_id, "COMPLETED")
+            assert done["output"] == {"images": 1}
+            assert done["delayTime"] >= 0 <= done["executionTime"]
+            assert done["workerId"] in client.local.workers
+            failed = await client.wait(await client.run(result={"error": "no"}), "FAILED")
+            assert failed["error"] == "no"
+            _, health = await client.call("GET", "/health")
+            assert health["jobs"]["completed"] == health["jobs"]["failed"] == 1
+            assert health["workers"]["ready"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_wrong_key_a_wrong_body_and_an_unknown_job_are_refused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with an_endpoint(tmp_path, workers_max=0) as client:
+            bodies: list[Any] = [{}, [], {"input": "text"}, {"input": {}, "policy": {"ttl": "x"}}]
+            for body in bodies:
+                assert (await client.call("POST", "/run", body))[0] == 400
+            assert (await client.call("GET", "/status/unknown"))[0] == 404
+            assert (await client.call("POST", "/cancel/unknown"))[0] == 404
+            async with client.http.post(
+                f"{client.root}/run", data=io.BytesIO(b"x" * 10_500_000)
+            ) as answer:
+                assert answer.status == 413
+            client.http.headers["Authorization"] = "Bearer other"
+            assert (await client.call("POST", "/run", {"input": {}}))[0] == 401
+            assert (await client.call("GET", "/health"))[0] == 401
+
+    asyncio.run(scenario())
+
+
+def test_a_waiting_job_can_be_cancelled_or_purged(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with an_endpoint(tmp_path, workers_max=0) as client:
+            one, two = await client.run(), await client.run()
+            assert (await client.call("POST", f"/cancel/{one}"))[1]["status"] == "CANCELLED"
+            assert (await client.call("POST", "/purge-queue"))[1]["removed"] == 1
+            assert (await client.status(two))["status"] == "CANCELLED"
+
+    asyncio.run(scenario())
+
+
+def test_a_workers_job_is_stopped_by_cancelling_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with an_endpoint(tmp_path) as client:
+            job_id = await client.run(listen=True)
+            await client.wait(job_id, "IN_PROGRESS")
+            await client.call("POST", f"/cancel/{job_id}")
+            # The worker takes the next job, so it was told of the first; its late answer to that
+            # one does not count.
+            await client.wait(await client.run(), "COMPLETED")
+            assert (await client.status(job_id))["status"] == "CANCELLED"
+
+    asyncio.run(scenario())
+
+
+def test_a_job_times_out_by_its_policy(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with an_endpoint(tmp_path) as client:
+            job_id = await client.run({"executionTimeout": 100}, listen=True)
+            await client.wait(job_id, "TIMED_OUT")
+
+    asyncio.run(scenario())
+
+
+def test_a_job_past_its_ttl_is_unknown(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with an_endpoint(tmp_path, workers_max=0) as client:
+            job_id = await client.run({"ttl": 50})
+            async with asyncio.timeout(PATIENCE):
+                while "status" in await client.status(job_id):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(scenario())
+
+
+def test_a_dead_workers_job_goes_back_once_and_then_fails(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with an_endpoint(tmp_path) as client:
+            failed = await client.wait(await client.run(die=True), "FAILED")
+            assert "worker exited" in failed["error"]
+            assert (await client.call("GET", "/health"))[1]["jobs"]["retried"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_workers_follow_the_queue_and_leave_when_idle(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        limits = {"workers_min": 1, "workers_max": 2, "scaler_value": 2, "idle_timeout": 0.2}
+        async with an_endpoint(tmp_path, **limits) as client:
+            workers = client.local.workers
+            await until(lambda: len(workers) == 1)
+            jobs = [await client.run(sleep=0.3) for _ in range(5)]
+            await until(lambda: len(workers) == 2)
+            for job_id in jobs:
+                await client.wait(job_id, "COMPLETED")
+            await until(lambda: len(workers) == 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_asks_for_it_is_replaced(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with an_endpoint(tmp_path, workers_min=1) as client:
+            done = await client.wait(
+                await client.run(result={"output": 1, "stopPod": True}), "COMPLETED"
+            )
+            await until(lambda: done["workerId"] not in client.local.workers)
+            again = await client.wait(await client.run(), "COMPLETED")
+            assert again["workerId"] != done["workerId"]
+
+    asyncio.run(scenario())
+
+
+def test_it_misbehaves_when_told_to(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with an_endpoint(tmp_path, workers_max=0) as client:
+
+            async def behave(mode: str, count: int = 1) -> None:
+                url = client.local.url.removesuffix("/v2") + "/_local/behave"
+                async with client.http.post(url, json={"mode": mode, "count": count}) as answer:
+                    assert answer.status == 200
+
+            await behave("error", 2)
+            for status in (500, 500, 200):
+                assert (await client.call("POST", "/run", {"input": {}}))[0] == status
+            await behave("drop")
+            lost = await client.run()
+            assert (await client.call("GET", f"/status/{lost}"))[0] == 404
+            await behave("hang")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.run(), timeout=0.2)
+            await client.run()
+            url = client.local.url.removesuffix("/v2") + "/_local/jobs"
+            async with client.http.get(url) as answer:
+                assert [job["status"] for job in await answer.json()] == ["IN_QUEUE"] * 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("end", ["kill", "terminate", "orphan"])
+def test_no_process_outlives_it(end: str, tmp_path: Path) -> None:
+    endpoint_id = f"ep-{uuid.uuid4()}"
+    code = f"""
+import asyncio, pathlib
+from infra.local import runpod
+endpoint = runpod.Endpoint(
+    endpoint_id="{endpoint_id}", api_key="key", workers_min=2, workers_max=2,
+    log_dir=pathlib.Path({str(tmp_path)!r}), command=({sys.executable!r}, {str(WORKER)!r}))
+asyncio.run(runpod._main(endpoint, 0))
+"""
+    command = [sys.executable, "-c", code]
+    if end == "orphan":
+        # Its parent ends while it runs.
+        command = ["sh", "-c", '"$@" & read _', "sh", *command]
+    with subprocess.Popen(
+        command, cwd=runpod.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"local RunPod")
+        # Each worker with the child that would outlive it.
+        while len(processes_of(endpoint_id)) < 4:
+            assert process.poll() is None
+        if end != "orphan":
+            getattr(process, end)()
+        process.communicate(b"\n")
+    assert wait_until_gone(endpoint_id) == []

@@ -1,0 +1,314 @@
+"""The real pipeline on a tiny random model: what each parameter does, not what it looks like."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from gpu_worker.horde import BadJobError, Job
+from gpu_worker.settings import Settings
+from tests.worker.fake_horde import PAYLOAD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gpu_worker.pipeline import Pipeline
+
+pytestmark = [
+    # Importing torch and diffusers takes seconds.
+    pytest.mark.slow,
+    # diffusers with numpy 2.
+    pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
+]
+
+SAMPLERS = [
+    *("k_lms", "k_heun", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a", "k_dpm_fast"),
+    *("k_dpm_adaptive", "k_dpmpp_2s_a", "k_dpmpp_2m", "dpmsolver", "k_dpmpp_sde", "DDIM", "lcm"),
+]
+"""The API's own list."""
+
+Pixels = npt.NDArray[np.int16]
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_model: Path) -> Settings:
+    return Settings(
+        horde_url="", horde_api_key="", worker_name="", model_dir=tiny_model, torch_threads=1
+    )
+
+
+@pytest.fixture(scope="module")
+def pipeline(settings: Settings) -> Iterator[Pipeline]:
+    import torch  # noqa: PLC0415
+
+    from gpu_worker.pipeline import Pipeline  # noqa: PLC0415
+
+    threads = torch.get_num_threads()
+    yield Pipeline(replace(settings, device="cpu"))
+    torch.set_num_threads(threads)
+
+
+def a_job(**payload: Any) -> Job:
+    source = payload.pop("source", None)
+    return Job(
+        id="j",
+        payload={**PAYLOAD, **payload},
+        deadline=0,
+        source_image=source,
+        source_processing="img2img" if source else None,
+    )
+
+
+def pixels(image: Image.Image) -> Pixels:
+    return np.asarray(image).astype(np.int16)
+
+
+def drawn(pipeline: Pipeline, **payload: Any) -> Pixels:
+    (image,) = pipeline.draw([a_job(**payload)])
+    return pixels(image)
+
+
+def redrawn(pipeline: Pipeline, source: Image.Image, **payload: Any) -> Pixels:
+    (image,) = pipeline.draw([a_job(source="url", **payload)], [source])
+    return pixels(image)
+
+
+def difference(one: Pixels, other: Pixels) -> float:
+    """Mean of the levels, 0 to 255."""
+    return float(np.abs(one - other).mean())
+
+
+@pytest.fixture(scope="module")
+def source() -> Image.Image:
+    return Image.radial_gradient("L").resize((64, 64)).convert("RGB")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_with_and_without_karras(
+    pipeline: Pipeline, source: Image.Image, sampler: str
+) -> None:
+    for karras in (True, False):
+        options: dict[str, Any] = {"sampler_name": sampler, "karras": karras}
+        for steps in (1, 3):
+            assert drawn(pipeline, ddim_steps=steps, **options).std() > 2
+        for strength in (0.01, 1.0):
+            options |= {"ddim_steps": 3, "denoising_strength": strength}
+            assert redrawn(pipeline, source, **options).std() > 2
+
+
+def test_samplers_differ_and_karras_matters_where_there_is_such_a_thing(
+    pipeline: Pipeline,
+) -> None:
+    euler = drawn(pipeline, sampler_name="k_euler", ddim_steps=4)
+    assert difference(euler, drawn(pipeline, sampler_name="k_heun", ddim_steps=4)) > 0
+    assert difference(euler, drawn(pipeline, karras=False, ddim_steps=4)) > 0
+    ancestral = [drawn(pipeline, sampler_name="k_euler_a", karras=k) for k in (True, False)]
+    assert difference(*ancestral) == 0
+
+
+def test_a_seed_reproduces_its_image_after_any_other_drawing(
+    pipeline: Pipeline, source: Image.Image
+) -> None:
+    first = drawn(pipeline, seed="42")
+    assert difference(first, drawn(pipeline, seed="43")) > 5
+    redrawn(pipeline, source, sampler_name="k_heun")
+    drawn(pipeline, tiling=True)
+    assert difference(first, drawn(pipeline, seed="42")) == 0
+
+
+@pytest.mark.parametrize("sampler", ["k_euler_a", "k_dpmpp_sde", "k_dpm_2"])
+def test_mates_do_not_change_an_image_in_a_batch_of_the_same_size(
+    pipeline: Pipeline, source: Image.Image, sampler: str
+) -> None:
+    def job(number: int, **more: Any) -> Job:
+        return a_job(prompt=f"a{number}", seed=str(number), sampler_name=sampler, **more)
+
+    # Three are padded to four, so both batches are of four; the places differ as well.
+    mixed = pipeline.draw([job(1), job(2), job(3), job(4)])
+    others = pipeline.draw([job(9), job(8), job(2)])
+    assert difference(pixels(mixed[1]), pixels(others[2])) == 0
+    mirrored = source.transpose(Image.Transpose.TRANSPOSE).rotate(45)
+    mixed = pipeline.draw(
+        [job(n, source="url") for n in (1, 2, 3, 4)], [source, mirrored, source, source]
+    )
+    others = pipeline.draw([job(n, source="url") for n in (7, 8, 2)], [source, source, mirrored])
+    assert difference(pixels(mixed[1]), pixels(others[2])) == 0
+
+
+def test_batches_of_other_sizes_change_an_image_by_a_level_at_most(pipeline: Pipeline) -> None:
+    alone = drawn(pipeline, seed="5")
+    mates = [a_job(seed=str(seed)) for seed in (5, 6, 7, 8)]
+    assert np.abs(alone - pixels(pipeline.draw(mates)[0])).max() <= 1
+
+
+def test_images_come_back_in_the_order_of_their_jobs(pipeline: Pipeline) -> None:
+    # Two kinds of pass, taking turns, and more of one than fit into a batch.
+    jobs = [a_job(seed=str(n), width=64 + 64 * (n % 2)) for n in range(7)]
+    images = pipeline.draw(jobs)
+    assert [image.width for image in images] == [64, 128, 64, 128, 64, 128, 64]
+    again = pipeline.draw([jobs[3]])[0]
+    assert np.abs(pixels(images[3]) - pixels(again)).max() <= 1
+
+
+def test_an_image_has_the_size_that_was_asked_for(pipeline: Pipeline) -> None:
+    for width, height in ((64, 64), (64, 192), (320, 128)):
+        (image,) = pipeline.draw([a_job(width=width, height=height, ddim_steps=1)])
+        assert image.size == (width, height)
+
+
+def test_img2img_differs_from_its_source_and_from_text2img(
+    pipeline: Pipeline, source: Image.Image
+) -> None:
+    image = redrawn(pipeline, source, ddim_steps=4, denoising_strength=0.5)
+    assert difference(image, pixels(source)) > 2
+    assert difference(image, drawn(pipeline, ddim_steps=4)) > 2
+    assert (
+        difference(
+            image,
+            redrawn(
+                pipeline,
+                source.rotate(90).crop((0, 0, 64, 32)).resize((64, 64)),
+                ddim_steps=4,
+                denoising_strength=0.5,
+            ),
+        )
+        > 0
+    )
+
+
+def test_denoising_strength_matters(pipeline: Pipeline, source: Image.Image) -> None:
+    weak, strong = (
+        redrawn(pipeline, source, ddim_steps=10, denoising_strength=strength)
+        for strength in (0.1, 0.9)
+    )
+    assert difference(weak, strong) > 2
+
+
+def test_source_processing_without_a_source_is_text2img(pipeline: Pipeline) -> None:
+    job = replace(a_job(denoising_strength=0.3), source_processing="img2img")
+    assert difference(pixels(pipeline.draw([job])[0]), drawn(pipeline)) == 0
+
+
+def test_prompt_negative_prompt_guidance_and_clip_skip_have_an_effect(pipeline: Pipeline) -> None:
+    plain = drawn(pipeline, prompt="a cat")
+    for other in (
+        {"prompt": "a dog"},
+        {"prompt": "a cat###blue"},
+        {"prompt": "a cat", "cfg_scale": 3.0},
+        {"prompt": "a cat", "clip_skip": 2},
+    ):
+        assert difference(plain, drawn(pipeline, **other)) > 0.1, other
+
+
+def test_clip_skip_counts_from_one_and_stops_at_the_models_layers(pipeline: Pipeline) -> None:
+    assert difference(drawn(pipeline), drawn(pipeline, clip_skip=0)) == 0
+    deepest = drawn(pipeline, clip_skip=3)
+    assert difference(deepest, drawn(pipeline, clip_skip=2)) > 0
+    assert difference(deepest, drawn(pipeline, clip_skip=12)) == 0
+
+
+def test_the_last_layer_is_what_diffusers_itself_would_use(pipeline: Pipeline) -> None:
+    import torch  # noqa: PLC0415
+
+    from gpu_worker.pipeline import Pass  # noqa: PLC0415
+
+    with torch.inference_mode():
+        theirs, _ = pipeline._text2img.encode_prompt(["a cat"], "cpu", 1, False)
+        ours = pipeline._encode(["a cat"], Pass.of(a_job()))
+    assert torch.equal(theirs, ours)
+
+
+def test_tiling_has_an_effect_and_is_undone(pipeline: Pipeline) -> None:
+    before = drawn(pipeline)
+    tiled = drawn(pipeline, tiling=True)
+    assert difference(before, tiled) > 0.1
+    assert difference(before, drawn(pipeline)) == 0
+
+
+def test_hires_fix_acts_only_on_images_larger_than_native_on_both_sides(
+    pipeline: Pipeline,
+) -> None:
+    assert pipeline.native_size == 64
+    for width, height, acts in ((128, 192, True), (64, 192, False), (64, 64, False)):
+        size = {"width": width, "height": height}
+        plain, fixed = (drawn(pipeline, hires_fix=fix, **size) for fix in (False, True))
+        assert fixed.shape == (height, width, 3)
+        assert (difference(plain, fixed) > 1) is acts
+
+
+def test_a_long_prompt_is_drawn_and_kept_out_of_the_logs(
+    pipeline: Pipeline, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn(pipeline, prompt="secret " * 100 + "###" + "hidden " * 100)
+    output = capfd.readouterr()
+    for log in (output.out, output.err, caplog.text):
+        assert "secret" not in log
+        assert "hidden" not in log
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"sampler_name": "k_unheard_of"},
+        {"post_processing": ["GFPGAN"]},
+        {"loras": [{"name": "x"}]},
+        {"control_type": "canny"},
+        {"width": None},
+        {"seed": "a word"},
+    ],
+    ids=lambda wish: next(iter(wish)),
+)
+def test_what_it_cannot_do_is_refused_and_never_left_out(
+    pipeline: Pipeline, wish: dict[str, Any]
+) -> None:
+    with pytest.raises(BadJobError):
+        pipeline.draw([a_job(**wish)])
+
+
+def test_inpainting_and_other_models_are_refused(pipeline: Pipeline, source: Image.Image) -> None:
+    with pytest.raises(BadJobError, match="source_processing"):
+        pipeline.draw([replace(a_job(source="url"), source_processing="inpainting")], [source])
+    with pytest.raises(BadJobError, match="model"):
+        pipeline.draw([replace(a_job(), model="another")])
+
+
+def test_too_little_memory_is_told_as_such(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch  # noqa: PLC0415
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(pipeline, "_run", full)
+    with pytest.raises(MemoryError):
+        pipeline.draw([a_job()])
+
+
+def test_batches_are_padded_to_few_sizes() -> None:
+    from gpu_worker.pipeline import bucket  # noqa: PLC0415
+
+    assert [bucket(n, 8) for n in range(1, 9)] == [1, 2, 4, 4, 8, 8, 8, 8]
+    assert [bucket(n, 6) for n in range(1, 7)] == [1, 2, 4, 4, 6, 6]
+
+
+def test_the_tiny_model_is_the_same_each_time_and_left_alone_when_complete(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    from gpu_worker.tiny import build  # noqa: PLC0415
+
+    def files(root: Path) -> dict[str, bytes]:
+        return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+    again = build(tmp_path / "again")
+    assert files(again) == files(tiny_model)
+    (again / "model_index.json").write_text("kept")
+    build(again)
+    assert (again / "model_index.json").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
