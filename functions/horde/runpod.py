@@ -7,6 +7,7 @@ one empty pop.
 import json
 from dataclasses import dataclass
 from functools import cache
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import urllib3
@@ -17,8 +18,9 @@ from horde import aws
 TICKET_VERSION = 1
 SHIFT_MS = 8 * 60 * 1000
 """Execution timeout of a ticket; a worker's shift is shorter."""
-TICKET_LIFE_MS = 20 * 60 * 1000
-"""A ticket nobody took in 20 minutes goes: its images have expired too."""
+TICKET_LIFE_MS = 20 * 60 * 1000 + SHIFT_MS
+"""A ticket nobody took in 20 minutes may go: its images have expired too. RunPod counts from the
+submission and drops running jobs as well, so a whole shift is added."""
 
 
 class Model(BaseModel):
@@ -77,7 +79,9 @@ class RunPod:
                     "Content-Type": "application/json",
                 },
             )
-            if answer.status != 200:  # noqa: PLR2004
+            if answer.status == HTTPStatus.UNAUTHORIZED:
+                connect.cache_clear()  # the operator may have changed the key: read it anew
+            if answer.status != HTTPStatus.OK:
                 message = f"RunPod answered {answer.status} to {method} {path}"
                 raise RunPodError(message)
             parsed = json.loads(answer.data)

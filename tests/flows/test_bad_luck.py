@@ -405,12 +405,17 @@ def test_runpod_out_of_order_does_not_keep_the_sweep_from_refunding(horde: Cloud
     assert horde.kudos(user) == 114
 
 
-def test_a_wrong_runpod_key_is_retried_and_not_lost(horde: Cloud) -> None:
+def test_a_runpod_key_that_was_changed_is_read_anew(horde: Cloud) -> None:
     horde.runpod.key = "another"
     horde.generate()
     horde.stream()
     horde.deliver("dispatch")
     assert len(horde.pending["dispatch"]) == 1
+    horde.ssm.put_parameter(
+        Name="/horde-commons/runpod-api-key", Value="another", Type="SecureString", Overwrite=True
+    )
+    horde.deliver("dispatch")
+    assert len(horde.runpod.jobs) == 1
 
 
 def test_one_bad_message_does_not_hold_its_batch(horde: Cloud) -> None:
@@ -480,9 +485,10 @@ def test_an_event_that_comes_twice_changes_nothing(horde: Cloud, worker: str) ->
     horde.deliver("share", twice=True)
     first = horde.laion()
     horde.clock.pass_seconds(24 * 3600)
-    horde.upload(job["r2_upload"], b"something else afterwards")
+    horde.upload(job["r2_upload"], webp("black"))
     horde.deliver("share")
     assert horde.laion() == first
+    assert horde.pending["share"] == []
 
 
 def test_a_share_that_dies_between_its_writes_is_done_again(

@@ -1,0 +1,141 @@
+"""One local cloud for the whole run, with IAM enforced, and what the tests ask of it."""
+
+import base64
+import io
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from infra import operator
+from infra.local.client import Client, until
+from infra.local.cloud import LocalCloud
+from infra.local.processes import LocalCloudError
+
+PATIENCE_S = 90
+
+
+def webp(side: int = 64, colour: str = "teal") -> bytes:
+    """A picture that nobody had to draw."""
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(out, "WEBP")
+    return out.getvalue()
+
+
+def png_base64(side: int = 64) -> str:
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), "orange").save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def wish(prompt: str = "a fox", *, n: int = 1, **fields: Any) -> dict[str, Any]:
+    """A small request: 64x64 at 4 steps is 1 kudos, and its tax."""
+    params = {"width": 64, "height": 64, "steps": 4, "sampler_name": "k_euler", "n": n}
+    return {"prompt": prompt, "params": params, "nsfw": False, "censor_nsfw": False, **fields}
+
+
+@dataclass(frozen=True)
+class Horde:
+    """The cloud, with the things that only its operator can see or do."""
+
+    cloud: LocalCloud
+
+    @property
+    def anonymous(self) -> Client:
+        return self.cloud.client()
+
+    def user(self, kudos: int = 1000) -> Client:
+        """A new account with this much above its floor."""
+        account = self.cloud.client().register(f"user{uuid.uuid4().hex[:8]}")
+        operator.grant(self.cloud.store, account["username"], kudos)
+        return self.cloud.client(account["api_key"])
+
+    def worker(self) -> Client:
+        """A new volunteer; its client's balance cannot be read, since it has a worker key."""
+        account, _ = operator.register(self.cloud.store, "volunteer")
+        return self.cloud.client(operator.worker_key(self.cloud.store, account.username))
+
+    def done(self, client: Client, request_id: str, sweeping: bool = False) -> Any:
+        """Wait until a request is done; returns its status."""
+
+        def probe() -> bool:
+            if sweeping:
+                self.sweep()
+            return bool(client.check(request_id)["done"])
+
+        until(f"{request_id} to be done", probe, seconds=PATIENCE_S, every=0.5)
+        return client.status(request_id)
+
+    def sweep(self) -> None:
+        """Do now what is done every minute; that it fails is for its alarm, not for the caller."""
+        self.cloud.aws("lambda").invoke(FunctionName=self.cloud.function("sweep"))
+
+    def set_generation(self, generation_id: str, **numbers: int) -> None:
+        """Move an image's times."""
+        self.cloud.aws("dynamodb").update_item(
+            TableName=self.cloud.outputs["TableName"],
+            Key={"pk": {"S": f"GENERATION#{generation_id}"}, "sk": {"S": "GENERATION"}},
+            ConditionExpression="attribute_exists(pk)",
+            UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in numbers),
+            ExpressionAttributeValues={f":{k}": {"N": str(v)} for k, v in numbers.items()},
+        )
+
+    def generations(self, request_id: str) -> list[str]:
+        request = self.cloud.store.request(request_id)
+        assert request is not None
+        return request.generations
+
+    def lose_worker(self, generation_id: str) -> None:
+        """Let a lease run out, and the sweep see it."""
+        past = int(time.time()) - 1
+        self.set_generation(generation_id, lease_until=past, due_at=past)
+        self.sweep()
+
+    def shared(self, generation_id: str) -> dict[str, Any] | None:
+        """The metadata of an image in the LAION bucket, or None."""
+        s3, bucket = self.cloud.aws("s3"), self.cloud.outputs["LaionBucket"]
+        found = s3.list_objects_v2(Bucket=bucket, Prefix="incoming/").get("Contents", [])
+        keys = {row["Key"].rpartition("/")[2]: row["Key"] for row in found}
+        name = f"{generation_id}.json"
+        if name not in keys:
+            return None
+        assert f"{generation_id}.webp" in keys
+        row: dict[str, Any] = json.loads(
+            s3.get_object(Bucket=bucket, Key=keys[name])["Body"].read()
+        )
+        return row
+
+    def shared_soon(self, generation_id: str) -> dict[str, Any]:
+        what = f"{generation_id} in the LAION bucket"
+        return until(what, lambda: self.shared(generation_id), seconds=PATIENCE_S)
+
+    def all_judged(self) -> None:
+        """Wait until every upload has been shared, or found not to be for sharing."""
+        until("uploads", lambda: self.cloud.uploads_waiting() == 0, seconds=PATIENCE_S)
+
+
+@pytest.fixture(scope="session")
+def horde() -> Iterator[Horde]:
+    try:
+        with LocalCloud("e2e", auth=True) as cloud:
+            yield Horde(cloud)
+    except LocalCloudError as error:
+        pytest.exit(error.tail(), returncode=1)
+
+
+@pytest.fixture
+def model() -> str:
+    """A model that no endpoint draws, so that only the test's own worker pops it."""
+    return f"volunteer_{uuid.uuid4().hex[:8]}"
+
+
+def together(count: int, call: Any) -> list[Any]:
+    """Call at once from many threads."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(call, range(count)))

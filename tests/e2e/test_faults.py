@@ -1,0 +1,113 @@
+"""Whatever dies on the way, no kudos and no image is lost."""
+
+import time
+
+import pytest
+
+from infra.local.client import Client
+from tests.e2e.conftest import Horde, together, webp, wish
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+def test_a_cancelled_request_is_refunded(horde: Horde, model: str) -> None:
+    client = horde.user()
+    before = client.kudos()
+    accepted = client.generate(wish(models=[model], n=3))
+    assert client.kudos() == before - 12
+    client.cancel(accepted["id"])
+    assert client.kudos() == before
+    assert client.check(accepted["id"])["done"]
+
+
+def test_what_a_worker_holds_is_delivered_and_charged_although_cancelled(
+    horde: Horde, model: str
+) -> None:
+    client, worker = horde.user(), horde.worker()
+    before = client.kudos()
+    accepted = client.generate(wish(models=[model], n=2))
+    job = worker.pop(models=[model])
+    client.cancel(accepted["id"])
+    worker.fetch("PUT", job["r2_upload"], webp())
+    assert worker.submit(job["id"]).status == 200
+    assert client.kudos() == before - 4
+    assert client.check(accepted["id"])["finished"] == 1
+
+
+def test_an_image_whose_worker_died_is_drawn_by_another(horde: Horde, model: str) -> None:
+    client, first, second = horde.user(), horde.worker(), horde.worker()
+    accepted = client.generate(wish(models=[model]))
+    lost = first.pop(models=[model])
+    horde.lose_worker(lost["id"])
+    counts = client.check(accepted["id"])
+    assert (counts["waiting"], counts["restarted"]) == (1, 1)
+
+    job = second.pop(models=[model])
+    assert job["id"] == lost["id"]
+    # The first was not dead after all: its upload and submit change nothing.
+    assert first.fetch("PUT", lost["r2_upload"], webp(colour="red")).status == 200
+    assert first.submit(lost["id"]).status == 403
+    second.fetch("PUT", job["r2_upload"], webp(colour="green"))
+    assert second.submit(job["id"]).status == 200
+    status = client.status(accepted["id"])
+    assert client.download(status["generations"][0]["img"]) == webp(colour="green")
+
+
+def test_three_faults_end_a_request_and_refund_it(horde: Horde, model: str) -> None:
+    client, worker = horde.user(), horde.worker()
+    before = client.kudos()
+    accepted = client.generate(wish(models=[model], n=2))
+    for _ in range(3):
+        horde.lose_worker(worker.pop(models=[model])["id"])
+    counts = client.check(accepted["id"])
+    assert counts["faulted"]
+    assert counts["done"]
+    assert client.kudos() == before
+    assert worker.pop(models=[model])["id"] is None
+
+
+@pytest.mark.parametrize("mode", ["error", "drop"])
+def test_tickets_that_runpod_refuses_or_loses_lose_nothing(horde: Horde, mode: str) -> None:
+    client = horde.user()
+    behave = {"mode": mode, "count": 1}
+    runpod = Client(horde.cloud.runpod, None)
+    assert runpod.call("POST", "/_local/behave", behave).status == 200
+    accepted = client.generate(wish())
+    # As if it waited for two minutes: the sweep makes a new ticket.
+    for generation_id in horde.generations(accepted["id"]):
+        horde.set_generation(generation_id, created_at=int(time.time() - 120) * 1000)
+    status = horde.done(client, accepted["id"], sweeping=True)
+    assert len(status["generations"]) == 1
+
+
+def test_exactly_one_of_16_submits_wins(horde: Horde, model: str) -> None:
+    client, worker = horde.user(), horde.worker()
+    accepted = client.generate(wish(models=[model]))
+    job = worker.pop(models=[model])
+    worker.fetch("PUT", job["r2_upload"], webp())
+    answers = together(16, lambda _: worker.submit(job["id"]))
+    assert sorted(answer.status for answer in answers) == [200] + [400] * 15
+    assert {answer.json["rc"] for answer in answers if answer.status == 400} == {"DuplicateGen"}
+    owner = horde.cloud.store.generation(job["id"])
+    assert owner is not None
+    assert owner.worker_user is not None
+    paid = horde.cloud.store.user(owner.worker_user)
+    assert paid is not None
+    assert paid.kudos - paid.floor == 1
+    assert client.check(accepted["id"])["finished"] == 1
+
+
+def test_16_workers_at_once_get_16_different_images(horde: Horde, model: str) -> None:
+    client, worker = horde.user(), horde.worker()
+    client.generate(wish(models=[model], n=16))
+    jobs = together(16, lambda number: worker.pop(models=[model], name=f"volunteer {number}"))
+    assert len({job["id"] for job in jobs}) == 16
+    assert None not in {job["id"] for job in jobs}
+
+
+def test_16_requests_at_once_are_charged_exactly(horde: Horde, model: str) -> None:
+    client = horde.user()
+    before = client.kudos()
+    accepted = together(16, lambda _: client.generate(wish(models=[model])))
+    assert len({answer["id"] for answer in accepted}) == 16
+    assert before - client.kudos() == sum(answer["kudos"] for answer in accepted) == 16 * 4

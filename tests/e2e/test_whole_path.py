@@ -1,0 +1,138 @@
+"""From a client's request over the GPU worker to the image, and to the LAION bucket or not."""
+
+import base64
+import io
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from infra.local.client import Client, until
+from tests.e2e.conftest import Horde, png_base64, webp, wish
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+@dataclass
+class Story:
+    client: Client
+    before: int
+    accepted: dict[str, Any]
+    status: dict[str, Any]
+
+    @property
+    def paid(self) -> int:
+        return self.before - self.client.kudos()
+
+    @property
+    def ids(self) -> list[str]:
+        return [generation["id"] for generation in self.status["generations"]]
+
+
+@pytest.fixture(scope="module")
+def stories(horde: Horde) -> dict[str, Story]:
+    """Four requests at once, drawn by the gpu_worker."""
+    bodies = {
+        "shared": (horde.user(), wish("a lighthouse", n=2, shared=True)),
+        "private": (horde.user(), wish("my secret")),
+        "anonymous": (horde.anonymous, wish("a newspaper", shared=False)),
+        "img2img": (
+            horde.anonymous,
+            wish("a house", shared=True, source_image=png_base64(), source_processing="img2img"),
+        ),
+    }
+    sent = {
+        name: (client, client.kudos(), client.generate(body))
+        for name, (client, body) in bodies.items()
+    }
+    return {
+        name: Story(client, before, accepted, horde.done(client, accepted["id"]))
+        for name, (client, before, accepted) in sent.items()
+    }
+
+
+def test_a_registered_shared_request_pays_one_tax_each_and_is_shared(
+    horde: Horde, stories: dict[str, Story]
+) -> None:
+    story = stories["shared"]
+    assert story.accepted["kudos"] == story.paid == 2 * (1 + 1)
+    assert "message" not in story.accepted
+    assert story.status["shared"] is True
+    for generation_id in story.ids:
+        row = horde.shared_soon(generation_id)
+        assert row["prompt"] == "a lighthouse"
+        assert row["consent"] == "request-flag"
+
+
+def test_a_request_without_the_flag_pays_three_and_is_not_shared(
+    horde: Horde, stories: dict[str, Story]
+) -> None:
+    story = stories["private"]
+    assert story.accepted["kudos"] == story.paid == 1 + 3
+    assert story.status["shared"] is False
+    horde.all_judged()
+    assert [horde.shared(generation_id) for generation_id in story.ids] == [None]
+
+
+def test_anonymous_text_to_image_is_shared_whatever_the_flag_and_says_so(
+    horde: Horde, stories: dict[str, Story]
+) -> None:
+    story = stories["anonymous"]
+    assert story.accepted["kudos"] == 1 + 1
+    assert "always shared" in story.accepted["message"]
+    assert story.status["shared"] is True
+    assert story.paid == 0
+    assert horde.shared_soon(story.ids[0])["consent"] == "anonymous-default"
+
+
+def test_image_to_image_is_never_shared_and_pays_the_full_tax(
+    horde: Horde, stories: dict[str, Story]
+) -> None:
+    story = stories["img2img"]
+    assert story.accepted["kudos"] == 1 + 3
+    assert "not be shared" in story.accepted["message"]
+    assert story.status["shared"] is False
+    horde.all_judged()
+    assert horde.shared(story.ids[0]) is None
+
+
+def test_metadata_is_flat_and_leads_to_nobody(horde: Horde, stories: dict[str, Story]) -> None:
+    story = stories["shared"]
+    row = horde.shared_soon(story.ids[0])
+    assert not any(isinstance(value, dict | list) or value is None for value in row.values())
+    account = story.client.expect(200, "GET", "/api/v2/find_user")
+    assert account["username"].partition("#")[0] not in str(row)
+
+
+def test_what_is_downloaded_is_a_webp_of_the_asked_size(stories: dict[str, Story]) -> None:
+    for story in stories.values():
+        for generation in story.status["generations"]:
+            with Image.open(io.BytesIO(story.client.download(generation["img"]))) as image:
+                assert (image.format, image.size) == ("WEBP", (64, 64))
+
+
+def test_an_upload_before_its_settlement_is_shared_later(horde: Horde, model: str) -> None:
+    horde.all_judged()
+    worker, client = horde.worker(), horde.user()
+    client.generate(wish(models=[model], shared=True))
+    job = worker.pop(models=[model])
+    assert worker.fetch("PUT", job["r2_upload"], webp()).status == 200
+    # Its event has come; it is found unsettled and put off.
+    until("the event", lambda: horde.cloud.uploads_waiting() > 0, seconds=30, every=0.01)
+    time.sleep(1)
+    assert horde.shared(job["id"]) is None
+    assert worker.submit(job["id"]).status == 200
+    assert horde.shared_soon(job["id"])["prompt"] == "a fox"
+
+
+def test_r2_false_answers_in_base64(horde: Horde, model: str) -> None:
+    worker, client = horde.worker(), horde.user()
+    accepted = client.generate(wish(models=[model], r2=False))
+    job = worker.pop(models=[model])
+    drawn = webp()
+    sent = worker.submit(job["id"], generation=base64.b64encode(drawn).decode())
+    assert sent.status == 200
+    status = horde.done(client, accepted["id"])
+    assert base64.b64decode(status["generations"][0]["img"]) == drawn
