@@ -28,7 +28,6 @@ _CONFIG = Config(
     parameter_validation=False,
     tcp_keepalive=True,
 )
-_S3 = _CONFIG.merge(Config(signature_version="s3v4"))
 
 
 class Settings(BaseModel):
@@ -72,10 +71,20 @@ def ssm() -> "SSMClient":
     return client
 
 
+def _s3_config() -> Config:
+    """SigV4 and the bucket's own host name, so that presigned URLs work in every region.
+
+    A name cannot be put before an IP address: there the bucket goes into the path.
+    """
+    host = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3", "")).hostname or ""
+    style = "path" if host.replace(".", "").isdigit() else "virtual"
+    return _CONFIG.merge(Config(signature_version="s3v4", s3={"addressing_style": style}))
+
+
 @cache
 def s3() -> "S3Client":
-    """Return the S3 client. SigV4, so that presigned URLs work in every region."""
-    client: S3Client = _client("s3", _S3)
+    """Return the S3 client."""
+    client: S3Client = _client("s3", _s3_config())
     return client
 
 
@@ -97,7 +106,7 @@ def s3_as(role_arn: str) -> "S3Client":
     session._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]  # noqa: SLF001
         refresh_using=fetcher.fetch_credentials, method="assume-role"
     )
-    return session.create_client("s3", config=_S3)  # type: ignore[return-value]
+    return session.create_client("s3", config=_s3_config())  # type: ignore[return-value]
 
 
 def forget() -> None:

@@ -66,6 +66,16 @@ def test_a_lease_is_the_hordes_ttl(horde: Cloud, worker: str) -> None:
     assert horde.pop(worker).body["ttl"] == 810
 
 
+def test_an_image_is_claimed_once_however_many_saw_it_waiting(horde: Cloud) -> None:
+    horde.generate()
+    (seen,) = next(iter(horde.store.waiting("stable_diffusion", 10)))
+    claims = [
+        horde.store.claim(seen, worker_id="w", name="w", user_id=1, lease_until=10**10)
+        for _ in range(3)
+    ]
+    assert [claim is not None for claim in claims] == [True, False, False]
+
+
 def test_a_plain_worker_gets_images_of_one_request_only(horde: Cloud, worker: str) -> None:
     _, key = horde.register(kudos=1000)
     first = horde.generate(key, params={"n": 3, "seed": "5"}).body["id"]

@@ -45,3 +45,24 @@ def test_a_foreign_bucket_is_written_with_a_role_that_renews_itself(
 )
 def test_a_requests_images_are_split_into_batch_fulls(images: int, sizes: list[int]) -> None:
     assert tickets(images, 4) == sizes
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "start"),
+    [
+        ("https://s3.eu-west-1.amazonaws.com", "https://b.s3.eu-west-1.amazonaws.com/k?"),
+        ("http://127.0.0.1:4566", "http://127.0.0.1:4566/b/k?"),
+    ],
+)
+def test_presigned_urls_name_the_region_and_the_buckets_own_host(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, start: str
+) -> None:
+    from horde import images
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    aws.forget()
+    assert images.upload_url(aws.s3(), "b", "k").startswith(start)
+    aws.forget()
