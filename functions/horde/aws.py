@@ -7,7 +7,8 @@ standard AWS variables, so that the code does not know which cloud it runs on.
 
 import os
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 import botocore.session
 from botocore.config import Config
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_ssm import SSMClient
 
-S = TypeVar("S", bound="Settings")
 
 _CONFIG = Config(
     connect_timeout=2,
