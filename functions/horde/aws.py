@@ -7,7 +7,7 @@ standard AWS variables, so that the code does not know which cloud it runs on.
 
 import os
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import botocore.session
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_ssm import SSMClient
 
+
+S = TypeVar("S", bound="Settings")
 
 _CONFIG = Config(
     connect_timeout=2,
@@ -36,9 +38,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     @classmethod
-    def load(cls) -> Self:
-        """Read the environment; a missing variable is an error that names it."""
-        return cls.model_validate({key.lower(): value for key, value in os.environ.items()})
+    def load(cls: type[S]) -> S:  # noqa: PYI019 - so that the cache's type is the caller's
+        """Read the environment, once; a missing variable is an error that names it."""
+        return _load(cls)
+
+
+@cache
+def _load(kind: type[S]) -> S:
+    return kind.model_validate({key.lower(): value for key, value in os.environ.items()})
 
 
 @cache
@@ -77,8 +84,13 @@ def _s3_config() -> Config:
     A name cannot be put before an IP address: there the bucket goes into the path.
     """
     host = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3", "")).hostname or ""
-    style = "path" if host.replace(".", "").isdigit() else "virtual"
-    return _CONFIG.merge(Config(signature_version="s3v4", s3={"addressing_style": style}))
+    numeric = host.replace(".", "").isdigit()
+    return _CONFIG.merge(
+        Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path" if numeric else "virtual"},
+        )
+    )
 
 
 @cache
@@ -109,7 +121,13 @@ def s3_as(role_arn: str) -> "S3Client":
     return session.create_client("s3", config=_s3_config())  # type: ignore[return-value]
 
 
+def forget_settings() -> None:
+    """Drop all settings, for tests that change the environment."""
+    _load.cache_clear()
+
+
 def forget() -> None:
-    """Drop all clients, for tests that change the cloud under them."""
+    """Drop all clients and settings, for tests that change the cloud under them."""
+    forget_settings()
     for made in (_session, dynamodb, sqs, ssm, s3, s3_as):
         made.cache_clear()

@@ -519,6 +519,7 @@ def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
     """Make a cloud for one test, from nothing."""
     requests.post("http://motoapi.amazonaws.com/moto-api/reset", timeout=5)
     runpod.connect.cache_clear()
+    aws.forget_settings()
     importlib.import_module("worker")._seen.clear()
     with FakeRunPod().serving() as fake, pytest.MonkeyPatch.context() as patch:
         made = Cloud(template, clients, fake)

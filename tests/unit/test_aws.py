@@ -50,8 +50,8 @@ def test_a_requests_images_are_split_into_batch_fulls(images: int, sizes: list[i
 @pytest.mark.parametrize(
     ("endpoint", "start"),
     [
-        ("https://s3.eu-west-1.amazonaws.com", "https://b.s3.eu-west-1.amazonaws.com/k?"),
-        ("http://127.0.0.1:4566", "http://127.0.0.1:4566/b/k?"),
+        ("https://s3.eu-west-1.amazonaws.com", "https://outputs.s3.eu-west-1.amazonaws.com/k?"),
+        ("http://127.0.0.1:4566", "http://127.0.0.1:4566/outputs/k?"),
     ],
 )
 def test_presigned_urls_name_the_region_and_the_buckets_own_host(
@@ -64,5 +64,5 @@ def test_presigned_urls_name_the_region_and_the_buckets_own_host(
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     aws.forget()
-    assert images.upload_url(aws.s3(), "b", "k").startswith(start)
+    assert images.upload_url(aws.s3(), "outputs", "k").startswith(start)
     aws.forget()
