@@ -40,7 +40,8 @@ class Settings(BaseModel):
     @classmethod
     def load(cls: type[S]) -> S:  # noqa: PYI019 - so that the cache's type is the caller's
         """Read the environment, once; a missing variable is an error that names it."""
-        return _load(cls)
+        settings: S = _load(cls)
+        return settings
 
 
 @cache

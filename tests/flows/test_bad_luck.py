@@ -311,6 +311,30 @@ def test_one_row_that_cannot_be_swept_does_not_hold_the_others(
     assert horde.check(good).status == 404
 
 
+def test_what_was_decided_from_a_stale_read_changes_nothing(horde: Cloud, worker: str) -> None:
+    user, key = horde.register(kudos=100)
+    request = horde.store.request(horde.generate(key).body["id"])
+    assert request is not None
+    table, job = horde.store, horde.pop(worker).body
+    first_lease = table.generation(job["id"])
+    assert horde.submit(worker, job["id"], state="faulted").status == 200
+    assert horde.pop(worker).body["id"] == job["id"]
+    second_lease = table.generation(job["id"])
+    assert first_lease is not None
+    assert second_lease is not None
+
+    def settle(seen: Generation) -> bool:
+        return table.settle(request, seen, state=State.OK, seed=1, gen_metadata=[])
+
+    assert settle(first_lease) is False
+    assert table.requeue(request, first_lease) is False
+    assert settle(second_lease) is True
+    assert settle(second_lease) is False
+    assert table.requeue(request, second_lease) is False
+    assert table.end_undelivered(request, second_lease, State.FAULTED) is False
+    assert horde.kudos(user) == 114 - PRICE - TAX
+
+
 # --- the queue and RunPod -------------------------------------------------------------------------
 
 
