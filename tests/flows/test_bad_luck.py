@@ -12,6 +12,7 @@ import enqueue
 import share
 import sweep
 from horde import aws, ending, store
+from horde.model import Generation, State
 from tests.support.cloud import ANONYMOUS, Cloud, key_of, webp
 
 PRICE, TAX = 7, 3
