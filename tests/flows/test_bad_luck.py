@@ -289,6 +289,18 @@ def test_two_sweeps_change_nothing_twice(horde: Cloud, worker: str) -> None:
     assert horde.kudos(user) == 114
 
 
+def test_a_lagging_due_row_does_not_end_another_workers_lease(horde: Cloud, worker: str) -> None:
+    request = horde.generate().body["id"]
+    job = horde.pop(worker).body
+    horde.clock.pass_seconds(job["ttl"] + 1)
+    now = horde.clock.now_ms() // 1000
+    (row,) = horde.store.due(now)
+    horde.sweep()
+    assert horde.pop(worker).body["id"] == job["id"]
+    sweep.sweep_due(horde.store, row, now)
+    assert horde.check(request).body["processing"] == 1
+
+
 def test_one_row_that_cannot_be_swept_does_not_hold_the_others(
     horde: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
