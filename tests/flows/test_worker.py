@@ -79,12 +79,13 @@ def test_an_image_is_claimed_once_however_many_saw_it_waiting(horde: Cloud) -> N
 def test_a_plain_worker_gets_images_of_one_request_only(horde: Cloud, worker: str) -> None:
     _, key = horde.register(kudos=1000)
     first = horde.generate(key, params={"n": 3, "seed": "5"}).body["id"]
-    horde.generate(ANONYMOUS)
+    other = horde.generate(ANONYMOUS).body["id"]
     job = horde.pop(worker, amount=20).body
     generations = [horde.store.generation(found) for found in job["ids"]]
     assert {g.request_id for g in generations if g} == {first}
     assert job["payload"]["n_iter"] == len(job["ids"]) == len(job["r2_uploads"]) == 3
     assert "jobs" not in job
+    assert horde.check(other).body["waiting"] == 1
 
 
 def test_a_mixed_batch_takes_images_of_several_requests_that_draw_alike(
