@@ -108,11 +108,11 @@ class HordeCommonsStack(Stack):
         sources.grant_delete(sweep)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
 
-        for name, value in {
+        for output, value in {
             "ApiUrl": f"{api.http.api_endpoint}/api/v2",
             "ApiId": api.http.api_id,
             "TableName": table.table.table_name,
             "OutputsBucket": outputs.bucket_name,
             "LaionBucket": laion.bucket_name,
         }.items():
-            CfnOutput(self, name, value=value)
+            CfnOutput(self, output, value=value)

@@ -540,12 +540,13 @@ class Store:
     def mark_cancelled(self, request_id: str, due_at: int) -> Request | None:
         """Flag a request so that nothing of it is requeued, and have the sweep look at it soon.
 
-        None if it was flagged before or is closed.
+        None if it is closed. A second time is as good as the first: it ends what a first one
+        that was cut left waiting.
         """
         return self._update_request(
             request_id,
             "SET cancelled = :true, due_at = :due",
-            "attribute_exists(due_at) AND attribute_not_exists(cancelled)",
+            "attribute_exists(due_at)",
             {":true": encode(value=True), ":due": encode(due_at)},
         )
 

@@ -11,10 +11,13 @@ from PIL import Image
 from tests.support.cloud import ANONYMOUS, Cloud, png_base64
 
 GENERATE = "POST /api/v2/generate/async"
+LONE = r'{"prompt": "a lone surrogate: \ud800"}'
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
 
 
-@pytest.mark.parametrize("raw", ["", "{", "nonsense", '{"prompt": "a"', "\ud800", "[" * 100_000])
+@pytest.mark.parametrize(
+    "raw", ["", "{", "nonsense", '{"prompt": "a"', "\ud800", "[" * 100_000, LONE]
+)
 def test_malformed_json_is_a_400_with_a_message(horde: Cloud, raw: str) -> None:
     answer = horde.call(GENERATE, raw=raw, key=ANONYMOUS)
     assert answer.status == 400

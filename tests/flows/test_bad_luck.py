@@ -221,6 +221,30 @@ def test_a_cancel_that_dies_half_way_is_finished_by_the_sweep(
     assert horde.check(request).body["done"] is True
 
 
+def test_a_second_cancel_finishes_one_that_was_cut(
+    horde: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, key = horde.register(kudos=100)
+    request = horde.generate(key, params={"n": 2}).body["id"]
+
+    def dies(*_: Any) -> bool:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Store, "end_undelivered", dies)
+        assert horde.cancel(request).status == 500
+    assert horde.cancel(request).status == 200
+    assert horde.kudos(user) == 114
+
+
+def test_a_request_that_ended_early_is_swept_once_and_not_every_minute(horde: Cloud) -> None:
+    horde.cancel(horde.generate().body["id"])
+    now = horde.clock.now_ms() // 1000
+    assert len(list(horde.store.due(now))) == 1
+    horde.sweep()
+    assert list(horde.store.due(now + 60)) == []
+
+
 def test_an_expired_request_is_refunded_and_gone(horde: Cloud, worker: str) -> None:
     user, key = horde.register(kudos=100)
     request = horde.generate(key, params={"n": 2}).body["id"]

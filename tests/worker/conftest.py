@@ -39,6 +39,6 @@ def client(settings: Settings) -> Horde:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from gpu_worker.tiny import build  # noqa: PLC0415
+    from gpu_worker.tiny import build
 
     return build(tmp_path_factory.mktemp("models") / "tiny")

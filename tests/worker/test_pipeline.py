@@ -45,9 +45,9 @@ def settings(tiny_model: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def pipeline(settings: Settings) -> Iterator[Pipeline]:
-    import torch  # noqa: PLC0415
+    import torch
 
-    from gpu_worker.pipeline import Pipeline  # noqa: PLC0415
+    from gpu_worker.pipeline import Pipeline
 
     threads = torch.get_num_threads()
     yield Pipeline(replace(settings, device="cpu"))
@@ -214,9 +214,9 @@ def test_clip_skip_counts_from_one_and_stops_at_the_models_layers(pipeline: Pipe
 
 
 def test_the_last_layer_is_what_diffusers_itself_would_use(pipeline: Pipeline) -> None:
-    import torch  # noqa: PLC0415
+    import torch
 
-    from gpu_worker.pipeline import Pass  # noqa: PLC0415
+    from gpu_worker.pipeline import Pass
 
     with torch.inference_mode():
         theirs, _ = pipeline._text2img.encode_prompt(["a cat"], "cpu", 1, False)
@@ -281,7 +281,7 @@ def test_inpainting_and_other_models_are_refused(pipeline: Pipeline, source: Ima
 def test_too_little_memory_is_told_as_such(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch  # noqa: PLC0415
+    import torch
 
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError
@@ -292,7 +292,7 @@ def test_too_little_memory_is_told_as_such(
 
 
 def test_batches_are_padded_to_few_sizes() -> None:
-    from gpu_worker.pipeline import bucket  # noqa: PLC0415
+    from gpu_worker.pipeline import bucket
 
     assert [bucket(n, 8) for n in range(1, 9)] == [1, 2, 4, 4, 8, 8, 8, 8]
     assert [bucket(n, 6) for n in range(1, 7)] == [1, 2, 4, 4, 6, 6]
@@ -301,7 +301,7 @@ def test_batches_are_padded_to_few_sizes() -> None:
 def test_the_tiny_model_is_the_same_each_time_and_left_alone_when_complete(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    from gpu_worker.tiny import build  # noqa: PLC0415
+    from gpu_worker.tiny import build
 
     def files(root: Path) -> dict[str, bytes]:
         return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}

@@ -1,0 +1,146 @@
+"""A plain Horde client, as any other: it knows nothing of the server but its address."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import urllib3
+
+ANONYMOUS = "0000000000"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes = field(repr=False)
+
+    @property
+    def json(self) -> Any:
+        """The parsed body; raises ValueError where it is no JSON."""
+        return json.loads(self.data)
+
+
+class Refused(Exception):  # noqa: N818 - it is the server's answer
+    """A status that was not expected."""
+
+    def __init__(self, what: str, answer: Answer) -> None:
+        super().__init__(f"{what}: {answer.status} {answer.data[:300]!r}")
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The Horde's API at ``url`` for one key. Safe to use from many threads."""
+
+    url: str
+    api_key: str | None = ANONYMOUS
+    pool: urllib3.PoolManager = field(
+        default_factory=lambda: urllib3.PoolManager(maxsize=32, timeout=60.0, retries=False),
+        repr=False,
+    )
+
+    def with_key(self, api_key: str | None) -> "Client":
+        """Return the same client for another key."""
+        return Client(self.url, api_key, self.pool)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        raw: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request; ``path`` starts with ``/api``."""
+        sent = {"Client-Agent": "horde-commons-demo:1:local", **(headers or {})}
+        if self.api_key is not None:
+            sent["apikey"] = self.api_key
+        data = raw if body is None else json.dumps(body).encode()
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
+        return self.fetch(method, self.url + path, data, sent)
+
+    def fetch(
+        self,
+        method: str,
+        url: str,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request to any address, such as a presigned one."""
+        answer = self.pool.request(method, url, body=data, headers=headers)
+        return Answer(answer.status, answer.headers, answer.data)
+
+    def expect(self, status: int, method: str, path: str, body: Any = None) -> Any:
+        """Send one request and return its JSON; raises Refused for any other status."""
+        answer = self.call(method, path, body)
+        if answer.status != status:
+            what = f"{method} {path}"
+            raise Refused(what, answer)
+        return answer.json
+
+    def register(self, alias: str) -> Any:
+        """Open an account: id, username, kudos, api_key."""
+        return self.expect(201, "POST", "/api/register", {"username": alias})
+
+    def kudos(self) -> int:
+        """Return the balance of this key's account."""
+        return int(self.expect(200, "GET", "/api/v2/find_user")["kudos"])
+
+    def dry_run(self, body: Mapping[str, Any]) -> int:
+        """Return what a request would cost."""
+        answer = self.expect(200, "POST", "/api/v2/generate/async", {**body, "dry_run": True})
+        return int(answer["kudos"])
+
+    def generate(self, body: Mapping[str, Any]) -> Any:
+        """Send a request: id, kudos, maybe a message."""
+        return self.expect(202, "POST", "/api/v2/generate/async", body)
+
+    def check(self, request_id: str) -> Any:
+        """Return a request's counts."""
+        return self.expect(200, "GET", f"/api/v2/generate/check/{request_id}")
+
+    def status(self, request_id: str) -> Any:
+        """Return a request's counts and images."""
+        return self.expect(200, "GET", f"/api/v2/generate/status/{request_id}")
+
+    def cancel(self, request_id: str) -> Any:
+        """Cancel what waits of a request."""
+        return self.expect(200, "DELETE", f"/api/v2/generate/status/{request_id}")
+
+    def download(self, url: str) -> bytes:
+        """Return what is behind a presigned URL."""
+        answer = self.fetch("GET", url)
+        if answer.status != 200:  # noqa: PLR2004
+            raise Refused("GET of an image", answer)
+        return answer.data
+
+    def pop(self, **fields: Any) -> Any:
+        """Ask for work, as a worker does."""
+        body = {"name": "by hand", "models": ["stable_diffusion"], "amount": 1, **fields}
+        return self.expect(200, "POST", "/api/v2/generate/pop", body)
+
+    def submit(self, generation_id: str, **fields: Any) -> Answer:
+        """Hand in an image that was uploaded."""
+        body = {"id": generation_id, "generation": "R2", "state": "ok", "seed": 1, **fields}
+        return self.call("POST", "/api/v2/generate/submit", body)
+
+
+def until(what: str, probe: Callable[[], T | None], *, seconds: float, every: float = 0.3) -> T:
+    """Call ``probe`` until it returns something true; raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = probe()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            message = f"not within {seconds:.0f} s: {what}"
+            raise TimeoutError(message)
+        time.sleep(every)

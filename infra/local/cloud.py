@@ -1,0 +1,365 @@
+"""The whole of Horde Commons on this machine: a real ``cdk deploy`` to MiniStack, and real workers.
+
+    client -> proxy -> MiniStack (API, Lambdas, table, queues, buckets) -> RunPod -> gpu_worker
+
+Used by ``make demo``, ``make up`` and tests/e2e. Several clouds may run at once: every port is a
+free one, and each has its own folder under ``.local/``.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import boto3
+import urllib3
+from botocore.config import Config
+
+from horde.auth import key_hash, new_key
+from horde.store import Store
+from infra import operator
+from infra.local import fixups
+from infra.local.client import ANONYMOUS, Client, until
+from infra.local.processes import (
+    BEAT_S,
+    LOCAL,
+    LocalCloudError,
+    Part,
+    Parts,
+    raise_on_signals,
+    say,
+    signals_held,
+)
+from infra.local.proxy import HOST, Proxy
+from layers.build import build as build_layer
+
+ROOT = Path(__file__).resolve().parents[2]
+CDK = ROOT / "node_modules" / ".bin" / "cdk"
+TINY_MODEL = ROOT / "build" / "models" / "tiny"
+STACK = "HordeCommons"
+REGION, ACCOUNT = "us-east-1", "000000000000"
+CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+ENDPOINT = "local"
+MODEL = "stable_diffusion"
+RUNPOD_KEY = "rpa_local"
+OLDEST_NODE = 20
+
+
+class LocalCloud:
+    """A running cloud, as a context manager. ``name`` is its folder under ``.local/``."""
+
+    def __init__(
+        self, name: str, *, port: int = 0, auth: bool = False, folder: Path = LOCAL
+    ) -> None:
+        self.folder = folder / name
+        self.auth = auth
+        """Whether IAM is enforced: each Lambda can do just what the stack grants it."""
+        self.outputs: dict[str, str] = {}
+        self.worker_key = new_key()
+        self._proxy = Proxy(port)
+        self._lasting: list[Part] = []
+        self._stack = ExitStack()
+        self._context = json.loads((ROOT / "cdk.json").read_text())["context"]
+        self.endpoint = f"http://{HOST}:{free_port()}"
+        self.runpod = f"http://{HOST}:{free_port()}"
+
+    # --- what it offers ----------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """The API's address, without ``/api/v2``."""
+        return self._proxy.url
+
+    def client(self, api_key: str | None = ANONYMOUS) -> Client:
+        """Return a client of the API."""
+        return Client(self.url, api_key)
+
+    def aws(self, service: str) -> Any:
+        """Return a boto3 client of the local cloud, with all rights."""
+        return boto3.client(
+            service,  # type: ignore[call-overload]
+            endpoint_url=self.endpoint,
+            region_name=REGION,
+            config=Config(retries={"mode": "standard"}),
+            **CREDENTIALS,
+        )
+
+    @property
+    def store(self) -> Store:
+        """The table, as the operator sees it."""
+        return Store(self.outputs["TableName"], self.aws("dynamodb"))
+
+    def function(self, name: str) -> str:
+        """Return the deployed name of ``functions/<name>.py``."""
+        return self._functions[name]
+
+    @cached_property
+    def _functions(self) -> dict[str, str]:
+        found = self.aws("lambda").get_paginator("list_functions").paginate()
+        return {
+            function["Handler"].removesuffix(".handler"): str(function["FunctionName"])
+            for page in found
+            for function in page["Functions"]
+        }
+
+    def dead(self) -> Part | None:
+        """Return a part that has ended by itself, if any."""
+        return next((part for part in self._lasting if not part.running), None)
+
+    def uploads_waiting(self) -> int:
+        """Count the uploads that nobody has judged yet: to be shared, or never."""
+        lambda_ = self.aws("lambda").get_function_configuration(FunctionName=self.function("share"))
+        names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
+        found = self.aws("sqs").get_queue_attributes(
+            QueueUrl=lambda_["Environment"]["Variables"]["SHARE_QUEUE_URL"],
+            AttributeNames=list(names),
+        )
+        return sum(int(found["Attributes"][name]) for name in names)
+
+    # --- its life ----------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """Bring everything up; raises LocalCloudError and leaves nothing behind."""
+        try:
+            with self._stack:
+                self._start()
+                self._stack = self._stack.pop_all()
+        except TimeoutError as error:
+            raise LocalCloudError(str(error)) from None
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        """End everything that was started."""
+        self._stack.close()
+
+    def _start(self) -> None:
+        check_tools()
+        self._claim_folder()
+        parts = Parts(self.folder)
+        self._stack.callback(self._end, parts)
+        try:
+            self._stack.enter_context(self._proxy)
+        except OSError as error:
+            message = f"port {self._proxy.port} is taken ({error.strerror}); choose one with PORT="
+            raise LocalCloudError(message) from None
+        build_layer("host")
+
+        env = environment(self.endpoint) | {"TMPDIR": str(self.folder / "tmp")}
+        say("starting MiniStack, the local AWS" + (", with IAM enforced" if self.auth else ""))
+        ministack = parts.start(
+            "ministack",
+            [sys.executable, "-m", "infra.local.ministack"],
+            cwd=ROOT,
+            env=env
+            | {
+                "GATEWAY_PORT": self.endpoint.rpartition(":")[2],
+                "BIND_HOST": HOST,
+                "IOT_MTLS_ENABLED": "0",
+                "AUTH": "true" if self.auth else "false",
+            },
+        )
+        commands = [self._synth(parts, env)]
+        if not (TINY_MODEL / "model_index.json").exists():
+            say("building the tiny model that draws in place of Stable Diffusion")
+            build = [sys.executable, "-m", "gpu_worker.tiny", str(TINY_MODEL)]
+            commands.append(parts.start("tiny-model", build, cwd=ROOT, env=env))
+        answers(f"{self.endpoint}/_ministack/health", ministack)
+        self._put_runpod_key()
+        say("cdk synth and cdk bootstrap")
+        bootstrap = self._cdk("bootstrap", f"aws://{ACCOUNT}/{REGION}")
+        commands.append(parts.start("bootstrap", bootstrap, cwd=self.folder, env=env))
+        parts.wait(*commands, seconds=300)
+
+        # Its worker loads the model while the stack is deployed; the key will be known by then.
+        say("starting the local RunPod with one gpu_worker, and cdk deploy")
+        runpod = self._start_runpod(parts, env)
+        self._lasting = [ministack, runpod]
+        outputs = self.folder / "outputs.json"
+        deploy = self._cdk("deploy", STACK, "--app", self.folder / "cdk.out")
+        deploy += ["--require-approval", "never", "--outputs-file", outputs]
+        parts.wait(parts.start("deploy", deploy, cwd=self.folder, env=env), seconds=300)
+        self.outputs = json.loads(outputs.read_text())[STACK]
+        for line in fixups.apply(self.aws, STACK):
+            say(f"  what the local CloudFormation dropped: {line}")
+        self._proxy.target = f"{self.endpoint}/_aws/execute-api/{self.outputs['ApiId']}/$default"
+        answers(f"{self.url}/api/v2/status/heartbeat", ministack)
+        self._open_accounts()
+        self._wait_for_worker(runpod)
+        say(f"the cloud is up: {self.url}/api/v2")
+
+    def _claim_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = self._stack.enter_context((self.folder / "lock").open("w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"another run of this checkout uses {self.folder}; end it, or run make down"
+            raise LocalCloudError(message) from None
+        for leftover in ("tmp", "cdk.out", "logs"):
+            shutil.rmtree(self.folder / leftover, ignore_errors=True)
+        (self.folder / "tmp").mkdir()
+
+    def _end(self, parts: Parts) -> None:
+        with signals_held():
+            parts.end()
+            shutil.rmtree(self.folder / "tmp", ignore_errors=True)
+            (self.folder / "processes.json").unlink(missing_ok=True)
+
+    def _synth(self, parts: Parts, env: Mapping[str, str]) -> Part:
+        """Run the CDK app as ``cdk synth`` would, once, for bootstrap and deploy."""
+        context = self._context | {
+            "layer": "build/layer/host",
+            "endpoint_url": self.endpoint,
+            "runpod_url": f"{self.runpod}/v2",
+            "models": {MODEL: {"endpoint": ENDPOINT, "baseline": "stable_diffusion_1"}},
+        }
+        told = {
+            "CDK_OUTDIR": str(self.folder / "cdk.out"),
+            "CDK_CONTEXT_JSON": json.dumps(context),
+        }
+        return parts.start(
+            "synth", [sys.executable, "-m", "infra.app"], cwd=ROOT, env={**env, **told}
+        )
+
+    def _cdk(self, *arguments: str | Path) -> list[str | Path]:
+        return [CDK, *arguments, "--no-notices", "--progress", "events", "--ci"]
+
+    def _put_runpod_key(self) -> None:
+        self.aws("ssm").put_parameter(
+            Name=self._context["runpod_key_parameter"], Value=RUNPOD_KEY, Type="SecureString"
+        )
+
+    def _start_runpod(self, parts: Parts, env: Mapping[str, str]) -> Part:
+        worker = {
+            "HORDE_URL": f"{self.url}/api",
+            "HORDE_API_KEY": self.worker_key,
+            "MODEL_DIR": str(TINY_MODEL),
+            "MODEL_NAME": MODEL,
+            "DEVICE": "cpu",
+            "TORCH_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        command = [sys.executable, "-m", "infra.local.runpod", "--endpoint", ENDPOINT]
+        command += ["--port", self.runpod.rpartition(":")[2], "--api-key", RUNPOD_KEY]
+        command += ["--workers-min", "1", "--workers-max", "1"]
+        command += ["--log-dir", str(self.folder / "logs" / "gpu_worker")]
+        return parts.start("runpod", command, cwd=ROOT, env={**env, **worker})
+
+    def _open_accounts(self) -> None:
+        self.operator, _ = operator.register(self.store, "operator")
+        self.store.add_worker_key(self.operator.id, key_hash(self.worker_key))
+
+    def _wait_for_worker(self, runpod: Part) -> None:
+        def ready() -> bool:
+            found = self.client().fetch("GET", f"{self.runpod}/_local/workers").json
+            return any(worker["ready"] for worker in found)
+
+        answers(f"{self.runpod}/_local/workers", runpod)
+        wait("gpu_worker to load its model", ready, runpod, seconds=180)
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    """Return what the parts inherit: nothing of the caller's AWS, CDK or Python settings."""
+    foreign = ("AWS_", "CDK_", "PYTHONPATH", "MINISTACK_", "LOCALSTACK_", "RUNPOD_", "HORDE_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    local = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": CREDENTIALS["aws_access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": CREDENTIALS["aws_secret_access_key"],
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "CDK_DISABLE_CLI_TELEMETRY": "true",
+        "CDK_DISABLE_VERSION_CHECK": "true",
+        # Otherwise a banner that fills the screen; check_tools says what is too old.
+        "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "20,21,23",
+        "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "true",
+        "PYTHONUNBUFFERED": "1",
+    }
+    # Loopback goes through nobody's proxy.
+    return kept | local | dict.fromkeys(("NO_PROXY", "no_proxy"), f"{HOST},localhost")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_tools() -> None:
+    """Make sure of what pip cannot install; raises LocalCloudError."""
+    node = shutil.which("node")
+    if node is None:
+        message = f"node is not installed; the AWS CDK needs Node.js {OLDEST_NODE} or newer"
+        raise LocalCloudError(message)
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+    if int(version.removeprefix("v").partition(".")[0]) < OLDEST_NODE:
+        message = f"node is {version.strip()}; the AWS CDK needs Node.js {OLDEST_NODE} or newer"
+        raise LocalCloudError(message)
+    if not CDK.exists():
+        message = "the AWS CDK is not installed here: run 'make setup' first"
+        raise LocalCloudError(message)
+
+
+def answers(url: str, part: Part, *, seconds: float = 60) -> None:
+    """Wait until a part answers 200 at an address."""
+
+    def probe() -> bool:
+        try:
+            return Client(url).fetch("GET", url).status == HTTPStatus.OK
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    wait(part.name, probe, part, seconds=seconds)
+
+
+def wait(what: str, probe: Callable[[], bool], part: Part, *, seconds: float) -> None:
+    """Wait for something of a part, with a line of progress where that takes long."""
+    said = time.monotonic()
+
+    def step() -> bool:
+        nonlocal said
+        if not part.running:
+            message = f"{part.name} has ended with {part.process.returncode}"
+            raise LocalCloudError(message, part.log)
+        if time.monotonic() > said + BEAT_S:
+            said = time.monotonic()
+            say(f"  ... waiting for {what}")
+        return probe()
+
+    try:
+        until(what, step, seconds=seconds, every=0.1)
+    except TimeoutError as error:
+        raise LocalCloudError(str(error), part.log) from None
+
+
+def run(main: Callable[[], int], ordinary: int | None = None) -> None:
+    """Run a command on a local cloud: signals clean up, failures show the log that says why.
+
+    ``ordinary`` is the signal that ends it as it should.
+    """
+    raise_on_signals(ordinary)
+    try:
+        code = main()
+    except LocalCloudError as error:
+        sys.exit(f"failed: {error.tail()}")
+    sys.exit(code)

@@ -1,0 +1,373 @@
+"""``make demo``: four requests through the whole of Horde Commons, each checked against the rules.
+
+A plain HTTP client sends them to a real ``cdk deploy`` on this machine; a real gpu_worker draws
+them with a tiny random model (coloured noise: the path is what is shown, not the art).
+"""
+
+import base64
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from infra import operator
+from infra.local.client import Client, until
+from infra.local.cloud import ROOT, LocalCloud, run
+from infra.local.processes import BEAT_S, LocalCloudError, say
+from infra.local.sheet import Picture, contact_sheet
+
+FOLDER = ROOT / "demo-images"
+SIDE, STEPS = 256, 20
+GRANT = 1000
+PATIENCE_S = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What must come of a request. ``price`` and ``tax`` are kudos per image, by hand."""
+
+    shared: bool
+    why: str
+    price: int
+    tax: int
+    message: str = ""
+    """A part of what the 202 must say; '' where it must say nothing."""
+
+
+@dataclass(slots=True)
+class Wish:
+    """One of the four requests, and what came of it."""
+
+    name: str
+    title: str
+    client: Client
+    body: dict[str, Any]
+    rule: Rule
+    alias: str = ""
+    before: int = 0
+    after: int = 0
+    dry_run: int = 0
+    accepted: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    objects: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """Keys in the LAION bucket, with what was in their ``.json``."""
+
+    @property
+    def n(self) -> int:
+        """How many images."""
+        return int(self.body["params"].get("n", 1))
+
+
+def drawing() -> Image.Image:
+    """Return the source image: a house on a hill, as a child would draw it."""
+    image = Image.new("RGB", (SIDE, SIDE), "#9fd3f2")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((180, 24, 228, 72), fill="#ffd23f")
+    draw.ellipse((-90, 150, 210, 360), fill="#6aa84f")
+    draw.ellipse((110, 170, 360, 380), fill="#4f8a3c")
+    draw.rectangle((84, 118, 158, 186), fill="#e8e0d0", outline="#5a4632", width=3)
+    draw.polygon(((74, 120), (121, 76), (168, 120)), fill="#b5442e", outline="#5a4632")
+    draw.rectangle((112, 148, 132, 186), fill="#7a4b2a")
+    draw.rectangle((92, 130, 108, 146), fill="#fff3b0", outline="#5a4632", width=2)
+    return image
+
+
+def as_base64(image: Image.Image) -> str:
+    """Return an image as clients send it."""
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def wishes(cloud: LocalCloud) -> list[Wish]:
+    """Open two accounts and make up the four requests."""
+
+    def body(prompt: str, **fields: Any) -> dict[str, Any]:
+        params = {
+            "width": SIDE,
+            "height": SIDE,
+            "steps": STEPS,
+            "sampler_name": "k_euler",
+            **fields.pop("params", {}),
+        }
+        return {"prompt": prompt, "params": params, "nsfw": False, "censor_nsfw": False, **fields}
+
+    clients = {}
+    for alias in ("demo-ada", "demo-ben"):
+        account = cloud.client().register(alias)
+        operator.grant(cloud.store, account["username"], GRANT)
+        clients[alias] = cloud.client(account["api_key"])
+        say(f"registered {account['username']}; the operator grants {GRANT} kudos")
+    anonymous = cloud.client()
+    # 256x256 at 20 steps is 2.6 kudos by the Horde's formula, so 3; image-to-image at strength
+    # 0.6 computes 12 steps, 1.57, times 1.3 for the source, so 2.
+    return [
+        Wish(
+            "a",
+            "registered, shared: true",
+            clients["demo-ada"],
+            body("a lighthouse in a storm, oil painting", shared=True, params={"n": 2}),
+            Rule(shared=True, why="requested", price=3, tax=1),
+            alias="demo-ada",
+        ),
+        Wish(
+            "b",
+            "registered, no flag",
+            clients["demo-ben"],
+            body("my secret garden, watercolour"),
+            Rule(shared=False, why="not requested", price=3, tax=3),
+            alias="demo-ben",
+        ),
+        Wish(
+            "c",
+            "anonymous, no flag",
+            anonymous,
+            body("a fox reading a newspaper"),
+            Rule(
+                shared=True,
+                why="anonymous text-to-image is always shared",
+                price=3,
+                tax=1,
+                message="Anonymous text-to-image is always shared",
+            ),
+        ),
+        Wish(
+            "d",
+            "anonymous, source image",
+            anonymous,
+            body(
+                "a house on a hill at night",
+                source_image=as_base64(drawing()),
+                source_processing="img2img",
+                params={"denoising_strength": 0.6},
+            ),
+            Rule(shared=False, why="image-to-image is never shared", price=2, tax=3),
+        ),
+    ]
+
+
+def send(wish: Wish) -> None:
+    """Ask for the price, then send the request."""
+    wish.before = wish.client.kudos()
+    wish.dry_run = wish.client.dry_run(wish.body)
+    wish.accepted = wish.client.generate(wish.body)
+    said = wish.accepted.get("message")
+    say(
+        f"({wish.name}) {wish.title}: {wish.n} x {wish.body['prompt']!r}: "
+        f"{wish.accepted['kudos']} kudos" + (f'\n          "{said}"' if said else "")
+    )
+
+
+def watch(requests: list[Wish]) -> None:
+    """Poll until all are done, with a line whenever something changes."""
+    shown, said, begun = "", time.monotonic(), time.monotonic()
+    while True:
+        for wish in requests:
+            if not wish.counts.get("done"):
+                wish.counts = wish.client.check(wish.accepted["id"])
+        line = "   ".join(f"({wish.name}) {_state(wish.counts)}" for wish in requests)
+        if line != shown or time.monotonic() > said + BEAT_S:
+            say(line)
+            shown, said = line, time.monotonic()
+        if all(wish.counts["done"] for wish in requests):
+            return
+        if time.monotonic() > begun + PATIENCE_S:
+            message = f"not all images were drawn within {PATIENCE_S} s"
+            raise TimeoutError(message)
+        time.sleep(0.5)
+
+
+def _state(counts: dict[str, Any]) -> str:
+    if counts["faulted"]:
+        return "faulted"
+    names = ("waiting", "processing", "finished")
+    return ", ".join(f"{counts[name]} {name}" for name in names if counts[name]) or "ended"
+
+
+def collect(cloud: LocalCloud, requests: list[Wish]) -> None:
+    """Download the images, then look into the LAION bucket once sharing has come to rest."""
+    FOLDER.mkdir(exist_ok=True)
+    for wish in requests:
+        wish.status = wish.client.status(wish.accepted["id"])
+        wish.after = wish.client.kudos()
+        for number, generation in enumerate(wish.status["generations"], 1):
+            kind = "shared" if wish.status["shared"] else "private"
+            path = FOLDER / f"{wish.name}{number}-{kind}.webp"
+            path.write_bytes(wish.client.download(generation["img"]))
+            wish.files.append(path)
+    say(f"downloaded {sum(len(wish.files) for wish in requests)} images to {FOLDER.name}/")
+
+    s3, bucket = cloud.aws("s3"), cloud.outputs["LaionBucket"]
+
+    def keys() -> list[str]:
+        found = s3.list_objects_v2(Bucket=bucket, Prefix="incoming/").get("Contents", [])
+        return [row["Key"] for row in found]
+
+    expected = sum(wish.n for wish in requests if wish.rule.shared)
+    say(f"waiting for {expected} images and their metadata in the LAION bucket")
+    try:
+        until("the shared images", lambda: len(keys()) >= 2 * expected, seconds=60)
+        # So that a missing one is not just late: every upload has been judged.
+        until("the uploads queue to be empty", lambda: cloud.uploads_waiting() == 0, seconds=60)
+    except TimeoutError as error:
+        say(f"  {error}")
+    for key in keys():
+        for wish in requests:
+            ids = {generation["id"] for generation in wish.status["generations"]}
+            if key.endswith(".webp") and Path(key).stem in ids:
+                row = f"{key.removesuffix('.webp')}.json"
+                body = s3.get_object(Bucket=bucket, Key=row)["Body"].read() if row in keys() else ""
+                wish.objects.append((key, json.loads(body or "{}")))
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+Cell = list[tuple[str, bool]]
+"""Lines, each with whether it is as the rules want it."""
+HEADS = ("request", "shared, and why", "kudos", "balance", "image", "LAION bucket")
+
+
+def cells(wish: Wish) -> list[Cell]:
+    """Return a request's row; every line of it is checked."""
+    rule, charged = wish.rule, int(wish.accepted["kudos"])
+    price = charged - rule.tax * wish.n
+    said = wish.accepted.get("message", "")
+    shared = wish.status["shared"]
+    why = [(part, True) for part in _wrap(rule.why, 24)]
+    if rule.message:
+        told = rule.message in said
+        why.append(("and the 202 said so" if told else "but the 202 did not say so", told))
+    elif said:
+        why.append((f"but the 202 said {said[:40]!r}", False))
+    paid = charged if wish.alias else 0
+    return [
+        [(f"({wish.name}) {wish.title}", True), (f"{wish.n} x {wish.body['prompt'][:24]!r}", True)],
+        [("yes:" if shared else "no:", shared is rule.shared), *why],
+        [
+            (f"price {price} = {wish.n} x {rule.price}", price == wish.n * rule.price),
+            (f"tax   {wish.n * rule.tax} = {wish.n} x {rule.tax}", True),
+            (f"total {charged}", charged == (rule.price + rule.tax) * wish.n),
+            (f"dry run {wish.dry_run}", wish.dry_run == charged),
+        ],
+        [
+            (f"{wish.before} -> {wish.after}", wish.after == wish.before - paid),
+            (f"paid {paid}" if wish.alias else "anonymous: untouched", True),
+        ],
+        _images(wish),
+        _objects(wish),
+    ]
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+def _images(wish: Wish) -> Cell:
+    lines: Cell = []
+    for path in wish.files:
+        with Image.open(path) as image:
+            good = image.format == "WEBP" and image.size == (SIDE, SIDE)
+            size = f"{image.format} {image.width}x{image.height}"
+        lines += [(path.name, True), (f"  {size}", good)]
+    if len(wish.files) != wish.n:
+        lines.append((f"{len(wish.files)} of {wish.n}", False))
+    return lines
+
+
+def _objects(wish: Wish) -> Cell:
+    expected = wish.n if wish.rule.shared else 0
+    if not wish.objects:
+        return [("none", not expected)]
+    lines: Cell = []
+    for key, row in wish.objects:
+        folder, _, name = key.rpartition("/")
+        lines += [(f"{folder}/", True), (f"  {name[:8]}...webp, .json", _is_clean(wish, row))]
+    if len(wish.objects) != expected:
+        lines.append((f"{len(wish.objects)} instead of {expected}", False))
+    return lines
+
+
+def _is_clean(wish: Wish, row: dict[str, Any]) -> bool:
+    """Say whether a metadata row is flat, has the prompt, and leads to nobody."""
+    flat = bool(row) and not any(isinstance(value, dict | list) for value in row.values())
+    text = json.dumps(row)
+    nobody = not any(name in text for name in ("demo-ada", "demo-ben", str(wish.client.api_key)))
+    return flat and nobody and row.get("prompt") == wish.body["prompt"]
+
+
+def table(rows: Iterable[list[Cell]]) -> tuple[str, bool]:
+    """Return the table as text, and whether all of it is right."""
+    right = True
+    shown: list[list[list[str]]] = [[[head] for head in HEADS]]
+    for row in rows:
+        right = right and all(ok for cell in row for _, ok in cell)
+        shown.append([[text if ok else f"WRONG: {text}" for text, ok in cell] for cell in row])
+    widths = [max(len(text) for row in shown for text in row[at]) for at in range(len(HEADS))]
+    rule = "-+-".join("-" * width for width in widths)
+    lines = []
+    for texts_of in shown:
+        for at in range(max(len(cell) for cell in texts_of)):
+            texts = [cell[at] if at < len(cell) else "" for cell in texts_of]
+            lines.append(" | ".join(t.ljust(w) for t, w in zip(texts, widths, strict=True)))
+        lines.append(rule)
+    return "\n".join(line.rstrip() for line in lines), right
+
+
+def pictures(requests: list[Wish]) -> list[Picture]:
+    """Return what the contact sheet shows."""
+    shown = []
+    for wish in requests:
+        if "source_image" in wish.body:
+            shown.append(Picture(drawing(), "source image", f"({wish.name}) sent by the client"))
+        for path in wish.files:
+            with Image.open(path) as image:
+                picture = image.convert("RGB")
+            shown.append(
+                Picture(
+                    picture,
+                    wish.body["prompt"],
+                    f"({wish.name}) {wish.title}",
+                    shared=wish.status["shared"],
+                )
+            )
+    return shown
+
+
+def main() -> int:
+    """Run the demo; 0 only if every cell of the table is right."""
+    with LocalCloud("demo", auth=os.environ.get("AUTH", "0") not in {"", "0"}) as cloud:
+        requests = wishes(cloud)
+        try:
+            for wish in requests:
+                send(wish)
+            watch(requests)
+            collect(cloud, requests)
+        except TimeoutError as error:
+            raise LocalCloudError(str(error), cloud.folder / "logs" / "runpod.log") from None
+        sheet = contact_sheet(pictures(requests))
+        sheet.save(FOLDER / "demo.png", optimize=True)
+        text, right = table(cells(wish) for wish in requests)
+    print(f"\n{text}\n")
+    print(f"images: {FOLDER.name}/, all of them on {FOLDER.name}/demo.png")
+    print("every line was checked against the rules: all right" if right else "NOT ALL RIGHT")
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.exit("usage: python -m infra.local.demo")
+    run(main)

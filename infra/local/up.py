@@ -1,0 +1,91 @@
+"""``make up``: Horde Commons on this machine, until Ctrl-C. ``PORT=8080`` by default."""
+
+import os
+import signal
+import sys
+import time
+
+from infra import operator
+from infra.local.cloud import LocalCloud, run
+from infra.local.processes import LocalCloudError, say
+
+PORT = 8080
+GRANT = 10_000
+LIST = """.venv/bin/python -c 'import boto3
+for row in boto3.client("s3", "us-east-1").list_objects_v2(Bucket="{bucket}").get("Contents", []):
+    print(row["Key"])'"""
+TRY = """
+Any Horde client works with {url}/api. By hand, in another terminal of this folder:
+
+  API={url}/api KEY={key} JSON='Content-Type: application/json'
+
+  # an account of your own; and what this key's account has
+  curl -sw '\\n' $API/register -H "$JSON" -d '{{"username": "me"}}'
+  curl -sw '\\n' $API/v2/find_user -H "apikey: $KEY"
+
+  # what it would cost; then the request, its state, and its images
+  WISH='"prompt": "a lighthouse", "shared": true, "params": {{"width": 256, "height": 256, "n": 2}}'
+  curl -sw '\\n' $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" \\
+    -d "{{$WISH, \\"dry_run\\": true}}"
+  ID=$(curl -s $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" -d "{{$WISH}}" | cut -d'"' -f4)
+  curl -sw '\\n' $API/v2/generate/check/$ID
+  curl -sw '\\n' $API/v2/generate/status/$ID
+
+  # anonymous text-to-image is always shared, and the answer says so
+  curl -sw '\\n' $API/v2/generate/async -H 'apikey: 0000000000' -H "$JSON" \\
+    -d '{{"prompt": "a fox"}}'
+
+  # what no endpoint draws waits for a volunteer; cancelled, it is refunded
+  WISH='"prompt": "a fox", "models": ["volunteers_only"]'
+  ID=$(curl -s $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" -d "{{$WISH}}" | cut -d'"' -f4)
+  curl -sw '\\n' -X DELETE $API/v2/generate/status/$ID
+
+  # all mistakes at once, as JSON
+  WISH='"prompt": 7, "params": {{"width": 100, "steps": "many"}}'
+  curl -sw '\\n' $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" -d "{{$WISH}}"
+
+  # the operator's command, the shared images, the logs
+  export AWS_ENDPOINT_URL={endpoint} AWS_REGION=us-east-1
+  export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
+  bin/operator grant '{username}' 500
+  {laion}
+  ls {logs}
+"""
+
+
+def wanted_port() -> int:
+    """Return PORT; raises LocalCloudError where it is no port."""
+    text = os.environ.get("PORT") or str(PORT)
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        message = f"PORT={text} is not a port"
+        raise LocalCloudError(message)
+    return int(text)
+
+
+def main() -> int:
+    """Serve until a signal."""
+    auth = os.environ.get("AUTH", "0") not in {"", "0"}
+    with LocalCloud("up", port=wanted_port(), auth=auth) as cloud:
+        user, key = operator.register(cloud.store, "local")
+        user = operator.grant(cloud.store, user.username, GRANT)
+        text = TRY.format(
+            url=cloud.url,
+            key=key,
+            username=user.username,
+            endpoint=cloud.endpoint,
+            laion=LIST.format(bucket=cloud.outputs["LaionBucket"]),
+            logs=os.path.relpath(cloud.folder / "logs"),
+        )
+        print(text, flush=True)
+        say("serving; Ctrl-C ends it")
+        while not (dead := cloud.dead()):
+            time.sleep(1)
+        message = f"{dead.name} has ended with {dead.process.returncode}"
+        raise LocalCloudError(message, dead.log)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.exit("usage: PORT=8080 python -m infra.local.up")
+    # Ctrl-C is the ordinary end here.
+    run(main, ordinary=signal.SIGINT)

@@ -1,0 +1,136 @@
+"""The operator's hand: accounts, kudos and worker keys of a deployed stack.
+
+``bin/operator grant 'alias#7' 1000`` and the like; ``bin/operator --help`` lists all of it. Uses
+the credentials and region that the AWS tools use.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from horde.auth import key_hash, new_key
+from horde.model import User
+from horde.store import Store
+
+STACK = "HordeCommons"
+
+
+class OperatorError(Exception):
+    """What was asked for cannot be done; the message says why."""
+
+
+def find(store: Store, username: str) -> User:
+    """Return the account of a name such as ``alias#7``; raises OperatorError."""
+    alias, mark, number = username.rpartition("#")
+    if not mark or not number.isdecimal():
+        message = f"{username!r} is not a user name; it looks like 'alias#7'"
+        raise OperatorError(message)
+    user = store.user(int(number))
+    if user is None or user.alias != alias:
+        known = f"; number {number} is {user.username!r}" if user else ""
+        message = f"there is no user {username!r}{known}"
+        raise OperatorError(message)
+    return user
+
+
+def register(store: Store, alias: str) -> tuple[User, str]:
+    """Open an account; returns it and its API key, which nothing shows again."""
+    api_key = new_key()
+    return store.register(alias, key_hash(api_key)), api_key
+
+
+def grant(store: Store, username: str, amount: int) -> User:
+    """Give kudos, or take them where negative; returns the account after it."""
+    user = find(store, username)
+    if not amount:
+        message = "an amount of 0 changes nothing"
+        raise OperatorError(message)
+    if not store.grant(user.id, amount):
+        message = (
+            f"{amount} would take {username!r} under its floor: it has {user.kudos} kudos, "
+            f"of which {user.kudos - user.floor} can be taken"
+        )
+        raise OperatorError(message)
+    return find(store, username)
+
+
+def worker_key(store: Store, username: str) -> str:
+    """Give a user a key that may pop and submit; nothing shows it again."""
+    user, api_key = find(store, username), new_key()
+    if not store.add_worker_key(user.id, key_hash(api_key)):
+        message = f"{username!r} was removed meanwhile"
+        raise OperatorError(message)
+    return api_key
+
+
+def table_of(session: boto3.Session, stack: str) -> str:
+    """Return the table's name from a stack's outputs; raises OperatorError."""
+    try:
+        found = session.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    except ClientError as error:
+        if "does not exist" in str(error):
+            message = f"there is no stack {stack!r} in this account and region"
+            raise OperatorError(message) from None
+        raise
+    for output in found[0].get("Outputs", []):
+        if output["OutputKey"] == "TableName":
+            return str(output["OutputValue"])
+    message = f"the stack {stack!r} has no output TableName: is its deployment complete?"
+    raise OperatorError(message)
+
+
+def run(store: Store, options: argparse.Namespace) -> str:
+    """Do one command; returns what to print."""
+    match options.command:
+        case "register":
+            user, api_key = register(store, options.alias)
+            return f"user     {user.username}\nkudos    {user.kudos}\napi key  {api_key}"
+        case "user":
+            user = find(store, options.username)
+            return f"user     {user.username}\nkudos    {user.kudos} (floor {user.floor})"
+        case "grant":
+            user = grant(store, options.username, options.amount)
+            return f"{user.username} has {user.kudos} kudos now"
+        case _:
+            return worker_key(store, options.username)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    top = argparse.ArgumentParser(prog="bin/operator", description=__doc__)
+    where = top.add_mutually_exclusive_group()
+    where.add_argument("--stack", default=STACK, help="the deployed stack (default: %(default)s)")
+    where.add_argument("--table", help="its table, where the stack's outputs cannot be read")
+    commands = top.add_subparsers(dest="command", required=True)
+    add: Any = commands.add_parser("register", help="open an account and print its API key, once")
+    add.add_argument("alias")
+    add = commands.add_parser("user", help="show an account")
+    add.add_argument("username", metavar="alias#id")
+    add = commands.add_parser("grant", help="give kudos; a negative amount takes them")
+    add.add_argument("username", metavar="alias#id")
+    add.add_argument("amount", type=int)
+    add = commands.add_parser("worker-key", help="print a new key that may pop and submit, once")
+    add.add_argument("username", metavar="alias#id")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    options = parser().parse_args(arguments)
+    try:
+        # The AWS tools read AWS_REGION too; boto3 alone does not.
+        session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
+        table = options.table or table_of(session, options.stack)
+        print(run(Store(table, session.client("dynamodb")), options))
+    except (OperatorError, BotoCoreError, ClientError) as error:
+        # botocore's own messages are clear: no credentials, no region, no such table.
+        sys.exit(f"{parser().prog}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The operator's command, on a store of its own."""
+
+from dataclasses import replace
+
+import pytest
+from botocore.exceptions import NoCredentialsError
+
+from horde.model import User
+from horde.store import Store
+from infra import operator
+
+
+class Accounts(Store):
+    """One account, 7, with 100 kudos over its floor of 14."""
+
+    def __init__(self) -> None:
+        self.account = User(id=7, alias="ada", kudos=114, floor=14, created_at=0)
+        self.keys: list[str] = []
+
+    def user(self, user_id: int) -> User | None:
+        return self.account if user_id == 7 else None
+
+    def grant(self, user_id: int, amount: int) -> bool:
+        if self.account.kudos + amount < self.account.floor:
+            return False
+        self.account = replace(self.account, kudos=self.account.kudos + amount)
+        return True
+
+    def add_worker_key(self, user_id: int, key_hash: str) -> bool:
+        self.keys.append(key_hash)
+        return True
+
+
+def run(accounts: Accounts, *words: str) -> str:
+    return operator.run(accounts, operator.parser().parse_args(words))
+
+
+def test_a_grant_shows_the_balance_after_it() -> None:
+    assert run(Accounts(), "grant", "ada#7", "1000") == "ada#7 has 1114 kudos now"
+
+
+def test_a_negative_grant_takes() -> None:
+    assert run(Accounts(), "grant", "ada#7", "-100") == "ada#7 has 14 kudos now"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("grant", "ada#7", "-101"), "100 can be taken"),
+        (("grant", "ada#7", "0"), "changes nothing"),
+        (("grant", "ada#8", "5"), "no user 'ada#8'"),
+        (("grant", "adam#7", "5"), "number 7 is 'ada#7'"),
+        (("worker-key", "ada"), "looks like 'alias#7'"),
+    ],
+)
+def test_what_cannot_be_done_says_why(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(operator.OperatorError, match=message):
+        run(Accounts(), *words)
+
+
+def test_a_worker_key_is_shown_and_kept_as_a_hash() -> None:
+    accounts = Accounts()
+    key = run(accounts, "worker-key", "ada#7")
+    assert len(key) == 22
+    assert [len(kept) for kept in accounts.keys] == [64]
+    assert key not in accounts.keys
+
+
+def test_missing_credentials_are_a_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> str:
+        raise NoCredentialsError
+
+    monkeypatch.setattr(operator, "table_of", refuse)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with pytest.raises(SystemExit, match="Unable to locate credentials"):
+        operator.main(["user", "ada#7"])
