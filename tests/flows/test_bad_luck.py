@@ -129,6 +129,16 @@ def test_a_late_worker_overwrites_nothing(horde: Cloud, worker: str) -> None:
     assert image == webp()
 
 
+def test_an_upload_of_a_lost_lease_is_never_shared(horde: Cloud, worker: str) -> None:
+    horde.generate()
+    lost = die_after_pop(horde, worker)
+    horde.upload(lost["r2_upload"], webp("black"))
+    assert horde.draw(worker) == [lost["id"]]
+    horde.settle_async()
+    (image,) = [body for name, body in horde.laion().items() if name.endswith(".webp")]
+    assert image == webp()
+
+
 def test_a_worker_that_reports_a_fault_gives_its_image_back_at_once(
     horde: Cloud, worker: str
 ) -> None:

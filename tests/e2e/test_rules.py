@@ -1,0 +1,95 @@
+"""The rules table of the design, each line once on the deployed stack.
+
+A volunteer's worker draws, so that the test decides what is delivered, censored or faulted. The
+lines about the four usual requests are in test_whole_path.
+"""
+
+from typing import Any
+
+import pytest
+
+from infra.local.client import Client
+from tests.e2e.conftest import Horde, png_base64, webp, wish
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+def deliver(worker: Client, model: str, **submit: Any) -> str:
+    """Pop one image, upload a picture for it and submit it so."""
+    job = worker.pop(models=[model])
+    assert worker.fetch("PUT", job["r2_upload"], webp()).status == 200
+    assert worker.submit(job["id"], **submit).status == 200
+    return str(job["id"])
+
+
+def test_the_tax_is_flat(horde: Horde, model: str) -> None:
+    client = horde.user(kudos=10_000)
+    for params in ({"width": 64, "height": 64, "steps": 1}, {"width": 1024, "height": 1024}):
+        body = {"prompt": "x", "params": params, "models": [model]}
+        private, shared = (client.dry_run({**body, "shared": flag}) for flag in (False, True))
+        assert private - shared == 2
+
+
+@pytest.mark.parametrize("field", ["shared", "share"])
+def test_shared_and_share_are_the_same_field(horde: Horde, model: str, field: str) -> None:
+    client = horde.user()
+    accepted = client.generate({**wish(models=[model]), field: True})
+    assert accepted["kudos"] == 2
+    assert client.status(accepted["id"])["shared"] is True
+
+
+def test_source_processing_without_a_source_image_is_text_to_image(
+    horde: Horde, model: str
+) -> None:
+    client = horde.user()
+    body = wish(models=[model], source_processing="img2img", shared=True)
+    assert client.status(client.generate(body)["id"])["shared"] is True
+    with_image = client.generate({**body, "source_image": png_base64()})
+    assert client.status(with_image["id"])["shared"] is False
+    assert "never" in with_image["message"]
+
+
+def test_censored_flagged_and_faulted_images_are_never_shared(horde: Horde, model: str) -> None:
+    client, worker = horde.user(), horde.worker()
+    before = client.kudos()
+    never = []
+    for submit in (
+        {"state": "censored"},
+        {"state": "csam"},
+        {"gen_metadata": [{"type": "censorship", "value": "nsfw"}]},
+    ):
+        client.generate(wish(models=[model], shared=True))
+        never.append(deliver(worker, model, **submit))
+    assert client.kudos() == before - 3  # the tax is kept, the price given back
+    client.generate(wish(models=[model], shared=True))
+    never += [deliver(worker, model, state="faulted") for _ in range(3)]
+    assert client.kudos() == before - 3
+    client.generate(wish(models=[model], shared=True))
+    horde.shared_soon(deliver(worker, model))
+    horde.all_judged()
+    assert [horde.shared(generation) for generation in never] == [None] * len(never)
+
+
+def test_priority_is_by_kudos_and_sharing_buys_none(horde: Horde, model: str) -> None:
+    rich, poor, worker = horde.user(kudos=5000), horde.user(kudos=100), horde.worker()
+    wanted = [
+        horde.anonymous.generate(wish(models=[model])),
+        poor.generate(wish(models=[model], shared=True)),
+        rich.generate(wish(models=[model])),
+    ]
+    popped = [horde.cloud.store.generation(worker.pop(models=[model])["id"]) for _ in wanted]
+    assert [found.request_id for found in popped if found] == [w["id"] for w in wanted[::-1]]
+
+
+def test_dry_run_is_what_is_charged_and_the_floor_holds(horde: Horde, model: str) -> None:
+    client = horde.user(kudos=5)
+    for body in (wish(models=[model]), wish(models=[model], n=3, shared=True)):
+        before, dry = client.kudos(), client.dry_run(body)
+        assert client.generate(body)["kudos"] == dry
+        assert client.kudos() == max(14, before - dry)
+    assert client.kudos() == 14
+
+
+def test_the_anonymous_account_is_never_written(horde: Horde, model: str) -> None:
+    horde.anonymous.cancel(horde.anonymous.generate(wish(models=[model]))["id"])
+    assert horde.cloud.store.user(0) is None
