@@ -19,6 +19,8 @@ REQUEST_LIFE_S = 20 * 60
 AGEING_PER_S = 5
 """A waiting request gains this many kudos of priority per second (horde-api.md 3.5)."""
 SEED_BITS = 32
+SEED_DIGITS = 1000
+"""A longer number is read as text: Python refuses to parse numbers without bound."""
 
 
 class State(StrEnum):
@@ -150,9 +152,10 @@ def seed_of(text: str, index: int, variation: int | None) -> int:
     """
     if not text:
         return secrets.randbits(SEED_BITS)
-    seed = (
-        int(text) if text.isascii() and text.isdigit() else int.from_bytes(text.encode(), "little")
-    )
+    if text.isascii() and text.isdigit() and len(text) <= SEED_DIGITS:
+        seed = int(text)
+    else:
+        seed = int.from_bytes(text.encode(), "little")
     while seed >> SEED_BITS:
         seed >>= SEED_BITS
     return (seed + index * (variation or 1)) % (1 << SEED_BITS)

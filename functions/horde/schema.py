@@ -245,9 +245,9 @@ class PopRequest(_Wire):
 class GenMetadata(_Wire):
     """One remark of a worker about an image."""
 
-    type: StrictStr
-    value: StrictStr
-    ref: StrictStr | None = None
+    type: Annotated[StrictStr, Field(max_length=100)]
+    value: Annotated[StrictStr, Field(max_length=1000)]
+    ref: Annotated[StrictStr, Field(max_length=255)] | None = None
 
 
 class SubmitRequest(_Wire):
@@ -257,7 +257,7 @@ class SubmitRequest(_Wire):
     generation: StrictStr
     """``R2`` when the image was uploaded, else the WebP file in base64."""
     state: Literal["ok", "censored", "faulted", "csam"] = "ok"
-    seed: StrictInt
+    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
     gen_metadata: Annotated[list[GenMetadata], Field(max_length=50)] = []
 
     @field_validator("seed", mode="before")

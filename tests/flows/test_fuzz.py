@@ -1,0 +1,153 @@
+"""Whatever is sent, the answer is the Horde's: never a 5xx, always JSON with a message."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from horde.schema import GenerateRequest, Params, PopRequest, SubmitRequest
+from tests.support.cloud import ANONYMOUS, Cloud, png_base64
+
+UUID = "11111111-2222-4333-8444-555555555555"
+text = st.text(max_size=20) | st.sampled_from(
+    ["", " ", "###", "\x00", "\ud800", "9" * 5000, "x" * 3000, UUID, "img2img", "k_heun", "R2"]
+)
+scalar = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-2, 3200).map(lambda number: number * 64)
+    | st.floats()
+    | st.sampled_from([10**40, -(10**40), 2**63, 1e308])
+    | text
+)
+anything = st.recursive(
+    scalar,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=8,
+)
+good_params = st.fixed_dictionaries(
+    {},
+    optional={
+        "n": st.integers(1, 20),
+        "width": st.integers(1, 16).map(lambda side: side * 64),
+        "steps": st.integers(1, 40),
+        "cfg_scale": st.integers(0, 400).map(lambda quarter: quarter / 4),
+        "seed": text,
+        "denoising_strength": st.floats(0.01, 1),
+        "clip_skip": st.integers(1, 12),
+        "hires_fix": st.booleans(),
+    },
+)
+
+
+def bodies(fields: list[str], **usual: Any) -> st.SearchStrategy[Any]:
+    """Bodies that are right but for a field or two, and bodies that are nothing at all."""
+    odd = st.dictionaries(st.sampled_from(fields), anything, max_size=2)
+    return st.builds(lambda more: {**usual, **more}, odd) | anything
+
+
+params = good_params | st.dictionaries(st.sampled_from(list(Params.model_fields)), anything)
+wishes = st.builds(
+    lambda body, more: {**body, "params": more} if isinstance(body, dict) else body,
+    bodies(list(GenerateRequest.model_fields), prompt="a fox"),
+    params,
+)
+pops = bodies(list(PopRequest.model_fields), name="w", models=["stable_diffusion"])
+submits = bodies(list(SubmitRequest.model_fields), generation="R2", seed=1)
+quick = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+WORKERS: dict[int, str] = {}
+
+
+def worker_of(horde: Cloud) -> str:
+    """Return one worker key for all examples of a test: moto copies its table at every write."""
+    if id(horde) not in WORKERS:
+        WORKERS.clear()
+        WORKERS[id(horde)] = horde.worker_key(horde.register()[0])
+    return WORKERS[id(horde)]
+
+
+def send(horde: Cloud, route: str, body: Any, key: str | None) -> dict[str, Any]:
+    """Send a body and check what every answer must be."""
+    answer = horde.call(route, raw=json.dumps(body), key=key)
+    assert answer.status < 500, answer
+    if answer.status >= 400:
+        assert isinstance(answer.body["message"], str)
+        assert answer.body["message"]
+        assert isinstance(answer.body.get("rc", ""), str)
+    found: dict[str, Any] = answer.body
+    return found
+
+
+@quick
+@given(body=wishes)
+@example(body={"prompt": "x", "params": {"seed": "9" * 5000}})
+@example(body={"prompt": "x", "params": {"seed": "\ud800"}})
+@example(body={"prompt": "x", "models": ["\u00fc" * 255]})
+@example(body={"prompt": "x", "workers": [UUID.upper()] * 10_000})
+def test_no_request_breaks_the_server(horde: Cloud, body: Any) -> None:
+    answer = send(horde, "POST /api/v2/generate/async", body, ANONYMOUS)
+    if "id" in answer:
+        assert horde.cancel(answer["id"]).body["waiting"] >= 1
+
+
+@pytest.mark.slow
+@quick
+@given(body=pops)
+def test_no_pop_breaks_the_server(horde: Cloud, body: Any) -> None:
+    worker = worker_of(horde)
+    request = horde.generate().body["id"]
+    send(horde, "POST /api/v2/generate/pop", body, worker)
+    horde.cancel(request)
+
+
+@pytest.mark.slow
+@quick
+@given(body=submits)
+@example(body={"generation": "R2", "seed": 10**40})
+@example(body={"generation": "R2", "seed": "9" * 5000})
+@example(
+    body={"generation": "R2", "seed": 1, "gen_metadata": [{"type": "a", "value": "b" * 10**5}] * 50}
+)
+def test_no_submit_breaks_the_server(horde: Cloud, body: Any) -> None:
+    worker = worker_of(horde)
+    horde.generate()
+    job = horde.pop(worker).body
+    if isinstance(body, dict):
+        body.setdefault("id", job["id"])
+    horde.upload(job["r2_upload"])
+    send(horde, "POST /api/v2/generate/submit", body, worker)
+
+
+@quick
+@given(body=bodies(["username"]), key=st.none() | st.text(max_size=30))
+def test_no_registration_or_key_breaks_the_server(horde: Cloud, body: Any, key: str | None) -> None:
+    send(horde, "POST /api/register", body, key)
+    assert horde.call("GET /api/v2/find_user", key=key).status in {200, 401, 404}
+
+
+@quick
+@given(source=st.binary(max_size=200) | st.just(b"RIFF\x00\x00\x00\x00WEBPVP8 "))
+def test_no_source_image_breaks_the_server(horde: Cloud, source: bytes) -> None:
+    import base64
+
+    whole = base64.b64decode(png_base64())
+    for raw in (source, whole[: len(source)] + source, whole[:40] + source + whole[40:]):
+        body = {"prompt": "x", "source_image": base64.b64encode(raw).decode()}
+        send(horde, "POST /api/v2/generate/async", body, ANONYMOUS)
+
+
+@pytest.mark.parametrize("path", ["check", "status"])
+def test_no_id_breaks_the_server(horde: Cloud, path: str) -> None:
+    for request_id in ("\x00", "\ud800", "x" * 10_000, "../../x", UUID.upper(), "{id}"):
+        answer = horde.call(f"GET /api/v2/generate/{path}/{{id}}", id=request_id)
+        assert answer.status == 404
