@@ -30,7 +30,7 @@ from horde.model import (
     priority,
     seed_of,
 )
-from horde.runpod import Model, Models
+from horde.runpod import Model, Models, has_endpoint
 from horde.schema import GenerateRequest, Params, parse
 from horde.store import Store
 
@@ -38,8 +38,6 @@ MAX_PROMPT_WORDS = 7500
 MAX_PROMPT_BYTES = 64 * 1024
 """The table's items are bounded; no tokenizer reads this far."""
 MAX_WORKERS = 5
-LIVE_S = 5 * 60
-"""A model that a worker offered this recently can be drawn, in seconds."""
 NO_WORKER = (
     "Warning: No available workers can fulfill this request. It will expire in 20 minutes "
     "unless a worker appears. Please consider choosing a different model."
@@ -89,7 +87,7 @@ def generate(call: Call) -> Answer:
         images.put_webp(aws.s3(), settings.sources_bucket, request.source_key, source)
     table.accept(request, generations)
 
-    possible = model in settings.models or table.model_seen_at(model) > clock.now() - LIVE_S
+    possible = has_endpoint(settings.models, model) or table.model_is_live(model)
     messages = [sharing_decision.message, None if possible else NO_WORKER]
     body: dict[str, Any] = {"id": request.id, "kudos": price.total}
     if any(messages):

@@ -14,9 +14,8 @@ from horde import aws, clock, ending, images, store
 from horde.errors import RequestNotFound, RouteNotFound
 from horde.http import Answer, Call, is_uuid, serve
 from horde.model import DELIVERED, Generation, Progress, Request, State, progress, wait_seconds
-from horde.runpod import Models
+from horde.runpod import Models, has_endpoint
 
-LIVE_S = 5 * 60
 QUEUE_DEPTH = 100
 """``queue_position`` is exact up to here; further back it is this number."""
 MAX_INLINE = 3_500_000
@@ -98,10 +97,8 @@ def _ahead(request: Request, generations: list[Generation], state: Progress) -> 
 
 def _possible(model: str) -> bool:
     settings = Settings.load()
-    if model in settings.models:
-        return True
-    seen = store.connect(settings.table_name).model_seen_at(model)
-    return seen > clock.now() - LIVE_S
+    table = store.connect(settings.table_name)
+    return has_endpoint(settings.models, model) or table.model_is_live(model)
 
 
 def _full(request: Request, generations: list[Generation]) -> dict[str, Any]:

@@ -164,26 +164,33 @@ class HordeTable(Construct):
         self.table.grant(function, *(f"dynamodb:{verb}" for verb in verbs))
 
 
-def private_bucket(scope: Construct, name: str, *, days: int) -> s3.Bucket:
-    """Return a bucket nobody outside sees into but by presigned URL; it forgets after days."""
+def _bucket(scope: Construct, name: str, *, removal: RemovalPolicy, **more: Any) -> s3.Bucket:
     return s3.Bucket(
         scope,
         name,
         block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
         enforce_ssl=True,
         object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-        removal_policy=RemovalPolicy.DESTROY,
-        lifecycle_rules=[
-            s3.LifecycleRule(
-                expiration=Duration.days(days),
-                abort_incomplete_multipart_upload_after=Duration.days(1),
-            )
-        ],
-        cors=[
-            s3.CorsRule(
-                allowed_methods=[s3.HttpMethods.GET], allowed_origins=["*"], allowed_headers=["*"]
-            )
-        ],
+        removal_policy=removal,
+        **more,
+    )
+
+
+def private_bucket(scope: Construct, name: str, *, days: int) -> s3.Bucket:
+    """Return a bucket nobody outside sees into but by presigned URL; it forgets after days."""
+    everywhere = s3.CorsRule(
+        allowed_methods=[s3.HttpMethods.GET], allowed_origins=["*"], allowed_headers=["*"]
+    )
+    forget = s3.LifecycleRule(
+        expiration=Duration.days(days),
+        abort_incomplete_multipart_upload_after=Duration.days(1),
+    )
+    return _bucket(
+        scope,
+        name,
+        removal=RemovalPolicy.DESTROY,
+        lifecycle_rules=[forget],
+        cors=[everywhere],
     )
 
 
@@ -191,14 +198,7 @@ def open_data_bucket(scope: Construct, name: str, *, existing: str | None) -> s3
     """Return the LAION bucket: the named one, maybe of another account, or our own."""
     if existing:
         return s3.Bucket.from_bucket_name(scope, name, existing)
-    return s3.Bucket(
-        scope,
-        name,
-        block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-        enforce_ssl=True,
-        object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-        removal_policy=RemovalPolicy.RETAIN,
-    )
+    return _bucket(scope, name, removal=RemovalPolicy.RETAIN)
 
 
 class Functions(Construct):

@@ -37,6 +37,11 @@ Models = Annotated[dict[str, Model], BeforeValidator(json.loads)]
 """What the operator's endpoints draw, by the Horde's model names; JSON in the environment."""
 
 
+def has_endpoint(models: dict[str, Model], name: str) -> bool:
+    """Say whether an endpoint of the operator's draws a model."""
+    return name in models and models[name].endpoint is not None
+
+
 class RunPodError(Exception):
     """RunPod did not take a ticket or answer; the caller retries."""
 

@@ -50,6 +50,8 @@ DUE_SHARDS = 8
 """The due index is spread over this many partitions, so that none of them is hot."""
 KEEP_S = 2 * 24 * 3600
 """How long an ended request's rows stay for late events, in seconds; then TTL takes them."""
+LIVE_S = 5 * 60
+"""A model that a worker offered this recently can be drawn, in seconds."""
 CONFLICT_TRIES = 12
 BATCH_GET = 100
 
@@ -640,10 +642,10 @@ class Store:
         """Say whether a worker has ever popped (in the last two days)."""
         return self._get(_pk("WORKER", worker_id)) is not None
 
-    def model_seen_at(self, model: str) -> int:
-        """Return when a worker last offered a model, in seconds since the epoch, or 0."""
+    def model_is_live(self, model: str) -> bool:
+        """Say whether a worker offered a model in the last minutes."""
         item = self._get(_pk("MODEL", model))
-        return int(item["seen_at"]["N"]) if item else 0
+        return item is not None and int(item["seen_at"]["N"]) > clock.now() - LIVE_S
 
     # --- sharing --------------------------------------------------------------------------------
 

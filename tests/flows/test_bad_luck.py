@@ -585,7 +585,7 @@ def test_a_share_that_dies_between_its_writes_is_done_again(
 
 
 def test_a_shared_image_is_its_exact_bytes_and_a_flat_row(horde: Cloud, worker: str) -> None:
-    user, key = horde.register("ada", kudos=100)
+    user, key = horde.register("nobody", kudos=100)
     request = horde.generate(
         key, shared=True, prompt="a red apple ### blur", nsfw=False, params={"cfg_scale": 7}
     ).body["id"]
@@ -610,7 +610,7 @@ def test_a_shared_image_is_its_exact_bytes_and_a_flat_row(horde: Cloud, worker: 
     assert row["nsfw_requested"] is False
     assert all(isinstance(value, str | int | float | bool) for value in row.values())
     text = objects[name].decode()
-    assert "ada" not in text
+    assert "nobody" not in text
     assert key not in text
     assert str(horde.store.request(request)) not in text
     # The private record says whose it is, for withdrawal.

@@ -155,6 +155,19 @@ def test_a_model_nobody_configured_waits_for_a_volunteer_and_says_so(
     assert horde.check(answer["id"]).body["is_possible"] is True
 
 
+def test_a_model_without_an_endpoint_is_possible_only_while_a_worker_offers_it(
+    horde: Cloud, worker: str
+) -> None:
+    models = '{"stable_diffusion": {"endpoint": null}}'
+    horde.overrides = {"MODELS": models}
+    request = horde.generate().body["id"]
+    assert horde.check(request).body["is_possible"] is False
+    horde.pop(worker, max_pixels=1)
+    assert horde.check(request).body["is_possible"] is True
+    horde.clock.pass_seconds(301)
+    assert horde.check(request).body["is_possible"] is False
+
+
 def test_a_request_for_one_worker_goes_to_it_alone(horde: Cloud, worker: str) -> None:
     horde.pop(worker, name="w1")
     horde.pop(worker, name="w2")

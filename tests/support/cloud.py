@@ -150,6 +150,7 @@ class Cloud:
         self.db, self.streams = clients["dynamodb"], clients["dynamodbstreams"]
         self.sqs, self.s3, self.ssm = clients["sqs"], clients["s3"], clients["ssm"]
         self.names: dict[str, str] = {}
+        self.overrides: dict[str, str] = {}
         self.pending: dict[str, list[Message]] = {"dispatch": [], "share": []}
         self.dead: dict[str, list[Message]] = {"dispatch": [], "share": []}
         self.dead_records: list[dict[str, Any]] = []
@@ -209,7 +210,7 @@ class Cloud:
         found = {key: self._resolve(value) for key, value in variables.items()}
         if "RUNPOD_URL" in found:
             found["RUNPOD_URL"] = self.runpod.url
-        return found
+        return found | {key: self.overrides[key] for key in self.overrides if key in found}
 
     def _resolve(self, value: Any) -> str:
         if isinstance(value, str):
