@@ -40,6 +40,10 @@ CORS_HEADERS = [
 ]
 
 
+ENDING = ("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
+"""What it takes to end a request's images with their refunds."""
+
+
 class Alarms(Construct):
     """A topic, and an alarm for everything that must not happen."""
 

@@ -59,7 +59,7 @@ class HordeCommonsStack(Stack):
         # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
         worker = make("worker", env={**where, **put, **src})
         api.route(worker, "POST /api/v2/generate/pop", "POST /api/v2/generate/submit")
-        table.allow(worker, "GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
+        table.allow(worker, *parts.ENDING, "ConditionCheckItem")
         outputs.grant_put(worker)
         outputs.grant_read(worker, "*.webp")
         sources.grant_read(worker, "*.webp")
@@ -74,7 +74,7 @@ class HordeCommonsStack(Stack):
             "GET /api/v2/status/heartbeat",
             "$default",
         )
-        table.allow(status, "GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
+        table.allow(status, *parts.ENDING)
         outputs.grant_read(status, "*.webp")
 
         # client -> users: registration and accounts.
@@ -104,7 +104,7 @@ class HordeCommonsStack(Stack):
         missed = parts.DeadLetters(self, "NotSwept", alarms=alarms)
         sweep = make("sweep", env={**where, **models, **runpod, **src}, seconds=55)
         parts.run_every_minute(sweep, dead=missed)
-        table.allow(sweep, "GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
+        table.allow(sweep, *parts.ENDING, "ConditionCheckItem")
         sources.grant_delete(sweep)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
 

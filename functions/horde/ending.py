@@ -33,12 +33,12 @@ def fault(table: Store, request: Request, generation: Generation) -> None:
 
     ``generation`` is ``processing``, as read; if it has moved on since, nothing happens.
     """
-    match after_fault(request, clock.now()):
+    match after_fault(request, generation, clock.now()):
         case After.REQUEUE:
             if table.requeue(request, generation):
                 return
             fresh = table.request(request.id)
-            if fresh is None or after_fault(fresh, clock.now()) is After.REQUEUE:
+            if fresh is None or after_fault(fresh, generation, clock.now()) is After.REQUEUE:
                 return  # the image itself moved on: somebody else saw to it
             fault(table, fresh, generation)
         case After.CANCEL:

@@ -3,7 +3,8 @@
 A *request* is what a client sent; a *generation* is one image of it. A generation is
 ``waiting`` -> ``processing`` (a worker holds a lease) -> ``ok`` or ``censored``; or it ends as
 ``cancelled``, ``expired`` or ``faulted``, refunded. A lease that runs out, and a worker that
-reports a fault, put it back to ``waiting``; the third fault ends the request.
+reports a fault, put it back to ``waiting``; the third fault of one image ends its
+request.
 """
 
 import secrets
@@ -83,7 +84,6 @@ class Request:
     source_key: str | None = None
     forgiven: int = 0
     """Kudos of the charge that were forgiven and not yet taken off a refund."""
-    faults: int = 0
     cancelled: bool = False
     faulted: bool = False
 
@@ -123,6 +123,12 @@ class Generation:
     drawn_seed: int | None = None
     gen_metadata: list[dict[str, str]] = field(default_factory=list)
     shared_at: int | None = None
+
+    @property
+    def faults(self) -> int:
+        """How many of its claims came to nothing."""
+        current = self.state is State.PROCESSING or self.state in DELIVERED
+        return self.attempt - 1 if current else self.attempt
 
     @property
     def image_key(self) -> str:
@@ -203,13 +209,17 @@ class After(StrEnum):
     FAULT = "fault"
 
 
-def after_fault(request: Request, now: int) -> After:
-    """Decide what a fault of one generation leads to; ``request`` is as it was before it."""
+def after_fault(request: Request, generation: Generation, now: int) -> After:
+    """Decide what a fault of one generation leads to; both are as they were before it.
+
+    The third fault of one image ends the request. It is counted by image, since one worker that
+    dies takes a whole batch of a request's images with it.
+    """
     if request.cancelled:
         return After.CANCEL
     if request.expires_at <= now:
         return After.EXPIRE
-    if request.faulted or request.faults + 1 >= MAX_FAULTS:
+    if request.faulted or generation.attempt >= MAX_FAULTS:
         return After.FAULT
     return After.REQUEUE
 
@@ -236,7 +246,7 @@ def progress(request: Request, generations: list[Generation]) -> Progress:
         finished=ok + censored,
         processing=states.count(State.PROCESSING),
         waiting=states.count(State.WAITING),
-        restarted=request.faults,
+        restarted=sum(generation.faults for generation in generations),
         done=request.faulted or not OPEN.intersection(states),
         faulted=request.faulted,
         kudos=ok * (request.price + request.tax) + censored * request.tax,

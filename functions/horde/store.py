@@ -198,13 +198,7 @@ class Store:
         """Give a user a key that may pop and submit; False if there is no such user."""
         parts = [
             self._new_key(key_hash, user_id, worker=True),
-            {
-                "ConditionCheck": {
-                    "TableName": self._table,
-                    "Key": _pk("USER", user_id),
-                    "ConditionExpression": "attribute_exists(pk)",
-                }
-            },
+            self._check(_pk("USER", user_id), "attribute_exists(pk)"),
         ]
         return self._holds(parts)
 
@@ -473,12 +467,8 @@ class Store:
                 ":left": encode(request.forgiven - forgiven),
             }
         if last_fault:
-            sets += ["faulted = :true", "due_at = :due", "faults = faults + :one"]
-            values |= {
-                ":true": encode(value=True),
-                ":due": encode(clock.now()),
-                ":one": encode(1),
-            }
+            sets += ["faulted = :true", "due_at = :due"]
+            values |= {":true": encode(value=True), ":due": encode(clock.now())}
         if not sets:
             return []
         nobody_refunded_meanwhile = "forgiven = :seen" if forgiven else "attribute_exists(pk)"
@@ -495,28 +485,21 @@ class Store:
         ]
 
     def requeue(self, request: Request, generation: Generation) -> bool:
-        """Put an image whose worker failed back into the queue and count the fault.
+        """Put an image whose worker failed back into the queue.
 
         A cancelled or faulted request is not revived: that is a condition here, not a check.
         """
+        still_wanted = (
+            "attribute_exists(pk) AND attribute_not_exists(cancelled) "
+            "AND attribute_not_exists(faulted)"
+        )
         parts = [
             self._transition(
                 generation,
                 "SET #state = :state, wait_model = model REMOVE due_shard, due_at, lease_until",
                 {":state": {"S": State.WAITING}},
             ),
-            {
-                "Update": {
-                    "TableName": self._table,
-                    "Key": _pk("REQUEST", request.id),
-                    "ConditionExpression": (
-                        "attribute_not_exists(cancelled) AND attribute_not_exists(faulted) "
-                        "AND attribute_exists(pk)"
-                    ),
-                    "UpdateExpression": "ADD faults :one",
-                    "ExpressionAttributeValues": {":one": {"N": "1"}},
-                }
-            },
+            self._check(_pk("REQUEST", request.id), still_wanted),
         ]
         return self._holds(parts)
 
@@ -686,6 +669,15 @@ class Store:
                 "TableName": self._table,
                 "Item": item,
                 "ConditionExpression": "attribute_not_exists(pk)",
+            }
+        }
+
+    def _check(self, key: Item, condition: str) -> Item:
+        return {
+            "ConditionCheck": {
+                "TableName": self._table,
+                "Key": key,
+                "ConditionExpression": condition,
             }
         }
 

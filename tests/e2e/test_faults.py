@@ -58,7 +58,8 @@ def test_three_faults_end_a_request_and_refund_it(horde: Horde, model: str) -> N
     before = client.kudos()
     accepted = client.generate(wish(models=[model], n=2))
     for _ in range(3):
-        horde.lose_worker(worker.pop(models=[model])["id"])
+        for lost in worker.pop(models=[model], amount=2)["ids"]:
+            horde.lose_worker(lost)
     counts = client.check(accepted["id"])
     assert counts["faulted"]
     assert counts["done"]

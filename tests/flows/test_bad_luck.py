@@ -23,9 +23,9 @@ def worker(horde: Cloud) -> str:
     return horde.worker_key(horde.register("owner")[0])
 
 
-def die_after_pop(horde: Cloud, worker: str) -> dict[str, Any]:
+def die_after_pop(horde: Cloud, worker: str, amount: int = 1) -> dict[str, Any]:
     """Pop, never come back, and let the lease run out."""
-    job: dict[str, Any] = horde.pop(worker, name="mortal").body
+    job: dict[str, Any] = horde.pop(worker, name="mortal", amount=amount).body
     horde.clock.pass_seconds(job["ttl"] + 1)
     horde.sweep()
     return job
@@ -60,11 +60,21 @@ def test_the_third_fault_ends_a_request_and_refunds_all_its_images(
     request = horde.generate(key, params={"n": 2}).body["id"]
     for _ in range(3):
         assert horde.check(request).body["faulted"] is False
-        die_after_pop(horde, worker)
+        die_after_pop(horde, worker, amount=2)
     counts = horde.check(request).body
-    assert (counts["faulted"], counts["done"], counts["restarted"]) == (True, True, 3)
+    assert (counts["faulted"], counts["done"], counts["restarted"]) == (True, True, 6)
     assert horde.kudos(user) == 114
     assert horde.pop(worker).body["id"] is None
+
+
+def test_one_worker_that_dies_with_a_whole_batch_does_not_end_the_request(
+    horde: Cloud, worker: str
+) -> None:
+    request = horde.generate(params={"n": 4}).body["id"]
+    die_after_pop(horde, worker, amount=4)
+    counts = horde.check(request).body
+    assert (counts["waiting"], counts["restarted"], counts["faulted"]) == (4, 4, False)
+    assert len(horde.draw(worker)) == 4
 
 
 def test_what_was_delivered_before_the_last_fault_stays_charged(horde: Cloud, worker: str) -> None:
@@ -89,6 +99,7 @@ def test_an_image_in_flight_when_its_request_faults_may_still_be_delivered(
     for _ in range(3):
         assert horde.submit(worker, horde.pop(worker).body["id"], state="faulted").status == 200
     assert horde.check(request).body["faulted"] is True
+    assert horde.check(request).body["processing"] == 1
     horde.upload(held["r2_upload"])
     assert horde.submit(worker, held["id"]).status == 200
     assert len(horde.status(request).body["generations"]) == 1

@@ -40,11 +40,11 @@ MAY = {
     "generate": verbs("GetItem", "PutItem", "UpdateItem") | PUT,
     "enqueue": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams") | SEND,
     "dispatch": CONSUME | {"ssm:GetParameter"},
-    "worker": ENDING | PUT | READ_IMAGES,
+    "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES,
     "status": ENDING | READ_IMAGES,
     "users": verbs("GetItem", "PutItem", "UpdateItem"),
     "share": verbs("GetItem", "PutItem", "UpdateItem") | CONSUME | PUT | READ_IMAGES,
-    "sweep": ENDING | SEND | {"s3:DeleteObject*", "ssm:GetParameter"},
+    "sweep": ENDING | verbs("ConditionCheckItem") | SEND | {"s3:DeleteObject*", "ssm:GetParameter"},
 }
 
 

@@ -124,21 +124,40 @@ def test_consumed_kudos_are_those_of_delivered_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "now", "after"),
+    ("change", "attempt", "now", "after"),
     [
-        ({}, 0, After.REQUEUE),
-        ({"faults": 1}, 0, After.REQUEUE),
-        ({"faults": 2}, 0, After.FAULT),
-        ({"faulted": True}, 0, After.FAULT),
-        ({"cancelled": True}, 0, After.CANCEL),
-        ({"cancelled": True, "faults": 2}, 0, After.CANCEL),
-        ({}, 1000, After.EXPIRE),
+        ({}, 1, 0, After.REQUEUE),
+        ({}, 2, 0, After.REQUEUE),
+        ({}, 3, 0, After.FAULT),
+        ({"faulted": True}, 1, 0, After.FAULT),
+        ({"cancelled": True}, 1, 0, After.CANCEL),
+        ({"cancelled": True}, 3, 0, After.CANCEL),
+        ({}, 1, 1000, After.EXPIRE),
     ],
 )
-def test_a_fault_requeues_unless_the_request_is_over(
-    change: dict[str, Any], now: int, after: After
+def test_a_fault_requeues_unless_it_is_the_images_third_or_the_request_is_over(
+    change: dict[str, Any], attempt: int, now: int, after: After
 ) -> None:
-    assert after_fault(replace(REQUEST, **change), now) is after
+    held = replace(IMAGE, state=State.PROCESSING, attempt=attempt)
+    assert after_fault(replace(REQUEST, **change), held, now) is after
+
+
+@pytest.mark.parametrize(
+    ("state", "attempt", "faults"),
+    [
+        (State.WAITING, 0, 0),
+        (State.PROCESSING, 1, 0),
+        (State.WAITING, 1, 1),
+        (State.PROCESSING, 3, 2),
+        (State.OK, 2, 1),
+        (State.FAULTED, 3, 3),
+        (State.CANCELLED, 0, 0),
+    ],
+)
+def test_restarted_counts_the_claims_that_came_to_nothing(
+    state: State, attempt: int, faults: int
+) -> None:
+    assert progress(REQUEST, [replace(IMAGE, state=state, attempt=attempt)]).restarted == faults
 
 
 @given(ahead=st.integers(0, 100), states=st.lists(st.sampled_from(list(State)), min_size=1))

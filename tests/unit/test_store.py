@@ -14,7 +14,7 @@ from tests.unit.test_model import IMAGE, REQUEST
     [
         REQUEST,
         replace(REQUEST, payload={"prompt": "é ### \u2603", "cfg_scale": 7.0}, shared=True),
-        replace(REQUEST, cancelled=True, faults=2, forgiven=7, source_key="x", r2=True),
+        replace(REQUEST, cancelled=True, forgiven=7, source_key="x", r2=True),
     ],
 )
 def test_a_request_survives_the_table(record: Request) -> None:
