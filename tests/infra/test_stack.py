@@ -196,11 +196,15 @@ def test_browsers_may_call_the_api_with_its_headers(template: Template) -> None:
 @pytest.mark.slow
 def test_the_laion_bucket_may_belong_to_another_account() -> None:
     role = "arn:aws:iam::999999999999:role/horde-writer"
-    template = synthesize(laion_bucket="laion-art", laion_role=role)
+    models = '{"sdxl": {"endpoint": "abc", "baseline": "stable_diffusion_xl"}}'
+    template = synthesize(laion_bucket="laion-art", laion_role=role, models=models)
     assert not [name for name in of_type(template, "AWS::S3::Bucket") if name.startswith("Laion")]
     told = functions(template)["share"][1]["Environment"]["Variables"]
     assert (told["LAION_BUCKET"], told["LAION_ROLE"]) == ("laion-art", role)
     assert "sts:AssumeRole" in actions(template, "share")
+    # `cdk deploy -c 'models={...}'` arrives as text.
+    dispatch = functions(template)["dispatch"][1]["Environment"]["Variables"]
+    assert json.loads(dispatch["MODELS"]) == json.loads(models)
     assert "laion-art" not in json.dumps(of_type(template, "AWS::IAM::Policy"))
 
 
