@@ -261,9 +261,13 @@ class Functions(Construct):
 
 
 class Api(Construct):
-    """The HTTP API: each route goes to one function; everything else to the catch-all."""
+    """The HTTP API: each route goes to one function; everything else to the catch-all.
 
-    def __init__(self, scope: Construct, name: str) -> None:
+    A handler answers its own faults with a JSON 500, which Lambda does not count as an error;
+    the alarm on the API's 5xx answers does.
+    """
+
+    def __init__(self, scope: Construct, name: str, *, alarms: Alarms) -> None:
         super().__init__(scope, name)
         methods = apigateway.CorsHttpMethod
         self.http = apigateway.HttpApi(
@@ -283,6 +287,8 @@ class Api(Construct):
                 max_age=Duration.days(1),
             ),
         )
+        metric = self.http.metric_server_error(statistic="Sum")
+        alarms.on("ApiFaults", metric, "clients were answered 5xx; the functions' logs say why")
 
     def route(self, function: lambda_.Function, *routes: str) -> None:
         """Send ``METHOD /path`` routes, or ``$default``, to a function."""

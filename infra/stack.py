@@ -39,7 +39,7 @@ class HordeCommonsStack(Stack):
             "IMAGES_PER_TICKET": str(settings.images_per_ticket),
         }
         make = parts.Functions(self, "Functions", settings=settings, alarms=alarms).make
-        api = parts.Api(self, "Api")
+        api = parts.Api(self, "Api", alarms=alarms)
 
         # client -> API -> generate: validate, price, tax, decide what is shared, charge.
         generate = make("generate", env={**where, **models, **src}, memory=1024)

@@ -1,8 +1,8 @@
 """The edge: API Gateway events in, the Horde's answers out.
 
 API Gateway has matched the route already; ``serve`` looks its name up, calls the function and
-turns every HordeError into its answer. Anything else is our fault: logged, counted by the
-alarm on the function's errors, and answered as JSON, since clients crash on anything else.
+turns every HordeError into its answer. Anything else is our fault: logged, and answered as a
+JSON 500, since clients crash on anything else. The alarm on the API's 5xx answers hears of it.
 """
 
 import base64

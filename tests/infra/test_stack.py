@@ -147,6 +147,16 @@ def test_every_dlq_and_every_function_has_an_alarm_that_tells_somebody(
     assert all(alarm["AlarmActions"] for alarm in alarms)
 
 
+def test_an_answer_of_5xx_rings_although_the_function_did_not_fail(template: Template) -> None:
+    (api,) = of_type(template, "AWS::ApiGatewayV2::Api")
+    alarms = [alarm["Properties"] for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()]
+    assert [
+        alarm["MetricName"]
+        for alarm in alarms
+        if alarm["Dimensions"] == [{"Name": "ApiId", "Value": {"Ref": api}}]
+    ] == ["5xx"]
+
+
 def test_a_message_stays_hidden_for_six_times_its_function(template: Template) -> None:
     for mapping in of_type(template, "AWS::Lambda::EventSourceMapping").values():
         source = template["Resources"][mapping["Properties"]["EventSourceArn"]["Fn::GetAtt"][0]]
