@@ -46,7 +46,10 @@ from layers.build import build as build_layer
 
 ROOT = Path(__file__).resolve().parents[2]
 CDK = ROOT / "node_modules" / ".bin" / "cdk"
+EMOJI_MODEL = ROOT / "gpu_worker" / "models" / "emoji"
+"""Draws pictures worth looking at; ships with the project."""
 TINY_MODEL = ROOT / "build" / "models" / "tiny"
+"""Random weights, coloured noise: for tests, where only speed matters. Built when first used."""
 STACK = "HordeCommons"
 REGION, ACCOUNT = "us-east-1", "000000000000"
 CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
@@ -60,9 +63,16 @@ class LocalCloud:
     """A running cloud, as a context manager. ``name`` is its folder under ``.local/``."""
 
     def __init__(
-        self, name: str, *, port: int = 0, auth: bool = False, folder: Path = LOCAL
+        self,
+        name: str,
+        *,
+        port: int = 0,
+        auth: bool = False,
+        model: Path = EMOJI_MODEL,
+        folder: Path = LOCAL,
     ) -> None:
         self.folder = folder / name
+        self.model = model
         self.auth = auth
         """Whether IAM is enforced: each Lambda can do just what the stack grants it."""
         self.outputs: dict[str, str] = {}
@@ -175,8 +185,8 @@ class LocalCloud:
             },
         )
         commands = [self._synth(parts, env)]
-        if not (TINY_MODEL / "model_index.json").exists():
-            say("building the tiny model that draws in place of Stable Diffusion")
+        if self.model == TINY_MODEL and not (TINY_MODEL / "model_index.json").exists():
+            say("building the tiny random model")
             build = [sys.executable, "-m", "gpu_worker.tiny", str(TINY_MODEL)]
             commands.append(parts.start("tiny-model", build, cwd=ROOT, env=env))
         answers(f"{self.endpoint}/_ministack/health", ministack)
@@ -249,7 +259,7 @@ class LocalCloud:
         worker = {
             "HORDE_URL": f"{self.url}/api",
             "HORDE_API_KEY": self.worker_key,
-            "MODEL_DIR": str(TINY_MODEL),
+            "MODEL_DIR": str(self.model),
             "MODEL_NAME": MODEL,
             "DEVICE": "cpu",
             "TORCH_THREADS": "1",

@@ -1,7 +1,7 @@
 """``make demo``: four requests through the whole of Horde Commons, each checked against the rules.
 
 A plain HTTP client sends them to a real ``cdk deploy`` on this machine; a real gpu_worker draws
-them with a tiny random model (coloured noise: the path is what is shown, not the art).
+them with the model that ships with the project.
 """
 
 import base64
@@ -24,7 +24,7 @@ from infra.local.processes import BEAT_S, LocalCloudError, say
 from infra.local.sheet import Picture, contact_sheet
 
 FOLDER = ROOT / "demo-images"
-SIDE, STEPS = 256, 20
+SIDE, STEPS = 512, 12
 GRANT = 1000
 PATIENCE_S = 180
 
@@ -71,13 +71,13 @@ def drawing() -> Image.Image:
     """Return the source image: a house on a hill, as a child would draw it."""
     image = Image.new("RGB", (SIDE, SIDE), "#9fd3f2")
     draw = ImageDraw.Draw(image)
-    draw.ellipse((180, 24, 228, 72), fill="#ffd23f")
-    draw.ellipse((-90, 150, 210, 360), fill="#6aa84f")
-    draw.ellipse((110, 170, 360, 380), fill="#4f8a3c")
-    draw.rectangle((84, 118, 158, 186), fill="#e8e0d0", outline="#5a4632", width=3)
-    draw.polygon(((74, 120), (121, 76), (168, 120)), fill="#b5442e", outline="#5a4632")
-    draw.rectangle((112, 148, 132, 186), fill="#7a4b2a")
-    draw.rectangle((92, 130, 108, 146), fill="#fff3b0", outline="#5a4632", width=2)
+    draw.ellipse((360, 48, 456, 144), fill="#ffd23f")
+    draw.ellipse((-180, 300, 420, 720), fill="#6aa84f")
+    draw.ellipse((220, 340, 720, 760), fill="#4f8a3c")
+    draw.rectangle((168, 236, 316, 372), fill="#e8e0d0", outline="#5a4632", width=6)
+    draw.polygon(((148, 240), (242, 152), (336, 240)), fill="#b5442e", outline="#5a4632")
+    draw.rectangle((224, 296, 264, 372), fill="#7a4b2a")
+    draw.rectangle((184, 260, 216, 292), fill="#fff3b0", outline="#5a4632", width=4)
     return image
 
 
@@ -108,14 +108,14 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
         clients[alias] = cloud.client(account["api_key"])
         say(f"registered {account['username']}; the operator grants {GRANT} kudos")
     anonymous = cloud.client()
-    # 256x256 at 20 steps is 2.6 kudos by the Horde's formula, so 3; image-to-image at strength
-    # 0.6 computes 12 steps, 1.57, times 1.3 for the source, so 2.
+    # 512x512 at 12 steps is 2.60 kudos by the Horde's formula, so 3; image-to-image at strength
+    # 0.6 computes 7.2 steps, 1.56, times 1.3 for the source, so 2.
     return [
         Wish(
             "a",
             "registered, shared: true",
             clients["demo-ada"],
-            body("a lighthouse in a storm, oil painting", shared=True, params={"n": 2}),
+            body("a red apple", shared=True, params={"n": 2}),
             Rule(shared=True, why="requested", price=3, tax=1),
             alias="demo-ada",
         ),
@@ -123,7 +123,7 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
             "b",
             "registered, no flag",
             clients["demo-ben"],
-            body("my secret garden, watercolour"),
+            body("a purple heart"),
             Rule(shared=False, why="not requested", price=3, tax=3),
             alias="demo-ben",
         ),
@@ -131,7 +131,7 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
             "c",
             "anonymous, no flag",
             anonymous,
-            body("a fox reading a newspaper"),
+            body("a fox in the snow"),
             Rule(
                 shared=True,
                 why="anonymous text-to-image is always shared",
@@ -145,7 +145,7 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
             "anonymous, source image",
             anonymous,
             body(
-                "a house on a hill at night",
+                "a castle at sunset",
                 source_image=as_base64(drawing()),
                 source_processing="img2img",
                 params={"denoising_strength": 0.6},

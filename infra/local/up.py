@@ -24,7 +24,7 @@ Any Horde client works with {url}/api. By hand, in another terminal of this fold
   curl -sw '\\n' $API/v2/find_user -H "apikey: $KEY"
 
   # what it would cost; then the request, its state, and its images
-  WISH='"prompt": "a lighthouse", "shared": true, "params": {{"width": 256, "height": 256, "n": 2}}'
+  WISH='"prompt": "a blue car", "shared": true, "params": {{"steps": 12, "n": 2}}'
   curl -sw '\\n' $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" \\
     -d "{{$WISH, \\"dry_run\\": true}}"
   ID=$(curl -s $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" -d "{{$WISH}}" | cut -d'"' -f4)
@@ -33,7 +33,7 @@ Any Horde client works with {url}/api. By hand, in another terminal of this fold
 
   # anonymous text-to-image is always shared, and the answer says so
   curl -sw '\\n' $API/v2/generate/async -H 'apikey: 0000000000' -H "$JSON" \\
-    -d '{{"prompt": "a fox"}}'
+    -d '{{"prompt": "a fox in the snow"}}'
 
   # what no endpoint draws waits for a volunteer; cancelled, it is refunded
   WISH='"prompt": "a fox", "models": ["volunteers_only"]'

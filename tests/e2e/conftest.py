@@ -15,7 +15,7 @@ from PIL import Image
 
 from infra import operator
 from infra.local.client import Client, until
-from infra.local.cloud import LocalCloud
+from infra.local.cloud import TINY_MODEL, LocalCloud
 from infra.local.processes import LocalCloudError
 
 PATIENCE_S = 90
@@ -123,7 +123,7 @@ class Horde:
 @pytest.fixture(scope="session")
 def horde() -> Iterator[Horde]:
     try:
-        with LocalCloud("e2e", auth=True) as cloud:
+        with LocalCloud("e2e", auth=True, model=TINY_MODEL) as cloud:
             yield Horde(cloud)
     except LocalCloudError as error:
         pytest.exit(error.tail(), returncode=1)
