@@ -20,7 +20,7 @@ from PIL import Image
 from gpu_worker.train.nouns import NOUNS, Noun
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 SIZE = 64
@@ -145,8 +145,6 @@ def load(folder: Path) -> dict[tuple[str, str], Bytes]:
 
 def recolour(rgba: Bytes, colour: str) -> Bytes:
     """Give the thing's main colour another hue; grey things are tinted as a whole."""
-    import colorsys  # noqa: PLC0415
-
     alpha = rgba[..., 3:]
     hsv = np.asarray(Image.fromarray(rgba[..., :3]).convert("HSV")).astype(np.float32) / 255
     hue, saturation, value = hsv[..., 0], hsv[..., 1], hsv[..., 2]
@@ -175,7 +173,6 @@ def recolour(rgba: Bytes, colour: str) -> Bytes:
         new_value = 0.08 + 0.32 * value**1.5 if colour == "black" else 0.72 + 0.28 * value
     changed = np.stack([new_hue % 1, new_saturation, new_value], -1)
     rgb = Image.fromarray((np.clip(changed, 0, 1) * 255).astype(np.uint8), "HSV").convert("RGB")
-    del colorsys
     mixed = rgba[..., :3] * (1 - share[..., None]) + np.asarray(rgb) * share[..., None]
     return np.concatenate([np.clip(mixed, 0, 255).astype(np.uint8), alpha], -1)
 
@@ -244,9 +241,11 @@ def caption(  # noqa: PLR0913
 class Pictures:
     """An endless supply of (picture, caption): RGB as bytes, SIZE x SIZE."""
 
-    def __init__(self, cutouts: dict[tuple[str, str], Bytes], seed: int) -> None:
+    def __init__(
+        self, cutouts: dict[tuple[str, str], Bytes], seed: int, nouns: Sequence[Noun] = NOUNS
+    ) -> None:
         self.random = np.random.default_rng(seed)
-        self.nouns = [noun for noun in NOUNS if any((noun.code, s) in cutouts for s in STYLES)]
+        self.nouns = nouns
         self._cutouts = dict(cutouts)
 
     def _cutout(self, code: str, style: str, colour: str) -> Bytes:

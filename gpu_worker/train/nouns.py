@@ -23,37 +23,21 @@ OBJECTS = """
 1f353 strawberry
 1f347 grapes
 1f349 watermelon
-1f34a orange fruit|tangerine
 1f34b lemon
 1f34d pineapple
 1f352 cherry|cherries
-1f351 peach
 1f350 pear
 1f345 tomato
 1f955 carrot
-1f33d corn
-1f966 broccoli
-1f951 avocado
-1f346 eggplant|aubergine
 1f344 mushroom|toadstool
 1f355 pizza|slice of pizza
 1f354 hamburger|burger
-1f35f french fries|fries
-1f32d hot dog
-1f32e taco
-1f363 sushi
 1f369 donut|doughnut
-1f36a cookie
 1f370 cake|piece of cake
-1f382 birthday cake
-1f9c1 cupcake|muffin
 1f366 ice cream
 1f9c0 cheese
-1f35e bread|loaf of bread
 1f95a egg
 2615 coffee|cup of coffee|cup
-1f37a beer
-1f377 wine|glass of wine
 1f431 cat|kitten|cat face
 1f436 dog|puppy|dog face
 1f42d mouse
@@ -71,13 +55,11 @@ OBJECTS = """
 1f434 horse
 1f984 unicorn
 1f43a wolf
-1f414 chicken|hen
 1f427 penguin
 1f426 bird
 1f424 chick
 1f986 duck
 1f989 owl
-1f99c parrot
 1f422 turtle|tortoise
 1f40d snake
 1f409 dragon
@@ -85,35 +67,26 @@ OBJECTS = """
 1f433 whale
 1f42c dolphin
 1f41f fish
-1f420 tropical fish
 1f988 shark
 1f419 octopus
-1f980 crab
 1f98b butterfly
 1f41d bee
 1f41e ladybug|ladybird
-1f577 spider
 1f40c snail
 1f418 elephant
-1f992 giraffe
-1f994 hedgehog
 1f411 sheep
 1f333 tree
-1f332 pine tree|fir tree
 1f334 palm tree|palm
 1f335 cactus
 1f33b sunflower
 1f339 rose
 1f337 tulip
 1f338 flower|blossom
-1f340 clover
 1f341 leaf|maple leaf
 1f384 christmas tree
 1f383 pumpkin|jack o lantern
 26c4 snowman
-2744 snowflake
 1f525 fire|flame
-1f4a7 water drop|drop
 26a1 lightning|thunderbolt
 2b50 star
 2600 sun
@@ -124,10 +97,8 @@ OBJECTS = """
 2601 cloud
 1f697 car|automobile
 1f68c bus
-1f695 taxi|cab
 1f692 fire truck|fire engine
 1f69c tractor
-1f69a truck|lorry
 1f682 train|locomotive
 1f6b2 bicycle|bike
 1f3cd motorcycle|motorbike
@@ -136,35 +107,23 @@ OBJECTS = """
 1f680 rocket|spaceship
 1f6f8 ufo|flying saucer
 26f5 sailboat|boat
-1f6a2 ship
 1f3e0 house|home
 1f3f0 castle|fortress
-26ea church
-26fa tent
 1f388 balloon
 1f381 gift|present
 1f451 crown
 1f48e diamond|gem
-1f48d ring
 2764 heart
-1f511 key
-1f514 bell
 1f4a1 light bulb|lamp
 1f4d5 book
 1f4f7 camera
 1f4bb laptop|computer
-231a watch
 23f0 clock|alarm clock
 1f3b8 guitar
-1f3ba trumpet
-1f941 drum
 26bd football|soccer ball|ball
-1f3c0 basketball
 1f3c6 trophy|cup trophy
 1f3a9 hat|top hat
-1f453 glasses
 1f45f shoe|sneaker
-1f457 dress
 1f9f8 teddy bear
 1f916 robot
 1f47b ghost
@@ -175,18 +134,63 @@ OBJECTS = """
 1f468 man|portrait of a man
 1f469 woman|portrait of a woman
 1f467 girl|portrait of a girl
-1f466 boy|portrait of a boy
 1f478 princess
 1f934 prince|king
 1f9d9 wizard|mage
-1f9da fairy
-1f9dc-200d-2640 mermaid
 1f9d1-200d-1f680 astronaut
 1f385 santa|santa claus
-1f6e1 shield
-2694 swords|sword
 2602 umbrella
 """
+
+MORE = """
+1f34a orange fruit|tangerine
+1f351 peach
+1f33d corn
+1f966 broccoli
+1f951 avocado
+1f346 eggplant|aubergine
+1f35f french fries|fries
+1f32d hot dog
+1f32e taco
+1f363 sushi
+1f36a cookie
+1f382 birthday cake
+1f9c1 cupcake|muffin
+1f35e bread|loaf of bread
+1f37a beer
+1f377 wine|glass of wine
+1f414 chicken|hen
+1f99c parrot
+1f420 tropical fish
+1f980 crab
+1f577 spider
+1f992 giraffe
+1f994 hedgehog
+1f332 pine tree|fir tree
+1f340 clover
+2744 snowflake
+1f4a7 water drop|drop
+1f695 taxi|cab
+1f69a truck|lorry
+1f6a2 ship
+26ea church
+26fa tent
+1f48d ring
+1f511 key
+1f514 bell
+231a watch
+1f3ba trumpet
+1f941 drum
+1f3c0 basketball
+1f453 glasses
+1f457 dress
+1f466 boy|portrait of a boy
+1f9da fairy
+1f9dc-200d-2640 mermaid
+1f6e1 shield
+2694 swords|sword
+"""
+"""Drawn less well for want of training time; see the model card."""
 
 SCENES = """
 1f3d4 mountain|mountains|landscape
@@ -204,4 +208,5 @@ def _read(table: str, *, is_scene: bool) -> list[Noun]:
     return [Noun(code, tuple(words.split("|")), is_scene) for code, words in rows]
 
 
-NOUNS = [*_read(OBJECTS, is_scene=False), *_read(SCENES, is_scene=True)]
+CORE = [*_read(OBJECTS, is_scene=False), *_read(SCENES, is_scene=True)]
+NOUNS = [*CORE, *_read(MORE, is_scene=False)]

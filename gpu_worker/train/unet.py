@@ -106,7 +106,7 @@ class Latents:
         if not self._count:
             for _ in range(8):
                 self._add(BATCH)
-        self._add(BATCH // 2 if self._count < POOL else FRESH)
+        self._add(BATCH // 4 if self._count < POOL else FRESH)
         random = self._pictures.random
         chosen = torch.from_numpy(random.integers(min(self._count, POOL), size=BATCH))
         tokens = self._tokens[chosen]
