@@ -186,9 +186,7 @@ class Pipeline:
         """Return the pass in the only size that the model draws; hires_fix is the upscaler's."""
         if not self._upscaler:
             return wanted
-        return replace(
-            wanted, width=self.native_size, height=self.native_size, hires_strength=None
-        )
+        return replace(wanted, width=self.native_size, height=self.native_size, hires_strength=None)
 
     def _in_size(self, drawing: Image.Image, wanted: Pass) -> Image.Image:
         if not self._upscaler:

@@ -98,10 +98,11 @@ class Upscaler:
         return drawing.resize((width, height), Image.Resampling.LANCZOS)
 
     def _run(self, name: str, factor: int, image: Image.Image) -> Image.Image:
-        planes: Pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 255
+        planes: Pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1)
         # The border is continued, else it darkens: the network pads with black.
         margin = 4
         planes = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
+        planes *= 1 / 255
         extractor = self._nets[name].create_extractor()
         # A clone, because ncnn does not keep the array alive whose memory it reads.
         extractor.input("data", self._ncnn.Mat(np.ascontiguousarray(planes)).clone())

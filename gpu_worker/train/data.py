@@ -51,7 +51,10 @@ NOTO = Package(
     "emoji-datasource-google-16.0.0.tgz",
     "sha512-ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A==",
 )
-STYLES = {"3d": (FLUENT, "package/assets/", ".webp"), "flat": (NOTO, "package/img/google/64/", ".png")}
+STYLES = {
+    "3d": (FLUENT, "package/assets/", ".webp"),
+    "flat": (NOTO, "package/img/google/64/", ".png"),
+}
 
 HUES = {
     "red": 356, "orange": 27, "yellow": 50, "green": 115, "blue": 214, "purple": 270, "pink": 330,
@@ -121,9 +124,7 @@ def _cut_out(image: Image.Image) -> Bytes:
         Image.Resampling.LANCZOS,
     )
     canvas = Image.new("RGBA", (CUTOUT, CUTOUT))
-    canvas.paste(
-        rgba.convert("RGBA"), ((CUTOUT - rgba.width) // 2, (CUTOUT - rgba.height) // 2)
-    )
+    canvas.paste(rgba.convert("RGBA"), ((CUTOUT - rgba.width) // 2, (CUTOUT - rgba.height) // 2))
     return np.asarray(canvas).copy()
 
 
@@ -207,11 +208,13 @@ def place(name: str, random: np.random.Generator) -> Floats:
         return _gradient((0, (90, 200, 236)), (1, (16, 74, 150)))
     floor = {"meadow": ((124, 196, 84), (74, 150, 62)), "snow": ((250, 252, 255), (214, 228, 244)),
              "beach": ((246, 222, 158), (226, 190, 116))}[name]  # fmt: skip
-    sky = ((176, 204, 232), (226, 236, 246)) if name == "snow" else ((112, 188, 246), (208, 234, 252))
+    sky = (
+        ((176, 204, 232), (226, 236, 246)) if name == "snow" else ((112, 188, 246), (208, 234, 252))
+    )
     return _gradient((0, sky[0]), (ground, sky[1]), (ground + 0.01, floor[0]), (1, floor[1]))
 
 
-def caption(  # noqa: PLR0913
+def caption(
     random: np.random.Generator, noun: Noun, colour: str, ground: str, style: str, *, rich: bool
 ) -> str:
     """Say what is in the picture, in one of the ways in which people ask for it."""
@@ -219,19 +222,19 @@ def caption(  # noqa: PLR0913
     def one_of(options: tuple[str, ...] | list[str]) -> str:
         return options[int(random.integers(len(options)))]
 
-    word = noun.words[0] if random.random() < 0.6 else one_of(noun.words)  # noqa: PLR2004
-    adjective = one_of(ADJECTIVES) if rich and random.random() < 0.2 else ""  # noqa: PLR2004
+    word = noun.words[0] if random.random() < 0.6 else one_of(noun.words)
+    adjective = one_of(ADJECTIVES) if rich and random.random() < 0.2 else ""
     thing = " ".join(part for part in (adjective, colour, word) if part)
     article = "an" if thing[0] in "aeiou" else "a"
     thing = one_of([f"{article} {thing}", f"{article} {thing}", thing, f"the {thing}"])
     lead = ""
     chance = random.random()
-    if rich and chance < 0.15:  # noqa: PLR2004
+    if rich and chance < 0.15:
         lead = one_of(STYLE_LEADS[style])
-    elif rich and chance < 0.4:  # noqa: PLR2004
+    elif rich and chance < 0.4:
         lead = one_of(LEADS)
     text = " ".join(part for part in (lead, thing, ground) if part)
-    if rich and random.random() < 0.2:  # noqa: PLR2004
+    if rich and random.random() < 0.2:
         noise = [one_of(NOISE) for _ in range(int(random.integers(1, 6)))]
         split = int(random.integers(len(noise) + 1))
         text = ", ".join([*noise[:split], text, *noise[split:]])
@@ -239,7 +242,7 @@ def caption(  # noqa: PLR0913
 
 
 class Pictures:
-    """An endless supply of (picture, caption): RGB as bytes, SIZE x SIZE."""
+    """A supply of (picture, caption): RGB as bytes, SIZE x SIZE."""
 
     def __init__(
         self, cutouts: dict[tuple[str, str], Bytes], seed: int, nouns: Sequence[Noun] = NOUNS
@@ -259,29 +262,31 @@ class Pictures:
         random = self.random
         noun = self.nouns[int(random.integers(len(self.nouns)))]
         styles = [style for style in STYLES if (noun.code, style) in self._cutouts]
-        style = styles[0] if len(styles) == 1 or random.random() < 0.65 else styles[1]  # noqa: PLR2004
+        style = styles[0] if len(styles) == 1 or random.random() < 0.65 else styles[1]
         colour = ground = ""
         background = plain("white")
         cutout = self._cutouts[noun.code, style]
         if not noun.is_scene:
-            if random.random() < 0.45:  # noqa: PLR2004
+            if random.random() < 0.45:
                 colour = COLOURS[int(random.integers(len(COLOURS)))]
                 cutout = self._cutout(noun.code, style, colour)
             chance = random.random()
-            if chance < 0.25:  # noqa: PLR2004
+            if chance < 0.25:
                 name = [*PLAIN][int(random.integers(len(PLAIN)))]
                 background = plain(name)
-                ground = f"on a {name} background" if random.random() < 0.8 else f"on {name}"  # noqa: PLR2004
+                ground = f"on a {name} background" if random.random() < 0.8 else f"on {name}"
                 if ground.startswith("on a orange"):
                     ground = ground.replace("a orange", "an orange")
-            elif chance < 0.38:  # noqa: PLR2004
+            elif chance < 0.38:
                 name = [*PLACES][int(random.integers(len(PLACES)))]
                 background = place(name, random)
                 ground = PLACES[name][int(random.integers(len(PLACES[name])))]
-        if random.random() < 0.5:  # noqa: PLR2004
+        if random.random() < 0.5:
             cutout = cutout[:, ::-1]
         side = int(random.integers(52, 61))
-        image = Image.fromarray(cutout).convert("RGBa").resize((side, side), Image.Resampling.BILINEAR)
+        image = (
+            Image.fromarray(cutout).convert("RGBa").resize((side, side), Image.Resampling.BILINEAR)
+        )
         scaled = np.asarray(image).astype(np.float32)
         slack = SIZE - side
         low, high = max(0, slack // 2 - 2), min(slack, slack // 2 + 2)
@@ -290,9 +295,9 @@ class Pictures:
         window *= 1 - scaled[..., 3:] / 255
         window += scaled[..., :3]
         picture = np.clip(background, 0, 255).astype(np.uint8)
-        rich = random.random() < 0.6  # noqa: PLR2004
+        rich = random.random() < 0.6
         return picture, caption(random, noun, colour, ground, style, rich=bool(rich))
 
-    def __iter__(self) -> Iterator[tuple[Bytes, str]]:
-        while True:
-            yield self.draw()
+    def take(self, count: int) -> Iterator[tuple[Bytes, str]]:
+        """Compose that many."""
+        return (self.draw() for _ in range(count))

@@ -114,7 +114,7 @@ class Latents:
         return self._latents[chosen], tokens
 
 
-def train(  # noqa: PLR0913, PLR0915
+def train(
     pictures: Pictures, vae: Any, tokenizer: Any, checkpoint: Path, steps: int, cooldown: int
 ) -> tuple[Any, Any]:
     """Train, or go on from the checkpoint; return the averaged UNet and text encoder."""
@@ -146,7 +146,7 @@ def train(  # noqa: PLR0913, PLR0915
         blur = (1 - alphas[time_]).sqrt()[:, None, None, None]
         hidden = encoder(tokens, output_hidden_states=True).hidden_states
         # One in ten from the layer before the last: clients ask for that with clip_skip 2.
-        layer = 1 if step % 10 == 9 else 2  # noqa: PLR2004
+        layer = 1 if step % 10 == 9 else 2
         text = encoder.final_layer_norm(hidden[layer])
         guess = unet(signal * clean + blur * noise, time_, text).sample
         loss = (guess - (signal * noise - blur * clean)).square().mean()
@@ -155,9 +155,9 @@ def train(  # noqa: PLR0913, PLR0915
         optimizer.step()
         optimizer.zero_grad()
         keep = min(AVERAGED, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, [w.detach() for w in learning], 1 - keep)  # noqa: SLF001
+        torch._foreach_lerp_(average, [w.detach() for w in learning], 1 - keep)
         progress.step(step + 1, loss.item())
-        if time.monotonic() - last > 90 or step + 1 == steps:  # noqa: PLR2004
+        if time.monotonic() - last > 90 or step + 1 == steps:
             last = time.monotonic()
             state = {
                 "unet": unet.state_dict(), "encoder": encoder.state_dict(), "average": average,

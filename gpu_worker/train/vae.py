@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from gpu_worker.train.data import Pictures
 from gpu_worker.train.progress import Progress, rate, save
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gpu_worker.train.data import Pictures
 
 BATCH, CROP = 16, 32
 RATE = 2e-3
@@ -43,7 +44,7 @@ def to_tensor(pictures: list[Any]) -> torch.Tensor:
 
 
 def _batch(pictures: Pictures, pool: list[Any]) -> torch.Tensor:
-    if len(pool) < 4000:  # noqa: PLR2004
+    if len(pool) < 4000:
         pool.extend(pictures.draw()[0] for _ in range(BATCH))
     crops = []
     for number in pictures.random.integers(len(pool), size=BATCH):
@@ -60,16 +61,20 @@ def loss_of(pixels: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def train(
-    pictures: Pictures, checkpoint: Path, steps: int, *, decoder_only: bool = False
-) -> Any:
-    """Train, or go on from the checkpoint; with `decoder_only` the latents stay what they are."""
+def train(pictures: Pictures, checkpoint: Path, steps: int, *, decoder_of: Any = None) -> Any:
+    """Train, or go on from the checkpoint.
+
+    With `decoder_of`, train that autoencoder's decoder alone: its latents stay what they are, so a
+    UNet that was trained on them still fits.
+    """
     torch.manual_seed(0)
-    vae = build()
+    vae = decoder_of or build()
+    decoder_only = decoder_of is not None
     learning = [*vae.parameters()]
     if decoder_only:
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
+        vae.requires_grad_(requires_grad=False)
+        vae.decoder.requires_grad_(requires_grad=True)
+        vae.post_quant_conv.requires_grad_(requires_grad=True)
         learning = [*vae.post_quant_conv.parameters(), *vae.decoder.parameters()]
     optimizer = torch.optim.AdamW(learning, RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     done = 0
@@ -98,7 +103,7 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         progress.step(step + 1, loss.item())
-        if time.monotonic() - last > 60 or step + 1 == steps:  # noqa: PLR2004
+        if time.monotonic() - last > 60 or step + 1 == steps:
             last = time.monotonic()
             state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             save(state, checkpoint)
@@ -109,7 +114,7 @@ def train(
 def standardise(vae: Any, pictures: Pictures) -> None:
     """Fold mean 0 and deviation 1 of each latent channel into the weights: no scaling factor."""
     sample = to_tensor([pictures.draw()[0] for _ in range(512)])
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in sample.split(64)])
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(sample, 64)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     channels = len(mean)
     vae.quant_conv.weight[:channels] /= deviation[:, None, None, None]
@@ -126,6 +131,6 @@ def psnr(vae: Any, pictures: Pictures) -> float:
     """Measure the reconstruction of new pictures, in dB."""
     sample = to_tensor([pictures.draw()[0] for _ in range(128)])
     again = torch.cat(
-        [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in sample.split(32)]
+        [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in torch.split(sample, 32)]
     ).clamp(-1, 1)
     return float(-10 * torch.log10(((again - sample) / 2).square().mean()))

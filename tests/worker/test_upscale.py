@@ -67,7 +67,9 @@ def test_the_picture_is_whole_undistorted_and_in_the_size_asked_for(
     high, wide = np.ptp(disc, axis=0) + 1
     assert high == pytest.approx(wide, rel=0.05)
     assert high == pytest.approx(min(width, height) * 40 / 64, rel=0.08)
-    assert disc.mean(axis=0) == pytest.approx((height / 2, width / 2), abs=0.02 * max(width, height))
+    assert disc.mean(axis=0) == pytest.approx(
+        (height / 2, width / 2), abs=0.02 * max(width, height)
+    )
 
 
 def test_what_is_missing_at_the_sides_continues_the_drawing(
