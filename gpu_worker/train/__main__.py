@@ -28,9 +28,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--vae-steps", type=int, default=850)
     parser.add_argument("--decoder-steps", type=int, default=0, help="the decoder alone, later")
-    parser.add_argument("--steps", type=int, default=2600, help="of the UNet")
+    parser.add_argument("--steps", type=int, default=3300, help="of the UNet")
     parser.add_argument("--cooldown", type=int, default=700, help="last steps, ever smaller")
-    parser.add_argument("--all-nouns", action="store_true", help="175 instead of 129")
+    parser.add_argument("--text-steps", type=int, default=350)
+    parser.add_argument("--share-3d", type=float, default=1.0, help="the rest in the flat style")
+    parser.add_argument("--mirrored", type=float, default=0.0, help="share of the pictures")
+    parser.add_argument(
+        "--all-nouns", action="store_true", help=f"{len(NOUNS)} instead of {len(CORE)}"
+    )
     wish = parser.parse_args()
     torch.set_num_threads(wish.threads)
     wish.work.mkdir(parents=True, exist_ok=True)
@@ -42,14 +47,10 @@ def main() -> None:
     )
     autoencoder = vae.train(Pictures(cutouts, 1, nouns), wish.work / "vae.pt", wish.vae_steps)
     vae.standardise(autoencoder, Pictures(cutouts, 3, CORE))
-    denoiser, encoder = unet.train(
-        Pictures(cutouts, 5, nouns),
-        autoencoder,
-        tokenizer,
-        wish.work / "unet.pt",
-        wish.steps,
-        wish.cooldown,
-    )
+    encoder = text.train(Pictures(cutouts, 2, NOUNS), tokenizer, wish.text_steps)
+    pictures = Pictures(cutouts, 5, nouns, share_3d=wish.share_3d, mirrored=wish.mirrored)
+    latents = unet.Latents(pictures, autoencoder, tokenizer)
+    denoiser = unet.train(latents, encoder, wish.work / "unet.pt", wish.steps, wish.cooldown)
     if wish.decoder_steps:
         autoencoder = vae.train(
             Pictures(cutouts, 7, nouns),

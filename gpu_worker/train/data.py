@@ -56,6 +56,11 @@ STYLES = {
     "flat": (NOTO, "package/img/google/64/", ".png"),
 }
 
+SHARE_3D = 0.8
+"""How often a noun that has both styles is drawn in the first."""
+MIRRORED = 0.5
+"""How often a picture is mirrored."""
+
 HUES = {
     "red": 356, "orange": 27, "yellow": 50, "green": 115, "blue": 214, "purple": 270, "pink": 330,
 }  # fmt: skip
@@ -241,12 +246,32 @@ def caption(
     return text + one_of(["", "", "", ".", "!"])
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What one picture shows, and its caption."""
+
+    noun: Noun
+    style: str
+    colour: str
+    """Empty: its own."""
+    ground: str
+    """A key of PLAIN or PLACES; empty: white, and the caption does not say so."""
+    caption: str
+
+
 class Pictures:
     """A supply of (picture, caption): RGB as bytes, SIZE x SIZE."""
 
     def __init__(
-        self, cutouts: dict[tuple[str, str], Bytes], seed: int, nouns: Sequence[Noun] = NOUNS
+        self,
+        cutouts: dict[tuple[str, str], Bytes],
+        seed: int,
+        nouns: Sequence[Noun] = NOUNS,
+        *,
+        share_3d: float = SHARE_3D,
+        mirrored: float = MIRRORED,
     ) -> None:
+        self._share_3d, self._mirrored = share_3d, mirrored
         self.random = np.random.default_rng(seed)
         self.nouns = nouns
         self._cutouts = dict(cutouts)
@@ -257,46 +282,55 @@ class Pictures:
             self._cutouts[key] = recolour(self._cutouts[code, style], colour)
         return self._cutouts[key]
 
-    def draw(self) -> tuple[Bytes, str]:
-        """Compose the next one."""
+    def wish(self) -> Wish:
+        """Choose what the next picture shows and how it is asked for."""
         random = self.random
         noun = self.nouns[int(random.integers(len(self.nouns)))]
         styles = [style for style in STYLES if (noun.code, style) in self._cutouts]
-        style = styles[0] if len(styles) == 1 or random.random() < 0.65 else styles[1]
-        colour = ground = ""
-        background = plain("white")
-        cutout = self._cutouts[noun.code, style]
+        style = styles[0] if len(styles) == 1 or random.random() < self._share_3d else styles[1]
+        colour = ground = phrase = ""
         if not noun.is_scene:
             if random.random() < 0.45:
                 colour = COLOURS[int(random.integers(len(COLOURS)))]
-                cutout = self._cutout(noun.code, style, colour)
             chance = random.random()
             if chance < 0.25:
-                name = [*PLAIN][int(random.integers(len(PLAIN)))]
-                background = plain(name)
-                ground = f"on a {name} background" if random.random() < 0.8 else f"on {name}"
-                if ground.startswith("on a orange"):
-                    ground = ground.replace("a orange", "an orange")
+                ground = [*PLAIN][int(random.integers(len(PLAIN)))]
+                article = "an" if ground[0] in "aeiou" else "a"
+                phrase = f"on {ground}"
+                if random.random() < 0.8:
+                    phrase = f"on {article} {ground} background"
             elif chance < 0.38:
-                name = [*PLACES][int(random.integers(len(PLACES)))]
-                background = place(name, random)
-                ground = PLACES[name][int(random.integers(len(PLACES[name])))]
-        if random.random() < 0.5:
+                ground = [*PLACES][int(random.integers(len(PLACES)))]
+                phrase = PLACES[ground][int(random.integers(len(PLACES[ground])))]
+        rich = bool(random.random() < 0.5)
+        text = caption(random, noun, colour, phrase, style, rich=rich)
+        return Wish(noun, style, colour, ground, text)
+
+    def draw(self) -> tuple[Bytes, str]:
+        """Compose the next one."""
+        random, wish = self.random, self.wish()
+        if wish.ground in PLACES:
+            background = place(wish.ground, random)
+        else:
+            background = plain(wish.ground or "white")
+        if wish.colour:
+            cutout = self._cutout(wish.noun.code, wish.style, wish.colour)
+        else:
+            cutout = self._cutouts[wish.noun.code, wish.style]
+        if random.random() < self._mirrored:
             cutout = cutout[:, ::-1]
-        side = int(random.integers(52, 61))
+        side = int(random.integers(56, 60))
         image = (
             Image.fromarray(cutout).convert("RGBa").resize((side, side), Image.Resampling.BILINEAR)
         )
         scaled = np.asarray(image).astype(np.float32)
         slack = SIZE - side
-        low, high = max(0, slack // 2 - 2), min(slack, slack // 2 + 2)
+        low, high = max(0, slack // 2 - 1), min(slack, slack // 2 + 1)
         y, x = random.integers(low, high + 1, 2)
         window = background[y : y + side, x : x + side]
         window *= 1 - scaled[..., 3:] / 255
         window += scaled[..., :3]
-        picture = np.clip(background, 0, 255).astype(np.uint8)
-        rich = random.random() < 0.6
-        return picture, caption(random, noun, colour, ground, style, rich=bool(rich))
+        return np.clip(background, 0, 255).astype(np.uint8), wish.caption
 
     def take(self, count: int) -> Iterator[tuple[Bytes, str]]:
         """Compose that many."""

@@ -35,8 +35,6 @@ OBJECTS = """
 1f369 donut|doughnut
 1f370 cake|piece of cake
 1f366 ice cream
-1f9c0 cheese
-1f95a egg
 2615 coffee|cup of coffee|cup
 1f431 cat|kitten|cat face
 1f436 dog|puppy|dog face
@@ -45,49 +43,33 @@ OBJECTS = """
 1f98a fox
 1f43b bear
 1f43c panda
-1f428 koala
 1f42f tiger
 1f981 lion
 1f42e cow
 1f437 pig
 1f438 frog
 1f435 monkey
-1f434 horse
 1f984 unicorn
-1f43a wolf
 1f427 penguin
-1f426 bird
-1f424 chick
-1f986 duck
 1f989 owl
 1f422 turtle|tortoise
-1f40d snake
 1f409 dragon
-1f996 dinosaur|t-rex
 1f433 whale
-1f42c dolphin
 1f41f fish
-1f988 shark
 1f419 octopus
 1f98b butterfly
 1f41d bee
 1f41e ladybug|ladybird
-1f40c snail
-1f418 elephant
-1f411 sheep
 1f333 tree
 1f334 palm tree|palm
 1f335 cactus
 1f33b sunflower
 1f339 rose
-1f337 tulip
 1f338 flower|blossom
-1f341 leaf|maple leaf
 1f384 christmas tree
 1f383 pumpkin|jack o lantern
 26c4 snowman
 1f525 fire|flame
-26a1 lightning|thunderbolt
 2b50 star
 2600 sun
 1f319 moon|crescent moon
@@ -97,13 +79,9 @@ OBJECTS = """
 2601 cloud
 1f697 car|automobile
 1f68c bus
-1f692 fire truck|fire engine
-1f69c tractor
 1f682 train|locomotive
 1f6b2 bicycle|bike
-1f3cd motorcycle|motorbike
 2708 airplane|plane
-1f681 helicopter
 1f680 rocket|spaceship
 1f6f8 ufo|flying saucer
 26f5 sailboat|boat
@@ -116,20 +94,51 @@ OBJECTS = """
 2764 heart
 1f4a1 light bulb|lamp
 1f4d5 book
-1f4f7 camera
-1f4bb laptop|computer
-23f0 clock|alarm clock
 1f3b8 guitar
 26bd football|soccer ball|ball
-1f3c6 trophy|cup trophy
 1f3a9 hat|top hat
-1f45f shoe|sneaker
 1f9f8 teddy bear
 1f916 robot
 1f47b ghost
 1f47d alien
 1f480 skull
 1f600 smiley|smiling face|emoji
+"""
+
+SCENES = """
+1f3d4 mountain|mountains|landscape
+1f305 sunrise|sunset
+1f3dd island|beach|tropical island
+"""
+
+MORE_OBJECTS = """
+1f9c0 cheese
+1f95a egg
+1f428 koala
+1f434 horse
+1f43a wolf
+1f426 bird
+1f424 chick
+1f986 duck
+1f40d snake
+1f996 dinosaur|t-rex
+1f42c dolphin
+1f988 shark
+1f40c snail
+1f418 elephant
+1f411 sheep
+1f337 tulip
+1f341 leaf|maple leaf
+26a1 lightning|thunderbolt
+1f692 fire truck|fire engine
+1f69c tractor
+1f3cd motorcycle|motorbike
+1f681 helicopter
+1f4f7 camera
+1f4bb laptop|computer
+23f0 clock|alarm clock
+1f3c6 trophy|cup trophy
+1f45f shoe|sneaker
 1f60e cool face|sunglasses
 1f468 man|portrait of a man
 1f469 woman|portrait of a woman
@@ -140,9 +149,6 @@ OBJECTS = """
 1f9d1-200d-1f680 astronaut
 1f385 santa|santa claus
 2602 umbrella
-"""
-
-MORE = """
 1f34a orange fruit|tangerine
 1f351 peach
 1f33d corn
@@ -190,12 +196,8 @@ MORE = """
 1f6e1 shield
 2694 swords|sword
 """
-"""Drawn less well for want of training time; see the model card."""
 
-SCENES = """
-1f3d4 mountain|mountains|landscape
-1f305 sunrise|sunset
-1f3dd island|beach|tropical island
+MORE_SCENES = """
 1f30b volcano
 1f3d9 city|cityscape|skyline
 1f30c galaxy|milky way|night sky
@@ -209,4 +211,6 @@ def _read(table: str, *, is_scene: bool) -> list[Noun]:
 
 
 CORE = [*_read(OBJECTS, is_scene=False), *_read(SCENES, is_scene=True)]
-NOUNS = [*CORE, *_read(MORE, is_scene=False)]
+"""What the model in the repository was trained to draw."""
+NOUNS = [*CORE, *_read(MORE_OBJECTS, is_scene=False), *_read(MORE_SCENES, is_scene=True)]
+"""For a longer training (`--all-nouns`)."""

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+import torch
+from torch.nn import functional
+
+from gpu_worker.train.data import COLOURS, PLACES, PLAIN, STYLES
+from gpu_worker.train.progress import Progress, rate
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from gpu_worker.train.data import Pictures, Wish
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = 1536
@@ -36,8 +45,6 @@ def tokenizer_of(captions: Iterable[str]) -> Any:
         show_progress=False,
     )
     bpe.train_from_iterator(captions, trainer)
-    import json  # noqa: PLC0415
-
     model = json.loads(bpe.to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
     tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
@@ -68,3 +75,58 @@ def encoder_for(tokenizer: Any) -> Any:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+BATCH = 64
+RATE = 2e-3
+
+
+def tokens_of(tokenizer: Any, captions: list[str]) -> torch.Tensor:
+    """Encode captions as the pipeline does: cut or padded to MAX_TOKENS."""
+    tokens: torch.Tensor = tokenizer(
+        captions,
+        padding="max_length",
+        max_length=MAX_TOKENS,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return tokens
+
+
+def train(pictures: Pictures, tokenizer: Any, steps: int) -> Any:
+    """Teach a new text encoder to tell what a caption asks for, then let it be.
+
+    A denoiser that has to find out by itself which word is the noun takes most of its training
+    for that. From the mean of the encoder's outputs, in its last layer and in the one before (for
+    clip_skip 2), four linear heads read the noun, the colour, the background and the style.
+    """
+    torch.manual_seed(0)
+    encoder = encoder_for(tokenizer)
+    answers: list[list[Any]] = [
+        pictures.nouns, ["", *COLOURS], ["", *PLAIN, *PLACES], [*STYLES],
+    ]  # fmt: skip
+    heads = torch.nn.ModuleList(torch.nn.Linear(WIDTH, len(answer)) for answer in answers)
+    weights = (1.0, 0.5, 0.5, 0.1)
+    learning = [*encoder.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(learning, RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
+    progress = Progress("text", 0, steps)
+    for step in range(steps):
+        wishes: list[Wish] = [pictures.wish() for _ in range(BATCH)]
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * rate(step, steps, cooldown=steps // 2)
+        hidden = encoder(
+            tokens_of(tokenizer, [wish.caption for wish in wishes]), output_hidden_states=True
+        ).hidden_states
+        wanted = [(w.noun, w.colour, w.ground, w.style) for w in wishes]
+        loss = torch.zeros(())
+        for layer in (1, 2):
+            pooled = encoder.final_layer_norm(hidden[layer]).mean(1)
+            for part, (head, answer) in enumerate(zip(heads, answers, strict=True)):
+                labels = torch.tensor([answer.index(row[part]) for row in wanted])
+                loss = loss + weights[part] * functional.cross_entropy(head(pooled), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        progress.step(step + 1, loss.item())
+    return encoder.requires_grad_(requires_grad=False).eval()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gpu_worker.train.progress import Progress, rate, save
-from gpu_worker.train.text import WIDTH, encoder_for
+from gpu_worker.train.text import WIDTH, tokens_of
 from gpu_worker.train.vae import to_tensor
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ OFFSET = 0.1
 POOL = 24_000
 """Pictures that are kept encoded; from then on each step replaces some."""
 FRESH = 4
-AVERAGED = 0.998
+AVERAGED = 0.995
 """What is exported is the moving average of the weights."""
 
 
@@ -80,17 +80,7 @@ class Latents:
         self._latents = torch.empty(POOL, 4, 16, 16)
         self._tokens = torch.empty(POOL, tokenizer.model_max_length, dtype=torch.long)
         self._count = 0
-        self.empty = self._encode([""])[0]
-
-    def _encode(self, captions: list[str]) -> torch.Tensor:
-        tokens: torch.Tensor = self._tokenizer(
-            captions,
-            padding="max_length",
-            max_length=self._tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        return tokens
+        self.empty = tokens_of(tokenizer, [""])[0]
 
     @torch.no_grad()
     def _add(self, count: int) -> None:
@@ -98,13 +88,17 @@ class Latents:
         where = (torch.arange(count) + self._count) % POOL
         pictures = to_tensor([picture for picture, _ in drawn])
         self._latents[where] = self._vae.encode(pictures).latent_dist.mode()
-        self._tokens[where] = self._encode([caption for _, caption in drawn])
+        self._tokens[where] = tokens_of(self._tokenizer, [caption for _, caption in drawn])
         self._count += count
+
+    def skip(self, steps: int) -> None:
+        """Go on with other pictures than at the start."""
+        self._pictures.random = np.random.default_rng(steps)
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return latents and tokens of BATCH pictures."""
         if not self._count:
-            for _ in range(8):
+            for _ in range(40):
                 self._add(BATCH)
         self._add(BATCH // 4 if self._count < POOL else FRESH)
         random = self._pictures.random
@@ -114,40 +108,37 @@ class Latents:
         return self._latents[chosen], tokens
 
 
-def train(
-    pictures: Pictures, vae: Any, tokenizer: Any, checkpoint: Path, steps: int, cooldown: int
-) -> tuple[Any, Any]:
-    """Train, or go on from the checkpoint; return the averaged UNet and text encoder."""
+def train(latents: Latents, encoder: Any, checkpoint: Path, steps: int, cooldown: int) -> Any:
+    """Train, or go on from the checkpoint; return the averaged UNet."""
     torch.manual_seed(0)
-    unet, encoder = build(), encoder_for(tokenizer)
-    learning = [*unet.parameters(), *encoder.parameters()]
+    unet = build()
+    learning = [*unet.parameters()]
     optimizer = torch.optim.AdamW(learning, RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
     average = [weight.detach().clone() for weight in learning]
     done = 0
     if checkpoint.exists():
         state = torch.load(checkpoint)
         unet.load_state_dict(state["unet"])
-        encoder.load_state_dict(state["encoder"])
         optimizer.load_state_dict(state["optimizer"])
         average, done = state["average"], state["step"]
-        pictures.random = np.random.default_rng([done])
+        latents.skip(done)
         torch.manual_seed(done)
     alphas = scheduler().alphas_cumprod
-    latents = Latents(pictures, vae, tokenizer)
     progress = Progress("unet", done, steps)
     last = time.monotonic()
     for step in range(done, steps):
         clean, tokens = latents.batch()
         for group in optimizer.param_groups:
             group["lr"] = RATE * rate(step, steps, cooldown=cooldown)
-        time_ = torch.randint(0, 1000, (BATCH,))
+        # Much noise more often: that is where the words decide the shape.
+        time_ = (torch.rand(BATCH).sqrt() * 1000).long().clamp(max=999)
         noise = torch.randn_like(clean) + OFFSET * torch.randn(BATCH, 4, 1, 1)
         signal = alphas[time_].sqrt()[:, None, None, None]
         blur = (1 - alphas[time_]).sqrt()[:, None, None, None]
-        hidden = encoder(tokens, output_hidden_states=True).hidden_states
-        # One in ten from the layer before the last: clients ask for that with clip_skip 2.
-        layer = 1 if step % 10 == 9 else 2
-        text = encoder.final_layer_norm(hidden[layer])
+        with torch.no_grad():
+            hidden = encoder(tokens, output_hidden_states=True).hidden_states
+            # One in ten from the layer before the last: clients ask for that with clip_skip 2.
+            text = encoder.final_layer_norm(hidden[1 if step % 10 == 9 else 2])
         guess = unet(signal * clean + blur * noise, time_, text).sample
         loss = (guess - (signal * noise - blur * clean)).square().mean()
         loss.backward()
@@ -160,16 +151,16 @@ def train(
         if time.monotonic() - last > 90 or step + 1 == steps:
             last = time.monotonic()
             state = {
-                "unet": unet.state_dict(), "encoder": encoder.state_dict(), "average": average,
+                "unet": unet.state_dict(), "average": average,
                 "optimizer": optimizer.state_dict(), "step": step + 1,
             }  # fmt: skip
             save(state, checkpoint)
-    return averaged(unet, encoder, average)
+    return averaged(unet, average)
 
 
 @torch.no_grad()
-def averaged(unet: Any, encoder: Any, average: list[torch.Tensor]) -> tuple[Any, Any]:
-    """Put the moving average into the models."""
-    for weight, mean in zip([*unet.parameters(), *encoder.parameters()], average, strict=True):
+def averaged(unet: Any, average: list[torch.Tensor]) -> Any:
+    """Put the moving average into the model."""
+    for weight, mean in zip(unet.parameters(), average, strict=True):
         weight.copy_(mean)
-    return unet.eval(), encoder.eval()
+    return unet.eval()
