@@ -15,14 +15,11 @@ from gpu_worker.horde import Job
 from gpu_worker.settings import Settings
 
 PROMPTS = (
-    "a red apple", "a green apple", "a blue car", "a purple heart", "a cat on a yellow background",
-    "a dog in a meadow",
-    "a fox in the snow", "a penguin on a blue background", "an owl at night", "a red dragon",
-    "a unicorn", "an octopus underwater",
-    "a slice of pizza", "a pink donut", "a hamburger on an orange background", "an ice cream",
-    "strawberry", "a mushroom in a meadow",
-    "a rocket in space", "a sailboat in the sea", "a castle at sunset", "a hot air balloon",
-    "a robot on a purple background", "a snowy mountain",
+    "a red apple", "a green apple", "a blue car", "a purple heart", "a yellow star",
+    "a red balloon",
+    "a cat", "a dog", "a fox", "a lion", "a penguin on a blue background", "a butterfly",
+    "a strawberry", "a lemon", "cherries", "a hamburger", "a piece of cake", "a tomato",
+    "a sunflower", "a palm tree", "a castle", "a rocket", "a sailboat in the sea", "a teddy bear",
 )  # fmt: skip
 COLUMNS = 6
 GAP, TEXT = 12, 26
@@ -51,7 +48,7 @@ def sheet(pictures: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
         "RGB", (columns * (side + GAP) + GAP, rows * (side + TEXT + GAP) + GAP), "white"
     )
     pen = ImageDraw.Draw(page)
-    font = ImageFont.load_default(15 if side >= 150 else 10)  # noqa: PLR2004
+    font = ImageFont.load_default(14 if side >= 150 else 10)  # noqa: PLR2004
     for number, (caption, picture) in enumerate(pictures):
         x = GAP + number % columns * (side + GAP)
         y = GAP + number // columns * (side + TEXT + GAP)
@@ -69,7 +66,7 @@ def main() -> None:
     parser.add_argument("prompts", nargs="*", default=PROMPTS)
     parser.add_argument("--size", type=int, default=512, help="of the images, as asked for")
     parser.add_argument("--shown", type=int, default=200, help="of the images, on the sheet")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--seeds", type=int, default=1, help="images for each prompt")
     parser.add_argument("--columns", type=int, default=COLUMNS)

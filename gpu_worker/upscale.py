@@ -21,8 +21,8 @@ DECLARATION = "horde.json"
 """The file beside model_index.json in which a model declares `{"native_size": 64}`."""
 NATIVE_SIZES = range(32, 513)
 
-# Factor and file of each step. The first redraws a small picture's edges, at 0.4 CPU-seconds for
-# 64 pixels a side; the second keeps them when a picture grows beyond 256, at 0.3.
+# Factor and file of each step. The first redraws a small picture's edges, at 0.5 CPU-seconds for
+# 64 pixels a side; the second keeps them when a picture grows beyond 256, at about as much.
 FIRST = (4, "realesrgan-x4plus-anime")
 SECOND = (2, "realesr-animevideov3-x2")
 

@@ -18,6 +18,7 @@ from gpu_worker.train import text, unet, vae
 from gpu_worker.train.data import Pictures, load
 from gpu_worker.train.export import export
 from gpu_worker.train.nouns import CORE, NOUNS
+from gpu_worker.train.progress import save
 
 
 def main() -> None:
@@ -28,8 +29,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--vae-steps", type=int, default=850)
     parser.add_argument("--decoder-steps", type=int, default=0, help="the decoder alone, later")
-    parser.add_argument("--steps", type=int, default=3300, help="of the UNet")
-    parser.add_argument("--cooldown", type=int, default=700, help="last steps, ever smaller")
+    parser.add_argument("--steps", type=int, default=3480, help="of the UNet")
+    parser.add_argument("--cooldown", type=int, default=620, help="last steps, ever smaller")
     parser.add_argument("--text-steps", type=int, default=350)
     parser.add_argument("--share-3d", type=float, default=1.0, help="the rest in the flat style")
     parser.add_argument("--mirrored", type=float, default=0.0, help="share of the pictures")
@@ -42,12 +43,23 @@ def main() -> None:
 
     cutouts = load(wish.work / "data")
     nouns = NOUNS if wish.all_nouns else CORE
-    tokenizer = text.tokenizer_of(
-        caption for _, caption in Pictures(cutouts, 1, NOUNS).take(20_000)
-    )
-    autoencoder = vae.train(Pictures(cutouts, 1, nouns), wish.work / "vae.pt", wish.vae_steps)
-    vae.standardise(autoencoder, Pictures(cutouts, 3, CORE))
-    encoder = text.train(Pictures(cutouts, 2, NOUNS), tokenizer, wish.text_steps)
+    parts = wish.work / "parts.pt"
+    if parts.exists():
+        state = torch.load(parts)
+        tokenizer = text.tokenizer_from(wish.work / "tokenizer")
+        autoencoder, encoder = vae.build(), text.encoder_for(tokenizer)
+        autoencoder.load_state_dict(state["vae"])
+        encoder.load_state_dict(state["text"])
+        encoder.requires_grad_(requires_grad=False).eval()
+    else:
+        captions = (caption for _, caption in Pictures(cutouts, 1, NOUNS).take(20_000))
+        tokenizer = text.tokenizer_of(captions)
+        autoencoder = vae.train(Pictures(cutouts, 1, nouns), wish.work / "vae.pt", wish.vae_steps)
+        vae.standardise(autoencoder, Pictures(cutouts, 3, nouns))
+        encoder = text.train(Pictures(cutouts, 2, NOUNS), tokenizer, wish.text_steps)
+        tokenizer.save_pretrained(wish.work / "tokenizer")
+        save({"vae": autoencoder.state_dict(), "text": encoder.state_dict()}, parts)
+    autoencoder.eval()
     pictures = Pictures(cutouts, 5, nouns, share_3d=wish.share_3d, mirrored=wish.mirrored)
     latents = unet.Latents(pictures, autoencoder, tokenizer)
     denoiser = unet.train(latents, encoder, wish.work / "unet.pt", wish.steps, wish.cooldown)

@@ -15,6 +15,7 @@ from gpu_worker.train.progress import Progress, rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from gpu_worker.train.data import Pictures, Wish
 
@@ -56,6 +57,11 @@ def tokenizer_of(captions: Iterable[str]) -> Any:
         model_max_length=MAX_TOKENS,
         **dict.fromkeys(("eos_token", "pad_token", "unk_token"), END),
     )
+
+
+def tokenizer_from(directory: Path) -> Any:
+    """Read a saved one."""
+    return import_module("transformers").CLIPTokenizer.from_pretrained(directory)
 
 
 def encoder_for(tokenizer: Any) -> Any:
