@@ -108,7 +108,7 @@ def train(pictures: Pictures, tokenizer: Any, steps: int) -> Any:
     torch.manual_seed(0)
     encoder = encoder_for(tokenizer)
     answers: list[list[Any]] = [
-        pictures.nouns, ["", *COLOURS], ["", *PLAIN, *PLACES], [*STYLES],
+        [*pictures.nouns], ["", *COLOURS], ["", *PLAIN, *PLACES], [*STYLES],
     ]  # fmt: skip
     heads = torch.nn.ModuleList(torch.nn.Linear(WIDTH, len(answer)) for answer in answers)
     weights = (1.0, 0.5, 0.5, 0.1)
