@@ -102,6 +102,7 @@ def test_it_enlarges_edges_and_keeps_colours(upscaler: Upscaler, drawing: Image.
     assert np.abs(small - np.asarray(drawing))[:6, :6].max() < 12
 
 
+@pytest.mark.slow
 def test_the_same_drawing_gives_the_same_bytes_with_any_number_of_threads(
     upscaler: Upscaler, drawing: Image.Image
 ) -> None:
