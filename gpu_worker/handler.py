@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from gpu_worker import images, safety
 from gpu_worker.horde import BadJobError, Horde, HordeError, Job, State
 from gpu_worker.settings import Settings
+from gpu_worker.upscale import UpscalerMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -257,8 +258,12 @@ def main() -> None:
 
     from gpu_worker.pipeline import Pipeline  # noqa: PLC0415
 
-    # Before the first ticket: the ttl of a job starts with its pop.
-    worker = Worker(settings, Horde(settings), Pipeline(settings).draw)
+    try:
+        # Before the first ticket: the ttl of a job starts with its pop.
+        pipeline = Pipeline(settings)
+    except UpscalerMissingError as error:
+        sys.exit(f"gpu_worker: {error}")
+    worker = Worker(settings, Horde(settings), pipeline.draw)
 
     async def handler(ticket: dict[str, Any]) -> dict[str, Any]:
         # Now, because the SDK sets its own signal handler when it starts.

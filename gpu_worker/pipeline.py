@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from PIL import Image
 
+from gpu_worker import upscale
 from gpu_worker.horde import BadJobError, Job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from PIL import Image
 
     from gpu_worker.settings import Settings
 
@@ -120,7 +120,12 @@ class Pipeline:
     """One model on one device. For one thread at a time: schedulers and tiling are state."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load the model: seconds, and the GPU's memory."""
+        """Load the model: seconds, and the GPU's memory.
+
+        Raises UpscalerMissingError for a model that draws one size, where nothing can enlarge it.
+        """
+        only_size = upscale.native_size(settings.model_dir)
+        self._upscaler = upscale.Upscaler(settings.torch_threads) if only_size else None
         # diffusers quotes the part of a prompt that CLIP cannot hold: keep it out of the logs.
         diffusers.logging.set_verbosity_error()
         transformers.logging.set_verbosity_error()
@@ -148,7 +153,7 @@ class Pipeline:
         self._model_name = settings.model_name
         self._max_batch = settings.max_batch
         scale = self._text2img.vae_scale_factor
-        self.native_size = int(self._text2img.unet.config.sample_size) * scale
+        self.native_size = only_size or int(self._text2img.unet.config.sample_size) * scale
         """Side in pixels of the images that the model was trained on."""
 
     def draw(
@@ -160,10 +165,11 @@ class Pipeline:
         MemoryError when the device's memory is too small for the batch.
         """
         passes: dict[Pass, list[int]] = {}
+        wanted = [Pass.of(job) for job in jobs]
         for number, job in enumerate(jobs):
             if job.model not in ("", self._model_name):
                 _refuse("this model")
-            passes.setdefault(Pass.of(job), []).append(number)
+            passes.setdefault(self._drawable(wanted[number]), []).append(number)
         images: dict[int, Image.Image] = {}
         for common, numbers in passes.items():
             for start in range(0, len(numbers), self._max_batch):
@@ -174,7 +180,21 @@ class Pipeline:
                     [sources[number] if sources else None for number in chunk],
                 )
                 images.update(zip(chunk, drawn, strict=True))
-        return [images[number] for number in range(len(jobs))]
+        return [self._in_size(images[number], wanted[number]) for number in range(len(jobs))]
+
+    def _drawable(self, wanted: Pass) -> Pass:
+        """Return the pass in the only size that the model draws; hires_fix is the upscaler's."""
+        if not self._upscaler:
+            return wanted
+        return replace(wanted, width=self.native_size, height=self.native_size, hires_strength=None)
+
+    def _in_size(self, drawing: Image.Image, wanted: Pass) -> Image.Image:
+        if not self._upscaler:
+            return drawing
+        if wanted.strength is None:
+            return self._upscaler.fit(drawing, wanted.width, wanted.height)
+        # The source was squeezed into the model's square whole; its drawing is pulled out again.
+        return self._upscaler.stretch(drawing, wanted.width, wanted.height)
 
     def _draw_pass(
         self, common: Pass, jobs: list[Job], sources: list[Image.Image | None]
@@ -205,9 +225,15 @@ class Pipeline:
             "generator": [torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
         }
         if common.strength is not None:
+            size = (common.width, common.height)
             return self._refine(
                 common,
-                image=sources,
+                image=[
+                    source
+                    if source is None or source.size == size
+                    else source.resize(size, Image.Resampling.LANCZOS)
+                    for source in sources
+                ],
                 steps=common.steps,
                 run=int(common.steps * common.strength + 1e-6),
                 **shared,

@@ -1,0 +1,104 @@
+"""`python -m gpu_worker.grid MODEL_DIR OUT.png`: a grid of prompts, drawn as the worker draws.
+
+Prompts after the two paths replace the 24 that the project's README shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from gpu_worker.horde import Job
+from gpu_worker.settings import Settings
+
+PROMPTS = (
+    "a red apple", "a green apple", "a blue car", "a purple heart", "a yellow star",
+    "a red balloon",
+    "a cat", "a dog", "a fox", "a lion", "a penguin on a blue background", "a butterfly",
+    "a strawberry", "a lemon", "cherries", "a hamburger", "a piece of cake", "a tomato",
+    "a sunflower", "a palm tree", "a castle", "a rocket", "a sailboat in the sea", "a teddy bear",
+)  # fmt: skip
+COLUMNS = 6
+GAP, TEXT = 12, 26
+
+
+def job(prompt: str, seed: int, size: int, steps: int) -> Job:
+    """Return what a client's request for the prompt becomes."""
+    payload = {
+        "prompt": prompt,
+        "seed": str(seed),
+        "width": size,
+        "height": size,
+        "ddim_steps": steps,
+        "sampler_name": "k_euler_a",
+        "karras": True,
+        "cfg_scale": 5.0,
+    }
+    return Job(id=prompt, payload=payload, deadline=0)
+
+
+def sheet(pictures: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
+    """Put the pictures side by side, each above its caption."""
+    side = pictures[0][1].width
+    rows = -(-len(pictures) // columns)
+    page = Image.new(
+        "RGB", (columns * (side + GAP) + GAP, rows * (side + TEXT + GAP) + GAP), "white"
+    )
+    pen = ImageDraw.Draw(page)
+    font = ImageFont.load_default(14 if side >= 150 else 10)  # noqa: PLR2004
+    for number, (caption, picture) in enumerate(pictures):
+        x = GAP + number % columns * (side + GAP)
+        y = GAP + number // columns * (side + TEXT + GAP)
+        page.paste(picture, (x, y))
+        pen.rectangle((x - 1, y - 1, x + side, y + side), outline=(222, 222, 222))
+        pen.text((x + side / 2, y + side + TEXT / 2 + 2), caption, (70, 70, 70), font, anchor="mm")
+    return page
+
+
+def main() -> None:
+    """Draw the grid named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model_dir", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("prompts", nargs="*", default=PROMPTS)
+    parser.add_argument("--size", type=int, default=512, help="of the images, as asked for")
+    parser.add_argument("--shown", type=int, default=200, help="of the images, on the sheet")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seeds", type=int, default=1, help="images for each prompt")
+    parser.add_argument("--columns", type=int, default=COLUMNS)
+    parser.add_argument("--threads", type=int, default=2)
+    wish = parser.parse_args()
+
+    from gpu_worker.pipeline import Pipeline  # noqa: PLC0415
+
+    settings = Settings(
+        horde_url="",
+        horde_api_key="",
+        worker_name="",
+        model_dir=wish.model_dir,
+        torch_threads=wish.threads,
+        max_batch=8,
+    )
+    pipeline = Pipeline(settings)
+    jobs = [
+        job(prompt, wish.seed + number, wish.size, wish.steps)
+        for prompt in wish.prompts
+        for number in range(wish.seeds)
+    ]
+    started = time.monotonic()
+    shown = (wish.shown, wish.shown)
+    pictures = [
+        (str(job.payload["prompt"]), image.resize(shown, Image.Resampling.LANCZOS))
+        for job, image in zip(jobs, pipeline.draw(jobs), strict=True)
+    ]
+    wish.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet(pictures, wish.columns).save(wish.out, optimize=True)
+    print(f"{len(jobs)} images in {time.monotonic() - started:.1f} s: {wish.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Writes the trained parts as an ordinary diffusers directory in half precision."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gpu_worker.train.data import SIZE
+from gpu_worker.train.unet import scheduler
+from gpu_worker.upscale import DECLARATION
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def export(vae: Any, unet: Any, encoder: Any, tokenizer: Any, directory: Path) -> None:
+    """Write the model, next to what a person wrote about it there."""
+    pipeline = import_module("diffusers").StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(dtype=torch.float16)
+    pipeline.save_pretrained(directory, safe_serialization=True)
+    (directory / DECLARATION).write_text(json.dumps({"native_size": SIZE}) + "\n")

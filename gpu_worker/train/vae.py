@@ -1,0 +1,136 @@
+"""The autoencoder: 64x64 pixels to 16x16 latents of four channels, and back."""
+
+from __future__ import annotations
+
+import time
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from gpu_worker.train.progress import Progress, rate, save
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gpu_worker.train.data import Pictures
+
+BATCH, CROP = 16, 32
+RATE = 2e-3
+KL = 1e-5
+SLOPES = 0.5
+"""Weight of the difference between neighbouring pixels: edges matter in an emoji."""
+
+
+def build() -> Any:
+    """Return a new autoencoder, 1.5 million weights."""
+    return import_module("diffusers").AutoencoderKL(
+        block_out_channels=(24, 48, 96),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=64,
+        scaling_factor=1.0,
+    )
+
+
+def to_tensor(pictures: list[Any]) -> torch.Tensor:
+    """Bytes to -1..1, channels first."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _batch(pictures: Pictures, pool: list[Any]) -> torch.Tensor:
+    if len(pool) < 4000:
+        pool.extend(pictures.draw()[0] for _ in range(BATCH))
+    crops = []
+    for number in pictures.random.integers(len(pool), size=BATCH):
+        y, x = pictures.random.integers(0, 64 - CROP + 1, 2)
+        crops.append(pool[number][y : y + CROP, x : x + CROP])
+    return to_tensor(crops)
+
+
+def loss_of(pixels: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """L1 of the pixels and of their slopes."""
+    loss = functional.l1_loss(pixels, wanted)
+    for axis in (2, 3):
+        loss = loss + SLOPES * functional.l1_loss(pixels.diff(dim=axis), wanted.diff(dim=axis))
+    return loss
+
+
+def train(pictures: Pictures, checkpoint: Path, steps: int, *, decoder_of: Any = None) -> Any:
+    """Train, or go on from the checkpoint.
+
+    With `decoder_of`, train that autoencoder's decoder alone: its latents stay what they are, so a
+    UNet that was trained on them still fits.
+    """
+    torch.manual_seed(0)
+    vae = decoder_of or build()
+    decoder_only = decoder_of is not None
+    learning = [*vae.parameters()]
+    if decoder_only:
+        vae.requires_grad_(requires_grad=False)
+        vae.decoder.requires_grad_(requires_grad=True)
+        vae.post_quant_conv.requires_grad_(requires_grad=True)
+        learning = [*vae.post_quant_conv.parameters(), *vae.decoder.parameters()]
+    optimizer = torch.optim.AdamW(learning, RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    done = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = state["step"]
+    pool: list[Any] = []
+    progress = Progress("decoder" if decoder_only else "vae", done, steps)
+    last = time.monotonic()
+    for step in range(done, steps):
+        wanted = _batch(pictures, pool)
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * rate(step, steps, cooldown=steps // 2)
+        latents = vae.encode(wanted).latent_dist
+        # A little noise on the latents: the decoder must forgive what the UNet gets wrong.
+        noisy = latents.mode() if decoder_only else latents.sample()
+        if decoder_only:
+            noisy = noisy + 0.05 * torch.randn_like(noisy)
+        loss = loss_of(vae.decode(noisy).sample, wanted)
+        if not decoder_only:
+            loss = loss + KL * latents.kl().mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        progress.step(step + 1, loss.item())
+        if time.monotonic() - last > 60 or step + 1 == steps:
+            last = time.monotonic()
+            state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            save(state, checkpoint)
+    return vae.eval()
+
+
+@torch.inference_mode()
+def standardise(vae: Any, pictures: Pictures) -> None:
+    """Fold mean 0 and deviation 1 of each latent channel into the weights: no scaling factor."""
+    sample = to_tensor([pictures.draw()[0] for _ in range(512)])
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(sample, 64)])
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    channels = len(mean)
+    vae.quant_conv.weight[:channels] /= deviation[:, None, None, None]
+    vae.quant_conv.bias[:channels] = (vae.quant_conv.bias[:channels] - mean) / deviation
+    # The variance scales along; its logarithm is what the other half of the channels says.
+    vae.quant_conv.bias[channels:] -= 2 * deviation.log()
+    before = vae.post_quant_conv.weight.clone()
+    vae.post_quant_conv.weight *= deviation[None, :, None, None]
+    vae.post_quant_conv.bias += (before[:, :, 0, 0] * mean).sum(1)
+
+
+@torch.inference_mode()
+def psnr(vae: Any, pictures: Pictures) -> float:
+    """Measure the reconstruction of new pictures, in dB."""
+    sample = to_tensor([pictures.draw()[0] for _ in range(128)])
+    again = torch.cat(
+        [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in torch.split(sample, 32)]
+    ).clamp(-1, 1)
+    return float(-10 * torch.log10(((again - sample) / 2).square().mean()))

