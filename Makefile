@@ -69,7 +69,7 @@ $(DONE)/venv: $(REQ)/uv.txt
 
 $(DONE)/dev: $(DONE)/venv $(REQ)/dev.txt
 	@echo 'setup: Python packages'
-	@$(call QUIETLY,$(VENV)/bin/uv pip install --python $(PY) --require-hashes -r $(REQ)/dev.txt,$(REQ)/dev.txt)
+	@$(call QUIETLY,$(VENV)/bin/uv pip install --python $(PY) --no-deps --require-hashes -r $(REQ)/dev.txt,$(REQ)/dev.txt)
 	@touch $@
 
 # By pip: uv does not find the CPU build everywhere. Where it is not to be had, the CUDA build draws
@@ -91,9 +91,12 @@ $(DONE)/layer: $(DONE)/dev $(REQ)/lambda.txt layers/build.py
 	@$(PY) -m layers.build host
 	@touch $@
 
+LOCK = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --override $(REQ)/overrides.in
+
 lock: $(DONE)/venv ## lock requirements/*.in anew
-	for name in uv lambda worker dev; do $(VENV)/bin/uv pip compile --quiet --universal \
-		--python-version 3.11 --generate-hashes --no-header --no-annotate --output-file $(REQ)/$$name.txt $(REQ)/$$name.in \
-		|| exit 1; done
-	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--output-file $(REQ)/torch.txt $(REQ)/torch.in
+	$(LOCK) --output-file $(REQ)/uv.txt $(REQ)/uv.in
+	$(LOCK) --output-file $(REQ)/dev.txt $(REQ)/dev.in
+	for name in lambda worker; do $(LOCK) --constraints $(REQ)/dev.txt \
+		--output-file $(REQ)/$$name.txt $(REQ)/$$name.in || exit 1; done
+	$(LOCK) --output-file $(REQ)/torch.txt $(REQ)/torch.in
