@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from infra.local.client import Client
-from infra.local.demo import Rule, Wish, cells, table
+from infra.local.demo import SIDE, Rule, Wish, cells, table
 
 ROW = {"prompt": "a fox", "seed": 1}
 
@@ -15,7 +15,7 @@ ROW = {"prompt": "a fox", "seed": 1}
 @pytest.fixture
 def wish(tmp_path: Path) -> Wish:
     path = tmp_path / "a1.webp"
-    Image.new("RGB", (256, 256)).save(path, "WEBP")
+    Image.new("RGB", (SIDE, SIDE)).save(path, "WEBP")
     return Wish(
         "a",
         "registered, shared: true",
