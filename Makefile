@@ -12,13 +12,16 @@ DONE := $(VENV)/stamps
 export PYTHONPATH := functions:.
 export CDK_DISABLE_CLI_TELEMETRY := true
 
-.PHONY: help setup tools demo up down test check lock synth deploy clean
+.PHONY: help setup tools demo grid up down test check lock synth deploy clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 demo: setup ## four requests through the whole path, on this machine; AUTH=1 enforces IAM
 	@$(PY) -m infra.local.demo
+
+grid: setup ## the README's grid of 24 prompts anew, drawn by way of the local cloud
+	@$(PY) -m infra.local.grid
 
 up: setup ## the whole cloud on this machine until Ctrl-C; PORT=8080, AUTH=1 enforces IAM
 	@$(PY) -m infra.local.up
