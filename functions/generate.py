@@ -65,7 +65,7 @@ def generate(call: Call) -> Answer:
 
     model = choose_model(wish.models, settings.models)
     sharing_decision = sharing.decide(
-        flag=wish.shared, anonymous=user.id == 0, uses_images=wish.uses_images
+        flag=wish.shared, anonymous=user.anonymous, uses_images=wish.uses_images
     )
     baseline = settings.models[model].baseline if model in settings.models else ""
     price = pricing.quote(wish, shared=sharing_decision.shared, baseline=baseline)
@@ -85,7 +85,7 @@ def generate(call: Call) -> Answer:
     )
     if source is not None and request.source_key is not None:
         images.put_webp(aws.s3(), settings.sources_bucket, request.source_key, source)
-    table.accept(request, generations)
+    table.accept(request, generations, user)
 
     possible = has_endpoint(settings.models, model) or table.model_is_live(model)
     messages = [sharing_decision.message, None if possible else NO_WORKER]

@@ -15,6 +15,7 @@ from horde.errors import RequestNotFound, RouteNotFound
 from horde.http import Answer, Call, is_uuid, serve
 from horde.model import DELIVERED, Generation, Progress, Request, State, progress, wait_seconds
 from horde.runpod import Models, has_endpoint
+from horde.store import Store
 
 QUEUE_DEPTH = 100
 """``queue_position`` is exact up to here; further back it is this number."""
@@ -47,7 +48,7 @@ def cancel(call: Call) -> Answer:
     """Cancel what still waits, and answer the status as it was before."""
     request, generations = _find(call)
     answer = Answer(_full(request, generations))
-    ending.cancel(store.connect(Settings.load().table_name), request, generations)
+    ending.cancel(_table(), request, generations)
     return answer
 
 
@@ -61,9 +62,13 @@ def unknown(_call: Call) -> Answer:
     raise RouteNotFound
 
 
+def _table() -> Store:
+    return store.connect(Settings.load().table_name)
+
+
 def _find(call: Call) -> tuple[Request, list[Generation]]:
     request_id = call.path.get("id", "")
-    table = store.connect(Settings.load().table_name)
+    table = _table()
     request = table.request(request_id.lower()) if is_uuid(request_id) else None
     if request is None or request.expires_at <= clock.now():
         raise RequestNotFound(request_id[:100])
@@ -91,14 +96,11 @@ def _ahead(request: Request, generations: list[Generation], state: Progress) -> 
     if not state.waiting:
         return 0
     first = max(g.priority for g in generations if g.state is State.WAITING)
-    table = store.connect(Settings.load().table_name)
-    return table.ahead(request.model, first, QUEUE_DEPTH)
+    return _table().ahead(request.model, first, QUEUE_DEPTH)
 
 
 def _possible(model: str) -> bool:
-    settings = Settings.load()
-    table = store.connect(settings.table_name)
-    return has_endpoint(settings.models, model) or table.model_is_live(model)
+    return has_endpoint(Settings.load().models, model) or _table().model_is_live(model)
 
 
 def _full(request: Request, generations: list[Generation]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from horde import auth, aws, store
 from horde.errors import InvalidAPIKey, UserNotFound
 from horde.http import Answer, Call, serve
-from horde.model import ANONYMOUS, User
+from horde.model import User
 from horde.schema import RegisterRequest, parse
 
 
@@ -43,11 +43,11 @@ def _details(user: User) -> dict[str, Any]:
         "username": user.username,
         "id": user.id,
         "kudos": user.kudos,
-        "pseudonymous": user.id != ANONYMOUS.id,
+        "pseudonymous": not user.anonymous,
         "moderator": False,
         "trusted": False,
         "flagged": False,
-        "concurrency": 500 if user.id == ANONYMOUS.id else 30,
+        "concurrency": 500 if user.anonymous else 30,
         "worker_count": 0,
         "worker_ids": [],
         "sharedkey_ids": [],

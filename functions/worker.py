@@ -8,6 +8,7 @@ submits again and hears DuplicateGen, and keeps its reward.
 import random
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from horde import auth, aws, clock, ending, images, store
@@ -102,7 +103,7 @@ def claim(
     return []
 
 
-def _windows(table: Store, models: list[str]) -> Any:
+def _windows(table: Store, models: list[str]) -> Iterator[list[Generation]]:
     """Yield what waits for any of a worker's models, best first."""
     feeds = [table.waiting(model, WINDOW) for model in dict.fromkeys(models)]
     for _ in range(WINDOWS):

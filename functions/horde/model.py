@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from horde import kudos
 from horde.schema import Params, PopRequest
 
 MAX_FAULTS = 3
@@ -55,8 +56,19 @@ class User:
         """The Horde's unique name of a user: ``alias#id``."""
         return f"{self.alias}#{self.id}"
 
+    @property
+    def anonymous(self) -> bool:
+        """Whether this is the account that nobody owns and no request writes."""
+        return self.id == ANONYMOUS.id
 
-ANONYMOUS = User(id=0, alias="Anonymous", kudos=-50, floor=-50, created_at=0)
+
+ANONYMOUS = User(
+    id=0,
+    alias="Anonymous",
+    kudos=kudos.FLOOR_ANONYMOUS,
+    floor=kudos.FLOOR_ANONYMOUS,
+    created_at=0,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,6 @@ KEEP_S = 2 * 24 * 3600
 LIVE_S = 5 * 60
 """A model that a worker offered this recently can be drawn, in seconds."""
 CONFLICT_TRIES = 12
-BATCH_GET = 100
 
 
 class ConditionFailed(Exception):  # noqa: N818 - not an error, an answer
@@ -214,31 +213,32 @@ class Store:
 
     # --- accept ---------------------------------------------------------------------------
 
-    def accept(self, request: Request, generations: list[Generation]) -> Request:
+    def accept(self, request: Request, generations: list[Generation], user: User) -> None:
         """Charge the user and record the request with its images, or do neither.
 
         Anonymous requests charge nobody: their account would be a hot key. For everybody else
-        the charge is decided from the balance read just before, and held by a condition: enough
+        the charge is decided from the account as it was read, and held by a condition: enough
         left above the floor, or, where part is forgiven, exactly the balance that was seen.
         """
+        seen: User | None = user
         for _ in range(CONFLICT_TRIES):
-            accepted, charge = self._charge(request)
+            if seen is None:
+                raise Busy
+            accepted, charge = self._charge(request, seen)
             parts = [*charge, self._new(self._request_item(accepted))]
             parts += [self._new(self._waiting_item(generation)) for generation in generations]
             try:
                 self._transact(parts)
             except ConditionFailed as failed:
                 if max(failed.which) < len(charge):
-                    continue  # the balance moved under us: decide anew
-            return accepted  # or this very request is in the table already: our own retry
+                    seen = self.user(user.id)  # the balance moved under us: decide anew
+                    continue
+            return  # or this very request is in the table already: our own retry
         raise Busy
 
-    def _charge(self, request: Request) -> tuple[Request, list[Item]]:
+    def _charge(self, request: Request, user: User) -> tuple[Request, list[Item]]:
         if request.anonymous:
             return request, []
-        user = self.user(request.user_id)
-        if user is None:
-            raise Busy
         entry = kudos.accept(
             user.id,
             balance=user.kudos,

@@ -99,7 +99,6 @@ NOISE = (
     "professional photography", "soft light", "unreal engine", "award winning", "bokeh",
     "simple background", "dramatic", "epic", "detailed fur", "dslr", "wallpaper", "icon",
 )  # fmt: skip
-CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 
 def fetch(package: Package, folder: Path) -> Path:

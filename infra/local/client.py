@@ -45,10 +45,6 @@ class Client:
         repr=False,
     )
 
-    def with_key(self, api_key: str | None) -> "Client":
-        """Return the same client for another key."""
-        return Client(self.url, api_key, self.pool)
-
     def call(
         self,
         method: str,
