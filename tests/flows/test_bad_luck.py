@@ -728,25 +728,30 @@ def test_an_accept_whose_answer_was_lost_charges_once(
     assert horde.kudos(user) == 114 - PRICE - TAX
 
 
+@pytest.mark.parametrize(
+    ("kudos", "meanwhile", "forgiven"),
+    [(10, -8, 8), (6, -3, 7), (6, 20, 0)],
+    ids=["enough before", "forgiven before", "enough after"],
+)
 def test_a_balance_that_moves_between_read_and_charge_is_decided_anew(
-    horde: Cloud, monkeypatch: pytest.MonkeyPatch
+    horde: Cloud, monkeypatch: pytest.MonkeyPatch, kudos: int, meanwhile: int, forgiven: int
 ) -> None:
-    user, key = horde.register(kudos=10)
+    user, key = horde.register(kudos=kudos)
     real, moved = store.Store.user, []
 
     def spends_meanwhile(self: store.Store, user_id: int) -> Any:
         found = real(self, user_id)
         moved.append(1)
         if len(moved) == 1:
-            horde.store.grant(user_id, -8)
+            horde.store.grant(user_id, meanwhile)
         return found
 
     monkeypatch.setattr(store.Store, "user", spends_meanwhile)
     answer = horde.generate(key)
     monkeypatch.undo()
     assert answer.status == 202
-    assert horde.kudos(user) == 14
-    assert horde.ledger(user)[-1]["postings"]["forgiveness"] == -8
+    assert horde.kudos(user) == 14 + max(0, kudos + meanwhile - PRICE - TAX)
+    assert horde.ledger(user)[-1]["postings"].get("forgiveness", 0) == -forgiven
 
 
 def test_our_own_fault_is_a_json_500_that_says_nothing_private(
