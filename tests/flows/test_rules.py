@@ -217,6 +217,15 @@ def test_a_balance_never_falls_under_its_floor_and_the_rest_is_forgiven(horde: C
     assert charge["postings"] == {"price": 14, "tax": 6, "forgiveness": -14}
 
 
+def test_the_operator_cannot_take_kudos_under_the_floor(horde: Cloud) -> None:
+    user, _ = horde.register(kudos=6)
+    assert horde.store.grant(user, -7) is False
+    assert horde.kudos(user) == 20
+    assert horde.store.grant(user, -6) is True
+    assert horde.kudos(user) == 14
+    assert horde.store.grant(user + 1, 5) is False
+
+
 def test_a_refund_never_returns_more_than_was_paid(horde: Cloud) -> None:
     user, key = horde.register(kudos=6)
     request = horde.generate(key, params={**PARAMS, "n": 2}).body["id"]
