@@ -9,17 +9,22 @@ import uuid
 from http import HTTPStatus
 from typing import Any
 
-from horde import auth, aws, clock, images, limits, pricing, sharing, store
+from horde import auth, aws, clock, images, limits, pricing, rates, sharing, store
+from horde.answers import RequestAccepted, RequestCost, Warned
 from horde.errors import (
+    Busy,
+    ImageValidationFailed,
     InvalidPromptSize,
+    KudosUpfront,
     MissingPrompt,
     PayloadError,
     RequiresTrust,
     StyleNotFound,
+    TooManyPrompts,
     Unsupported,
     WorkerNotFound,
 )
-from horde.http import Answer, Call, is_uuid, serve
+from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
 from horde.model import (
     REQUEST_LIFE_S,
     Generation,
@@ -44,7 +49,7 @@ NO_WORKER = (
 )
 
 
-class Settings(aws.Settings):
+class Settings(ApiSettings):
     """Names of what this function uses; ``models`` is what the operator's endpoints draw."""
 
     table_name: str
@@ -70,7 +75,9 @@ def generate(call: Call) -> Answer:
     baseline = settings.models[model].baseline if model in settings.models else ""
     price = pricing.quote(wish, shared=sharing_decision.shared, baseline=baseline)
     if wish.dry_run:
-        return Answer({"kudos": price.total})
+        return Answer(RequestCost(kudos=price.total))
+    waiting = table.waiting_of(user, model, limits.concurrency(user))
+    limits.check_concurrency(user, waiting=waiting, n=wish.params.n)
     limits.check_upfront(wish, total=price.total, available=user.kudos - user.floor)
     source = images.source_webp(wish.source_image) if wish.source_image else None
 
@@ -89,12 +96,13 @@ def generate(call: Call) -> Answer:
 
     possible = has_endpoint(settings.models, model) or table.model_is_live(model)
     messages = [sharing_decision.message, None if possible else NO_WORKER]
-    body: dict[str, Any] = {"id": request.id, "kudos": price.total}
-    if any(messages):
-        body["message"] = " ".join(message for message in messages if message)
-    if not possible:
-        body["warnings"] = [{"code": "NoAvailableWorker", "message": NO_WORKER}]
-    return Answer(body, HTTPStatus.ACCEPTED)
+    answer = RequestAccepted(
+        id=request.id,
+        kudos=price.total,
+        message=" ".join(message for message in messages if message) or None,
+        warnings=None if possible else [Warned(code="NoAvailableWorker", message=NO_WORKER)],
+    )
+    return Answer(answer, HTTPStatus.ACCEPTED)
 
 
 def check_prompt(prompt: str) -> None:
@@ -270,7 +278,27 @@ def payload(wish: GenerateRequest) -> dict[str, Any]:
     return fields
 
 
-ROUTES = {"POST /api/v2/generate/async": generate}
+ROUTES = {
+    "POST /api/v2/generate/async": Route(
+        run=generate,
+        body=GenerateRequest,
+        answers={202: RequestAccepted, 200: RequestCost},
+        key=Key.REQUIRED,
+        errors=(
+            MissingPrompt,
+            InvalidPromptSize,
+            Unsupported,
+            ImageValidationFailed,
+            RequiresTrust,
+            KudosUpfront,
+            StyleNotFound,
+            WorkerNotFound,
+            TooManyPrompts,
+            Busy,
+        ),
+        limits=rates.GENERATE,
+    )
+}
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

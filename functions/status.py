@@ -1,4 +1,4 @@
-"""GET check and status, DELETE status, heartbeat, and every unknown route.
+"""GET check and status, DELETE status: how far a request is, and its images.
 
 No key is asked for: a request's UUID is the capability, as every client expects.
 
@@ -10,9 +10,10 @@ worker that takes one meanwhile delivers it, charged.
 import base64
 from typing import Any
 
-from horde import aws, clock, ending, images, store
-from horde.errors import RequestNotFound, RouteNotFound
-from horde.http import Answer, Call, is_uuid, serve
+from horde import aws, clock, ending, images, rates, store
+from horde.answers import GeneratedImage, Remark, RequestCheck, RequestStatus
+from horde.errors import Busy, RequestNotFound
+from horde.http import Answer, ApiSettings, Call, Route, is_uuid, serve
 from horde.model import DELIVERED, Generation, Progress, Request, State, progress, wait_seconds
 from horde.runpod import Models, has_endpoint
 from horde.store import Store
@@ -21,10 +22,9 @@ QUEUE_DEPTH = 100
 """``queue_position`` is exact up to here; further back it is this number."""
 MAX_INLINE = 3_500_000
 """Bytes of images sent as base64 in one answer; a Lambda answers at most 6 MB of JSON."""
-VERSION = "0.1.0"
 
 
-class Settings(aws.Settings):
+class Settings(ApiSettings):
     """Names of what this function uses."""
 
     table_name: str
@@ -35,7 +35,7 @@ class Settings(aws.Settings):
 def check(call: Call) -> Answer:
     """Count a request's images."""
     request, generations = _find(call)
-    return Answer(_counts(request, generations))
+    return Answer(RequestCheck(**_counts(request, generations)))
 
 
 def status(call: Call) -> Answer:
@@ -50,16 +50,6 @@ def cancel(call: Call) -> Answer:
     answer = Answer(_full(request, generations))
     ending.cancel(_table(), request, generations)
     return answer
-
-
-def heartbeat(_call: Call) -> Answer:
-    """Say that the API answers; touches nothing behind it."""
-    return Answer({"message": "OK", "version": VERSION})
-
-
-def unknown(_call: Call) -> Answer:
-    """Answer what no other route takes."""
-    raise RouteNotFound
 
 
 def _table() -> Store:
@@ -103,7 +93,7 @@ def _possible(model: str) -> bool:
     return has_endpoint(Settings.load().models, model) or _table().model_is_live(model)
 
 
-def _full(request: Request, generations: list[Generation]) -> dict[str, Any]:
+def _full(request: Request, generations: list[Generation]) -> RequestStatus:
     budget = MAX_INLINE
     shown = []
     for generation in generations:
@@ -111,7 +101,7 @@ def _full(request: Request, generations: list[Generation]) -> dict[str, Any]:
             img = _img(request, generation, budget)
             budget -= 0 if request.r2 else len(img)
             shown.append(_generation(generation, img))
-    return {**_counts(request, generations), "shared": request.shared, "generations": shown}
+    return RequestStatus(**_counts(request, generations), shared=request.shared, generations=shown)
 
 
 def _img(request: Request, generation: Generation, budget: int) -> str:
@@ -126,26 +116,33 @@ def _img(request: Request, generation: Generation, budget: int) -> str:
     return images.download_url(aws.s3(), bucket, generation.image_key)
 
 
-def _generation(generation: Generation, img: str) -> dict[str, Any]:
-    return {
-        "img": img,
-        "seed": str(generation.drawn_seed if generation.drawn_seed is not None else ""),
-        "id": generation.id,
-        "censored": generation.state is State.CENSORED,
-        "gen_metadata": generation.gen_metadata,
-        "worker_id": generation.worker_id or "",
-        "worker_name": generation.worker_name or "",
-        "model": generation.model,
-        "state": "censored" if generation.state is State.CENSORED else "ok",
-    }
+def _generation(generation: Generation, img: str) -> GeneratedImage:
+    return GeneratedImage(
+        img=img,
+        seed=str(generation.drawn_seed if generation.drawn_seed is not None else ""),
+        id=generation.id,
+        censored=generation.state is State.CENSORED,
+        gen_metadata=[Remark(**remark) for remark in generation.gen_metadata],
+        worker_id=generation.worker_id or "",
+        worker_name=generation.worker_name or "",
+        model=generation.model,
+        state="censored" if generation.state is State.CENSORED else "ok",
+    )
 
 
 ROUTES = {
-    "GET /api/v2/generate/check/{id}": check,
-    "GET /api/v2/generate/status/{id}": status,
-    "DELETE /api/v2/generate/status/{id}": cancel,
-    "GET /api/v2/status/heartbeat": heartbeat,
-    "$default": unknown,
+    "GET /api/v2/generate/check/{id}": Route(
+        run=check, answers={200: RequestCheck}, errors=(RequestNotFound,), limits=rates.CHECK
+    ),
+    "GET /api/v2/generate/status/{id}": Route(
+        run=status, answers={200: RequestStatus}, errors=(RequestNotFound,), limits=rates.STATUS
+    ),
+    "DELETE /api/v2/generate/status/{id}": Route(
+        run=cancel,
+        answers={200: RequestStatus},
+        errors=(RequestNotFound, Busy),
+        limits=rates.STATUS,
+    ),
 }
 
 

@@ -3,14 +3,15 @@
 from http import HTTPStatus
 from typing import Any
 
-from horde import auth, aws, store
+from horde import auth, limits, rates, store
+from horde.answers import Registered, UserDetails
 from horde.errors import InvalidAPIKey, UserNotFound
-from horde.http import Answer, Call, serve
+from horde.http import Answer, ApiSettings, Call, Key, Route, serve
 from horde.model import User
 from horde.schema import RegisterRequest, parse
 
 
-class Settings(aws.Settings):
+class Settings(ApiSettings):
     """Names of what this function uses."""
 
     table_name: str
@@ -21,8 +22,8 @@ def register(call: Call) -> Answer:
     wish = parse(RegisterRequest, call.json())
     api_key = auth.new_key()
     user = store.connect(Settings.load().table_name).register(wish.username, auth.key_hash(api_key))
-    body = {"id": user.id, "username": user.username, "kudos": user.kudos, "api_key": api_key}
-    return Answer(body, HTTPStatus.CREATED)
+    answer = Registered(id=user.id, username=user.username, kudos=user.kudos, api_key=api_key)
+    return Answer(answer, HTTPStatus.CREATED)
 
 
 def find_user(call: Call) -> Answer:
@@ -38,25 +39,33 @@ def find_user(call: Call) -> Answer:
     return Answer(_details(user))
 
 
-def _details(user: User) -> dict[str, Any]:
-    return {
-        "username": user.username,
-        "id": user.id,
-        "kudos": user.kudos,
-        "pseudonymous": not user.anonymous,
-        "moderator": False,
-        "trusted": False,
-        "flagged": False,
-        "concurrency": 500 if user.anonymous else 30,
-        "worker_count": 0,
-        "worker_ids": [],
-        "sharedkey_ids": [],
-    }
+def _details(user: User) -> UserDetails:
+    return UserDetails(
+        username=user.username,
+        id=user.id,
+        kudos=user.kudos,
+        pseudonymous=not user.anonymous,
+        moderator=False,
+        trusted=False,
+        flagged=False,
+        concurrency=limits.concurrency(user),
+        worker_count=0,
+        worker_ids=[],
+        sharedkey_ids=[],
+    )
 
 
 ROUTES = {
-    "POST /api/register": register,
-    "GET /api/v2/find_user": find_user,
+    "POST /api/register": Route(
+        run=register, body=RegisterRequest, answers={201: Registered}, limits=rates.REGISTER
+    ),
+    "GET /api/v2/find_user": Route(
+        run=find_user,
+        answers={200: UserDetails},
+        key=Key.OPTIONAL,
+        errors=(UserNotFound,),
+        limits=rates.READ,
+    ),
 }
 
 

@@ -11,14 +11,20 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from horde import auth, aws, clock, ending, images, store
+from horde import auth, aws, clock, ending, images, rates, store
+from horde.answers import Job, Popped, Submitted
 from horde.errors import (
     AbortedGen,
+    AnonForbiddenWorker,
+    Busy,
     DuplicateGen,
+    ImageValidationFailed,
     InvalidJobID,
+    NotPrivileged,
+    NotUploaded,
     WrongCredentials,
 )
-from horde.http import Answer, Call, is_uuid, serve
+from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
 from horde.model import (
     DELIVERED,
     REQUEST_LIFE_S,
@@ -40,7 +46,7 @@ WORKER_NAMESPACE = uuid.UUID("6b0bd1c0-6ee5-4a1a-8f0c-3b1a3a7b6c55")
 _seen: dict[str, int] = {}
 
 
-class Settings(aws.Settings):
+class Settings(ApiSettings):
     """Names of what this function uses."""
 
     table_name: str
@@ -141,49 +147,53 @@ def _remember(table: Store, worker_id: str, owner: int, wants: PopRequest) -> No
         _seen[worker_id] = clock.now()
 
 
-def _job(request: Request, generation: Generation) -> dict[str, Any]:
+def _job(request: Request, generation: Generation) -> Job:
     settings = Settings.load()
-    job: dict[str, Any] = {
-        "id": generation.id,
-        "model": generation.model,
-        "ttl": generation.ttl,
-        "payload": {
+    source = request.source_key
+    return Job(
+        id=generation.id,
+        model=generation.model,
+        ttl=generation.ttl,
+        payload={
             **request.payload,
             "seed": str(generation.seed),
             "n_iter": 1,
             "post_processing": [],
         },
-        "r2_upload": images.upload_url(aws.s3(), settings.outputs_bucket, generation.image_key),
-        "shared": request.shared,
-    }
-    if request.source_key is not None:
-        job["source_image"] = images.download_url(
-            aws.s3(), settings.sources_bucket, request.source_key
-        )
-        job["source_processing"] = "img2img"
-    return job
+        r2_upload=images.upload_url(aws.s3(), settings.outputs_bucket, generation.image_key),
+        shared=request.shared,
+        source_image=images.download_url(aws.s3(), settings.sources_bucket, source)
+        if source
+        else None,
+        source_processing="img2img" if source else None,
+    )
 
 
 def _popped(
     claims: list[tuple[Request, Generation]], wants: PopRequest, skipped: dict[str, int]
-) -> dict[str, Any]:
+) -> Popped:
     """Return the Horde's answer: the first request's images, and all of them under ``jobs``."""
     if not claims:
-        return {"id": None, "ids": [], "payload": {}, "skipped": skipped, "messages": []}
+        return Popped(id=None, ids=[], payload={}, skipped=skipped, messages=[])
     jobs = [_job(request, generation) for request, generation in claims]
     first = claims[0][0].id
     same = [job for job, (request, _) in zip(jobs, claims, strict=True) if request.id == first]
-    answer = {
-        **jobs[0],
-        "payload": {**jobs[0]["payload"], "n_iter": len(same)},
-        "ids": [job["id"] for job in same],
-        "r2_uploads": [job["r2_upload"] for job in same],
-        "skipped": skipped,
-        "messages": [],
-    }
-    if wants.mixed_batch:
-        answer["jobs"] = jobs
-    return answer
+    lead = jobs[0]
+    return Popped(
+        id=lead.id,
+        ids=[job.id for job in same],
+        payload={**lead.payload, "n_iter": len(same)},
+        skipped=skipped,
+        messages=[],
+        model=lead.model,
+        ttl=lead.ttl,
+        r2_upload=lead.r2_upload,
+        r2_uploads=[job.r2_upload for job in same],
+        shared=lead.shared,
+        source_image=lead.source_image,
+        source_processing=lead.source_processing,
+        jobs=jobs if wants.mixed_batch else None,
+    )
 
 
 def submit(call: Call) -> Answer:
@@ -195,7 +205,7 @@ def submit(call: Call) -> Answer:
     generation, request = _held(table, done.id, owner)
     if done.state == "faulted":
         ending.fault(table, request, generation)
-        return Answer({"reward": 0})
+        return Answer(Submitted(reward=0))
 
     if done.generation != "R2":
         body = images.submitted_webp(done.generation, generation.id)
@@ -215,7 +225,7 @@ def submit(call: Call) -> Answer:
         _held(table, done.id, owner)  # says what became of it
         raise AbortedGen(done.id)
     table.slide(request.id, clock.now() + REQUEST_LIFE_S)
-    return Answer({"reward": request.reward})
+    return Answer(Submitted(reward=request.reward))
 
 
 def _held(table: Store, generation_id: str, owner: int) -> tuple[Generation, Request]:
@@ -243,8 +253,32 @@ def _is_censored(done: SubmitRequest) -> bool:
 
 
 ROUTES = {
-    "POST /api/v2/generate/pop": pop,
-    "POST /api/v2/generate/submit": submit,
+    "POST /api/v2/generate/pop": Route(
+        run=pop,
+        body=PopRequest,
+        answers={200: Popped},
+        key=Key.REQUIRED,
+        errors=(AnonForbiddenWorker, NotPrivileged),
+        limits=rates.WORKER,
+    ),
+    "POST /api/v2/generate/submit": Route(
+        run=submit,
+        body=SubmitRequest,
+        answers={200: Submitted},
+        key=Key.REQUIRED,
+        errors=(
+            AnonForbiddenWorker,
+            NotPrivileged,
+            WrongCredentials,
+            InvalidJobID,
+            DuplicateGen,
+            AbortedGen,
+            NotUploaded,
+            ImageValidationFailed,
+            Busy,
+        ),
+        limits=rates.WORKER,
+    ),
 }
 
 

@@ -1,10 +1,13 @@
 """The kinds of part the stack is made of, each with what always comes with it."""
 
+import importlib
 import json
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from aws_cdk import ArnFormat, Duration, RemovalPolicy, Stack
+from aws_cdk import ArnFormat, CfnOutput, Duration, RemovalPolicy, Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
@@ -38,7 +41,13 @@ CORS_HEADERS = [
     "Proxied-For",
     "Proxy-Authorization",
 ]
-
+EXPOSED = [
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "Retry-After",
+    "Horde-Node",
+]
 
 ENDING = ("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
 """What it takes to end a request's images with their refunds."""
@@ -107,7 +116,7 @@ class WorkQueue(Construct):
 
 
 class HordeTable(Construct):
-    """The table, its stream and its two sparse indexes; ``horde.store`` knows what is in it."""
+    """The table, its stream and its sparse indexes; ``horde.store`` knows what is in it."""
 
     def __init__(self, scope: Construct, name: str) -> None:
         super().__init__(scope, name)
@@ -134,6 +143,12 @@ class HordeTable(Construct):
                     index_name="due",
                     partition_key=dynamodb.Attribute(name="due_shard", type=text),
                     sort_key=dynamodb.Attribute(name="due_at", type=number),
+                    projection_type=dynamodb.ProjectionType.KEYS_ONLY,
+                ),
+                dynamodb.GlobalSecondaryIndexPropsV2(
+                    index_name="listed",
+                    partition_key=dynamodb.Attribute(name="listed", type=text),
+                    sort_key=dynamodb.Attribute(name="listed_at", type=number),
                     projection_type=dynamodb.ProjectionType.KEYS_ONLY,
                 ),
             ],
@@ -276,6 +291,7 @@ class Api(Construct):
             cors_preflight=apigateway.CorsPreflightOptions(
                 allow_origins=["*"],
                 allow_headers=CORS_HEADERS,
+                expose_headers=EXPOSED,
                 allow_methods=[
                     methods.GET,
                     methods.POST,
@@ -290,10 +306,10 @@ class Api(Construct):
         metric = self.http.metric_server_error(statistic="Sum")
         alarms.on("ApiFaults", metric, "clients were answered 5xx; the functions' logs say why")
 
-    def route(self, function: lambda_.Function, *routes: str) -> None:
-        """Send ``METHOD /path`` routes, or ``$default``, to a function."""
+    def route(self, function: lambda_.Function, file: str) -> None:
+        """Send the routes that ``functions/<file>.py`` answers to its Lambda."""
         integration = HttpLambdaIntegration(f"To{function.node.id}", function)
-        for route in routes:
+        for route in routes_of(file):
             method, _, path = route.partition(" ")
             key = (
                 apigateway.HttpRouteKey.with_(path, apigateway.HttpMethod[method])
@@ -306,6 +322,14 @@ class Api(Construct):
             apigateway.HttpRoute(
                 self, name, http_api=self.http, route_key=key, integration=integration
             )
+
+
+def routes_of(file: str) -> list[str]:
+    """Return the routes that ``functions/<file>.py`` answers, as API Gateway names them."""
+    functions = str(Path(__file__).resolve().parents[1] / "functions")
+    if functions not in sys.path:
+        sys.path.insert(0, functions)
+    return list(importlib.import_module(file).ROUTES)
 
 
 def run_every_minute(function: lambda_.Function, *, dead: DeadLetters) -> None:
@@ -350,6 +374,21 @@ def allow_publishing(function: lambda_.Function, bucket: s3.IBucket, *, role: st
         )
     else:
         bucket.grant_put(function, "incoming/*")
+
+
+def edge(settings: StackSettings) -> dict[str, str]:
+    """Return what every function behind the API is told."""
+    return {
+        "RATE_LIMITS": as_json(settings.rate_limits),
+        "TRUSTED_IPS": settings.trusted_ips,
+        "ADMINS": settings.admins,
+    }
+
+
+def show(stack: Stack, **values: str) -> None:
+    """Add the stack's outputs."""
+    for name, value in values.items():
+        CfnOutput(stack, name, value=value)
 
 
 def as_json(value: Any) -> str:

@@ -20,6 +20,9 @@ class StackSettings:
     laion_role: str | None = None
     alarm_email: str | None = None
     endpoint_url: str | None = None
+    rate_limits: bool = True
+    trusted_ips: str = ""
+    admins: str = ""
 
     @classmethod
     def of(cls, scope: Construct) -> "StackSettings":
@@ -38,4 +41,7 @@ class StackSettings:
             alarm_email=read("alarm_email") or None,
             layer=read("layer"),
             endpoint_url=read("endpoint_url") or None,
+            rate_limits=str(read("rate_limits")).lower() != "false",
+            trusted_ips=read("trusted_ips") or "",
+            admins=str(read("admins") or ""),
         )

@@ -1,6 +1,6 @@
 """Horde Commons in one stack. It reads as the diagram in the README, from left to right."""
 
-from aws_cdk import CfnOutput, Duration, Stack, StackProps
+from aws_cdk import Duration, Stack, StackProps
 from constructs import Construct
 
 from infra import parts
@@ -38,13 +38,14 @@ class HordeCommonsStack(Stack):
             "RUNPOD_KEY_PARAMETER": settings.runpod_key_parameter,
             "IMAGES_PER_TICKET": str(settings.images_per_ticket),
         }
+        edge = parts.edge(settings)
         make = parts.Functions(self, "Functions", settings=settings, alarms=alarms).make
         api = parts.Api(self, "Api", alarms=alarms)
 
         # client -> API -> generate: validate, price, tax, decide what is shared, charge.
-        generate = make("generate", env={**where, **models, **src}, memory=1024)
-        api.route(generate, "POST /api/v2/generate/async")
-        table.allow(generate, "GetItem", "PutItem", "UpdateItem")
+        generate = make("generate", env={**edge, **where, **models, **src}, memory=1024)
+        api.route(generate, "generate")
+        table.allow(generate, "GetItem", "PutItem", "UpdateItem", "Query")
         sources.grant_put(generate)
 
         # table's stream -> enqueue -> SQS -> dispatch -> RunPod: tickets that carry demand.
@@ -57,30 +58,26 @@ class HordeCommonsStack(Stack):
         parts.allow_secret(dispatch, settings.runpod_key_parameter)
 
         # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
-        worker = make("worker", env={**where, **put, **src})
-        api.route(worker, "POST /api/v2/generate/pop", "POST /api/v2/generate/submit")
+        worker = make("worker", env={**edge, **where, **put, **src})
+        api.route(worker, "worker")
         table.allow(worker, *parts.ENDING, "ConditionCheckItem")
         outputs.grant_put(worker)
         outputs.grant_read(worker, "*.webp")
         sources.grant_read(worker, "*.webp")
 
         # client -> status: check, status, cancel.
-        status = make("status", env={**where, **models, **put})
-        api.route(
-            status,
-            "GET /api/v2/generate/check/{id}",
-            "GET /api/v2/generate/status/{id}",
-            "DELETE /api/v2/generate/status/{id}",
-            "GET /api/v2/status/heartbeat",
-            "$default",
-        )
+        status = make("status", env={**edge, **where, **models, **put})
+        api.route(status, "status")
         table.allow(status, *parts.ENDING)
         outputs.grant_read(status, "*.webp")
 
         # client -> users: registration and accounts.
-        users = make("users", env=where)
-        api.route(users, "POST /api/register", "GET /api/v2/find_user")
+        users = make("users", env={**edge, **where})
+        api.route(users, "users")
         table.allow(users, "GetItem", "PutItem", "UpdateItem")
+
+        # client -> about: the API's description, documents, and every unknown route.
+        api.route(make("about", env=edge), "about")
 
         # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and shareable.
         share = make(
@@ -108,11 +105,11 @@ class HordeCommonsStack(Stack):
         sources.grant_delete(sweep)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
 
-        for output, value in {
-            "ApiUrl": f"{api.http.api_endpoint}/api/v2",
-            "ApiId": api.http.api_id,
-            "TableName": table.table.table_name,
-            "OutputsBucket": outputs.bucket_name,
-            "LaionBucket": laion.bucket_name,
-        }.items():
-            CfnOutput(self, output, value=value)
+        parts.show(
+            self,
+            ApiUrl=f"{api.http.api_endpoint}/api/v2",
+            ApiId=api.http.api_id,
+            TableName=table.table.table_name,
+            OutputsBucket=outputs.bucket_name,
+            LaionBucket=laion.bucket_name,
+        )

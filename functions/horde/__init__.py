@@ -1,1 +1,3 @@
-"""The rules and the table of Horde Commons, shared by every Lambda in ``functions/``."""
+"""What the Lambdas share: the rules as pure functions, the table, the edge."""
+
+VERSION = "0.1.0"

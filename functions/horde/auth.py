@@ -3,7 +3,14 @@
 import hashlib
 import secrets
 
-from horde.errors import AnonForbiddenWorker, InvalidAPIKey, NotPrivileged
+from horde.errors import (
+    AnonForbiddenWorker,
+    DeletedUser,
+    InvalidAPIKey,
+    NotAdmin,
+    NotModerator,
+    NotPrivileged,
+)
 from horde.model import ANONYMOUS, User
 from horde.schema import ANONYMOUS_KEY
 from horde.store import Store
@@ -20,14 +27,38 @@ def key_hash(api_key: str) -> str:
 
 
 def user_of(store: Store, api_key: str) -> User:
-    """Return whose key this is; raises InvalidAPIKey."""
+    """Return whose key this is; raises InvalidAPIKey or DeletedUser."""
     if api_key == ANONYMOUS_KEY:
         return ANONYMOUS
     key = store.key(key_hash(api_key))
     user = store.user(key.user_id) if key else None
     if user is None:
         raise InvalidAPIKey
+    if user.deleted:
+        raise DeletedUser
     return user
+
+
+def is_admin(user: User, admins: str) -> bool:
+    """Say whether the operator named this account (``admins``: ids, by commas)."""
+    return not user.anonymous and str(user.id) in {part.strip() for part in admins.split(",")}
+
+
+def is_moderator(user: User, admins: str) -> bool:
+    """Say whether an account may do what moderators may; admins may too."""
+    return user.moderator or is_admin(user, admins)
+
+
+def require_admin(user: User, admins: str) -> None:
+    """Raise NotAdmin for everybody else."""
+    if not is_admin(user, admins):
+        raise NotAdmin
+
+
+def require_moderator(user: User, admins: str) -> None:
+    """Raise NotModerator for everybody else."""
+    if not is_moderator(user, admins):
+        raise NotModerator
 
 
 def worker_owner(store: Store, api_key: str) -> int:

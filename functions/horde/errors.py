@@ -17,6 +17,7 @@ class HordeError(Exception):
     def __init__(self, message: str, *, rc: str | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.headers: dict[str, str] = {}
         self._rc = rc or type(self).rc
 
     def body(self) -> dict[str, Any]:
@@ -71,6 +72,32 @@ class BodyTooLarge(MalformedBody):
         HordeError.__init__(self, "The request body is larger than this server takes (6 MB).")
 
 
+class TooManyRequests(MalformedBody):
+    """A rate limit is reached: the limit as message and no ``rc``, as the Horde answers."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, limit: str, headers: dict[str, str]) -> None:
+        HordeError.__init__(self, limit)
+        self.headers = headers
+
+
+class TooManyPrompts(HordeError):
+    """An account has as many images waiting as it may."""
+
+    status, rc = HTTPStatus.TOO_MANY_REQUESTS, "TooManyPrompts"
+
+
+class MethodNotAllowed(MalformedBody):
+    """The path exists, with other methods."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+
+    def __init__(self, allowed: str) -> None:
+        HordeError.__init__(self, "The method is not allowed for the requested URL.")
+        self.headers = {"Allow": allowed}
+
+
 class Unsupported(HordeError):
     """A wish of the schema that no endpoint here can draw yet."""
 
@@ -122,6 +149,42 @@ class InvalidAPIKey(HordeError):
         super().__init__(
             "No user matching sent API Key. Have you remembered to register at /api/register?"
         )
+
+
+class DeletedUser(HordeError):
+    """The account was deleted by its owner."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "DeletedUser"
+
+    def __init__(self) -> None:
+        super().__init__("This account has been deleted.")
+
+
+class NotModerator(HordeError):
+    """Reserved for moderators."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "NotModerator"
+
+    def __init__(self) -> None:
+        super().__init__("Only moderators may do this.")
+
+
+class NotAdmin(HordeError):
+    """Reserved for those the operator named."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "NotAdmin"
+
+    def __init__(self) -> None:
+        super().__init__("Only admins may do this.")
+
+
+class NotOwner(HordeError):
+    """Reserved for the owner of the thing, and moderators."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "NotOwner"
+
+    def __init__(self) -> None:
+        super().__init__("You may only do this to what is yours.")
 
 
 class KudosUpfront(HordeError):

@@ -1,6 +1,10 @@
-"""Which requests need kudos upfront. Pure; horde-api.md 3.4."""
+"""How much an account may have waiting, and which requests need kudos upfront.
 
-from horde.errors import KudosUpfront
+Pure; horde-api.md 3.4.
+"""
+
+from horde.errors import KudosUpfront, TooManyPrompts
+from horde.model import User
 from horde.pricing import accurate_steps
 from horde.schema import GenerateRequest
 
@@ -9,6 +13,28 @@ MAX_STEPS = 40
 MAX_RESOLUTION = 1024
 """Side of the largest square that anyone may ask for, in pixels."""
 MAX_STEPS_LCM = 10
+CONCURRENCY = 30
+"""Images that an account may have waiting at once."""
+CONCURRENCY_ANONYMOUS = 500
+"""Images of one model that all anonymous users together may have waiting."""
+
+
+def concurrency(user: User) -> int:
+    """Return how many images an account may have waiting."""
+    if user.anonymous:
+        return CONCURRENCY_ANONYMOUS
+    return CONCURRENCY if user.concurrency is None else user.concurrency
+
+
+def check_concurrency(user: User, *, waiting: int, n: int) -> None:
+    """Refuse ``n`` more images where too many wait already; raises TooManyPrompts."""
+    most = concurrency(user)
+    if waiting + n > most:
+        message = (
+            f"Too many images wait for this account: {waiting}, and {n} more would pass the "
+            f"limit of {most}. Please wait until some are drawn, or cancel some."
+        )
+        raise TooManyPrompts(message)
 
 
 def upfront_reason(request: GenerateRequest) -> str | None:

@@ -50,6 +50,13 @@ class User:
     kudos: int
     floor: int
     created_at: int
+    moderator: bool = False
+    trusted: bool = False
+    flagged: bool = False
+    """Set by a moderator: last in the queue, no transfers."""
+    deleted: bool = False
+    concurrency: int | None = None
+    """Images it may have waiting; None: what everybody may."""
 
     @property
     def username(self) -> str:

@@ -14,10 +14,13 @@ Items (``pk`` / ``sk``):
 ``MODEL#<name>``      ``MODEL``                until when a live worker offers this model
 ``SHARED#<id>``       ``SHARED``               which user's image is in the data set (private;
                                                for withdrawal)
+``RATE#<who>#<time>`` ``RATE``                 one caller's requests to one route in one window
 ====================  =======================  ===============================================
 
-Indexes, both sparse: ``waiting`` (``wait_model``, ``priority``) holds the images that wait, best
-last; ``due`` (``due_shard``, ``due_at``) holds leases and requests by the time they run out.
+Indexes, all sparse: ``waiting`` (``wait_model``, ``priority``) holds the images that wait, best
+last; ``due`` (``due_shard``, ``due_at``) holds leases and requests by the time they run out;
+``listed`` (``listed``, ``listed_at``) holds what is looked up as a list, keys only: an account's
+waiting images.
 
 Every verb is one call or one transaction. Conditions carry names; a verb whose condition fails
 says so by its result and changes nothing.
@@ -46,6 +49,7 @@ Item = dict[str, Any]
 
 WAITING_INDEX = "waiting"
 DUE_INDEX = "due"
+LISTED_INDEX = "listed"
 DUE_SHARDS = 8
 """The due index is spread over this many partitions, so that none of them is hot."""
 KEEP_S = 2 * 24 * 3600
@@ -146,6 +150,11 @@ def due_shard(key: str) -> str:
     return f"due#{uuid.UUID(key).int % DUE_SHARDS}"
 
 
+def _waiting_of(user_id: int, model: str) -> str:
+    """Return the list of an account's waiting images; the anonymous account has one per model."""
+    return f"WAITING#{user_id}" if user_id else f"WAITING#{user_id}#{model}"
+
+
 def _due(key: str, at_s: int) -> Item:
     return {"due_shard": {"S": due_shard(key)}, "due_at": {"N": str(at_s)}}
 
@@ -226,7 +235,9 @@ class Store:
                 raise Busy
             accepted, charge = self._charge(request, seen)
             parts = [*charge, self._new(self._request_item(accepted))]
-            parts += [self._new(self._waiting_item(generation)) for generation in generations]
+            parts += [
+                self._new(self._waiting_item(generation, request)) for generation in generations
+            ]
             try:
                 self._transact(parts)
             except ConditionFailed as failed:
@@ -315,6 +326,18 @@ class Store:
         )
         return answer["Count"]
 
+    def waiting_of(self, user: User, model: str, most: int) -> int:
+        """Count an account's waiting images, up to ``most``; the anonymous one's by model."""
+        answer = self._db.query(
+            TableName=self._table,
+            IndexName=LISTED_INDEX,
+            KeyConditionExpression="listed = :listed",
+            ExpressionAttributeValues={":listed": {"S": _waiting_of(user.id, model)}},
+            Limit=most,
+            Select="COUNT",
+        )
+        return answer["Count"]
+
     def claim(
         self, generation: Generation, *, worker_id: str, name: str, user_id: int, lease_until: int
     ) -> Generation | None:
@@ -328,7 +351,8 @@ class Store:
                 UpdateExpression=(
                     "SET #state = :processing, worker_id = :worker, worker_name = :name, "
                     "worker_user = :user, lease_until = :lease, due_shard = :shard, "
-                    "due_at = :lease, attempt = attempt + :one REMOVE wait_model"
+                    "due_at = :lease, attempt = attempt + :one "
+                    "REMOVE wait_model, listed, listed_at"
                 ),
                 ExpressionAttributeNames={"#state": "state"},
                 ExpressionAttributeValues={
@@ -426,7 +450,8 @@ class Store:
     ) -> bool:
         ended = self._transition(
             generation,
-            f"SET {', '.join(['#state = :state', *sets])} REMOVE wait_model, due_shard, due_at",
+            f"SET {', '.join(['#state = :state', *sets])} "
+            "REMOVE wait_model, due_shard, due_at, listed, listed_at",
             {":state": {"S": state}, **(values or {})},
         )
         for _ in range(CONFLICT_TRIES):
@@ -496,8 +521,12 @@ class Store:
         parts = [
             self._transition(
                 generation,
-                "SET #state = :state, wait_model = model REMOVE due_shard, due_at, lease_until",
-                {":state": {"S": State.WAITING}},
+                "SET #state = :state, wait_model = model, listed = :listed, "
+                "listed_at = created_at REMOVE due_shard, due_at, lease_until",
+                {
+                    ":state": {"S": State.WAITING},
+                    ":listed": {"S": _waiting_of(request.user_id, generation.model)},
+                },
             ),
             self._check(_pk("REQUEST", request.id), still_wanted),
         ]
@@ -630,6 +659,25 @@ class Store:
         item = self._get(_pk("MODEL", model))
         return item is not None and int(item["seen_at"]["N"]) > clock.now() - LIVE_S
 
+    # --- rates --------------------------------------------------------------------------------
+
+    def count(self, subject: str, windows: list[int], now: int) -> list[int]:
+        """Count one request of ``subject`` in fixed windows of so many seconds, in one write.
+
+        ``now`` is in seconds; returns each window's count, this request included.
+        """
+        longest = max(windows)
+        counters = [f"w{seconds}_{now % longest // seconds}" for seconds in windows]
+        answer = self._db.update_item(
+            TableName=self._table,
+            Key={"pk": {"S": f"RATE#{subject}#{longest}#{now // longest}"}, "sk": {"S": "RATE"}},
+            UpdateExpression="SET gone_at = :gone ADD "
+            + ", ".join(f"{counter} :one" for counter in counters),
+            ExpressionAttributeValues={":one": {"N": "1"}, ":gone": encode(now + 2 * longest)},
+            ReturnValues="UPDATED_NEW",
+        )
+        return [int(answer["Attributes"][counter]["N"]) for counter in counters]
+
     # --- sharing --------------------------------------------------------------------------------
 
     def mark_shared(self, request: Request, generation: Generation, key: str) -> None:
@@ -693,11 +741,13 @@ class Store:
             **_due(request.id, request.expires_at),
         }
 
-    def _waiting_item(self, generation: Generation) -> Item:
+    def _waiting_item(self, generation: Generation, request: Request) -> Item:
         return {
             **_pk("GENERATION", generation.id),
             **to_item(generation),
             "wait_model": {"S": generation.model},
+            "listed": {"S": _waiting_of(request.user_id, generation.model)},
+            "listed_at": {"N": str(generation.created_at)},
         }
 
     def _moves(self, entries: list[kudos.Entry], condition: Item | None = None) -> list[Item]:

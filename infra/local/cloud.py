@@ -70,9 +70,11 @@ class LocalCloud:
         auth: bool = False,
         model: Path = EMOJI_MODEL,
         folder: Path = LOCAL,
+        rate_limits: bool = True,
     ) -> None:
         self.folder = folder / name
         self.model = model
+        self.rate_limits = rate_limits
         self.auth = auth
         """Whether IAM is enforced: each Lambda can do just what the stack grants it."""
         self.outputs: dict[str, str] = {}
@@ -238,6 +240,8 @@ class LocalCloud:
             "endpoint_url": self.endpoint,
             "runpod_url": f"{self.runpod}/v2",
             "models": {MODEL: {"endpoint": ENDPOINT, "baseline": "stable_diffusion_1"}},
+            "rate_limits": self.rate_limits,
+            "trusted_ips": "127.0.0.0/8",
         }
         told = {
             "CDK_OUTDIR": str(self.folder / "cdk.out"),

@@ -123,7 +123,7 @@ class Horde:
 @pytest.fixture(scope="session")
 def horde() -> Iterator[Horde]:
     try:
-        with LocalCloud("e2e", auth=True, model=TINY_MODEL) as cloud:
+        with LocalCloud("e2e", auth=True, model=TINY_MODEL, rate_limits=False) as cloud:
             yield Horde(cloud)
     except LocalCloudError as error:
         pytest.exit(error.tail(), returncode=1)

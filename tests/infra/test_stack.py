@@ -37,7 +37,8 @@ def verbs(*names: str) -> set[str]:
 
 ENDING = verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
 MAY = {
-    "generate": verbs("GetItem", "PutItem", "UpdateItem") | PUT,
+    "about": set(),
+    "generate": verbs("GetItem", "PutItem", "UpdateItem", "Query") | PUT,
     "enqueue": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams") | SEND,
     "dispatch": CONSUME | {"ssm:GetParameter"},
     "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES,

@@ -24,7 +24,7 @@ import requests
 from moto import mock_aws
 from PIL import Image
 
-from horde import aws, clock, runpod, store
+from horde import aws, clock, rates, runpod, store
 from tests.support import template as templates
 
 ANONYMOUS = "0000000000"
@@ -125,6 +125,10 @@ class Clock:
 
     def now_ms(self) -> int:
         return self._real() + self.offset_ms
+
+    def freeze(self, at_ms: int) -> None:
+        """Stand still at a time; only ``pass_seconds`` moves it on."""
+        self._real, self.offset_ms = lambda: at_ms, 0
 
     def pass_seconds(self, seconds: float) -> None:
         self.offset_ms += int(seconds * 1000)
@@ -248,6 +252,8 @@ class Cloud:
         key: str | None = None,
         headers: dict[str, str] | None = None,
         raw: str | None = None,
+        query: dict[str, str] | None = None,
+        ip: str = "203.0.113.7",
         **path: str,
     ) -> Reply:
         """Send one HTTP request along a route such as ``GET /api/v2/find_user``."""
@@ -258,7 +264,9 @@ class Cloud:
         event = {
             "version": "2.0",
             "routeKey": route_key,
-            "rawPath": route.partition(" ")[2],
+            "rawPath": re.sub(r"{(\w+)}", lambda m: path[m[1]], route.partition(" ")[2]),
+            "requestContext": {"http": {"method": route.partition(" ")[0], "sourceIp": ip}},
+            "queryStringParameters": query,
             "headers": sent,
             "pathParameters": path or None,
             "body": raw if raw is not None else (json.dumps(body) if body is not None else None),
@@ -411,6 +419,15 @@ class Cloud:
         assert user is not None
         return user.kudos
 
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        """Return every item of one kind."""
+        pages = self.db.get_paginator("scan").paginate(
+            TableName=self.table,
+            FilterExpression="sk = :kind",
+            ExpressionAttributeValues={":kind": {"S": kind}},
+        )
+        return [dict(item) for page in pages for item in page["Items"]]
+
     def ledger(self, user_id: int) -> list[dict[str, Any]]:
         """Return a user's ledger, oldest first."""
         items = self.db.query(
@@ -521,6 +538,7 @@ def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
     requests.post("http://motoapi.amazonaws.com/moto-api/reset", timeout=5)
     runpod.connect.cache_clear()
     aws.forget_settings()
+    rates.forget()
     importlib.import_module("worker")._seen.clear()
     with FakeRunPod().serving() as fake, pytest.MonkeyPatch.context() as patch:
         made = Cloud(template, clients, fake)

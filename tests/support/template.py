@@ -4,6 +4,7 @@ A synth takes ten seconds and more (jsii); everything that decides its result is
 """
 
 import hashlib
+import importlib
 import json
 import os
 from pathlib import Path
@@ -22,9 +23,12 @@ def synthesize(**context: Any) -> dict[str, Any]:
             "SDXL 1.0": {"endpoint": "ep2", "baseline": "stable_diffusion_xl"},
         },
         "layer": "tests/support",
+        "rate_limits": False,
         **context,
     }
     stamp = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name in sorted(path.stem for path in (ROOT / "functions").glob("*.py")):
+        stamp.update(repr(list(getattr(importlib.import_module(name), "ROUTES", []))).encode())
     for file in [*sorted((ROOT / "infra").glob("*.py")), ROOT / "requirements" / "dev.txt"]:
         stamp.update(file.read_bytes())
     kept = ROOT / "build" / "templates" / f"{stamp.hexdigest()[:32]}.json"

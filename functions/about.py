@@ -1,0 +1,42 @@
+"""What the API says about itself, and the answer to every unknown route. Touches no data."""
+
+from typing import Any
+
+from horde import VERSION, openapi
+from horde.answers import Heartbeat
+from horde.errors import MethodNotAllowed, RouteNotFound
+from horde.http import Answer, ApiSettings, Call, Route, serve
+
+
+class Settings(ApiSettings):
+    """Nothing of its own."""
+
+
+def heartbeat(_call: Call) -> Answer:
+    """Say that the API answers; nothing behind it is touched."""
+    return Answer(Heartbeat(message="OK", version=VERSION))
+
+
+def swagger(_call: Call) -> Answer:
+    """Describe the API as OpenAPI 3.1."""
+    return Answer(openapi.document())
+
+
+def unknown(call: Call) -> Answer:
+    """Refuse what no other route takes."""
+    methods = openapi.methods_of(call.raw_path)
+    if methods:
+        raise MethodNotAllowed(", ".join(methods))
+    raise RouteNotFound
+
+
+ROUTES = {
+    "GET /api/v2/status/heartbeat": Route(run=heartbeat, answers={200: Heartbeat}),
+    "GET /api/swagger.json": Route(run=swagger, answers={200: "application/json"}, hidden=True),
+    "$default": Route(run=unknown, answers={}, errors=(RouteNotFound, MethodNotAllowed)),
+}
+
+
+def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
+    """Lambda's entry."""
+    return serve(ROUTES, event)

@@ -1,0 +1,187 @@
+"""The wire: what the API answers, as pydantic models; the OpenAPI is made of these.
+
+Names and shapes are the AI Horde's (horde-api.md 1; horde-clients.md 1.3 says which client breaks
+on what). A field that is None is left out of an answer, unless a client needs the null.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Uuid = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+Count = Annotated[int, Field(ge=0)]
+Kudos = int
+
+
+class Wire(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(populate_by_name=True, extra="forbid")
+    nulls: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are sent as null where they are None."""
+
+    def dump(self) -> Any:
+        """Return the JSON value that goes out."""
+        body = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return {**dict.fromkeys(self.nulls), **body} if self.nulls else body
+
+
+class RequestError(Wire):
+    """A refusal: what is wrong, and the Horde's code for it."""
+
+    message: str
+    rc: str
+
+
+class PlainError(Wire):
+    """A refusal without a code: malformed bodies, rate limits, unknown methods."""
+
+    message: str
+
+
+class SchemaError(Wire):
+    """The body does not fit the schema: every error at once, by dotted path."""
+
+    errors: dict[str, str]
+    message: Literal["Input payload validation failed"]
+
+
+class Warned(Wire):
+    """Something the client may want to know."""
+
+    code: Literal["NoAvailableWorker"]
+    message: str
+
+
+class RequestAccepted(Wire):
+    """A request that was taken. ``kudos`` is what was charged for all its images, tax included."""
+
+    id: Uuid
+    kudos: Kudos
+    message: str | None = None
+    warnings: list[Warned] | None = None
+
+
+class RequestCost(Wire):
+    """What a request would be charged, for all its images, tax included."""
+
+    kudos: Kudos
+
+
+class RequestCheck(Wire):
+    """How far a request is. ``wait_time`` is in seconds, at least 2 while not done."""
+
+    finished: Count
+    processing: Count
+    restarted: Count
+    waiting: Count
+    done: bool
+    faulted: bool
+    wait_time: Count
+    queue_position: Count
+    kudos: Kudos
+    """Consumed by what was delivered so far."""
+    is_possible: bool
+
+
+class Remark(Wire):
+    """What a worker says about an image."""
+
+    type: str
+    value: str
+    ref: str | None = None
+
+
+class GeneratedImage(Wire):
+    """A delivered image. ``img`` is a URL for half an hour, or the WebP file in base64."""
+
+    img: str
+    seed: str
+    id: Uuid
+    censored: bool
+    gen_metadata: list[Remark]
+    worker_id: str
+    worker_name: str
+    model: str
+    state: Literal["ok", "censored"]
+
+
+class RequestStatus(RequestCheck):
+    """How far a request is, and what is done of it."""
+
+    shared: bool
+    generations: list[GeneratedImage]
+
+
+class Job(Wire):
+    """One image for a worker to draw. ``ttl`` is its lease in seconds."""
+
+    id: Uuid
+    model: str
+    ttl: int
+    payload: dict[str, Any]
+    r2_upload: str
+    shared: bool
+    source_image: str | None = None
+    source_processing: str | None = None
+    source_mask: str | None = None
+
+
+class Popped(Wire):
+    """What a worker got: the images of one request, or none (``id`` is null then)."""
+
+    nulls = frozenset({"id"})
+
+    id: Uuid | None
+    ids: list[Uuid]
+    payload: dict[str, Any]
+    skipped: dict[str, int]
+    messages: list[str]
+    model: str | None = None
+    ttl: int | None = None
+    r2_upload: str | None = None
+    r2_uploads: list[str] | None = None
+    shared: bool | None = None
+    source_image: str | None = None
+    source_processing: str | None = None
+    source_mask: str | None = None
+    jobs: list[Job] | None = None
+    """All of them, also of other requests: for workers that ask with ``mixed_batch``."""
+
+
+class Submitted(Wire):
+    """What a worker earned."""
+
+    reward: Kudos
+
+
+class Registered(Wire):
+    """A new account. This answer is the only place that ever shows its key."""
+
+    id: int
+    username: str
+    kudos: Kudos
+    api_key: str
+
+
+class UserDetails(Wire):
+    """An account."""
+
+    username: str
+    id: int
+    kudos: Kudos
+    pseudonymous: bool
+    moderator: bool
+    trusted: bool
+    flagged: bool
+    concurrency: int
+    worker_count: int
+    worker_ids: list[Uuid]
+    sharedkey_ids: list[Uuid]
+
+
+class Heartbeat(Wire):
+    """The API answers."""
+
+    message: Literal["OK"]
+    version: str

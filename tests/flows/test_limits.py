@@ -1,0 +1,162 @@
+"""Rate limits and concurrency: the Horde's numbers, and whom they hold."""
+
+import pytest
+
+from tests.support.cloud import ANONYMOUS, Cloud
+
+GENERATE = "POST /api/v2/generate/async"
+
+
+@pytest.fixture
+def limited(horde: Cloud) -> Cloud:
+    horde.overrides["RATE_LIMITS"] = "true"
+    horde.overrides["TRUSTED_IPS"] = "198.51.100.0/24, 2001:db8:1::/48"
+    return horde
+
+
+def at_a_second(horde: Cloud, second: int = 5) -> None:
+    """Stand at the start of a second, so that no window ends in mid-test, and stay there."""
+    now = horde.clock.now_ms()
+    horde.clock.freeze(now - now % 60_000 + 60_000 + second * 1000)
+
+
+def post(horde: Cloud, times: int, *, key: str = ANONYMOUS, ip: str = "203.0.113.7") -> list[int]:
+    body = {"prompt": "x", "dry_run": True}
+    return [horde.call(GENERATE, body, key=key, ip=ip).status for _ in range(times)]
+
+
+def test_an_address_may_post_twice_a_second(limited: Cloud) -> None:
+    at_a_second(limited)
+    assert post(limited, 3) == [200, 200, 429]
+    assert post(limited, 1, ip="203.0.113.8") == [200]
+    limited.clock.pass_seconds(1)
+    assert post(limited, 1) == [200]
+
+
+def test_a_refusal_says_the_limit_and_when_to_come_back(limited: Cloud) -> None:
+    at_a_second(limited)
+    post(limited, 2)
+    answer = limited.call(GENERATE, {"prompt": "x"}, key=ANONYMOUS)
+    assert answer.status == 429
+    assert answer.body == {"message": "2 per 1 second"}
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.headers["X-RateLimit-Limit"] == "2"
+    assert answer.headers["X-RateLimit-Remaining"] == "0"
+    assert int(answer.headers["X-RateLimit-Reset"]) == limited.clock.now_ms() // 1000 + 1
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_every_answer_of_a_limited_route_says_how_much_is_left(limited: Cloud) -> None:
+    at_a_second(limited)
+    answer = limited.call(GENERATE, {"prompt": "x", "dry_run": True}, key=ANONYMOUS)
+    assert answer.headers["X-RateLimit-Remaining"] == "1"
+    refused = limited.call(GENERATE, {"prompt": 7}, key=ANONYMOUS)
+    assert refused.status == 400
+    assert refused.headers["X-RateLimit-Remaining"] == "0"
+
+
+def test_an_address_may_post_90_times_a_minute(limited: Cloud) -> None:
+    at_a_second(limited, 0)
+    seen = []
+    for _ in range(46):
+        seen += post(limited, 2)
+        limited.clock.pass_seconds(1)
+    assert seen == [200] * 90 + [429] * 2
+    limited.clock.pass_seconds(20)
+    assert post(limited, 1) == [200]
+
+
+def test_a_key_may_post_twice_a_second_from_wherever_it_is(limited: Cloud) -> None:
+    at_a_second(limited)
+    _, key = limited.register()
+    assert [post(limited, 1, key=key, ip=f"203.0.113.{n}")[0] for n in range(3)] == [200, 200, 429]
+
+
+def test_anonymous_clients_of_different_addresses_do_not_share_that_limit(limited: Cloud) -> None:
+    at_a_second(limited)
+    assert {post(limited, 1, ip=f"203.0.113.{n}")[0] for n in range(30)} == {200}
+
+
+def test_an_address_the_operator_trusts_has_wider_limits(limited: Cloud) -> None:
+    at_a_second(limited)
+    assert post(limited, 11, ip="198.51.100.9") == [200] * 10 + [429]
+
+
+def test_a_household_of_ipv6_addresses_is_one_address(limited: Cloud) -> None:
+    at_a_second(limited)
+    assert [post(limited, 1, ip=f"2001:db8:2::{n}")[0] for n in range(3)] == [200, 200, 429]
+
+
+def test_limits_hold_across_processes(limited: Cloud) -> None:
+    from horde import rates
+
+    at_a_second(limited)
+    assert post(limited, 2) == [200, 200]
+    rates.forget()  # another Lambda process has counted nothing yet
+    assert post(limited, 1) == [429]
+
+
+def test_a_flood_is_refused_without_writing(limited: Cloud) -> None:
+    at_a_second(limited)
+    post(limited, 3)
+    before = limited.rows("RATE")
+    post(limited, 20)
+    assert limited.rows("RATE") == before
+
+
+def test_no_address_and_no_key_is_kept(limited: Cloud) -> None:
+    _, key = limited.register()
+    post(limited, 1, key=key)
+    kept = str(limited.rows("RATE"))
+    assert kept != "[]"
+    assert key not in kept
+    assert "203.0.113" not in kept
+
+
+def test_check_may_be_asked_ten_times_a_second_for_each_request(limited: Cloud) -> None:
+    at_a_second(limited)
+    first, second = (limited.generate().body["id"] for _ in range(2))
+    assert [limited.check(first).status for _ in range(11)] == [200] * 10 + [429]
+    assert limited.check(second).status == 200
+
+
+def test_an_account_may_have_30_images_waiting(horde: Cloud) -> None:
+    _, key = horde.register(kudos=10_000)
+    assert horde.generate(key, params={"n": 20}).status == 202
+    refused = horde.generate(key, params={"n": 11})
+    assert (refused.status, refused.body["rc"]) == (429, "TooManyPrompts")
+    assert "30" in refused.body["message"]
+    assert horde.generate(key, params={"n": 10}).status == 202
+
+
+def test_images_that_are_drawn_or_cancelled_no_longer_count(horde: Cloud) -> None:
+    _, key = horde.register(kudos=10_000)
+    worker = horde.worker_key(horde.register("owner")[0])
+    first = horde.generate(key, params={"n": 20}).body["id"]
+    second = horde.generate(key, params={"n": 10}).body["id"]
+    assert horde.generate(key).status == 429
+    horde.cancel(second)
+    assert horde.generate(key, params={"n": 10}).status == 202
+    (job,) = horde.pop(worker, amount=1).body["ids"]
+    assert horde.generate(key).status == 202
+    horde.submit(worker, job, state="faulted")  # waits again, and counts again
+    assert horde.generate(key).status == 429
+    assert horde.check(first).body["waiting"] == 20
+
+
+def test_a_dry_run_is_not_limited_by_what_waits(horde: Cloud) -> None:
+    _, key = horde.register(kudos=10_000)
+    horde.generate(key, params={"n": 20})
+    horde.generate(key, params={"n": 10})
+    assert horde.generate(key, dry_run=True).status == 200
+
+
+def test_anonymous_images_are_counted_by_model_up_to_500(
+    horde: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from horde import limits
+
+    monkeypatch.setattr(limits, "CONCURRENCY_ANONYMOUS", 3)
+    assert horde.generate(params={"n": 3}).status == 202
+    assert horde.generate().status == 429
+    assert horde.generate(models=["SDXL 1.0"]).status == 202
