@@ -9,7 +9,7 @@ import uuid
 from http import HTTPStatus
 from typing import Any
 
-from horde import auth, aws, clock, images, limits, pricing, rates, sharing, store
+from horde import auth, aws, clock, images, limits, outbound, pricing, rates, sharing, store
 from horde.answers import RequestAccepted, RequestCost, Warned
 from horde.errors import (
     Busy,
@@ -64,6 +64,7 @@ def generate(call: Call) -> Answer:
     api_key = call.required_key()
     wish = parse(GenerateRequest, call.json())
     check_prompt(wish.prompt)
+    check_webhook(wish.webhook)
     user = auth.user_of(table, api_key)
     check_drawable(wish)
     worker_ids = check_workers(table, wish.workers)
@@ -117,6 +118,15 @@ def check_prompt(prompt: str) -> None:
         raise InvalidPromptSize(message)
 
 
+def check_webhook(url: str | None) -> None:
+    """Refuse a webhook that will never be called: only https, only public hosts."""
+    if url is not None:
+        try:
+            outbound.split(url)
+        except outbound.OutboundError as error:
+            raise PayloadError({"webhook": f"{url[:100]!r} cannot be called: {error}"}) from None
+
+
 def check_drawable(wish: GenerateRequest) -> None:  # noqa: C901, PLR0912 - a flat list of wishes
     """Refuse what cannot be drawn yet; nothing is skipped silently. See the README's list."""
     params = wish.params
@@ -156,9 +166,6 @@ def check_drawable(wish: GenerateRequest) -> None:  # noqa: C901, PLR0912 - a fl
     if params.special is not None:
         message = "Special payloads are not supported."
         raise Unsupported(message, rc="SpecialForbidden")
-    if wish.webhook is not None:
-        message = "Webhooks are not supported yet; poll generate/check instead."
-        raise Unsupported(message, rc="BadRequest")
     if wish.proxied_account is not None:
         message = "Only service accounts can provide a proxied_account value."
         raise Unsupported(message, rc="OnlyServiceAccountProxy")
@@ -228,6 +235,7 @@ def plan(
         nsfw=wish.nsfw,
         r2=wish.r2,
         source_key=f"{request_id}.webp" if img2img else None,
+        webhook=wish.webhook,
     )
     generations = [
         Generation(

@@ -93,17 +93,17 @@ class DeadLetters(Construct):
 
 
 class WorkQueue(Construct):
-    """A queue with its DLQ and alarm."""
+    """A queue with its DLQ and alarm; a message that fails comes back after so many minutes."""
 
     def __init__(
-        self, scope: Construct, name: str, *, visibility: Duration, tries: int, alarms: Alarms
+        self, scope: Construct, name: str, *, minutes: int, tries: int, alarms: Alarms
     ) -> None:
         super().__init__(scope, name)
         dead = DeadLetters(self, f"{name}Dead", alarms=alarms)
         self.queue = sqs.Queue(
             self,
             "Queue",
-            visibility_timeout=visibility,
+            visibility_timeout=Duration.minutes(minutes),
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             dead_letter_queue=sqs.DeadLetterQueue(queue=dead.queue, max_receive_count=tries),
         )
@@ -154,8 +154,8 @@ class HordeTable(Construct):
             ],
         )
 
-    def feed_new_requests(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
-        """Feed a function every request that enters the table, in order, at least once."""
+    def feed_outbox(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
+        """Feed a function every new request and webhook, in order per item, at least once."""
         function.add_event_source(
             sources.DynamoEventSource(
                 self.table,
@@ -170,7 +170,7 @@ class HordeTable(Construct):
                         {
                             "eventName": lambda_.FilterRule.is_equal("INSERT"),
                             "dynamodb": {
-                                "Keys": {"sk": {"S": lambda_.FilterRule.is_equal("REQUEST")}}
+                                "Keys": {"sk": {"S": lambda_.FilterRule.or_("REQUEST", "WEBHOOK")}}
                             },
                         }
                     )

@@ -1,6 +1,6 @@
 """Horde Commons in one stack. It reads as the diagram in the README, from left to right."""
 
-from aws_cdk import Duration, Stack, StackProps
+from aws_cdk import Stack, StackProps
 from constructs import Construct
 
 from infra import parts
@@ -21,12 +21,9 @@ class HordeCommonsStack(Stack):
         outputs = parts.private_bucket(self, "Outputs", days=1)
         sources = parts.private_bucket(self, "Sources", days=1)
         laion = parts.open_data_bucket(self, "Laion", existing=settings.laion_bucket)
-        tickets = parts.WorkQueue(
-            self, "Tickets", visibility=Duration.minutes(3), tries=5, alarms=alarms
-        )
-        uploads = parts.WorkQueue(
-            self, "Uploads", visibility=Duration.minutes(3), tries=24, alarms=alarms
-        )
+        tickets = parts.WorkQueue(self, "Tickets", minutes=3, tries=5, alarms=alarms)
+        uploads = parts.WorkQueue(self, "Uploads", minutes=3, tries=24, alarms=alarms)
+        webhooks = parts.WorkQueue(self, "Webhooks", minutes=1, tries=3, alarms=alarms)
 
         # What the functions are told.
         where = {"TABLE_NAME": table.table.table_name}
@@ -50,12 +47,23 @@ class HordeCommonsStack(Stack):
 
         # table's stream -> enqueue -> SQS -> dispatch -> RunPod: tickets that carry demand.
         lost = parts.DeadLetters(self, "NotEnqueued", alarms=alarms)
-        enqueue = make("enqueue", env={"TICKETS_QUEUE_URL": tickets.queue.queue_url}, seconds=30)
-        table.feed_new_requests(enqueue, dead=lost)
+        urls = {
+            "TICKETS_QUEUE_URL": tickets.queue.queue_url,
+            "WEBHOOKS_QUEUE_URL": webhooks.queue.queue_url,
+        }
+        enqueue = make("enqueue", env=urls, seconds=30)
+        table.feed_outbox(enqueue, dead=lost)
         tickets.queue.grant_send_messages(enqueue)
+        webhooks.queue.grant_send_messages(enqueue)
         dispatch = make("dispatch", env={**models, **runpod}, seconds=30)
         tickets.drain_into(dispatch, batch=1)
         parts.allow_secret(dispatch, settings.runpod_key_parameter)
+
+        # table's stream -> enqueue -> SQS -> webhook -> a client's own server.
+        webhook = make("webhook", env={**where, **put}, seconds=10)
+        webhooks.drain_into(webhook, batch=1)
+        table.allow(webhook, "GetItem")
+        outputs.grant_read(webhook, "*.webp")
 
         # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
         worker = make("worker", env={**edge, **where, **put, **src})

@@ -106,6 +106,21 @@ class GeneratedImage(Wire):
     state: Literal["ok", "censored"]
 
 
+class Finished(Wire):
+    """What a webhook is told of one finished image. ``kudos`` is what the image cost."""
+
+    img: str
+    seed: str
+    worker_id: str
+    worker_name: str
+    model: str
+    id: Uuid
+    censored: bool
+    gen_metadata: list[Remark]
+    request: Uuid
+    kudos: Kudos
+
+
 class RequestStatus(RequestCheck):
     """How far a request is, and what is done of it."""
 

@@ -101,6 +101,7 @@ class Request:
     nsfw: bool = False
     r2: bool = False
     source_key: str | None = None
+    webhook: str | None = None
     forgiven: int = 0
     """Kudos of the charge that were forgiven and not yet taken off a refund."""
     cancelled: bool = False
@@ -257,6 +258,13 @@ class Progress:
     """Kudos consumed by what was delivered so far."""
 
 
+def consumed(request: Request, generation: Generation) -> int:
+    """Return the kudos that one image cost in the end."""
+    if generation.state is State.OK:
+        return request.price + request.tax
+    return request.tax if generation.state is State.CENSORED else 0
+
+
 def progress(request: Request, generations: list[Generation]) -> Progress:
     """Count a request's images."""
     states = [generation.state for generation in generations]
@@ -268,7 +276,7 @@ def progress(request: Request, generations: list[Generation]) -> Progress:
         restarted=sum(generation.faults for generation in generations),
         done=request.faulted or not OPEN.intersection(states),
         faulted=request.faulted,
-        kudos=ok * (request.price + request.tax) + censored * request.tax,
+        kudos=sum(consumed(request, generation) for generation in generations),
     )
 
 

@@ -14,6 +14,7 @@ Items (``pk`` / ``sk``):
 ``MODEL#<name>``      ``MODEL``                until when a live worker offers this model
 ``SHARED#<id>``       ``SHARED``               which user's image is in the data set (private;
                                                for withdrawal)
+``WEBHOOK#<id>``      ``WEBHOOK``              an image whose webhook is to be called (outbox)
 ``RATE#<who>#<time>`` ``RATE``                 one caller's requests to one route in one window
 ====================  =======================  ===============================================
 
@@ -417,14 +418,24 @@ class Store:
         """
         worker_user = generation.worker_user
         entries = [] if worker_user is None else [kudos.reward(worker_user, request.reward)]
-        values = {
-            ":settled": {"N": str(clock.now_ms())},
-            ":drawn": {"N": str(seed)},
-            ":remarks": {"S": _json(gen_metadata)},
+        sets = {
+            "settled_at": encode(clock.now_ms()),
+            "drawn_seed": encode(seed),
+            "gen_metadata": {"S": _json(gen_metadata)},
         }
-        sets = ["settled_at = :settled", "drawn_seed = :drawn", "gen_metadata = :remarks"]
         back = (request.price, 0) if state is State.CENSORED else None
-        return self._end(request, generation, state, entries, back, sets=sets, values=values)
+        more = [self._announcement(generation)] if request.webhook else []
+        return self._end(request, generation, state, entries, back, sets=sets, more=more)
+
+    def _announcement(self, generation: Generation) -> Item:
+        """Return the outbox item that the stream turns into a call of the webhook."""
+        return self._new(
+            {
+                **_pk("WEBHOOK", generation.id),
+                "generation_id": {"S": generation.id},
+                "gone_at": encode(clock.now() + KEEP_S),
+            }
+        )
 
     def end_undelivered(
         self, request: Request, generation: Generation, state: State, *, last_fault: bool = False
@@ -445,14 +456,14 @@ class Store:
         back: tuple[int, int] | None,
         *,
         last_fault: bool = False,
-        sets: Iterable[str] = (),
-        values: Item | None = None,
+        sets: Item | None = None,
+        more: Iterable[Item] = (),
     ) -> bool:
         ended = self._transition(
             generation,
-            f"SET {', '.join(['#state = :state', *sets])} "
+            f"SET {', '.join(['#state = :state', *(f'{name} = :{name}' for name in sets or {})])} "
             "REMOVE wait_model, due_shard, due_at, listed, listed_at",
-            {":state": {"S": state}, **(values or {})},
+            {":state": {"S": state}, **{f":{name}": value for name, value in (sets or {}).items()}},
         )
         for _ in range(CONFLICT_TRIES):
             moves, forgiven = list(entries), 0
@@ -468,6 +479,7 @@ class Store:
                 *self._moves(moves),
                 *(self._ledger(entry, reference=generation.id) for entry in moves),
                 *self._touch_request(request, forgiven, last_fault=last_fault),
+                *more,
             ]
             try:
                 self._transact(parts)

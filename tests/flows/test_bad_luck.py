@@ -531,7 +531,7 @@ def test_a_stream_record_that_cannot_be_enqueued_is_retried_alone(
     requests = [horde.generate().body["id"] for _ in range(3)]
     real = enqueue.message_of
 
-    def poisoned(image: dict[str, Any]) -> str:
+    def poisoned(image: dict[str, Any]) -> tuple[str, str]:
         if image["id"]["S"] == requests[1]:
             raise KeyError("n")
         return real(image)

@@ -155,8 +155,8 @@ class Cloud:
         self.sqs, self.s3, self.ssm = clients["sqs"], clients["s3"], clients["ssm"]
         self.names: dict[str, str] = {}
         self.overrides: dict[str, str] = {}
-        self.pending: dict[str, list[Message]] = {"dispatch": [], "share": []}
-        self.dead: dict[str, list[Message]] = {"dispatch": [], "share": []}
+        self.pending: dict[str, list[Message]] = {"dispatch": [], "share": [], "webhook": []}
+        self.dead: dict[str, list[Message]] = {"dispatch": [], "share": [], "webhook": []}
         self.dead_records: list[dict[str, Any]] = []
         self._make()
         self.functions = templates.functions(template)

@@ -1,0 +1,65 @@
+"""SQS -> a client's webhook: one POST for every finished image.
+
+Crash window: the client took the POST but this run died before it could say so: the message comes
+again, so a webhook is called at least once for an image. A webhook that does not answer is tried
+three times and its message ends in the DLQ; nothing else hangs on it, clients can always poll.
+"""
+
+import json
+from typing import Any
+
+from horde import aws, images, outbound, store
+from horde.answers import Finished, Remark
+from horde.http import logger
+from horde.model import DELIVERED, Generation, Request, State, consumed
+
+
+class Settings(aws.Settings):
+    """Names of what this function uses."""
+
+    table_name: str
+    outputs_bucket: str
+
+
+def finished(request: Request, generation: Generation) -> Finished:
+    """Return what a webhook is told of an image (horde-api.md 2, TTL)."""
+    bucket = Settings.load().outputs_bucket
+    return Finished(
+        img=images.download_url(aws.s3(), bucket, generation.image_key),
+        seed=str(generation.drawn_seed),
+        worker_id=generation.worker_id or "",
+        worker_name=generation.worker_name or "",
+        model=generation.model,
+        id=generation.id,
+        censored=generation.state is State.CENSORED,
+        gen_metadata=[Remark(**remark) for remark in generation.gen_metadata],
+        request=request.id,
+        kudos=consumed(request, generation),
+    )
+
+
+def announce(generation_id: str) -> None:
+    """Tell one image's webhook; raises OutboundError."""
+    table = store.connect(Settings.load().table_name)
+    generation = table.generation(generation_id)
+    if generation is None or generation.state not in DELIVERED:
+        return
+    request = table.request(generation.request_id)
+    if request is None or request.webhook is None:
+        return
+    body = json.dumps(finished(request, generation).dump(), separators=(",", ":"))
+    outbound.post_json(request.webhook, body.encode())
+
+
+def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
+    """Lambda's entry; only the messages that failed come back."""
+    failed = []
+    for record in event["Records"]:
+        try:
+            announce(json.loads(record["body"])["generation_id"])
+        except Exception as error:  # noqa: BLE001 - the edge: logged, and tried again
+            # Not the URL: it may hold its owner's secret.
+            logger.warning("webhook failed", extra={"error": f"{type(error).__name__}: {error}"})
+            failed.append({"itemIdentifier": record["messageId"]})
+    logger.info("announced", extra={"images": len(event["Records"]), "failed": len(failed)})
+    return {"batchItemFailures": failed}
