@@ -27,7 +27,7 @@ class Settings(aws.Settings):
 
     table_name: str
     outputs_bucket: str
-    share_queue_url: str
+    uploads_queue_url: str
     laion_bucket: str
     laion_role: str = ""
 
@@ -158,7 +158,7 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
 def _put_off(record: dict[str, Any]) -> None:
     receives = int(record["attributes"]["ApproximateReceiveCount"])
     aws.sqs().change_message_visibility(
-        QueueUrl=Settings.load().share_queue_url,
+        QueueUrl=Settings.load().uploads_queue_url,
         ReceiptHandle=record["receiptHandle"],
         VisibilityTimeout=pause_seconds(receives),
     )

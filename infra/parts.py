@@ -3,7 +3,7 @@
 import importlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,14 @@ EXPOSED = [
     "Horde-Node",
 ]
 
+WRITING = ("GetItem", "PutItem", "UpdateItem")
+"""What it takes to read and write single items, alone or in transactions."""
 ENDING = ("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
 """What it takes to end a request's images with their refunds."""
+REQUEUING = (*ENDING, "ConditionCheckItem")
+"""What it takes to put an image back into the queue as well."""
+ACCEPTING = (*WRITING, "Query")
+"""What it takes to charge and record a request, and to count what waits."""
 
 
 class Alarms(Construct):
@@ -107,6 +113,8 @@ class WorkQueue(Construct):
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             dead_letter_queue=sqs.DeadLetterQueue(queue=dead.queue, max_receive_count=tries),
         )
+        self.told = {f"{name.upper()}_QUEUE_URL": self.queue.queue_url}
+        """What a function is told that sends to it, or hides its messages for longer."""
 
     def drain_into(self, function: lambda_.Function, *, batch: int) -> None:
         """Feed a function; what fails of a batch comes back alone."""
@@ -224,10 +232,16 @@ class Functions(Construct):
     """Makes the Lambdas: one file of ``functions/`` each, arm64, with the wheels layer."""
 
     def __init__(
-        self, scope: Construct, name: str, *, settings: StackSettings, alarms: Alarms
+        self,
+        scope: Construct,
+        name: str,
+        settings: StackSettings,
+        *,
+        alarms: Alarms,
+        table: HordeTable,
     ) -> None:
         super().__init__(scope, name)
-        self._settings, self._alarms = settings, alarms
+        self._settings, self._alarms, self._table = settings, alarms, table
         self._layer = lambda_.LayerVersion(
             self,
             "Wheels",
@@ -240,9 +254,17 @@ class Functions(Construct):
         )
 
     def make(
-        self, name: str, *, env: Mapping[str, str], memory: int = 512, seconds: int = 15
+        self,
+        name: str,
+        *told: Mapping[str, str],
+        may: Sequence[str] = (),
+        memory: int = 512,
+        seconds: int = 15,
     ) -> lambda_.Function:
-        """Return the Lambda of ``functions/<name>.py`` with an alarm on its errors."""
+        """Return the Lambda of ``functions/<name>.py`` with an alarm on its errors.
+
+        ``told`` is its environment; ``may`` is what it may do to the table, and all that it may.
+        """
         endpoint = self._settings.endpoint_url
         stack = Stack.of(self)
         function = lambda_.Function(
@@ -256,7 +278,7 @@ class Functions(Construct):
             memory_size=memory,
             timeout=Duration.seconds(seconds),
             environment={
-                **env,
+                **{key: value for part in told for key, value in part.items()},
                 # Presigned URLs must name the region, or new buckets answer them by redirects.
                 "AWS_ENDPOINT_URL_S3": endpoint or f"https://s3.{stack.region}.{stack.url_suffix}",
                 **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {}),
@@ -271,6 +293,8 @@ class Functions(Construct):
             ),
         )
         metric = function.metric_errors(statistic="Sum")
+        if may:
+            self._table.allow(function, *may)
         self._alarms.on(f"{name.capitalize()}Errors", metric, f"{name} fails; see its log")
         return function
 
@@ -389,6 +413,11 @@ def show(stack: Stack, **values: str) -> None:
     """Add the stack's outputs."""
     for name, value in values.items():
         CfnOutput(stack, name, value=value)
+
+
+def place_of(laion: s3.IBucket, role: str | None) -> dict[str, str]:
+    """Return what the function is told that writes the open data."""
+    return {"LAION_BUCKET": laion.bucket_name, "LAION_ROLE": role or ""}
 
 
 def as_json(value: Any) -> str:

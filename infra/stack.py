@@ -36,80 +36,64 @@ class HordeCommonsStack(Stack):
             "IMAGES_PER_TICKET": str(settings.images_per_ticket),
         }
         edge = parts.edge(settings)
-        make = parts.Functions(self, "Functions", settings=settings, alarms=alarms).make
+        make = parts.Functions(self, "Functions", settings, alarms=alarms, table=table).make
         api = parts.Api(self, "Api", alarms=alarms)
 
         # client -> API -> generate: validate, price, tax, decide what is shared, charge.
-        generate = make("generate", env={**edge, **where, **models, **src}, memory=1024)
+        generate = make("generate", edge, where, models, src, memory=1024, may=parts.ACCEPTING)
         api.route(generate, "generate")
-        table.allow(generate, "GetItem", "PutItem", "UpdateItem", "Query")
         sources.grant_put(generate)
 
         # table's stream -> enqueue -> SQS -> dispatch -> RunPod: tickets that carry demand.
         lost = parts.DeadLetters(self, "NotEnqueued", alarms=alarms)
-        urls = {
-            "TICKETS_QUEUE_URL": tickets.queue.queue_url,
-            "WEBHOOKS_QUEUE_URL": webhooks.queue.queue_url,
-        }
-        enqueue = make("enqueue", env=urls, seconds=30)
+        enqueue = make("enqueue", tickets.told, webhooks.told, seconds=30)
         table.feed_outbox(enqueue, dead=lost)
         tickets.queue.grant_send_messages(enqueue)
         webhooks.queue.grant_send_messages(enqueue)
-        dispatch = make("dispatch", env={**models, **runpod}, seconds=30)
+        dispatch = make("dispatch", models, runpod, seconds=30)
         tickets.drain_into(dispatch, batch=1)
         parts.allow_secret(dispatch, settings.runpod_key_parameter)
 
         # table's stream -> enqueue -> SQS -> webhook -> a client's own server.
-        webhook = make("webhook", env={**where, **put}, seconds=10)
+        webhook = make("webhook", where, put, seconds=10, may=("GetItem",))
         webhooks.drain_into(webhook, batch=1)
-        table.allow(webhook, "GetItem")
         outputs.grant_read(webhook, "*.webp")
 
         # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
-        worker = make("worker", env={**edge, **where, **put, **src})
+        worker = make("worker", edge, where, put, src, may=parts.REQUEUING)
         api.route(worker, "worker")
-        table.allow(worker, *parts.ENDING, "ConditionCheckItem")
         outputs.grant_put(worker)
         outputs.grant_read(worker, "*.webp")
         sources.grant_read(worker, "*.webp")
 
         # client -> status: check, status, cancel.
-        status = make("status", env={**edge, **where, **models, **put})
+        status = make("status", edge, where, models, put, may=parts.ENDING)
         api.route(status, "status")
-        table.allow(status, *parts.ENDING)
         outputs.grant_read(status, "*.webp")
 
         # client -> users: registration and accounts.
-        users = make("users", env={**edge, **where})
+        users = make("users", edge, where, may=parts.WRITING)
         api.route(users, "users")
-        table.allow(users, "GetItem", "PutItem", "UpdateItem")
 
         # client -> about: the API's description, documents, and every unknown route.
-        api.route(make("about", env=edge), "about")
+        api.route(make("about", edge), "about")
 
         # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and shareable.
         share = make(
             "share",
-            env={
-                **where,
-                **put,
-                "SHARE_QUEUE_URL": uploads.queue.queue_url,
-                "LAION_BUCKET": laion.bucket_name,
-                "LAION_ROLE": settings.laion_role or "",
-            },
+            {**where, **put, **uploads.told, **parts.place_of(laion, settings.laion_role)},
+            may=parts.WRITING,
             seconds=30,
         )
         parts.announce_uploads(outputs, uploads)
         uploads.drain_into(share, batch=5)
-        table.allow(share, "GetItem", "PutItem", "UpdateItem")
         outputs.grant_read(share, "*.webp")
         parts.allow_publishing(share, laion, role=settings.laion_role)
 
         # every minute -> sweep: leases, ended requests, refunds, lost tickets.
         missed = parts.DeadLetters(self, "NotSwept", alarms=alarms)
-        sweep = make("sweep", env={**where, **models, **runpod, **src}, seconds=55)
+        sweep = make("sweep", where, models, runpod, src, seconds=55, may=parts.REQUEUING)
         parts.run_every_minute(sweep, dead=missed)
-        table.allow(sweep, *parts.ENDING, "ConditionCheckItem")
         sources.grant_delete(sweep)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
 

@@ -134,7 +134,7 @@ class LocalCloud:
         lambda_ = self.aws("lambda").get_function_configuration(FunctionName=self.function("share"))
         names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
         found = self.aws("sqs").get_queue_attributes(
-            QueueUrl=lambda_["Environment"]["Variables"]["SHARE_QUEUE_URL"],
+            QueueUrl=lambda_["Environment"]["Variables"]["UPLOADS_QUEUE_URL"],
             AttributeNames=list(names),
         )
         return sum(int(found["Attributes"][name]) for name in names)
