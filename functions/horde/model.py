@@ -101,6 +101,9 @@ class Request:
     nsfw: bool = False
     r2: bool = False
     source_key: str | None = None
+    source_processing: str | None = None
+    """What is done with the source image, if there is one."""
+    mask_key: str | None = None
     webhook: str | None = None
     forgiven: int = 0
     """Kudos of the charge that were forgiven and not yet taken off a refund."""
@@ -131,6 +134,8 @@ class Generation:
     """Lease of a worker, in seconds."""
     nsfw: bool = False
     img2img: bool = False
+    painting: bool = False
+    """Only a part of the source image is painted anew: inpainting or outpainting."""
     workers: list[str] = field(default_factory=list)
     worker_blacklist: bool = False
     attempt: int = 0
@@ -187,11 +192,14 @@ def seed_of(text: str, index: int, variation: int | None) -> int:
     return (seed + index * (variation or 1)) % (1 << SEED_BITS)
 
 
-def batch_key(model: str, params: Params, *, img2img: bool, alone: str = "") -> str:
-    """Return what images must share to be drawn in one pass; ``alone`` keeps one apart."""
+def batch_key(model: str, params: Params, *, kind: str, alone: str = "") -> str:
+    """Return what images must share to be drawn in one pass; ``alone`` keeps one apart.
+
+    ``kind`` is the source processing, or empty without a source image.
+    """
     parts = (
         model,
-        "img2img" if img2img else "txt2img",
+        kind,
         f"{params.width}x{params.height}",
         params.steps,
         params.sampler_name,
@@ -213,7 +221,9 @@ def why_not(generation: Generation, worker_id: str, wants: PopRequest) -> str | 
         return "max_pixels"
     if generation.nsfw and not wants.nsfw:
         return "nsfw"
-    if generation.img2img and not wants.allow_img2img:
+    if generation.painting and not wants.allow_painting:
+        return "painting"
+    if generation.img2img and not generation.painting and not wants.allow_img2img:
         return "img2img"
     if generation.workers and (worker_id in generation.workers) is generation.worker_blacklist:
         return "worker_id"

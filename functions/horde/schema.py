@@ -218,6 +218,11 @@ class GenerateRequest(_Wire):
     style: Annotated[StrictStr, Field(min_length=3, max_length=1024)] | None = None
 
     @property
+    def paints(self) -> bool:
+        """Whether only a part of the source image is painted anew."""
+        return bool(self.source_image) and self.source_processing in {"inpainting", "outpainting"}
+
+    @property
     def uses_images(self) -> bool:
         """Whether the picture is made from somebody's picture; such requests are never shared."""
         return bool(self.source_image or self.source_mask or self.extra_source_images)
