@@ -170,6 +170,13 @@ class Submitted(Wire):
     reward: Kudos
 
 
+class Rated(Wire):
+    """What a rating earned the owner of the request."""
+
+    reward: Kudos
+    message: str | None = None
+
+
 class Registered(Wire):
     """A new account. This answer is the only place that ever shows its key."""
 

@@ -271,6 +271,25 @@ class SubmitRequest(_Wire):
         return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
+UuidText = Annotated[StrictStr, Field(min_length=36, max_length=36)]
+
+
+class Rating(_Wire):
+    """What somebody thinks of one image."""
+
+    id: UuidText
+    rating: Annotated[StrictInt, Field(ge=1, le=10)]
+    artifacts: Annotated[StrictInt, Field(ge=0, le=5)] | None = None
+    """How flawed it is: 0 not at all, 5 completely."""
+
+
+class RateRequest(_Wire):
+    """The body of ``POST /v2/generate/rate/{id}``."""
+
+    best: UuidText | None = None
+    ratings: Annotated[list[Rating], Field(max_length=20)] = []
+
+
 class RegisterRequest(_Wire):
     """The body of ``POST /api/register``."""
 

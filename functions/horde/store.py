@@ -15,6 +15,7 @@ Items (``pk`` / ``sk``):
 ``SHARED#<id>``       ``SHARED``               which user's image is in the data set (private;
                                                for withdrawal)
 ``WEBHOOK#<id>``      ``WEBHOOK``              an image whose webhook is to be called (outbox)
+``RATING#<id>``       ``RATING``               what the owner of a shared image thinks of it
 ``RATE#<who>#<time>`` ``RATE``                 one caller's requests to one route in one window
 ====================  =======================  ===============================================
 
@@ -670,6 +671,47 @@ class Store:
         """Say whether a worker offered a model in the last minutes."""
         item = self._get(_pk("MODEL", model))
         return item is not None and int(item["seen_at"]["N"]) > clock.now() - LIVE_S
+
+    def rate(
+        self,
+        request: Request,
+        ratings: dict[str, dict[str, int]],
+        *,
+        best: str | None,
+        reward: int,
+    ) -> bool:
+        """Keep the ratings of a request's images and pay its owner, once; False the second time.
+
+        ``ratings`` maps generations to ``rating`` and maybe ``artifacts``.
+        """
+        kept = {**{one: {} for one in [best] if one}, **ratings}
+        entries = [kudos.award(request.user_id, reward)] if reward else []
+        first_rating = "attribute_exists(pk) AND attribute_not_exists(rated_at)"
+        parts: list[Item] = [
+            {
+                "Update": {
+                    "TableName": self._table,
+                    "Key": _pk("REQUEST", request.id),
+                    "ConditionExpression": first_rating,
+                    "UpdateExpression": "SET rated_at = :now",
+                    "ExpressionAttributeValues": {":now": encode(clock.now_ms())},
+                }
+            },
+            *self._moves(entries),
+            *(self._ledger(entry, reference=request.id) for entry in entries),
+            *(
+                self._new(
+                    {
+                        **_pk("RATING", generation_id),
+                        **{name: encode(value) for name, value in said.items()},
+                        "best": {"BOOL": generation_id == best},
+                        "rated_at": encode(clock.now_ms()),
+                    }
+                )
+                for generation_id, said in kept.items()
+            ),
+        ]
+        return self._holds(parts)
 
     # --- rates --------------------------------------------------------------------------------
 
