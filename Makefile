@@ -90,7 +90,7 @@ $(DONE)/node: package.json package-lock.json | $(DONE)/venv
 	@$(call QUIETLY,npm ci --no-audit --no-fund,npm ci)
 	@touch $@
 
-$(DONE)/layer: $(DONE)/dev $(REQ)/lambda.txt layers/build.py
+$(DONE)/layer: $(DONE)/dev $(DONE)/node $(REQ)/lambda.txt layers/build.py
 	@$(PY) -m layers.build host
 	@touch $@
 

@@ -76,7 +76,7 @@ class HordeCommonsStack(Stack):
         api.route(users, "users")
 
         # client -> about: the API's description, documents, and every unknown route.
-        api.route(make("about", edge), "about")
+        api.route(make("about", edge, {"CONTACT": settings.contact}), "about")
 
         # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and shareable.
         share = make(

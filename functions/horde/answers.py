@@ -202,6 +202,13 @@ class UserDetails(Wire):
     sharedkey_ids: list[Uuid]
 
 
+class Document(Wire):
+    """A document, in the format that was asked for."""
+
+    html: str | None = None
+    markdown: str | None = None
+
+
 class Heartbeat(Wire):
     """The API answers."""
 

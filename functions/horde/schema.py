@@ -290,6 +290,12 @@ class RateRequest(_Wire):
     ratings: Annotated[list[Rating], Field(max_length=20)] = []
 
 
+class DocumentQuery(_Wire):
+    """How a document is wanted."""
+
+    format: Literal["html", "markdown"] = "html"
+
+
 class RegisterRequest(_Wire):
     """The body of ``POST /api/register``."""
 

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+LICENSE = "CC0-1.0"
+TERMS_VERSION = "2026-11"
+"""Of ``horde/documents``; goes with every shared image."""
+
 
 class Reason(StrEnum):
     """Why an image is shared or not."""
