@@ -123,7 +123,8 @@ class Rounds:
 @pytest.fixture(scope="module")
 def rounds(horde: Horde, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rounds]:
     assert PYTHON.exists(), "the clients are not installed here: run 'make setup' first"
-    with ThreadPoolExecutor(16) as pool:
+    # Two cores: more at a time would wait for each other, and wake more Lambdas.
+    with ThreadPoolExecutor(3) as pool:
         yield Rounds(horde, tmp_path_factory.mktemp("clients"), pool)
 
 
@@ -279,3 +280,70 @@ def test_the_npm_client_throws_an_api_error_with_our_words(rounds: Rounds) -> No
         assert seen[name]["name"] == rc
         # ``message`` is the client's own text for a code it knows; ours is below it.
         assert words in seen[name]["rawError"]["message"]
+
+
+# --- smaller clients ------------------------------------------------------------------------
+
+
+def test_stablehordeapi_draws_two_shared_images_into_files(horde: Horde, rounds: Rounds) -> None:
+    small = rounds["stablehordeapi.py"]
+    assert small.seen["finished"] == 2
+    assert pictures(small.seen["images"]) == TWO_PICTURES
+    assert all(seed.isdigit() for seed in small.seen["seeds"])
+    # It cannot read ``shared``; the price says it: 1 each, and for two more that nobody drew.
+    assert small.paid == 2 * 2 * (1 + 1)
+    assert small.seen["message"].startswith("Warning: No available workers")
+
+
+def test_stablehordeapi_raises_at_each_refusal(rounds: Rounds) -> None:
+    seen = rounds["stablehordeapi.py"].seen
+    for name in ("unknown_check", "unknown_status"):
+        assert seen[name] == ["StatusNotFound", "You entered an UUID that is not found"]
+    # It has no error for these: an answer without an id is all that it sees.
+    for name in ("bad_sampler", "bad_key", "too_poor"):
+        assert seen[name] == ["ValidationError", "Object missing required field `id`"]
+
+
+def test_pyaihorde_shares_two_images_although_nobody_told_it_to(rounds: Rounds) -> None:
+    small = rounds["pyaihorde.py"]
+    assert small.seen["shared"] is True
+    assert small.paid == 2 * (1 + 1)
+    assert pictures(small.seen["images"]) == TWO_PICTURES
+
+
+def test_pyaihorde_never_polls_without_a_pause(rounds: Rounds) -> None:
+    assert all(seconds >= 1 for seconds in rounds["pyaihorde.py"].seen["sleeps"])
+
+
+def test_pyaihorde_raises_at_each_refusal_of_a_request(rounds: Rounds) -> None:
+    seen = rounds["pyaihorde.py"].seen
+    for name in ("bad_params", "bad_key", "too_poor"):
+        assert seen[name] == ["ValidationError", "Object missing required field `id`"]
+    # To it, a request that is gone looks like one of which nothing is known yet.
+    assert seen["unknown_status"] == [False, []]
+
+
+def test_a_client_on_the_standard_library_draws_links_and_base64(rounds: Rounds) -> None:
+    plain = rounds["plain_urllib.py"]
+    # What only a source image gives a meaning does not make it image-to-image.
+    assert plain.seen["shared"] == [True, True]
+    assert plain.paid == 2 * 2 * (1 + 1)
+    assert pictures(plain.seen["downloaded"]) == TWO_PICTURES
+    assert pictures(plain.seen["inline"]) == TWO_PICTURES
+
+
+def test_a_client_on_the_standard_library_reads_each_refusal(rounds: Rounds) -> None:
+    seen = rounds["plain_urllib.py"].seen
+    status, body = seen["bad_sampler"]
+    assert (status, set(body)) == (400, {"message", "errors"})
+    assert "'k_no' is not one of" in body["errors"]["params.sampler_name"]
+    for name, status, rc, words in (
+        ("bad_key", 401, "InvalidAPIKey", BAD_KEY),
+        ("too_poor", 403, "KudosUpfront", TOO_POOR),
+        ("unknown_check", 404, "RequestNotFound", UNKNOWN_ID),
+        ("unknown_status", 404, "RequestNotFound", UNKNOWN_ID),
+        ("unknown_cancel", 404, "RequestNotFound", UNKNOWN_ID),
+    ):
+        code, body = seen[name]
+        assert (code, body["rc"]) == (status, rc)
+        assert words in body["message"]

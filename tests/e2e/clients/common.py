@@ -8,7 +8,8 @@ judges it. Scripts run in the clients' environment, where nothing of this projec
 import base64
 import json
 import sys
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
@@ -48,10 +49,25 @@ def encoded(image: bytes) -> str:
     return base64.b64encode(image).decode()
 
 
+def download(url: str) -> str:
+    """Return the image behind a link, for clients that leave this to their user."""
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return encoded(answer.read())
+
+
 def raised(call: Callable[[], object]) -> list[str]:
     """Return the name and text of what a call raises; [] where it raises nothing."""
     try:
         call()
+    except Exception as error:  # noqa: BLE001 - which one it is, is what is asked
+        return [type(error).__name__, str(error)]
+    return []
+
+
+async def raised_async(call: Awaitable[object]) -> list[str]:
+    """Return the same of a call that is awaited."""
+    try:
+        await call
     except Exception as error:  # noqa: BLE001 - which one it is, is what is asked
         return [type(error).__name__, str(error)]
     return []
