@@ -78,6 +78,16 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """A shared image: its object in the data set, and the user who can take it back."""
+
+    generation_id: str
+    user_id: int
+    object_key: str
+    withdrawn_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """One row of the due index: a lease (``GENERATION``) or a request (``REQUEST``) ran out."""
 
@@ -751,6 +761,7 @@ class Store:
             self._new(
                 {
                     **_pk("SHARED", generation.id),
+                    "generation_id": {"S": generation.id},
                     "user_id": {"N": str(request.user_id)},
                     "request_id": {"S": request.id},
                     "object_key": {"S": key},
@@ -759,6 +770,32 @@ class Store:
             ),
         ]
         self._holds(parts)
+
+    def shared(self, generation_id: str) -> Shared | None:
+        """Read where a shared image is in the data set, and whose it is."""
+        item = self._get(_pk("SHARED", generation_id))
+        return from_item(Shared, item) if item else None
+
+    def shared_of(self, user_id: int) -> Iterator[Shared]:
+        """Yield a user's shared images. Reads the whole table: for the operator's rare hand."""
+        paginator = self._db.get_paginator("scan")
+        for page in paginator.paginate(
+            TableName=self._table,
+            FilterExpression="sk = :shared AND user_id = :user",
+            ExpressionAttributeValues={":shared": {"S": "SHARED"}, ":user": {"N": str(user_id)}},
+        ):
+            for item in page["Items"]:
+                yield from_item(Shared, item)
+
+    def mark_withdrawn(self, shared: Shared) -> None:
+        """Record that an image was taken out of the data set; the second time is nothing."""
+        self._db.update_item(
+            TableName=self._table,
+            Key=_pk("SHARED", shared.generation_id),
+            ConditionExpression="attribute_exists(pk)",
+            UpdateExpression="SET withdrawn_at = if_not_exists(withdrawn_at, :now)",
+            ExpressionAttributeValues={":now": encode(clock.now_ms())},
+        )
 
     # --- parts ----------------------------------------------------------------------------------
 
