@@ -13,7 +13,7 @@ CLIENTS := build/clients-venv
 export PYTHONPATH := functions:.
 export CDK_DISABLE_CLI_TELEMETRY := true
 
-.PHONY: help setup tools demo grid up down test check lock synth deploy clean
+.PHONY: help setup tools demo grid up down test check fuzz lock synth deploy clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -41,6 +41,9 @@ check: setup ## the fast part of test
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(PY) -m pytest -n 2 -m 'not slow and not e2e'
+
+fuzz: setup ## the API against its own description, FUZZ=1000 examples for each operation
+	FUZZ=$(or $(FUZZ),1000) $(PY) -m pytest -n 2 -v tests/flows/test_api.py tests/flows/test_fuzz.py
 
 synth: setup ## the CloudFormation template, into cdk.out/
 	$(CDK) synth --quiet

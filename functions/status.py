@@ -10,7 +10,7 @@ worker that takes one meanwhile delivers it, charged.
 import base64
 from typing import Any
 
-from horde import aws, clock, ending, images, rates, ratings, store
+from horde import aws, clock, ending, images, rates, ratings, sharing, store
 from horde.answers import GeneratedImage, Rated, Remark, RequestCheck, RequestStatus
 from horde.errors import AestheticsError, Busy, RequestNotFound
 from horde.http import Answer, ApiSettings, Call, Route, is_uuid, serve
@@ -123,8 +123,12 @@ def _full(request: Request, generations: list[Generation]) -> RequestStatus:
         if generation.state in DELIVERED:
             img = _img(request, generation, budget)
             budget -= 0 if request.r2 else len(img)
-            shown.append(_generation(generation, img))
-    return RequestStatus(**_counts(request, generations), shared=request.shared, generations=shown)
+            shown.append(_generation(request, generation, img))
+    return RequestStatus(
+        **_counts(request, generations),
+        shared=sharing.reaches_data_set(request, generations),
+        generations=shown,
+    )
 
 
 def _img(request: Request, generation: Generation, budget: int) -> str:
@@ -139,7 +143,7 @@ def _img(request: Request, generation: Generation, budget: int) -> str:
     return images.download_url(aws.s3(), bucket, generation.image_key)
 
 
-def _generation(generation: Generation, img: str) -> GeneratedImage:
+def _generation(request: Request, generation: Generation, img: str) -> GeneratedImage:
     return GeneratedImage(
         img=img,
         seed=str(generation.drawn_seed if generation.drawn_seed is not None else ""),
@@ -150,6 +154,7 @@ def _generation(generation: Generation, img: str) -> GeneratedImage:
         worker_name=generation.worker_name or "",
         model=generation.model,
         state="censored" if generation.state is State.CENSORED else "ok",
+        shared=sharing.reaches_data_set(request, [generation]),
     )
 
 

@@ -104,6 +104,8 @@ class GeneratedImage(Wire):
     worker_name: str
     model: str
     state: Literal["ok", "censored"]
+    shared: bool
+    """Whether this image is in the open data set, or about to be."""
 
 
 class Finished(Wire):

@@ -136,9 +136,7 @@ def test_a_page_reads_every_refusal(horde: Horde, page: Page) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
-@pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/v2", "/api/v2/", f"{V2}/generate", "/index.html"]
-)
+@pytest.mark.parametrize("path", ["/api/v2", "/api/v2/", f"{V2}/generate", "/index.html"])
 def test_an_unknown_route_is_a_json_404_and_no_redirect(page: Page, method: str, path: str) -> None:
     answer = page.fetch(method, path)
     assert (answer.status, answer.json["rc"]) == (404, "NotFound")
@@ -188,3 +186,23 @@ def test_a_link_that_was_tampered_with_shows_nothing(page: Page) -> None:
     answer = page.client.fetch("GET", forged, headers=ORIGIN)
     assert answer.status == 403
     assert b"WEBP" not in answer.data
+
+
+@pytest.mark.parametrize("path", ["/", "/api", "/api/", "/terms", "/privacy"])
+def test_people_find_a_page(page: Page, path: str) -> None:
+    answer = page.fetch("GET", path)
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert page.fetch("PUT", path).status == 405
+
+
+def test_the_documentation_page_is_served_whole(page: Page) -> None:
+    for path, kind in (
+        ("/api/swagger-ui-bundle.js", "text/javascript"),
+        ("/api/swagger-ui.css", "text/css"),
+        ("/api/swagger-ui-init.js", "text/javascript"),
+        ("/api/swagger.json", "application/json"),
+    ):
+        answer = page.fetch("GET", path)
+        assert answer.status == 200, path
+        assert answer.headers["content-type"].startswith(kind)
