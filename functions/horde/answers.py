@@ -211,6 +211,18 @@ class Document(Wire):
     markdown: str | None = None
 
 
+class KudosTransferred(Wire):
+    """What was moved."""
+
+    transferred: Kudos
+
+
+class KudosAwarded(Wire):
+    """What was awarded."""
+
+    awarded: Kudos
+
+
 class Heartbeat(Wire):
     """The API answers."""
 

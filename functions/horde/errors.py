@@ -199,6 +199,21 @@ class KudosUpfront(HordeError):
     status, rc = HTTPStatus.FORBIDDEN, "KudosUpfront"
 
 
+class KudosTransferRefused(HordeError):
+    """Kudos that cannot be moved so; ``rc`` says why."""
+
+    rc = "KudosTransferNotEnough"
+
+
+class NotAllowedAwards(HordeError):
+    """Only the horde's first account gives awards."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "NotAllowedAwards"
+
+    def __init__(self) -> None:
+        super().__init__("This user is not allowed to award kudos.")
+
+
 class WrongCredentials(HordeError):
     """A worker submits what another one drew."""
 

@@ -57,6 +57,12 @@ class User:
     deleted: bool = False
     concurrency: int | None = None
     """Images it may have waiting; None: what everybody may."""
+    accumulated: int = 0
+    """Where the balance comes from, by the Horde's ``kudos_details``: these sum to ``kudos``."""
+    gifted: int = 0
+    received: int = 0
+    admin: int = 0
+    awarded: int = 0
 
     @property
     def username(self) -> str:

@@ -311,6 +311,28 @@ class RegisterRequest(_Wire):
     ]
 
 
+def _whole(value: object) -> object:
+    # horde_sdk sends 5.0 for 5.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[StrictInt, BeforeValidator(_whole)]
+
+
+class TransferRequest(_Wire):
+    """The body of ``POST /v2/kudos/transfer``."""
+
+    username: Annotated[StrictStr, Field(min_length=1, max_length=100)]
+    """``alias#id``, or the id of a shared key."""
+    amount: Whole = 100
+
+
+class AwardRequest(TransferRequest):
+    """The body of ``POST /v2/kudos/award``: new kudos, so there is a bound."""
+
+    amount: Annotated[Whole, Field(le=1_000_000_000)] = 100
+
+
 M = TypeVar("M", bound=BaseModel)
 
 

@@ -17,12 +17,14 @@ Items (``pk`` / ``sk``):
 ``WEBHOOK#<id>``      ``WEBHOOK``              an image whose webhook is to be called (outbox)
 ``RATING#<id>``       ``RATING``               what the owner of a shared image thinks of it
 ``RATE#<who>#<time>`` ``RATE``                 one caller's requests to one route in one window
+``ONCE#<user>#<key>`` ``ONCE``                 an ``Idempotency-Key`` and what it was used for
+``PAIR#<id>#<id>``    ``PAIR``                 the last transfer between two users
 ====================  =======================  ===============================================
 
 Indexes, all sparse: ``waiting`` (``wait_model``, ``priority``) holds the images that wait, best
 last; ``due`` (``due_shard``, ``due_at``) holds leases and requests by the time they run out;
 ``listed`` (``listed``, ``listed_at``) holds what is looked up as a list, keys only: an account's
-waiting images.
+waiting images, and all users by their kudos.
 
 Every verb is one call or one transaction. Conditions carry names; a verb whose condition fails
 says so by its result and changes nothing.
@@ -54,11 +56,19 @@ DUE_INDEX = "due"
 LISTED_INDEX = "listed"
 DUE_SHARDS = 8
 """The due index is spread over this many partitions, so that none of them is hot."""
+USER_SHARDS = 16
+"""The list of all users, in order of their kudos, is spread over this many partitions."""
 KEEP_S = 2 * 24 * 3600
 """How long an ended request's rows stay for late events, in seconds; then TTL takes them."""
 LIVE_S = 5 * 60
 """A model that a worker offered this recently can be drawn, in seconds."""
 CONFLICT_TRIES = 12
+ONCE_S = 24 * 3600
+"""How long an ``Idempotency-Key`` is remembered, in seconds."""
+BACK_AND_FORTH_S = 60
+"""Who was given kudos may send some back after this many seconds."""
+GOOD_STANDING = "attribute_not_exists(deleted) AND attribute_not_exists(flagged)"
+"""False is never stored: a flag is there or it is not."""
 
 
 class ConditionFailed(Exception):  # noqa: N818 - not an error, an answer
@@ -85,6 +95,14 @@ class Shared:
     user_id: int
     object_key: str
     withdrawn_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """What a client wants done once: its ``Idempotency-Key`` and its body, hashed."""
+
+    key: str
+    body: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +185,30 @@ def _waiting_of(user_id: int, model: str) -> str:
     return f"WAITING#{user_id}" if user_id else f"WAITING#{user_id}#{model}"
 
 
+def _listed(user: User) -> Item:
+    """Return where an account stands in the list of all, which is in order of their kudos."""
+    return {
+        "listed": {"S": f"USERS#{user.id % USER_SHARDS}"},
+        "listed_at": {"N": str(user.kudos)},
+    }
+
+
+def _adds(entries: list[kudos.Entry]) -> tuple[str, Item]:
+    """Return the update of one user's balance, and of what is kept in step with it."""
+    total = sum(entry.amount for entry in entries)
+    details: dict[str, int] = {}
+    for entry in entries:
+        name = kudos.detail(entry)
+        details[name] = details.get(name, 0) + entry.amount
+    adds = ["kudos :amount", "listed_at :amount", *(f"{name} :{name}" for name in details)]
+    values = {f":{name}": encode(amount) for name, amount in details.items()}
+    return "ADD " + ", ".join(adds), {":amount": encode(total), **values}
+
+
+def _pair(one: int, other: int) -> str:
+    return f"{min(one, other)}#{max(one, other)}"
+
+
 def _due(key: str, at_s: int) -> Item:
     return {"due_shard": {"S": due_shard(key)}, "due_at": {"N": str(at_s)}}
 
@@ -204,10 +246,12 @@ class Store:
         )
         user_id = int(answer["Attributes"]["last_id"]["N"])
         floor = kudos.FLOOR_PSEUDONYMOUS
-        user = User(id=user_id, alias=alias, kudos=floor, floor=floor, created_at=clock.now())
+        user = User(
+            id=user_id, alias=alias, kudos=floor, floor=floor, created_at=clock.now(), admin=floor
+        )
         self._transact(
             [
-                self._new({**_pk("USER", user_id), **to_item(user)}),
+                self._new({**_pk("USER", user_id), **to_item(user), **_listed(user)}),
                 self._new_key(key_hash, user_id, worker=False),
                 self._ledger(kudos.opening(user_id), reference="registration"),
             ]
@@ -231,6 +275,91 @@ class Store:
         held = {":least": user.floor - amount} if amount < 0 else None
         parts = [*self._moves([entry], held), self._ledger(entry, reference="operator")]
         return self._holds(parts)
+
+    # --- kudos between users --------------------------------------------------------------
+
+    def transfer(self, sender: User, receiver_id: int, amount: int, once: Once | None) -> bool:
+        """Move kudos from one user to another, both entries or neither.
+
+        The rules are conditions here: enough above the sender's floor, both in good standing,
+        nothing just came the other way, and this ``once`` has not been done. False if one of
+        them does not hold; whoever asks reads anew and says which.
+        """
+        sent, got = kudos.transfer(sender.id, receiver_id, amount)
+        reference = str(uuid.uuid4())
+        parts = [
+            *self._moves([sent], {":least": sender.floor + amount}, GOOD_STANDING),
+            *self._moves([got], None, GOOD_STANDING),
+            self._ledger(sent, reference=reference),
+            self._ledger(got, reference=reference),
+            self._one_way(sender.id, receiver_id),
+            *self._once(sender.id, once),
+        ]
+        return self._holds(parts)
+
+    def award(self, giver_id: int, receiver_id: int, amount: int, once: Once | None) -> bool:
+        """Give new kudos to a user in good standing; False if it is not, or ``once`` is done."""
+        entry = kudos.award(receiver_id, amount)
+        parts = [
+            *self._moves([entry], None, GOOD_STANDING),
+            self._ledger(entry, reference=f"by {giver_id}"),
+            *self._once(giver_id, once),
+        ]
+        return self._holds(parts)
+
+    def done(self, user_id: int, key: str) -> str | None:
+        """Return the hash of the body that an ``Idempotency-Key`` was used with, if it was."""
+        item = self._get(_pk("ONCE", f"{user_id}#{key}"))
+        if item is None or int(item["gone_at"]["N"]) <= clock.now():
+            return None
+        return str(item["body"]["S"])
+
+    def just_sent(self, giver: int, receiver: int) -> bool:
+        """Say whether one user sent kudos to another within the last minute."""
+        item = self._get(_pk("PAIR", _pair(giver, receiver)))
+        return (
+            item is not None
+            and int(item["giver"]["N"]) == giver
+            and int(item["sent_at"]["N"]) > clock.now() - BACK_AND_FORTH_S
+        )
+
+    def _one_way(self, giver: int, receiver: int) -> Item:
+        now = clock.now()
+        nothing_just_came_back = "attribute_not_exists(pk) OR giver = :giver OR sent_at <= :before"
+        return {
+            "Update": {
+                "TableName": self._table,
+                "Key": _pk("PAIR", _pair(giver, receiver)),
+                "ConditionExpression": nothing_just_came_back,
+                "UpdateExpression": "SET giver = :giver, sent_at = :now, gone_at = :gone",
+                "ExpressionAttributeValues": {
+                    ":giver": encode(giver),
+                    ":before": encode(now - BACK_AND_FORTH_S),
+                    ":now": encode(now),
+                    ":gone": encode(now + KEEP_S),
+                },
+            }
+        }
+
+    def _once(self, user_id: int, once: Once | None) -> list[Item]:
+        if once is None:
+            return []
+        now = clock.now()
+        first_time = "attribute_not_exists(pk) OR gone_at <= :now"
+        return [
+            {
+                "Put": {
+                    "TableName": self._table,
+                    "Item": {
+                        **_pk("ONCE", f"{user_id}#{once.key}"),
+                        "body": {"S": once.body},
+                        "gone_at": encode(now + ONCE_S),
+                    },
+                    "ConditionExpression": first_time,
+                    "ExpressionAttributeValues": {":now": encode(now)},
+                }
+            }
+        ]
 
     # --- accept ---------------------------------------------------------------------------
 
@@ -841,33 +970,37 @@ class Store:
             "listed_at": {"N": str(generation.created_at)},
         }
 
-    def _moves(self, entries: list[kudos.Entry], condition: Item | None = None) -> list[Item]:
+    def _moves(
+        self, entries: list[kudos.Entry], condition: Item | None = None, also: str = ""
+    ) -> list[Item]:
         """One update per balance (a transaction must not touch an item twice).
 
         ``condition`` is ``{":seen": n}``, exactly this balance, or ``{":least": n}``, at least
-        it; without one the account need only exist.
+        it; without one the account need only exist. ``also`` is a condition without values.
         """
-        sums: dict[int, int] = {}
-        for entry in entries:
-            sums[entry.user_id] = sums.get(entry.user_id, 0) + entry.amount
         held = {":seen": "kudos = :seen", ":least": "kudos >= :least"}
-        return [
-            {
-                "Update": {
-                    "TableName": self._table,
-                    "Key": _pk("USER", user_id),
-                    "ConditionExpression": " AND ".join(
-                        ["attribute_exists(pk)", *(held[name] for name in condition or {})]
-                    ),
-                    "UpdateExpression": "SET kudos = kudos + :amount",
-                    "ExpressionAttributeValues": {
-                        ":amount": encode(amount),
-                        **{name: encode(value) for name, value in (condition or {}).items()},
-                    },
+        conditions = ["attribute_exists(pk)", *(held[name] for name in condition or {})]
+        users = dict.fromkeys(entry.user_id for entry in entries)
+        moves = []
+        for user_id in users:
+            adds, values = _adds([entry for entry in entries if entry.user_id == user_id])
+            moves.append(
+                {
+                    "Update": {
+                        "TableName": self._table,
+                        "Key": _pk("USER", user_id),
+                        "ConditionExpression": " AND ".join(
+                            [*conditions, also] if also else conditions
+                        ),
+                        "UpdateExpression": adds,
+                        "ExpressionAttributeValues": {
+                            **values,
+                            **{name: encode(value) for name, value in (condition or {}).items()},
+                        },
+                    }
                 }
-            }
-            for user_id, amount in sums.items()
-        ]
+            )
+        return moves
 
     def _ledger(self, entry: kudos.Entry, *, reference: str) -> Item:
         now, event = clock.iso(clock.now_ms()), uuid.uuid4()
