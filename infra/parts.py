@@ -51,6 +51,8 @@ EXPOSED = [
 
 WRITING = ("GetItem", "PutItem", "UpdateItem")
 """What it takes to read and write single items, alone or in transactions."""
+SHARING = (*WRITING, "DeleteItem")
+"""What it takes to make shared keys, and to take them away."""
 ENDING = ("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
 """What it takes to end a request's images with their refunds."""
 REQUEUING = (*ENDING, "ConditionCheckItem")

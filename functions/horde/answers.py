@@ -223,6 +223,29 @@ class KudosAwarded(Wire):
     awarded: Kudos
 
 
+class SharedKeyDetails(Wire):
+    """A shared key; -1 means without bound, no ``expiry`` that it never runs out."""
+
+    id: Uuid
+    username: str
+    name: str
+    kudos: Kudos
+    """What is left to spend."""
+    expiry: str | None = None
+    """RFC 822."""
+    utilized: Kudos
+    """What was spent with it."""
+    max_image_pixels: int
+    max_image_steps: int
+    max_text_tokens: int
+
+
+class Done(Wire):
+    """It is done."""
+
+    message: Literal["OK"] = "OK"
+
+
 class Heartbeat(Wire):
     """The API answers."""
 

@@ -214,6 +214,70 @@ class NotAllowedAwards(HordeError):
         super().__init__("This user is not allowed to award kudos.")
 
 
+class SharedKeyEmpty(HordeError):
+    """The shared key has nothing left to spend."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "SharedKeyEmpty"
+
+    def __init__(self) -> None:
+        super().__init__("This shared key has no kudos left to spend.")
+
+
+class SharedKeyExpired(HordeError):
+    """The shared key's time is over."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "SharedKeyExpired"
+
+    def __init__(self) -> None:
+        super().__init__("This shared key has expired.")
+
+
+class SharedKeyInsufficientKudos(HordeError):
+    """The request costs more than the shared key has left."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "SharedKeyInsufficientKudos"
+
+
+class SharedKeyLimit(HordeError):
+    """Larger, or with more steps, than the shared key allows."""
+
+
+class SharedKeyNotFound(HordeError):
+    """No such shared key."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "SharedKeyNotFound"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such shared key.")
+
+
+class NoSharedKeyModSelected(HordeError):
+    """A change of a shared key that changes nothing."""
+
+    rc = "NoSharedKeyModSelected"
+
+    def __init__(self) -> None:
+        super().__init__("Nothing to change was given.")
+
+
+class TooManySharedKeys(HordeError):
+    """An account has as many shared keys as it may."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "Forbidden"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"You cannot have more than {most} shared keys.")
+
+
+class AnonForbidden(HordeError):
+    """Not for the anonymous account."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "AnonForbidden"
+
+    def __init__(self) -> None:
+        super().__init__("The anonymous account cannot do this. Please register first.")
+
+
 class WrongCredentials(HordeError):
     """A worker submits what another one drew."""
 

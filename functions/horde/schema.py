@@ -333,6 +333,30 @@ class AwardRequest(TransferRequest):
     amount: Annotated[Whole, Field(le=1_000_000_000)] = 100
 
 
+class SharedKeyChange(_Wire):
+    """The body of ``PATCH /v2/sharedkeys/{id}``; -1 means without bound."""
+
+    kudos: Annotated[Whole, Field(ge=-1, le=50_000_000)] | None = None
+    """What may be spent with it from now on; 0 disables it."""
+    expiry: Annotated[Whole, Field(ge=-1, le=36_500)] | None = None
+    """Days from now."""
+    name: Annotated[StrictStr, Field(min_length=3, max_length=255)] | None = None
+    max_image_pixels: Annotated[Whole, Field(ge=-1, le=4_194_304)] | None = None
+    max_image_steps: Annotated[Whole, Field(ge=-1, le=500)] | None = None
+    max_text_tokens: Annotated[Whole, Field(ge=-1, le=500)] | None = None
+
+
+class SharedKeyRequest(SharedKeyChange):
+    """The body of ``PUT /v2/sharedkeys``; -1 means without bound."""
+
+    kudos: Annotated[Whole, Field(ge=-1, le=50_000_000)] = 5000
+    expiry: Annotated[Whole, Field(ge=-1, le=36_500)] = -1
+    name: Annotated[StrictStr, Field(min_length=3, max_length=255)]
+    max_image_pixels: Annotated[Whole, Field(ge=-1, le=4_194_304)] = -1
+    max_image_steps: Annotated[Whole, Field(ge=-1, le=500)] = -1
+    max_text_tokens: Annotated[Whole, Field(ge=-1, le=500)] = -1
+
+
 M = TypeVar("M", bound=BaseModel)
 
 

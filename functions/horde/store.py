@@ -16,6 +16,7 @@ Items (``pk`` / ``sk``):
                                                for withdrawal)
 ``WEBHOOK#<id>``      ``WEBHOOK``              an image whose webhook is to be called (outbox)
 ``RATING#<id>``       ``RATING``               what the owner of a shared image thinks of it
+``SHAREDKEY#<id>``    ``SHAREDKEY``            a key that lets others spend an account's kudos
 ``RATE#<who>#<time>`` ``RATE``                 one caller's requests to one route in one window
 ``ONCE#<user>#<key>`` ``ONCE``                 an ``Idempotency-Key`` and what it was used for
 ``PAIR#<id>#<id>``    ``PAIR``                 the last transfer between two users
@@ -34,16 +35,16 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from horde import aws, clock, kudos
-from horde.errors import Busy
-from horde.model import Generation, Request, State, User
+from horde import aws, clock, kudos, sharedkeys
+from horde.errors import Busy, InvalidAPIKey
+from horde.model import UNLIMITED, Generation, Request, SharedKey, State, User
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -137,6 +138,8 @@ def decode(value: Any) -> Any:
     ((kind, inner),) = value.items()
     if kind == "N":
         return int(inner)
+    if kind == "SS":
+        return frozenset(inner)
     if kind == "L":
         return [decode(part) for part in inner]
     return inner
@@ -149,7 +152,7 @@ def to_item(record: Any) -> Item:
     """Return a record's attributes, leaving out what is empty (items stay under 1 KB)."""
     attributes = {}
     for name, value in asdict(record).items():
-        if value is None or value == [] or value is False:
+        if value is None or value == [] or value is False or value == frozenset():
             continue
         attributes[name] = {"S": _json(value)} if name in _JSON_FIELDS else encode(value)
     return attributes
@@ -203,6 +206,19 @@ def _adds(entries: list[kudos.Entry]) -> tuple[str, Item]:
     adds = ["kudos :amount", "listed_at :amount", *(f"{name} :{name}" for name in details)]
     values = {f":{name}": encode(amount) for name, amount in details.items()}
     return "ADD " + ", ".join(adds), {":amount": encode(total), **values}
+
+
+def _sets(changes: Mapping[str, Any]) -> tuple[str, dict[str, str], Item]:
+    """Return the update that sets fields, or removes those that are None or False."""
+    names = {f"#{name}": name for name in changes}
+    kept = {
+        name: value for name, value in changes.items() if value is not None and value is not False
+    }
+    gone = [f"#{name}" for name in changes if name not in kept]
+    sets = ", ".join(f"#{name} = :{name}" for name in kept)
+    update = f"SET {sets} " if kept else ""
+    values = {f":{name}": encode(value) for name, value in kept.items()}
+    return update + ("REMOVE " + ", ".join(gone) if gone else ""), names, values
 
 
 def _pair(one: int, other: int) -> str:
@@ -278,12 +294,20 @@ class Store:
 
     # --- kudos between users --------------------------------------------------------------
 
-    def transfer(self, sender: User, receiver_id: int, amount: int, once: Once | None) -> bool:
+    def transfer(
+        self,
+        sender: User,
+        receiver_id: int,
+        amount: int,
+        once: Once | None,
+        key: SharedKey | None = None,
+    ) -> bool:
         """Move kudos from one user to another, both entries or neither.
 
-        The rules are conditions here: enough above the sender's floor, both in good standing,
-        nothing just came the other way, and this ``once`` has not been done. False if one of
-        them does not hold; whoever asks reads anew and says which.
+        With a shared key of the receiver's, its budget grows by as much. The rules are
+        conditions here: enough above the sender's floor, both in good standing, nothing just
+        came the other way, and this ``once`` has not been done. False if one of them does not
+        hold; whoever asks reads anew and says which.
         """
         sent, got = kudos.transfer(sender.id, receiver_id, amount)
         reference = str(uuid.uuid4())
@@ -294,6 +318,7 @@ class Store:
             self._ledger(got, reference=reference),
             self._one_way(sender.id, receiver_id),
             *self._once(sender.id, once),
+            *([] if key is None else [self._raise(key, amount)]),
         ]
         return self._holds(parts)
 
@@ -361,20 +386,138 @@ class Store:
             }
         ]
 
+    # --- shared keys ----------------------------------------------------------------------
+
+    def sharedkey(self, key_id: str) -> SharedKey | None:
+        """Read a shared key."""
+        item = self._get(_pk("SHAREDKEY", key_id))
+        return from_item(SharedKey, item) if item else None
+
+    def add_sharedkey(self, key: SharedKey, most: int) -> bool:
+        """Give a user a shared key; False if there are ``most`` of them or the user is gone."""
+        room_for_one_more = "attribute_not_exists(sharedkey_ids) OR size(sharedkey_ids) < :most"
+        parts: list[Item] = [
+            self._new({**_pk("SHAREDKEY", key.id), **to_item(key)}),
+            {
+                "Update": {
+                    "TableName": self._table,
+                    "Key": _pk("USER", key.user_id),
+                    "ConditionExpression": "attribute_exists(pk) AND "
+                    f"attribute_not_exists(deleted) AND ({room_for_one_more})",
+                    "UpdateExpression": "ADD sharedkey_ids :key",
+                    "ExpressionAttributeValues": {
+                        ":key": {"SS": [key.id]},
+                        ":most": encode(most),
+                    },
+                }
+            },
+        ]
+        return self._holds(parts)
+
+    def change_sharedkey(
+        self, key_id: str, user_id: int, changes: dict[str, int | str | None]
+    ) -> SharedKey | None:
+        """Set a user's shared key's fields, or remove those that are None; None if it is gone."""
+        update, names, values = _sets(changes)
+        try:
+            answer = self._db.update_item(
+                TableName=self._table,
+                Key=_pk("SHAREDKEY", key_id),
+                ConditionExpression="user_id = :user",
+                UpdateExpression=update,
+                ExpressionAttributeNames=names,
+                ExpressionAttributeValues={":user": encode(user_id), **values},
+                ReturnValues="ALL_NEW",
+            )
+        except ClientError as error:
+            if _code(error) == "ConditionalCheckFailedException":
+                return None
+            raise
+        return from_item(SharedKey, answer["Attributes"])
+
+    def remove_sharedkey(self, key: SharedKey) -> bool:
+        """Take a shared key away; False if it is gone. What it asked for is still drawn."""
+        parts: list[Item] = [
+            {
+                "Delete": {
+                    "TableName": self._table,
+                    "Key": _pk("SHAREDKEY", key.id),
+                    "ConditionExpression": "attribute_exists(pk)",
+                }
+            },
+            {
+                "Update": {
+                    "TableName": self._table,
+                    "Key": _pk("USER", key.user_id),
+                    "ConditionExpression": "attribute_exists(pk)",
+                    "UpdateExpression": "DELETE sharedkey_ids :key",
+                    "ExpressionAttributeValues": {":key": {"SS": [key.id]}},
+                }
+            },
+        ]
+        return self._holds(parts)
+
+    def _budget(
+        self, key: SharedKey, condition: str, *, add: int, used: int, **values: int
+    ) -> Item:
+        """Move a key's budget and what was used of it, where it is still (un)limited as read."""
+        limited = key.kudos != UNLIMITED
+        bound = "kudos >= :zero" if limited else "kudos = :unlimited"
+        values |= {"zero": 0} if limited else {"unlimited": UNLIMITED}
+        values |= {"used": used, "add": add} if limited else {"used": used}
+        return {
+            "Update": {
+                "TableName": self._table,
+                "Key": _pk("SHAREDKEY", key.id),
+                "ConditionExpression": f"{bound} AND {condition}",
+                "UpdateExpression": "ADD utilized :used" + (", kudos :add" if limited else ""),
+                "ExpressionAttributeValues": {
+                    f":{name}": encode(value) for name, value in values.items()
+                },
+            }
+        }
+
+    def _raise(self, key: SharedKey, amount: int) -> Item:
+        not_expired = "(attribute_not_exists(expires_at) OR expires_at > :now)"
+        return self._budget(key, not_expired, add=amount, used=0, now=clock.now())
+
+    def _spend(self, key: SharedKey, *, paid: int, total: int) -> Item:
+        """Spend ``paid`` kudos where the key may spend ``total``: the floor forgives the rest."""
+        may_spend = "(attribute_not_exists(expires_at) OR expires_at > :now)"
+        values = {"now": clock.now()}
+        if key.kudos != UNLIMITED:
+            may_spend += " AND kudos >= :total"
+            values["total"] = total
+        return self._budget(key, may_spend, add=-paid, used=paid, **values)
+
+    def _give_back(self, request: Request, amount: int) -> list[Item]:
+        """Return a refund to the shared key that paid, if there still is one."""
+        key = self.sharedkey(request.sharedkey_id) if request.sharedkey_id and amount else None
+        if key is None:
+            return []
+        return [self._budget(key, "attribute_exists(pk)", add=amount, used=-amount)]
+
     # --- accept ---------------------------------------------------------------------------
 
-    def accept(self, request: Request, generations: list[Generation], user: User) -> None:
+    def accept(
+        self,
+        request: Request,
+        generations: list[Generation],
+        user: User,
+        key: SharedKey | None = None,
+    ) -> None:
         """Charge the user and record the request with its images, or do neither.
 
         Anonymous requests charge nobody: their account would be a hot key. For everybody else
         the charge is decided from the account as it was read, and held by a condition: enough
-        left above the floor, or, where part is forgiven, exactly the balance that was seen.
+        left above the floor, or, where part is forgiven, exactly the balance that was seen. What
+        came with a shared key is taken off its budget as well; raises what that may refuse with.
         """
         seen: User | None = user
         for _ in range(CONFLICT_TRIES):
             if seen is None:
                 raise Busy
-            accepted, charge = self._charge(request, seen)
+            accepted, charge = self._charge(request, seen, key)
             parts = [*charge, self._new(self._request_item(accepted))]
             parts += [
                 self._new(self._waiting_item(generation, request)) for generation in generations
@@ -384,11 +527,24 @@ class Store:
             except ConditionFailed as failed:
                 if max(failed.which) < len(charge):
                     seen = self.user(user.id)  # the balance moved under us: decide anew
+                    key = self._fresh(key, (request.price + request.tax) * request.n)
                     continue
             return  # or this very request is in the table already: our own retry
         raise Busy
 
-    def _charge(self, request: Request, user: User) -> tuple[Request, list[Item]]:
+    def _fresh(self, key: SharedKey | None, total: int) -> SharedKey | None:
+        if key is None:
+            return None
+        fresh = self.sharedkey(key.id)
+        if fresh is None:
+            raise InvalidAPIKey
+        sharedkeys.check_alive(fresh, clock.now())
+        sharedkeys.check_budget(fresh, total)
+        return fresh
+
+    def _charge(
+        self, request: Request, user: User, key: SharedKey | None
+    ) -> tuple[Request, list[Item]]:
         if request.anonymous:
             return request, []
         entry = kudos.accept(
@@ -401,7 +557,11 @@ class Store:
         )
         held = {":seen": user.kudos} if entry.forgiven else {":least": user.floor - entry.amount}
         charge = [*self._moves([entry], held), self._ledger(entry, reference=request.id)]
-        return replace(request, forgiven=entry.forgiven), charge
+        if key is not None:
+            total = (request.price + request.tax) * request.n
+            charge.append(self._spend(key, paid=-entry.amount, total=total))
+        charged = replace(request, forgiven=entry.forgiven, sharedkey_id=key.id if key else None)
+        return charged, charge
 
     # --- read -----------------------------------------------------------------------------
 
@@ -606,7 +766,7 @@ class Store:
             {":state": {"S": state}, **{f":{name}": value for name, value in (sets or {}).items()}},
         )
         for _ in range(CONFLICT_TRIES):
-            moves, forgiven = list(entries), 0
+            moves, forgiven, to_key = list(entries), 0, list[Item]()
             if back is not None and not request.anonymous:
                 price, tax = back
                 entry = kudos.refund(
@@ -614,8 +774,10 @@ class Store:
                 )
                 moves.append(entry)
                 forgiven = entry.forgiven
+                to_key = self._give_back(request, entry.amount)
             parts = [
                 ended,
+                *to_key,
                 *self._moves(moves),
                 *(self._ledger(entry, reference=generation.id) for entry in moves),
                 *self._touch_request(request, forgiven, last_fault=last_fault),
@@ -626,6 +788,8 @@ class Store:
             except ConditionFailed as failed:
                 if 0 in failed.which:
                     return False  # somebody else ended it
+                if to_key and 1 in failed.which:
+                    continue  # the shared key was changed or removed: look again
                 fresh = self.request(request.id)
                 if fresh is None or fresh.forgiven == request.forgiven:
                     raise

@@ -45,7 +45,7 @@ MAY = {
     "status": ENDING | READ_IMAGES,
     "users": verbs("GetItem", "PutItem", "UpdateItem"),
     "webhook": verbs("GetItem") | CONSUME | READ_IMAGES,
-    "transfer": verbs("GetItem", "PutItem", "UpdateItem"),
+    "transfer": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
     "share": verbs("GetItem", "PutItem", "UpdateItem") | CONSUME | PUT | READ_IMAGES,
     "sweep": ENDING | verbs("ConditionCheckItem") | SEND | {"s3:DeleteObject*", "ssm:GetParameter"},
 }
