@@ -72,7 +72,7 @@ class HordeCommonsStack(Stack):
         outputs.grant_read(status, "*.webp")
 
         # client -> users: registration and accounts; transfer: kudos between them, shared keys.
-        api.route(make("users", edge, where, may=parts.WRITING), "users")
+        api.route(make("users", edge, where, may=parts.LISTING), "users")
         api.route(make("transfer", edge, where, may=parts.SHARING), "transfer")
 
         # client -> about: the API's description, documents, and every unknown route.

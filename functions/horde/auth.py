@@ -97,6 +97,9 @@ def worker_owner(store: Store, api_key: str) -> int:
     key = store.key(key_hash(api_key))
     if key is None:
         raise InvalidAPIKey
+    user = store.user(key.user_id)
+    if user is not None and user.deleted:
+        raise DeletedUser
     if not key.worker:
         message = "This key cannot run workers; ask the operator for a worker key."
         raise NotPrivileged(message)

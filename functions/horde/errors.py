@@ -214,6 +214,34 @@ class NotAllowedAwards(HordeError):
         super().__init__("This user is not allowed to award kudos.")
 
 
+class NoUserModSelected(HordeError):
+    """A change of an account that changes nothing."""
+
+    rc = "NoUserModSelected"
+
+    def __init__(self) -> None:
+        super().__init__("Nothing to change was given.")
+
+
+class AnonForbiddenUserMod(HordeError):
+    """Nobody changes the anonymous account."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "AnonForbiddenUserMod"
+
+    def __init__(self) -> None:
+        super().__init__("The anonymous account cannot be changed.")
+
+
+class TooLongUserName(HordeError):
+    """A user name of more than 30 characters."""
+
+    rc = "TooLongUserName"
+
+
+class UserChangeRefused(HordeError):
+    """A change of an account that cannot be made here."""
+
+
 class SharedKeyEmpty(HordeError):
     """The shared key has nothing left to spend."""
 

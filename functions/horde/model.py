@@ -67,7 +67,19 @@ class User:
     received: int = 0
     admin: int = 0
     awarded: int = 0
+    requested: int = 0
+    """Images it asked for."""
+    used: int = 0
+    """Pixelsteps of the images it asked for."""
+    fulfilled: int = 0
+    """Images its workers drew."""
+    contributed: int = 0
+    """Pixelsteps of the images its workers drew."""
     sharedkey_ids: frozenset[str] = frozenset()
+    contact: str | None = None
+    """How moderators reach the owner."""
+    admin_comment: str | None = None
+    """What moderators note about it."""
 
     @property
     def username(self) -> str:
@@ -148,6 +160,12 @@ class Request:
     faulted: bool = False
     sharedkey_id: str | None = None
     """The shared key it was asked for with: refunds go to its budget too."""
+
+    @property
+    def pixelsteps(self) -> int:
+        """The work of one image, as clients count it."""
+        width, height = self.payload["width"], self.payload["height"]
+        return int(width * height * self.payload["ddim_steps"])
 
     @property
     def anonymous(self) -> bool:

@@ -311,6 +311,17 @@ class RegisterRequest(_Wire):
     ]
 
 
+class UsersQuery(_Wire):
+    """The query of ``GET /v2/users``."""
+
+    page: Annotated[int, Field(ge=1)] = 1
+    sort: Literal["kudos", "age"] = "kudos"
+
+
+UserName = Annotated[StrictStr, Field(min_length=3, max_length=100, pattern=r"^[^#\x00-\x1f]+$")]
+Note = Annotated[StrictStr, Field(min_length=5, max_length=500)]
+
+
 def _whole(value: object) -> object:
     # horde_sdk sends 5.0 for 5.
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -331,6 +342,38 @@ class AwardRequest(TransferRequest):
     """The body of ``POST /v2/kudos/award``: new kudos, so there is a bound."""
 
     amount: Annotated[Whole, Field(le=1_000_000_000)] = 100
+
+
+class UserChange(_Wire):
+    """The body of ``PUT /v2/users/{id}``.
+
+    By the owner or a moderator: ``username``, ``contact``; by a moderator: ``concurrency``,
+    ``trusted``, ``flagged``, ``admin_comment``, ``undelete``; by an admin: ``kudos``,
+    ``moderator``. The others are refused.
+    """
+
+    username: UserName | None = None
+    contact: Note | None = None
+    concurrency: Annotated[Whole, Field(ge=0, le=500)] | None = None
+    trusted: StrictBool | None = None
+    flagged: StrictBool | None = None
+    admin_comment: Note | None = None
+    undelete: StrictBool | None = None
+    kudos: Annotated[Whole, Field(ge=-1_000_000_000, le=1_000_000_000)] | None = None
+    """Given, or taken where below zero."""
+    moderator: StrictBool | None = None
+    public_workers: Any = None
+    monthly_kudos: Any = None
+    usage_multiplier: Any = None
+    worker_invited: Any = None
+    customizer: Any = None
+    vpn: Any = None
+    service: Any = None
+    education: Any = None
+    special: Any = None
+    filtered: Any = None
+    reset_suspicion: Any = None
+    generate_proxy_passkey: Any = None
 
 
 class SharedKeyChange(_Wire):

@@ -31,11 +31,13 @@ Every verb is one call or one transaction. Conditions carry names; a verb whose 
 says so by its result and changes nothing.
 """
 
+import heapq
+import itertools
 import json
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -64,6 +66,8 @@ KEEP_S = 2 * 24 * 3600
 LIVE_S = 5 * 60
 """A model that a worker offered this recently can be drawn, in seconds."""
 CONFLICT_TRIES = 12
+BATCH = 100
+"""Items that DynamoDB reads at once."""
 ONCE_S = 24 * 3600
 """How long an ``Idempotency-Key`` is remembered, in seconds."""
 BACK_AND_FORTH_S = 60
@@ -188,6 +192,15 @@ def _waiting_of(user_id: int, model: str) -> str:
     return f"WAITING#{user_id}" if user_id else f"WAITING#{user_id}#{model}"
 
 
+DELETED: Mapping[str, Any] = {"deleted": True, "listed": None}
+"""What ``change_user`` sets to delete an account: it is off the list of users."""
+
+
+def undeleted(user: User) -> dict[str, Any]:
+    """Return what ``change_user`` sets to take a deletion back."""
+    return {"deleted": None, "listed": _listed(user)["listed"]["S"]}
+
+
 def _listed(user: User) -> Item:
     """Return where an account stands in the list of all, which is in order of their kudos."""
     return {
@@ -196,10 +209,12 @@ def _listed(user: User) -> Item:
     }
 
 
-def _adds(entries: list[kudos.Entry]) -> tuple[str, Item]:
+def _adds(
+    entries: Sequence[kudos.Entry], counts: Mapping[str, int] | None = None
+) -> tuple[str, Item]:
     """Return the update of one user's balance, and of what is kept in step with it."""
     total = sum(entry.amount for entry in entries)
-    details: dict[str, int] = {}
+    details: dict[str, int] = dict(counts or {})
     for entry in entries:
         name = kudos.detail(entry)
         details[name] = details.get(name, 0) + entry.amount
@@ -247,6 +262,61 @@ class Store:
         """Read an account."""
         item = self._get(_pk("USER", user_id))
         return from_item(User, item) if item else None
+
+    def users(self, ids: Iterable[int]) -> dict[int, User]:
+        """Read accounts, by their ids."""
+        items = self._batch(_pk("USER", user_id) for user_id in dict.fromkeys(ids))
+        return {user.id: user for user in (from_item(User, item) for item in items)}
+
+    def richest(self, most: int) -> list[int]:
+        """Return the ids of the ``most`` accounts with the most kudos, best first.
+
+        Deleted ones are not listed. The index is eventually consistent.
+        """
+        shards = [self._richest(shard, most) for shard in range(USER_SHARDS)]
+        merged = heapq.merge(*shards)
+        return [user_id for _, user_id in itertools.islice(merged, most)]
+
+    def _richest(self, shard: int, most: int) -> list[tuple[int, int]]:
+        answer = self._db.query(
+            TableName=self._table,
+            IndexName=LISTED_INDEX,
+            KeyConditionExpression="listed = :listed",
+            ExpressionAttributeValues={":listed": {"S": f"USERS#{shard}"}},
+            ScanIndexForward=False,
+            Limit=most,
+        )
+        rows = (
+            (-int(item["listed_at"]["N"]), int(item["pk"]["S"].partition("#")[2]))
+            for item in answer["Items"]
+        )
+        return sorted(rows)
+
+    def change_user(self, user: User, changes: Mapping[str, Any], grant: int = 0) -> bool:
+        """Set an account's fields (None or False takes one away) and move kudos by an admin's hand.
+
+        Both or neither; False if the account is gone or would pass its floor.
+        """
+        entries = [kudos.grant(user.id, grant)] if grant else []
+        update, names, values = _sets(changes) if changes else ("", {}, {})
+        if entries:
+            adds, amounts = _adds(entries)
+            update, values = f"{update} {adds}", values | amounts
+        conditions = ["attribute_exists(pk)"]
+        if grant < 0:
+            conditions.append("kudos >= :least")
+            values[":least"] = encode(user.floor - grant)
+        change: Item = {
+            "TableName": self._table,
+            "Key": _pk("USER", user.id),
+            "ConditionExpression": " AND ".join(conditions),
+            "UpdateExpression": update,
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": values,
+        }
+        filled = {key: value for key, value in change.items() if value}
+        ledger = [self._ledger(entry, reference="admin") for entry in entries]
+        return self._holds([{"Update": filled}, *ledger])
 
     def register(self, alias: str, key_hash: str) -> User:
         """Open an account at its floor with one API key.
@@ -556,7 +626,11 @@ class Store:
             n=request.n,
         )
         held = {":seen": user.kudos} if entry.forgiven else {":least": user.floor - entry.amount}
-        charge = [*self._moves([entry], held), self._ledger(entry, reference=request.id)]
+        asked = {"requested": request.n, "used": request.n * request.pixelsteps}
+        charge = [
+            *self._moves([entry], held, counts=asked),
+            self._ledger(entry, reference=request.id),
+        ]
         if key is not None:
             total = (request.price + request.tax) * request.n
             charge.append(self._spend(key, paid=-entry.amount, total=total))
@@ -577,19 +651,11 @@ class Store:
 
     def generations(self, request: Request) -> list[Generation]:
         """Read all images of a request, in their order."""
-        keys = [_pk("GENERATION", generation_id) for generation_id in request.generations]
-        found: list[Generation] = []
-        for _ in range(CONFLICT_TRIES):
-            answer = self._db.batch_get_item(
-                RequestItems={self._table: {"Keys": keys, "ConsistentRead": True}}
-            )
-            found += [from_item(Generation, item) for item in answer["Responses"][self._table]]
-            rest = answer.get("UnprocessedKeys", {}).get(self._table)
-            if not rest:
-                return sorted(found, key=lambda generation: generation.index)
-            keys = list(rest["Keys"])
-            _pause(1)
-        raise Busy
+        items = self._batch(
+            _pk("GENERATION", generation_id) for generation_id in request.generations
+        )
+        found = [from_item(Generation, item) for item in items]
+        return sorted(found, key=lambda generation: generation.index)
 
     # --- the queue ------------------------------------------------------------------------
 
@@ -725,7 +791,10 @@ class Store:
         }
         back = (request.price, 0) if state is State.CENSORED else None
         more = [self._announcement(generation)] if request.webhook else []
-        return self._end(request, generation, state, entries, back, sets=sets, more=more)
+        drawn = {"fulfilled": 1, "contributed": request.pixelsteps} if entries else None
+        return self._end(
+            request, generation, state, entries, back, sets=sets, more=more, counts=drawn
+        )
 
     def _announcement(self, generation: Generation) -> Item:
         """Return the outbox item that the stream turns into a call of the webhook."""
@@ -747,7 +816,7 @@ class Store:
         back = (request.price, request.tax)
         return self._end(request, generation, state, [], back, last_fault=last_fault)
 
-    def _end(
+    def _end(  # noqa: PLR0913 - one place where all ends meet
         self,
         request: Request,
         generation: Generation,
@@ -758,6 +827,7 @@ class Store:
         last_fault: bool = False,
         sets: Item | None = None,
         more: Iterable[Item] = (),
+        counts: Mapping[str, int] | None = None,
     ) -> bool:
         ended = self._transition(
             generation,
@@ -778,7 +848,7 @@ class Store:
             parts = [
                 ended,
                 *to_key,
-                *self._moves(moves),
+                *self._moves(moves, counts=counts),
                 *(self._ledger(entry, reference=generation.id) for entry in moves),
                 *self._touch_request(request, forgiven, last_fault=last_fault),
                 *more,
@@ -1095,6 +1165,24 @@ class Store:
     def _get(self, key: Item) -> Item | None:
         return self._db.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item")
 
+    def _batch(self, wanted: Iterable[Item]) -> list[Item]:
+        """Read items by their keys, in no order; those that are not there are left out."""
+        keys, found, tries = list(wanted), [], 0
+        while keys:
+            page, keys = keys[:BATCH], keys[BATCH:]
+            answer = self._db.batch_get_item(
+                RequestItems={self._table: {"Keys": page, "ConsistentRead": True}}
+            )
+            found += answer["Responses"][self._table]
+            rest = answer.get("UnprocessedKeys", {}).get(self._table)
+            if rest:
+                keys += rest["Keys"]
+                tries += 1
+                if tries >= CONFLICT_TRIES:
+                    raise Busy
+                _pause(tries)
+        return found
+
     def _new(self, item: Item) -> Item:
         return {
             "Put": {
@@ -1135,19 +1223,25 @@ class Store:
         }
 
     def _moves(
-        self, entries: list[kudos.Entry], condition: Item | None = None, also: str = ""
+        self,
+        entries: list[kudos.Entry],
+        condition: Item | None = None,
+        also: str = "",
+        counts: Mapping[str, int] | None = None,
     ) -> list[Item]:
         """One update per balance (a transaction must not touch an item twice).
 
         ``condition`` is ``{":seen": n}``, exactly this balance, or ``{":least": n}``, at least
         it; without one the account need only exist. ``also`` is a condition without values.
+        ``counts`` are added to the first entry's account.
         """
         held = {":seen": "kudos = :seen", ":least": "kudos >= :least"}
         conditions = ["attribute_exists(pk)", *(held[name] for name in condition or {})]
         users = dict.fromkeys(entry.user_id for entry in entries)
         moves = []
-        for user_id in users:
-            adds, values = _adds([entry for entry in entries if entry.user_id == user_id])
+        for number, user_id in enumerate(users):
+            mine = [entry for entry in entries if entry.user_id == user_id]
+            adds, values = _adds(mine, {} if number else counts)
             moves.append(
                 {
                     "Update": {
