@@ -1,9 +1,10 @@
-"""POST /api/register, GET find_user, /v2/users: accounts.
+"""POST /api/register and the form /register, GET find_user, /v2/users: accounts.
 
 A change of an account is one update, with its ledger entry in the same transaction where kudos
 move: there is no crash window.
 """
 
+from html import escape
 from http import HTTPStatus
 from typing import Any
 
@@ -13,17 +14,20 @@ from horde.answers import Done, Registered, UserChanged, UserDetails, UserList
 from horde.errors import (
     AnonForbiddenUserMod,
     Busy,
+    HordeError,
     InvalidAPIKey,
     NotAdmin,
     NotModerator,
     NotOwner,
     NoUserModSelected,
+    PayloadError,
     TooLongUserName,
     UserChangeRefused,
     UserNotFound,
 )
 from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
 from horde.model import ANONYMOUS, SharedKey, User
+from horde.pages import page
 from horde.schema import RegisterRequest, UserChange, UsersQuery, parse
 from horde.store import Store
 
@@ -31,6 +35,32 @@ PAGE = 25
 PAGES_BY_KUDOS, PAGES_BY_AGE = 40, 10_000
 """The list by kudos ends after 1000 accounts: reading further costs as much as all before it."""
 MAX_DIGITS = 18
+NOT_KEPT = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+REGISTER = """<h1>Open an account</h1>
+{alert}
+<form method="post" action="/register">
+<p><label for="username">Your name here</label><br>
+<input id="username" name="username" value="{name}" required maxlength="30" autocomplete="nickname"{marks}>
+<br><small id="rule">Up to 30 characters, no #. Others see it.</small></p>
+<p><button>Open the account</button></p>
+</form>
+<h2>What is shared</h2>
+<p>With an account you decide, request by request: <code>shared: true</code> gives the image with its
+prompt and settings to an open data set for LAION, under
+<a href="https://creativecommons.org/publicdomain/zero/1.0/">CC0 1.0</a>, for a tax of 1 kudos per image
+instead of 3. Without it nothing is shared. Your name is never part of it. Image-to-image and
+inpainting are never shared; text-to-image without an account always is.</p>
+<p>By opening an account you agree to the <a href="/terms">terms of service</a>; the
+<a href="/privacy">privacy policy</a> says what is kept.</p>
+"""  # noqa: E501 - one line for a tag
+REGISTERED = """<h1>Welcome, {username}</h1>
+<p>This is your API key:</p>
+<p><code>{api_key}</code></p>
+<p><strong>Keep it now: nothing will ever show it again,</strong> and there is no other way into the
+account. Whoever has it spends your kudos. Put it into your client as its API key, and this address
+as the horde's.</p>
+<p><a href="/api/">What the API can do</a></p>
+"""
 
 
 class Settings(ApiSettings):
@@ -46,6 +76,37 @@ def register(call: Call) -> Answer:
     user = _table().register(wish.username, auth.key_hash(api_key))
     answer = Registered(id=user.id, username=user.username, kudos=user.kudos, api_key=api_key)
     return Answer(answer, HTTPStatus.CREATED)
+
+
+def registration_form(_call: Call) -> Answer:
+    """Show the form that opens an account, for people with a browser."""
+    return _form()
+
+
+def register_by_form(call: Call) -> Answer:
+    """Open an account from the form; this page is the only place that ever shows its key."""
+    name = ""
+    try:
+        fields = call.form()
+        name = fields.get("username", "")
+        wish = parse(RegisterRequest, fields)
+        api_key = auth.new_key()
+        user = _table().register(wish.username, auth.key_hash(api_key))
+    except PayloadError as refusal:
+        return _form(name, refusal.errors.get("username", refusal.message), refusal.status)
+    except HordeError as refusal:
+        return _form(name, refusal.message, refusal.status)
+    body = REGISTERED.format(username=escape(user.username), api_key=escape(api_key))
+    return page("Your account", body, HTTPStatus.CREATED, NOT_KEPT)
+
+
+def _form(name: str = "", wrong: str = "", status: HTTPStatus = HTTPStatus.OK) -> Answer:
+    alert = f'<p id="wrong" role="alert"><strong>{escape(wrong)}</strong></p>' if wrong else ""
+    marks = ' aria-invalid="true" aria-describedby="wrong rule"' if wrong else ""
+    body = REGISTER.format(
+        alert=alert, name=escape(name[:100]), marks=marks or ' aria-describedby="rule"'
+    )
+    return page("That name will not do" if wrong else "Open an account", body, status, NOT_KEPT)
 
 
 def find_user(call: Call) -> Answer:
@@ -157,6 +218,10 @@ def _shown(user: User, rank: Privilege, key: SharedKey | None = None) -> UserDet
 
 
 ROUTES = {
+    "GET /register": Route(run=registration_form, answers={200: "text/html"}, hidden=True),
+    "POST /register": Route(
+        run=register_by_form, answers={201: "text/html"}, limits=rates.REGISTER, hidden=True
+    ),
     "POST /api/register": Route(
         run=register, body=RegisterRequest, answers={201: Registered}, limits=rates.REGISTER
     ),

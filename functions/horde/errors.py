@@ -51,15 +51,15 @@ class MalformedBody(HordeError):
 
 
 class UnsupportedMediaType(MalformedBody):
-    """The body is announced as something other than JSON."""
+    """The body is announced as something other than JSON (or, for a form, than a form)."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "JSON", kind: str = "application/json") -> None:
         HordeError.__init__(
             self,
-            "Did not attempt to load JSON data because the request Content-Type was not "
-            "'application/json'.",
+            f"Did not attempt to load {what} data because the request Content-Type was not "
+            f"'{kind}'.",
         )
 
 

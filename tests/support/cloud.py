@@ -273,7 +273,9 @@ class Cloud:
             "isBase64Encoded": False,
         }
         answer = self.invoke(self.routes[route_key], event)
-        return Reply(answer["statusCode"], json.loads(answer["body"]), answer["headers"])
+        is_json = answer["headers"]["Content-Type"].startswith("application/json")
+        shown = json.loads(answer["body"]) if is_json else answer["body"]
+        return Reply(answer["statusCode"], shown, answer["headers"])
 
     def stream(self, *, again: bool = False) -> int:
         """Deliver the table's new stream records through the template's filter."""
