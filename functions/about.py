@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Callable
 from functools import cache
-from html import escape
 from importlib.resources import files
 from typing import Any
 
@@ -11,18 +10,10 @@ from horde import VERSION, openapi
 from horde.answers import Document, Heartbeat
 from horde.errors import MethodNotAllowed, RouteNotFound
 from horde.http import HTML, Answer, ApiSettings, Call, Route, serve
+from horde.pages import POLICY, page
 from horde.schema import DocumentQuery, parse
 from horde.sharing import TERMS_VERSION
 
-HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem }}
-td, th {{ border: 1px solid; padding: .3rem .5rem; text-align: left }} table {{ border-collapse: collapse }}
-@media (prefers-color-scheme: dark) {{ body {{ background: #111; color: #ddd }} a {{ color: #8cf }} }}
-</style></head><body>
-"""  # noqa: E501 - one line for a rule
 HOME = """<h1>Horde Commons</h1>
 <p>A serverless AI Horde. Any AI Horde client draws here with this address as its base URL. What its
 authors agree to share becomes an open data set for LAION; sharing costs a tax of 1 kudos per image
@@ -44,13 +35,6 @@ DOCS = """<!doctype html>
 """
 INIT = """SwaggerUIBundle({url: "/api/swagger.json", dom_id: "#swagger-ui", deepLinking: true});
 """
-POLICY = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-}
 A_DAY = {"Cache-Control": "public, max-age=86400"}
 
 
@@ -103,10 +87,6 @@ def html(name: str) -> str:
     return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown(name)))
 
 
-def _page(title: str, body: str) -> Answer:
-    return Answer(HEAD.format(title=escape(title)) + body, kind=HTML, headers=POLICY)
-
-
 def _asset(name: str, kind: str) -> Answer:
     """Return a file of Swagger UI as the layer has it, compressed."""
     body = files("swagger_ui").joinpath(f"{name}.gz").read_bytes()
@@ -115,9 +95,9 @@ def _asset(name: str, kind: str) -> Answer:
 
 
 PAGES: dict[str, Callable[[], Answer]] = {
-    "": lambda: _page("Horde Commons", HOME),
-    "/terms": lambda: _page("Terms of service", html("terms")),
-    "/privacy": lambda: _page("Privacy policy", html("privacy")),
+    "": lambda: page("Horde Commons", HOME),
+    "/terms": lambda: page("Terms of service", html("terms")),
+    "/privacy": lambda: page("Privacy policy", html("privacy")),
     "/api": lambda: Answer(DOCS, kind=HTML, headers=POLICY),
     "/api/swagger-ui.css": lambda: _asset("swagger-ui.css", "text/css"),
     "/api/swagger-ui-bundle.js": lambda: _asset("swagger-ui-bundle.js", "text/javascript"),

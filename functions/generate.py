@@ -9,7 +9,19 @@ import uuid
 from http import HTTPStatus
 from typing import Any
 
-from horde import auth, aws, clock, images, limits, outbound, pricing, rates, sharing, store
+from horde import (
+    auth,
+    aws,
+    clock,
+    images,
+    limits,
+    outbound,
+    pricing,
+    rates,
+    sharedkeys,
+    sharing,
+    store,
+)
 from horde.answers import RequestAccepted, RequestCost, Warned
 from horde.errors import (
     Busy,
@@ -19,6 +31,10 @@ from horde.errors import (
     MissingPrompt,
     PayloadError,
     RequiresTrust,
+    SharedKeyEmpty,
+    SharedKeyExpired,
+    SharedKeyInsufficientKudos,
+    SharedKeyLimit,
     StyleNotFound,
     TooManyPrompts,
     Unsupported,
@@ -65,7 +81,7 @@ def generate(call: Call) -> Answer:
     wish = parse(GenerateRequest, call.json())
     check_prompt(wish.prompt)
     check_webhook(wish.webhook)
-    user = auth.user_of(table, api_key)
+    user, sharedkey = auth.spender_of(table, api_key, clock.now())
     check_drawable(wish)
     worker_ids = check_workers(table, wish.workers)
 
@@ -85,6 +101,7 @@ def generate(call: Call) -> Answer:
         return Answer(RequestCost(kudos=price.total))
     waiting = table.waiting_of(user, model, limits.concurrency(user))
     limits.check_concurrency(user, waiting=waiting, n=wish.params.n)
+    sharedkeys.check_request(sharedkey, wish, total=price.total)
     limits.check_upfront(wish, total=price.total, available=available)
     source = None
     if wish.source_image:
@@ -103,7 +120,7 @@ def generate(call: Call) -> Answer:
         images.put_webp(aws.s3(), settings.sources_bucket, request.source_key, source.image)
         if source.mask is not None and request.mask_key is not None:
             images.put_webp(aws.s3(), settings.sources_bucket, request.mask_key, source.mask)
-    table.accept(request, generations, user)
+    table.accept(request, generations, user, sharedkey)
 
     possible = has_endpoint(settings.models, model) or table.model_is_live(model)
     messages = [sharing_decision.message, reduced, None if possible else NO_WORKER]
@@ -254,7 +271,7 @@ def plan(
             seed=seed_of(params.seed, index, params.seed_variation),
             state=State.WAITING,
             model=model,
-            priority=priority(user.kudos, created_at),
+            priority=priority(user.standing, created_at),
             created_at=created_at,
             batch_key=batch_key(
                 model,
@@ -312,6 +329,10 @@ ROUTES = {
             ImageValidationFailed,
             RequiresTrust,
             KudosUpfront,
+            SharedKeyEmpty,
+            SharedKeyExpired,
+            SharedKeyInsufficientKudos,
+            SharedKeyLimit,
             StyleNotFound,
             WorkerNotFound,
             TooManyPrompts,

@@ -1,14 +1,66 @@
-"""POST /api/register and GET find_user: accounts."""
+"""POST /api/register and the form /register, GET find_user, /v2/users: accounts.
 
+A change of an account is one update, with its ledger entry in the same transaction where kudos
+move: there is no crash window.
+"""
+
+from html import escape
 from http import HTTPStatus
 from typing import Any
 
-from horde import auth, limits, rates, store
-from horde.answers import Registered, UserDetails
-from horde.errors import InvalidAPIKey, UserNotFound
-from horde.http import Answer, ApiSettings, Call, Key, Route, serve
-from horde.model import User
-from horde.schema import RegisterRequest, parse
+from horde import accounts, auth, clock, rates, store
+from horde.accounts import Privilege
+from horde.answers import Done, Registered, UserChanged, UserDetails, UserList
+from horde.errors import (
+    AnonForbiddenUserMod,
+    Busy,
+    HordeError,
+    InvalidAPIKey,
+    NotAdmin,
+    NotModerator,
+    NotOwner,
+    NoUserModSelected,
+    PayloadError,
+    TooLongUserName,
+    UserChangeRefused,
+    UserNotFound,
+)
+from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
+from horde.model import ANONYMOUS, SharedKey, User
+from horde.pages import page
+from horde.schema import RegisterRequest, UserChange, UsersQuery, parse
+from horde.store import Store
+
+PAGE = 25
+PAGES_BY_KUDOS, PAGES_BY_AGE = 40, 10_000
+"""The list by kudos ends after 1000 accounts: reading further costs as much as all before it."""
+MAX_DIGITS = 18
+NOT_KEPT = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+REGISTER = """<h1>Open an account</h1>
+{alert}
+<form method="post" action="/register">
+<p><label for="username">Your name here</label><br>
+<input id="username" name="username" value="{name}" required maxlength="30" autocomplete="nickname"{marks}>
+<br><small id="rule">Up to 30 characters, no #. Others see it.</small></p>
+<p><button>Open the account</button></p>
+</form>
+<h2>What is shared</h2>
+<p>With an account you decide, request by request: <code>shared: true</code> gives the image with its
+prompt and settings to an open data set for LAION, under
+<a href="https://creativecommons.org/publicdomain/zero/1.0/">CC0 1.0</a>, for a tax of 1 kudos per image
+instead of 3. Without it nothing is shared. Your name is never part of it. Image-to-image and
+inpainting are never shared; text-to-image without an account always is.</p>
+<p>By opening an account you agree to the <a href="/terms">terms of service</a>; the
+<a href="/privacy">privacy policy</a> says what is kept.</p>
+"""  # noqa: E501 - one line for a tag
+REGISTERED = """<h1>Welcome, {username}</h1>
+<p>This is your API key:</p>
+<p><code>{api_key}</code></p>
+<p><strong>Keep it now: nothing will ever show it again,</strong> and there is no other way into the
+account. Whoever has it spends your kudos. Put it into your client as its API key, and this address
+as the horde's.</p>
+<p><a href="/api/">What the API can do</a></p>
+"""
 
 
 class Settings(ApiSettings):
@@ -21,41 +73,155 @@ def register(call: Call) -> Answer:
     """Open a pseudonymous account; the answer is the only place that ever shows its key."""
     wish = parse(RegisterRequest, call.json())
     api_key = auth.new_key()
-    user = store.connect(Settings.load().table_name).register(wish.username, auth.key_hash(api_key))
+    user = _table().register(wish.username, auth.key_hash(api_key))
     answer = Registered(id=user.id, username=user.username, kudos=user.kudos, api_key=api_key)
     return Answer(answer, HTTPStatus.CREATED)
 
 
+def registration_form(_call: Call) -> Answer:
+    """Show the form that opens an account, for people with a browser."""
+    return _form()
+
+
+def register_by_form(call: Call) -> Answer:
+    """Open an account from the form; this page is the only place that ever shows its key."""
+    name = ""
+    try:
+        fields = call.form()
+        name = fields.get("username", "")
+        wish = parse(RegisterRequest, fields)
+        api_key = auth.new_key()
+        user = _table().register(wish.username, auth.key_hash(api_key))
+    except PayloadError as refusal:
+        return _form(name, refusal.errors.get("username", refusal.message), refusal.status)
+    except HordeError as refusal:
+        return _form(name, refusal.message, refusal.status)
+    body = REGISTERED.format(username=escape(user.username), api_key=escape(api_key))
+    return page("Your account", body, HTTPStatus.CREATED, NOT_KEPT)
+
+
+def _form(name: str = "", wrong: str = "", status: HTTPStatus = HTTPStatus.OK) -> Answer:
+    alert = f'<p id="wrong" role="alert"><strong>{escape(wrong)}</strong></p>' if wrong else ""
+    marks = ' aria-invalid="true" aria-describedby="wrong rule"' if wrong else ""
+    body = REGISTER.format(
+        alert=alert, name=escape(name[:100]), marks=marks or ' aria-describedby="rule"'
+    )
+    return page("That name will not do" if wrong else "Open an account", body, status, NOT_KEPT)
+
+
 def find_user(call: Call) -> Answer:
-    """Say whose key this is and what it holds."""
+    """Say whose key this is and what it holds.
+
+    The holder of a shared key is told whose it is.
+    """
     if call.api_key is None:
         raise InvalidAPIKey
-    table = store.connect(Settings.load().table_name)
+    table = _table()
+    key: SharedKey | None = None
     try:
-        user = auth.user_of(table, call.api_key)
+        if is_uuid(call.api_key):
+            key, user = auth.owner_of(table, call.api_key)
+        else:
+            user = auth.user_of(table, call.api_key)
     except InvalidAPIKey:
         message = "User with this API key not found."
         raise UserNotFound(message) from None
-    return Answer(_details(user))
+    rank = accounts.privilege(user, user, Settings.load().admins)
+    return Answer(_shown(user, Privilege.PUBLIC if key else rank, key))
 
 
-def _details(user: User) -> UserDetails:
-    return UserDetails(
-        username=user.username,
-        id=user.id,
-        kudos=user.kudos,
-        pseudonymous=not user.anonymous,
-        moderator=False,
-        trusted=False,
-        flagged=False,
-        concurrency=limits.concurrency(user),
-        worker_count=0,
-        worker_ids=[],
-        sharedkey_ids=[],
-    )
+def list_users(call: Call) -> Answer:
+    """List accounts, 25 a page: those with the most kudos first, or the oldest first.
+
+    By kudos the list ends after 40 pages.
+    """
+    query, table = parse(UsersQuery, dict(call.query)), _table()
+    start, end = (query.page - 1) * PAGE, query.page * PAGE
+    if query.page > (PAGES_BY_AGE if query.sort == "age" else PAGES_BY_KUDOS):
+        ids: list[int] = []
+    elif query.sort == "age":
+        ids = list(range(start + 1, end + 1))  # numbers are given out in order
+    else:
+        ids = table.richest(end)[start:]
+    found = table.users(ids)
+    users = [found[user_id] for user_id in ids if user_id in found]
+    shown = [_shown(user, Privilege.PUBLIC) for user in users if not user.deleted]
+    return Answer(UserList(shown))
+
+
+def show_user(call: Call) -> Answer:
+    """Show an account: to its owner and to moderators more of it."""
+    table = _table()
+    viewer = auth.user_of(table, call.api_key) if call.api_key else None
+    user = _find(table, call)
+    return Answer(_shown(user, accounts.privilege(viewer, user, Settings.load().admins)))
+
+
+def change_user(call: Call) -> Answer:
+    """Change an account of yours; as a moderator or admin, also others'.
+
+    The owner sets `username` and `contact`; a moderator also `concurrency`, `trusted`, `flagged`,
+    `admin_comment` and `undelete`; an admin also `moderator` and, by an amount, `kudos`.
+    """
+    table, api_key = _table(), call.required_key()
+    wish = parse(UserChange, call.json())
+    viewer, user = auth.user_of(table, api_key), _find(table, call)
+    wanted = accounts.check_change(wish, viewer, user, Settings.load().admins)
+    changes = {name: value for name, value in wanted.items() if name not in {"kudos", "undelete"}}
+    if "username" in changes:
+        changes["alias"] = changes.pop("username")
+    if wanted.get("undelete"):
+        changes |= store.undeleted(user)
+    grant = wanted.get("kudos", 0)
+    if (changes or grant) and not table.change_user(user, changes, grant):
+        spare = user.kudos - user.floor
+        message = f"No more than {spare} kudos can be taken from '{user.username}'."
+        raise UserChangeRefused(message)
+    changed = table.user(user.id) or user
+    told = {name: getattr(changed, name) for name in wanted if name not in {"kudos", "undelete"}}
+    if "kudos" in wanted:
+        told["new_kudos"] = changed.kudos
+    if "undelete" in wanted:
+        told["deleted"] = changed.deleted
+    return Answer(UserChanged(**told))
+
+
+def delete_user(call: Call) -> Answer:
+    """Delete an account of yours: its keys end, its name stays taken; a moderator can undo it."""
+    table, api_key = _table(), call.required_key()
+    viewer, user = auth.user_of(table, api_key), _find(table, call)
+    if user.anonymous:
+        raise AnonForbiddenUserMod
+    accounts.check_owner(viewer, user, Settings.load().admins)
+    table.change_user(user, store.DELETED)
+    return Answer(Done())
+
+
+def _table() -> Store:
+    return store.connect(Settings.load().table_name)
+
+
+def _find(table: Store, call: Call) -> User:
+    """Return the account a path names; raises UserNotFound."""
+    number = call.path.get("id", "")
+    user: User | None = None
+    if number.isascii() and number.isdecimal() and len(number) <= MAX_DIGITS:
+        user = table.user(int(number)) if int(number) else ANONYMOUS
+    if user is None:
+        message = f"User with ID '{number[:100]}' not found."
+        raise UserNotFound(message)
+    return user
+
+
+def _shown(user: User, rank: Privilege, key: SharedKey | None = None) -> UserDetails:
+    return accounts.details(user, rank, now=clock.now(), admins=Settings.load().admins, key=key)
 
 
 ROUTES = {
+    "GET /register": Route(run=registration_form, answers={200: "text/html"}, hidden=True),
+    "POST /register": Route(
+        run=register_by_form, answers={201: "text/html"}, limits=rates.REGISTER, hidden=True
+    ),
     "POST /api/register": Route(
         run=register, body=RegisterRequest, answers={201: Registered}, limits=rates.REGISTER
     ),
@@ -65,6 +231,41 @@ ROUTES = {
         key=Key.OPTIONAL,
         errors=(UserNotFound,),
         limits=rates.READ,
+    ),
+    "GET /api/v2/users": Route(
+        run=list_users, query=UsersQuery, answers={200: UserList}, limits=rates.READ
+    ),
+    "GET /api/v2/users/{id}": Route(
+        run=show_user,
+        answers={200: UserDetails},
+        key=Key.OPTIONAL,
+        errors=(UserNotFound,),
+        limits=rates.USER,
+    ),
+    "PUT /api/v2/users/{id}": Route(
+        run=change_user,
+        body=UserChange,
+        answers={200: UserChanged},
+        key=Key.REQUIRED,
+        errors=(
+            NoUserModSelected,
+            TooLongUserName,
+            UserChangeRefused,
+            NotOwner,
+            NotModerator,
+            NotAdmin,
+            AnonForbiddenUserMod,
+            UserNotFound,
+            Busy,
+        ),
+        limits=rates.USER,
+    ),
+    "DELETE /api/v2/users/{id}": Route(
+        run=delete_user,
+        answers={200: Done},
+        key=Key.REQUIRED,
+        errors=(NotOwner, AnonForbiddenUserMod, UserNotFound, Busy),
+        limits=rates.USER,
     ),
 }
 

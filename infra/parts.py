@@ -51,6 +51,10 @@ EXPOSED = [
 
 WRITING = ("GetItem", "PutItem", "UpdateItem")
 """What it takes to read and write single items, alone or in transactions."""
+LISTING = (*WRITING, "BatchGetItem", "Query")
+"""What it takes to show accounts, and to change them."""
+SHARING = (*WRITING, "DeleteItem")
+"""What it takes to make shared keys, and to take them away."""
 ENDING = ("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
 """What it takes to end a request's images with their refunds."""
 REQUEUING = (*ENDING, "ConditionCheckItem")

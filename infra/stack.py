@@ -71,9 +71,9 @@ class HordeCommonsStack(Stack):
         api.route(status, "status")
         outputs.grant_read(status, "*.webp")
 
-        # client -> users: registration and accounts.
-        users = make("users", edge, where, may=parts.WRITING)
-        api.route(users, "users")
+        # client -> users: registration and accounts; transfer: kudos between them, shared keys.
+        api.route(make("users", edge, where, may=parts.LISTING), "users")
+        api.route(make("transfer", edge, where, may=parts.SHARING), "transfer")
 
         # client -> about: the API's description, documents, and every unknown route.
         api.route(make("about", edge, {"CONTACT": settings.contact}), "about")

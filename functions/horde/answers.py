@@ -4,9 +4,9 @@ Names and shapes are the AI Horde's (horde-api.md 1; horde-clients.md 1.3 says w
 on what). A field that is None is left out of an answer, unless a client needs the null.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 Uuid = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
 Count = Annotated[int, Field(ge=0)]
@@ -24,6 +24,17 @@ class Wire(BaseModel):
         """Return the JSON value that goes out."""
         body = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return {**dict.fromkeys(self.nulls), **body} if self.nulls else body
+
+
+W = TypeVar("W", bound=Wire)
+
+
+class WireList(RootModel[list[W]], Generic[W]):
+    """An answer that is a list."""
+
+    def dump(self) -> Any:
+        """Return the JSON value that goes out."""
+        return [row.dump() for row in self.root]
 
 
 class RequestError(Wire):
@@ -188,20 +199,112 @@ class Registered(Wire):
     api_key: str
 
 
+class KudosDetails(Wire):
+    """Where a balance comes from: these sum to it. Kudos given away count below zero."""
+
+    accumulated: Kudos
+    """Earned by drawing images, less what was spent on them."""
+    gifted: Kudos
+    received: Kudos
+    admin: Kudos
+    """Given by the operator or by opening the account."""
+    awarded: Kudos
+    recurring: Kudos = 0
+    """Nobody gets kudos by the month here."""
+    donated: Kudos = 0
+    """There are no education accounts to donate to."""
+    styled: Kudos = 0
+    """There are no styles."""
+
+
+class Usage(Wire):
+    """Images an account asked for."""
+
+    megapixelsteps: float
+    requests: Count
+
+
+class Contributions(Wire):
+    """Images an account's workers drew."""
+
+    megapixelsteps: float
+    fulfillments: Count
+
+
+class ThingRecords(Wire):
+    """An amount of work. There is no text here, so no tokens."""
+
+    megapixelsteps: float
+    tokens: Count = 0
+
+
+class AmountRecords(Wire):
+    """A number of images. There is no text and no interrogation here."""
+
+    image: Count
+    text: Count = 0
+    interrogation: Count = 0
+
+
+class UserRecords(Wire):
+    """The same counts once more, as newer clients read them."""
+
+    usage: ThingRecords
+    contribution: ThingRecords
+    request: AmountRecords
+    fulfillment: AmountRecords
+    style: AmountRecords
+    """There are no styles."""
+
+
 class UserDetails(Wire):
-    """An account."""
+    """An account; some fields only for its owner and moderators.
+
+    The anonymous account is never written, so nothing of it is counted.
+    """
 
     username: str
     id: int
     kudos: Kudos
+    kudos_details: KudosDetails | None = None
     pseudonymous: bool
     moderator: bool
     trusted: bool
     flagged: bool
-    concurrency: int
-    worker_count: int
-    worker_ids: list[Uuid]
-    sharedkey_ids: list[Uuid]
+    deleted: bool
+    service: bool = False
+    education: bool = False
+    customizer: bool = False
+    """Nobody has these roles here, nor the special one."""
+    concurrency: Count
+    account_age: Count | None = None
+    """In seconds."""
+    usage: Usage | None = None
+    contributions: Contributions | None = None
+    records: UserRecords | None = None
+    styles: list[str] = []
+    sharedkey_ids: list[Uuid] | None = None
+    contact: str | None = None
+    admin_comment: str | None = None
+
+
+class UserList(WireList[UserDetails]):
+    """Accounts, 25 a page."""
+
+
+class UserChanged(Wire):
+    """What was changed."""
+
+    new_kudos: Kudos | None = None
+    """The balance."""
+    username: str | None = None
+    contact: str | None = None
+    concurrency: Count | None = None
+    moderator: bool | None = None
+    trusted: bool | None = None
+    flagged: bool | None = None
+    deleted: bool | None = None
+    admin_comment: str | None = None
 
 
 class Document(Wire):
@@ -209,6 +312,41 @@ class Document(Wire):
 
     html: str | None = None
     markdown: str | None = None
+
+
+class KudosTransferred(Wire):
+    """What was moved."""
+
+    transferred: Kudos
+
+
+class KudosAwarded(Wire):
+    """What was awarded."""
+
+    awarded: Kudos
+
+
+class SharedKeyDetails(Wire):
+    """A shared key; -1 means without bound, no ``expiry`` that it never runs out."""
+
+    id: Uuid
+    username: str
+    name: str
+    kudos: Kudos
+    """What is left to spend."""
+    expiry: str | None = None
+    """RFC 822."""
+    utilized: Kudos
+    """What was spent with it."""
+    max_image_pixels: int
+    max_image_steps: int
+    max_text_tokens: int
+
+
+class Done(Wire):
+    """It is done."""
+
+    message: Literal["OK"] = "OK"
 
 
 class Heartbeat(Wire):

@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 
+from horde import sharedkeys
 from horde.errors import (
     AnonForbiddenWorker,
     DeletedUser,
@@ -11,7 +12,8 @@ from horde.errors import (
     NotModerator,
     NotPrivileged,
 )
-from horde.model import ANONYMOUS, User
+from horde.http import is_uuid
+from horde.model import ANONYMOUS, SharedKey, User
 from horde.schema import ANONYMOUS_KEY
 from horde.store import Store
 
@@ -37,6 +39,30 @@ def user_of(store: Store, api_key: str) -> User:
     if user.deleted:
         raise DeletedUser
     return user
+
+
+def spender_of(store: Store, api_key: str, now: int) -> tuple[User, SharedKey | None]:
+    """Return whose kudos a key spends: its user's, or those of a shared key's owner.
+
+    A shared key is a UUID. ``now`` is in seconds. Raises what ``user_of`` does, and
+    SharedKeyExpired or SharedKeyEmpty.
+    """
+    if not is_uuid(api_key):
+        return user_of(store, api_key), None
+    key, owner = owner_of(store, api_key)
+    sharedkeys.check_alive(key, now)
+    return owner, key
+
+
+def owner_of(store: Store, api_key: str) -> tuple[SharedKey, User]:
+    """Return a shared key and whose it is; raises InvalidAPIKey or DeletedUser."""
+    key = store.sharedkey(api_key.lower())
+    owner = store.user(key.user_id) if key else None
+    if key is None or owner is None:
+        raise InvalidAPIKey
+    if owner.deleted:
+        raise DeletedUser
+    return key, owner
 
 
 def is_admin(user: User, admins: str) -> bool:
@@ -71,6 +97,9 @@ def worker_owner(store: Store, api_key: str) -> int:
     key = store.key(key_hash(api_key))
     if key is None:
         raise InvalidAPIKey
+    user = store.user(key.user_id)
+    if user is not None and user.deleted:
+        raise DeletedUser
     if not key.worker:
         message = "This key cannot run workers; ask the operator for a worker key."
         raise NotPrivileged(message)

@@ -51,15 +51,15 @@ class MalformedBody(HordeError):
 
 
 class UnsupportedMediaType(MalformedBody):
-    """The body is announced as something other than JSON."""
+    """The body is announced as something other than JSON (or, for a form, than a form)."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "JSON", kind: str = "application/json") -> None:
         HordeError.__init__(
             self,
-            "Did not attempt to load JSON data because the request Content-Type was not "
-            "'application/json'.",
+            f"Did not attempt to load {what} data because the request Content-Type was not "
+            f"'{kind}'.",
         )
 
 
@@ -197,6 +197,113 @@ class KudosUpfront(HordeError):
     """A heavy request from an account that cannot pay for it."""
 
     status, rc = HTTPStatus.FORBIDDEN, "KudosUpfront"
+
+
+class KudosTransferRefused(HordeError):
+    """Kudos that cannot be moved so; ``rc`` says why."""
+
+    rc = "KudosTransferNotEnough"
+
+
+class NotAllowedAwards(HordeError):
+    """Only the horde's first account gives awards."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "NotAllowedAwards"
+
+    def __init__(self) -> None:
+        super().__init__("This user is not allowed to award kudos.")
+
+
+class NoUserModSelected(HordeError):
+    """A change of an account that changes nothing."""
+
+    rc = "NoUserModSelected"
+
+    def __init__(self) -> None:
+        super().__init__("Nothing to change was given.")
+
+
+class AnonForbiddenUserMod(HordeError):
+    """Nobody changes the anonymous account."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "AnonForbiddenUserMod"
+
+    def __init__(self) -> None:
+        super().__init__("The anonymous account cannot be changed.")
+
+
+class TooLongUserName(HordeError):
+    """A user name of more than 30 characters."""
+
+    rc = "TooLongUserName"
+
+
+class UserChangeRefused(HordeError):
+    """A change of an account that cannot be made here."""
+
+
+class SharedKeyEmpty(HordeError):
+    """The shared key has nothing left to spend."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "SharedKeyEmpty"
+
+    def __init__(self) -> None:
+        super().__init__("This shared key has no kudos left to spend.")
+
+
+class SharedKeyExpired(HordeError):
+    """The shared key's time is over."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "SharedKeyExpired"
+
+    def __init__(self) -> None:
+        super().__init__("This shared key has expired.")
+
+
+class SharedKeyInsufficientKudos(HordeError):
+    """The request costs more than the shared key has left."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "SharedKeyInsufficientKudos"
+
+
+class SharedKeyLimit(HordeError):
+    """Larger, or with more steps, than the shared key allows."""
+
+
+class SharedKeyNotFound(HordeError):
+    """No such shared key."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "SharedKeyNotFound"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such shared key.")
+
+
+class NoSharedKeyModSelected(HordeError):
+    """A change of a shared key that changes nothing."""
+
+    rc = "NoSharedKeyModSelected"
+
+    def __init__(self) -> None:
+        super().__init__("Nothing to change was given.")
+
+
+class TooManySharedKeys(HordeError):
+    """An account has as many shared keys as it may."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "Forbidden"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"You cannot have more than {most} shared keys.")
+
+
+class AnonForbidden(HordeError):
+    """Not for the anonymous account."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "AnonForbidden"
+
+    def __init__(self) -> None:
+        super().__init__("The anonymous account cannot do this. Please register first.")
 
 
 class WrongCredentials(HordeError):

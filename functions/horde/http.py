@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qsl
 
 from aws_lambda_powertools import Logger
 from pydantic import BaseModel
 
 from horde import VERSION, aws, masks, rates
-from horde.answers import Wire
+from horde.answers import Wire, WireList
 from horde.errors import (
     BodyTooLarge,
     HordeError,
@@ -38,6 +39,9 @@ logger = Logger(service="horde-commons", use_rfc3339=True)
 
 MAX_BODY = 6_000_000
 """Bytes of a body; a Lambda takes 6 MB."""
+MAX_FORM, MAX_FIELDS = 20_000, 20
+"""Bytes and fields of a form."""
+FORM = "application/x-www-form-urlencoded"
 CORS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "POST, GET, OPTIONS, PUT, DELETE, PATCH",
@@ -131,6 +135,32 @@ class Call:
             raise NulByteInPayload
         return body
 
+    def form(self) -> dict[str, str]:
+        """Return the fields of an HTML form; of those sent twice the last.
+
+        Raises BodyTooLarge, UnsupportedMediaType, MalformedBody or NulByteInPayload.
+        """
+        if len(self.raw_body) > MAX_FORM:
+            raise BodyTooLarge
+        kind = self.headers.get("content-type", "").partition(";")[0].strip()
+        if kind.lower() != FORM:
+            what = "form"
+            raise UnsupportedMediaType(what, FORM)
+        try:
+            raw = self.raw_body.encode()
+            if self.is_base64:
+                raw = base64.b64decode(raw, validate=True)
+            fields = dict(
+                parse_qsl(
+                    raw.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
+                )
+            )
+        except (ValueError, binascii.Error):
+            raise MalformedBody from None
+        if any("\0" in text for text in (*fields, *fields.values())):
+            raise NulByteInPayload
+        return fields
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -165,7 +195,7 @@ class Route:
     """What answers a route, and all that its description says."""
 
     run: Callable[[Call], Answer]
-    answers: Mapping[int, type[Wire] | str]
+    answers: Mapping[int, type[Wire] | type[WireList[Any]] | str]
     """By status: a model, or the media type of what is no JSON."""
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
@@ -218,7 +248,7 @@ def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, An
 def _written(answer: Answer, mask: masks.Mask) -> str:
     if answer.kind != JSON:
         return str(answer.body)
-    body = answer.body.dump() if isinstance(answer.body, Wire) else answer.body
+    body = answer.body.dump() if isinstance(answer.body, Wire | WireList) else answer.body
     if mask and answer.status < HTTPStatus.BAD_REQUEST:
         body = masks.apply(mask, body)
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

@@ -22,6 +22,8 @@ class Account(StrEnum):
     REWARDS = "rewards"
     GRANTS = "grants"
     AWARDS = "awards"
+    TRANSFERS = "transfers"
+    """Between two users: what goes in with one entry comes out with the other."""
 
 
 class Kind(StrEnum):
@@ -32,6 +34,7 @@ class Kind(StrEnum):
     REWARD = "REWARD"
     GRANT = "ADMIN_ADJUSTMENT"
     FLOOR = "FLOOR_ADJUSTMENT"
+    TRANSFER = "TRANSFER"
     AWARD = "AWARD"
 
 
@@ -90,13 +93,37 @@ def reward(user_id: int, amount: int) -> Entry:
 
 
 def award(user_id: int, amount: int) -> Entry:
-    """Pay the owner of a shared request for its rating."""
+    """Reward a user for something that is no image, such as a rating."""
     return _entry(Kind.AWARD, user_id, {Account.AWARDS: -amount})
 
 
 def grant(user_id: int, amount: int) -> Entry:
     """Give (or take, if negative) kudos by the operator's hand."""
     return _entry(Kind.GRANT, user_id, {Account.GRANTS: -amount})
+
+
+def transfer(sender: int, receiver: int, amount: int) -> tuple[Entry, Entry]:
+    """Move kudos between two users: what leaves one and what arrives at the other."""
+    return (
+        _entry(Kind.TRANSFER, sender, {Account.TRANSFERS: amount}),
+        _entry(Kind.TRANSFER, receiver, {Account.TRANSFERS: -amount}),
+    )
+
+
+def detail(entry: Entry) -> str:
+    """Return which of the Horde's ``kudos_details`` an entry belongs to.
+
+    Each entry belongs to one, so a user's details sum to the balance.
+    """
+    match entry.kind:
+        case Kind.TRANSFER:
+            return "gifted" if entry.amount < 0 else "received"
+        case Kind.AWARD:
+            return "awarded"
+        case Kind.GRANT | Kind.FLOOR:
+            return "admin"  # the kudos of a new account are the house's gift
+        case _:
+            return "accumulated"
 
 
 def opening(user_id: int) -> Entry:

@@ -20,6 +20,10 @@ REQUEST_LIFE_S = 20 * 60
 """A request ends this long after its last pop or submit (sliding), in seconds."""
 AGEING_PER_S = 5
 """A waiting request gains this many kudos of priority per second (horde-api.md 3.5)."""
+FLAGGED_LEAST, FLAGGED_STANDING = 10, -100
+"""A flagged account with no more kudos than the first stands in the queue at the second."""
+UNLIMITED = -1
+"""A shared key's budget, end and sizes: no bound."""
 SEED_BITS = 32
 SEED_DIGITS = 1000
 """A longer number is read as text: Python refuses to parse numbers without bound."""
@@ -57,11 +61,37 @@ class User:
     deleted: bool = False
     concurrency: int | None = None
     """Images it may have waiting; None: what everybody may."""
+    accumulated: int = 0
+    """Where the balance comes from, by the Horde's ``kudos_details``: these sum to ``kudos``."""
+    gifted: int = 0
+    received: int = 0
+    admin: int = 0
+    awarded: int = 0
+    requested: int = 0
+    """Images it asked for."""
+    used: int = 0
+    """Pixelsteps of the images it asked for."""
+    fulfilled: int = 0
+    """Images its workers drew."""
+    contributed: int = 0
+    """Pixelsteps of the images its workers drew."""
+    sharedkey_ids: frozenset[str] = frozenset()
+    contact: str | None = None
+    """How moderators reach the owner."""
+    admin_comment: str | None = None
+    """What moderators note about it."""
 
     @property
     def username(self) -> str:
         """The Horde's unique name of a user: ``alias#id``."""
         return f"{self.alias}#{self.id}"
+
+    @property
+    def standing(self) -> int:
+        """What the queue counts as this account's kudos (horde-api.md 3.5)."""
+        if not self.flagged:
+            return self.kudos
+        return round(self.kudos / 1000) if self.kudos > FLAGGED_LEAST else FLAGGED_STANDING
 
     @property
     def anonymous(self) -> bool:
@@ -76,6 +106,25 @@ ANONYMOUS = User(
     floor=kudos.FLOOR_ANONYMOUS,
     created_at=0,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedKey:
+    """A key that lets others spend an account's kudos; its id is the key. Times are in s."""
+
+    id: str
+    user_id: int
+    name: str
+    kudos: int
+    """What is left to spend; UNLIMITED; 0: nothing more."""
+    created_at: int
+    expires_at: int | None = None
+    utilized: int = 0
+    """What was spent with it, refunds taken off."""
+    max_image_pixels: int = UNLIMITED
+    max_image_steps: int = UNLIMITED
+    max_text_tokens: int = UNLIMITED
+    """Kept and shown; nothing here draws text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +158,14 @@ class Request:
     """Kudos of the charge that were forgiven and not yet taken off a refund."""
     cancelled: bool = False
     faulted: bool = False
+    sharedkey_id: str | None = None
+    """The shared key it was asked for with: refunds go to its budget too."""
+
+    @property
+    def pixelsteps(self) -> int:
+        """The work of one image, as clients count it."""
+        width, height = self.payload["width"], self.payload["height"]
+        return int(width * height * self.payload["ddim_steps"])
 
     @property
     def anonymous(self) -> bool:

@@ -74,6 +74,10 @@ STATUS = (Limit(10, 60, By.PATH, trusted=120),)
 RATE = (Limit(5, 60, By.PATH, trusted=60),)
 REGISTER = (Limit(10, 60, By.IP, exact=True, trusted=600),)
 """Accounts cost nothing and start with kudos that cannot be spent upfront."""
+TRANSFER = (Limit(1, 1, By.KEY, exact=True), Limit(90, 3600, By.KEY, exact=True))
+"""POST kudos/transfer (horde-api.md 1.5)."""
+USER = (Limit(60, 60, By.PATH, trusted=600),)
+SHAREDKEYS = (Limit(5, 60, By.KEY, exact=True),)
 WORKER = (Limit(60, 1, By.KEY),)
 READ = (Limit(90, 60, By.PATH, trusted=600),)
 

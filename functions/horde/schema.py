@@ -311,6 +311,95 @@ class RegisterRequest(_Wire):
     ]
 
 
+class UsersQuery(_Wire):
+    """The query of ``GET /v2/users``."""
+
+    page: Annotated[int, Field(ge=1)] = 1
+    sort: Literal["kudos", "age"] = "kudos"
+
+
+UserName = Annotated[StrictStr, Field(min_length=3, max_length=100, pattern=r"^[^#\x00-\x1f]+$")]
+Note = Annotated[StrictStr, Field(min_length=5, max_length=500)]
+
+
+def _whole(value: object) -> object:
+    # horde_sdk sends 5.0 for 5.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[StrictInt, BeforeValidator(_whole)]
+
+
+class TransferRequest(_Wire):
+    """The body of ``POST /v2/kudos/transfer``."""
+
+    username: Annotated[StrictStr, Field(min_length=1, max_length=100)]
+    """``alias#id``, or the id of a shared key."""
+    amount: Whole = 100
+
+
+class AwardRequest(TransferRequest):
+    """The body of ``POST /v2/kudos/award``: new kudos, so there is a bound."""
+
+    amount: Annotated[Whole, Field(le=1_000_000_000)] = 100
+
+
+class UserChange(_Wire):
+    """The body of ``PUT /v2/users/{id}``.
+
+    By the owner or a moderator: ``username``, ``contact``; by a moderator: ``concurrency``,
+    ``trusted``, ``flagged``, ``admin_comment``, ``undelete``; by an admin: ``kudos``,
+    ``moderator``. The others are refused.
+    """
+
+    username: UserName | None = None
+    contact: Note | None = None
+    concurrency: Annotated[Whole, Field(ge=0, le=500)] | None = None
+    trusted: StrictBool | None = None
+    flagged: StrictBool | None = None
+    admin_comment: Note | None = None
+    undelete: StrictBool | None = None
+    kudos: Annotated[Whole, Field(ge=-1_000_000_000, le=1_000_000_000)] | None = None
+    """Given, or taken where below zero."""
+    moderator: StrictBool | None = None
+    public_workers: Any = None
+    monthly_kudos: Any = None
+    usage_multiplier: Any = None
+    worker_invited: Any = None
+    customizer: Any = None
+    vpn: Any = None
+    service: Any = None
+    education: Any = None
+    special: Any = None
+    filtered: Any = None
+    reset_suspicion: Any = None
+    generate_proxy_passkey: Any = None
+
+
+class SharedKeyChange(_Wire):
+    """The body of ``PATCH /v2/sharedkeys/{id}``; -1 means without bound."""
+
+    kudos: Annotated[Whole, Field(ge=-1, le=50_000_000)] | None = None
+    """What may be spent with it from now on; 0 disables it."""
+    expiry: Annotated[Whole, Field(ge=-1, le=36_500)] | None = None
+    """Days from now."""
+    name: Annotated[StrictStr, Field(min_length=3, max_length=255)] | None = None
+    max_image_pixels: Annotated[Whole, Field(ge=-1, le=4_194_304)] | None = None
+    max_image_steps: Annotated[Whole, Field(ge=-1, le=500)] | None = None
+    max_text_tokens: Annotated[Whole, Field(ge=-1, le=500)] | None = None
+
+
+class SharedKeyRequest(SharedKeyChange):
+    """The body of ``PUT /v2/sharedkeys``; -1 means without bound."""
+
+    kudos: Annotated[Whole, Field(ge=-1, le=50_000_000)] = 5000
+    expiry: Annotated[Whole, Field(ge=-1, le=36_500)] = -1
+    name: Annotated[StrictStr, Field(min_length=3, max_length=255)]
+    max_image_pixels: Annotated[Whole, Field(ge=-1, le=4_194_304)] = -1
+    max_image_steps: Annotated[Whole, Field(ge=-1, le=500)] = -1
+    max_text_tokens: Annotated[Whole, Field(ge=-1, le=500)] = -1
+
+
 M = TypeVar("M", bound=BaseModel)
 
 

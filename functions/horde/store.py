@@ -16,32 +16,37 @@ Items (``pk`` / ``sk``):
                                                for withdrawal)
 ``WEBHOOK#<id>``      ``WEBHOOK``              an image whose webhook is to be called (outbox)
 ``RATING#<id>``       ``RATING``               what the owner of a shared image thinks of it
+``SHAREDKEY#<id>``    ``SHAREDKEY``            a key that lets others spend an account's kudos
 ``RATE#<who>#<time>`` ``RATE``                 one caller's requests to one route in one window
+``ONCE#<user>#<key>`` ``ONCE``                 an ``Idempotency-Key`` and what it was used for
+``PAIR#<id>#<id>``    ``PAIR``                 the last transfer between two users
 ====================  =======================  ===============================================
 
 Indexes, all sparse: ``waiting`` (``wait_model``, ``priority``) holds the images that wait, best
 last; ``due`` (``due_shard``, ``due_at``) holds leases and requests by the time they run out;
 ``listed`` (``listed``, ``listed_at``) holds what is looked up as a list, keys only: an account's
-waiting images.
+waiting images, and all users by their kudos.
 
 Every verb is one call or one transaction. Conditions carry names; a verb whose condition fails
 says so by its result and changes nothing.
 """
 
+import heapq
+import itertools
 import json
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from horde import aws, clock, kudos
-from horde.errors import Busy
-from horde.model import Generation, Request, State, User
+from horde import aws, clock, kudos, sharedkeys
+from horde.errors import Busy, InvalidAPIKey
+from horde.model import UNLIMITED, Generation, Request, SharedKey, State, User
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -54,11 +59,21 @@ DUE_INDEX = "due"
 LISTED_INDEX = "listed"
 DUE_SHARDS = 8
 """The due index is spread over this many partitions, so that none of them is hot."""
+USER_SHARDS = 16
+"""The list of all users, in order of their kudos, is spread over this many partitions."""
 KEEP_S = 2 * 24 * 3600
 """How long an ended request's rows stay for late events, in seconds; then TTL takes them."""
 LIVE_S = 5 * 60
 """A model that a worker offered this recently can be drawn, in seconds."""
 CONFLICT_TRIES = 12
+BATCH = 100
+"""Items that DynamoDB reads at once."""
+ONCE_S = 24 * 3600
+"""How long an ``Idempotency-Key`` is remembered, in seconds."""
+BACK_AND_FORTH_S = 60
+"""Who was given kudos may send some back after this many seconds."""
+GOOD_STANDING = "attribute_not_exists(deleted) AND attribute_not_exists(flagged)"
+"""False is never stored: a flag is there or it is not."""
 
 
 class ConditionFailed(Exception):  # noqa: N818 - not an error, an answer
@@ -85,6 +100,14 @@ class Shared:
     user_id: int
     object_key: str
     withdrawn_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """What a client wants done once: its ``Idempotency-Key`` and its body, hashed."""
+
+    key: str
+    body: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +142,8 @@ def decode(value: Any) -> Any:
     ((kind, inner),) = value.items()
     if kind == "N":
         return int(inner)
+    if kind == "SS":
+        return frozenset(inner)
     if kind == "L":
         return [decode(part) for part in inner]
     return inner
@@ -131,7 +156,7 @@ def to_item(record: Any) -> Item:
     """Return a record's attributes, leaving out what is empty (items stay under 1 KB)."""
     attributes = {}
     for name, value in asdict(record).items():
-        if value is None or value == [] or value is False:
+        if value is None or value == [] or value is False or value == frozenset():
             continue
         attributes[name] = {"S": _json(value)} if name in _JSON_FIELDS else encode(value)
     return attributes
@@ -167,6 +192,54 @@ def _waiting_of(user_id: int, model: str) -> str:
     return f"WAITING#{user_id}" if user_id else f"WAITING#{user_id}#{model}"
 
 
+DELETED: Mapping[str, Any] = {"deleted": True, "listed": None}
+"""What ``change_user`` sets to delete an account: it is off the list of users."""
+
+
+def undeleted(user: User) -> dict[str, Any]:
+    """Return what ``change_user`` sets to take a deletion back."""
+    return {"deleted": None, "listed": _listed(user)["listed"]["S"]}
+
+
+def _listed(user: User) -> Item:
+    """Return where an account stands in the list of all, which is in order of their kudos."""
+    return {
+        "listed": {"S": f"USERS#{user.id % USER_SHARDS}"},
+        "listed_at": {"N": str(user.kudos)},
+    }
+
+
+def _adds(
+    entries: Sequence[kudos.Entry], counts: Mapping[str, int] | None = None
+) -> tuple[str, Item]:
+    """Return the update of one user's balance, and of what is kept in step with it."""
+    total = sum(entry.amount for entry in entries)
+    details: dict[str, int] = dict(counts or {})
+    for entry in entries:
+        name = kudos.detail(entry)
+        details[name] = details.get(name, 0) + entry.amount
+    adds = ["kudos :amount", "listed_at :amount", *(f"{name} :{name}" for name in details)]
+    values = {f":{name}": encode(amount) for name, amount in details.items()}
+    return "ADD " + ", ".join(adds), {":amount": encode(total), **values}
+
+
+def _sets(changes: Mapping[str, Any]) -> tuple[str, dict[str, str], Item]:
+    """Return the update that sets fields, or removes those that are None or False."""
+    names = {f"#{name}": name for name in changes}
+    kept = {
+        name: value for name, value in changes.items() if value is not None and value is not False
+    }
+    gone = [f"#{name}" for name in changes if name not in kept]
+    sets = ", ".join(f"#{name} = :{name}" for name in kept)
+    update = f"SET {sets} " if kept else ""
+    values = {f":{name}": encode(value) for name, value in kept.items()}
+    return update + ("REMOVE " + ", ".join(gone) if gone else ""), names, values
+
+
+def _pair(one: int, other: int) -> str:
+    return f"{min(one, other)}#{max(one, other)}"
+
+
 def _due(key: str, at_s: int) -> Item:
     return {"due_shard": {"S": due_shard(key)}, "due_at": {"N": str(at_s)}}
 
@@ -190,6 +263,61 @@ class Store:
         item = self._get(_pk("USER", user_id))
         return from_item(User, item) if item else None
 
+    def users(self, ids: Iterable[int]) -> dict[int, User]:
+        """Read accounts, by their ids."""
+        items = self._batch(_pk("USER", user_id) for user_id in dict.fromkeys(ids))
+        return {user.id: user for user in (from_item(User, item) for item in items)}
+
+    def richest(self, most: int) -> list[int]:
+        """Return the ids of the ``most`` accounts with the most kudos, best first.
+
+        Deleted ones are not listed. The index is eventually consistent.
+        """
+        shards = [self._richest(shard, most) for shard in range(USER_SHARDS)]
+        merged = heapq.merge(*shards)
+        return [user_id for _, user_id in itertools.islice(merged, most)]
+
+    def _richest(self, shard: int, most: int) -> list[tuple[int, int]]:
+        answer = self._db.query(
+            TableName=self._table,
+            IndexName=LISTED_INDEX,
+            KeyConditionExpression="listed = :listed",
+            ExpressionAttributeValues={":listed": {"S": f"USERS#{shard}"}},
+            ScanIndexForward=False,
+            Limit=most,
+        )
+        rows = (
+            (-int(item["listed_at"]["N"]), int(item["pk"]["S"].partition("#")[2]))
+            for item in answer["Items"]
+        )
+        return sorted(rows)
+
+    def change_user(self, user: User, changes: Mapping[str, Any], grant: int = 0) -> bool:
+        """Set an account's fields (None or False takes one away) and move kudos by an admin's hand.
+
+        Both or neither; False if the account is gone or would pass its floor.
+        """
+        entries = [kudos.grant(user.id, grant)] if grant else []
+        update, names, values = _sets(changes) if changes else ("", {}, {})
+        if entries:
+            adds, amounts = _adds(entries)
+            update, values = f"{update} {adds}", values | amounts
+        conditions = ["attribute_exists(pk)"]
+        if grant < 0:
+            conditions.append("kudos >= :least")
+            values[":least"] = encode(user.floor - grant)
+        change: Item = {
+            "TableName": self._table,
+            "Key": _pk("USER", user.id),
+            "ConditionExpression": " AND ".join(conditions),
+            "UpdateExpression": update,
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": values,
+        }
+        filled = {key: value for key, value in change.items() if value}
+        ledger = [self._ledger(entry, reference="admin") for entry in entries]
+        return self._holds([{"Update": filled}, *ledger])
+
     def register(self, alias: str, key_hash: str) -> User:
         """Open an account at its floor with one API key.
 
@@ -204,10 +332,12 @@ class Store:
         )
         user_id = int(answer["Attributes"]["last_id"]["N"])
         floor = kudos.FLOOR_PSEUDONYMOUS
-        user = User(id=user_id, alias=alias, kudos=floor, floor=floor, created_at=clock.now())
+        user = User(
+            id=user_id, alias=alias, kudos=floor, floor=floor, created_at=clock.now(), admin=floor
+        )
         self._transact(
             [
-                self._new({**_pk("USER", user_id), **to_item(user)}),
+                self._new({**_pk("USER", user_id), **to_item(user), **_listed(user)}),
                 self._new_key(key_hash, user_id, worker=False),
                 self._ledger(kudos.opening(user_id), reference="registration"),
             ]
@@ -232,20 +362,232 @@ class Store:
         parts = [*self._moves([entry], held), self._ledger(entry, reference="operator")]
         return self._holds(parts)
 
+    # --- kudos between users --------------------------------------------------------------
+
+    def transfer(
+        self,
+        sender: User,
+        receiver_id: int,
+        amount: int,
+        once: Once | None,
+        key: SharedKey | None = None,
+    ) -> bool:
+        """Move kudos from one user to another, both entries or neither.
+
+        With a shared key of the receiver's, its budget grows by as much. The rules are
+        conditions here: enough above the sender's floor, both in good standing, nothing just
+        came the other way, and this ``once`` has not been done. False if one of them does not
+        hold; whoever asks reads anew and says which.
+        """
+        sent, got = kudos.transfer(sender.id, receiver_id, amount)
+        reference = str(uuid.uuid4())
+        parts = [
+            *self._moves([sent], {":least": sender.floor + amount}, GOOD_STANDING),
+            *self._moves([got], None, GOOD_STANDING),
+            self._ledger(sent, reference=reference),
+            self._ledger(got, reference=reference),
+            self._one_way(sender.id, receiver_id),
+            *self._once(sender.id, once),
+            *([] if key is None else [self._raise(key, amount)]),
+        ]
+        return self._holds(parts)
+
+    def award(self, giver_id: int, receiver_id: int, amount: int, once: Once | None) -> bool:
+        """Give new kudos to a user in good standing; False if it is not, or ``once`` is done."""
+        entry = kudos.award(receiver_id, amount)
+        parts = [
+            *self._moves([entry], None, GOOD_STANDING),
+            self._ledger(entry, reference=f"by {giver_id}"),
+            *self._once(giver_id, once),
+        ]
+        return self._holds(parts)
+
+    def done(self, user_id: int, key: str) -> str | None:
+        """Return the hash of the body that an ``Idempotency-Key`` was used with, if it was."""
+        item = self._get(_pk("ONCE", f"{user_id}#{key}"))
+        if item is None or int(item["gone_at"]["N"]) <= clock.now():
+            return None
+        return str(item["body"]["S"])
+
+    def just_sent(self, giver: int, receiver: int) -> bool:
+        """Say whether one user sent kudos to another within the last minute."""
+        item = self._get(_pk("PAIR", _pair(giver, receiver)))
+        return (
+            item is not None
+            and int(item["giver"]["N"]) == giver
+            and int(item["sent_at"]["N"]) > clock.now() - BACK_AND_FORTH_S
+        )
+
+    def _one_way(self, giver: int, receiver: int) -> Item:
+        now = clock.now()
+        nothing_just_came_back = "attribute_not_exists(pk) OR giver = :giver OR sent_at <= :before"
+        return {
+            "Update": {
+                "TableName": self._table,
+                "Key": _pk("PAIR", _pair(giver, receiver)),
+                "ConditionExpression": nothing_just_came_back,
+                "UpdateExpression": "SET giver = :giver, sent_at = :now, gone_at = :gone",
+                "ExpressionAttributeValues": {
+                    ":giver": encode(giver),
+                    ":before": encode(now - BACK_AND_FORTH_S),
+                    ":now": encode(now),
+                    ":gone": encode(now + KEEP_S),
+                },
+            }
+        }
+
+    def _once(self, user_id: int, once: Once | None) -> list[Item]:
+        if once is None:
+            return []
+        now = clock.now()
+        first_time = "attribute_not_exists(pk) OR gone_at <= :now"
+        return [
+            {
+                "Put": {
+                    "TableName": self._table,
+                    "Item": {
+                        **_pk("ONCE", f"{user_id}#{once.key}"),
+                        "body": {"S": once.body},
+                        "gone_at": encode(now + ONCE_S),
+                    },
+                    "ConditionExpression": first_time,
+                    "ExpressionAttributeValues": {":now": encode(now)},
+                }
+            }
+        ]
+
+    # --- shared keys ----------------------------------------------------------------------
+
+    def sharedkey(self, key_id: str) -> SharedKey | None:
+        """Read a shared key."""
+        item = self._get(_pk("SHAREDKEY", key_id))
+        return from_item(SharedKey, item) if item else None
+
+    def add_sharedkey(self, key: SharedKey, most: int) -> bool:
+        """Give a user a shared key; False if there are ``most`` of them or the user is gone."""
+        room_for_one_more = "attribute_not_exists(sharedkey_ids) OR size(sharedkey_ids) < :most"
+        parts: list[Item] = [
+            self._new({**_pk("SHAREDKEY", key.id), **to_item(key)}),
+            {
+                "Update": {
+                    "TableName": self._table,
+                    "Key": _pk("USER", key.user_id),
+                    "ConditionExpression": "attribute_exists(pk) AND "
+                    f"attribute_not_exists(deleted) AND ({room_for_one_more})",
+                    "UpdateExpression": "ADD sharedkey_ids :key",
+                    "ExpressionAttributeValues": {
+                        ":key": {"SS": [key.id]},
+                        ":most": encode(most),
+                    },
+                }
+            },
+        ]
+        return self._holds(parts)
+
+    def change_sharedkey(
+        self, key_id: str, user_id: int, changes: dict[str, int | str | None]
+    ) -> SharedKey | None:
+        """Set a user's shared key's fields, or remove those that are None; None if it is gone."""
+        update, names, values = _sets(changes)
+        try:
+            answer = self._db.update_item(
+                TableName=self._table,
+                Key=_pk("SHAREDKEY", key_id),
+                ConditionExpression="user_id = :user",
+                UpdateExpression=update,
+                ExpressionAttributeNames=names,
+                ExpressionAttributeValues={":user": encode(user_id), **values},
+                ReturnValues="ALL_NEW",
+            )
+        except ClientError as error:
+            if _code(error) == "ConditionalCheckFailedException":
+                return None
+            raise
+        return from_item(SharedKey, answer["Attributes"])
+
+    def remove_sharedkey(self, key: SharedKey) -> bool:
+        """Take a shared key away; False if it is gone. What it asked for is still drawn."""
+        parts: list[Item] = [
+            {
+                "Delete": {
+                    "TableName": self._table,
+                    "Key": _pk("SHAREDKEY", key.id),
+                    "ConditionExpression": "attribute_exists(pk)",
+                }
+            },
+            {
+                "Update": {
+                    "TableName": self._table,
+                    "Key": _pk("USER", key.user_id),
+                    "ConditionExpression": "attribute_exists(pk)",
+                    "UpdateExpression": "DELETE sharedkey_ids :key",
+                    "ExpressionAttributeValues": {":key": {"SS": [key.id]}},
+                }
+            },
+        ]
+        return self._holds(parts)
+
+    def _budget(
+        self, key: SharedKey, condition: str, *, add: int, used: int, **values: int
+    ) -> Item:
+        """Move a key's budget and what was used of it, where it is still (un)limited as read."""
+        limited = key.kudos != UNLIMITED
+        bound = "kudos >= :zero" if limited else "kudos = :unlimited"
+        values |= {"zero": 0} if limited else {"unlimited": UNLIMITED}
+        values |= {"used": used, "add": add} if limited else {"used": used}
+        return {
+            "Update": {
+                "TableName": self._table,
+                "Key": _pk("SHAREDKEY", key.id),
+                "ConditionExpression": f"{bound} AND {condition}",
+                "UpdateExpression": "ADD utilized :used" + (", kudos :add" if limited else ""),
+                "ExpressionAttributeValues": {
+                    f":{name}": encode(value) for name, value in values.items()
+                },
+            }
+        }
+
+    def _raise(self, key: SharedKey, amount: int) -> Item:
+        not_expired = "(attribute_not_exists(expires_at) OR expires_at > :now)"
+        return self._budget(key, not_expired, add=amount, used=0, now=clock.now())
+
+    def _spend(self, key: SharedKey, *, paid: int, total: int) -> Item:
+        """Spend ``paid`` kudos where the key may spend ``total``: the floor forgives the rest."""
+        may_spend = "(attribute_not_exists(expires_at) OR expires_at > :now)"
+        values = {"now": clock.now()}
+        if key.kudos != UNLIMITED:
+            may_spend += " AND kudos >= :total"
+            values["total"] = total
+        return self._budget(key, may_spend, add=-paid, used=paid, **values)
+
+    def _give_back(self, request: Request, amount: int) -> list[Item]:
+        """Return a refund to the shared key that paid, if there still is one."""
+        key = self.sharedkey(request.sharedkey_id) if request.sharedkey_id and amount else None
+        if key is None:
+            return []
+        return [self._budget(key, "attribute_exists(pk)", add=amount, used=-amount)]
+
     # --- accept ---------------------------------------------------------------------------
 
-    def accept(self, request: Request, generations: list[Generation], user: User) -> None:
+    def accept(
+        self,
+        request: Request,
+        generations: list[Generation],
+        user: User,
+        key: SharedKey | None = None,
+    ) -> None:
         """Charge the user and record the request with its images, or do neither.
 
         Anonymous requests charge nobody: their account would be a hot key. For everybody else
         the charge is decided from the account as it was read, and held by a condition: enough
-        left above the floor, or, where part is forgiven, exactly the balance that was seen.
+        left above the floor, or, where part is forgiven, exactly the balance that was seen. What
+        came with a shared key is taken off its budget as well; raises what that may refuse with.
         """
         seen: User | None = user
         for _ in range(CONFLICT_TRIES):
             if seen is None:
                 raise Busy
-            accepted, charge = self._charge(request, seen)
+            accepted, charge = self._charge(request, seen, key)
             parts = [*charge, self._new(self._request_item(accepted))]
             parts += [
                 self._new(self._waiting_item(generation, request)) for generation in generations
@@ -255,11 +597,24 @@ class Store:
             except ConditionFailed as failed:
                 if max(failed.which) < len(charge):
                     seen = self.user(user.id)  # the balance moved under us: decide anew
+                    key = self._fresh(key, (request.price + request.tax) * request.n)
                     continue
             return  # or this very request is in the table already: our own retry
         raise Busy
 
-    def _charge(self, request: Request, user: User) -> tuple[Request, list[Item]]:
+    def _fresh(self, key: SharedKey | None, total: int) -> SharedKey | None:
+        if key is None:
+            return None
+        fresh = self.sharedkey(key.id)
+        if fresh is None:
+            raise InvalidAPIKey
+        sharedkeys.check_alive(fresh, clock.now())
+        sharedkeys.check_budget(fresh, total)
+        return fresh
+
+    def _charge(
+        self, request: Request, user: User, key: SharedKey | None
+    ) -> tuple[Request, list[Item]]:
         if request.anonymous:
             return request, []
         entry = kudos.accept(
@@ -271,8 +626,16 @@ class Store:
             n=request.n,
         )
         held = {":seen": user.kudos} if entry.forgiven else {":least": user.floor - entry.amount}
-        charge = [*self._moves([entry], held), self._ledger(entry, reference=request.id)]
-        return replace(request, forgiven=entry.forgiven), charge
+        asked = {"requested": request.n, "used": request.n * request.pixelsteps}
+        charge = [
+            *self._moves([entry], held, counts=asked),
+            self._ledger(entry, reference=request.id),
+        ]
+        if key is not None:
+            total = (request.price + request.tax) * request.n
+            charge.append(self._spend(key, paid=-entry.amount, total=total))
+        charged = replace(request, forgiven=entry.forgiven, sharedkey_id=key.id if key else None)
+        return charged, charge
 
     # --- read -----------------------------------------------------------------------------
 
@@ -288,19 +651,11 @@ class Store:
 
     def generations(self, request: Request) -> list[Generation]:
         """Read all images of a request, in their order."""
-        keys = [_pk("GENERATION", generation_id) for generation_id in request.generations]
-        found: list[Generation] = []
-        for _ in range(CONFLICT_TRIES):
-            answer = self._db.batch_get_item(
-                RequestItems={self._table: {"Keys": keys, "ConsistentRead": True}}
-            )
-            found += [from_item(Generation, item) for item in answer["Responses"][self._table]]
-            rest = answer.get("UnprocessedKeys", {}).get(self._table)
-            if not rest:
-                return sorted(found, key=lambda generation: generation.index)
-            keys = list(rest["Keys"])
-            _pause(1)
-        raise Busy
+        items = self._batch(
+            _pk("GENERATION", generation_id) for generation_id in request.generations
+        )
+        found = [from_item(Generation, item) for item in items]
+        return sorted(found, key=lambda generation: generation.index)
 
     # --- the queue ------------------------------------------------------------------------
 
@@ -436,7 +791,10 @@ class Store:
         }
         back = (request.price, 0) if state is State.CENSORED else None
         more = [self._announcement(generation)] if request.webhook else []
-        return self._end(request, generation, state, entries, back, sets=sets, more=more)
+        drawn = {"fulfilled": 1, "contributed": request.pixelsteps} if entries else None
+        return self._end(
+            request, generation, state, entries, back, sets=sets, more=more, counts=drawn
+        )
 
     def _announcement(self, generation: Generation) -> Item:
         """Return the outbox item that the stream turns into a call of the webhook."""
@@ -458,7 +816,7 @@ class Store:
         back = (request.price, request.tax)
         return self._end(request, generation, state, [], back, last_fault=last_fault)
 
-    def _end(
+    def _end(  # noqa: PLR0913 - one place where all ends meet
         self,
         request: Request,
         generation: Generation,
@@ -469,6 +827,7 @@ class Store:
         last_fault: bool = False,
         sets: Item | None = None,
         more: Iterable[Item] = (),
+        counts: Mapping[str, int] | None = None,
     ) -> bool:
         ended = self._transition(
             generation,
@@ -477,7 +836,7 @@ class Store:
             {":state": {"S": state}, **{f":{name}": value for name, value in (sets or {}).items()}},
         )
         for _ in range(CONFLICT_TRIES):
-            moves, forgiven = list(entries), 0
+            moves, forgiven, to_key = list(entries), 0, list[Item]()
             if back is not None and not request.anonymous:
                 price, tax = back
                 entry = kudos.refund(
@@ -485,9 +844,11 @@ class Store:
                 )
                 moves.append(entry)
                 forgiven = entry.forgiven
+                to_key = self._give_back(request, entry.amount)
             parts = [
                 ended,
-                *self._moves(moves),
+                *to_key,
+                *self._moves(moves, counts=counts),
                 *(self._ledger(entry, reference=generation.id) for entry in moves),
                 *self._touch_request(request, forgiven, last_fault=last_fault),
                 *more,
@@ -497,6 +858,8 @@ class Store:
             except ConditionFailed as failed:
                 if 0 in failed.which:
                     return False  # somebody else ended it
+                if to_key and 1 in failed.which:
+                    continue  # the shared key was changed or removed: look again
                 fresh = self.request(request.id)
                 if fresh is None or fresh.forgiven == request.forgiven:
                     raise
@@ -802,6 +1165,24 @@ class Store:
     def _get(self, key: Item) -> Item | None:
         return self._db.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item")
 
+    def _batch(self, wanted: Iterable[Item]) -> list[Item]:
+        """Read items by their keys, in no order; those that are not there are left out."""
+        keys, found, tries = list(wanted), [], 0
+        while keys:
+            page, keys = keys[:BATCH], keys[BATCH:]
+            answer = self._db.batch_get_item(
+                RequestItems={self._table: {"Keys": page, "ConsistentRead": True}}
+            )
+            found += answer["Responses"][self._table]
+            rest = answer.get("UnprocessedKeys", {}).get(self._table)
+            if rest:
+                keys += rest["Keys"]
+                tries += 1
+                if tries >= CONFLICT_TRIES:
+                    raise Busy
+                _pause(tries)
+        return found
+
     def _new(self, item: Item) -> Item:
         return {
             "Put": {
@@ -841,33 +1222,43 @@ class Store:
             "listed_at": {"N": str(generation.created_at)},
         }
 
-    def _moves(self, entries: list[kudos.Entry], condition: Item | None = None) -> list[Item]:
+    def _moves(
+        self,
+        entries: list[kudos.Entry],
+        condition: Item | None = None,
+        also: str = "",
+        counts: Mapping[str, int] | None = None,
+    ) -> list[Item]:
         """One update per balance (a transaction must not touch an item twice).
 
         ``condition`` is ``{":seen": n}``, exactly this balance, or ``{":least": n}``, at least
-        it; without one the account need only exist.
+        it; without one the account need only exist. ``also`` is a condition without values.
+        ``counts`` are added to the first entry's account.
         """
-        sums: dict[int, int] = {}
-        for entry in entries:
-            sums[entry.user_id] = sums.get(entry.user_id, 0) + entry.amount
         held = {":seen": "kudos = :seen", ":least": "kudos >= :least"}
-        return [
-            {
-                "Update": {
-                    "TableName": self._table,
-                    "Key": _pk("USER", user_id),
-                    "ConditionExpression": " AND ".join(
-                        ["attribute_exists(pk)", *(held[name] for name in condition or {})]
-                    ),
-                    "UpdateExpression": "SET kudos = kudos + :amount",
-                    "ExpressionAttributeValues": {
-                        ":amount": encode(amount),
-                        **{name: encode(value) for name, value in (condition or {}).items()},
-                    },
+        conditions = ["attribute_exists(pk)", *(held[name] for name in condition or {})]
+        users = dict.fromkeys(entry.user_id for entry in entries)
+        moves = []
+        for number, user_id in enumerate(users):
+            mine = [entry for entry in entries if entry.user_id == user_id]
+            adds, values = _adds(mine, {} if number else counts)
+            moves.append(
+                {
+                    "Update": {
+                        "TableName": self._table,
+                        "Key": _pk("USER", user_id),
+                        "ConditionExpression": " AND ".join(
+                            [*conditions, also] if also else conditions
+                        ),
+                        "UpdateExpression": adds,
+                        "ExpressionAttributeValues": {
+                            **values,
+                            **{name: encode(value) for name, value in (condition or {}).items()},
+                        },
+                    }
                 }
-            }
-            for user_id, amount in sums.items()
-        ]
+            )
+        return moves
 
     def _ledger(self, entry: kudos.Entry, *, reference: str) -> Item:
         now, event = clock.iso(clock.now_ms()), uuid.uuid4()

@@ -43,8 +43,9 @@ MAY = {
     "dispatch": CONSUME | {"ssm:GetParameter"},
     "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES,
     "status": ENDING | READ_IMAGES,
-    "users": verbs("GetItem", "PutItem", "UpdateItem"),
+    "users": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"),
     "webhook": verbs("GetItem") | CONSUME | READ_IMAGES,
+    "transfer": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
     "share": verbs("GetItem", "PutItem", "UpdateItem") | CONSUME | PUT | READ_IMAGES,
     "sweep": ENDING | verbs("ConditionCheckItem") | SEND | {"s3:DeleteObject*", "ssm:GetParameter"},
 }

@@ -1,0 +1,70 @@
+"""What a shared key lets others spend of its owner's kudos. Pure; horde-api.md 1.5.
+
+Its budget is also a condition of the transaction that spends it (``store.accept``): this says
+why, the condition sees to it.
+"""
+
+from horde.errors import (
+    SharedKeyEmpty,
+    SharedKeyExpired,
+    SharedKeyInsufficientKudos,
+    SharedKeyLimit,
+)
+from horde.model import UNLIMITED, SharedKey, User
+from horde.schema import GenerateRequest
+
+MOST = 3
+MOST_TRUSTED = 10
+"""Shared keys that an account may have, and a trusted one."""
+DAY_S = 24 * 3600
+
+
+def most(user: User) -> int:
+    """Return how many shared keys an account may have."""
+    return MOST_TRUSTED if user.trusted else MOST
+
+
+def expires_at(days: int, now: int) -> int | None:
+    """Return when a key runs out, in seconds since the epoch; None: never."""
+    return None if days == UNLIMITED else now + days * DAY_S
+
+
+def is_expired(key: SharedKey, now: int) -> bool:
+    """Say whether a key's time is over; ``now`` is in seconds."""
+    return key.expires_at is not None and key.expires_at <= now
+
+
+def check_alive(key: SharedKey, now: int) -> None:
+    """Refuse a key whose time or budget is used up; raises SharedKeyExpired, SharedKeyEmpty."""
+    if is_expired(key, now):
+        raise SharedKeyExpired
+    if key.kudos == 0:
+        raise SharedKeyEmpty
+
+
+def check_budget(key: SharedKey, total: int) -> None:
+    """Refuse what costs more than the key has left; raises SharedKeyInsufficientKudos."""
+    if key.kudos != UNLIMITED and key.kudos < total:
+        message = f"This request costs {total} kudos; this shared key has {key.kudos} left."
+        raise SharedKeyInsufficientKudos(message)
+
+
+def check_limits(key: SharedKey, wish: GenerateRequest) -> None:
+    """Refuse images larger or with more steps than the key allows; raises SharedKeyLimit."""
+    params = wish.params
+    pixels = params.width * params.height
+    if key.max_image_pixels != UNLIMITED and pixels > key.max_image_pixels:
+        message = f"This shared key allows {key.max_image_pixels} pixels; {pixels} are too many."
+        raise SharedKeyLimit(message)
+    if key.max_image_steps != UNLIMITED and params.steps > key.max_image_steps:
+        message = (
+            f"This shared key allows {key.max_image_steps} steps; {params.steps} are too many."
+        )
+        raise SharedKeyLimit(message)
+
+
+def check_request(key: SharedKey | None, wish: GenerateRequest, *, total: int) -> None:
+    """Refuse a request that its shared key, if it came with one, does not allow."""
+    if key is not None:
+        check_budget(key, total)
+        check_limits(key, wish)

@@ -1,0 +1,122 @@
+"""The page that opens an account: for people with a browser, without a script."""
+
+import base64
+import re
+from html.parser import HTMLParser
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.support.cloud import Cloud, Reply
+
+FORM = "application/x-www-form-urlencoded"
+
+
+def post(horde: Cloud, raw: str, kind: str = FORM) -> Reply:
+    return horde.call("POST /register", raw=raw, headers={"content-type": kind})
+
+
+def register(horde: Cloud, name: str) -> Reply:
+    return post(horde, urlencode({"username": name}))
+
+
+class Tags(HTMLParser):
+    """Which tags a page has, with their attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def one(self, tag: str) -> dict[str, str | None]:
+        (attributes,) = [attributes for name, attributes in self.found if name == tag]
+        return attributes
+
+
+def test_the_form_is_a_page_without_a_script(horde: Cloud) -> None:
+    answer = horde.call("GET /register")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    page = Tags(answer.body)
+    assert "script" not in [tag for tag, _ in page.found]
+    assert page.one("html")["lang"] == "en"
+    assert page.one("label")["for"] == page.one("input")["id"]
+    assert page.one("form") == {"method": "post", "action": "/register"}
+
+
+def test_the_form_says_what_is_shared_and_under_which_licence(horde: Cloud) -> None:
+    text = horde.call("GET /register").body
+    for word in ("CC0", "LAION", "never shared", "always", "/terms", "/privacy"):
+        assert word in text
+
+
+def test_the_page_shows_a_key_that_works_and_only_its_hash_is_kept(horde: Cloud) -> None:
+    answer = register(horde, "Ada Lovelace")
+    assert answer.status == 201
+    assert answer.headers["Cache-Control"] == "no-store"
+    (key,) = re.findall(r"<code>([\w-]{22})</code>", answer.body)
+    found = horde.call("GET /api/v2/find_user", key=key).body
+    assert (found["username"], found["kudos"]) == ("Ada Lovelace#1", 14)
+    assert "Ada Lovelace#1" in answer.body
+    assert key not in str(horde.db.scan(TableName=horde.table))
+
+
+def test_a_form_that_arrives_in_base64_is_read_like_any_other(horde: Cloud) -> None:
+    event = {
+        "routeKey": "POST /register",
+        "headers": {"content-type": f"{FORM}; charset=UTF-8"},
+        "body": base64.b64encode(urlencode({"username": "Zoë"}).encode()).decode(),
+        "isBase64Encoded": True,
+    }
+    answer = horde.invoke("users", event)
+    assert answer["statusCode"] == 201
+    assert "Zoë#1" in answer["body"]
+
+
+@pytest.mark.parametrize("name", ["", "   ", "x" * 31, "a#b", "a\nb", "a\x00b", "a\x1fb"])
+def test_a_bad_name_shows_the_form_again_with_what_is_wrong(horde: Cloud, name: str) -> None:
+    answer = register(horde, name)
+    assert answer.status == 400
+    assert answer.headers["Content-Type"].startswith("text/html")
+    page = Tags(answer.body)
+    assert page.one("input")["aria-invalid"] == "true"
+    assert 'role="alert"' in answer.body
+    assert horde.rows("USER") == []
+
+
+@pytest.mark.parametrize("name", ['"><script>alert(1)</script>', "<b>&amp;'\"", "{0}{api_key}"])
+def test_everything_a_visitor_sends_is_escaped(horde: Cloud, name: str) -> None:
+    for answer in (register(horde, name), register(horde, name + "#")):
+        page = Tags(answer.body)
+        assert {"script", "b"}.isdisjoint(tag for tag, _ in page.found)
+    assert Tags(answer.body).one("input")["value"] == name + "#"
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "status"),
+    [
+        ("username=%ff", FORM, 400),
+        ("username=\ud800", FORM, 400),
+        ("&".join(f"a{n}=1" for n in range(30)), FORM, 400),
+        ("colour=red", FORM, 400),
+        ("", FORM, 400),
+        ("username=" + "x" * 30_000, FORM, 413),
+        ('{"username": "ada"}', "application/json", 415),
+        ("username=ada", "", 415),
+    ],
+)
+def test_what_is_no_form_opens_no_account(horde: Cloud, raw: str, kind: str, status: int) -> None:
+    answer = post(horde, raw, kind)
+    assert answer.status == status
+    assert Tags(answer.body).one("form")["action"] == "/register"
+    assert horde.rows("USER") == []
+
+
+def test_an_address_opens_ten_accounts_a_minute(horde: Cloud) -> None:
+    horde.overrides["RATE_LIMITS"] = "true"
+    horde.clock.freeze(horde.clock.now_ms() // 60_000 * 60_000)
+    assert [register(horde, "ada").status for _ in range(11)] == [201] * 10 + [429]
