@@ -5,6 +5,7 @@ forgotten by the bucket after a day. After the transaction nothing is left to do
 stream carries the request on.
 """
 
+import math
 import uuid
 from http import HTTPStatus
 from typing import Any
@@ -252,8 +253,14 @@ def plan(
             ),
             pixels=params.width * params.height,
             ttl=ttl,
+            user_id=user.id,
+            steps=math.ceil(pricing.accurate_steps(params, img2img=img2img)),
             nsfw=wish.nsfw,
             img2img=img2img,
+            painting=img2img and wish.source_processing in ("inpainting", "outpainting"),
+            trusted_only=wish.trusted_workers,
+            hasty=not wish.slow_workers,
+            patient=wish.extra_slow_workers,
             workers=workers,
             worker_blacklist=wish.worker_blacklist,
         )

@@ -55,6 +55,8 @@ ENDING = ("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
 """What it takes to end a request's images with their refunds."""
 REQUEUING = (*ENDING, "ConditionCheckItem")
 """What it takes to put an image back into the queue as well."""
+SEEING = ("GetItem", "BatchGetItem", "Query")
+"""What it takes to look at lists, and to change nothing."""
 ACCEPTING = (*WRITING, "Query")
 """What it takes to charge and record a request, and to count what waits."""
 

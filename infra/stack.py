@@ -75,6 +75,10 @@ class HordeCommonsStack(Stack):
         users = make("users", edge, where, may=parts.WRITING)
         api.route(users, "users")
 
+        # client -> fleet: workers, models, statistics; manage: what their owners and admins change.
+        api.route(make("fleet", edge, where, models, may=parts.SEEING), "fleet")
+        api.route(make("manage", edge, where, may=(*parts.WRITING, "DeleteItem")), "manage")
+
         # client -> about: the API's description, documents, and every unknown route.
         api.route(make("about", edge), "about")
 

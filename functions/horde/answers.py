@@ -4,9 +4,9 @@ Names and shapes are the AI Horde's (horde-api.md 1; horde-clients.md 1.3 says w
 on what). A field that is None is left out of an answer, unless a client needs the null.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 Uuid = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
 Count = Annotated[int, Field(ge=0)]
@@ -24,6 +24,17 @@ class Wire(BaseModel):
         """Return the JSON value that goes out."""
         body = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return {**dict.fromkeys(self.nulls), **body} if self.nulls else body
+
+
+W = TypeVar("W", bound=Wire)
+
+
+class WireList(RootModel[list[W]], Generic[W]):
+    """An answer that is a list."""
+
+    def dump(self) -> Any:
+        """Return the JSON value that goes out."""
+        return [row.dump() for row in self.root]
 
 
 class RequestError(Wire):
@@ -193,6 +204,71 @@ class UserDetails(Wire):
     worker_count: int
     worker_ids: list[Uuid]
     sharedkey_ids: list[Uuid]
+
+
+class WorkerKudos(Wire):
+    """What a worker earned, by what for."""
+
+    generated: Kudos
+    uptime: Kudos
+
+
+class WorkerDetails(Wire):
+    """A worker, as the Horde shows it. ``uptime`` is in seconds."""
+
+    type: Literal["image"]
+    name: str
+    id: Uuid
+    online: bool
+    requests_fulfilled: Count
+    kudos_rewards: Kudos
+    kudos_details: WorkerKudos
+    performance: str
+    threads: Count
+    uptime: Count
+    maintenance_mode: bool
+    paused: bool | None = None
+    """For moderators."""
+    info: str | None = None
+    nsfw: bool
+    owner: str | None = None
+    """``alias#id``, for the owner and moderators."""
+    trusted: bool
+    flagged: bool
+    uncompleted_jobs: Count
+    models: list[str]
+    team: dict[str, str]
+    """Always empty: there are no teams."""
+    bridge_agent: str
+    max_pixels: Count
+    megapixelsteps_generated: float
+    img2img: bool
+    painting: bool
+    post_processing: bool = Field(alias="post-processing")
+    lora: bool
+    controlnet: bool
+    sdxl_controlnet: bool
+
+
+class WorkerList(WireList[WorkerDetails]):
+    """Workers."""
+
+
+class WorkerChanged(Wire):
+    """What a worker is now, as far as it was changed."""
+
+    maintenance: bool | None = None
+    maintenance_msg: str | None = None
+    paused: bool | None = None
+    info: str | None = None
+    name: str | None = None
+
+
+class WorkerDeleted(Wire):
+    """A worker that is no more."""
+
+    deleted_id: Uuid
+    deleted_name: str
 
 
 class Heartbeat(Wire):

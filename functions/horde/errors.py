@@ -199,6 +199,35 @@ class WrongCredentials(HordeError):
     status, rc = HTTPStatus.FORBIDDEN, "WrongCredentials"
 
 
+class WorkerMaintenance(HordeError):
+    """The worker is in maintenance, paused, or its owner is flagged; it gets nothing to draw."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "WorkerMaintenance"
+
+    def __init__(self, reason: str, *, rc: str | None = None) -> None:
+        # horde-worker-reGen looks for "maintenance mode".
+        super().__init__(f"This worker has been put into maintenance mode. Reason: {reason}", rc=rc)
+
+
+class PolymorphicNameConflict(HordeError):
+    """A worker of this name exists already."""
+
+    rc = "PolymorphicNameConflict"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The worker name '{name}' is already taken. Please choose another.")
+
+
+class InvalidPriorityUsername(HordeError):
+    """A name to be served first is not of the form alias#id."""
+
+    rc = "InvalidPriorityUsername"
+
+
+class NothingToChange(HordeError):
+    """A change that changes nothing; ``rc`` says of what."""
+
+
 class AnonForbiddenWorker(HordeError):
     """Workers need a worker key."""
 

@@ -23,7 +23,7 @@ from aws_lambda_powertools import Logger
 from pydantic import BaseModel
 
 from horde import VERSION, aws, masks, rates
-from horde.answers import Wire
+from horde.answers import Wire, WireList
 from horde.errors import (
     BodyTooLarge,
     HordeError,
@@ -165,7 +165,7 @@ class Route:
     """What answers a route, and all that its description says."""
 
     run: Callable[[Call], Answer]
-    answers: Mapping[int, type[Wire] | str]
+    answers: Mapping[int, type[Wire] | type[WireList[Any]] | str]
     """By status: a model, or the media type of what is no JSON."""
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
@@ -218,7 +218,7 @@ def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, An
 def _written(answer: Answer, mask: masks.Mask) -> str:
     if answer.kind != JSON:
         return str(answer.body)
-    body = answer.body.dump() if isinstance(answer.body, Wire) else answer.body
+    body = answer.body.dump() if isinstance(answer.body, Wire | WireList) else answer.body
     if mask and answer.status < HTTPStatus.BAD_REQUEST:
         body = masks.apply(mask, body)
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

@@ -20,6 +20,10 @@ REQUEST_LIFE_S = 20 * 60
 """A request ends this long after its last pop or submit (sliding), in seconds."""
 AGEING_PER_S = 5
 """A waiting request gains this many kudos of priority per second (horde-api.md 3.5)."""
+USUAL_STEPS = 40
+"""Accurate steps that anyone may ask for, and the most of a worker with ``limit_max_steps``."""
+SLOW_PS = 500_000
+"""A slower worker, in pixelsteps per second, gets no request with ``slow_workers: false``."""
 SEED_BITS = 32
 SEED_DIGITS = 1000
 """A longer number is read as text: Python refuses to parse numbers without bound."""
@@ -129,8 +133,19 @@ class Generation:
     pixels: int
     ttl: int
     """Lease of a worker, in seconds."""
+    user_id: int | None = None
+    """Whose it is; None in rows older than the field."""
+    steps: int = 0
+    """Accurate steps, rounded up."""
     nsfw: bool = False
     img2img: bool = False
+    painting: bool = False
+    """In- or outpainting."""
+    trusted_only: bool = False
+    hasty: bool = False
+    """The request refuses slow workers."""
+    patient: bool = False
+    """The request takes extra slow workers."""
     workers: list[str] = field(default_factory=list)
     worker_blacklist: bool = False
     attempt: int = 0
@@ -143,6 +158,16 @@ class Generation:
     drawn_seed: int | None = None
     gen_metadata: list[dict[str, str]] = field(default_factory=list)
     shared_at: int | None = None
+
+    @property
+    def pixelsteps(self) -> int:
+        """The work of drawing it: the Horde's unit of speed and statistics."""
+        return self.pixels * self.steps
+
+    @property
+    def claimed_at(self) -> int:
+        """When its last worker took it, in seconds since the epoch; 0 if none did."""
+        return (self.lease_until or self.ttl) - self.ttl
 
     @property
     def faults(self) -> int:
@@ -207,17 +232,47 @@ def batch_key(model: str, params: Params, *, img2img: bool, alone: str = "") -> 
     return "|".join(str(part) for part in parts)
 
 
-def why_not(generation: Generation, worker_id: str, wants: PopRequest) -> str | None:
-    """Return the Horde's name for why a worker cannot take an image, or None if it can."""
+def why_not(  # noqa: PLR0911 - a flat list of reasons
+    generation: Generation,
+    worker_id: str,
+    wants: PopRequest,
+    *,
+    trusted: bool = False,
+    speed: int | None = None,
+) -> str | None:
+    """Return the Horde's name for why a worker cannot take an image, or None if it can.
+
+    ``trusted`` is its owner's; ``speed`` is in pixelsteps per second, None where not yet known.
+    """
     if generation.pixels > wants.max_pixels:
         return "max_pixels"
     if generation.nsfw and not wants.nsfw:
         return "nsfw"
+    if generation.painting and not wants.allow_painting:
+        return "painting"
     if generation.img2img and not wants.allow_img2img:
         return "img2img"
     if generation.workers and (worker_id in generation.workers) is generation.worker_blacklist:
         return "worker_id"
+    if generation.trusted_only and not trusted:
+        return "untrusted"
+    if wants.limit_max_steps and generation.steps > USUAL_STEPS:
+        return "step_count"
+    if wants.extra_slow_worker and not generation.patient:
+        return "performance"
+    if generation.hasty and speed is not None and speed < SLOW_PS:
+        return "performance"
     return None
+
+
+def has_word(prompt: str, words: list[str]) -> bool:
+    """Say whether a prompt has one of a worker's blacklisted words in it.
+
+    As the Horde, anywhere and in any case; what the prompt wants to avoid (after ``###``) is not
+    drawn and does not count.
+    """
+    wanted = prompt.partition("###")[0].casefold()
+    return any(word.strip() and word.casefold() in wanted for word in words)
 
 
 class After(StrEnum):

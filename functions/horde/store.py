@@ -11,6 +11,8 @@ Items (``pk`` / ``sk``):
 ``REQUEST#<id>``      ``REQUEST``              a request
 ``GENERATION#<id>``   ``GENERATION``           one image of a request
 ``WORKER#<id>``       ``WORKER``               a worker, by its last pop
+``WORKER#<id>``       ``RECORD``               what it has done so far
+``NAME#<name>``       ``NAME``                 which worker has this name, in small letters
 ``MODEL#<name>``      ``MODEL``                until when a live worker offers this model
 ``SHARED#<id>``       ``SHARED``               which user's image is in the data set (private;
                                                for withdrawal)
@@ -21,7 +23,7 @@ Items (``pk`` / ``sk``):
 Indexes, all sparse: ``waiting`` (``wait_model``, ``priority``) holds the images that wait, best
 last; ``due`` (``due_shard``, ``due_at``) holds leases and requests by the time they run out;
 ``listed`` (``listed``, ``listed_at``) holds what is looked up as a list, keys only: an account's
-waiting images.
+waiting images, and workers by the time they were last seen.
 
 Every verb is one call or one transaction. Conditions carry names; a verb whose condition fails
 says so by its result and changes nothing.
@@ -40,6 +42,7 @@ from botocore.exceptions import ClientError
 
 from horde import aws, clock, kudos
 from horde.errors import Busy
+from horde.fleet import NOTHING_DONE, WORKER_KEEP_S, Record, Worker
 from horde.model import Generation, Request, State, User
 
 if TYPE_CHECKING:
@@ -51,6 +54,9 @@ Item = dict[str, Any]
 WAITING_INDEX = "waiting"
 DUE_INDEX = "due"
 LISTED_INDEX = "listed"
+WORKER_SHARDS = 4
+"""The list of workers is spread over this many partitions."""
+DAY_S = 24 * 3600
 DUE_SHARDS = 8
 """The due index is spread over this many partitions, so that none of them is hot."""
 KEEP_S = 2 * 24 * 3600
@@ -58,6 +64,8 @@ KEEP_S = 2 * 24 * 3600
 LIVE_S = 5 * 60
 """A model that a worker offered this recently can be drawn, in seconds."""
 CONFLICT_TRIES = 12
+BATCH = 100
+"""Items that DynamoDB reads at once."""
 
 
 class ConditionFailed(Exception):  # noqa: N818 - not an error, an answer
@@ -156,6 +164,29 @@ def _waiting_of(user_id: int, model: str) -> str:
     return f"WAITING#{user_id}" if user_id else f"WAITING#{user_id}#{model}"
 
 
+def _record_key(kind: str, key: object) -> Item:
+    return {"pk": {"S": f"{kind}#{key}"}, "sk": {"S": "RECORD"}}
+
+
+def _name_key(name: str) -> Item:
+    return _pk("NAME", name.casefold())
+
+
+def _worker_item(worker: Worker) -> Item:
+    return {
+        **_pk("WORKER", worker.id),
+        **to_item(worker),
+        "listed": {"S": f"WORKERS#{uuid.UUID(worker.id).int % WORKER_SHARDS}"},
+        "listed_at": encode(worker.seen_at),
+    }
+
+
+def _worker(item: Item | None) -> Worker | None:
+    """Return the worker of an item; TTL may take days to delete one that is forgotten."""
+    worker = from_item(Worker, item) if item else None
+    return worker if worker is not None and worker.gone_at > clock.now() else None
+
+
 def _due(key: str, at_s: int) -> Item:
     return {"due_shard": {"S": due_shard(key)}, "due_at": {"N": str(at_s)}}
 
@@ -178,6 +209,11 @@ class Store:
         """Read an account."""
         item = self._get(_pk("USER", user_id))
         return from_item(User, item) if item else None
+
+    def users(self, ids: Iterable[int]) -> dict[int, User]:
+        """Read accounts, by their ids."""
+        items = self._batch(_pk("USER", user_id) for user_id in dict.fromkeys(ids))
+        return {user.id: user for user in (from_item(User, item) for item in items)}
 
     def register(self, alias: str, key_hash: str) -> User:
         """Open an account at its floor with one API key.
@@ -277,19 +313,19 @@ class Store:
 
     def generations(self, request: Request) -> list[Generation]:
         """Read all images of a request, in their order."""
-        keys = [_pk("GENERATION", generation_id) for generation_id in request.generations]
-        found: list[Generation] = []
-        for _ in range(CONFLICT_TRIES):
-            answer = self._db.batch_get_item(
-                RequestItems={self._table: {"Keys": keys, "ConsistentRead": True}}
-            )
-            found += [from_item(Generation, item) for item in answer["Responses"][self._table]]
-            rest = answer.get("UnprocessedKeys", {}).get(self._table)
-            if not rest:
-                return sorted(found, key=lambda generation: generation.index)
-            keys = list(rest["Keys"])
-            _pause(1)
-        raise Busy
+        found = self.generations_by_id(request.generations)
+        return sorted(found, key=lambda generation: generation.index)
+
+    def generations_by_id(self, ids: list[str]) -> list[Generation]:
+        """Read images, in no order."""
+        items = self._batch(_pk("GENERATION", generation_id) for generation_id in ids)
+        return [from_item(Generation, item) for item in items]
+
+    def prompts(self, request_ids: Iterable[str]) -> dict[str, str]:
+        """Read the prompts of requests, by their ids."""
+        items = self._batch(_pk("REQUEST", request_id) for request_id in dict.fromkeys(request_ids))
+        found = [from_item(Request, item) for item in items]
+        return {request.id: str(request.payload.get("prompt", "")) for request in found}
 
     # --- the queue ------------------------------------------------------------------------
 
@@ -338,6 +374,17 @@ class Store:
             Select="COUNT",
         )
         return answer["Count"]
+
+    def waiting_ids(self, user_id: int, most: int) -> list[str]:
+        """Return the ids of an account's waiting images, oldest first; not the anonymous one's."""
+        answer = self._db.query(
+            TableName=self._table,
+            IndexName=LISTED_INDEX,
+            KeyConditionExpression="listed = :listed",
+            ExpressionAttributeValues={":listed": {"S": _waiting_of(user_id, "")}},
+            Limit=most,
+        )
+        return [item["pk"]["S"].partition("#")[2] for item in answer["Items"]]
 
     def claim(
         self, generation: Generation, *, worker_id: str, name: str, user_id: int, lease_until: int
@@ -639,20 +686,62 @@ class Store:
 
     # --- workers and models -------------------------------------------------------------------
 
-    def seen_worker(self, worker_id: str, name: str, user_id: int, models: list[str]) -> None:
-        """Remember a worker and that its models are on offer for the next minutes."""
-        now = clock.now()
-        self._db.put_item(
-            TableName=self._table,
-            Item={
-                **_pk("WORKER", worker_id),
-                "name": {"S": name},
-                "user_id": {"N": str(user_id)},
-                "seen_at": {"N": str(now)},
-                "gone_at": {"N": str(now + KEEP_S)},
-            },
+    def worker_named(self, name: str) -> str | None:
+        """Return the id of the worker that has this name, in any case of its letters."""
+        item = self._get(_name_key(name))
+        return str(item["worker_id"]["S"]) if item else None
+
+    def crew(
+        self, worker_id: str | None, user_id: int
+    ) -> tuple[Worker | None, Record, User | None]:
+        """Read a worker with its record, and its owner."""
+        keys = [_pk("USER", user_id)]
+        if worker_id is not None:
+            keys += [_pk("WORKER", worker_id), _record_key("WORKER", worker_id)]
+        found = {item["sk"]["S"]: item for item in self._batch(keys)}
+        return (
+            _worker(found.get("WORKER")),
+            from_item(Record, found["RECORD"]) if "RECORD" in found else NOTHING_DONE,
+            from_item(User, found["USER"]) if "USER" in found else None,
         )
-        for model in models:
+
+    def enlist(self, worker: Worker, instead_of: str | None = None) -> bool:
+        """Take on a new worker; False if its name was taken meanwhile.
+
+        ``instead_of`` is the worker whose name it takes over, one that is forgotten.
+        """
+        name = {
+            **_name_key(worker.name),
+            "worker_id": {"S": worker.id},
+            "gone_at": {"N": str(worker.gone_at)},
+        }
+        free = self._new(name)
+        if instead_of is not None:
+            free["Put"]["ConditionExpression"] = "attribute_not_exists(pk) OR worker_id = :old"
+            free["Put"]["ExpressionAttributeValues"] = {":old": {"S": instead_of}}
+        return self._holds([free, self._new(_worker_item(worker))])
+
+    def seen_worker(self, worker: Worker, offered: dict[str, Any]) -> None:
+        """Remember that a worker is at work, and what it offers; ``worker`` is as it was read.
+
+        Of several processes that see it in the same minute one writes.
+        """
+        now = clock.now()
+        gone_at = worker.gone_at
+        if gone_at < now + WORKER_KEEP_S - DAY_S:  # once a day: the name first, then the worker
+            gone_at = now + WORKER_KEEP_S
+            self._change(_name_key(worker.name), {"gone_at": gone_at}, {"worker_id": worker.id})
+        away = now - worker.seen_at
+        changes = {
+            **offered,
+            "seen_at": now,
+            "listed_at": now,
+            "gone_at": gone_at,
+            "uptime": worker.uptime + (away if worker.online(now) else 0),
+        }
+        if self._change(_pk("WORKER", worker.id), changes, {"seen_at": worker.seen_at}) is None:
+            return
+        for model in [] if worker.resting else offered["models"]:
             self._db.put_item(
                 TableName=self._table,
                 Item={
@@ -662,9 +751,96 @@ class Store:
                 },
             )
 
+    def worker(self, worker_id: str) -> Worker | None:
+        """Read a worker."""
+        return _worker(self._get(_pk("WORKER", worker_id)))
+
     def worker_exists(self, worker_id: str) -> bool:
-        """Say whether a worker has ever popped (in the last two days)."""
-        return self._get(_pk("WORKER", worker_id)) is not None
+        """Say whether a worker has ever popped and is not forgotten."""
+        return self.worker(worker_id) is not None
+
+    def workers_seen(self, since: int, most: int) -> list[str]:
+        """Return the ids of workers seen after a time (seconds), up to ``most`` of a shard."""
+        found = []
+        for shard in range(WORKER_SHARDS):
+            answer = self._db.query(
+                TableName=self._table,
+                IndexName=LISTED_INDEX,
+                KeyConditionExpression="listed = :listed AND listed_at > :since",
+                ExpressionAttributeValues={
+                    ":listed": {"S": f"WORKERS#{shard}"},
+                    ":since": encode(since),
+                },
+                ScanIndexForward=False,
+                Limit=most,
+            )
+            found += [item["pk"]["S"].partition("#")[2] for item in answer["Items"]]
+        return found
+
+    def workers(self, ids: list[str]) -> list[tuple[Worker, Record]]:
+        """Read workers with their records, by name."""
+        keys = [key for i in ids for key in (_pk("WORKER", i), _record_key("WORKER", i))]
+        workers, records = [], {}
+        for item in self._batch(keys):
+            if item["sk"]["S"] == "RECORD":
+                records[item["pk"]["S"].partition("#")[2]] = from_item(Record, item)
+            elif (worker := _worker(item)) is not None:
+                workers.append(worker)
+        workers.sort(key=lambda worker: worker.name)
+        return [(worker, records.get(worker.id, NOTHING_DONE)) for worker in workers]
+
+    def change_worker(self, worker_id: str, **changes: Any) -> Worker | None:
+        """Change what a worker is told to do, or its info; None if it is gone."""
+        return _worker(self._change(_pk("WORKER", worker_id), changes))
+
+    def rename_worker(self, worker: Worker, name: str) -> bool:
+        """Give a worker another name, and its old one free; False if that is taken.
+
+        The record is as it was read; who renamed it meanwhile wins.
+        """
+        if name.casefold() == worker.name.casefold():
+            changed = self._change(_pk("WORKER", worker.id), {"name": name}, {"name": worker.name})
+            return changed is not None
+        taken = {
+            **_name_key(name),
+            "worker_id": {"S": worker.id},
+            "gone_at": {"N": str(worker.gone_at)},
+        }
+        return self._holds(
+            [
+                self._new(taken),
+                self._drop(_name_key(worker.name), "worker_id = :id", {":id": encode(worker.id)}),
+                {
+                    "Update": {
+                        "TableName": self._table,
+                        "Key": _pk("WORKER", worker.id),
+                        "ConditionExpression": "#name = :old",
+                        "UpdateExpression": "SET #name = :new",
+                        "ExpressionAttributeNames": {"#name": "name"},
+                        "ExpressionAttributeValues": {
+                            ":old": encode(worker.name),
+                            ":new": encode(name),
+                        },
+                    }
+                },
+            ]
+        )
+
+    def forget_worker(self, worker: Worker) -> bool:
+        """Delete a worker and its record, and give its name free; False if it is gone already.
+
+        What it holds is still its owner's to submit. A worker that goes on popping is a new one.
+        """
+        named = {":name": encode(worker.name)}
+        gone = self._drop(_pk("WORKER", worker.id), "#name = :name", named)
+        gone["Delete"]["ExpressionAttributeNames"] = {"#name": "name"}
+        return self._holds(
+            [
+                gone,
+                self._drop(_name_key(worker.name), "worker_id = :id", {":id": encode(worker.id)}),
+                {"Delete": {"TableName": self._table, "Key": _record_key("WORKER", worker.id)}},
+            ]
+        )
 
     def model_is_live(self, model: str) -> bool:
         """Say whether a worker offered a model in the last minutes."""
@@ -722,6 +898,71 @@ class Store:
 
     def _get(self, key: Item) -> Item | None:
         return self._db.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item")
+
+    def _batch(self, wanted: Iterable[Item]) -> list[Item]:
+        """Read items by their keys, in no order; those that are not there are left out."""
+        keys, found, tries = list(wanted), [], 0
+        while keys:
+            page, keys = keys[:BATCH], keys[BATCH:]
+            answer = self._db.batch_get_item(
+                RequestItems={self._table: {"Keys": page, "ConsistentRead": True}}
+            )
+            found += answer["Responses"][self._table]
+            rest = answer.get("UnprocessedKeys", {}).get(self._table)
+            if rest:
+                keys += rest["Keys"]
+                tries += 1
+                if tries >= CONFLICT_TRIES:
+                    raise Busy
+                _pause(tries)
+        return found
+
+    def _change(
+        self, key: Item, changes: dict[str, Any], seen: dict[str, Any] | None = None
+    ) -> Item | None:
+        """Set attributes of an item that is there; an empty value takes its attribute away.
+
+        ``seen`` are attributes as they must still be. Returns the item, None if it was not so.
+        """
+        names, values = {}, {}
+        sets, drops, held = [], [], ["attribute_exists(pk)"]
+        for number, (name, value) in enumerate(changes.items()):
+            names[f"#c{number}"] = name
+            if value is None or value is False or value in ("", []):
+                drops.append(f"#c{number}")
+            else:
+                values[f":c{number}"] = encode(value)
+                sets.append(f"#c{number} = :c{number}")
+        for number, (name, value) in enumerate((seen or {}).items()):
+            names[f"#s{number}"], values[f":s{number}"] = name, encode(value)
+            held.append(f"#s{number} = :s{number}")
+        update = [f"SET {', '.join(sets)}"] if sets else []
+        update += [f"REMOVE {', '.join(drops)}"] if drops else []
+        try:
+            answer = self._db.update_item(
+                TableName=self._table,
+                Key=key,
+                ConditionExpression=" AND ".join(held),
+                UpdateExpression=" ".join(update),
+                ExpressionAttributeNames=names,
+                **({"ExpressionAttributeValues": values} if values else {}),  # type: ignore[arg-type]
+                ReturnValues="ALL_NEW",
+            )
+        except ClientError as error:
+            if _code(error) == "ConditionalCheckFailedException":
+                return None
+            raise
+        return answer["Attributes"]
+
+    def _drop(self, key: Item, condition: str, values: Item) -> Item:
+        return {
+            "Delete": {
+                "TableName": self._table,
+                "Key": key,
+                "ConditionExpression": condition,
+                "ExpressionAttributeValues": values,
+            }
+        }
 
     def _new(self, item: Item) -> Item:
         return {

@@ -44,6 +44,8 @@ MAY = {
     "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES,
     "status": ENDING | READ_IMAGES,
     "users": verbs("GetItem", "PutItem", "UpdateItem"),
+    "fleet": verbs("GetItem", "BatchGetItem", "Query"),
+    "manage": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
     "webhook": verbs("GetItem") | CONSUME | READ_IMAGES,
     "share": verbs("GetItem", "PutItem", "UpdateItem") | CONSUME | PUT | READ_IMAGES,
     "sweep": ENDING | verbs("ConditionCheckItem") | SEND | {"s3:DeleteObject*", "ssm:GetParameter"},

@@ -539,7 +539,6 @@ def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
     runpod.connect.cache_clear()
     aws.forget_settings()
     rates.forget()
-    importlib.import_module("worker")._seen.clear()
     with FakeRunPod().serving() as fake, pytest.MonkeyPatch.context() as patch:
         made = Cloud(template, clients, fake)
         patch.setattr(clock, "now_ms", made.clock.now_ms)

@@ -1,0 +1,148 @@
+"""GET workers, models and statistics: what the fleet is and does. Changes nothing."""
+
+from typing import Any
+from urllib.parse import unquote
+
+from horde import auth, clock, rates, store
+from horde.answers import WorkerDetails, WorkerKudos, WorkerList
+from horde.errors import WorkerNotFound
+from horde.fleet import ONLINE_S, Record, Worker, performance
+from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
+from horde.model import User
+from horde.runpod import Models
+from horde.schema import WorkerQuery, parse
+from horde.store import Store
+
+MOST_LISTED = 250
+"""Workers listed of each part of the list."""
+
+
+class Settings(ApiSettings):
+    """Names of what this function uses."""
+
+    table_name: str
+    models: Models
+
+
+def _table() -> Store:
+    return store.connect(Settings.load().table_name)
+
+
+def workers(call: Call) -> Answer:
+    """List the workers that popped in the last five minutes."""
+    query = parse(WorkerQuery, dict(call.query))
+    table, viewer = _table(), _viewer(call)
+    if query.type != "image":
+        return Answer(WorkerList([]))
+    ids = table.workers_seen(clock.now() - ONLINE_S, MOST_LISTED)
+    found = [
+        (worker, record)
+        for worker, record in table.workers(ids)
+        if query.name is None or worker.name.casefold() == query.name.casefold()
+    ]
+    owners = table.users(worker.user_id for worker, _ in found)
+    rows = [details(worker, record, owners.get(worker.user_id), viewer) for worker, record in found]
+    return Answer(WorkerList(rows))
+
+
+def worker(call: Call) -> Answer:
+    """Show a worker by its id, seen lately or not."""
+    worker_id = call.path.get("id", "")
+    found = is_uuid(worker_id) and _shown(call, worker_id.lower())
+    if not found:
+        message = f"Worker with ID '{worker_id[:100]}' not found."
+        raise WorkerNotFound(message)
+    return Answer(found)
+
+
+def worker_by_name(call: Call) -> Answer:
+    """Show a worker by its name, in any case of its letters."""
+    name = call.path.get("name", "")
+    table = _table()
+    worker_id = table.worker_named(name[:100]) or table.worker_named(unquote(name)[:100])
+    found = worker_id and _shown(call, worker_id)
+    if not found:
+        message = f"Worker with name '{name[:100]}' not found."
+        raise WorkerNotFound(message)
+    return Answer(found)
+
+
+def _shown(call: Call, worker_id: str) -> WorkerDetails | None:
+    table, viewer = _table(), _viewer(call)
+    for found, record in table.workers([worker_id]):
+        owner = table.user(found.user_id)
+        return details(found, record, owner, viewer)
+    return None
+
+
+def _viewer(call: Call) -> User | None:
+    return auth.user_of(_table(), call.api_key) if call.api_key else None
+
+
+def details(
+    worker: Worker, record: Record, owner: User | None, viewer: User | None
+) -> WorkerDetails:
+    """Return a worker as the Horde shows it; who owns it is for the owner and moderators."""
+    moderates = viewer is not None and auth.is_moderator(viewer, Settings.load().admins)
+    owns = viewer is not None and viewer.id == worker.user_id
+    return WorkerDetails(
+        type="image",
+        name=worker.name,
+        id=worker.id,
+        online=worker.online(clock.now()),
+        requests_fulfilled=record.images,
+        kudos_rewards=record.kudos,
+        kudos_details=WorkerKudos(generated=record.kudos, uptime=0),
+        performance=performance(record.speed),
+        threads=worker.threads,
+        uptime=worker.uptime,
+        maintenance_mode=worker.resting,
+        paused=worker.paused if moderates else None,
+        info=worker.info or None,
+        nsfw=worker.nsfw,
+        owner=owner.username if owner and (moderates or owns) else None,
+        trusted=owner is not None and owner.trusted,
+        flagged=owner is not None and owner.flagged,
+        uncompleted_jobs=record.faults,
+        models=worker.models,
+        team={},
+        bridge_agent=worker.bridge_agent,
+        max_pixels=worker.max_pixels,
+        megapixelsteps_generated=record.pixelsteps / 1_000_000,
+        img2img=worker.img2img,
+        painting=worker.painting,
+        post_processing=worker.post_processing,
+        lora=worker.lora,
+        controlnet=worker.controlnet,
+        sdxl_controlnet=worker.sdxl_controlnet,
+    )
+
+
+ROUTES = {
+    "GET /api/v2/workers": Route(
+        run=workers,
+        query=WorkerQuery,
+        answers={200: WorkerList},
+        key=Key.OPTIONAL,
+        limits=rates.READ,
+    ),
+    "GET /api/v2/workers/{id}": Route(
+        run=worker,
+        answers={200: WorkerDetails},
+        key=Key.OPTIONAL,
+        errors=(WorkerNotFound,),
+        limits=rates.READ,
+    ),
+    "GET /api/v2/workers/name/{name}": Route(
+        run=worker_by_name,
+        answers={200: WorkerDetails},
+        key=Key.OPTIONAL,
+        errors=(WorkerNotFound,),
+        limits=rates.READ,
+    ),
+}
+
+
+def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
+    """Lambda's entry."""
+    return serve(ROUTES, event)

@@ -1,0 +1,121 @@
+"""The fleet: workers, and what waits for them. Records, estimates, and what is known of all.
+
+``overview`` reads the minute's census and the operator's modes through a cache in each process:
+what it says is up to ``CACHE_S`` seconds older than the table, and the census itself up to a
+minute older than the queue. Everything else is pure.
+"""
+
+from dataclasses import dataclass, field
+
+from horde.schema import PopRequest
+
+ONLINE_S = 5 * 60
+"""A worker that popped this recently is online, in seconds."""
+WORKER_KEEP_S = 30 * 24 * 3600
+"""A worker that did not pop for this long is forgotten, its name free again, in seconds."""
+CACHE_S = 10
+USUAL_PS = 512 * 512 * 30 // 6
+"""Pixelsteps per second of a middling GPU: 512x512 with 30 steps in six seconds. Stands in for a
+speed that nobody has measured yet."""
+MEMORY = 0.95
+"""What an image weighs in a worker's speed, against the one drawn after it."""
+NEVER_S = 10_000
+"""The Horde's ``eta`` of a model that nobody draws."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A worker, by its last pop. Times are in seconds since the epoch."""
+
+    id: str
+    name: str
+    user_id: int
+    created_at: int
+    seen_at: int
+    gone_at: int
+    uptime: int = 0
+    """Seconds it was seen at work."""
+    bridge_agent: str = ""
+    models: list[str] = field(default_factory=list)
+    max_pixels: int = 0
+    threads: int = 1
+    nsfw: bool = False
+    img2img: bool = False
+    painting: bool = False
+    post_processing: bool = False
+    lora: bool = False
+    controlnet: bool = False
+    sdxl_controlnet: bool = False
+    extra_slow: bool = False
+    maintenance: bool = False
+    maintenance_msg: str = ""
+    paused: bool = False
+    """By a moderator."""
+    info: str = ""
+
+    @property
+    def resting(self) -> bool:
+        """Whether it gets nothing to draw for now."""
+        return self.maintenance or self.paused
+
+    def online(self, now: int) -> bool:
+        """Say whether it popped in the last minutes."""
+        return self.seen_at > now - ONLINE_S
+
+
+def offers(wants: PopRequest) -> dict[str, str | int | bool | list[str]]:
+    """Return what a pop says about its worker, by the names of ``Worker``."""
+    return {
+        "bridge_agent": wants.bridge_agent,
+        "models": list(dict.fromkeys(wants.models)),
+        "max_pixels": min(wants.max_pixels, 2**53),
+        "threads": wants.threads,
+        "nsfw": wants.nsfw,
+        "img2img": wants.allow_img2img,
+        "painting": wants.allow_painting,
+        "post_processing": wants.allow_post_processing,
+        "lora": wants.allow_lora,
+        "controlnet": wants.allow_controlnet,
+        "sdxl_controlnet": wants.allow_sdxl_controlnet,
+        "extra_slow": wants.extra_slow_worker,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What one worker or account has done so far; a row of its own, which only counts."""
+
+    images: int = 0
+    """Delivered: by a worker, or by an account's workers."""
+    pixelsteps: int = 0
+    kudos: int = 0
+    """Earned by them."""
+    faults: int = 0
+    """Claims that came to nothing."""
+    recent_ps: int = 0
+    """A worker's last images, each weighing less than the next: pixelsteps, and the milliseconds
+    in which it had any of them in hand."""
+    recent_ms: int = 0
+    settled_at: int = 0
+    """The last settlement it was measured at, in ms since the epoch."""
+    requests: int = 0
+    """What an account asked for: requests, images, their pixelsteps."""
+    asked_images: int = 0
+    asked_pixelsteps: int = 0
+    taxes: int = 0
+    """Kudos burned for images that were delivered to it."""
+
+    @property
+    def speed(self) -> int | None:
+        """A worker's measured speed in pixelsteps per second, None before its first image."""
+        return self.recent_ps * 1000 // self.recent_ms if self.recent_ms else None
+
+
+NOTHING_DONE = Record()
+
+
+def performance(speed: int | None) -> str:
+    """Return a worker's speed in the Horde's words."""
+    if speed is None:
+        return "No requests fulfilled yet"
+    return f"{speed / 1_000_000:.1f} megapixelsteps per second"
