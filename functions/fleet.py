@@ -4,13 +4,20 @@ from typing import Any
 from urllib.parse import unquote
 
 from horde import auth, clock, rates, store
-from horde.answers import WorkerDetails, WorkerKudos, WorkerList
+from horde.answers import (
+    ActiveModel,
+    ModelList,
+    Performance,
+    WorkerDetails,
+    WorkerKudos,
+    WorkerList,
+)
 from horde.errors import WorkerNotFound
-from horde.fleet import ONLINE_S, Record, Worker, performance
+from horde.fleet import ONLINE_S, Record, Worker, overview, performance
 from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
 from horde.model import User
-from horde.runpod import Models
-from horde.schema import WorkerQuery, parse
+from horde.runpod import Models, has_endpoint
+from horde.schema import ModelQuery, WorkerQuery, parse
 from horde.store import Store
 
 MOST_LISTED = 250
@@ -118,7 +125,82 @@ def details(
     )
 
 
+def models(call: Call) -> Answer:
+    """List the models that the operator's endpoints or any worker at work draw."""
+    query = parse(ModelQuery, dict(call.query))
+    if query.type != "image":
+        return Answer(ModelList([]))
+    configured = Settings.load().models
+    rows = [
+        row
+        for row in _models()
+        if (query.min_count is None or row.count >= query.min_count)
+        and (query.max_count is None or row.count <= query.max_count)
+        and query.model_state in ("all", "known" if row.name in configured else "custom")
+    ]
+    return Answer(ModelList(rows))
+
+
+def model(call: Call) -> Answer:
+    """Show one model, as a list; an empty one where nobody draws it."""
+    name = call.path.get("name", "")
+    return Answer(ModelList([row for row in _models() if row.name in {name, unquote(name)}]))
+
+
+def _models() -> list[ActiveModel]:
+    """Return what the census knows, and those of the operator's that an endpoint draws."""
+    seen, configured = overview(_table()), Settings.load().models
+    names = {name for name, load in seen.census.models.items() if load.workers}
+    names |= {name for name in configured if has_endpoint(configured, name)}
+    rows = []
+    for name in sorted(names):
+        load = seen.load(name)
+        row = ActiveModel(
+            name=name,
+            type="image",
+            count=load.threads,
+            performance=load.performance,
+            queued=load.pixelsteps,
+            jobs=load.images,
+            eta=load.eta(endpoint=has_endpoint(configured, name)),
+        )
+        rows.append(row)
+    return rows
+
+
+def fleet_performance(_call: Call) -> Answer:
+    """Count what waits, and who draws."""
+    census = overview(_table()).census
+    loads = census.models.values()
+    return Answer(
+        Performance(
+            queued_requests=sum(load.images for load in loads),
+            queued_text_requests=0,
+            worker_count=census.workers,
+            text_worker_count=0,
+            thread_count=census.threads,
+            text_thread_count=0,
+            queued_megapixelsteps=sum(load.pixelsteps for load in loads) / 1_000_000,
+            past_minute_megapixelsteps=0,
+            queued_forms=0,
+            interrogator_count=0,
+            interrogator_thread_count=0,
+            queued_tokens=0,
+            past_minute_tokens=0,
+        )
+    )
+
+
 ROUTES = {
+    "GET /api/v2/status/models": Route(
+        run=models, query=ModelQuery, answers={200: ModelList}, limits=rates.READ
+    ),
+    "GET /api/v2/status/models/{name}": Route(
+        run=model, answers={200: ModelList}, limits=rates.READ
+    ),
+    "GET /api/v2/status/performance": Route(
+        run=fleet_performance, answers={200: Performance}, limits=rates.READ
+    ),
     "GET /api/v2/workers": Route(
         run=workers,
         query=WorkerQuery,

@@ -271,6 +271,46 @@ class WorkerDeleted(Wire):
     deleted_name: str
 
 
+class ActiveModel(Wire):
+    """A model: who draws it and what waits for it."""
+
+    name: str
+    type: Literal["image"]
+    count: Count
+    """Threads that draw it."""
+    performance: float
+    """A worker's measured speed on average in pixelsteps per second; 0 while nobody knows."""
+    queued: float
+    """Pixelsteps that wait."""
+    jobs: float
+    """Images that wait."""
+    eta: int
+    """Seconds until all of them are drawn; 10000 where nobody draws it."""
+
+
+class ModelList(WireList[ActiveModel]):
+    """Models."""
+
+
+class Performance(Wire):
+    """The whole fleet, as of the last census. There are no text and alchemy workers."""
+
+    queued_requests: Count
+    """Images that wait."""
+    queued_text_requests: Count
+    worker_count: Count
+    text_worker_count: Count
+    thread_count: Count
+    text_thread_count: Count
+    queued_megapixelsteps: float
+    past_minute_megapixelsteps: float
+    queued_forms: Count
+    interrogator_count: Count
+    interrogator_thread_count: Count
+    queued_tokens: Count
+    past_minute_tokens: Count
+
+
 class Heartbeat(Wire):
     """The API answers."""
 

@@ -335,15 +335,19 @@ def progress(request: Request, generations: list[Generation]) -> Progress:
     )
 
 
-def wait_seconds(ahead: int, state: Progress) -> int:
+def wait_seconds(state: Progress, *, ahead: int, own: int, speed: int, workers: int) -> int:
     """Estimate the wait in seconds, at least 2 while not done (clients divide by it).
 
-    ``ahead`` is the number of images before this request's first waiting one. Six seconds an
-    image is a middling GPU's 512x512; the estimate does not know the fleet's speed.
+    ``ahead`` is the pixelsteps that wait before this request's first image, ``own`` those of one
+    image of its own; ``speed`` is what the model's ``workers`` draw together, in pixelsteps per
+    second. What is in hand is taken as just begun, by one of them. The time in which a GPU starts
+    is not in it.
     """
     if state.done:
         return 0
-    return max(2, 6 * (ahead + min(1, state.waiting)) + (4 if state.processing else 0))
+    work = ahead + state.waiting * own
+    in_hand = own * max(1, workers) if state.processing else 0
+    return max(2, -(-(work + in_hand) // max(1, speed)))
 
 
 def tickets_missing(waiting: int, per_ticket: int, queued: int) -> int:

@@ -272,6 +272,16 @@ class SubmitRequest(_Wire):
         return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
+class ModelQuery(_Wire):
+    """The query of ``GET /v2/status/models``."""
+
+    type: Literal["image", "text"] = "image"
+    min_count: Annotated[int, Field(ge=0)] | None = None
+    max_count: Annotated[int, Field(ge=0)] | None = None
+    model_state: Literal["known", "custom", "all"] = "all"
+    """``known`` are the operator's models, ``custom`` those that only volunteers draw."""
+
+
 class WorkerQuery(_Wire):
     """The query of ``GET /v2/workers``."""
 

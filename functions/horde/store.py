@@ -12,6 +12,8 @@ Items (``pk`` / ``sk``):
 ``GENERATION#<id>``   ``GENERATION``           one image of a request
 ``WORKER#<id>``       ``WORKER``               a worker, by its last pop
 ``WORKER#<id>``       ``RECORD``               what it has done so far
+``FLEET``             ``CENSUS``               the minute's census of workers and queues
+``FLEET``             ``MODES``                what the operator switched
 ``NAME#<name>``       ``NAME``                 which worker has this name, in small letters
 ``MODEL#<name>``      ``MODEL``                until when a live worker offers this model
 ``SHARED#<id>``       ``SHARED``               which user's image is in the data set (private;
@@ -42,7 +44,7 @@ from botocore.exceptions import ClientError
 
 from horde import aws, clock, kudos
 from horde.errors import Busy
-from horde.fleet import NOTHING_DONE, WORKER_KEEP_S, Record, Worker
+from horde.fleet import NOTHING_DONE, WORKER_KEEP_S, Census, Load, Queue, Record, Worker
 from horde.model import Generation, Request, State, User
 
 if TYPE_CHECKING:
@@ -846,6 +848,76 @@ class Store:
         """Say whether a worker offered a model in the last minutes."""
         item = self._get(_pk("MODEL", model))
         return item is not None and int(item["seen_at"]["N"]) > clock.now() - LIVE_S
+
+    # --- the fleet ----------------------------------------------------------------------------
+
+    def queue(self, model: str, most: int) -> Queue:
+        """Measure what waits for a model; of more than ``most`` images the best ones."""
+        images, pixelsteps = 0, 0
+        start: dict[str, Any] = {}
+        requests: set[str] = set()
+        while images < most:
+            answer = self._db.query(
+                TableName=self._table,
+                IndexName=WAITING_INDEX,
+                KeyConditionExpression="wait_model = :model",
+                ExpressionAttributeNames={"#steps": "steps"},
+                ExpressionAttributeValues={":model": {"S": model}},
+                ProjectionExpression="request_id, pixels, #steps",
+                ScanIndexForward=False,
+                Limit=most - images,
+                **start,
+            )
+            for item in answer["Items"]:
+                images += 1
+                requests.add(item["request_id"]["S"])
+                pixelsteps += int(item["pixels"]["N"]) * int(item.get("steps", {"N": "0"})["N"])
+            if "LastEvaluatedKey" not in answer:
+                break
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+        return Queue(images=images, requests=len(requests), pixelsteps=pixelsteps)
+
+    def put_census(self, census: Census) -> None:
+        """Write the minute's census over the last one."""
+        rows = {name: list(asdict(load).values()) for name, load in census.models.items()}
+        item = {"pk": {"S": "FLEET"}, "sk": {"S": "CENSUS"}, "models": {"S": _json(rows)}}
+        counts = {"at": census.at, "workers": census.workers, "threads": census.threads}
+        item |= {name: encode(value) for name, value in counts.items()}
+        self._db.put_item(TableName=self._table, Item=item)
+
+    def overview(self) -> tuple[Census, bool]:
+        """Read the last census, and whether the operator switched maintenance on."""
+        answer = self._db.query(
+            TableName=self._table,
+            KeyConditionExpression="pk = :fleet",
+            ExpressionAttributeValues={":fleet": {"S": "FLEET"}},
+        )
+        found: dict[str, Any] = {item["sk"]["S"]: item for item in answer["Items"]}
+        census, names = Census(), [spec.name for spec in fields(Load)]
+        if "CENSUS" in found:
+            item = found["CENSUS"]
+            rows = json.loads(item["models"]["S"])
+            census = Census(
+                at=int(item["at"]["N"]),
+                workers=int(item["workers"]["N"]),
+                threads=int(item["threads"]["N"]),
+                models={
+                    name: Load(**dict(zip(names, row, strict=True))) for name, row in rows.items()
+                },
+            )
+        return census, bool(found.get("MODES", {}).get("maintenance", {}).get("BOOL"))
+
+    def set_maintenance(self, *, on: bool) -> None:
+        """Switch maintenance."""
+        self._db.put_item(
+            TableName=self._table,
+            Item={
+                "pk": {"S": "FLEET"},
+                "sk": {"S": "MODES"},
+                "maintenance": {"BOOL": on},
+                "changed_at": encode(clock.now()),
+            },
+        )
 
     # --- rates --------------------------------------------------------------------------------
 

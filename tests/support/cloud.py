@@ -24,7 +24,7 @@ import requests
 from moto import mock_aws
 from PIL import Image
 
-from horde import aws, clock, rates, runpod, store
+from horde import aws, clock, fleet, rates, runpod, store
 from tests.support import template as templates
 
 ANONYMOUS = "0000000000"
@@ -539,6 +539,7 @@ def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
     runpod.connect.cache_clear()
     aws.forget_settings()
     rates.forget()
+    fleet.forget()
     with FakeRunPod().serving() as fake, pytest.MonkeyPatch.context() as patch:
         made = Cloud(template, clients, fake)
         patch.setattr(clock, "now_ms", made.clock.now_ms)
