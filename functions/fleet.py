@@ -7,6 +7,7 @@ from horde import auth, clock, rates, store
 from horde.answers import (
     ActiveModel,
     ModelList,
+    Modes,
     Performance,
     WorkerDetails,
     WorkerKudos,
@@ -191,7 +192,14 @@ def fleet_performance(_call: Call) -> Answer:
     )
 
 
+def modes(_call: Call) -> Answer:
+    """Say whether new requests are taken, as of ten seconds ago at the most."""
+    on = overview(_table()).maintenance
+    return Answer(Modes(maintenance_mode=on, invite_only_mode=False, raid_mode=False))
+
+
 ROUTES = {
+    "GET /api/v2/status/modes": Route(run=modes, answers={200: Modes}, limits=rates.READ),
     "GET /api/v2/status/models": Route(
         run=models, query=ModelQuery, answers={200: ModelList}, limits=rates.READ
     ),

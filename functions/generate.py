@@ -10,13 +10,14 @@ import uuid
 from http import HTTPStatus
 from typing import Any
 
-from horde import auth, aws, clock, images, limits, outbound, pricing, rates, sharing, store
+from horde import auth, aws, clock, fleet, images, limits, outbound, pricing, rates, sharing, store
 from horde.answers import RequestAccepted, RequestCost, Warned
 from horde.errors import (
     Busy,
     ImageValidationFailed,
     InvalidPromptSize,
     KudosUpfront,
+    MaintenanceMode,
     MissingPrompt,
     PayloadError,
     RequiresTrust,
@@ -64,6 +65,8 @@ def generate(call: Call) -> Answer:
     table = store.connect(settings.table_name)
     api_key = call.required_key()
     wish = parse(GenerateRequest, call.json())
+    if fleet.overview(table).maintenance:
+        raise MaintenanceMode
     check_prompt(wish.prompt)
     check_webhook(wish.webhook)
     user = auth.user_of(table, api_key)
@@ -309,6 +312,7 @@ ROUTES = {
             StyleNotFound,
             WorkerNotFound,
             TooManyPrompts,
+            MaintenanceMode,
             Busy,
         ),
         limits=rates.GENERATE,

@@ -1,4 +1,4 @@
-"""PUT and DELETE workers: what their owners and moderators change by hand.
+"""PUT and DELETE workers, PUT modes: what owners, moderators and admins change by hand.
 
 Apart from pop and submit: nothing else may delete an item, and a fault here stops no drawing.
 """
@@ -6,9 +6,10 @@ Apart from pop and submit: nothing else may delete an item, and a fault here sto
 from typing import Any
 
 from horde import auth, rates, store
-from horde.answers import WorkerChanged, WorkerDeleted
+from horde.answers import Modes, WorkerChanged, WorkerDeleted
 from horde.errors import (
     Busy,
+    NotAdmin,
     NothingToChange,
     NotModerator,
     NotOwner,
@@ -18,7 +19,7 @@ from horde.errors import (
 )
 from horde.fleet import Worker
 from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
-from horde.schema import WorkerChange, parse
+from horde.schema import ModesChange, WorkerChange, parse
 from horde.store import Store
 
 
@@ -86,7 +87,38 @@ def delete_worker(call: Call) -> Answer:
     return Answer(WorkerDeleted(deleted_id=worker.id, deleted_name=worker.name))
 
 
+def change_modes(call: Call) -> Answer:
+    """Switch maintenance on or off: whether new requests are taken.
+
+    For admins. Pops and submits go on, so what waits is still drawn. Each Lambda process hears of
+    it within ten seconds.
+    """
+    table, settings = _table(), Settings.load()
+    wish = parse(ModesChange, call.json())
+    auth.require_admin(auth.user_of(table, call.required_key()), settings.admins)
+    if wish.invite_only_mode or wish.raid_mode:
+        message = (
+            "There is no invite-only mode and no raid mode here: workers need a worker key of the "
+            "operator's anyway. Only maintenance_mode can be switched."
+        )
+        raise Unsupported(message, rc="BadRequest")
+    if wish.maintenance_mode is None:
+        message = "No mode change selected!"
+        raise NothingToChange(message, rc="NoHordeModSelected")
+    table.set_maintenance(on=wish.maintenance_mode)
+    on = wish.maintenance_mode
+    return Answer(Modes(maintenance_mode=on, invite_only_mode=False, raid_mode=False))
+
+
 ROUTES = {
+    "PUT /api/v2/status/modes": Route(
+        run=change_modes,
+        body=ModesChange,
+        answers={200: Modes},
+        key=Key.REQUIRED,
+        errors=(NotAdmin, NothingToChange, Unsupported),
+        limits=rates.CHANGE,
+    ),
     "PUT /api/v2/workers/{id}": Route(
         run=change_worker,
         body=WorkerChange,
@@ -101,14 +133,14 @@ ROUTES = {
             PolymorphicNameConflict,
             Busy,
         ),
-        limits=rates.WORKER_CHANGE,
+        limits=rates.CHANGE,
     ),
     "DELETE /api/v2/workers/{id}": Route(
         run=delete_worker,
         answers={200: WorkerDeleted},
         key=Key.REQUIRED,
         errors=(NotOwner, WorkerNotFound, Busy),
-        limits=rates.WORKER_CHANGE,
+        limits=rates.CHANGE,
     ),
 }
 

@@ -311,6 +311,29 @@ class Performance(Wire):
     past_minute_tokens: Count
 
 
+class Modes(Wire):
+    """How the horde is run. There is no invite-only mode and no raid mode here."""
+
+    maintenance_mode: bool
+    invite_only_mode: bool
+    raid_mode: bool
+
+
+class Newspiece(Wire):
+    """Something new."""
+
+    date_published: str
+    title: str
+    newspiece: str
+    importance: str
+    tags: list[str]
+    more_info_urls: list[str]
+
+
+class News(WireList[Newspiece]):
+    """What is new."""
+
+
 class Heartbeat(Wire):
     """The API answers."""
 

@@ -322,6 +322,19 @@ class RouteNotFound(HordeError):
         )
 
 
+class MaintenanceMode(HordeError):
+    """The operator takes no new requests for now; what waits is still drawn."""
+
+    status, rc = HTTPStatus.SERVICE_UNAVAILABLE, "MaintenanceMode"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This horde is in maintenance mode and takes no new requests; nothing was charged. "
+            "Please try again later."
+        )
+        self.headers = {"Retry-After": "60"}
+
+
 class Busy(HordeError):
     """Our own store refused to take the write in time; the client should try again."""
 

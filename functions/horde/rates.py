@@ -74,7 +74,7 @@ STATUS = (Limit(10, 60, By.PATH, trusted=120),)
 REGISTER = (Limit(10, 60, By.IP, exact=True, trusted=600),)
 """Accounts cost nothing and start with kudos that cannot be spent upfront."""
 WORKER = (Limit(60, 1, By.KEY),)
-WORKER_CHANGE = (Limit(30, 60, By.PATH),)
+CHANGE = (Limit(30, 60, By.PATH),)
 READ = (Limit(90, 60, By.PATH, trusted=600),)
 
 

@@ -289,6 +289,14 @@ class WorkerQuery(_Wire):
     name: Annotated[str, Field(max_length=100)] | None = None
 
 
+class ModesChange(_Wire):
+    """The body of ``PUT /v2/status/modes``."""
+
+    maintenance_mode: StrictBool | None = None
+    invite_only_mode: StrictBool = False
+    raid_mode: StrictBool = False
+
+
 class WorkerChange(_Wire):
     """The body of ``PUT /v2/workers/{id}``."""
 
