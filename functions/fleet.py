@@ -6,6 +6,10 @@ from urllib.parse import unquote
 from horde import auth, clock, rates, store
 from horde.answers import (
     ActiveModel,
+    AnonymousAmount,
+    ImageAmount,
+    ImageModels,
+    ImageTotals,
     ModelList,
     Modes,
     Performance,
@@ -18,9 +22,13 @@ from horde.fleet import ONLINE_S, Record, Worker, overview, performance
 from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
 from horde.model import User
 from horde.runpod import Models, has_endpoint
-from horde.schema import ModelQuery, WorkerQuery, parse
+from horde.schema import ModelQuery, ModelStatsQuery, WorkerQuery, parse
+from horde.statistics import Amount, ModelCounts, Totals
 from horde.store import Store
 
+STATS_MS = 30_000
+"""For how long a process answers the statistics it has read."""
+_kept: dict[str, tuple[int, Any]] = {}
 MOST_LISTED = 250
 """Workers listed of each part of the list."""
 
@@ -182,7 +190,7 @@ def fleet_performance(_call: Call) -> Answer:
             thread_count=census.threads,
             text_thread_count=0,
             queued_megapixelsteps=sum(load.pixelsteps for load in loads) / 1_000_000,
-            past_minute_megapixelsteps=0,
+            past_minute_megapixelsteps=_totals()[0].minute.pixelsteps / 1_000_000,
             queued_forms=0,
             interrogator_count=0,
             interrogator_thread_count=0,
@@ -190,6 +198,66 @@ def fleet_performance(_call: Call) -> Answer:
             past_minute_tokens=0,
         )
     )
+
+
+def image_totals(_call: Call) -> Answer:
+    """Count what was drawn, up to a minute late."""
+    totals, anonymous = _totals()
+
+    def shown(amount: Amount) -> ImageAmount:
+        return ImageAmount(images=amount.images, ps=amount.pixelsteps)
+
+    return Answer(
+        ImageTotals(
+            minute=shown(totals.minute),
+            hour=shown(totals.hour),
+            day=shown(totals.day),
+            month=shown(totals.month),
+            total=shown(totals.total),
+            anonymous=AnonymousAmount(
+                requests=anonymous.requests,
+                images_requested=anonymous.asked_images,
+                images=anonymous.images,
+                taxes=anonymous.taxes,
+            ),
+        )
+    )
+
+
+def image_models(call: Call) -> Answer:
+    """Count images by model, up to a minute late."""
+    query, configured = parse(ModelStatsQuery, dict(call.query)), Settings.load().models
+    counts = _model_counts()
+
+    def wanted(found: dict[str, int]) -> dict[str, int]:
+        return {
+            name: count
+            for name, count in sorted(found.items())
+            if query.model_state in ("all", "known" if name in configured else "custom")
+        }
+
+    return Answer(
+        ImageModels(day=wanted(counts.day), month=wanted(counts.month), total=wanted(counts.total))
+    )
+
+
+def _totals() -> tuple[Totals, Record]:
+    now = clock.now_ms()
+    kept = _kept.get("totals")
+    if kept is None or kept[0] <= now - STATS_MS:
+        table = _table()
+        _kept["totals"] = kept = (now, (table.totals(now), table.anonymous_record()))
+    found: tuple[Totals, Record] = kept[1]
+    return found
+
+
+def _model_counts() -> ModelCounts:
+    now = clock.now_ms()
+    kept = _kept.get("models")
+    if kept is None or kept[0] <= now - STATS_MS:
+        _kept["models"] = kept = (now, _table().model_counts(now))
+    found: ModelCounts = kept[1]
+    return found
 
 
 def modes(_call: Call) -> Answer:
@@ -200,6 +268,15 @@ def modes(_call: Call) -> Answer:
 
 ROUTES = {
     "GET /api/v2/status/modes": Route(run=modes, answers={200: Modes}, limits=rates.READ),
+    "GET /api/v2/stats/img/totals": Route(
+        run=image_totals, answers={200: ImageTotals}, limits=rates.READ
+    ),
+    "GET /api/v2/stats/img/models": Route(
+        run=image_models,
+        query=ModelStatsQuery,
+        answers={200: ImageModels},
+        limits=rates.READ,
+    ),
     "GET /api/v2/status/models": Route(
         run=models, query=ModelQuery, answers={200: ModelList}, limits=rates.READ
     ),

@@ -59,6 +59,10 @@ class HordeCommonsStack(Stack):
         webhooks.drain_into(webhook, batch=1)
         outputs.grant_read(webhook, "*.webp")
 
+        # table's stream -> tally: statistics, workers' records.
+        tally = make("tally", where, seconds=30, may=parts.COUNTING)
+        table.feed_tally(tally, dead=parts.DeadLetters(self, "NotCounted", alarms=alarms))
+
         # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
         worker = make("worker", edge, where, put, src, may=parts.REQUEUING)
         api.route(worker, "worker")

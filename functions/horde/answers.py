@@ -311,6 +311,42 @@ class Performance(Wire):
     past_minute_tokens: Count
 
 
+class ImageAmount(Wire):
+    """Images, and their pixelsteps."""
+
+    images: Count
+    ps: Count
+
+
+class AnonymousAmount(Wire):
+    """What was asked for without an account, and got: ``taxes`` are the kudos burned for it."""
+
+    requests: Count
+    images_requested: Count
+    images: Count
+    taxes: Kudos
+
+
+class ImageTotals(Wire):
+    """What was drawn: in the last full minute, the last hour, this UTC day, 31 days, and ever."""
+
+    minute: ImageAmount
+    hour: ImageAmount
+    day: ImageAmount
+    month: ImageAmount
+    total: ImageAmount
+    anonymous: AnonymousAmount
+    """Extension: ever."""
+
+
+class ImageModels(Wire):
+    """Images by model: this UTC day, 31 days, and ever."""
+
+    day: dict[str, Count]
+    month: dict[str, Count]
+    total: dict[str, Count]
+
+
 class Modes(Wire):
     """How the horde is run. There is no invite-only mode and no raid mode here."""
 

@@ -93,10 +93,13 @@ def offers(wants: PopRequest) -> dict[str, str | int | bool | list[str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What one worker or account has done so far; a row of its own, which only counts."""
+    """What a worker has done so far, or the anonymous account; a row of its own, which only counts.
+
+    The anonymous account has ``requests`` and ``asked_images``; its ``images`` are those it got.
+    """
 
     images: int = 0
-    """Delivered: by a worker, or by an account's workers."""
+    """Delivered."""
     pixelsteps: int = 0
     kudos: int = 0
     """Earned by them."""
@@ -109,11 +112,9 @@ class Record:
     settled_at: int = 0
     """The last settlement it was measured at, in ms since the epoch."""
     requests: int = 0
-    """What an account asked for: requests, images, their pixelsteps."""
     asked_images: int = 0
-    asked_pixelsteps: int = 0
     taxes: int = 0
-    """Kudos burned for images that were delivered to it."""
+    """Kudos that were burned for delivered images."""
 
     @property
     def speed(self) -> int | None:

@@ -282,6 +282,12 @@ class ModelQuery(_Wire):
     """``known`` are the operator's models, ``custom`` those that only volunteers draw."""
 
 
+class ModelStatsQuery(_Wire):
+    """The query of ``GET /v2/stats/img/models``."""
+
+    model_state: Literal["known", "custom", "all"] = "all"
+
+
 class WorkerQuery(_Wire):
     """The query of ``GET /v2/workers``."""
 

@@ -12,6 +12,9 @@ Items (``pk`` / ``sk``):
 ``GENERATION#<id>``   ``GENERATION``           one image of a request
 ``WORKER#<id>``       ``WORKER``               a worker, by its last pop
 ``WORKER#<id>``       ``RECORD``               what it has done so far
+``USER#0``            ``RECORD``               what the anonymous account asked for and got
+``STATS``             ``MINUTE#<time>``, ...   what was drawn, by minute, day and model, and ever
+``TALLIED#<id>``      ``TALLIED``              an anonymous request that is counted already
 ``FLEET``             ``CENSUS``               the minute's census of workers and queues
 ``FLEET``             ``MODES``                what the operator switched
 ``NAME#<name>``       ``NAME``                 which worker has this name, in small letters
@@ -35,17 +38,17 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from horde import aws, clock, kudos
+from horde import aws, clock, kudos, statistics
 from horde.errors import Busy
 from horde.fleet import NOTHING_DONE, WORKER_KEEP_S, Census, Load, Queue, Record, Worker
-from horde.model import Generation, Request, State, User
+from horde.model import ANONYMOUS, Generation, Request, State, User
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -59,6 +62,8 @@ LISTED_INDEX = "listed"
 WORKER_SHARDS = 4
 """The list of workers is spread over this many partitions."""
 DAY_S = 24 * 3600
+RECORD_KEEP_S = 90 * DAY_S
+"""A worker that drew nothing for this long begins anew, in seconds."""
 DUE_SHARDS = 8
 """The due index is spread over this many partitions, so that none of them is hot."""
 KEEP_S = 2 * 24 * 3600
@@ -168,6 +173,42 @@ def _waiting_of(user_id: int, model: str) -> str:
 
 def _record_key(kind: str, key: object) -> Item:
     return {"pk": {"S": f"{kind}#{key}"}, "sk": {"S": "RECORD"}}
+
+
+def _row_key(row: statistics.Row) -> Item:
+    return {"pk": {"S": row[0]}, "sk": {"S": row[1]}}
+
+
+def _flag_row(event: statistics.Event) -> statistics.Row:
+    if isinstance(event, statistics.Asked):
+        return (f"TALLIED#{event.request_id}", "TALLIED")
+    return event.entry
+
+
+def _first_day(now_ms: int) -> str:
+    return statistics.day(now_ms - (statistics.MONTH_DAYS - 1) * DAY_S * 1000)
+
+
+def _amounts(items: Iterable[Item]) -> dict[str, statistics.Amount]:
+    return {
+        item["sk"]["S"]: statistics.Amount(int(item["images"]["N"]), int(item["pixelsteps"]["N"]))
+        for item in items
+    }
+
+
+def _sum(amounts: dict[str, statistics.Amount]) -> statistics.Amount:
+    return statistics.Amount(
+        sum(amount.images for amount in amounts.values()),
+        sum(amount.pixelsteps for amount in amounts.values()),
+    )
+
+
+def _by_model(items: Iterable[Item]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for item in items:
+        name = item["model"]["S"]
+        found[name] = found.get(name, 0) + int(item["images"]["N"])
+    return found
 
 
 def _name_key(name: str) -> Item:
@@ -474,7 +515,18 @@ class Store:
         }
         back = (request.price, 0) if state is State.CENSORED else None
         more = [self._announcement(generation)] if request.webhook else []
-        return self._end(request, generation, state, entries, back, sets=sets, more=more)
+        drawn = {
+            "worker_id": encode(generation.worker_id or ""),
+            "user_id": encode(request.user_id),
+            "model": encode(generation.model),
+            "pixelsteps": encode(generation.pixelsteps),
+            "claimed_at": encode(generation.claimed_at * 1000),
+            "settled_at": sets["settled_at"],
+            "tax": encode(request.tax),
+        }
+        return self._end(
+            request, generation, state, entries, back, sets=sets, more=more, drawn=drawn
+        )
 
     def _announcement(self, generation: Generation) -> Item:
         """Return the outbox item that the stream turns into a call of the webhook."""
@@ -494,9 +546,10 @@ class Store:
         ``last_fault`` marks the request faulted in the same transaction, and due for the sweep.
         """
         back = (request.price, request.tax)
-        return self._end(request, generation, state, [], back, last_fault=last_fault)
+        more = self._blame(generation)
+        return self._end(request, generation, state, [], back, last_fault=last_fault, more=more)
 
-    def _end(
+    def _end(  # noqa: PLR0913 - one place where all ends meet
         self,
         request: Request,
         generation: Generation,
@@ -507,6 +560,7 @@ class Store:
         last_fault: bool = False,
         sets: Item | None = None,
         more: Iterable[Item] = (),
+        drawn: Item | None = None,
     ) -> bool:
         ended = self._transition(
             generation,
@@ -526,7 +580,7 @@ class Store:
             parts = [
                 ended,
                 *self._moves(moves),
-                *(self._ledger(entry, reference=generation.id) for entry in moves),
+                *(self._ledger(entry, reference=generation.id, drawn=drawn) for entry in moves),
                 *self._touch_request(request, forgiven, last_fault=last_fault),
                 *more,
             ]
@@ -590,8 +644,16 @@ class Store:
                 },
             ),
             self._check(_pk("REQUEST", request.id), still_wanted),
+            *self._blame(generation),
         ]
         return self._holds(parts)
+
+    def _blame(self, generation: Generation) -> list[Item]:
+        """Count a claim that came to nothing in its worker's record."""
+        if generation.state is not State.PROCESSING or generation.worker_id is None:
+            return []
+        row = ("WORKER#" + generation.worker_id, "RECORD")
+        return [self._add(row, statistics.Counter({"faults": 1}))]
 
     def _transition(self, generation: Generation, expression: str, values: Item) -> Item:
         same_state_and_lease = "#state = :seen AND attempt = :attempt"
@@ -919,6 +981,133 @@ class Store:
             },
         )
 
+    # --- statistics ---------------------------------------------------------------------------
+
+    def tally(self, events: Sequence[statistics.Event]) -> int:
+        """Count events that were not counted before; returns how many.
+
+        Each is flagged in the transaction that counts it: a settlement in its ledger entry, a
+        request by an item of its own, since others write the request.
+        """
+        left = list({_flag_row(event): event for event in events}.values())
+        while left:
+            counts = statistics.counters(left)
+            if len(left) > 1 and len(left) + len(counts) > BATCH:
+                half = len(left) // 2
+                return self.tally(left[:half]) + self.tally(left[half:])
+            flags = [self._flag(event) for event in left]
+            try:
+                self._transact([*flags, *self._counts(left, counts)])
+            except ConditionFailed as failed:
+                left = [event for i, event in enumerate(left) if i not in failed.which]
+            else:
+                return len(left)
+        return 0
+
+    def _flag(self, event: statistics.Event) -> Item:
+        if isinstance(event, statistics.Asked):
+            pk, sk = _flag_row(event)
+            gone = encode(clock.now() + KEEP_S)
+            return self._new({"pk": {"S": pk}, "sk": {"S": sk}, "gone_at": gone})
+        not_counted = "attribute_exists(pk) AND attribute_not_exists(tallied)"
+        return {
+            "Update": {
+                "TableName": self._table,
+                "Key": _row_key(event.entry),
+                "ConditionExpression": not_counted,
+                "UpdateExpression": "SET tallied = :true",
+                "ExpressionAttributeValues": {":true": encode(value=True)},
+            }
+        }
+
+    def _counts(
+        self, events: list[statistics.Event], counts: dict[statistics.Row, statistics.Counter]
+    ) -> list[Item]:
+        drawn: dict[str, list[statistics.Settled]] = {}
+        for event in events:
+            if isinstance(event, statistics.Settled):
+                drawn.setdefault(event.worker_id, []).append(event)
+        records = {
+            item["pk"]["S"].partition("#")[2]: from_item(Record, item)
+            for item in self._batch(_record_key("WORKER", worker) for worker in drawn)
+        }
+        paces = {
+            (f"WORKER#{worker}", "RECORD"): statistics.pace(
+                records.get(worker, NOTHING_DONE), theirs
+            )
+            for worker, theirs in drawn.items()
+        }
+        return [self._add(row, counter, paces.get(row)) for row, counter in counts.items()]
+
+    def _add(
+        self, row: statistics.Row, counter: statistics.Counter, sets: dict[str, int] | None = None
+    ) -> Item:
+        """Add to an item's numbers, and set some; an item that is not there begins at nothing."""
+        fixed: dict[str, Any] = dict(sets or {})
+        if counter.gone_at:
+            fixed["gone_at"] = counter.gone_at
+        elif row[0].startswith("WORKER#"):
+            fixed["gone_at"] = clock.now() + RECORD_KEEP_S
+        if counter.model:
+            fixed["model"] = counter.model
+        names = {f"#{name}": name for name in [*counter.add, *fixed]}
+        update = "ADD " + ", ".join(f"#{name} :{name}" for name in counter.add)
+        if fixed:
+            update = "SET " + ", ".join(f"#{name} = :{name}" for name in fixed) + " " + update
+        return {
+            "Update": {
+                "TableName": self._table,
+                "Key": _row_key(row),
+                "UpdateExpression": update,
+                "ExpressionAttributeNames": names,
+                "ExpressionAttributeValues": {
+                    f":{name}": encode(value) for name, value in (counter.add | fixed).items()
+                },
+            }
+        }
+
+    def anonymous_record(self) -> Record:
+        """Read what the anonymous account asked for and got."""
+        item = self._get(_record_key("USER", ANONYMOUS.id))
+        return from_item(Record, item) if item else NOTHING_DONE
+
+    def totals(self, now_ms: int) -> statistics.Totals:
+        """Sum the counters of what was drawn; ``now_ms`` is the time to look back from."""
+        minutes = self._stats(statistics.minute(now_ms - 3_600_000), statistics.minute(now_ms))
+        days = self._stats(_first_day(now_ms), statistics.day(now_ms))
+        total = self._stats("TOTAL", "TOTAL")
+        none = statistics.Amount()
+        return statistics.Totals(
+            minute=_amounts(minutes).get(statistics.minute(now_ms - 60_000), none),
+            hour=_sum(_amounts(minutes)),
+            day=_amounts(days).get(statistics.day(now_ms), none),
+            month=_sum(_amounts(days)),
+            total=_sum(_amounts(total)),
+        )
+
+    def model_counts(self, now_ms: int) -> statistics.ModelCounts:
+        """Sum the counters of images by model."""
+        today = f"MODEL{statistics.day(now_ms)}#"
+        month = self._stats(f"MODEL{_first_day(now_ms)}#", f"{today}~")
+        return statistics.ModelCounts(
+            day=_by_model(item for item in month if item["sk"]["S"].startswith(today)),
+            month=_by_model(month),
+            total=_by_model(self._stats("MODEL#", "MODEL#~")),
+        )
+
+    def _stats(self, first: str, last: str) -> list[Item]:
+        """Read the counters between two sort keys, both included."""
+        pages = self._db.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression="pk = :stats AND sk BETWEEN :first AND :last",
+            ExpressionAttributeValues={
+                ":stats": {"S": "STATS"},
+                ":first": {"S": first},
+                ":last": {"S": last},
+            },
+        )
+        return [dict(item) for page in pages for item in page["Items"]]
+
     # --- rates --------------------------------------------------------------------------------
 
     def count(self, subject: str, windows: list[int], now: int) -> list[int]:
@@ -1103,7 +1292,8 @@ class Store:
             for user_id, amount in sums.items()
         ]
 
-    def _ledger(self, entry: kudos.Entry, *, reference: str) -> Item:
+    def _ledger(self, entry: kudos.Entry, *, reference: str, drawn: Item | None = None) -> Item:
+        """Append an entry; a reward says what was ``drawn``, for ``tally``."""
         now, event = clock.iso(clock.now_ms()), uuid.uuid4()
         return self._new(
             {
@@ -1113,6 +1303,7 @@ class Store:
                 "amount": {"N": str(entry.amount)},
                 "postings": {"M": {key: encode(value) for key, value in entry.postings.items()}},
                 "reference": {"S": reference},
+                **(drawn or {} if entry.kind is kudos.Kind.REWARD else {}),
             }
         )
 
