@@ -9,10 +9,11 @@ PY := $(VENV)/bin/python
 REQ := requirements
 CDK := JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION=20,21,23 node_modules/.bin/cdk
 DONE := $(VENV)/stamps
+CLIENTS := build/clients-venv
 export PYTHONPATH := functions:.
 export CDK_DISABLE_CLI_TELEMETRY := true
 
-.PHONY: help setup tools demo grid up down test check lock synth deploy clean
+.PHONY: help setup tools demo grid up down test check fuzz lock synth deploy clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -41,13 +42,16 @@ check: setup ## the fast part of test
 	$(PY) -m mypy
 	$(PY) -m pytest -n 2 -m 'not slow and not e2e'
 
+fuzz: setup ## the API against its own description, FUZZ=1000 examples for each operation
+	FUZZ=$(or $(FUZZ),1000) $(PY) -m pytest -n 2 -v tests/flows/test_api.py tests/flows/test_fuzz.py
+
 synth: setup ## the CloudFormation template, into cdk.out/
 	$(CDK) synth --quiet
 
 deploy: setup ## to the AWS account of your credentials; CONTEXT='-c name=value' sets settings
 	$(CDK) deploy $(CONTEXT)
 
-setup: tools $(DONE)/torch $(DONE)/node $(DONE)/layer ## what all the others need; nothing where nothing changed
+setup: tools $(DONE)/torch $(DONE)/node $(DONE)/layer $(CLIENTS)/stamp ## what all the others need; nothing where nothing changed
 
 clean: down ## remove what was made, but for .venv and node_modules
 	rm -rf build cdk.out .local demo-images .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -86,12 +90,19 @@ $(DONE)/torch: $(DONE)/dev $(REQ)/torch-cpu.txt $(REQ)/torch.txt
 	@touch $@
 
 $(DONE)/node: package.json package-lock.json | $(DONE)/venv
-	@echo 'setup: the AWS CDK'
+	@echo 'setup: the AWS CDK, a Horde client of npm'
 	@$(call QUIETLY,npm ci --no-audit --no-fund,npm ci)
 	@touch $@
 
-$(DONE)/layer: $(DONE)/dev $(REQ)/lambda.txt layers/build.py
+$(DONE)/layer: $(DONE)/dev $(DONE)/node $(REQ)/lambda.txt layers/build.py
 	@$(PY) -m layers.build host
+	@touch $@
+
+# In an environment of their own: they bring what this project does not want beside its own packages.
+$(CLIENTS)/stamp: $(DONE)/venv $(REQ)/clients.txt
+	@echo "setup: other people's Horde clients, for the tests"
+	@$(call QUIETLY,$(VENV)/bin/uv venv --clear --python $(PY) $(CLIENTS),venv)
+	@$(call QUIETLY,$(VENV)/bin/uv pip install --python $(CLIENTS)/bin/python --no-deps --require-hashes -r $(REQ)/clients.txt,$(REQ)/clients.txt)
 	@touch $@
 
 LOCK = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -103,3 +114,4 @@ lock: $(DONE)/venv ## lock requirements/*.in anew
 	for name in lambda worker; do $(LOCK) --constraints $(REQ)/dev.txt \
 		--output-file $(REQ)/$$name.txt $(REQ)/$$name.in || exit 1; done
 	$(LOCK) --output-file $(REQ)/torch.txt $(REQ)/torch.in
+	$(LOCK) --override $(REQ)/clients-overrides.in --output-file $(REQ)/clients.txt $(REQ)/clients.in

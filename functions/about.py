@@ -1,21 +1,64 @@
 """What the API says about itself, and the answer to every unknown route. Touches no data."""
 
+import base64
 import json
+from collections.abc import Callable
 from functools import cache
-from pathlib import Path
+from html import escape
+from importlib.resources import files
 from typing import Any
 
 from horde import VERSION, openapi
-from horde.answers import Heartbeat, News, Newspiece
+from horde.answers import Document, Heartbeat, News, Newspiece
 from horde.errors import MethodNotAllowed, RouteNotFound
-from horde.http import Answer, ApiSettings, Call, Route, serve
+from horde.http import HTML, Answer, ApiSettings, Call, Route, serve
+from horde.schema import DocumentQuery, parse
+from horde.sharing import TERMS_VERSION
 
-NEWS = Path(__file__).parent / "horde" / "news.json"
-"""What happened on this horde, newest first, kept by hand."""
+HEAD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem }}
+td, th {{ border: 1px solid; padding: .3rem .5rem; text-align: left }} table {{ border-collapse: collapse }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #111; color: #ddd }} a {{ color: #8cf }} }}
+</style></head><body>
+"""  # noqa: E501 - one line for a rule
+HOME = """<h1>Horde Commons</h1>
+<p>A serverless AI Horde. Any AI Horde client draws here with this address as its base URL. What its
+authors agree to share becomes an open data set for LAION; sharing costs a tax of 1 kudos per image
+instead of 3, and anonymous text-to-image is always shared.</p>
+<ul>
+<li><a href="/register">Open an account</a></li>
+<li><a href="/api/">The API</a>, and <a href="/api/swagger.json">its description</a> (OpenAPI)</li>
+<li><a href="/terms">Terms of service</a> and <a href="/privacy">privacy policy</a></li>
+</ul>
+"""
+DOCS = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Horde Commons API</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="/api/swagger-ui.css"></head>
+<body><div id="swagger-ui"><p>This page needs JavaScript; the
+<a href="/api/swagger.json">description</a> itself does not.</p></div>
+<script src="/api/swagger-ui-bundle.js"></script><script src="/api/swagger-ui-init.js"></script>
+</body></html>
+"""
+INIT = """SwaggerUIBundle({url: "/api/swagger.json", dom_id: "#swagger-ui", deepLinking: true});
+"""
+POLICY = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+}
+A_DAY = {"Cache-Control": "public, max-age=86400"}
 
 
 class Settings(ApiSettings):
-    """Nothing of its own."""
+    """How to reach whoever runs this."""
+
+    contact: str
 
 
 def heartbeat(_call: Call) -> Answer:
@@ -24,13 +67,15 @@ def heartbeat(_call: Call) -> Answer:
 
 
 def news(_call: Call) -> Answer:
-    """Say what is new, newest first."""
+    """Say what is new, newest first: ``horde/news.json``, kept by hand."""
     return Answer(_news())
 
 
 @cache
 def _news() -> News:
-    return News([Newspiece(**piece) for piece in json.loads(NEWS.read_text())])
+    return News(
+        [Newspiece(**piece) for piece in json.loads((files("horde") / "news.json").read_text())]
+    )
 
 
 def swagger(_call: Call) -> Answer:
@@ -38,9 +83,68 @@ def swagger(_call: Call) -> Answer:
     return Answer(openapi.document())
 
 
+def terms(call: Call) -> Answer:
+    """Show the terms of service."""
+    return _document("terms", call)
+
+
+def privacy(call: Call) -> Answer:
+    """Show the privacy policy."""
+    return _document("privacy", call)
+
+
+def _document(name: str, call: Call) -> Answer:
+    wish = parse(DocumentQuery, dict(call.query))
+    if wish.format == "markdown":
+        return Answer(Document(markdown=markdown(name)))
+    return Answer(Document(html=html(name)))
+
+
+def markdown(name: str) -> str:
+    """Return a document of ``horde/documents``, with the operator's contact."""
+    contact = Settings.load().contact
+    who = f"Operated by {contact}." if contact else "Ask whoever gave you this address for contact."
+    text = files("horde").joinpath("documents", f"{name}.md").read_text("utf-8")
+    return text.replace("{terms_version}", TERMS_VERSION).replace("{operator}", who)
+
+
+@cache
+def html(name: str) -> str:
+    """Return a document as HTML; what is no Markdown in it is escaped."""
+    from markdown_it import MarkdownIt  # noqa: PLC0415 - for these two pages alone
+
+    return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown(name)))
+
+
+def _page(title: str, body: str) -> Answer:
+    return Answer(HEAD.format(title=escape(title)) + body, kind=HTML, headers=POLICY)
+
+
+def _asset(name: str, kind: str) -> Answer:
+    """Return a file of Swagger UI as the layer has it, compressed."""
+    body = files("swagger_ui").joinpath(f"{name}.gz").read_bytes()
+    headers = {**A_DAY, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    return Answer(base64.b64encode(body).decode(), kind=kind, headers=headers, is_base64=True)
+
+
+PAGES: dict[str, Callable[[], Answer]] = {
+    "": lambda: _page("Horde Commons", HOME),
+    "/terms": lambda: _page("Terms of service", html("terms")),
+    "/privacy": lambda: _page("Privacy policy", html("privacy")),
+    "/api": lambda: Answer(DOCS, kind=HTML, headers=POLICY),
+    "/api/swagger-ui.css": lambda: _asset("swagger-ui.css", "text/css"),
+    "/api/swagger-ui-bundle.js": lambda: _asset("swagger-ui-bundle.js", "text/javascript"),
+    "/api/swagger-ui-init.js": lambda: Answer(INIT, kind="text/javascript", headers=A_DAY),
+}
+"""For people's browsers, with or without a slash at the end; no part of the API."""
+
+
 def unknown(call: Call) -> Answer:
-    """Refuse what no other route takes."""
-    methods = openapi.methods_of(call.raw_path)
+    """Show a page, or refuse what no route takes."""
+    page = PAGES.get(call.raw_path.rstrip("/"))
+    methods = ["GET", "HEAD"] if page else openapi.methods_of(call.raw_path)
+    if page and call.method in methods:
+        return page()
     if methods:
         raise MethodNotAllowed(", ".join(methods))
     raise RouteNotFound
@@ -49,6 +153,10 @@ def unknown(call: Call) -> Answer:
 ROUTES = {
     "GET /api/v2/status/heartbeat": Route(run=heartbeat, answers={200: Heartbeat}),
     "GET /api/v2/status/news": Route(run=news, answers={200: News}),
+    "GET /api/v2/documents/terms": Route(run=terms, query=DocumentQuery, answers={200: Document}),
+    "GET /api/v2/documents/privacy": Route(
+        run=privacy, query=DocumentQuery, answers={200: Document}
+    ),
     "GET /api/swagger.json": Route(run=swagger, answers={200: "application/json"}, hidden=True),
     "$default": Route(run=unknown, answers={}, errors=(RouteNotFound, MethodNotAllowed)),
 }

@@ -79,12 +79,20 @@ def generate(call: Call) -> Answer:
     )
     baseline = settings.models[model].baseline if model in settings.models else ""
     price = pricing.quote(wish, shared=sharing_decision.shared, baseline=baseline)
+    available = user.kudos - user.floor
+    reduced = None
+    if wish.allow_downgrade and limits.lacks_upfront(wish, total=price.total, available=available):
+        wish = limits.downgraded(wish)
+        price = pricing.quote(wish, shared=sharing_decision.shared, baseline=baseline)
+        reduced = limits.reduced_to(wish)
     if wish.dry_run:
         return Answer(RequestCost(kudos=price.total))
     waiting = table.waiting_of(user, model, limits.concurrency(user))
     limits.check_concurrency(user, waiting=waiting, n=wish.params.n)
-    limits.check_upfront(wish, total=price.total, available=user.kudos - user.floor)
-    source = images.source_webp(wish.source_image) if wish.source_image else None
+    limits.check_upfront(wish, total=price.total, available=available)
+    source = None
+    if wish.source_image:
+        source = images.source_of(wish.source_image, wish.source_mask, paints=wish.paints)
 
     request, generations = plan(
         wish,
@@ -96,11 +104,13 @@ def generate(call: Call) -> Answer:
         workers=worker_ids,
     )
     if source is not None and request.source_key is not None:
-        images.put_webp(aws.s3(), settings.sources_bucket, request.source_key, source)
+        images.put_webp(aws.s3(), settings.sources_bucket, request.source_key, source.image)
+        if source.mask is not None and request.mask_key is not None:
+            images.put_webp(aws.s3(), settings.sources_bucket, request.mask_key, source.mask)
     table.accept(request, generations, user)
 
     possible = has_endpoint(settings.models, model) or table.model_is_live(model)
-    messages = [sharing_decision.message, None if possible else NO_WORKER]
+    messages = [sharing_decision.message, reduced, None if possible else NO_WORKER]
     answer = RequestAccepted(
         id=request.id,
         kudos=price.total,
@@ -146,9 +156,6 @@ def check_drawable(wish: GenerateRequest) -> None:  # noqa: C901, PLR0912 - a fl
     if wish.source_image and wish.source_processing == "remix":
         message = "source_processing 'remix' is not supported yet."
         raise Unsupported(message, rc="InvalidRemix")
-    if wish.source_mask or (wish.source_image and wish.source_processing != "img2img"):
-        message = "Masks, inpainting and outpainting are not supported yet."
-        raise Unsupported(message)
     if params.control_type or params.image_is_control or params.return_control_map:
         message = "ControlNet is not supported yet."
         raise Unsupported(message, rc="ControlNetUnsupported")
@@ -238,7 +245,9 @@ def plan(
         share_reason=decision.reason,
         nsfw=wish.nsfw,
         r2=wish.r2,
-        source_key=f"{request_id}.webp" if img2img else None,
+        source_key=f"{request_id}_src.webp" if img2img else None,
+        source_processing=wish.source_processing if img2img else None,
+        mask_key=f"{request_id}_msk.webp" if wish.paints else None,
         webhook=wish.webhook,
     )
     generations = [
@@ -252,7 +261,10 @@ def plan(
             priority=priority(user.kudos, created_at),
             created_at=created_at,
             batch_key=batch_key(
-                model, params, img2img=img2img, alone=request_id if wish.disable_batching else ""
+                model,
+                params,
+                kind=wish.source_processing if img2img else "",
+                alone=request_id if wish.disable_batching else "",
             ),
             pixels=params.width * params.height,
             ttl=ttl,
@@ -260,7 +272,7 @@ def plan(
             steps=math.ceil(pricing.accurate_steps(params, img2img=img2img)),
             nsfw=wish.nsfw,
             img2img=img2img,
-            painting=img2img and wish.source_processing in ("inpainting", "outpainting"),
+            painting=wish.paints,
             trusted_only=wish.trusted_workers,
             hasty=not wish.slow_workers,
             patient=wish.extra_slow_workers,

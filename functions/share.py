@@ -15,10 +15,8 @@ from urllib.parse import unquote_plus
 from horde import aws, clock, images, store
 from horde.http import logger
 from horde.model import Generation, Request, State
-from horde.sharing import Reason
+from horde.sharing import LICENSE, TERMS_VERSION, Reason
 
-LICENSE = "CC0-1.0"
-TERMS_VERSION = "2026-11"
 MAX_PAUSE_S = 300
 
 

@@ -1,4 +1,4 @@
-"""GET check and status, DELETE status: how far a request is, and its images.
+"""GET check and status, DELETE status, POST rate: how far a request is, and its images.
 
 No key is asked for: a request's UUID is the capability, as every client expects.
 
@@ -10,12 +10,13 @@ worker that takes one meanwhile delivers it, charged.
 import base64
 from typing import Any
 
-from horde import aws, clock, ending, fleet, images, rates, store
-from horde.answers import GeneratedImage, Remark, RequestCheck, RequestStatus
-from horde.errors import Busy, RequestNotFound
+from horde import aws, clock, ending, fleet, images, rates, ratings, sharing, store
+from horde.answers import GeneratedImage, Rated, Remark, RequestCheck, RequestStatus
+from horde.errors import AestheticsError, Busy, RequestNotFound
 from horde.http import Answer, ApiSettings, Call, Route, is_uuid, serve
 from horde.model import DELIVERED, Generation, Progress, Request, State, progress, wait_seconds
 from horde.runpod import Models, has_endpoint
+from horde.schema import RateRequest, parse
 from horde.store import Store
 
 QUEUE_DEPTH = 100
@@ -50,6 +51,28 @@ def cancel(call: Call) -> Answer:
     answer = Answer(_full(request, generations))
     ending.cancel(_table(), request, generations)
     return answer
+
+
+def rate(call: Call) -> Answer:
+    """Rate the images of a finished shared request, once.
+
+    Ratings are kept with the data set; they earn the request's owner kudos, whoever rates.
+    """
+    wish = parse(RateRequest, call.json())
+    request, generations = _find(call)
+    ratings.check(wish, request, generations)
+    reward = ratings.reward(wish, request, generations)
+    kept = _table().rate(
+        request,
+        {one.id.lower(): one.model_dump(exclude={"id"}, exclude_none=True) for one in wish.ratings},
+        best=wish.best.lower() if wish.best else None,
+        reward=reward,
+    )
+    if not kept:
+        message = "This request has been rated already."
+        raise AestheticsError(message, rc="AestheticsAlreadyExist")
+    nobody = "Thank you! Anonymous requests earn no kudos; register at /register to earn some."
+    return Answer(Rated(reward=reward, message=nobody if request.anonymous else None))
 
 
 def _table() -> Store:
@@ -113,8 +136,12 @@ def _full(request: Request, generations: list[Generation]) -> RequestStatus:
         if generation.state in DELIVERED:
             img = _img(request, generation, budget)
             budget -= 0 if request.r2 else len(img)
-            shown.append(_generation(generation, img))
-    return RequestStatus(**_counts(request, generations), shared=request.shared, generations=shown)
+            shown.append(_generation(request, generation, img))
+    return RequestStatus(
+        **_counts(request, generations),
+        shared=sharing.reaches_data_set(request, generations),
+        generations=shown,
+    )
 
 
 def _img(request: Request, generation: Generation, budget: int) -> str:
@@ -129,7 +156,7 @@ def _img(request: Request, generation: Generation, budget: int) -> str:
     return images.download_url(aws.s3(), bucket, generation.image_key)
 
 
-def _generation(generation: Generation, img: str) -> GeneratedImage:
+def _generation(request: Request, generation: Generation, img: str) -> GeneratedImage:
     return GeneratedImage(
         img=img,
         seed=str(generation.drawn_seed if generation.drawn_seed is not None else ""),
@@ -140,6 +167,7 @@ def _generation(generation: Generation, img: str) -> GeneratedImage:
         worker_name=generation.worker_name or "",
         model=generation.model,
         state="censored" if generation.state is State.CENSORED else "ok",
+        shared=sharing.reaches_data_set(request, [generation]),
     )
 
 
@@ -149,6 +177,13 @@ ROUTES = {
     ),
     "GET /api/v2/generate/status/{id}": Route(
         run=status, answers={200: RequestStatus}, errors=(RequestNotFound,), limits=rates.STATUS
+    ),
+    "POST /api/v2/generate/rate/{id}": Route(
+        run=rate,
+        body=RateRequest,
+        answers={200: Rated},
+        errors=(RequestNotFound, AestheticsError, Busy),
+        limits=rates.RATE,
     ),
     "DELETE /api/v2/generate/status/{id}": Route(
         run=cancel,

@@ -47,9 +47,10 @@ def sweep_due(table: Store, due: Due, now: int) -> None:
         return
     request = table.request(due.id)
     if request is not None and ending.end_request(table, request, now):
-        if request.source_key is not None:
-            bucket = Settings.load().sources_bucket
-            aws.s3().delete_object(Bucket=bucket, Key=request.source_key)
+        bucket = Settings.load().sources_bucket
+        for key in (request.source_key, request.mask_key):
+            if key is not None:
+                aws.s3().delete_object(Bucket=bucket, Key=key)
         table.close(request)
 
 

@@ -269,7 +269,10 @@ def _claim(table: Store, generation: Generation, worker: Worker) -> list[Generat
 
 def _job(request: Request, generation: Generation) -> Job:
     settings = Settings.load()
-    source = request.source_key
+
+    def given(key: str | None) -> str | None:
+        return images.download_url(aws.s3(), settings.sources_bucket, key) if key else None
+
     return Job(
         id=generation.id,
         model=generation.model,
@@ -282,10 +285,9 @@ def _job(request: Request, generation: Generation) -> Job:
         },
         r2_upload=images.upload_url(aws.s3(), settings.outputs_bucket, generation.image_key),
         shared=request.shared,
-        source_image=images.download_url(aws.s3(), settings.sources_bucket, source)
-        if source
-        else None,
-        source_processing="img2img" if source else None,
+        source_image=given(request.source_key),
+        source_processing=request.source_processing,
+        source_mask=given(request.mask_key),
     )
 
 
@@ -312,6 +314,7 @@ def _popped(
         shared=lead.shared,
         source_image=lead.source_image,
         source_processing=lead.source_processing,
+        source_mask=lead.source_mask,
         jobs=jobs if wants.mixed_batch else None,
     )
 

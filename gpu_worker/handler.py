@@ -124,7 +124,10 @@ class Worker:
             data = self._horde.fetch_source(job)
             if data is None:
                 return None
-            return images.decode_source(data, int(job.payload["width"]), int(job.payload["height"]))
+            width, height = int(job.payload["width"]), int(job.payload["height"])
+            if job.paints:
+                return images.decode_painting(data, self._horde.fetch_mask(job), width, height)
+            return images.decode_source(data, width, height)
         except Exception as error:  # noqa: BLE001 - one job's source is no other job's trouble
             return error
 

@@ -24,6 +24,8 @@ State = Literal["ok", "censored", "faulted"]
 Payload = Mapping[str, Any]
 T = TypeVar("T")
 
+PAINTING = ("inpainting", "outpainting")
+"""The kinds of source_processing that paint a part of the source image anew."""
 AGENT = "Horde Commons gpu_worker:0.1.0:https://github.com/horde-commons"
 """`name:version:url`, the form that the Horde asks of bridges."""
 
@@ -77,6 +79,13 @@ class Job:
     source_image: str | None = None
     """URL or base64."""
     source_processing: str | None = None
+    source_mask: str | None = None
+    """URL or base64; white is painted anew."""
+
+    @property
+    def paints(self) -> bool:
+        """Whether only a part of the source image is painted anew."""
+        return bool(self.source_image) and self.source_processing in PAINTING
 
     @property
     def seed(self) -> int:
@@ -122,6 +131,7 @@ def _job(raw: Payload, payload: Payload, now: float) -> Job:
         upload_url=raw.get("r2_upload"),
         source_image=raw.get("source_image"),
         source_processing=raw.get("source_processing"),
+        source_mask=raw.get("source_mask"),
     )
 
 
@@ -155,7 +165,7 @@ class Horde:
                 "threads": 1,
                 "nsfw": True,
                 "allow_img2img": True,
-                "allow_painting": False,
+                "allow_painting": True,
                 "allow_lora": False,
                 "allow_controlnet": False,
                 "allow_post_processing": False,
@@ -173,7 +183,13 @@ class Horde:
 
     def fetch_source(self, job: Job) -> bytes | None:
         """Fetch the source image, at most SOURCE_BYTES of it; None for text-to-image."""
-        source = job.source_image
+        return self._fetch(job.source_image)
+
+    def fetch_mask(self, job: Job) -> bytes | None:
+        """Fetch the mask of a job that paints, or None where the source image carries it."""
+        return self._fetch(job.source_mask) if job.paints else None
+
+    def _fetch(self, source: str | None) -> bytes | None:
         if not source:
             return None
         if source.startswith(("http://", "https://")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from gpu_worker.horde import BadJobError
 
@@ -18,17 +18,35 @@ WEBP_QUALITY = 95
 
 def decode_source(data: bytes, width: int, height: int) -> Image.Image:
     """Read the source image as RGB in the size of the drawing. Raises BadJobError."""
+    return _decode(data).convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+
+
+def decode_painting(data: bytes, mask: bytes | None, width: int, height: int) -> Image.Image:
+    """Read a source image that is painted anew in part: RGBA, opaque where it is kept.
+
+    `mask` is white where it is painted; without one the image's own transparency says so. Raises
+    BadJobError.
+    """
+    source = _decode(data).convert("RGBA")
+    keep = ImageOps.invert(_decode(mask).convert("L")) if mask else source.getchannel("A")
+    # Colour and mask apart: resizing RGBA would mix hidden colours in at the edges.
+    image = source.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    image.putalpha(keep.resize((width, height), Image.Resampling.BILINEAR))
+    return image
+
+
+def _decode(data: bytes) -> Image.Image:
     try:
         # The header alone is read here, so a bomb is refused before it is unpacked.
         with Image.open(io.BytesIO(data), formats=SOURCE_FORMATS) as image:
             if image.width * image.height > SOURCE_PIXELS:
                 message = f"the source image is larger than {SOURCE_PIXELS} pixels"
                 raise BadJobError(message)
-            rgb = image.convert("RGB")
+            image.load()
+            return image
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         message = "the source image is unreadable"
         raise BadJobError(message) from error
-    return rgb.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def encode_webp(image: Image.Image) -> bytes:

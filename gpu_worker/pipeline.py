@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gpu_worker import upscale
-from gpu_worker.horde import BadJobError, Job
+from gpu_worker.horde import PAINTING, BadJobError, Job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -67,6 +67,8 @@ class Pass:
     tiling: bool
     strength: float | None
     """Share of the steps that is run from the source image; None for text-to-image."""
+    paints: bool
+    """Whether only a part of the source image is painted anew."""
     hires_strength: float | None
     """The same for the second pass of hires_fix; None without it."""
 
@@ -74,8 +76,8 @@ class Pass:
     def of(cls, job: Job) -> Pass:
         """Read a job's payload. Raises BadJobError: what cannot be done is never left out."""
         payload = job.payload
-        if job.source_image and job.source_processing not in (None, "img2img"):
-            _refuse("source_processing other than img2img")
+        if job.source_image and job.source_processing not in (None, "img2img", *PAINTING):
+            _refuse("this source_processing")
         for name in ("post_processing", "loras", "tis", "control_type", "workflow", "transparent"):
             if payload.get(name):
                 _refuse(name)
@@ -94,6 +96,7 @@ class Pass:
                 cfg_scale=float(payload.get("cfg_scale", 5.0)),
                 clip_skip=int(payload.get("clip_skip") or 1),
                 tiling=bool(payload.get("tiling")),
+                paints=job.paints,
                 strength=_strength(payload, "denoising_strength", IMG2IMG_STRENGTH)
                 if is_img2img
                 else None,
@@ -149,6 +152,10 @@ class Pipeline:
             **self._text2img.components, requires_safety_checker=False
         )
         self._img2img.set_progress_bar_config(disable=True)
+        self._inpaint = diffusers.StableDiffusionInpaintPipeline(
+            **self._text2img.components, requires_safety_checker=False
+        )
+        self._inpaint.set_progress_bar_config(disable=True)
         self._schedule = dict(self._text2img.scheduler.config)
         self._model_name = settings.model_name
         self._max_batch = settings.max_batch
@@ -161,8 +168,9 @@ class Pipeline:
     ) -> list[Image.Image]:
         """Draw the jobs, those that allow it in one pass, and return the images in their order.
 
-        `sources` holds each job's source image, already in the size of its drawing. Raises
-        MemoryError when the device's memory is too small for the batch.
+        `sources` holds each job's source image, already in the size of its drawing; one that is
+        painted anew in part is RGBA, opaque where it is kept. Raises MemoryError when the device's
+        memory is too small for the batch.
         """
         passes: dict[Pass, list[int]] = {}
         wanted = [Pass.of(job) for job in jobs]
@@ -180,7 +188,16 @@ class Pipeline:
                     [sources[number] if sources else None for number in chunk],
                 )
                 images.update(zip(chunk, drawn, strict=True))
-        return [self._in_size(images[number], wanted[number]) for number in range(len(jobs))]
+        sized = [self._in_size(images[number], wanted[number]) for number in range(len(jobs))]
+        # What is kept is the source's own pixels, not what the autoencoder made of them.
+        return [
+            Image.composite(source.convert("RGB"), drawing, source.getchannel("A"))
+            if pass_.paints and source is not None
+            else drawing
+            for drawing, pass_, source in zip(
+                sized, wanted, sources or [None] * len(jobs), strict=True
+            )
+        ]
 
     def _drawable(self, wanted: Pass) -> Pass:
         """Return the pass in the only size that the model draws; hires_fix is the upscaler's."""
@@ -226,13 +243,20 @@ class Pipeline:
         }
         if common.strength is not None:
             size = (common.width, common.height)
+            given = [source for source in sources if source is not None]
+            if common.paints:
+                # White is painted. Nearest, so that no pixel is half kept and half painted.
+                masks = [ImageOps.invert(source.getchannel("A")) for source in given]
+                shared["mask_image"] = [
+                    mask.resize(size, Image.Resampling.NEAREST) for mask in masks
+                ]
+                shared |= {"width": common.width, "height": common.height}
+                given = [source.convert("RGB") for source in given]
             return self._refine(
                 common,
                 image=[
-                    source
-                    if source is None or source.size == size
-                    else source.resize(size, Image.Resampling.LANCZOS)
-                    for source in sources
+                    source if source.size == size else source.resize(size, Image.Resampling.LANCZOS)
+                    for source in given
                 ],
                 steps=common.steps,
                 run=int(common.steps * common.strength + 1e-6),
@@ -266,11 +290,12 @@ class Pipeline:
 
     def _refine(self, common: Pass, *, steps: int, run: int, **options: Any) -> list[Image.Image]:
         """Run the last `run`, at least one, of `steps` steps over an image or its latents."""
-        self._img2img.scheduler = self._scheduler(common)
+        pipeline = self._inpaint if common.paints else self._img2img
+        pipeline.scheduler = self._scheduler(common)
         run = min(steps, max(1, run))
         # diffusers runs int(steps * strength); half a step keeps that exact.
         strength = min(1.0, (run + 0.5) / steps)
-        images = self._img2img(num_inference_steps=steps, strength=strength, **options).images
+        images = pipeline(num_inference_steps=steps, strength=strength, **options).images
         return list(images)
 
     def _encode(self, prompts: list[str], common: Pass) -> torch.Tensor:

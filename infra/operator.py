@@ -68,8 +68,30 @@ def worker_key(store: Store, username: str) -> str:
     return api_key
 
 
-def table_of(session: boto3.Session, stack: str) -> str:
-    """Return the table's name from a stack's outputs; raises OperatorError."""
+def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
+    """Take an image (its id), or all of a user's (``alias#id``), out of the data set.
+
+    Returns how many images that were; raises OperatorError. A run that is cut is run again: an
+    image is marked after both of its files are gone. Copies made by others stay.
+    """
+    if "#" in what:
+        found = list(store.shared_of(find(store, what).id))
+    else:
+        one = store.shared(what.lower())
+        if one is None:
+            message = f"no image {what!r} is in the data set"
+            raise OperatorError(message)
+        found = [one]
+    for shared in found:
+        if shared.withdrawn_at is None:
+            for key in (shared.object_key, shared.object_key.removesuffix("webp") + "json"):
+                client.delete_object(Bucket=bucket, Key=key)
+            store.mark_withdrawn(shared)
+    return sum(shared.withdrawn_at is None for shared in found)
+
+
+def outputs_of(session: boto3.Session, stack: str) -> dict[str, str]:
+    """Return a stack's outputs; raises OperatorError."""
     try:
         found = session.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
     except ClientError as error:
@@ -77,14 +99,14 @@ def table_of(session: boto3.Session, stack: str) -> str:
             message = f"there is no stack {stack!r} in this account and region"
             raise OperatorError(message) from None
         raise
-    for output in found[0].get("Outputs", []):
-        if output["OutputKey"] == "TableName":
-            return str(output["OutputValue"])
-    message = f"the stack {stack!r} has no output TableName: is its deployment complete?"
-    raise OperatorError(message)
+    outputs = {one["OutputKey"]: str(one["OutputValue"]) for one in found[0].get("Outputs", [])}
+    if "TableName" not in outputs:
+        message = f"the stack {stack!r} has no output TableName: is its deployment complete?"
+        raise OperatorError(message)
+    return outputs
 
 
-def run(store: Store, options: argparse.Namespace) -> str:
+def run(store: Store, options: argparse.Namespace, bucket: str = "", client: Any = None) -> str:
     """Do one command; returns what to print."""
     match options.command:
         case "register":
@@ -96,6 +118,11 @@ def run(store: Store, options: argparse.Namespace) -> str:
         case "grant":
             user = grant(store, options.username, options.amount)
             return f"{user.username} has {user.kudos} kudos now"
+        case "withdraw":
+            if not bucket:
+                message = "withdraw needs --stack, whose outputs name the LAION bucket"
+                raise OperatorError(message)
+            return f"{withdraw(store, client, bucket, options.what)} images withdrawn"
         case _:
             return worker_key(store, options.username)
 
@@ -116,6 +143,8 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("amount", type=int)
     add = commands.add_parser("worker-key", help="print a new key that may pop and submit, once")
     add.add_argument("username", metavar="alias#id")
+    add = commands.add_parser("withdraw", help="take shared images out of the data set")
+    add.add_argument("what", metavar="image-id|alias#id")
     return top
 
 
@@ -125,8 +154,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         # The AWS tools read AWS_REGION too; boto3 alone does not.
         session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
-        table = options.table or table_of(session, options.stack)
-        print(run(Store(table, session.client("dynamodb")), options))
+        if options.table:
+            outputs = {"TableName": options.table}
+        else:
+            outputs = outputs_of(session, options.stack)
+        store = Store(outputs["TableName"], session.client("dynamodb"))
+        print(run(store, options, outputs.get("LaionBucket", ""), session.client("s3")))
     except (OperatorError, BotoCoreError, ClientError) as error:
         # botocore's own messages are clear: no credentials, no region, no such table.
         sys.exit(f"{parser().prog}: {error}")

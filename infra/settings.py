@@ -23,6 +23,7 @@ class StackSettings:
     rate_limits: bool = True
     trusted_ips: str = ""
     admins: str = ""
+    contact: str = ""
 
     @classmethod
     def of(cls, scope: Construct) -> "StackSettings":
@@ -44,4 +45,5 @@ class StackSettings:
             rate_limits=str(read("rate_limits")).lower() != "false",
             trusted_ips=read("trusted_ips") or "",
             admins=str(read("admins") or ""),
+            contact=read("contact") or "",
         )

@@ -84,7 +84,7 @@ class HordeCommonsStack(Stack):
         api.route(make("manage", edge, where, may=(*parts.WRITING, "DeleteItem")), "manage")
 
         # client -> about: the API's description, documents, and every unknown route.
-        api.route(make("about", edge), "about")
+        api.route(make("about", edge, {"CONTACT": settings.contact}), "about")
 
         # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and shareable.
         share = make(

@@ -1,4 +1,4 @@
-"""Build the Lambdas' layer of third-party wheels from ``requirements/lambda.txt``.
+"""Build the Lambdas' layer: wheels of ``requirements/lambda.txt``, and Swagger UI from npm.
 
 ``python -m layers.build [lambda|host]`` fills ``build/layer/<target>/python``: for the Lambda
 runtime (arm64, Python 3.13; the default, and cdk.json's ``build``), or for this machine, which is
@@ -7,6 +7,7 @@ no network. Wheels only: nothing is compiled, no Docker.
 """
 
 import compileall
+import gzip
 import hashlib
 import os
 import py_compile
@@ -17,6 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements" / "lambda.txt"
+NPM = ROOT / "node_modules"
+NPM_LOCK = ROOT / "package-lock.json"
+SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
 RUNTIME = (3, 13)
 PLATFORM = (
     "--python-version=3.13",
@@ -31,7 +35,8 @@ def build(target: str) -> Path:
     folder = ROOT / "build" / "layer" / target
     stamp = folder / "lock.sha256"
     version = sys.version_info[:2] if target == "host" else RUNTIME
-    wanted = f"{hashlib.sha256(LOCK.read_bytes()).hexdigest()} {target} {version}\n"
+    locks = hashlib.sha256(LOCK.read_bytes() + NPM_LOCK.read_bytes()).hexdigest()
+    wanted = f"{locks} {target} {version}\n"
     if stamp.exists() and stamp.read_text() == wanted:
         return folder
     print(f"building the {target} layer from {LOCK.relative_to(ROOT)}", flush=True)
@@ -42,6 +47,7 @@ def build(target: str) -> Path:
     pip += ["--requirement", str(LOCK), *(PLATFORM if target == "lambda" else ())]
     subprocess.run(pip, check=True)
     shutil.rmtree(work / "python" / "bin", ignore_errors=True)
+    bring_swagger_ui(work / "python" / "swagger_ui")
     if version == sys.version_info[:2]:
         # Lambda's file system is read-only: without .pyc every cold start compiles everything.
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
@@ -52,6 +58,14 @@ def build(target: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     work.rename(folder)
     return folder
+
+
+def bring_swagger_ui(folder: Path) -> None:
+    """Put the API's documentation page's assets into a folder, compressed as they are served."""
+    folder.mkdir()
+    for name in SWAGGER_UI:
+        body = (NPM / "swagger-ui-dist" / name).read_bytes()
+        (folder / f"{name}.gz").write_bytes(gzip.compress(body, mtime=0))
 
 
 def main() -> None:

@@ -115,6 +115,8 @@ class GeneratedImage(Wire):
     worker_name: str
     model: str
     state: Literal["ok", "censored"]
+    shared: bool
+    """Whether this image is in the open data set, or about to be."""
 
 
 class Finished(Wire):
@@ -179,6 +181,13 @@ class Submitted(Wire):
     """What a worker earned."""
 
     reward: Kudos
+
+
+class Rated(Wire):
+    """What a rating earned the owner of the request."""
+
+    reward: Kudos
+    message: str | None = None
 
 
 class Registered(Wire):
@@ -368,6 +377,13 @@ class Newspiece(Wire):
 
 class News(WireList[Newspiece]):
     """What is new."""
+
+
+class Document(Wire):
+    """A document, in the format that was asked for."""
+
+    html: str | None = None
+    markdown: str | None = None
 
 
 class Heartbeat(Wire):

@@ -151,6 +151,12 @@ class InvalidAPIKey(HordeError):
         )
 
 
+class AestheticsError(HordeError):
+    """Images that cannot be rated, or not so; ``rc`` says why."""
+
+    rc = "InvalidAestheticAttempt"
+
+
 class DeletedUser(HordeError):
     """The account was deleted by its owner."""
 

@@ -1,20 +1,24 @@
 """Images in the private buckets: source images in, finished images out.
 
 Layout: ``<generation>/<attempt>.webp`` in the outputs bucket (put there by the worker with a
-presigned URL), ``<request>.webp`` in the sources bucket. Both buckets forget after a day.
+presigned URL), ``<request>_src.webp`` and ``<request>_msk.webp`` in the sources bucket. Both
+buckets forget after a day.
 """
 
 import base64
 import binascii
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
+from horde import outbound
 from horde.errors import ImageValidationFailed, NotUploaded, Unsupported
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from PIL.Image import Image
 
 URL_SECONDS = 1800
 """Life of every presigned URL (horde-api.md 1.3 and 2)."""
@@ -40,27 +44,50 @@ def _unbase64(text: str) -> bytes:
     return base64.b64decode(text + "=" * (-len(text) % 4), altchars=None, validate=True)
 
 
-def source_webp(text: str) -> bytes:
-    """Return a client's source image as a WebP file without its metadata.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source image as a WebP file without its metadata, and the mask of what is painted anew."""
 
-    Bounded by its base64 length, then by the size its header claims, before a pixel is decoded.
-    Raises ImageValidationFailed with the Horde's rc.
+    image: bytes
+    mask: bytes | None = None
+    """White is painted, black is kept."""
+
+
+def source_of(image: str, mask: str | None, *, paints: bool) -> Source:
+    """Read a client's source image and mask: base64 or URLs.
+
+    Without a mask the image's own transparency says what is painted. Bounded by its length, then
+    by the size its header claims, before a pixel is decoded. Raises ImageValidationFailed with the
+    Horde's rc.
     """
+    from PIL import ImageOps  # noqa: PLC0415 - most requests have no source
+
+    source = _decoded(image, "source image")
+    if not paints:
+        return Source(_webp(source.convert("RGB")))
+    if mask is not None:
+        painted = _decoded(mask, "source mask").convert("L")
+    else:
+        painted = ImageOps.invert(source.convert("RGBA").getchannel("A"))
+    if painted.getextrema() == (0, 0):
+        message = (
+            "Nothing of the source image is to be painted: send a source_mask that is white there, "
+            "or make it transparent."
+        )
+        raise ImageValidationFailed(message, rc="InpaintingMissingMask")
+    return Source(_webp(source.convert("RGB")), _webp(painted.convert("RGB")))
+
+
+def _decoded(text: str, what: str) -> "Image":
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - most requests have no source
 
-    if text.startswith(("http://", "https://")):
-        message = "Source images by URL are not taken here yet; send the image as base64."
-        raise ImageValidationFailed(message, rc="SourceImageUrlInvalid")
-    if len(text) * 3 // 4 > MAX_SOURCE_BYTES:
-        message = f"The source image is larger than {MAX_SOURCE_BYTES // 2**20} MB."
-        raise ImageValidationFailed(message, rc="SourceImageSizeExceeded")
     try:
-        image = Image.open(io.BytesIO(_unbase64(text)), formats=SOURCE_FORMATS)
+        data = _bytes_of(text, what)
+        image = Image.open(io.BytesIO(data), formats=SOURCE_FORMATS)
         if image.width * image.height > MAX_SOURCE_PIXELS or max(image.size) > WEBP_SIDE:
-            message = f"The source image is larger than {MAX_SOURCE_SIDE}x{MAX_SOURCE_SIDE} pixels."
+            message = f"The {what} is larger than {MAX_SOURCE_SIDE}x{MAX_SOURCE_SIDE} pixels."
             raise ImageValidationFailed(message, rc="SourceImageResolutionExceeded")
-        out = io.BytesIO()
-        image.convert("RGB").save(out, "WEBP", quality=95, method=0)
+        image.load()
     except (
         binascii.Error,
         ValueError,
@@ -69,8 +96,27 @@ def source_webp(text: str) -> bytes:
         UnidentifiedImageError,
         Image.DecompressionBombError,
     ):
-        message = "The source image is no readable PNG, JPEG or WebP image in base64."
+        message = f"The {what} is no readable PNG, JPEG or WebP image in base64, and no URL of one."
         raise ImageValidationFailed(message, rc="SourceImageUnreadable") from None
+    return image
+
+
+def _bytes_of(text: str, what: str) -> bytes:
+    if text.startswith(("http://", "https://")):
+        try:
+            return outbound.fetch(text, MAX_SOURCE_BYTES)
+        except outbound.OutboundError as error:
+            message = f"The URL of the {what} cannot be used: {error}."
+            raise ImageValidationFailed(message, rc="SourceImageUrlInvalid") from None
+    if len(text) * 3 // 4 > MAX_SOURCE_BYTES:
+        message = f"The {what} is larger than {MAX_SOURCE_BYTES // 2**20} MB."
+        raise ImageValidationFailed(message, rc="SourceImageSizeExceeded")
+    return _unbase64(text)
+
+
+def _webp(image: "Image") -> bytes:
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=95, method=0)
     return out.getvalue()
 
 

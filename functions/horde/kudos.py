@@ -21,6 +21,7 @@ class Account(StrEnum):
     FORGIVENESS = "forgiveness"
     REWARDS = "rewards"
     GRANTS = "grants"
+    AWARDS = "awards"
 
 
 class Kind(StrEnum):
@@ -31,6 +32,7 @@ class Kind(StrEnum):
     REWARD = "REWARD"
     GRANT = "ADMIN_ADJUSTMENT"
     FLOOR = "FLOOR_ADJUSTMENT"
+    AWARD = "AWARD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,11 @@ def refund(user_id: int, *, price: int, tax: int, forgiven_left: int) -> Entry:
 def reward(user_id: int, amount: int) -> Entry:
     """Pay a worker's owner for one drawn image."""
     return _entry(Kind.REWARD, user_id, {Account.REWARDS: -amount})
+
+
+def award(user_id: int, amount: int) -> Entry:
+    """Pay the owner of a shared request for its rating."""
+    return _entry(Kind.AWARD, user_id, {Account.AWARDS: -amount})
 
 
 def grant(user_id: int, amount: int) -> Entry:

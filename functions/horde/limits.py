@@ -13,6 +13,8 @@ MAX_STEPS = USUAL_STEPS
 MAX_RESOLUTION = 1024
 """Side of the largest square that anyone may ask for, in pixels."""
 MAX_STEPS_LCM = 10
+DOWNGRADED_STEPS = 30
+"""Accurate steps that ``allow_downgrade`` reduces to."""
 CONCURRENCY = 30
 """Images that an account may have waiting at once."""
 CONCURRENCY_ANONYMOUS = 500
@@ -51,13 +53,54 @@ def upfront_reason(request: GenerateRequest) -> str | None:
     return None
 
 
+def lacks_upfront(request: GenerateRequest, *, total: int, available: int) -> bool:
+    """Say whether a request is heavy and cannot be paid. ``available`` is above the floor."""
+    return upfront_reason(request) is not None and available < total
+
+
+def downgraded(request: GenerateRequest) -> GenerateRequest:
+    """Return a request reduced to what needs no kudos upfront (``allow_downgrade``).
+
+    The size keeps its shape as multiples of 64 go; the adaptive sampler, whose steps nobody can
+    limit, becomes ``k_euler_a``.
+    """
+    params = request.params
+    img2img = request.source_image is not None
+    change: dict[str, object] = {}
+    if params.width * params.height > MAX_RESOLUTION**2:
+        shrink = (MAX_RESOLUTION**2 / (params.width * params.height)) ** 0.5
+        change["width"] = max(64, int(params.width * shrink) // 64 * 64)
+        change["height"] = max(64, int(params.height * shrink) // 64 * 64)
+    if params.sampler_name == "lcm":
+        change["steps"] = min(params.steps, MAX_STEPS_LCM)
+    elif accurate_steps(params, img2img=img2img) > MAX_STEPS:
+        if params.sampler_name == "k_dpm_adaptive":
+            change["sampler_name"] = "k_euler_a"
+        plain = params.model_copy(update={**change, "steps": 100})
+        per_step = accurate_steps(plain, img2img=img2img) / 100
+        change["steps"] = min(params.steps, int(DOWNGRADED_STEPS / per_step))
+    return request.model_copy(
+        update={"slow_workers": True, "params": params.model_copy(update=change)}
+    )
+
+
+def reduced_to(request: GenerateRequest) -> str:
+    """Tell a client what its request was reduced to."""
+    params = request.params
+    return (
+        f"This request was reduced to {params.width}x{params.height} pixels and {params.steps} "
+        f"steps ({params.sampler_name}, slow workers allowed), since its kudos could not be paid "
+        "upfront."
+    )
+
+
 def check_upfront(request: GenerateRequest, *, total: int, available: int) -> None:
     """Refuse a heavy request that cannot be paid.
 
     ``available`` is the balance above the account's floor, in kudos; raises KudosUpfront.
     """
-    reason = upfront_reason(request)
-    if reason is not None and available < total:
+    if lacks_upfront(request, total=total, available=available):
+        reason = upfront_reason(request)
         message = (
             f"Due to heavy demand, this request needs its kudos upfront because {reason}: "
             f"it costs {total} kudos and {max(0, available)} can be spent. Please reduce its "

@@ -105,6 +105,9 @@ class Request:
     nsfw: bool = False
     r2: bool = False
     source_key: str | None = None
+    source_processing: str | None = None
+    """What is done with the source image, if there is one."""
+    mask_key: str | None = None
     webhook: str | None = None
     forgiven: int = 0
     """Kudos of the charge that were forgiven and not yet taken off a refund."""
@@ -140,7 +143,7 @@ class Generation:
     nsfw: bool = False
     img2img: bool = False
     painting: bool = False
-    """In- or outpainting."""
+    """Only a part of the source image is painted anew: inpainting or outpainting."""
     trusted_only: bool = False
     hasty: bool = False
     """The request refuses slow workers."""
@@ -212,11 +215,14 @@ def seed_of(text: str, index: int, variation: int | None) -> int:
     return (seed + index * (variation or 1)) % (1 << SEED_BITS)
 
 
-def batch_key(model: str, params: Params, *, img2img: bool, alone: str = "") -> str:
-    """Return what images must share to be drawn in one pass; ``alone`` keeps one apart."""
+def batch_key(model: str, params: Params, *, kind: str, alone: str = "") -> str:
+    """Return what images must share to be drawn in one pass; ``alone`` keeps one apart.
+
+    ``kind`` is the source processing, or empty without a source image.
+    """
     parts = (
         model,
-        "img2img" if img2img else "txt2img",
+        kind,
         f"{params.width}x{params.height}",
         params.steps,
         params.sampler_name,
@@ -250,7 +256,7 @@ def why_not(  # noqa: PLR0911 - a flat list of reasons
         return "nsfw"
     if generation.painting and not wants.allow_painting:
         return "painting"
-    if generation.img2img and not wants.allow_img2img:
+    if generation.img2img and not generation.painting and not wants.allow_img2img:
         return "img2img"
     if generation.workers and (worker_id in generation.workers) is generation.worker_blacklist:
         return "worker_id"

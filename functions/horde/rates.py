@@ -71,6 +71,7 @@ GENERATE = (
 """POST generate/async (horde-api.md 1.1)."""
 CHECK = (Limit(10, 1, By.PATH),)
 STATUS = (Limit(10, 60, By.PATH, trusted=120),)
+RATE = (Limit(5, 60, By.PATH, trusted=60),)
 REGISTER = (Limit(10, 60, By.IP, exact=True, trusted=600),)
 """Accounts cost nothing and start with kudos that cannot be spent upfront."""
 WORKER = (Limit(60, 1, By.KEY),)

@@ -218,6 +218,11 @@ class GenerateRequest(_Wire):
     style: Annotated[StrictStr, Field(min_length=3, max_length=1024)] | None = None
 
     @property
+    def paints(self) -> bool:
+        """Whether only a part of the source image is painted anew."""
+        return bool(self.source_image) and self.source_processing in {"inpainting", "outpainting"}
+
+    @property
     def uses_images(self) -> bool:
         """Whether the picture is made from somebody's picture; such requests are never shared."""
         return bool(self.source_image or self.source_mask or self.extra_source_images)
@@ -314,6 +319,31 @@ class WorkerChange(_Wire):
     name: Annotated[StrictStr, Field(min_length=5, max_length=100)] | None = None
     team: Annotated[StrictStr, Field(max_length=36)] | None = None
     """Refused: there are no teams here."""
+
+
+UuidText = Annotated[StrictStr, Field(min_length=36, max_length=36)]
+
+
+class Rating(_Wire):
+    """What somebody thinks of one image."""
+
+    id: UuidText
+    rating: Annotated[StrictInt, Field(ge=1, le=10)]
+    artifacts: Annotated[StrictInt, Field(ge=0, le=5)] | None = None
+    """How flawed it is: 0 not at all, 5 completely."""
+
+
+class RateRequest(_Wire):
+    """The body of ``POST /v2/generate/rate/{id}``."""
+
+    best: UuidText | None = None
+    ratings: Annotated[list[Rating], Field(max_length=20)] = []
+
+
+class DocumentQuery(_Wire):
+    """How a document is wanted."""
+
+    format: Literal["html", "markdown"] = "html"
 
 
 class RegisterRequest(_Wire):

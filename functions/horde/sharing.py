@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from horde.model import Generation, Request, State
+
+LICENSE = "CC0-1.0"
+TERMS_VERSION = "2026-11"
+"""Of ``horde/documents``; goes with every shared image."""
+
 
 class Reason(StrEnum):
     """Why an image is shared or not."""
@@ -32,6 +38,17 @@ class Decision:
     shared: bool
     reason: Reason
     message: str | None
+
+
+MAYBE = frozenset({State.WAITING, State.PROCESSING, State.OK})
+
+
+def reaches_data_set(request: Request, generations: list[Generation]) -> bool:
+    """Say whether any of these images of a request is in the data set, or still may be.
+
+    A censored image is not shared, nor one that was cancelled, expired or faulted.
+    """
+    return request.shared and any(generation.state in MAYBE for generation in generations)
 
 
 def decide(*, flag: bool, anonymous: bool, uses_images: bool) -> Decision:

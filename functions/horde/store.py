@@ -22,6 +22,7 @@ Items (``pk`` / ``sk``):
 ``SHARED#<id>``       ``SHARED``               which user's image is in the data set (private;
                                                for withdrawal)
 ``WEBHOOK#<id>``      ``WEBHOOK``              an image whose webhook is to be called (outbox)
+``RATING#<id>``       ``RATING``               what the owner of a shared image thinks of it
 ``RATE#<who>#<time>`` ``RATE``                 one caller's requests to one route in one window
 ====================  =======================  ===============================================
 
@@ -89,6 +90,16 @@ class Key:
 
     user_id: int
     worker: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A shared image: its object in the data set, and the user who can take it back."""
+
+    generation_id: str
+    user_id: int
+    object_key: str
+    withdrawn_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -1108,6 +1119,49 @@ class Store:
         )
         return [dict(item) for page in pages for item in page["Items"]]
 
+    # --- ratings ------------------------------------------------------------------------------
+
+    def rate(
+        self,
+        request: Request,
+        ratings: dict[str, dict[str, int]],
+        *,
+        best: str | None,
+        reward: int,
+    ) -> bool:
+        """Keep the ratings of a request's images and pay its owner, once; False the second time.
+
+        ``ratings`` maps generations to ``rating`` and maybe ``artifacts``.
+        """
+        kept = {**{one: {} for one in [best] if one}, **ratings}
+        entries = [kudos.award(request.user_id, reward)] if reward else []
+        first_rating = "attribute_exists(pk) AND attribute_not_exists(rated_at)"
+        parts: list[Item] = [
+            {
+                "Update": {
+                    "TableName": self._table,
+                    "Key": _pk("REQUEST", request.id),
+                    "ConditionExpression": first_rating,
+                    "UpdateExpression": "SET rated_at = :now",
+                    "ExpressionAttributeValues": {":now": encode(clock.now_ms())},
+                }
+            },
+            *self._moves(entries),
+            *(self._ledger(entry, reference=request.id) for entry in entries),
+            *(
+                self._new(
+                    {
+                        **_pk("RATING", generation_id),
+                        **{name: encode(value) for name, value in said.items()},
+                        "best": {"BOOL": generation_id == best},
+                        "rated_at": encode(clock.now_ms()),
+                    }
+                )
+                for generation_id, said in kept.items()
+            ),
+        ]
+        return self._holds(parts)
+
     # --- rates --------------------------------------------------------------------------------
 
     def count(self, subject: str, windows: list[int], now: int) -> list[int]:
@@ -1146,6 +1200,7 @@ class Store:
             self._new(
                 {
                     **_pk("SHARED", generation.id),
+                    "generation_id": {"S": generation.id},
                     "user_id": {"N": str(request.user_id)},
                     "request_id": {"S": request.id},
                     "object_key": {"S": key},
@@ -1154,6 +1209,32 @@ class Store:
             ),
         ]
         self._holds(parts)
+
+    def shared(self, generation_id: str) -> Shared | None:
+        """Read where a shared image is in the data set, and whose it is."""
+        item = self._get(_pk("SHARED", generation_id))
+        return from_item(Shared, item) if item else None
+
+    def shared_of(self, user_id: int) -> Iterator[Shared]:
+        """Yield a user's shared images. Reads the whole table: for the operator's rare hand."""
+        paginator = self._db.get_paginator("scan")
+        for page in paginator.paginate(
+            TableName=self._table,
+            FilterExpression="sk = :shared AND user_id = :user",
+            ExpressionAttributeValues={":shared": {"S": "SHARED"}, ":user": {"N": str(user_id)}},
+        ):
+            for item in page["Items"]:
+                yield from_item(Shared, item)
+
+    def mark_withdrawn(self, shared: Shared) -> None:
+        """Record that an image was taken out of the data set; the second time is nothing."""
+        self._db.update_item(
+            TableName=self._table,
+            Key=_pk("SHARED", shared.generation_id),
+            ConditionExpression="attribute_exists(pk)",
+            UpdateExpression="SET withdrawn_at = if_not_exists(withdrawn_at, :now)",
+            ExpressionAttributeValues={":now": encode(clock.now_ms())},
+        )
 
     # --- parts ----------------------------------------------------------------------------------
 

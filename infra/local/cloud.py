@@ -131,11 +131,15 @@ class LocalCloud:
 
     def uploads_waiting(self) -> int:
         """Count the uploads that nobody has judged yet: to be shared, or never."""
-        lambda_ = self.aws("lambda").get_function_configuration(FunctionName=self.function("share"))
+        return self.messages("share", "UPLOADS_QUEUE_URL")
+
+    def messages(self, function: str, variable: str) -> int:
+        """Count a queue's messages, also those being worked on; a function's variable names it."""
+        name = self.function(function)
+        told = self.aws("lambda").get_function_configuration(FunctionName=name)["Environment"]
         names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
         found = self.aws("sqs").get_queue_attributes(
-            QueueUrl=lambda_["Environment"]["Variables"]["UPLOADS_QUEUE_URL"],
-            AttributeNames=list(names),
+            QueueUrl=told["Variables"][variable], AttributeNames=list(names)
         )
         return sum(int(found["Attributes"][name]) for name in names)
 

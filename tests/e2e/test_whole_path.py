@@ -43,6 +43,12 @@ def stories(horde: Horde) -> dict[str, Story]:
             wish("a house", shared=True, source_image=png_base64(), source_processing="img2img"),
         ),
     }
+    # No part of the mask is black: all of it is painted anew.
+    painted = wish("a door", shared=True, source_image=png_base64(), source_mask=png_base64())
+    bodies["inpainting"] = (horde.user(), {**painted, "source_processing": "inpainting"})
+    # Nobody answers there: it is tried, and nothing else hangs on it.
+    hook = "https://horde-commons.example.org/hook"
+    bodies["webhook"] = (horde.user(), wish("a bell", webhook=hook))
     sent = {
         name: (client, client.kudos(), client.generate(body))
         for name, (client, body) in bodies.items()
@@ -96,6 +102,20 @@ def test_image_to_image_is_never_shared_and_pays_the_full_tax(
     assert story.status["shared"] is False
     horde.all_judged()
     assert horde.shared(story.ids[0]) is None
+
+
+def test_inpainting_is_drawn_and_never_shared(horde: Horde, stories: dict[str, Story]) -> None:
+    story = stories["inpainting"]
+    assert story.accepted["kudos"] == story.paid == 1 + 3
+    assert story.status["shared"] is False
+    horde.all_judged()
+    assert horde.shared(story.ids[0]) is None
+
+
+def test_a_webhook_is_called_and_holds_nothing_up(horde: Horde, stories: dict[str, Story]) -> None:
+    assert len(stories["webhook"].ids) == 1
+    # It comes back until its third try, for minutes.
+    assert horde.cloud.messages("enqueue", "WEBHOOKS_QUEUE_URL") == 1
 
 
 def test_metadata_is_flat_and_leads_to_nobody(horde: Horde, stories: dict[str, Story]) -> None:

@@ -243,3 +243,35 @@ def test_a_heavy_request_needs_its_kudos_upfront(horde: Cloud) -> None:
     assert horde.kudos(user) == 24
     _, rich = horde.register("rich", kudos=10_000)
     assert horde.generate(rich, **heavy).status == 202
+
+
+def test_shared_is_true_exactly_when_an_image_reaches_the_data_set(horde: Cloud) -> None:
+    _, key = horde.register(kudos=1000)
+    worker = horde.worker_key(horde.register("owner")[0])
+    request = horde.generate(key, params={"n": 2}, shared=True).body["id"]
+    assert horde.status(request).body["shared"] is True
+    first, second = (horde.pop(worker).body for _ in range(2))
+    horde.upload(first["r2_upload"])
+    horde.submit(worker, first["id"], state="censored")
+    assert horde.status(request).body["shared"] is True  # the other one still may be
+    horde.upload(second["r2_upload"])
+    horde.submit(worker, second["id"])
+    answer = horde.status(request).body
+    assert answer["shared"] is True
+    shown = {one["id"]: one["shared"] for one in answer["generations"]}
+    assert shown == {first["id"]: False, second["id"]: True}
+    horde.settle_async()
+    assert sorted(name.rpartition("/")[2][:36] for name in horde.laion()) == [second["id"]] * 2
+
+
+def test_a_request_whose_images_were_all_censored_or_cancelled_is_not_shared(
+    horde: Cloud,
+) -> None:
+    _, key = horde.register(kudos=1000)
+    worker = horde.worker_key(horde.register("owner")[0])
+    request = horde.generate(key, params={"n": 2}, shared=True).body["id"]
+    job = horde.pop(worker).body
+    horde.upload(job["r2_upload"])
+    horde.submit(worker, job["id"], state="censored")
+    assert horde.cancel(request).body["shared"] is True  # as it was before
+    assert horde.status(request).body["shared"] is False

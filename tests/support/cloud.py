@@ -414,13 +414,17 @@ class Cloud:
 
     def draw(self, key: str, **fields: Any) -> list[str]:
         """Pop, upload and submit until nothing waits; returns the generations' ids."""
-        drawn = []
-        while jobs := self.pop(key, mixed_batch=True, **fields).body.get("jobs"):
+        drawn: list[str] = []
+        while True:
+            answer = self.pop(key, mixed_batch=True, **fields)
+            assert answer.status == 200, answer
+            jobs = answer.body.get("jobs")
+            if not jobs:
+                return drawn
             for job in jobs:
                 self.upload(job["r2_upload"])
                 assert self.submit(key, job["id"]).status == 200
                 drawn.append(job["id"])
-        return drawn
 
     def check(self, request_id: str) -> Reply:
         """Ask how far a request is."""

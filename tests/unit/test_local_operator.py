@@ -67,10 +67,10 @@ def test_a_worker_key_is_shown_and_kept_as_a_hash() -> None:
 
 
 def test_missing_credentials_are_a_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> str:
+    def refuse(*_: object) -> dict[str, str]:
         raise NoCredentialsError
 
-    monkeypatch.setattr(operator, "table_of", refuse)
+    monkeypatch.setattr(operator, "outputs_of", refuse)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     with pytest.raises(SystemExit, match="Unable to locate credentials"):
         operator.main(["user", "ada#7"])

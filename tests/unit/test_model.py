@@ -212,11 +212,11 @@ def test_a_worker_is_told_why_it_cannot_take_an_image(
     ],
 )
 def test_what_cannot_share_a_pass_has_another_batch_key(change: dict[str, Any]) -> None:
-    plain = batch_key("m", Params(), img2img=False)
-    assert batch_key("m", Params.model_validate(change), img2img=False) != plain
-    assert batch_key("m", Params(seed="7"), img2img=False) == plain
-    assert batch_key("m", Params(), img2img=True) != plain
-    assert batch_key("n", Params(), img2img=False) != plain
+    plain = batch_key("m", Params(), kind="")
+    assert batch_key("m", Params.model_validate(change), kind="") != plain
+    assert batch_key("m", Params(seed="7"), kind="") == plain
+    assert batch_key("m", Params(), kind="img2img") != plain
+    assert batch_key("n", Params(), kind="") != plain
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_a_pop_says_what_the_worker_can_and_cannot_do(horde: FakeHorde, client: 
     assert (asked["amount"], asked["max_pixels"]) == (4, 1024 * 1024)
     assert asked["allow_img2img"]
     assert asked["mixed_batch"]
-    unable = ("painting", "lora", "controlnet", "post_processing")
+    unable = ("lora", "controlnet", "post_processing")
     assert not any(asked[f"allow_{name}"] for name in unable)
 
 

@@ -271,9 +271,26 @@ def test_what_it_cannot_do_is_refused_and_never_left_out(
         pipeline.draw([a_job(**wish)])
 
 
-def test_inpainting_and_other_models_are_refused(pipeline: Pipeline, source: Image.Image) -> None:
+@pytest.mark.parametrize("processing", ["inpainting", "outpainting"])
+def test_only_what_the_mask_says_is_painted_anew(
+    pipeline: Pipeline, source: Image.Image, processing: str
+) -> None:
+    masked = source.copy()
+    keep = Image.new("L", source.size, 255)
+    keep.paste(0, (0, 0, source.width // 2, source.height))
+    masked.putalpha(keep)
+    job = replace(a_job(source="url"), source_processing=processing)
+    jobs = [job, replace(job, payload={**job.payload, "seed": "8"}), a_job(source="url")]
+    first, second, _ = pipeline.draw(jobs, [masked, masked, source])
+    half = (source.width // 2, 0, source.width, source.height)
+    assert first.crop(half).tobytes() == source.crop(half).tobytes()
+    assert difference(pixels(first), pixels(source)) > 0.02
+    assert difference(pixels(first), pixels(second)) > 0.005
+
+
+def test_remix_and_other_models_are_refused(pipeline: Pipeline, source: Image.Image) -> None:
     with pytest.raises(BadJobError, match="source_processing"):
-        pipeline.draw([replace(a_job(source="url"), source_processing="inpainting")], [source])
+        pipeline.draw([replace(a_job(source="url"), source_processing="remix")], [source])
     with pytest.raises(BadJobError, match="model"):
         pipeline.draw([replace(a_job(), model="another")])
 
