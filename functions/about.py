@@ -1,13 +1,14 @@
 """What the API says about itself, and the answer to every unknown route. Touches no data."""
 
 import base64
+import json
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from horde import VERSION, openapi
-from horde.answers import Document, Heartbeat
+from horde.answers import Document, Heartbeat, News, Newspiece
 from horde.errors import MethodNotAllowed, RouteNotFound
 from horde.http import HTML, Answer, ApiSettings, Call, Route, serve
 from horde.pages import POLICY, page
@@ -47,6 +48,18 @@ class Settings(ApiSettings):
 def heartbeat(_call: Call) -> Answer:
     """Say that the API answers; nothing behind it is touched."""
     return Answer(Heartbeat(message="OK", version=VERSION))
+
+
+def news(_call: Call) -> Answer:
+    """Say what is new, newest first: ``horde/news.json``, kept by hand."""
+    return Answer(_news())
+
+
+@cache
+def _news() -> News:
+    return News(
+        [Newspiece(**piece) for piece in json.loads((files("horde") / "news.json").read_text())]
+    )
 
 
 def swagger(_call: Call) -> Answer:
@@ -119,6 +132,7 @@ def unknown(call: Call) -> Answer:
 
 ROUTES = {
     "GET /api/v2/status/heartbeat": Route(run=heartbeat, answers={200: Heartbeat}),
+    "GET /api/v2/status/news": Route(run=news, answers={200: News}),
     "GET /api/v2/documents/terms": Route(run=terms, query=DocumentQuery, answers={200: Document}),
     "GET /api/v2/documents/privacy": Route(
         run=privacy, query=DocumentQuery, answers={200: Document}

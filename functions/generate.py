@@ -5,6 +5,7 @@ forgotten by the bucket after a day. After the transaction nothing is left to do
 stream carries the request on.
 """
 
+import math
 import uuid
 from http import HTTPStatus
 from typing import Any
@@ -13,6 +14,7 @@ from horde import (
     auth,
     aws,
     clock,
+    fleet,
     images,
     limits,
     outbound,
@@ -28,6 +30,7 @@ from horde.errors import (
     ImageValidationFailed,
     InvalidPromptSize,
     KudosUpfront,
+    MaintenanceMode,
     MissingPrompt,
     PayloadError,
     RequiresTrust,
@@ -79,6 +82,8 @@ def generate(call: Call) -> Answer:
     table = store.connect(settings.table_name)
     api_key = call.required_key()
     wish = parse(GenerateRequest, call.json())
+    if fleet.overview(table).maintenance:
+        raise MaintenanceMode
     check_prompt(wish.prompt)
     check_webhook(wish.webhook)
     user, sharedkey = auth.spender_of(table, api_key, clock.now())
@@ -281,9 +286,14 @@ def plan(
             ),
             pixels=params.width * params.height,
             ttl=ttl,
+            user_id=user.id,
+            steps=math.ceil(pricing.accurate_steps(params, img2img=img2img)),
             nsfw=wish.nsfw,
             img2img=img2img,
             painting=wish.paints,
+            trusted_only=wish.trusted_workers,
+            hasty=not wish.slow_workers,
+            patient=wish.extra_slow_workers,
             workers=workers,
             worker_blacklist=wish.worker_blacklist,
         )
@@ -336,6 +346,7 @@ ROUTES = {
             StyleNotFound,
             WorkerNotFound,
             TooManyPrompts,
+            MaintenanceMode,
             Busy,
         ),
         limits=rates.GENERATE,

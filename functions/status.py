@@ -10,7 +10,7 @@ worker that takes one meanwhile delivers it, charged.
 import base64
 from typing import Any
 
-from horde import aws, clock, ending, images, rates, ratings, sharing, store
+from horde import aws, clock, ending, fleet, images, rates, ratings, sharing, store
 from horde.answers import GeneratedImage, Rated, Remark, RequestCheck, RequestStatus
 from horde.errors import AestheticsError, Busy, RequestNotFound
 from horde.http import Answer, ApiSettings, Call, Route, is_uuid, serve
@@ -98,7 +98,7 @@ def _counts(request: Request, generations: list[Generation]) -> dict[str, Any]:
         "waiting": state.waiting,
         "done": state.done,
         "faulted": state.faulted,
-        "wait_time": wait_seconds(ahead, state),
+        "wait_time": _wait(request, generations, state, ahead),
         "queue_position": 0 if not state.waiting else ahead + 1,
         "kudos": state.kudos,
         "is_possible": state.done or state.processing > 0 or _possible(request.model),
@@ -110,6 +110,19 @@ def _ahead(request: Request, generations: list[Generation], state: Progress) -> 
         return 0
     first = max(g.priority for g in generations if g.state is State.WAITING)
     return _table().ahead(request.model, first, QUEUE_DEPTH)
+
+
+def _wait(request: Request, generations: list[Generation], state: Progress, ahead: int) -> int:
+    """Estimate the wait by the last census; images ahead are taken as the queue's average."""
+    load = fleet.overview(_table()).load(request.model)
+    own = generations[0].pixelsteps if generations else 0
+    return wait_seconds(
+        state,
+        ahead=ahead * (load.each or own),
+        own=own,
+        speed=load.throughput,
+        workers=load.workers,
+    )
 
 
 def _possible(model: str) -> bool:

@@ -1,4 +1,4 @@
-"""Every minute: expired leases are requeued, ended requests refunded, lost tickets replaced.
+"""Every minute: leases end, requests are refunded, lost tickets replaced, the fleet counted.
 
 Each step is one that any other run may repeat: a sweep that dies, or two at once, change nothing
 twice, since every effect is conditional on the state it was decided from.
@@ -6,7 +6,7 @@ twice, since every effect is conditional on the state it was decided from.
 
 from typing import Any
 
-from horde import aws, clock, ending, runpod, store
+from horde import aws, clock, ending, fleet, runpod, store
 from horde.http import logger
 from horde.model import State, tickets_missing
 from horde.runpod import Models
@@ -16,6 +16,10 @@ PATIENCE_MS = 60_000
 """Images that wait for less than this still have their first ticket on its way."""
 MOST_COUNTED = 1000
 MOST_TICKETS = 100
+MOST_WORKERS = 250
+"""Workers counted of each part of their list."""
+MOST_QUEUED = 5000
+"""Images that a census counts of each model's queue."""
 
 
 class Settings(aws.Settings):
@@ -71,6 +75,20 @@ def top_up(table: Store) -> int:
     return made
 
 
+def count_fleet(table: Store) -> int:
+    """Write the minute's census; returns how many workers are at work.
+
+    The work is bounded: so many workers, so many models, so many images of each.
+    """
+    now = clock.now()
+    workers = table.workers(table.workers_seen(now - fleet.ONLINE_S, MOST_WORKERS))
+    names = fleet.models_of(Settings.load().models, (worker for worker, _ in workers))
+    queues = {name: table.queue(name, MOST_QUEUED) for name in names}
+    found = fleet.census(now, workers, queues)
+    table.put_census(found)
+    return found.workers
+
+
 def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:
     """Lambda's entry. One bad row does not keep the others waiting; the alarm hears of it."""
     table, now = store.connect(Settings.load().table_name), clock.now()
@@ -82,13 +100,14 @@ def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:
         except Exception as error:  # noqa: BLE001 - the edge: logged, and tried again
             logger.exception("not swept", extra={"kind": due.kind, "id": due.id})
             errors.append(error)
-    try:
-        made = top_up(table)
-    except Exception as error:  # noqa: BLE001 - the edge: logged, and tried again
-        logger.exception("no tickets topped up")
-        errors.append(error)
-        made = 0
-    logger.info("swept", extra={"due": swept, "tickets": made, "errors": len(errors)})
+    counts = {"due": swept, "tickets": 0, "workers": 0}
+    for name, step in (("tickets", top_up), ("workers", count_fleet)):
+        try:
+            counts[name] = step(table)
+        except Exception as error:  # noqa: BLE001 - the edge: logged, and tried again
+            logger.exception("not done", extra={"step": step.__name__})
+            errors.append(error)
+    logger.info("swept", extra={**counts, "errors": len(errors)})
     if errors:
         raise ExceptionGroup("some rows were not swept", errors)
-    return {"due": swept, "tickets": made}
+    return counts

@@ -1,6 +1,7 @@
 """POST /v2/generate/pop and submit: the worker API, for RunPod's workers and volunteers alike.
 
-A pop claims images one by one, each by a condition. Crash windows: claimed, but the answer is
+A pop claims images one by one, each by a condition: those of the worker's owner first, then those
+of the accounts it names, then the best of all. Crash windows: claimed, but the answer is
 lost: the lease runs out and the sweep requeues. Settled, but the answer is lost: the worker
 submits again and hears DuplicateGen, and keeps its reward.
 """
@@ -8,22 +9,29 @@ submits again and hears DuplicateGen, and keeps its reward.
 import random
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from horde import auth, aws, clock, ending, images, rates, store
+from horde import auth, aws, clock, ending, fleet, images, rates, store
 from horde.answers import Job, Popped, Submitted
 from horde.errors import (
     AbortedGen,
     AnonForbiddenWorker,
     Busy,
+    DeletedUser,
     DuplicateGen,
     ImageValidationFailed,
+    InvalidAPIKey,
     InvalidJobID,
+    InvalidPriorityUsername,
     NotPrivileged,
     NotUploaded,
+    PolymorphicNameConflict,
+    WorkerMaintenance,
     WrongCredentials,
 )
+from horde.fleet import WORKER_KEEP_S, Record, Worker
 from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
 from horde.model import (
     DELIVERED,
@@ -31,6 +39,8 @@ from horde.model import (
     Generation,
     Request,
     State,
+    User,
+    has_word,
     why_not,
 )
 from horde.schema import PopRequest, SubmitRequest, parse
@@ -41,9 +51,12 @@ WINDOW = 32
 WINDOWS = 50
 """Windows a pop reads at the most, so that it ends in time."""
 SEEN_EVERY_S = 60
-WORKER_NAMESPACE = uuid.UUID("6b0bd1c0-6ee5-4a1a-8f0c-3b1a3a7b6c55")
-
-_seen: dict[str, int] = {}
+ENLIST_TRIES = 5
+FAVOURED = 10
+"""Accounts that a worker may have served first, beside its owner: each costs a query."""
+DIGITS = 15
+"""Of an account's number."""
+RESTING = "Its owner or a moderator put it there."
 
 
 class Settings(ApiSettings):
@@ -57,12 +70,22 @@ class Settings(ApiSettings):
 def pop(call: Call) -> Answer:
     """Give a worker the best images it can draw."""
     table = store.connect(Settings.load().table_name)
-    owner = auth.worker_owner(table, call.required_key())
+    owner_id = auth.worker_owner(table, call.required_key())
     wants = parse(PopRequest, call.json())
-    worker_id = str(uuid.uuid5(WORKER_NAMESPACE, f"{owner}/{wants.name}"))
-    _remember(table, worker_id, owner, wants)
+    favoured = _favoured(owner_id, wants.priority_usernames)
+    crew = _crew(table, owner_id, wants)
+    worker, offered = crew.worker, fleet.offers(wants)
+    if worker.seen_at <= clock.now() - SEEN_EVERY_S or worker.models != offered["models"]:
+        table.seen_worker(worker, offered)
+    if crew.owner.flagged:
+        raise WorkerMaintenance("Its owner is flagged.", rc="WorkerFlaggedMaintenance")
+    if worker.paused:
+        raise WorkerMaintenance(worker.maintenance_msg or RESTING)
     skipped: Counter[str] = Counter()
-    claims = claim(table, worker_id, owner, wants, skipped)
+    claims = claim_own(table, crew, favoured[:1] if worker.maintenance else favoured, wants)
+    if worker.maintenance and not claims:
+        raise WorkerMaintenance(worker.maintenance_msg or RESTING)
+    claims = claims or claim(table, crew, wants, _windows(table, wants.models), skipped)
     # A pop keeps its requests alive: their end slides. A request that was closed meanwhile has
     # no open image, so none of the claims is its.
     until = clock.now() + REQUEST_LIFE_S
@@ -78,8 +101,88 @@ def pop(call: Call) -> Answer:
     return Answer(_popped(jobs, wants, dict(skipped)))
 
 
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Who pops."""
+
+    worker: Worker
+    record: Record
+    owner: User
+
+
+def _crew(table: Store, owner_id: int, wants: PopRequest) -> Crew:
+    """Return the worker of this name, taken on by its first pop, and its owner.
+
+    Raises InvalidAPIKey, DeletedUser or PolymorphicNameConflict.
+    """
+    for _ in range(ENLIST_TRIES):  # of two first pops at once one takes the worker on
+        worker_id = table.worker_named(wants.name)
+        worker, record, owner = table.crew(worker_id, owner_id)
+        if owner is None:
+            raise InvalidAPIKey
+        if owner.deleted:
+            raise DeletedUser
+        if worker is None:
+            now = clock.now()
+            new = Worker(
+                id=str(uuid.uuid4()),
+                name=wants.name,
+                user_id=owner_id,
+                created_at=now,
+                seen_at=0,
+                gone_at=now + WORKER_KEEP_S,
+            )
+            if table.enlist(new, instead_of=worker_id):
+                return Crew(new, record, owner)
+        elif worker.user_id != owner_id:
+            raise PolymorphicNameConflict(wants.name)
+        else:
+            return Crew(worker, record, owner)
+    raise Busy
+
+
+def _favoured(owner_id: int, usernames: list[str]) -> list[int]:
+    """Return whose images a worker draws first: its owner's, then those it names.
+
+    Raises InvalidPriorityUsername.
+    """
+    ids = [owner_id]
+    for username in usernames[:FAVOURED]:
+        number = username.rpartition("#")[2]
+        if (
+            "#" not in username
+            or not (number.isascii() and number.isdigit())
+            or len(number) > DIGITS
+        ):
+            message = f"'{username[:100]}' is not a username of the form alias#id."
+            raise InvalidPriorityUsername(message)
+        ids.append(int(number))
+    # Nobody owns the anonymous account: it cannot be preferred.
+    return [user_id for user_id in dict.fromkeys(ids) if user_id]
+
+
+def claim_own(table: Store, crew: Crew, users: list[int], wants: PopRequest) -> list[Generation]:
+    """Claim images of these accounts, before everybody else's; their lists are short."""
+    for user_id in users:
+        ids = table.waiting_ids(user_id, WINDOW)
+        found = [
+            generation
+            for generation in (table.generations_by_id(ids) if ids else [])
+            if generation.state is State.WAITING and generation.model in wants.models
+        ]
+        found.sort(key=lambda generation: -generation.priority)
+        claims = claim(table, crew, wants, [found], Counter())
+        if claims:
+            return claims
+    return []
+
+
 def claim(
-    table: Store, worker_id: str, owner: int, wants: PopRequest, skipped: "Counter[str]"
+    table: Store,
+    crew: Crew,
+    wants: PopRequest,
+    windows: Iterable[list[Generation]],
+    skipped: "Counter[str]",
 ) -> list[Generation]:
     """Claim the best waiting image and its batch mates, up to ``amount``.
 
@@ -87,26 +190,51 @@ def claim(
     so that many workers at once do not all run after the same head (design.md), and then to the
     next window: a pop is empty only when nothing waits for it.
     """
-    for window in _windows(table, wants.models):
-        fits = []
-        for generation in window:
-            reason = why_not(generation, worker_id, wants)
-            if reason:
-                skipped[reason] += 1
-            else:
-                fits.append(generation)
+    for window in windows:
+        fits = _fitting(table, crew, wants, window, skipped)
         head, rest = fits[:1], fits[1:]
         random.shuffle(rest)
         for lead in [*head, *rest]:
-            claims = _claim(table, lead, worker_id, owner, wants.name)
+            claims = _claim(table, lead, crew.worker)
             if claims:
                 mates = [g for g in fits if g.id != lead.id and _together(lead, g, wants)]
                 for mate in mates:
                     if len(claims) >= wants.amount:
                         break
-                    claims += _claim(table, mate, worker_id, owner, wants.name)
+                    claims += _claim(table, mate, crew.worker)
                 return claims
     return []
+
+
+def _fitting(
+    table: Store,
+    crew: Crew,
+    wants: PopRequest,
+    window: list[Generation],
+    skipped: "Counter[str]",
+) -> list[Generation]:
+    """Return what of a window a worker can draw, and count why not the rest."""
+    fits = []
+    for generation in window:
+        reason = why_not(
+            generation,
+            crew.worker.id,
+            wants,
+            trusted=crew.owner.trusted,
+            speed=crew.record.speed,
+        )
+        if reason:
+            skipped[reason] += 1
+        else:
+            fits.append(generation)
+    if not wants.blacklist or not fits:
+        return fits
+    # Only a worker with a blacklist pays for reading prompts.
+    prompts = table.prompts(generation.request_id for generation in fits)
+    clean = [g for g in fits if not has_word(prompts.get(g.request_id, ""), wants.blacklist)]
+    if len(clean) < len(fits):
+        skipped["blacklist"] += len(fits) - len(clean)
+    return clean
 
 
 def _windows(table: Store, models: list[str]) -> Iterator[list[Generation]]:
@@ -128,23 +256,15 @@ def _together(lead: Generation, other: Generation, wants: PopRequest) -> bool:
     )
 
 
-def _claim(
-    table: Store, generation: Generation, worker_id: str, owner: int, name: str
-) -> list[Generation]:
+def _claim(table: Store, generation: Generation, worker: Worker) -> list[Generation]:
     claimed = table.claim(
         generation,
-        worker_id=worker_id,
-        name=name,
-        user_id=owner,
+        worker_id=worker.id,
+        name=worker.name,
+        user_id=worker.user_id,
         lease_until=clock.now() + generation.ttl,
     )
     return [claimed] if claimed else []
-
-
-def _remember(table: Store, worker_id: str, owner: int, wants: PopRequest) -> None:
-    if _seen.get(worker_id, 0) <= clock.now() - SEEN_EVERY_S:
-        table.seen_worker(worker_id, wants.name, owner, wants.models)
-        _seen[worker_id] = clock.now()
 
 
 def _job(request: Request, generation: Generation) -> Job:
@@ -261,7 +381,14 @@ ROUTES = {
         body=PopRequest,
         answers={200: Popped},
         key=Key.REQUIRED,
-        errors=(AnonForbiddenWorker, NotPrivileged),
+        errors=(
+            AnonForbiddenWorker,
+            NotPrivileged,
+            WorkerMaintenance,
+            PolymorphicNameConflict,
+            InvalidPriorityUsername,
+            Busy,
+        ),
         limits=rates.WORKER,
     ),
     "POST /api/v2/generate/submit": Route(

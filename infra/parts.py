@@ -59,6 +59,10 @@ ENDING = ("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
 """What it takes to end a request's images with their refunds."""
 REQUEUING = (*ENDING, "ConditionCheckItem")
 """What it takes to put an image back into the queue as well."""
+COUNTING = ("BatchGetItem", "PutItem", "UpdateItem")
+"""What it takes to count what the stream tells, once."""
+SEEING = ("GetItem", "BatchGetItem", "Query")
+"""What it takes to look at lists, and to change nothing."""
 ACCEPTING = (*WRITING, "Query")
 """What it takes to charge and record a request, and to count what waits."""
 
@@ -166,8 +170,19 @@ class HordeTable(Construct):
             ],
         )
 
+    def feed_tally(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
+        """Feed a function every new request and every reward of the ledger, at least once."""
+        reward = {"kind": {"S": lambda_.FilterRule.is_equal("REWARD")}}
+        request = {"sk": {"S": lambda_.FilterRule.is_equal("REQUEST")}}
+        self._feed(function, dead, {"Keys": request}, {"NewImage": reward})
+
     def feed_outbox(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
         """Feed a function every new request and webhook, in order per item, at least once."""
+        kinds = {"sk": {"S": lambda_.FilterRule.or_("REQUEST", "WEBHOOK")}}
+        self._feed(function, dead, {"Keys": kinds})
+
+    def _feed(self, function: lambda_.Function, dead: DeadLetters, *new: Any) -> None:
+        """Feed a function the new items that match one of the patterns; what fails comes again."""
         function.add_event_source(
             sources.DynamoEventSource(
                 self.table,
@@ -179,13 +194,9 @@ class HordeTable(Construct):
                 on_failure=sources.SqsDlq(dead.queue),
                 filters=[
                     lambda_.FilterCriteria.filter(
-                        {
-                            "eventName": lambda_.FilterRule.is_equal("INSERT"),
-                            "dynamodb": {
-                                "Keys": {"sk": {"S": lambda_.FilterRule.or_("REQUEST", "WEBHOOK")}}
-                            },
-                        }
+                        {"eventName": lambda_.FilterRule.is_equal("INSERT"), "dynamodb": pattern}
                     )
+                    for pattern in new
                 ],
             )
         )

@@ -59,6 +59,10 @@ class HordeCommonsStack(Stack):
         webhooks.drain_into(webhook, batch=1)
         outputs.grant_read(webhook, "*.webp")
 
+        # table's stream -> tally: statistics, workers' records.
+        tally = make("tally", where, seconds=30, may=parts.COUNTING)
+        table.feed_tally(tally, dead=parts.DeadLetters(self, "NotCounted", alarms=alarms))
+
         # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
         worker = make("worker", edge, where, put, src, may=parts.REQUEUING)
         api.route(worker, "worker")
@@ -74,6 +78,10 @@ class HordeCommonsStack(Stack):
         # client -> users: registration and accounts; transfer: kudos between them, shared keys.
         api.route(make("users", edge, where, may=parts.LISTING), "users")
         api.route(make("transfer", edge, where, may=parts.SHARING), "transfer")
+
+        # client -> fleet: workers, models, statistics; manage: what their owners and admins change.
+        api.route(make("fleet", edge, where, models, may=parts.SEEING), "fleet")
+        api.route(make("manage", edge, where, may=(*parts.WRITING, "DeleteItem")), "manage")
 
         # client -> about: the API's description, documents, and every unknown route.
         api.route(make("about", edge, {"CONTACT": settings.contact}), "about")

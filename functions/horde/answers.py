@@ -307,6 +307,170 @@ class UserChanged(Wire):
     admin_comment: str | None = None
 
 
+class WorkerKudos(Wire):
+    """What a worker earned, by what for."""
+
+    generated: Kudos
+    uptime: Kudos
+
+
+class WorkerDetails(Wire):
+    """A worker, as the Horde shows it. ``uptime`` is in seconds."""
+
+    type: Literal["image"]
+    name: str
+    id: Uuid
+    online: bool
+    requests_fulfilled: Count
+    kudos_rewards: Kudos
+    kudos_details: WorkerKudos
+    performance: str
+    threads: Count
+    uptime: Count
+    maintenance_mode: bool
+    paused: bool | None = None
+    """For moderators."""
+    info: str | None = None
+    nsfw: bool
+    owner: str | None = None
+    """``alias#id``, for the owner and moderators."""
+    trusted: bool
+    flagged: bool
+    uncompleted_jobs: Count
+    models: list[str]
+    team: dict[str, str]
+    """Always empty: there are no teams."""
+    bridge_agent: str
+    max_pixels: Count
+    megapixelsteps_generated: float
+    img2img: bool
+    painting: bool
+    post_processing: bool = Field(alias="post-processing")
+    lora: bool
+    controlnet: bool
+    sdxl_controlnet: bool
+
+
+class WorkerList(WireList[WorkerDetails]):
+    """Workers."""
+
+
+class WorkerChanged(Wire):
+    """What a worker is now, as far as it was changed."""
+
+    maintenance: bool | None = None
+    maintenance_msg: str | None = None
+    paused: bool | None = None
+    info: str | None = None
+    name: str | None = None
+
+
+class WorkerDeleted(Wire):
+    """A worker that is no more."""
+
+    deleted_id: Uuid
+    deleted_name: str
+
+
+class ActiveModel(Wire):
+    """A model: who draws it and what waits for it."""
+
+    name: str
+    type: Literal["image"]
+    count: Count
+    """Threads that draw it."""
+    performance: float
+    """A worker's measured speed on average in pixelsteps per second; 0 while nobody knows."""
+    queued: float
+    """Pixelsteps that wait."""
+    jobs: float
+    """Images that wait."""
+    eta: int
+    """Seconds until all of them are drawn; 10000 where nobody draws it."""
+
+
+class ModelList(WireList[ActiveModel]):
+    """Models."""
+
+
+class Performance(Wire):
+    """The whole fleet, as of the last census. There are no text and alchemy workers."""
+
+    queued_requests: Count
+    """Images that wait."""
+    queued_text_requests: Count
+    worker_count: Count
+    text_worker_count: Count
+    thread_count: Count
+    text_thread_count: Count
+    queued_megapixelsteps: float
+    past_minute_megapixelsteps: float
+    queued_forms: Count
+    interrogator_count: Count
+    interrogator_thread_count: Count
+    queued_tokens: Count
+    past_minute_tokens: Count
+
+
+class ImageAmount(Wire):
+    """Images, and their pixelsteps."""
+
+    images: Count
+    ps: Count
+
+
+class AnonymousAmount(Wire):
+    """What was asked for without an account, and got: ``taxes`` are the kudos burned for it."""
+
+    requests: Count
+    images_requested: Count
+    images: Count
+    taxes: Kudos
+
+
+class ImageTotals(Wire):
+    """What was drawn: in the last full minute, the last hour, this UTC day, 31 days, and ever."""
+
+    minute: ImageAmount
+    hour: ImageAmount
+    day: ImageAmount
+    month: ImageAmount
+    total: ImageAmount
+    anonymous: AnonymousAmount
+    """Extension: ever."""
+
+
+class ImageModels(Wire):
+    """Images by model: this UTC day, 31 days, and ever."""
+
+    day: dict[str, Count]
+    month: dict[str, Count]
+    total: dict[str, Count]
+
+
+class Modes(Wire):
+    """How the horde is run. There is no invite-only mode and no raid mode here."""
+
+    maintenance_mode: bool
+    invite_only_mode: bool
+    raid_mode: bool
+
+
+class Newspiece(Wire):
+    """Something new."""
+
+    date_published: str
+    title: str
+    newspiece: str
+    importance: str
+    tags: list[str]
+    more_info_urls: list[str]
+
+
+class News(WireList[Newspiece]):
+    """What is new."""
+
+
 class Document(Wire):
     """A document, in the format that was asked for."""
 

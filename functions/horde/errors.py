@@ -312,6 +312,35 @@ class WrongCredentials(HordeError):
     status, rc = HTTPStatus.FORBIDDEN, "WrongCredentials"
 
 
+class WorkerMaintenance(HordeError):
+    """The worker is in maintenance, paused, or its owner is flagged; it gets nothing to draw."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "WorkerMaintenance"
+
+    def __init__(self, reason: str, *, rc: str | None = None) -> None:
+        # horde-worker-reGen looks for "maintenance mode".
+        super().__init__(f"This worker has been put into maintenance mode. Reason: {reason}", rc=rc)
+
+
+class PolymorphicNameConflict(HordeError):
+    """A worker of this name exists already."""
+
+    rc = "PolymorphicNameConflict"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The worker name '{name}' is already taken. Please choose another.")
+
+
+class InvalidPriorityUsername(HordeError):
+    """A name to be served first is not of the form alias#id."""
+
+    rc = "InvalidPriorityUsername"
+
+
+class NothingToChange(HordeError):
+    """A change that changes nothing; ``rc`` says of what."""
+
+
 class AnonForbiddenWorker(HordeError):
     """Workers need a worker key."""
 
@@ -404,6 +433,19 @@ class RouteNotFound(HordeError):
             "The requested URL was not found on the server. If you entered the URL manually "
             "please check your spelling and try again."
         )
+
+
+class MaintenanceMode(HordeError):
+    """The operator takes no new requests for now; what waits is still drawn."""
+
+    status, rc = HTTPStatus.SERVICE_UNAVAILABLE, "MaintenanceMode"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This horde is in maintenance mode and takes no new requests; nothing was charged. "
+            "Please try again later."
+        )
+        self.headers = {"Retry-After": "60"}
 
 
 class Busy(HordeError):

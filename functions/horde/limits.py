@@ -4,11 +4,11 @@ Pure; horde-api.md 3.4.
 """
 
 from horde.errors import KudosUpfront, TooManyPrompts
-from horde.model import User
+from horde.model import USUAL_STEPS, User
 from horde.pricing import accurate_steps
 from horde.schema import GenerateRequest
 
-MAX_STEPS = 40
+MAX_STEPS = USUAL_STEPS
 """Accurate steps that anyone may ask for."""
 MAX_RESOLUTION = 1024
 """Side of the largest square that anyone may ask for, in pixels."""

@@ -24,6 +24,10 @@ FLAGGED_LEAST, FLAGGED_STANDING = 10, -100
 """A flagged account with no more kudos than the first stands in the queue at the second."""
 UNLIMITED = -1
 """A shared key's budget, end and sizes: no bound."""
+USUAL_STEPS = 40
+"""Accurate steps that anyone may ask for, and the most of a worker with ``limit_max_steps``."""
+SLOW_PS = 500_000
+"""A slower worker, in pixelsteps per second, gets no request with ``slow_workers: false``."""
 SEED_BITS = 32
 SEED_DIGITS = 1000
 """A longer number is read as text: Python refuses to parse numbers without bound."""
@@ -189,10 +193,19 @@ class Generation:
     pixels: int
     ttl: int
     """Lease of a worker, in seconds."""
+    user_id: int | None = None
+    """Whose it is; None in rows older than the field."""
+    steps: int = 0
+    """Accurate steps, rounded up."""
     nsfw: bool = False
     img2img: bool = False
     painting: bool = False
     """Only a part of the source image is painted anew: inpainting or outpainting."""
+    trusted_only: bool = False
+    hasty: bool = False
+    """The request refuses slow workers."""
+    patient: bool = False
+    """The request takes extra slow workers."""
     workers: list[str] = field(default_factory=list)
     worker_blacklist: bool = False
     attempt: int = 0
@@ -205,6 +218,16 @@ class Generation:
     drawn_seed: int | None = None
     gen_metadata: list[dict[str, str]] = field(default_factory=list)
     shared_at: int | None = None
+
+    @property
+    def pixelsteps(self) -> int:
+        """The work of drawing it: the Horde's unit of speed and statistics."""
+        return self.pixels * self.steps
+
+    @property
+    def claimed_at(self) -> int:
+        """When its last worker took it, in seconds since the epoch; 0 if none did."""
+        return (self.lease_until or self.ttl) - self.ttl
 
     @property
     def faults(self) -> int:
@@ -272,8 +295,18 @@ def batch_key(model: str, params: Params, *, kind: str, alone: str = "") -> str:
     return "|".join(str(part) for part in parts)
 
 
-def why_not(generation: Generation, worker_id: str, wants: PopRequest) -> str | None:
-    """Return the Horde's name for why a worker cannot take an image, or None if it can."""
+def why_not(  # noqa: PLR0911 - a flat list of reasons
+    generation: Generation,
+    worker_id: str,
+    wants: PopRequest,
+    *,
+    trusted: bool = False,
+    speed: int | None = None,
+) -> str | None:
+    """Return the Horde's name for why a worker cannot take an image, or None if it can.
+
+    ``trusted`` is its owner's; ``speed`` is in pixelsteps per second, None where not yet known.
+    """
     if generation.pixels > wants.max_pixels:
         return "max_pixels"
     if generation.nsfw and not wants.nsfw:
@@ -284,7 +317,25 @@ def why_not(generation: Generation, worker_id: str, wants: PopRequest) -> str | 
         return "img2img"
     if generation.workers and (worker_id in generation.workers) is generation.worker_blacklist:
         return "worker_id"
+    if generation.trusted_only and not trusted:
+        return "untrusted"
+    if wants.limit_max_steps and generation.steps > USUAL_STEPS:
+        return "step_count"
+    if wants.extra_slow_worker and not generation.patient:
+        return "performance"
+    if generation.hasty and speed is not None and speed < SLOW_PS:
+        return "performance"
     return None
+
+
+def has_word(prompt: str, words: list[str]) -> bool:
+    """Say whether a prompt has one of a worker's blacklisted words in it.
+
+    As the Horde, anywhere and in any case; what the prompt wants to avoid (after ``###``) is not
+    drawn and does not count.
+    """
+    wanted = prompt.partition("###")[0].casefold()
+    return any(word.strip() and word.casefold() in wanted for word in words)
 
 
 class After(StrEnum):
@@ -347,15 +398,19 @@ def progress(request: Request, generations: list[Generation]) -> Progress:
     )
 
 
-def wait_seconds(ahead: int, state: Progress) -> int:
+def wait_seconds(state: Progress, *, ahead: int, own: int, speed: int, workers: int) -> int:
     """Estimate the wait in seconds, at least 2 while not done (clients divide by it).
 
-    ``ahead`` is the number of images before this request's first waiting one. Six seconds an
-    image is a middling GPU's 512x512; the estimate does not know the fleet's speed.
+    ``ahead`` is the pixelsteps that wait before this request's first image, ``own`` those of one
+    image of its own; ``speed`` is what the model's ``workers`` draw together, in pixelsteps per
+    second. What is in hand is taken as just begun, by one of them. The time in which a GPU starts
+    is not in it.
     """
     if state.done:
         return 0
-    return max(2, 6 * (ahead + min(1, state.waiting)) + (4 if state.processing else 0))
+    work = ahead + state.waiting * own
+    in_hand = own * max(1, workers) if state.processing else 0
+    return max(2, -(-(work + in_hand) // max(1, speed)))
 
 
 def tickets_missing(waiting: int, per_ticket: int, queued: int) -> int:

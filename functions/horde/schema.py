@@ -240,9 +240,15 @@ class PopRequest(_Wire):
     max_pixels: Annotated[StrictInt, Field(ge=1)] = 262144
     allow_img2img: StrictBool = True
     allow_painting: StrictBool = True
+    allow_post_processing: StrictBool = True
+    allow_controlnet: StrictBool = False
+    allow_sdxl_controlnet: StrictBool = False
+    allow_lora: StrictBool = False
     limit_max_steps: StrictBool = False
     extra_slow_worker: StrictBool = False
     blacklist: Annotated[list[StrictStr], Field(max_length=200)] = []
+    priority_usernames: Annotated[list[StrictStr], Field(max_length=100)] = []
+    """``alias#id``; the first ten are heeded, after the owner's own."""
     mixed_batch: StrictBool = False
     """Extension: the worker takes images of several requests in one answer (``jobs``)."""
 
@@ -269,6 +275,50 @@ class SubmitRequest(_Wire):
     @classmethod
     def _digits(cls, value: object) -> object:
         return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+class ModelQuery(_Wire):
+    """The query of ``GET /v2/status/models``."""
+
+    type: Literal["image", "text"] = "image"
+    min_count: Annotated[int, Field(ge=0)] | None = None
+    max_count: Annotated[int, Field(ge=0)] | None = None
+    model_state: Literal["known", "custom", "all"] = "all"
+    """``known`` are the operator's models, ``custom`` those that only volunteers draw."""
+
+
+class ModelStatsQuery(_Wire):
+    """The query of ``GET /v2/stats/img/models``."""
+
+    model_state: Literal["known", "custom", "all"] = "all"
+
+
+class WorkerQuery(_Wire):
+    """The query of ``GET /v2/workers``."""
+
+    type: Literal["image", "text", "interrogation"] = "image"
+    name: Annotated[str, Field(max_length=100)] | None = None
+
+
+class ModesChange(_Wire):
+    """The body of ``PUT /v2/status/modes``."""
+
+    maintenance_mode: StrictBool | None = None
+    invite_only_mode: StrictBool = False
+    raid_mode: StrictBool = False
+
+
+class WorkerChange(_Wire):
+    """The body of ``PUT /v2/workers/{id}``."""
+
+    maintenance: StrictBool | None = None
+    maintenance_msg: Annotated[StrictStr, Field(max_length=1000)] | None = None
+    paused: StrictBool | None = None
+    """Moderators only."""
+    info: Annotated[StrictStr, Field(max_length=1000)] | None = None
+    name: Annotated[StrictStr, Field(min_length=5, max_length=100)] | None = None
+    team: Annotated[StrictStr, Field(max_length=36)] | None = None
+    """Refused: there are no teams here."""
 
 
 UuidText = Annotated[StrictStr, Field(min_length=36, max_length=36)]

@@ -11,6 +11,13 @@ Items (``pk`` / ``sk``):
 ``REQUEST#<id>``      ``REQUEST``              a request
 ``GENERATION#<id>``   ``GENERATION``           one image of a request
 ``WORKER#<id>``       ``WORKER``               a worker, by its last pop
+``WORKER#<id>``       ``RECORD``               what it has done so far
+``USER#0``            ``RECORD``               what the anonymous account asked for and got
+``STATS``             ``MINUTE#<time>``, ...   what was drawn, by minute, day and model, and ever
+``TALLIED#<id>``      ``TALLIED``              an anonymous request that is counted already
+``FLEET``             ``CENSUS``               the minute's census of workers and queues
+``FLEET``             ``MODES``                what the operator switched
+``NAME#<name>``       ``NAME``                 which worker has this name, in small letters
 ``MODEL#<name>``      ``MODEL``                until when a live worker offers this model
 ``SHARED#<id>``       ``SHARED``               which user's image is in the data set (private;
                                                for withdrawal)
@@ -25,7 +32,7 @@ Items (``pk`` / ``sk``):
 Indexes, all sparse: ``waiting`` (``wait_model``, ``priority``) holds the images that wait, best
 last; ``due`` (``due_shard``, ``due_at``) holds leases and requests by the time they run out;
 ``listed`` (``listed``, ``listed_at``) holds what is looked up as a list, keys only: an account's
-waiting images, and all users by their kudos.
+waiting images, all users by their kudos, and workers by the time they were last seen.
 
 Every verb is one call or one transaction. Conditions carry names; a verb whose condition fails
 says so by its result and changes nothing.
@@ -44,9 +51,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from horde import aws, clock, kudos, sharedkeys
+from horde import aws, clock, kudos, sharedkeys, statistics
 from horde.errors import Busy, InvalidAPIKey
-from horde.model import UNLIMITED, Generation, Request, SharedKey, State, User
+from horde.fleet import NOTHING_DONE, WORKER_KEEP_S, Census, Load, Queue, Record, Worker
+from horde.model import ANONYMOUS, UNLIMITED, Generation, Request, SharedKey, State, User
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -57,6 +65,11 @@ Item = dict[str, Any]
 WAITING_INDEX = "waiting"
 DUE_INDEX = "due"
 LISTED_INDEX = "listed"
+WORKER_SHARDS = 4
+"""The list of workers is spread over this many partitions."""
+DAY_S = 24 * 3600
+RECORD_KEEP_S = 90 * DAY_S
+"""A worker that drew nothing for this long begins anew, in seconds."""
 DUE_SHARDS = 8
 """The due index is spread over this many partitions, so that none of them is hot."""
 USER_SHARDS = 16
@@ -238,6 +251,65 @@ def _sets(changes: Mapping[str, Any]) -> tuple[str, dict[str, str], Item]:
 
 def _pair(one: int, other: int) -> str:
     return f"{min(one, other)}#{max(one, other)}"
+
+
+def _record_key(kind: str, key: object) -> Item:
+    return {"pk": {"S": f"{kind}#{key}"}, "sk": {"S": "RECORD"}}
+
+
+def _row_key(row: statistics.Row) -> Item:
+    return {"pk": {"S": row[0]}, "sk": {"S": row[1]}}
+
+
+def _flag_row(event: statistics.Event) -> statistics.Row:
+    if isinstance(event, statistics.Asked):
+        return (f"TALLIED#{event.request_id}", "TALLIED")
+    return event.entry
+
+
+def _first_day(now_ms: int) -> str:
+    return statistics.day(now_ms - (statistics.MONTH_DAYS - 1) * DAY_S * 1000)
+
+
+def _amounts(items: Iterable[Item]) -> dict[str, statistics.Amount]:
+    return {
+        item["sk"]["S"]: statistics.Amount(int(item["images"]["N"]), int(item["pixelsteps"]["N"]))
+        for item in items
+    }
+
+
+def _sum(amounts: dict[str, statistics.Amount]) -> statistics.Amount:
+    return statistics.Amount(
+        sum(amount.images for amount in amounts.values()),
+        sum(amount.pixelsteps for amount in amounts.values()),
+    )
+
+
+def _by_model(items: Iterable[Item]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for item in items:
+        name = item["model"]["S"]
+        found[name] = found.get(name, 0) + int(item["images"]["N"])
+    return found
+
+
+def _name_key(name: str) -> Item:
+    return _pk("NAME", name.casefold())
+
+
+def _worker_item(worker: Worker) -> Item:
+    return {
+        **_pk("WORKER", worker.id),
+        **to_item(worker),
+        "listed": {"S": f"WORKERS#{uuid.UUID(worker.id).int % WORKER_SHARDS}"},
+        "listed_at": encode(worker.seen_at),
+    }
+
+
+def _worker(item: Item | None) -> Worker | None:
+    """Return the worker of an item; TTL may take days to delete one that is forgotten."""
+    worker = from_item(Worker, item) if item else None
+    return worker if worker is not None and worker.gone_at > clock.now() else None
 
 
 def _due(key: str, at_s: int) -> Item:
@@ -656,6 +728,19 @@ class Store:
         )
         found = [from_item(Generation, item) for item in items]
         return sorted(found, key=lambda generation: generation.index)
+        found = self.generations_by_id(request.generations)
+        return sorted(found, key=lambda generation: generation.index)
+
+    def generations_by_id(self, ids: list[str]) -> list[Generation]:
+        """Read images, in no order."""
+        items = self._batch(_pk("GENERATION", generation_id) for generation_id in ids)
+        return [from_item(Generation, item) for item in items]
+
+    def prompts(self, request_ids: Iterable[str]) -> dict[str, str]:
+        """Read the prompts of requests, by their ids."""
+        items = self._batch(_pk("REQUEST", request_id) for request_id in dict.fromkeys(request_ids))
+        found = [from_item(Request, item) for item in items]
+        return {request.id: str(request.payload.get("prompt", "")) for request in found}
 
     # --- the queue ------------------------------------------------------------------------
 
@@ -704,6 +789,17 @@ class Store:
             Select="COUNT",
         )
         return answer["Count"]
+
+    def waiting_ids(self, user_id: int, most: int) -> list[str]:
+        """Return the ids of an account's waiting images, oldest first; not the anonymous one's."""
+        answer = self._db.query(
+            TableName=self._table,
+            IndexName=LISTED_INDEX,
+            KeyConditionExpression="listed = :listed",
+            ExpressionAttributeValues={":listed": {"S": _waiting_of(user_id, "")}},
+            Limit=most,
+        )
+        return [item["pk"]["S"].partition("#")[2] for item in answer["Items"]]
 
     def claim(
         self, generation: Generation, *, worker_id: str, name: str, user_id: int, lease_until: int
@@ -791,9 +887,26 @@ class Store:
         }
         back = (request.price, 0) if state is State.CENSORED else None
         more = [self._announcement(generation)] if request.webhook else []
-        drawn = {"fulfilled": 1, "contributed": request.pixelsteps} if entries else None
+        counts = {"fulfilled": 1, "contributed": request.pixelsteps} if entries else None
+        drawn = {
+            "worker_id": encode(generation.worker_id or ""),
+            "user_id": encode(request.user_id),
+            "model": encode(generation.model),
+            "pixelsteps": encode(generation.pixelsteps),
+            "claimed_at": encode(generation.claimed_at * 1000),
+            "settled_at": sets["settled_at"],
+            "tax": encode(request.tax),
+        }
         return self._end(
-            request, generation, state, entries, back, sets=sets, more=more, counts=drawn
+            request,
+            generation,
+            state,
+            entries,
+            back,
+            sets=sets,
+            more=more,
+            counts=counts,
+            drawn=drawn,
         )
 
     def _announcement(self, generation: Generation) -> Item:
@@ -814,7 +927,8 @@ class Store:
         ``last_fault`` marks the request faulted in the same transaction, and due for the sweep.
         """
         back = (request.price, request.tax)
-        return self._end(request, generation, state, [], back, last_fault=last_fault)
+        more = self._blame(generation)
+        return self._end(request, generation, state, [], back, last_fault=last_fault, more=more)
 
     def _end(  # noqa: PLR0913 - one place where all ends meet
         self,
@@ -828,6 +942,7 @@ class Store:
         sets: Item | None = None,
         more: Iterable[Item] = (),
         counts: Mapping[str, int] | None = None,
+        drawn: Item | None = None,
     ) -> bool:
         ended = self._transition(
             generation,
@@ -849,7 +964,7 @@ class Store:
                 ended,
                 *to_key,
                 *self._moves(moves, counts=counts),
-                *(self._ledger(entry, reference=generation.id) for entry in moves),
+                *(self._ledger(entry, reference=generation.id, drawn=drawn) for entry in moves),
                 *self._touch_request(request, forgiven, last_fault=last_fault),
                 *more,
             ]
@@ -915,8 +1030,16 @@ class Store:
                 },
             ),
             self._check(_pk("REQUEST", request.id), still_wanted),
+            *self._blame(generation),
         ]
         return self._holds(parts)
+
+    def _blame(self, generation: Generation) -> list[Item]:
+        """Count a claim that came to nothing in its worker's record."""
+        if generation.state is not State.PROCESSING or generation.worker_id is None:
+            return []
+        row = ("WORKER#" + generation.worker_id, "RECORD")
+        return [self._add(row, statistics.Counter({"faults": 1}))]
 
     def _transition(self, generation: Generation, expression: str, values: Item) -> Item:
         same_state_and_lease = "#state = :seen AND attempt = :attempt"
@@ -1013,20 +1136,62 @@ class Store:
 
     # --- workers and models -------------------------------------------------------------------
 
-    def seen_worker(self, worker_id: str, name: str, user_id: int, models: list[str]) -> None:
-        """Remember a worker and that its models are on offer for the next minutes."""
-        now = clock.now()
-        self._db.put_item(
-            TableName=self._table,
-            Item={
-                **_pk("WORKER", worker_id),
-                "name": {"S": name},
-                "user_id": {"N": str(user_id)},
-                "seen_at": {"N": str(now)},
-                "gone_at": {"N": str(now + KEEP_S)},
-            },
+    def worker_named(self, name: str) -> str | None:
+        """Return the id of the worker that has this name, in any case of its letters."""
+        item = self._get(_name_key(name))
+        return str(item["worker_id"]["S"]) if item else None
+
+    def crew(
+        self, worker_id: str | None, user_id: int
+    ) -> tuple[Worker | None, Record, User | None]:
+        """Read a worker with its record, and its owner."""
+        keys = [_pk("USER", user_id)]
+        if worker_id is not None:
+            keys += [_pk("WORKER", worker_id), _record_key("WORKER", worker_id)]
+        found = {item["sk"]["S"]: item for item in self._batch(keys)}
+        return (
+            _worker(found.get("WORKER")),
+            from_item(Record, found["RECORD"]) if "RECORD" in found else NOTHING_DONE,
+            from_item(User, found["USER"]) if "USER" in found else None,
         )
-        for model in models:
+
+    def enlist(self, worker: Worker, instead_of: str | None = None) -> bool:
+        """Take on a new worker; False if its name was taken meanwhile.
+
+        ``instead_of`` is the worker whose name it takes over, one that is forgotten.
+        """
+        name = {
+            **_name_key(worker.name),
+            "worker_id": {"S": worker.id},
+            "gone_at": {"N": str(worker.gone_at)},
+        }
+        free = self._new(name)
+        if instead_of is not None:
+            free["Put"]["ConditionExpression"] = "attribute_not_exists(pk) OR worker_id = :old"
+            free["Put"]["ExpressionAttributeValues"] = {":old": {"S": instead_of}}
+        return self._holds([free, self._new(_worker_item(worker))])
+
+    def seen_worker(self, worker: Worker, offered: dict[str, Any]) -> None:
+        """Remember that a worker is at work, and what it offers; ``worker`` is as it was read.
+
+        Of several processes that see it in the same minute one writes.
+        """
+        now = clock.now()
+        gone_at = worker.gone_at
+        if gone_at < now + WORKER_KEEP_S - DAY_S:  # once a day: the name first, then the worker
+            gone_at = now + WORKER_KEEP_S
+            self._change(_name_key(worker.name), {"gone_at": gone_at}, {"worker_id": worker.id})
+        away = now - worker.seen_at
+        changes = {
+            **offered,
+            "seen_at": now,
+            "listed_at": now,
+            "gone_at": gone_at,
+            "uptime": worker.uptime + (away if worker.online(now) else 0),
+        }
+        if self._change(_pk("WORKER", worker.id), changes, {"seen_at": worker.seen_at}) is None:
+            return
+        for model in [] if worker.resting else offered["models"]:
             self._db.put_item(
                 TableName=self._table,
                 Item={
@@ -1036,14 +1201,300 @@ class Store:
                 },
             )
 
+    def worker(self, worker_id: str) -> Worker | None:
+        """Read a worker."""
+        return _worker(self._get(_pk("WORKER", worker_id)))
+
     def worker_exists(self, worker_id: str) -> bool:
-        """Say whether a worker has ever popped (in the last two days)."""
-        return self._get(_pk("WORKER", worker_id)) is not None
+        """Say whether a worker has ever popped and is not forgotten."""
+        return self.worker(worker_id) is not None
+
+    def workers_seen(self, since: int, most: int) -> list[str]:
+        """Return the ids of workers seen after a time (seconds), up to ``most`` of a shard."""
+        found = []
+        for shard in range(WORKER_SHARDS):
+            answer = self._db.query(
+                TableName=self._table,
+                IndexName=LISTED_INDEX,
+                KeyConditionExpression="listed = :listed AND listed_at > :since",
+                ExpressionAttributeValues={
+                    ":listed": {"S": f"WORKERS#{shard}"},
+                    ":since": encode(since),
+                },
+                ScanIndexForward=False,
+                Limit=most,
+            )
+            found += [item["pk"]["S"].partition("#")[2] for item in answer["Items"]]
+        return found
+
+    def workers(self, ids: list[str]) -> list[tuple[Worker, Record]]:
+        """Read workers with their records, by name."""
+        keys = [key for i in ids for key in (_pk("WORKER", i), _record_key("WORKER", i))]
+        workers, records = [], {}
+        for item in self._batch(keys):
+            if item["sk"]["S"] == "RECORD":
+                records[item["pk"]["S"].partition("#")[2]] = from_item(Record, item)
+            elif (worker := _worker(item)) is not None:
+                workers.append(worker)
+        workers.sort(key=lambda worker: worker.name)
+        return [(worker, records.get(worker.id, NOTHING_DONE)) for worker in workers]
+
+    def change_worker(self, worker_id: str, **changes: Any) -> Worker | None:
+        """Change what a worker is told to do, or its info; None if it is gone."""
+        return _worker(self._change(_pk("WORKER", worker_id), changes))
+
+    def rename_worker(self, worker: Worker, name: str) -> bool:
+        """Give a worker another name, and its old one free; False if that is taken.
+
+        The record is as it was read; who renamed it meanwhile wins.
+        """
+        if name.casefold() == worker.name.casefold():
+            changed = self._change(_pk("WORKER", worker.id), {"name": name}, {"name": worker.name})
+            return changed is not None
+        taken = {
+            **_name_key(name),
+            "worker_id": {"S": worker.id},
+            "gone_at": {"N": str(worker.gone_at)},
+        }
+        return self._holds(
+            [
+                self._new(taken),
+                self._drop(_name_key(worker.name), "worker_id = :id", {":id": encode(worker.id)}),
+                {
+                    "Update": {
+                        "TableName": self._table,
+                        "Key": _pk("WORKER", worker.id),
+                        "ConditionExpression": "#name = :old",
+                        "UpdateExpression": "SET #name = :new",
+                        "ExpressionAttributeNames": {"#name": "name"},
+                        "ExpressionAttributeValues": {
+                            ":old": encode(worker.name),
+                            ":new": encode(name),
+                        },
+                    }
+                },
+            ]
+        )
+
+    def forget_worker(self, worker: Worker) -> bool:
+        """Delete a worker and its record, and give its name free; False if it is gone already.
+
+        What it holds is still its owner's to submit. A worker that goes on popping is a new one.
+        """
+        named = {":name": encode(worker.name)}
+        gone = self._drop(_pk("WORKER", worker.id), "#name = :name", named)
+        gone["Delete"]["ExpressionAttributeNames"] = {"#name": "name"}
+        return self._holds(
+            [
+                gone,
+                self._drop(_name_key(worker.name), "worker_id = :id", {":id": encode(worker.id)}),
+                {"Delete": {"TableName": self._table, "Key": _record_key("WORKER", worker.id)}},
+            ]
+        )
 
     def model_is_live(self, model: str) -> bool:
         """Say whether a worker offered a model in the last minutes."""
         item = self._get(_pk("MODEL", model))
         return item is not None and int(item["seen_at"]["N"]) > clock.now() - LIVE_S
+
+    # --- the fleet ----------------------------------------------------------------------------
+
+    def queue(self, model: str, most: int) -> Queue:
+        """Measure what waits for a model; of more than ``most`` images the best ones."""
+        images, pixelsteps = 0, 0
+        start: dict[str, Any] = {}
+        requests: set[str] = set()
+        while images < most:
+            answer = self._db.query(
+                TableName=self._table,
+                IndexName=WAITING_INDEX,
+                KeyConditionExpression="wait_model = :model",
+                ExpressionAttributeNames={"#steps": "steps"},
+                ExpressionAttributeValues={":model": {"S": model}},
+                ProjectionExpression="request_id, pixels, #steps",
+                ScanIndexForward=False,
+                Limit=most - images,
+                **start,
+            )
+            for item in answer["Items"]:
+                images += 1
+                requests.add(item["request_id"]["S"])
+                pixelsteps += int(item["pixels"]["N"]) * int(item.get("steps", {"N": "0"})["N"])
+            if "LastEvaluatedKey" not in answer:
+                break
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+        return Queue(images=images, requests=len(requests), pixelsteps=pixelsteps)
+
+    def put_census(self, census: Census) -> None:
+        """Write the minute's census over the last one."""
+        rows = {name: list(asdict(load).values()) for name, load in census.models.items()}
+        item = {"pk": {"S": "FLEET"}, "sk": {"S": "CENSUS"}, "models": {"S": _json(rows)}}
+        counts = {"at": census.at, "workers": census.workers, "threads": census.threads}
+        item |= {name: encode(value) for name, value in counts.items()}
+        self._db.put_item(TableName=self._table, Item=item)
+
+    def overview(self) -> tuple[Census, bool]:
+        """Read the last census, and whether the operator switched maintenance on."""
+        answer = self._db.query(
+            TableName=self._table,
+            KeyConditionExpression="pk = :fleet",
+            ExpressionAttributeValues={":fleet": {"S": "FLEET"}},
+        )
+        found: dict[str, Any] = {item["sk"]["S"]: item for item in answer["Items"]}
+        census, names = Census(), [spec.name for spec in fields(Load)]
+        if "CENSUS" in found:
+            item = found["CENSUS"]
+            rows = json.loads(item["models"]["S"])
+            census = Census(
+                at=int(item["at"]["N"]),
+                workers=int(item["workers"]["N"]),
+                threads=int(item["threads"]["N"]),
+                models={
+                    name: Load(**dict(zip(names, row, strict=True))) for name, row in rows.items()
+                },
+            )
+        return census, bool(found.get("MODES", {}).get("maintenance", {}).get("BOOL"))
+
+    def set_maintenance(self, *, on: bool) -> None:
+        """Switch maintenance."""
+        self._db.put_item(
+            TableName=self._table,
+            Item={
+                "pk": {"S": "FLEET"},
+                "sk": {"S": "MODES"},
+                "maintenance": {"BOOL": on},
+                "changed_at": encode(clock.now()),
+            },
+        )
+
+    # --- statistics ---------------------------------------------------------------------------
+
+    def tally(self, events: Sequence[statistics.Event]) -> int:
+        """Count events that were not counted before; returns how many.
+
+        Each is flagged in the transaction that counts it: a settlement in its ledger entry, a
+        request by an item of its own, since others write the request.
+        """
+        left = list({_flag_row(event): event for event in events}.values())
+        while left:
+            counts = statistics.counters(left)
+            if len(left) > 1 and len(left) + len(counts) > BATCH:
+                half = len(left) // 2
+                return self.tally(left[:half]) + self.tally(left[half:])
+            flags = [self._flag(event) for event in left]
+            try:
+                self._transact([*flags, *self._counts(left, counts)])
+            except ConditionFailed as failed:
+                left = [event for i, event in enumerate(left) if i not in failed.which]
+            else:
+                return len(left)
+        return 0
+
+    def _flag(self, event: statistics.Event) -> Item:
+        if isinstance(event, statistics.Asked):
+            pk, sk = _flag_row(event)
+            gone = encode(clock.now() + KEEP_S)
+            return self._new({"pk": {"S": pk}, "sk": {"S": sk}, "gone_at": gone})
+        not_counted = "attribute_exists(pk) AND attribute_not_exists(tallied)"
+        return {
+            "Update": {
+                "TableName": self._table,
+                "Key": _row_key(event.entry),
+                "ConditionExpression": not_counted,
+                "UpdateExpression": "SET tallied = :true",
+                "ExpressionAttributeValues": {":true": encode(value=True)},
+            }
+        }
+
+    def _counts(
+        self, events: list[statistics.Event], counts: dict[statistics.Row, statistics.Counter]
+    ) -> list[Item]:
+        drawn: dict[str, list[statistics.Settled]] = {}
+        for event in events:
+            if isinstance(event, statistics.Settled):
+                drawn.setdefault(event.worker_id, []).append(event)
+        records = {
+            item["pk"]["S"].partition("#")[2]: from_item(Record, item)
+            for item in self._batch(_record_key("WORKER", worker) for worker in drawn)
+        }
+        paces = {
+            (f"WORKER#{worker}", "RECORD"): statistics.pace(
+                records.get(worker, NOTHING_DONE), theirs
+            )
+            for worker, theirs in drawn.items()
+        }
+        return [self._add(row, counter, paces.get(row)) for row, counter in counts.items()]
+
+    def _add(
+        self, row: statistics.Row, counter: statistics.Counter, sets: dict[str, int] | None = None
+    ) -> Item:
+        """Add to an item's numbers, and set some; an item that is not there begins at nothing."""
+        fixed: dict[str, Any] = dict(sets or {})
+        if counter.gone_at:
+            fixed["gone_at"] = counter.gone_at
+        elif row[0].startswith("WORKER#"):
+            fixed["gone_at"] = clock.now() + RECORD_KEEP_S
+        if counter.model:
+            fixed["model"] = counter.model
+        names = {f"#{name}": name for name in [*counter.add, *fixed]}
+        update = "ADD " + ", ".join(f"#{name} :{name}" for name in counter.add)
+        if fixed:
+            update = "SET " + ", ".join(f"#{name} = :{name}" for name in fixed) + " " + update
+        return {
+            "Update": {
+                "TableName": self._table,
+                "Key": _row_key(row),
+                "UpdateExpression": update,
+                "ExpressionAttributeNames": names,
+                "ExpressionAttributeValues": {
+                    f":{name}": encode(value) for name, value in (counter.add | fixed).items()
+                },
+            }
+        }
+
+    def anonymous_record(self) -> Record:
+        """Read what the anonymous account asked for and got."""
+        item = self._get(_record_key("USER", ANONYMOUS.id))
+        return from_item(Record, item) if item else NOTHING_DONE
+
+    def totals(self, now_ms: int) -> statistics.Totals:
+        """Sum the counters of what was drawn; ``now_ms`` is the time to look back from."""
+        minutes = self._stats(statistics.minute(now_ms - 3_600_000), statistics.minute(now_ms))
+        days = self._stats(_first_day(now_ms), statistics.day(now_ms))
+        total = self._stats("TOTAL", "TOTAL")
+        none = statistics.Amount()
+        return statistics.Totals(
+            minute=_amounts(minutes).get(statistics.minute(now_ms - 60_000), none),
+            hour=_sum(_amounts(minutes)),
+            day=_amounts(days).get(statistics.day(now_ms), none),
+            month=_sum(_amounts(days)),
+            total=_sum(_amounts(total)),
+        )
+
+    def model_counts(self, now_ms: int) -> statistics.ModelCounts:
+        """Sum the counters of images by model."""
+        today = f"MODEL{statistics.day(now_ms)}#"
+        month = self._stats(f"MODEL{_first_day(now_ms)}#", f"{today}~")
+        return statistics.ModelCounts(
+            day=_by_model(item for item in month if item["sk"]["S"].startswith(today)),
+            month=_by_model(month),
+            total=_by_model(self._stats("MODEL#", "MODEL#~")),
+        )
+
+    def _stats(self, first: str, last: str) -> list[Item]:
+        """Read the counters between two sort keys, both included."""
+        pages = self._db.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression="pk = :stats AND sk BETWEEN :first AND :last",
+            ExpressionAttributeValues={
+                ":stats": {"S": "STATS"},
+                ":first": {"S": first},
+                ":last": {"S": last},
+            },
+        )
+        return [dict(item) for page in pages for item in page["Items"]]
+
+    # --- ratings ------------------------------------------------------------------------------
 
     def rate(
         self,
@@ -1183,6 +1634,53 @@ class Store:
                 _pause(tries)
         return found
 
+    def _change(
+        self, key: Item, changes: dict[str, Any], seen: dict[str, Any] | None = None
+    ) -> Item | None:
+        """Set attributes of an item that is there; an empty value takes its attribute away.
+
+        ``seen`` are attributes as they must still be. Returns the item, None if it was not so.
+        """
+        names, values = {}, {}
+        sets, drops, held = [], [], ["attribute_exists(pk)"]
+        for number, (name, value) in enumerate(changes.items()):
+            names[f"#c{number}"] = name
+            if value is None or value is False or value in ("", []):
+                drops.append(f"#c{number}")
+            else:
+                values[f":c{number}"] = encode(value)
+                sets.append(f"#c{number} = :c{number}")
+        for number, (name, value) in enumerate((seen or {}).items()):
+            names[f"#s{number}"], values[f":s{number}"] = name, encode(value)
+            held.append(f"#s{number} = :s{number}")
+        update = [f"SET {', '.join(sets)}"] if sets else []
+        update += [f"REMOVE {', '.join(drops)}"] if drops else []
+        try:
+            answer = self._db.update_item(
+                TableName=self._table,
+                Key=key,
+                ConditionExpression=" AND ".join(held),
+                UpdateExpression=" ".join(update),
+                ExpressionAttributeNames=names,
+                **({"ExpressionAttributeValues": values} if values else {}),  # type: ignore[arg-type]
+                ReturnValues="ALL_NEW",
+            )
+        except ClientError as error:
+            if _code(error) == "ConditionalCheckFailedException":
+                return None
+            raise
+        return answer["Attributes"]
+
+    def _drop(self, key: Item, condition: str, values: Item) -> Item:
+        return {
+            "Delete": {
+                "TableName": self._table,
+                "Key": key,
+                "ConditionExpression": condition,
+                "ExpressionAttributeValues": values,
+            }
+        }
+
     def _new(self, item: Item) -> Item:
         return {
             "Put": {
@@ -1260,7 +1758,8 @@ class Store:
             )
         return moves
 
-    def _ledger(self, entry: kudos.Entry, *, reference: str) -> Item:
+    def _ledger(self, entry: kudos.Entry, *, reference: str, drawn: Item | None = None) -> Item:
+        """Append an entry; a reward says what was ``drawn``, for ``tally``."""
         now, event = clock.iso(clock.now_ms()), uuid.uuid4()
         return self._new(
             {
@@ -1270,6 +1769,7 @@ class Store:
                 "amount": {"N": str(entry.amount)},
                 "postings": {"M": {key: encode(value) for key, value in entry.postings.items()}},
                 "reference": {"S": reference},
+                **(drawn or {} if entry.kind is kudos.Kind.REWARD else {}),
             }
         )
 

@@ -1,5 +1,6 @@
 """A plain Horde client, as any other: it knows nothing of the server but its address."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -119,8 +120,9 @@ class Client:
         return answer.data
 
     def pop(self, **fields: Any) -> Any:
-        """Ask for work, as a worker does."""
-        body = {"name": "by hand", "models": ["stable_diffusion"], "amount": 1, **fields}
+        """Ask for work, as a worker does; each key has a worker of its own name."""
+        name = f"by hand {hashlib.sha256(str(self.api_key).encode()).hexdigest()[:8]}"
+        body = {"name": name, "models": ["stable_diffusion"], "amount": 1, **fields}
         return self.expect(200, "POST", "/api/v2/generate/pop", body)
 
     def submit(self, generation_id: str, **fields: Any) -> Answer:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from infra.local.client import Client, until
-from tests.e2e.conftest import Horde, png_base64, webp, wish
+from tests.e2e.conftest import PATIENCE_S, Horde, png_base64, webp, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -156,3 +156,46 @@ def test_r2_false_answers_in_base64(horde: Horde, model: str) -> None:
     assert sent.status == 200
     status = horde.done(client, accepted["id"])
     assert base64.b64decode(status["generations"][0]["img"]) == drawn
+
+
+def test_what_was_drawn_is_counted_from_the_stream(horde: Horde, stories: dict[str, Story]) -> None:
+    images = sum(len(story.ids) for story in stories.values())
+
+    def counted() -> Any:
+        totals = horde.cloud.store.totals(time.time_ns() // 1_000_000)
+        return totals if totals.total.images >= images else None
+
+    found = until("the tally", counted, seconds=PATIENCE_S)
+    assert found.day.pixelsteps == found.total.pixelsteps >= images * 64 * 64 * 4
+    shown = horde.anonymous.expect(200, "GET", "/api/v2/stats/img/totals")
+    assert shown["total"]["images"] >= images
+    assert shown["anonymous"]["requests"] >= 2
+    drawn_by = stories["shared"].status["generations"][0]["worker_id"]
+    worker = horde.anonymous.expect(200, "GET", f"/api/v2/workers/{drawn_by}")
+    assert worker["requests_fulfilled"] >= images
+    assert worker["performance"].endswith("megapixelsteps per second")
+    assert worker in horde.anonymous.expect(200, "GET", "/api/v2/workers")
+    horde.sweep()
+
+    def listed() -> Any:
+        rows = horde.anonymous.expect(200, "GET", "/api/v2/status/models")
+        return [row for row in rows if row["count"] and row["performance"]]
+
+    assert until("the census", listed, seconds=PATIENCE_S)
+
+
+def test_an_owner_changes_and_deletes_a_worker(horde: Horde, model: str) -> None:
+    worker = horde.worker()
+    worker.pop(models=[model], name=f"first {model}")
+    path = f"/api/v2/workers/name/first%20{model}"
+    found = worker.expect(200, "GET", path)
+    one = f"/api/v2/workers/{found['id']}"
+    change = {"maintenance": True, "name": f"second {model}"}
+    assert worker.expect(200, "PUT", one, change) == change
+    refused = worker.call(
+        "POST", "/api/v2/generate/pop", {"name": f"second {model}", "models": [model]}
+    )
+    assert (refused.status, refused.json["rc"]) == (403, "WorkerMaintenance")
+    assert worker.expect(200, "GET", one)["maintenance_mode"] is True
+    assert worker.expect(200, "DELETE", one)["deleted_id"] == found["id"]
+    assert worker.call("GET", one).status == 404

@@ -59,7 +59,8 @@ class Known:
         horde.draw(worker)
         waiting = horde.generate(key).body["id"]
         self.keys = [key, key, ANONYMOUS, worker, "wrong"]
-        self.paths = {"id": [done, waiting, str(user)], "name": ["w1"]}
+        (drawer,) = horde.store.workers_seen(0, 1)
+        self.paths = {"id": [done, waiting, str(user), drawer], "name": ["w1"]}
         self.dice = random.Random(0)
 
     def put_into(self, case: Any) -> None:

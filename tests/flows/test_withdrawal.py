@@ -8,7 +8,8 @@ from tests.support.cloud import ANONYMOUS, Cloud
 
 def shared(horde: Cloud, key: str, n: int = 1) -> list[str]:
     horde.generate(key, params={"n": n}, shared=True)
-    drawn = horde.draw(horde.worker_key(horde.register("owner")[0]))
+    owner, _ = horde.register("owner")
+    drawn = horde.draw(horde.worker_key(owner), name=f"w{owner}")
     horde.settle_async()
     return drawn
 

@@ -246,6 +246,7 @@ def test_a_finished_image_is_shown_as_the_horde_shows_it(horde: Cloud, worker: s
         "worker_name": "w1",
         "model": "stable_diffusion",
         "state": "ok",
+        "shared": True,
     }
 
 

@@ -44,6 +44,11 @@ MAY = {
     "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES,
     "status": ENDING | READ_IMAGES,
     "users": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"),
+    "tally": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")
+    | verbs("BatchGetItem", "PutItem", "UpdateItem")
+    | SEND,
+    "fleet": verbs("GetItem", "BatchGetItem", "Query"),
+    "manage": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
     "webhook": verbs("GetItem") | CONSUME | READ_IMAGES,
     "transfer": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
     "share": verbs("GetItem", "PutItem", "UpdateItem") | CONSUME | PUT | READ_IMAGES,

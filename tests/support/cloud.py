@@ -24,7 +24,7 @@ import requests
 from moto import mock_aws
 from PIL import Image
 
-from horde import aws, clock, rates, runpod, store
+from horde import aws, clock, fleet, rates, runpod, store
 from tests.support import template as templates
 
 ANONYMOUS = "0000000000"
@@ -158,6 +158,7 @@ class Cloud:
         self.pending: dict[str, list[Message]] = {"dispatch": [], "share": [], "webhook": []}
         self.dead: dict[str, list[Message]] = {"dispatch": [], "share": [], "webhook": []}
         self.dead_records: list[dict[str, Any]] = []
+        self.uncounted: list[dict[str, Any]] = []
         self._make()
         self.functions = templates.functions(template)
         self.routes = templates.routes(template)
@@ -277,32 +278,52 @@ class Cloud:
         shown = json.loads(answer["body"]) if is_json else answer["body"]
         return Reply(answer["statusCode"], shown, answer["headers"])
 
-    def stream(self, *, again: bool = False) -> int:
-        """Deliver the table's new stream records through the template's filter."""
-        (mapping,) = [
-            found["Properties"]
+    def stream(self, *, again: bool = False, only: str | None = None) -> int:
+        """Deliver the table's new stream records to each consumer through the template's filters.
+
+        Returns how many left for ``enqueue``. ``only``: to one consumer; the others miss them.
+        """
+        if again:
+            self._iterators.clear()
+        records, delivered = self._records(), {}
+        for file, mapping in self._consumers().items():
+            patterns = [
+                json.loads(found["Pattern"]) for found in mapping["FilterCriteria"]["Filters"]
+            ]
+            wanted = [
+                record
+                for record in records
+                if any(_matches(pattern, record) for pattern in patterns)
+            ]
+            if only in (None, file):
+                self._feed(file, wanted, mapping["MaximumRetryAttempts"])
+            delivered[file] = len(wanted)
+        return delivered["enqueue"]
+
+    def _consumers(self) -> dict[str, dict[str, Any]]:
+        files = {name: file for file, (name, _) in self.functions.items()}
+        return {
+            files[found["Properties"]["FunctionName"]["Ref"]]: found["Properties"]
             for found in templates.of_type(
                 self.template, "AWS::Lambda::EventSourceMapping"
             ).values()
             if "FilterCriteria" in found["Properties"]
-        ]
-        pattern = json.loads(mapping["FilterCriteria"]["Filters"][0]["Pattern"])
-        if again:
-            self._iterators.clear()
-        records = [record for record in self._records() if _matches(pattern, record)]
+        }
+
+    def _feed(self, file: str, records: list[dict[str, Any]], most: int) -> None:
+        dead = self.dead_records if file == "enqueue" else self.uncounted
         position, tries = 0, 0
         while position < len(records):
             batch = records[position:]
-            failures = self.invoke("enqueue", {"Records": batch})["batchItemFailures"]
+            failures = self.invoke(file, {"Records": batch})["batchItemFailures"]
             if not failures:
                 break
             numbers = [record["dynamodb"]["SequenceNumber"] for record in batch]
             position += numbers.index(failures[0]["itemIdentifier"])
             tries += 1
-            if tries > mapping["MaximumRetryAttempts"]:
-                self.dead_records.append(records[position])
+            if tries > most:
+                dead.append(records[position])
                 position, tries = position + 1, 0
-        return len(records)
 
     def _records(self) -> list[dict[str, Any]]:
         arn = self.db.describe_table(TableName=self.table)["Table"]["LatestStreamArn"]
@@ -395,13 +416,17 @@ class Cloud:
 
     def draw(self, key: str, **fields: Any) -> list[str]:
         """Pop, upload and submit until nothing waits; returns the generations' ids."""
-        drawn = []
-        while jobs := self.pop(key, mixed_batch=True, **fields).body.get("jobs"):
+        drawn: list[str] = []
+        while True:
+            answer = self.pop(key, mixed_batch=True, **fields)
+            assert answer.status == 200, answer
+            jobs = answer.body.get("jobs")
+            if not jobs:
+                return drawn
             for job in jobs:
                 self.upload(job["r2_upload"])
                 assert self.submit(key, job["id"]).status == 200
                 drawn.append(job["id"])
-        return drawn
 
     def check(self, request_id: str) -> Reply:
         """Ask how far a request is."""
@@ -551,7 +576,8 @@ def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
     runpod.connect.cache_clear()
     aws.forget_settings()
     rates.forget()
-    importlib.import_module("worker")._seen.clear()
+    fleet.forget()
+    importlib.import_module("fleet")._kept.clear()
     with FakeRunPod().serving() as fake, pytest.MonkeyPatch.context() as patch:
         made = Cloud(template, clients, fake)
         patch.setattr(clock, "now_ms", made.clock.now_ms)

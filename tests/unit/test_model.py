@@ -160,10 +160,18 @@ def test_restarted_counts_the_claims_that_came_to_nothing(
     assert progress(REQUEST, [replace(IMAGE, state=state, attempt=attempt)]).restarted == faults
 
 
-@given(ahead=st.integers(0, 100), states=st.lists(st.sampled_from(list(State)), min_size=1))
-def test_the_wait_is_at_least_two_seconds_until_done(ahead: int, states: list[State]) -> None:
+@given(
+    ahead=st.integers(0, 10**12),
+    speed=st.integers(0, 10**9),
+    workers=st.integers(0, 100),
+    states=st.lists(st.sampled_from(list(State)), min_size=1),
+)
+def test_the_wait_is_at_least_two_whole_seconds_until_done(
+    ahead: int, speed: int, workers: int, states: list[State]
+) -> None:
     found: Progress = progress(REQUEST, images(*states))
-    wait = wait_seconds(ahead, found)
+    wait = wait_seconds(found, ahead=ahead, own=IMAGE.pixels, speed=speed, workers=workers)
+    assert isinstance(wait, int)
     assert wait == 0 if found.done else wait >= 2
 
 
@@ -219,3 +227,21 @@ def test_tickets_are_topped_up_to_one_for_every_batch_full(
     waiting: int, queued: int, missing: int
 ) -> None:
     assert tickets_missing(waiting, 4, queued) == missing
+
+
+@pytest.mark.parametrize(
+    ("states", "ahead", "wait"),
+    [
+        ([State.WAITING], 0, 10),
+        ([State.WAITING] * 3, 0, 30),
+        ([State.WAITING], 4000, 50),
+        ([State.PROCESSING], 0, 20),
+        ([State.PROCESSING, State.WAITING], 0, 30),
+    ],
+)
+def test_the_wait_is_the_work_ahead_over_the_speed_of_all(
+    states: list[State], ahead: int, wait: int
+) -> None:
+    # Two workers draw 100 pixelsteps a second together, so one of them an image in 20 seconds.
+    found = progress(REQUEST, images(*states))
+    assert wait_seconds(found, ahead=ahead, own=1000, speed=100, workers=2) == wait
