@@ -29,11 +29,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--vae-steps", type=int, default=850)
     parser.add_argument("--decoder-steps", type=int, default=0, help="the decoder alone, later")
-    parser.add_argument("--steps", type=int, default=3480, help="of the UNet")
-    parser.add_argument("--cooldown", type=int, default=620, help="last steps, ever smaller")
+    parser.add_argument("--steps", type=int, default=6000, help="of the UNet")
+    parser.add_argument("--cooldown", type=int, default=1200, help="last steps, ever smaller")
     parser.add_argument("--text-steps", type=int, default=350)
-    parser.add_argument("--share-3d", type=float, default=1.0, help="the rest in the flat style")
-    parser.add_argument("--mirrored", type=float, default=0.0, help="share of the pictures")
+    parser.add_argument("--share-3d", type=float, default=0.85, help="the rest in the flat style")
+    parser.add_argument("--mirrored", type=float, default=0.5, help="share of the pictures")
     parser.add_argument(
         "--all-nouns", action="store_true", help=f"{len(NOUNS)} instead of {len(CORE)}"
     )

@@ -160,7 +160,7 @@ def test_a_picture_of_512_is_the_same_drawing_enlarged(pipeline: Pipeline) -> No
     (small,) = pipeline.draw([a_job("a red apple")])
     (large,) = pipeline.draw([a_job("a red apple", size=512)])
     assert large.size == (512, 512)
-    assert difference(large.resize((64, 64), Image.Resampling.BOX), small) < 0.03
+    assert difference(large.resize((64, 64), Image.Resampling.BOX), small) < 0.05
 
 
 def test_sizes_share_a_pass_and_hires_fix_is_left_to_the_upscaler(pipeline: Pipeline) -> None:
@@ -186,7 +186,15 @@ def test_a_negative_prompt_steers_away(pipeline: Pipeline) -> None:
 def test_img2img_changes_the_colour_and_keeps_the_background(pipeline: Pipeline) -> None:
     (source,) = pipeline.draw([a_job("a red apple on a white background", size=128)])
     jobs = [
-        a_job("a green apple", seed, size=128, source="url", denoising_strength=strength)
+        a_job(
+            "a green apple",
+            seed,
+            size=128,
+            source="url",
+            denoising_strength=strength,
+            # A tenth of 8 steps would be one rough step.
+            ddim_steps=20,
+        )
         for strength in (0.8, 0.1)
         for seed in SEEDS
     ]
@@ -197,7 +205,7 @@ def test_img2img_changes_the_colour_and_keeps_the_background(pipeline: Pipeline)
         assert levels(image)[:8, :8].mean() > 0.9
     for image in weak:
         assert apart(hue(image), hue(source)) < 25
-        assert difference(image, source) < 0.12
+        assert difference(image, source) < 0.15
 
 
 def test_inpainting_paints_inside_the_mask_and_keeps_the_rest(pipeline: Pipeline) -> None:
