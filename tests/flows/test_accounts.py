@@ -261,6 +261,7 @@ def test_an_owner_renames_himself_and_leaves_a_contact(horde: Cloud) -> None:
         ("username", "ab"),
         ("username", "a#b"),
         ("username", "a\nbc"),
+        ("username", "    "),
         ("username", "x" * 101),
         ("username", 5),
         ("contact", "abcd"),
