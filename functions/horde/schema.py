@@ -8,6 +8,7 @@ means absent, booleans must be JSON booleans.
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -16,7 +17,6 @@ from pydantic import (
     StrictBool,
     StrictInt,
     StrictStr,
-    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
@@ -346,18 +346,24 @@ class DocumentQuery(_Wire):
     format: Literal["html", "markdown"] = "html"
 
 
+def _trimmed(name: str) -> str:
+    # After the other checks, so that what is taken always fits the published schema.
+    if not name.strip():
+        message = "a name needs a character that can be seen"
+        raise ValueError(message)
+    return name.strip()
+
+
+NAME = r"^[^#\x00-\x1f]+$"
+
+
 class RegisterRequest(_Wire):
     """The body of ``POST /api/register``."""
 
     username: Annotated[
-        str,
-        StringConstraints(
-            strict=True,
-            strip_whitespace=True,
-            min_length=1,
-            max_length=30,
-            pattern=r"^[^#\x00-\x1f]+$",
-        ),
+        StrictStr,
+        Field(min_length=1, max_length=30, pattern=NAME),
+        AfterValidator(_trimmed),
     ]
 
 
@@ -368,7 +374,9 @@ class UsersQuery(_Wire):
     sort: Literal["kudos", "age"] = "kudos"
 
 
-UserName = Annotated[StrictStr, Field(min_length=3, max_length=100, pattern=r"^[^#\x00-\x1f]+$")]
+UserName = Annotated[
+    StrictStr, Field(min_length=3, max_length=100, pattern=NAME), AfterValidator(_trimmed)
+]
 Note = Annotated[StrictStr, Field(min_length=5, max_length=500)]
 
 

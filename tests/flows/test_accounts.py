@@ -261,6 +261,7 @@ def test_an_owner_renames_himself_and_leaves_a_contact(horde: Cloud) -> None:
         ("username", "ab"),
         ("username", "a#b"),
         ("username", "a\nbc"),
+        ("username", "    "),
         ("username", "x" * 101),
         ("username", 5),
         ("contact", "abcd"),
@@ -432,6 +433,7 @@ def test_a_deleted_account_is_off_the_list_until_it_is_undeleted(
     ada, key = horde.register("ada", kudos=500)
     assert delete(horde, key, ada).status == 200
     assert ada not in listed(horde)
+    assert ada not in horde.store.richest(10)  # it takes nobody's place on a page
     assert ada not in listed(horde, sort="age")
     assert show(horde, ada).body["deleted"] is True
     assert change(horde, moderator, ada, undelete=False).status == 200

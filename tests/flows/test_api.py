@@ -58,9 +58,10 @@ class Known:
         done = horde.generate(key, shared=True, params={"n": 2}).body["id"]
         horde.draw(worker)
         waiting = horde.generate(key).body["id"]
-        self.keys = [key, key, ANONYMOUS, worker, "wrong"]
+        made = horde.call("PUT /api/v2/sharedkeys", {"name": "friends"}, key=key).body["id"]
+        self.keys = [key, key, ANONYMOUS, worker, made, "wrong"]
         (drawer,) = horde.store.workers_seen(0, 1)
-        self.paths = {"id": [done, waiting, str(user), drawer], "name": ["w1"]}
+        self.paths = {"id": [done, waiting, str(user), drawer, made], "name": ["w1"]}
         self.dice = random.Random(0)
 
     def put_into(self, case: Any) -> None:
