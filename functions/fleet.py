@@ -1,6 +1,7 @@
 """GET workers, models and statistics: what the fleet is and does. Changes nothing."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from horde import auth, clock, rates, store
@@ -23,12 +24,14 @@ from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
 from horde.model import User
 from horde.runpod import Models, has_endpoint
 from horde.schema import ModelQuery, ModelStatsQuery, WorkerQuery, parse
-from horde.statistics import Amount, ModelCounts, Totals
+from horde.statistics import Amount
 from horde.store import Store
+
+T = TypeVar("T")
 
 STATS_MS = 30_000
 """For how long a process answers the statistics it has read."""
-_kept: dict[str, tuple[int, Any]] = {}
+_kept: dict[Callable[[Store, int], object], tuple[int, Any]] = {}
 MOST_LISTED = 250
 """Workers listed of each part of the list."""
 
@@ -66,8 +69,7 @@ def worker(call: Call) -> Answer:
     worker_id = call.path.get("id", "")
     found = is_uuid(worker_id) and _shown(call, worker_id.lower())
     if not found:
-        message = f"Worker with ID '{worker_id[:100]}' not found."
-        raise WorkerNotFound(message)
+        raise WorkerNotFound(worker_id)
     return Answer(found)
 
 
@@ -78,8 +80,7 @@ def worker_by_name(call: Call) -> Answer:
     worker_id = table.worker_named(name[:100]) or table.worker_named(unquote(name)[:100])
     found = worker_id and _shown(call, worker_id)
     if not found:
-        message = f"Worker with name '{name[:100]}' not found."
-        raise WorkerNotFound(message)
+        raise WorkerNotFound(name, by="name")
     return Answer(found)
 
 
@@ -190,7 +191,7 @@ def fleet_performance(_call: Call) -> Answer:
             thread_count=census.threads,
             text_thread_count=0,
             queued_megapixelsteps=sum(load.pixelsteps for load in loads) / 1_000_000,
-            past_minute_megapixelsteps=_totals()[0].minute.pixelsteps / 1_000_000,
+            past_minute_megapixelsteps=_recent(Store.totals).minute.pixelsteps / 1_000_000,
             queued_forms=0,
             interrogator_count=0,
             interrogator_thread_count=0,
@@ -202,7 +203,7 @@ def fleet_performance(_call: Call) -> Answer:
 
 def image_totals(_call: Call) -> Answer:
     """Count what was drawn, up to a minute late."""
-    totals, anonymous = _totals()
+    totals, anonymous = _recent(Store.totals), _recent(_anonymous)
 
     def shown(amount: Amount) -> ImageAmount:
         return ImageAmount(images=amount.images, ps=amount.pixelsteps)
@@ -227,7 +228,7 @@ def image_totals(_call: Call) -> Answer:
 def image_models(call: Call) -> Answer:
     """Count images by model, up to a minute late."""
     query, configured = parse(ModelStatsQuery, dict(call.query)), Settings.load().models
-    counts = _model_counts()
+    counts = _recent(Store.model_counts)
 
     def wanted(found: dict[str, int]) -> dict[str, int]:
         return {
@@ -241,23 +242,18 @@ def image_models(call: Call) -> Answer:
     )
 
 
-def _totals() -> tuple[Totals, Record]:
+def _recent(read: Callable[[Store, int], T]) -> T:
+    """Return what ``read`` finds, from this process's memory if it is recent."""
     now = clock.now_ms()
-    kept = _kept.get("totals")
+    kept = _kept.get(read)
     if kept is None or kept[0] <= now - STATS_MS:
-        table = _table()
-        _kept["totals"] = kept = (now, (table.totals(now), table.anonymous_record()))
-    found: tuple[Totals, Record] = kept[1]
+        _kept[read] = kept = (now, read(_table(), now))
+    found: T = kept[1]
     return found
 
 
-def _model_counts() -> ModelCounts:
-    now = clock.now_ms()
-    kept = _kept.get("models")
-    if kept is None or kept[0] <= now - STATS_MS:
-        _kept["models"] = kept = (now, _table().model_counts(now))
-    found: ModelCounts = kept[1]
-    return found
+def _anonymous(table: Store, _now: int) -> Record:
+    return table.anonymous_record()
 
 
 def modes(_call: Call) -> Answer:

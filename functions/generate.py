@@ -210,8 +210,7 @@ def check_workers(table: Store, workers: list[str]) -> list[str]:
         if not is_uuid(worker_id):
             raise PayloadError({"workers": f"{worker_id[:100]!r} is not a worker id"})
         if not table.worker_exists(worker_id):
-            message = f"Worker with ID {worker_id} not found."
-            raise WorkerNotFound(message)
+            raise WorkerNotFound(worker_id)
     return named
 
 

@@ -43,8 +43,7 @@ def _own(call: Call) -> tuple[Worker, bool]:
     worker_id = call.path.get("id", "")
     worker = table.worker(worker_id.lower()) if is_uuid(worker_id) else None
     if worker is None:
-        message = f"Worker with ID '{worker_id[:100]}' not found."
-        raise WorkerNotFound(message)
+        raise WorkerNotFound(worker_id)
     moderates = auth.is_moderator(user, settings.admins)
     if not moderates and (user.anonymous or worker.user_id != user.id):
         raise NotOwner
@@ -73,8 +72,7 @@ def change_worker(call: Call) -> Answer:
     if wish.maintenance is False:
         changes["maintenance_msg"] = ""
     if changes and table.change_worker(worker.id, **changes) is None:
-        message = f"Worker with ID '{worker.id}' not found."
-        raise WorkerNotFound(message)
+        raise WorkerNotFound(worker.id)
     return Answer(WorkerChanged(**wish.model_dump(exclude_none=True)))
 
 
@@ -82,8 +80,7 @@ def delete_worker(call: Call) -> Answer:
     """Forget a worker and what it has done; one that goes on popping is a new one."""
     worker, _ = _own(call)
     if not _table().forget_worker(worker):
-        message = f"Worker with ID '{worker.id}' not found."
-        raise WorkerNotFound(message)
+        raise WorkerNotFound(worker.id)
     return Answer(WorkerDeleted(deleted_id=worker.id, deleted_name=worker.name))
 
 

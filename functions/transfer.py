@@ -23,7 +23,7 @@ from horde.errors import (
     TooManySharedKeys,
 )
 from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
-from horde.model import ANONYMOUS, SharedKey, User
+from horde.model import SharedKey, User, user_number
 from horde.schema import (
     AwardRequest,
     SharedKeyChange,
@@ -35,7 +35,6 @@ from horde.store import Once, Store
 
 TRIES = 5
 """Accounts move under us now and then; each try decides anew from what is there."""
-MAX_DIGITS = 18
 
 
 class Settings(ApiSettings):
@@ -127,10 +126,9 @@ def _target(table: Store, username: str) -> tuple[User, SharedKey | None]:
 
 def _user(table: Store, username: str, rc: str) -> User:
     """Return whose name this is (``alias#id``); raises KudosTransferRefused."""
-    alias, _, number = username.rpartition("#")
-    user: User | None = None
-    if number.isascii() and number.isdecimal() and len(number) <= MAX_DIGITS:
-        user = table.user(int(number)) if int(number) else ANONYMOUS
+    alias, _, digits = username.rpartition("#")
+    number = user_number(digits)
+    user = None if number is None else table.user(number)
     if user is None or user.alias != alias:
         message = f"There is no user '{username}'. A user's name looks like 'alias#7'."
         raise KudosTransferRefused(message, rc=rc)

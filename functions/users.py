@@ -26,7 +26,7 @@ from horde.errors import (
     UserNotFound,
 )
 from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
-from horde.model import ANONYMOUS, SharedKey, User
+from horde.model import SharedKey, User, user_number
 from horde.pages import page
 from horde.schema import RegisterRequest, UserChange, UsersQuery, parse
 from horde.store import Store
@@ -34,7 +34,6 @@ from horde.store import Store
 PAGE = 25
 PAGES_BY_KUDOS, PAGES_BY_AGE = 40, 10_000
 """The list by kudos ends after 1000 accounts: reading further costs as much as all before it."""
-MAX_DIGITS = 18
 NOT_KEPT = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 REGISTER = """<h1>Open an account</h1>
 {alert}
@@ -203,12 +202,11 @@ def _table() -> Store:
 
 def _find(table: Store, call: Call) -> User:
     """Return the account a path names; raises UserNotFound."""
-    number = call.path.get("id", "")
-    user: User | None = None
-    if number.isascii() and number.isdecimal() and len(number) <= MAX_DIGITS:
-        user = table.user(int(number)) if int(number) else ANONYMOUS
+    named = call.path.get("id", "")
+    number = user_number(named)
+    user = None if number is None else table.user(number)
     if user is None:
-        message = f"User with ID '{number[:100]}' not found."
+        message = f"User with ID '{named[:100]}' not found."
         raise UserNotFound(message)
     return user
 

@@ -41,6 +41,7 @@ from horde.model import (
     State,
     User,
     has_word,
+    user_number,
     why_not,
 )
 from horde.schema import PopRequest, SubmitRequest, parse
@@ -54,8 +55,6 @@ SEEN_EVERY_S = 60
 ENLIST_TRIES = 5
 FAVOURED = 10
 """Accounts that a worker may have served first, beside its owner: each costs a query."""
-DIGITS = 15
-"""Of an account's number."""
 RESTING = "Its owner or a moderator put it there."
 
 
@@ -70,7 +69,7 @@ class Settings(ApiSettings):
 def pop(call: Call) -> Answer:
     """Give a worker the best images it can draw."""
     table = store.connect(Settings.load().table_name)
-    owner_id = auth.worker_owner(table, call.required_key())
+    owner_id = auth.worker_user(table, call.required_key())
     wants = parse(PopRequest, call.json())
     favoured = _favoured(owner_id, wants.priority_usernames)
     crew = _crew(table, owner_id, wants)
@@ -148,15 +147,12 @@ def _favoured(owner_id: int, usernames: list[str]) -> list[int]:
     """
     ids = [owner_id]
     for username in usernames[:FAVOURED]:
-        number = username.rpartition("#")[2]
-        if (
-            "#" not in username
-            or not (number.isascii() and number.isdigit())
-            or len(number) > DIGITS
-        ):
+        _, hash_sign, digits = username.rpartition("#")
+        number = user_number(digits)
+        if number is None or not hash_sign:
             message = f"'{username[:100]}' is not a username of the form alias#id."
             raise InvalidPriorityUsername(message)
-        ids.append(int(number))
+        ids.append(number)
     # Nobody owns the anonymous account: it cannot be preferred.
     return [user_id for user_id in dict.fromkeys(ids) if user_id]
 

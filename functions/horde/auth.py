@@ -87,8 +87,8 @@ def require_moderator(user: User, admins: str) -> None:
         raise NotModerator
 
 
-def worker_owner(store: Store, api_key: str) -> int:
-    """Return the id of the user whose worker key this is.
+def worker_user(store: Store, api_key: str) -> int:
+    """Return the id of the user whose worker key this is; the account itself is not read.
 
     Raises InvalidAPIKey, AnonForbiddenWorker, or NotPrivileged for an ordinary user's key.
     """
@@ -97,10 +97,16 @@ def worker_owner(store: Store, api_key: str) -> int:
     key = store.key(key_hash(api_key))
     if key is None:
         raise InvalidAPIKey
-    user = store.user(key.user_id)
-    if user is not None and user.deleted:
-        raise DeletedUser
     if not key.worker:
         message = "This key cannot run workers; ask the operator for a worker key."
         raise NotPrivileged(message)
     return key.user_id
+
+
+def worker_owner(store: Store, api_key: str) -> int:
+    """Do the same, and raise DeletedUser where the account was deleted."""
+    user_id = worker_user(store, api_key)
+    user = store.user(user_id)
+    if user is not None and user.deleted:
+        raise DeletedUser
+    return user_id

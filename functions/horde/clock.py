@@ -3,6 +3,8 @@
 import time
 from datetime import UTC, datetime
 
+DAY_S = 24 * 3600
+
 
 def now_ms() -> int:
     """Return milliseconds since the epoch."""

@@ -376,6 +376,9 @@ class WorkerNotFound(HordeError):
 
     status, rc = HTTPStatus.NOT_FOUND, "WorkerNotFound"
 
+    def __init__(self, key: str, *, by: str = "ID") -> None:
+        super().__init__(f"Worker with {by} '{key[:100]}' not found.")
+
 
 class StyleNotFound(HordeError):
     """No such style."""

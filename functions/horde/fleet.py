@@ -7,10 +7,11 @@ minute older than the queue. Everything else is pure.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from horde import clock
+from horde.clock import DAY_S
 from horde.schema import PopRequest
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 ONLINE_S = 5 * 60
 """A worker that popped this recently is online, in seconds."""
-WORKER_KEEP_S = 30 * 24 * 3600
+WORKER_KEEP_S = 30 * DAY_S
 """A worker that did not pop for this long is forgotten, its name free again, in seconds."""
 MOST_MODELS = 300
 """Models of a census; its item stays under DynamoDB's 400 KB whatever their names."""
@@ -142,12 +143,9 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class Load(Queue):
     """What waits for a model, and who draws it."""
 
-    images: int = 0
-    requests: int = 0
-    pixelsteps: int = 0
     workers: int = 0
     threads: int = 0
     measured: int = 0
@@ -211,9 +209,7 @@ def census(
         offering = [(worker, record) for worker, record in active if name in worker.models]
         speeds = [record.speed for _, record in offering if record.speed is not None]
         models[name] = Load(
-            images=queue.images,
-            requests=queue.requests,
-            pixelsteps=queue.pixelsteps,
+            **asdict(queue),
             workers=len(offering),
             threads=sum(worker.threads for worker, _ in offering),
             measured=len(speeds),

@@ -29,6 +29,7 @@ USUAL_STEPS = 40
 SLOW_PS = 500_000
 """A slower worker, in pixelsteps per second, gets no request with ``slow_workers: false``."""
 SEED_BITS = 32
+USER_DIGITS = 18
 SEED_DIGITS = 1000
 """A longer number is read as text: Python refuses to parse numbers without bound."""
 
@@ -110,6 +111,13 @@ ANONYMOUS = User(
     floor=kudos.FLOOR_ANONYMOUS,
     created_at=0,
 )
+
+
+def user_number(text: str) -> int | None:
+    """Return the number of an account that a text is, None if it is none."""
+    if text.isascii() and text.isdecimal() and len(text) <= USER_DIGITS:
+        return int(text)
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

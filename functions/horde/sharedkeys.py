@@ -4,6 +4,7 @@ Its budget is also a condition of the transaction that spends it (``store.accept
 why, the condition sees to it.
 """
 
+from horde.clock import DAY_S
 from horde.errors import (
     SharedKeyEmpty,
     SharedKeyExpired,
@@ -16,7 +17,6 @@ from horde.schema import GenerateRequest
 MOST = 3
 MOST_TRUSTED = 10
 """Shared keys that an account may have, and a trusted one."""
-DAY_S = 24 * 3600
 
 
 def most(user: User) -> int:

@@ -14,7 +14,6 @@ from horde.fleet import MEMORY, Record
 from horde.model import ANONYMOUS
 
 HOUR_S = 3600
-DAY_S = 24 * HOUR_S
 MONTH_DAYS = 31
 """A month is this day and the thirty before it (UTC)."""
 

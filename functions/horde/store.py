@@ -52,8 +52,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from botocore.exceptions import ClientError
 
 from horde import aws, clock, kudos, sharedkeys, statistics
+from horde.clock import DAY_S
 from horde.errors import Busy, InvalidAPIKey
-from horde.fleet import NOTHING_DONE, WORKER_KEEP_S, Census, Load, Queue, Record, Worker
+from horde.fleet import NOTHING_DONE, ONLINE_S, WORKER_KEEP_S, Census, Load, Queue, Record, Worker
 from horde.model import ANONYMOUS, UNLIMITED, Generation, Request, SharedKey, State, User
 
 if TYPE_CHECKING:
@@ -67,21 +68,18 @@ DUE_INDEX = "due"
 LISTED_INDEX = "listed"
 WORKER_SHARDS = 4
 """The list of workers is spread over this many partitions."""
-DAY_S = 24 * 3600
 RECORD_KEEP_S = 90 * DAY_S
 """A worker that drew nothing for this long begins anew, in seconds."""
 DUE_SHARDS = 8
 """The due index is spread over this many partitions, so that none of them is hot."""
 USER_SHARDS = 16
 """The list of all users, in order of their kudos, is spread over this many partitions."""
-KEEP_S = 2 * 24 * 3600
+KEEP_S = 2 * DAY_S
 """How long an ended request's rows stay for late events, in seconds; then TTL takes them."""
-LIVE_S = 5 * 60
-"""A model that a worker offered this recently can be drawn, in seconds."""
 CONFLICT_TRIES = 12
 BATCH = 100
 """Items that DynamoDB reads at once."""
-ONCE_S = 24 * 3600
+ONCE_S = DAY_S
 """How long an ``Idempotency-Key`` is remembered, in seconds."""
 BACK_AND_FORTH_S = 60
 """Who was given kudos may send some back after this many seconds."""
@@ -169,7 +167,7 @@ def to_item(record: Any) -> Item:
     """Return a record's attributes, leaving out what is empty (items stay under 1 KB)."""
     attributes = {}
     for name, value in asdict(record).items():
-        if value is None or value == [] or value is False or value == frozenset():
+        if _is_nothing(value):
             continue
         attributes[name] = {"S": _json(value)} if name in _JSON_FIELDS else encode(value)
     return attributes
@@ -237,16 +235,19 @@ def _adds(
 
 
 def _sets(changes: Mapping[str, Any]) -> tuple[str, dict[str, str], Item]:
-    """Return the update that sets fields, or removes those that are None or False."""
+    """Return the update that sets fields, or removes those whose value is none to store."""
     names = {f"#{name}": name for name in changes}
-    kept = {
-        name: value for name, value in changes.items() if value is not None and value is not False
-    }
+    kept = {name: value for name, value in changes.items() if not _is_nothing(value)}
     gone = [f"#{name}" for name in changes if name not in kept]
     sets = ", ".join(f"#{name} = :{name}" for name in kept)
     update = f"SET {sets} " if kept else ""
     values = {f":{name}": encode(value) for name, value in kept.items()}
     return update + ("REMOVE " + ", ".join(gone) if gone else ""), names, values
+
+
+def _is_nothing(value: Any) -> bool:
+    """Say whether a value is stored by leaving its attribute away."""
+    return value is None or value is False or value in ([], frozenset())
 
 
 def _pair(one: int, other: int) -> str:
@@ -331,7 +332,9 @@ class Store:
         return from_item(Key, item) if item else None
 
     def user(self, user_id: int) -> User | None:
-        """Read an account."""
+        """Read an account; the anonymous one is not in the table."""
+        if user_id == ANONYMOUS.id:
+            return ANONYMOUS
         item = self._get(_pk("USER", user_id))
         return from_item(User, item) if item else None
 
@@ -560,22 +563,8 @@ class Store:
         self, key_id: str, user_id: int, changes: dict[str, int | str | None]
     ) -> SharedKey | None:
         """Set a user's shared key's fields, or remove those that are None; None if it is gone."""
-        update, names, values = _sets(changes)
-        try:
-            answer = self._db.update_item(
-                TableName=self._table,
-                Key=_pk("SHAREDKEY", key_id),
-                ConditionExpression="user_id = :user",
-                UpdateExpression=update,
-                ExpressionAttributeNames=names,
-                ExpressionAttributeValues={":user": encode(user_id), **values},
-                ReturnValues="ALL_NEW",
-            )
-        except ClientError as error:
-            if _code(error) == "ConditionalCheckFailedException":
-                return None
-            raise
-        return from_item(SharedKey, answer["Attributes"])
+        changed = self._change(_pk("SHAREDKEY", key_id), changes, {"user_id": user_id})
+        return from_item(SharedKey, changed) if changed else None
 
     def remove_sharedkey(self, key: SharedKey) -> bool:
         """Take a shared key away; False if it is gone. What it asked for is still drawn."""
@@ -723,11 +712,6 @@ class Store:
 
     def generations(self, request: Request) -> list[Generation]:
         """Read all images of a request, in their order."""
-        items = self._batch(
-            _pk("GENERATION", generation_id) for generation_id in request.generations
-        )
-        found = [from_item(Generation, item) for item in items]
-        return sorted(found, key=lambda generation: generation.index)
         found = self.generations_by_id(request.generations)
         return sorted(found, key=lambda generation: generation.index)
 
@@ -806,35 +790,26 @@ class Store:
     ) -> Generation | None:
         """Give a waiting image to one worker until ``lease_until`` (seconds); None if too late."""
         still_waiting = "#state = :waiting"
-        try:
-            answer = self._db.update_item(
-                TableName=self._table,
-                Key=_pk("GENERATION", generation.id),
-                ConditionExpression=still_waiting,
-                UpdateExpression=(
-                    "SET #state = :processing, worker_id = :worker, worker_name = :name, "
-                    "worker_user = :user, lease_until = :lease, due_shard = :shard, "
-                    "due_at = :lease, attempt = attempt + :one "
-                    "REMOVE wait_model, listed, listed_at"
-                ),
-                ExpressionAttributeNames={"#state": "state"},
-                ExpressionAttributeValues={
-                    ":waiting": {"S": State.WAITING},
-                    ":processing": {"S": State.PROCESSING},
-                    ":worker": {"S": worker_id},
-                    ":name": {"S": name},
-                    ":user": {"N": str(user_id)},
-                    ":lease": {"N": str(lease_until)},
-                    ":shard": {"S": due_shard(generation.id)},
-                    ":one": {"N": "1"},
-                },
-                ReturnValues="ALL_NEW",
-            )
-        except ClientError as error:
-            if _code(error) == "ConditionalCheckFailedException":
-                return None
-            raise
-        return from_item(Generation, answer["Attributes"])
+        claimed = self._update(
+            _pk("GENERATION", generation.id),
+            "SET #state = :processing, worker_id = :worker, worker_name = :name, "
+            "worker_user = :user, lease_until = :lease, due_shard = :shard, "
+            "due_at = :lease, attempt = attempt + :one "
+            "REMOVE wait_model, listed, listed_at",
+            still_waiting,
+            {
+                ":waiting": {"S": State.WAITING},
+                ":processing": {"S": State.PROCESSING},
+                ":worker": {"S": worker_id},
+                ":name": {"S": name},
+                ":user": {"N": str(user_id)},
+                ":lease": {"N": str(lease_until)},
+                ":shard": {"S": due_shard(generation.id)},
+                ":one": {"N": "1"},
+            },
+            {"#state": "state"},
+        )
+        return from_item(Generation, claimed) if claimed else None
 
     def slide(self, request_id: str, expires_at: int) -> Request | None:
         """Move a request's end (seconds since the epoch) and read it; None if it is closed."""
@@ -848,20 +823,8 @@ class Store:
     def _update_request(
         self, request_id: str, update: str, condition: str, values: Item
     ) -> Request | None:
-        try:
-            answer = self._db.update_item(
-                TableName=self._table,
-                Key=_pk("REQUEST", request_id),
-                ConditionExpression=condition,
-                UpdateExpression=update,
-                ExpressionAttributeValues=values,
-                ReturnValues="ALL_NEW",
-            )
-        except ClientError as error:
-            if _code(error) == "ConditionalCheckFailedException":
-                return None
-            raise
-        return from_item(Request, answer["Attributes"])
+        updated = self._update(_pk("REQUEST", request_id), update, condition, values)
+        return from_item(Request, updated) if updated else None
 
     # --- the ends of a generation -----------------------------------------------------------
 
@@ -1293,9 +1256,9 @@ class Store:
         )
 
     def model_is_live(self, model: str) -> bool:
-        """Say whether a worker offered a model in the last minutes."""
+        """Say whether an online worker offers a model: at once, where the census lags a minute."""
         item = self._get(_pk("MODEL", model))
-        return item is not None and int(item["seen_at"]["N"]) > clock.now() - LIVE_S
+        return item is not None and int(item["seen_at"]["N"]) > clock.now() - ONLINE_S
 
     # --- the fleet ----------------------------------------------------------------------------
 
@@ -1635,35 +1598,37 @@ class Store:
         return found
 
     def _change(
-        self, key: Item, changes: dict[str, Any], seen: dict[str, Any] | None = None
+        self, key: Item, changes: Mapping[str, Any], seen: Mapping[str, Any] | None = None
     ) -> Item | None:
-        """Set attributes of an item that is there; an empty value takes its attribute away.
+        """Set attributes of an item that is there, or remove those that are None or False.
 
         ``seen`` are attributes as they must still be. Returns the item, None if it was not so.
         """
-        names, values = {}, {}
-        sets, drops, held = [], [], ["attribute_exists(pk)"]
-        for number, (name, value) in enumerate(changes.items()):
-            names[f"#c{number}"] = name
-            if value is None or value is False or value in ("", []):
-                drops.append(f"#c{number}")
-            else:
-                values[f":c{number}"] = encode(value)
-                sets.append(f"#c{number} = :c{number}")
-        for number, (name, value) in enumerate((seen or {}).items()):
-            names[f"#s{number}"], values[f":s{number}"] = name, encode(value)
-            held.append(f"#s{number} = :s{number}")
-        update = [f"SET {', '.join(sets)}"] if sets else []
-        update += [f"REMOVE {', '.join(drops)}"] if drops else []
+        update, names, values = _sets(changes)
+        held = ["attribute_exists(pk)"]
+        for name, value in (seen or {}).items():
+            names[f"#{name}"], values[f":seen_{name}"] = name, encode(value)
+            held.append(f"#{name} = :seen_{name}")
+        return self._update(key, update, " AND ".join(held), values, names)
+
+    def _update(
+        self,
+        key: Item,
+        update: str,
+        condition: str,
+        values: Item,
+        names: Mapping[str, str] | None = None,
+    ) -> Item | None:
+        """Update one item by itself and return it; None if its condition does not hold."""
+        given: Item = {"ExpressionAttributeNames": names, "ExpressionAttributeValues": values}
         try:
             answer = self._db.update_item(
                 TableName=self._table,
                 Key=key,
-                ConditionExpression=" AND ".join(held),
-                UpdateExpression=" ".join(update),
-                ExpressionAttributeNames=names,
-                **({"ExpressionAttributeValues": values} if values else {}),  # type: ignore[arg-type]
+                ConditionExpression=condition,
+                UpdateExpression=update,
                 ReturnValues="ALL_NEW",
+                **{name: value for name, value in given.items() if value},
             )
         except ClientError as error:
             if _code(error) == "ConditionalCheckFailedException":

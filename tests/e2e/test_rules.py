@@ -88,8 +88,3 @@ def test_dry_run_is_what_is_charged_and_the_floor_holds(horde: Horde, model: str
         assert client.generate(body)["kudos"] == dry
         assert client.kudos() == max(14, before - dry)
     assert client.kudos() == 14
-
-
-def test_the_anonymous_account_is_never_written(horde: Horde, model: str) -> None:
-    horde.anonymous.cancel(horde.anonymous.generate(wish(models=[model]))["id"])
-    assert horde.cloud.store.user(0) is None

@@ -41,6 +41,9 @@ def test_a_dry_run_says_what_the_reduced_request_costs(
     told = horde.generate(key, **fields, allow_downgrade=True, dry_run=True).body["kudos"]
     assert horde.generate(key, **fields, allow_downgrade=True).body["kudos"] == told
     assert horde.kudos(user) == 14
+    params = {("steps" if name == "ddim_steps" else name): drawn[name] for name in drawn}
+    reduced = {"params": {**fields.get("params", {}), **params}}
+    assert horde.generate(key, **reduced, dry_run=True).body["kudos"] == told
 
 
 def test_who_can_pay_gets_what_was_asked_for(horde: Cloud) -> None:

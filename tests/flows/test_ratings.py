@@ -128,3 +128,19 @@ def test_a_rating_that_fits_no_schema_is_named(horde: Cloud, rating: dict[str, A
     answer = rate(horde, NOBODY, ratings=[rating])
     assert answer.status == 400
     assert next(iter(answer.body["errors"])).startswith("ratings.0.")
+
+
+def test_a_censored_image_is_not_rated(horde: Cloud) -> None:
+    _, key = horde.register(kudos=1000)
+    request = horde.generate(key, params={"n": 2}, shared=True).body["id"]
+    worker = horde.worker_key(horde.register("owner")[0])
+    popped = horde.pop(worker, amount=2).body
+    for job, url, state in zip(
+        popped["ids"], popped["r2_uploads"], ("ok", "censored"), strict=True
+    ):
+        horde.upload(url)
+        assert horde.submit(worker, job, state=state).status == 200
+    first, second = popped["ids"]
+    answer = rate(horde, request, ratings=[{"id": second, "rating": 7}])
+    assert (answer.status, answer.body["rc"]) == (400, "ProcGenNotFound")
+    assert rate(horde, request, ratings=[{"id": first, "rating": 7}]).status == 200

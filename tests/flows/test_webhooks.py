@@ -120,3 +120,14 @@ def test_a_name_that_turns_private_later_is_not_called(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: private)
     horde.deliver("webhook")
     assert len(horde.pending["webhook"]) == 1
+
+
+def test_an_image_that_was_not_delivered_calls_nobody(horde: Cloud, hook: tls.Server) -> None:
+    _, key = horde.register(kudos=1000)
+    request = horde.generate(key, webhook=hook.url()).body["id"]
+    (image,) = horde.rows("GENERATION")
+    message = {"messageId": "1", "body": json.dumps({"generation_id": image["id"]["S"]})}
+    for end in (lambda: None, lambda: horde.cancel(request)):
+        end()
+        assert horde.invoke("webhook", {"Records": [message]}) == {"batchItemFailures": []}
+    assert hook.got == []
