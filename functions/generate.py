@@ -82,7 +82,8 @@ def generate(call: Call) -> Answer:
     table = store.connect(settings.table_name)
     api_key = call.required_key()
     wish = parse(GenerateRequest, call.json())
-    if fleet.overview(table).maintenance:
+    overview = fleet.overview(table)
+    if overview.maintenance:
         raise MaintenanceMode
     check_prompt(wish.prompt)
     check_webhook(wish.webhook)
@@ -96,10 +97,12 @@ def generate(call: Call) -> Answer:
     )
     baseline = settings.models[model].baseline if model in settings.models else ""
     price = pricing.quote(wish, shared=sharing_decision.shared, baseline=baseline)
-    available = user.kudos - user.floor
+    available, side = user.kudos - user.floor, limits.max_side(overview.census, baseline)
     reduced = None
-    if wish.allow_downgrade and limits.lacks_upfront(wish, total=price.total, available=available):
-        wish = limits.downgraded(wish)
+    if wish.allow_downgrade and limits.lacks_upfront(
+        wish, side, total=price.total, available=available
+    ):
+        wish = limits.downgraded(wish, side)
         price = pricing.quote(wish, shared=sharing_decision.shared, baseline=baseline)
         reduced = limits.reduced_to(wish)
     if wish.dry_run:
@@ -107,7 +110,7 @@ def generate(call: Call) -> Answer:
     waiting = table.waiting_of(user, model, limits.concurrency(user))
     limits.check_concurrency(user, waiting=waiting, n=wish.params.n)
     sharedkeys.check_request(sharedkey, wish, total=price.total)
-    limits.check_upfront(wish, total=price.total, available=available)
+    limits.check_upfront(wish, side, total=price.total, available=available)
     source = None
     if wish.source_image:
         source = images.source_of(wish.source_image, wish.source_mask, paints=wish.paints)

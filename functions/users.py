@@ -32,6 +32,8 @@ from horde.schema import RegisterRequest, UserChange, UsersQuery, parse
 from horde.store import Store
 
 PAGE = 25
+MOST_LISTED = 100
+"""Workers and open requests shown of an account."""
 PAGES_BY_KUDOS, PAGES_BY_AGE = 40, 10_000
 """The list by kudos ends after 1000 accounts: reading further costs as much as all before it."""
 NOT_KEPT = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
@@ -126,7 +128,7 @@ def find_user(call: Call) -> Answer:
         message = "User with this API key not found."
         raise UserNotFound(message) from None
     rank = accounts.privilege(user, user, Settings.load().admins)
-    return Answer(_shown(user, Privilege.PUBLIC if key else rank, key))
+    return Answer(_shown_alone(table, user, Privilege.PUBLIC if key else rank, key))
 
 
 def list_users(call: Call) -> Answer:
@@ -153,7 +155,8 @@ def show_user(call: Call) -> Answer:
     table = _table()
     viewer = auth.user_of(table, call.api_key) if call.api_key else None
     user = _find(table, call)
-    return Answer(_shown(user, accounts.privilege(viewer, user, Settings.load().admins)))
+    rank = accounts.privilege(viewer, user, Settings.load().admins)
+    return Answer(_shown_alone(table, user, rank))
 
 
 def change_user(call: Call) -> Answer:
@@ -213,6 +216,18 @@ def _find(table: Store, call: Call) -> User:
 
 def _shown(user: User, rank: Privilege, key: SharedKey | None = None) -> UserDetails:
     return accounts.details(user, rank, now=clock.now(), admins=Settings.load().admins, key=key)
+
+
+def _shown_alone(
+    table: Store, user: User, rank: Privilege, key: SharedKey | None = None
+) -> UserDetails:
+    """Return one account with its workers and open requests: too much to read for a list."""
+    shown = _shown(user, rank, key)
+    if user.anonymous:
+        return shown
+    workers = table.workers_of(user.id, MOST_LISTED)
+    requests = table.open_requests(user.id, MOST_LISTED) if rank >= Privilege.OWNER else []
+    return shown.model_copy(update=accounts.at_work(workers, requests, rank))
 
 
 ROUTES = {

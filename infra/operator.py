@@ -14,7 +14,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from horde.auth import key_hash, new_key
-from horde.model import User
+from horde.model import User, user_number
 from horde.store import Store
 
 STACK = "HordeCommons"
@@ -26,11 +26,15 @@ class OperatorError(Exception):
 
 def find(store: Store, username: str) -> User:
     """Return the account of a name such as ``alias#7``; raises OperatorError."""
-    alias, mark, number = username.rpartition("#")
-    if not mark or not number.isdecimal():
+    alias, mark, digits = username.rpartition("#")
+    number = user_number(digits)
+    if not mark or number is None:
         message = f"{username!r} is not a user name; it looks like 'alias#7'"
         raise OperatorError(message)
-    user = store.user(int(number))
+    user = store.user(number)
+    if user is not None and user.anonymous:
+        message = f"{username!r} is nobody's account: it is never written"
+        raise OperatorError(message)
     if user is None or user.alias != alias:
         known = f"; number {number} is {user.username!r}" if user else ""
         message = f"there is no user {username!r}{known}"

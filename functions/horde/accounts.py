@@ -5,6 +5,7 @@ from typing import Any
 
 from horde import auth, limits
 from horde.answers import (
+    ActiveGenerations,
     AmountRecords,
     Contributions,
     KudosDetails,
@@ -68,6 +69,17 @@ def details(
         admin_comment=user.admin_comment if rank >= Privilege.MODERATOR else None,
     )
     return shown if user.anonymous else shown.model_copy(update=_counts(user, now))
+
+
+def at_work(workers: list[str], requests: list[str], rank: Privilege) -> dict[str, Any]:
+    """Return what is shown of an account's workers and open requests."""
+    if rank < Privilege.OWNER:
+        return {"worker_count": len(workers)}
+    return {
+        "worker_count": len(workers),
+        "worker_ids": workers,
+        "active_generations": ActiveGenerations(image=requests),
+    }
 
 
 def _counts(user: User, now: int) -> dict[str, Any]:

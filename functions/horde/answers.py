@@ -257,8 +257,20 @@ class UserRecords(Wire):
     """There are no styles."""
 
 
+class ActiveGenerations(Wire):
+    """The ids of an account's requests until they expire, done or not, newest first.
+
+    A client that lost an id finds its images again.
+    """
+
+    image: list[Uuid]
+    text: list[Uuid] = []
+    alchemy: list[Uuid] = []
+    """Only images are drawn here."""
+
+
 class UserDetails(Wire):
-    """An account; some fields only for its owner and moderators.
+    """An account; some fields only for its owner and moderators, some only for one at a time.
 
     The anonymous account is never written, so nothing of it is counted.
     """
@@ -283,6 +295,10 @@ class UserDetails(Wire):
     contributions: Contributions | None = None
     records: UserRecords | None = None
     styles: list[str] = []
+    worker_count: Count | None = None
+    """Up to 100; not in a list of accounts."""
+    worker_ids: list[Uuid] | None = None
+    active_generations: ActiveGenerations | None = None
     sharedkey_ids: list[Uuid] | None = None
     contact: str | None = None
     admin_comment: str | None = None

@@ -4,14 +4,27 @@ Pure; horde-api.md 3.4.
 """
 
 from horde.errors import KudosUpfront, TooManyPrompts
+from horde.fleet import Census
 from horde.model import USUAL_STEPS, User
 from horde.pricing import accurate_steps
 from horde.schema import GenerateRequest
 
 MAX_STEPS = USUAL_STEPS
 """Accurate steps that anyone may ask for."""
-MAX_RESOLUTION = 1024
-"""Side of the largest square that anyone may ask for, in pixels."""
+MAX_SIDE = 1024
+MIN_SIDE = 576
+"""Bounds of the largest square that anyone may ask for, in pixels a side."""
+LEAST_SIDE = {
+    "stable_diffusion_2": 768,
+    "stable_diffusion_2_512": 768,
+    "stable_diffusion_2_768": 768,
+    "stable_diffusion_xl": 1024,
+    "stable_cascade": 1024,
+    "flux_1": 1024,
+}
+"""What a model's family may always be asked for: it draws badly below its own size."""
+SIDE_PER_THREAD = 10
+SIDE_PER_QUEUED = 0.9
 MAX_STEPS_LCM = 10
 DOWNGRADED_STEPS = 30
 """Accurate steps that ``allow_downgrade`` reduces to."""
@@ -39,8 +52,21 @@ def check_concurrency(user: User, *, waiting: int, n: int) -> None:
         raise TooManyPrompts(message)
 
 
-def upfront_reason(request: GenerateRequest) -> str | None:
-    """Say why a request must be paid in full before it is taken, or None if it need not be."""
+def max_side(census: Census, baseline: str = "") -> int:
+    """Return the side of the largest square that needs no kudos upfront, in pixels.
+
+    The longer the queue and the fewer the workers, the smaller.
+    """
+    queued = sum(load.images for load in census.models.values())
+    side = MAX_SIDE + SIDE_PER_THREAD * census.threads - round(SIDE_PER_QUEUED * queued)
+    return min(MAX_SIDE, max(MIN_SIDE, LEAST_SIDE.get(baseline, 0), side))
+
+
+def upfront_reason(request: GenerateRequest, side: int) -> str | None:
+    """Say why a request must be paid in full before it is taken, or None if it need not be.
+
+    ``side`` is that of the largest free square, from ``max_side``.
+    """
     params = request.params
     if not request.slow_workers:
         return "it refuses slow workers"
@@ -48,17 +74,17 @@ def upfront_reason(request: GenerateRequest) -> str | None:
         return f"it asks for more than {MAX_STEPS_LCM} LCM steps"
     if accurate_steps(params, img2img=request.source_image is not None) > MAX_STEPS:
         return f"it asks for more than {MAX_STEPS} steps"
-    if params.width * params.height > MAX_RESOLUTION**2:
-        return f"it asks for more than {MAX_RESOLUTION}x{MAX_RESOLUTION} pixels"
+    if params.width * params.height > side**2:
+        return f"it asks for more than {side}x{side} pixels"
     return None
 
 
-def lacks_upfront(request: GenerateRequest, *, total: int, available: int) -> bool:
+def lacks_upfront(request: GenerateRequest, side: int, *, total: int, available: int) -> bool:
     """Say whether a request is heavy and cannot be paid. ``available`` is above the floor."""
-    return upfront_reason(request) is not None and available < total
+    return upfront_reason(request, side) is not None and available < total
 
 
-def downgraded(request: GenerateRequest) -> GenerateRequest:
+def downgraded(request: GenerateRequest, side: int) -> GenerateRequest:
     """Return a request reduced to what needs no kudos upfront (``allow_downgrade``).
 
     The size keeps its shape as multiples of 64 go; the adaptive sampler, whose steps nobody can
@@ -67,8 +93,8 @@ def downgraded(request: GenerateRequest) -> GenerateRequest:
     params = request.params
     img2img = request.source_image is not None
     change: dict[str, object] = {}
-    if params.width * params.height > MAX_RESOLUTION**2:
-        shrink = (MAX_RESOLUTION**2 / (params.width * params.height)) ** 0.5
+    if params.width * params.height > side**2:
+        shrink = (side**2 / (params.width * params.height)) ** 0.5
         change["width"] = max(64, int(params.width * shrink) // 64 * 64)
         change["height"] = max(64, int(params.height * shrink) // 64 * 64)
     if params.sampler_name == "lcm":
@@ -94,13 +120,13 @@ def reduced_to(request: GenerateRequest) -> str:
     )
 
 
-def check_upfront(request: GenerateRequest, *, total: int, available: int) -> None:
+def check_upfront(request: GenerateRequest, side: int, *, total: int, available: int) -> None:
     """Refuse a heavy request that cannot be paid.
 
     ``available`` is the balance above the account's floor, in kudos; raises KudosUpfront.
     """
-    if lacks_upfront(request, total=total, available=available):
-        reason = upfront_reason(request)
+    if lacks_upfront(request, side, total=total, available=available):
+        reason = upfront_reason(request, side)
         message = (
             f"Due to heavy demand, this request needs its kudos upfront because {reason}: "
             f"it costs {total} kudos and {max(0, available)} can be spent. Please reduce its "

@@ -11,6 +11,7 @@ Items (``pk`` / ``sk``):
 ``REQUEST#<id>``      ``REQUEST``              a request
 ``GENERATION#<id>``   ``GENERATION``           one image of a request
 ``WORKER#<id>``       ``WORKER``               a worker, by its last pop
+``USER#<id>``         ``WORKER#<id>``          a worker of this account's
 ``WORKER#<id>``       ``RECORD``               what it has done so far
 ``USER#0``            ``RECORD``               what the anonymous account asked for and got
 ``STATS``             ``MINUTE#<time>``, ...   what was drawn, by minute, day and model, and ever
@@ -32,7 +33,8 @@ Items (``pk`` / ``sk``):
 Indexes, all sparse: ``waiting`` (``wait_model``, ``priority``) holds the images that wait, best
 last; ``due`` (``due_shard``, ``due_at``) holds leases and requests by the time they run out;
 ``listed`` (``listed``, ``listed_at``) holds what is looked up as a list, keys only: an account's
-waiting images, all users by their kudos, and workers by the time they were last seen.
+waiting images and its requests, all users by their kudos, and workers by the time they were
+last seen.
 
 Every verb is one call or one transaction. Conditions carry names; a verb whose condition fails
 says so by its result and changes nothing.
@@ -250,6 +252,19 @@ def _is_nothing(value: Any) -> bool:
     return value is None or value is False or value in ([], frozenset())
 
 
+def _id(item: Item) -> str:
+    """Return the id in an item's key."""
+    return str(item["pk"]["S"].partition("#")[2])
+
+
+def _open_request(request: Request) -> Item:
+    """Return where an open request stands in the list of its account's."""
+    return {
+        "listed": {"S": f"REQUESTS#{request.user_id}"},
+        "listed_at": encode(request.created_at),
+    }
+
+
 def _pair(one: int, other: int) -> str:
     return f"{min(one, other)}#{max(one, other)}"
 
@@ -292,6 +307,10 @@ def _by_model(items: Iterable[Item]) -> dict[str, int]:
         name = item["model"]["S"]
         found[name] = found.get(name, 0) + int(item["images"]["N"])
     return found
+
+
+def _owned_key(worker: Worker) -> Item:
+    return {"pk": {"S": f"USER#{worker.user_id}"}, "sk": {"S": f"WORKER#{worker.id}"}}
 
 
 def _name_key(name: str) -> Item:
@@ -361,10 +380,7 @@ class Store:
             ScanIndexForward=False,
             Limit=most,
         )
-        rows = (
-            (-int(item["listed_at"]["N"]), int(item["pk"]["S"].partition("#")[2]))
-            for item in answer["Items"]
-        )
+        rows = ((-int(item["listed_at"]["N"]), int(_id(item))) for item in answer["Items"])
         return sorted(rows)
 
     def change_user(self, user: User, changes: Mapping[str, Any], grant: int = 0) -> bool:
@@ -783,7 +799,22 @@ class Store:
             ExpressionAttributeValues={":listed": {"S": _waiting_of(user_id, "")}},
             Limit=most,
         )
-        return [item["pk"]["S"].partition("#")[2] for item in answer["Items"]]
+        return [_id(item) for item in answer["Items"]]
+
+    def open_requests(self, user_id: int, most: int) -> list[str]:
+        """Return the ids of an account's requests, newest first, done or not.
+
+        Those that were cancelled, have faulted or have expired are not listed.
+        """
+        answer = self._db.query(
+            TableName=self._table,
+            IndexName=LISTED_INDEX,
+            KeyConditionExpression="listed = :listed",
+            ExpressionAttributeValues={":listed": {"S": f"REQUESTS#{user_id}"}},
+            ScanIndexForward=False,
+            Limit=most,
+        )
+        return [_id(item) for item in answer["Items"]]
 
     def claim(
         self, generation: Generation, *, worker_id: str, name: str, user_id: int, lease_until: int
@@ -960,6 +991,7 @@ class Store:
             values |= {":true": encode(value=True), ":due": encode(clock.now())}
         if not sets:
             return []
+        unlisted = " REMOVE listed, listed_at" if last_fault else ""
         nobody_refunded_meanwhile = "forgiven = :seen" if forgiven else "attribute_exists(pk)"
         return [
             {
@@ -967,7 +999,7 @@ class Store:
                     "TableName": self._table,
                     "Key": _pk("REQUEST", request.id),
                     "ConditionExpression": nobody_refunded_meanwhile,
-                    "UpdateExpression": "SET " + ", ".join(sets),
+                    "UpdateExpression": "SET " + ", ".join(sets) + unlisted,
                     "ExpressionAttributeValues": values,
                 }
             }
@@ -1031,7 +1063,7 @@ class Store:
         """
         return self._update_request(
             request_id,
-            "SET cancelled = :true, due_at = :due",
+            "SET cancelled = :true, due_at = :due REMOVE listed, listed_at",
             "attribute_exists(due_at)",
             {":true": encode(value=True), ":due": encode(due_at)},
         )
@@ -1059,7 +1091,7 @@ class Store:
             )
         self._update_request(
             request.id,
-            "SET gone_at = :gone REMOVE due_shard, due_at",
+            "SET gone_at = :gone REMOVE due_shard, due_at, listed, listed_at",
             "attribute_exists(due_at)",
             gone,
         )
@@ -1128,11 +1160,12 @@ class Store:
             "worker_id": {"S": worker.id},
             "gone_at": {"N": str(worker.gone_at)},
         }
+        owned = {**_owned_key(worker), "gone_at": encode(worker.gone_at)}
         free = self._new(name)
         if instead_of is not None:
             free["Put"]["ConditionExpression"] = "attribute_not_exists(pk) OR worker_id = :old"
             free["Put"]["ExpressionAttributeValues"] = {":old": {"S": instead_of}}
-        return self._holds([free, self._new(_worker_item(worker))])
+        return self._holds([free, self._new(_worker_item(worker)), self._new(owned)])
 
     def seen_worker(self, worker: Worker, offered: dict[str, Any]) -> None:
         """Remember that a worker is at work, and what it offers; ``worker`` is as it was read.
@@ -1144,6 +1177,7 @@ class Store:
         if gone_at < now + WORKER_KEEP_S - DAY_S:  # once a day: the name first, then the worker
             gone_at = now + WORKER_KEEP_S
             self._change(_name_key(worker.name), {"gone_at": gone_at}, {"worker_id": worker.id})
+            self._change(_owned_key(worker), {"gone_at": gone_at})
         away = now - worker.seen_at
         changes = {
             **offered,
@@ -1172,6 +1206,24 @@ class Store:
         """Say whether a worker has ever popped and is not forgotten."""
         return self.worker(worker_id) is not None
 
+    def workers_of(self, user_id: int, most: int) -> list[str]:
+        """Return the ids of an account's workers, up to ``most``."""
+        answer = self._db.query(
+            TableName=self._table,
+            KeyConditionExpression="pk = :user AND begins_with(sk, :worker)",
+            ExpressionAttributeValues={
+                ":user": {"S": f"USER#{user_id}"},
+                ":worker": {"S": "WORKER#"},
+            },
+            Limit=most,
+        )
+        now = clock.now()
+        return [
+            item["sk"]["S"].partition("#")[2]
+            for item in answer["Items"]
+            if int(item["gone_at"]["N"]) > now
+        ]
+
     def workers_seen(self, since: int, most: int) -> list[str]:
         """Return the ids of workers seen after a time (seconds), up to ``most`` of a shard."""
         found = []
@@ -1187,7 +1239,7 @@ class Store:
                 ScanIndexForward=False,
                 Limit=most,
             )
-            found += [item["pk"]["S"].partition("#")[2] for item in answer["Items"]]
+            found += [_id(item) for item in answer["Items"]]
         return found
 
     def workers(self, ids: list[str]) -> list[tuple[Worker, Record]]:
@@ -1196,7 +1248,7 @@ class Store:
         workers, records = [], {}
         for item in self._batch(keys):
             if item["sk"]["S"] == "RECORD":
-                records[item["pk"]["S"].partition("#")[2]] = from_item(Record, item)
+                records[_id(item)] = from_item(Record, item)
             elif (worker := _worker(item)) is not None:
                 workers.append(worker)
         workers.sort(key=lambda worker: worker.name)
@@ -1252,6 +1304,7 @@ class Store:
                 gone,
                 self._drop(_name_key(worker.name), "worker_id = :id", {":id": encode(worker.id)}),
                 {"Delete": {"TableName": self._table, "Key": _record_key("WORKER", worker.id)}},
+                {"Delete": {"TableName": self._table, "Key": _owned_key(worker)}},
             ]
         )
 
@@ -1377,7 +1430,7 @@ class Store:
             if isinstance(event, statistics.Settled):
                 drawn.setdefault(event.worker_id, []).append(event)
         records = {
-            item["pk"]["S"].partition("#")[2]: from_item(Record, item)
+            _id(item): from_item(Record, item)
             for item in self._batch(_record_key("WORKER", worker) for worker in drawn)
         }
         paces = {
@@ -1674,6 +1727,8 @@ class Store:
             **_pk("REQUEST", request.id),
             **to_item(request),
             **_due(request.id, request.expires_at),
+            # The anonymous account's list would be a hot key, and nobody's to see.
+            **({} if request.anonymous else _open_request(request)),
         }
 
     def _waiting_item(self, generation: Generation, request: Request) -> Item:

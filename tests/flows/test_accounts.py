@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from horde.fleet import WORKER_KEEP_S
+from horde.model import REQUEST_LIFE_S
 from tests.support.cloud import ANONYMOUS, Cloud, Reply
 
 ONE = "/api/v2/users/{id}"
@@ -102,6 +104,9 @@ def test_a_new_account_is_shown_whole_and_without_nulls(horde: Cloud) -> None:
             "style": amounts,
         },
         "styles": [],
+        "worker_count": 0,
+        "worker_ids": [],
+        "active_generations": {"image": [], "text": [], "alchemy": []},
         "sharedkey_ids": [],
     }
     assert not nulls(find(horde, ANONYMOUS))
@@ -143,6 +148,50 @@ def test_an_account_counts_the_images_it_asked_for_and_drew(horde: Cloud) -> Non
     assert ada != fleet
 
 
+def test_an_owner_finds_the_accounts_workers_and_others_their_number(horde: Cloud) -> None:
+    ada, key = horde.register("ada")
+    worker = horde.worker_key(ada)
+    for name in ("one", "two"):
+        horde.pop(worker, name=name)
+    ids = {row["id"]["S"] for row in horde.rows("WORKER")}
+    assert set(find(horde, key)["worker_ids"]) == ids
+    assert show(horde, ada).body["worker_count"] == 2
+    gone = min(ids)
+    assert horde.call("DELETE /api/v2/workers/{id}", key=key, id=gone).status == 200
+    assert find(horde, key)["worker_ids"] == [max(ids)]
+    horde.clock.pass_seconds(WORKER_KEEP_S)
+    assert find(horde, key)["worker_count"] == 0
+
+
+def test_a_worker_at_work_stays_in_its_owners_list(horde: Cloud) -> None:
+    ada, key = horde.register("ada")
+    worker = horde.worker_key(ada)
+    for _ in range(3):
+        horde.pop(worker)
+        horde.clock.pass_seconds(WORKER_KEEP_S / 2)
+    assert len(find(horde, key)["worker_ids"]) == 1
+
+
+def test_an_owner_finds_the_requests_that_are_not_over(horde: Cloud) -> None:
+    ada, key = horde.register("ada", kudos=1000)
+    ids = []
+    for _ in range(2):
+        ids.append(horde.generate(key).body["id"])
+        horde.clock.pass_seconds(1)
+    horde.generate(ANONYMOUS)
+    assert find(horde, key)["active_generations"]["image"] == ids[::-1]
+    job = horde.pop(horde.worker_key(horde.register("owner")[0])).body
+    assert job["id"]
+    assert find(horde, key)["active_generations"]["image"] == ids[::-1]
+    horde.cancel(ids[1])
+    assert find(horde, key)["active_generations"]["image"] == ids[:1]
+    for seconds in (REQUEST_LIFE_S + 1, 60):  # the lease ends first, then the request
+        horde.clock.pass_seconds(seconds)
+        horde.sweep()
+    assert find(horde, key)["active_generations"]["image"] == []
+    assert "active_generations" not in show(horde, ada).body
+
+
 def test_a_shared_key_finds_its_owner_and_no_more(horde: Cloud) -> None:
     ada, key = horde.register("ada")
     made = horde.call("PUT /api/v2/sharedkeys", {"name": "friends"}, key=key).body["id"]
@@ -150,7 +199,7 @@ def test_a_shared_key_finds_its_owner_and_no_more(horde: Cloud) -> None:
     change(horde, key, ada, contact="ada@example.org")
     found = find(horde, made)
     assert (found["id"], found["username"]) == (ada, "ada (Shared Key: friends)")
-    assert {"sharedkey_ids", "contact"}.isdisjoint(found)
+    assert {"sharedkey_ids", "contact", "worker_ids"}.isdisjoint(found)
     unknown = "11111111-2222-4333-8444-555555555555"
     refused(horde.call("GET /api/v2/find_user", key=unknown), "UserNotFound", 404)
 
@@ -159,12 +208,13 @@ def test_an_account_is_shown_by_its_number(horde: Cloud, moderator: str) -> None
     (ada, key), (_, other) = horde.register("ada"), horde.register("bob")
     change(horde, key, ada, contact="ada@example.org")
     change(horde, moderator, ada, admin_comment="a good one")
-    private = {"sharedkey_ids", "contact", "admin_comment"}
+    owners = {"sharedkey_ids", "contact", "worker_ids", "active_generations"}
+    private = {*owners, "admin_comment"}
     for who, seen in (
         (None, set[str]()),
         (ANONYMOUS, set[str]()),
         (other, set[str]()),
-        (key, {"sharedkey_ids", "contact"}),
+        (key, owners),
         (moderator, private),
     ):
         body = show(horde, ada, who).body
@@ -199,14 +249,14 @@ def test_the_list_is_in_order_of_kudos_whatever_moves_them(horde: Cloud) -> None
 
 
 def test_the_list_has_25_accounts_a_page(horde: Cloud) -> None:
-    for n in range(1, 53):
+    for n in range(1, 28):
         horde.register(f"user{n}", kudos=n if n % 2 else 0)
-    rich = [*range(51, 0, -2), *range(2, 53, 2)]
+    rich = [*range(27, 0, -2), *range(2, 28, 2)]
     assert listed(horde, sort="age") == list(range(1, 26))
-    assert listed(horde, sort="age", page="3") == [51, 52]
-    assert listed(horde, sort="age", page="4") == []
-    pages = [listed(horde, page=str(n)) for n in range(1, 5)]
-    assert [len(page) for page in pages] == [25, 25, 2, 0]
+    assert listed(horde, sort="age", page="2") == [26, 27]
+    assert listed(horde, sort="age", page="3") == []
+    pages = [listed(horde, page=str(n)) for n in range(1, 4)]
+    assert [len(page) for page in pages] == [25, 2, 0]
     assert [user for page in pages for user in page] == rich
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horde import limits
+from horde import clock, fleet, limits
+from horde.fleet import Census, Load
 from horde.pricing import accurate_steps
 from horde.schema import GenerateRequest
 from tests.support.cloud import ANONYMOUS, Cloud, png_base64
@@ -46,6 +47,36 @@ def test_a_dry_run_says_what_the_reduced_request_costs(
     assert horde.generate(key, **reduced, dry_run=True).body["kudos"] == told
 
 
+def busy(horde: Cloud, images: int, threads: int) -> None:
+    load = Load(images=images, requests=images, pixelsteps=images * 512 * 512 * 30)
+    counted = {"at": clock.now(), "workers": threads, "threads": threads}
+    horde.store.put_census(Census(**counted, models={"stable_diffusion": load}))
+    fleet.forget()
+
+
+@pytest.mark.parametrize(
+    ("images", "threads", "free", "too_large"),
+    [(0, 0, 1024, 1088), (300, 10, 832, 896), (300, 30, 1024, 1088), (5000, 1, 576, 640)],
+)
+def test_a_long_queue_shrinks_what_is_drawn_without_kudos_upfront(
+    horde: Cloud, images: int, threads: int, free: int, too_large: int
+) -> None:
+    busy(horde, images, threads)
+    large: dict[str, Any] = {"params": {"width": too_large, "height": too_large}}
+    refused = horde.generate(ANONYMOUS, **large)
+    assert (refused.status, refused.body["rc"]) == (403, "KudosUpfront")
+    assert horde.generate(params={"width": free, "height": free}).status == 202
+    assert "reduced" in horde.generate(**large, allow_downgrade=True).body["message"]
+    _, rich = horde.register("rich", kudos=10_000)
+    assert horde.generate(rich, **large).status == 202
+
+
+def test_a_model_of_a_large_family_may_always_be_asked_for_its_own_size(horde: Cloud) -> None:
+    busy(horde, images=5000, threads=0)
+    own_size: dict[str, Any] = {"models": ["SDXL 1.0"], "params": {"width": 1024, "height": 1024}}
+    assert horde.generate(**own_size).status == 202
+
+
 def test_who_can_pay_gets_what_was_asked_for(horde: Cloud) -> None:
     _, key = horde.register(kudos=10_000)
     answer = horde.generate(key, params={"steps": 100}, allow_downgrade=True)
@@ -65,11 +96,11 @@ def test_a_source_image_is_kept_when_its_request_is_reduced(horde: Cloud) -> Non
 @given(
     st.integers(1, 48), st.integers(1, 48), st.integers(1, 500), st.booleans(),
     st.sampled_from(["k_euler_a", "k_heun", "lcm", "k_dpm_adaptive", "DDIM"]), st.booleans(),
-    st.one_of(st.none(), st.floats(0.01, 1)),
+    st.one_of(st.none(), st.floats(0.01, 1)), st.integers(limits.MIN_SIDE, limits.MAX_SIDE),
 )  # fmt: skip
 def test_a_reduced_request_never_needs_kudos_upfront_and_never_grows(
     wide: int, high: int, steps: int, slow: bool, sampler: str, img2img: bool,
-    strength: float | None,
+    strength: float | None, side: int,
 ) -> None:  # fmt: skip
     wish = GenerateRequest.model_validate(
         {
@@ -82,8 +113,8 @@ def test_a_reduced_request_never_needs_kudos_upfront_and_never_grows(
             },
         }
     )  # fmt: skip
-    less = limits.downgraded(wish)
-    assert limits.upfront_reason(less) is None
+    less = limits.downgraded(wish, side)
+    assert limits.upfront_reason(less, side) is None
     assert less.params.width <= wish.params.width
     assert less.params.height <= wish.params.height
     assert 1 <= less.params.steps <= wish.params.steps

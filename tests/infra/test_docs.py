@@ -1,5 +1,6 @@
 """What the README says is checked where it can be."""
 
+import importlib
 import json
 import re
 from dataclasses import fields
@@ -8,7 +9,8 @@ import pytest
 
 import generate
 import status
-from horde import VERSION, kudos, pricing
+from horde import VERSION, kudos, limits, pricing
+from horde.rates import By
 from infra.settings import StackSettings
 from tests.support.template import ROOT
 
@@ -42,6 +44,26 @@ def test_the_readme_lists_every_setting_with_its_default() -> None:
         assert listed[name] == str(context[name])
 
 
+def test_the_readme_lists_every_limit() -> None:
+    listed = {(route, row[1]): row for row in rows("| routes | limit") for route in shorts(row[0])}
+    made = {}
+    for path in sorted((ROOT / "functions").glob("*.py")):
+        for name, route in getattr(importlib.import_module(path.stem), "ROUTES", {}).items():
+            for limit in route.limits:
+                short = re.sub(r" /(api/)?(v2/)?", " ", name)
+                made[short, str(limit)] = limit
+    assert set(listed) == set(made)
+    for key, limit in made.items():
+        _, _, by, trusted = listed[key]
+        assert by.startswith({By.IP: "address", By.PATH: "address and", By.KEY: "key"}[limit.by])
+        assert trusted == str(limit.trusted or limit.count)
+        assert limit.anonymous is None or f"the anonymous one: {limit.anonymous}" in by
+
+
+def shorts(cell: str) -> list[str]:
+    return [route.strip("`") for route in cell.split(", ")]
+
+
 def test_every_make_target_the_readme_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`?make (\w+)", README):
@@ -61,6 +83,10 @@ def test_the_readme_names_the_taxes_and_the_floor() -> None:
     assert table["tax of a shared image"].startswith(f"+{pricing.TAX_SHARED} ")
     assert f"({kudos.FLOOR_PSEUDONYMOUS} kudos)" in table["balance"]
     assert f"exact up to {status.QUEUE_DEPTH}" in README
+    text = " ".join(README.split())
+    assert f"more than {limits.MAX_STEPS} steps ({limits.MAX_STEPS_LCM} of `lcm`)" in text
+    assert f"between {limits.MIN_SIDE} and {limits.MAX_SIDE} " in text
+    assert f"may have {limits.CONCURRENCY} images waiting" in text
 
 
 def test_every_alarm_that_can_ring_is_in_the_runbook() -> None:

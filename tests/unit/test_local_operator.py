@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from botocore.exceptions import NoCredentialsError
 
-from horde.model import User
+from horde.model import ANONYMOUS, User
 from horde.store import Store
 from infra import operator
 
@@ -18,7 +18,7 @@ class Accounts(Store):
         self.keys: list[str] = []
 
     def user(self, user_id: int) -> User | None:
-        return self.account if user_id == 7 else None
+        return {7: self.account, 0: ANONYMOUS}.get(user_id)
 
     def grant(self, user_id: int, amount: int) -> bool:
         if self.account.kudos + amount < self.account.floor:
@@ -48,6 +48,7 @@ def test_a_negative_grant_takes() -> None:
     [
         (("grant", "ada#7", "-101"), "100 can be taken"),
         (("grant", "ada#7", "0"), "changes nothing"),
+        (("grant", "Anonymous#0", "5"), "never written"),
         (("grant", "ada#8", "5"), "no user 'ada#8'"),
         (("grant", "adam#7", "5"), "number 7 is 'ada#7'"),
         (("worker-key", "ada"), "looks like 'alias#7'"),
