@@ -25,6 +25,7 @@ from moto import mock_aws
 from PIL import Image
 
 from horde import aws, clock, fleet, rates, runpod, store
+from tests.support import quick_moto
 from tests.support import template as templates
 
 ANONYMOUS = "0000000000"
@@ -562,6 +563,7 @@ def moto_clients() -> Iterator[dict[str, Any]]:
             patch.delenv(name, raising=False)
         session = boto3.Session(region_name=REGION)
         aws.forget()
+        quick_moto.install(patch)
         yield {
             name: session.client(name)
             for name in ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm")
