@@ -78,6 +78,7 @@ DESCRIBED = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", DESCRIBED)
 def test_every_answer_is_as_described(horde: Cloud, route: str) -> None:
     method, _, path = route.partition(" ")

@@ -3,32 +3,27 @@
 from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
-from moto import mock_aws
 from moto.dynamodb.models import dynamodb_backends
 
-from tests.support import quick_moto
+from tests.support.cloud import ACCOUNT, REGION
 
 KEYS = [("pk", "HASH"), ("sk", "RANGE")]
 
 
 @pytest.fixture
-def db() -> Iterator[Any]:
-    with mock_aws(), pytest.MonkeyPatch.context() as patch:
-        quick_moto.install(patch)
-        client = boto3.client(
-            "dynamodb", region_name="eu-west-1", aws_access_key_id="x", aws_secret_access_key="x"
-        )
-        client.create_table(
-            TableName="t",
-            KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in KEYS],  # type: ignore[typeddict-item]
-            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n, _ in KEYS],
-            BillingMode="PAY_PER_REQUEST",
-            StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"},
-        )
-        yield client
+def db(clients: dict[str, Any]) -> Iterator[Any]:
+    client = clients["dynamodb"]
+    client.create_table(
+        TableName="t",
+        KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in KEYS],
+        AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n, _ in KEYS],
+        BillingMode="PAY_PER_REQUEST",
+        StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"},
+    )
+    yield client
+    client.delete_table(TableName="t")
 
 
 def part(kind: str, key: str, condition: str, **more: Any) -> dict[str, Any]:
@@ -63,6 +58,6 @@ def test_a_refused_transaction_leaves_every_item_and_the_stream_as_they_were(
 
 
 def stream_length() -> int:
-    shard = dynamodb_backends["123456789012"]["eu-west-1"].tables["t"].stream_shard
+    shard = dynamodb_backends[ACCOUNT][REGION].tables["t"].stream_shard
     assert shard is not None
     return len(shard.items)
