@@ -10,7 +10,7 @@ SIDE, GAP, TEXT, HEAD = 256, 28, 74, 96
 PAPER, CARD, INK, FAINT = "#f4f1ea", "#ffffff", "#23262b", "#6d7178"
 SHARED, PRIVATE, SOURCE = "#1d7a4c", "#7c4a03", "#5c6570"
 TITLE = "Horde Commons"
-SUBTITLE = "what `make demo` drew: a real request, a real worker, an 18 MB model on a CPU"
+SUBTITLE = "what `make demo` drew: a real request, a real worker, a 19 MB model on a CPU"
 
 
 @dataclass(frozen=True, slots=True)
