@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,12 +14,11 @@ from gpu_worker.train.data import SIZE
 from gpu_worker.train.unet import scheduler
 from gpu_worker.upscale import DECLARATION
 
-if TYPE_CHECKING:
-    from pathlib import Path
+SHIPPED = Path(__file__).parents[1] / "models" / "emoji"
 
 
 def export(vae: Any, unet: Any, encoder: Any, tokenizer: Any, directory: Path) -> None:
-    """Write the model, next to what a person wrote about it there."""
+    """Write the model and its data's licences, next to what a person wrote about it there."""
     pipeline = import_module("diffusers").StableDiffusionPipeline(
         vae=vae,
         text_encoder=encoder,
@@ -31,3 +32,6 @@ def export(vae: Any, unet: Any, encoder: Any, tokenizer: Any, directory: Path) -
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(directory, safe_serialization=True)
     (directory / DECLARATION).write_text(json.dumps({"native_size": SIZE}) + "\n")
+    for notice in SHIPPED.glob("LICENSE-*"):  # the pictures' licences go with what they taught
+        if not (directory / notice.name).exists():
+            shutil.copy(notice, directory)
