@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from horde import (
+    allowance,
     auth,
     aws,
     clock,
@@ -88,6 +89,7 @@ def generate(call: Call) -> Answer:
     check_prompt(wish.prompt)
     check_webhook(wish.webhook)
     user, sharedkey = auth.spender_of(table, api_key, clock.now())
+    user = allowance.give(table, user)
     check_drawable(wish)
     worker_ids = check_workers(table, wish.workers)
 

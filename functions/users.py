@@ -8,7 +8,7 @@ from html import escape
 from http import HTTPStatus
 from typing import Any
 
-from horde import accounts, auth, clock, rates, store
+from horde import accounts, allowance, auth, clock, rates, store
 from horde.accounts import Privilege
 from horde.answers import Done, Registered, UserChanged, UserDetails, UserList
 from horde.errors import (
@@ -127,6 +127,7 @@ def find_user(call: Call) -> Answer:
     except InvalidAPIKey:
         message = "User with this API key not found."
         raise UserNotFound(message) from None
+    user = allowance.give(table, user)
     rank = accounts.privilege(user, user, Settings.load().admins)
     return Answer(_shown_alone(table, user, Privilege.PUBLIC if key else rank, key))
 
@@ -163,7 +164,8 @@ def change_user(call: Call) -> Answer:
     """Change an account of yours; as a moderator or admin, also others'.
 
     The owner sets `username` and `contact`; a moderator also `concurrency`, `trusted`, `flagged`,
-    `admin_comment` and `undelete`; an admin also `moderator` and, by an amount, `kudos`.
+    `admin_comment` and `undelete`; an admin also `moderator`, `monthly_kudos` and, by an amount,
+    `kudos`.
     """
     table, api_key = _table(), call.required_key()
     wish = parse(UserChange, call.json())
@@ -227,7 +229,9 @@ def _shown_alone(
         return shown
     workers = table.workers_of(user.id, MOST_LISTED)
     requests = table.open_requests(user.id, MOST_LISTED) if rank >= Privilege.OWNER else []
-    return shown.model_copy(update=accounts.at_work(workers, requests, rank))
+    allowed = allowance.amount(user, allowance.Settings.load().monthly_kudos)
+    more = accounts.alone(user, workers, requests, rank, allowed=allowed)
+    return shown.model_copy(update=more)
 
 
 ROUTES = {

@@ -24,6 +24,7 @@ class StackSettings:
     trusted_ips: str = ""
     admins: str = ""
     contact: str = ""
+    monthly_kudos: int = 0
 
     @classmethod
     def of(cls, scope: Construct) -> "StackSettings":
@@ -46,4 +47,5 @@ class StackSettings:
             trusted_ips=read("trusted_ips") or "",
             admins=str(read("admins") or ""),
             contact=read("contact") or "",
+            monthly_kudos=int(read("monthly_kudos") or 0),
         )

@@ -36,11 +36,13 @@ class HordeCommonsStack(Stack):
             "IMAGES_PER_TICKET": str(settings.images_per_ticket),
         }
         edge = parts.edge(settings)
+        monthly = {"MONTHLY_KUDOS": str(settings.monthly_kudos)}
         make = parts.Functions(self, "Functions", settings, alarms=alarms, table=table).make
         api = parts.Api(self, "Api", alarms=alarms)
 
         # client -> API -> generate: validate, price, tax, decide what is shared, charge.
-        generate = make("generate", edge, where, models, src, memory=1024, may=parts.ACCEPTING)
+        asked = (edge, where, models, src, monthly)
+        generate = make("generate", *asked, memory=1024, may=parts.ACCEPTING)
         api.route(generate, "generate")
         sources.grant_put(generate)
 
@@ -76,7 +78,7 @@ class HordeCommonsStack(Stack):
         outputs.grant_read(status, "*.webp")
 
         # client -> users: registration and accounts; transfer: kudos between them, shared keys.
-        api.route(make("users", edge, where, may=parts.LISTING), "users")
+        api.route(make("users", edge, where, monthly, may=parts.LISTING), "users")
         api.route(make("transfer", edge, where, may=parts.SHARING), "transfer")
 
         # client -> fleet: workers, models, statistics; manage: what their owners and admins change.

@@ -3,12 +3,13 @@
 from enum import IntEnum
 from typing import Any
 
-from horde import auth, limits
+from horde import auth, clock, limits
 from horde.answers import (
     ActiveGenerations,
     AmountRecords,
     Contributions,
     KudosDetails,
+    MonthlyKudos,
     ThingRecords,
     Usage,
     UserDetails,
@@ -27,7 +28,7 @@ from horde.schema import UserChange
 LONGEST_NAME = 30
 BY_OWNER = frozenset({"username", "contact"})
 BY_MODERATOR = frozenset({"concurrency", "trusted", "flagged", "admin_comment", "undelete"})
-BY_ADMIN = frozenset({"kudos", "moderator"})
+BY_ADMIN = frozenset({"kudos", "moderator", "monthly_kudos"})
 
 
 class Privilege(IntEnum):
@@ -71,15 +72,21 @@ def details(
     return shown if user.anonymous else shown.model_copy(update=_counts(user, now))
 
 
-def at_work(workers: list[str], requests: list[str], rank: Privilege) -> dict[str, Any]:
-    """Return what is shown of an account's workers and open requests."""
-    if rank < Privilege.OWNER:
-        return {"worker_count": len(workers)}
-    return {
-        "worker_count": len(workers),
-        "worker_ids": workers,
-        "active_generations": ActiveGenerations(image=requests),
-    }
+def alone(
+    user: User, workers: list[str], requests: list[str], rank: Privilege, *, allowed: int
+) -> dict[str, Any]:
+    """Return what is shown of an account only by itself: ``allowed`` is what it gets each month."""
+    shown: dict[str, Any] = {"worker_count": len(workers)}
+    if rank >= Privilege.OWNER:
+        at = user.allowed_at
+        shown |= {
+            "worker_ids": workers,
+            "active_generations": ActiveGenerations(image=requests),
+            "monthly_kudos": MonthlyKudos(
+                amount=allowed, last_received=None if at is None else clock.iso(at * 1000)
+            ),
+        }
+    return shown
 
 
 def _counts(user: User, now: int) -> dict[str, Any]:
@@ -91,6 +98,7 @@ def _counts(user: User, now: int) -> dict[str, Any]:
             received=user.received,
             admin=user.admin,
             awarded=user.awarded,
+            recurring=user.recurring,
         ),
         "account_age": max(0, now - user.created_at),
         "usage": Usage(megapixelsteps=used, requests=user.requested),

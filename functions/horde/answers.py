@@ -209,8 +209,8 @@ class KudosDetails(Wire):
     admin: Kudos
     """Given by the operator or by opening the account."""
     awarded: Kudos
-    recurring: Kudos = 0
-    """Nobody gets kudos by the month here."""
+    recurring: Kudos
+    """The allowance of each month."""
     donated: Kudos = 0
     """There are no education accounts to donate to."""
     styled: Kudos = 0
@@ -269,6 +269,13 @@ class ActiveGenerations(Wire):
     """Only images are drawn here."""
 
 
+class MonthlyKudos(Wire):
+    """What an account is given each month, and when it last was (UTC)."""
+
+    amount: Kudos
+    last_received: str | None = None
+
+
 class UserDetails(Wire):
     """An account; some fields only for its owner and moderators, some only for one at a time.
 
@@ -302,6 +309,7 @@ class UserDetails(Wire):
     sharedkey_ids: list[Uuid] | None = None
     contact: str | None = None
     admin_comment: str | None = None
+    monthly_kudos: MonthlyKudos | None = None
 
 
 class UserList(WireList[UserDetails]):
@@ -321,6 +329,7 @@ class UserChanged(Wire):
     flagged: bool | None = None
     deleted: bool | None = None
     admin_comment: str | None = None
+    monthly_kudos: Kudos | None = None
 
 
 class WorkerKudos(Wire):

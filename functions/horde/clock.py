@@ -16,6 +16,12 @@ def now() -> int:
     return now_ms() // 1000
 
 
+def month_start(at: int) -> int:
+    """Return when a moment's month (UTC) began; both in seconds since the epoch."""
+    day = datetime.fromtimestamp(at, UTC).replace(day=1, hour=0, minute=0, second=0)
+    return int(day.timestamp())
+
+
 def iso(ms: int) -> str:
     """Return a UTC timestamp such as ``2026-11-23T05:42:00.123Z``; sorts as text."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -22,6 +22,7 @@ class Account(StrEnum):
     REWARDS = "rewards"
     GRANTS = "grants"
     AWARDS = "awards"
+    ALLOWANCES = "allowances"
     TRANSFERS = "transfers"
     """Between two users: what goes in with one entry comes out with the other."""
 
@@ -36,6 +37,7 @@ class Kind(StrEnum):
     FLOOR = "FLOOR_ADJUSTMENT"
     TRANSFER = "TRANSFER"
     AWARD = "AWARD"
+    ALLOWANCE = "RECURRING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,11 @@ def award(user_id: int, amount: int) -> Entry:
     return _entry(Kind.AWARD, user_id, {Account.AWARDS: -amount})
 
 
+def allowance(user_id: int, amount: int) -> Entry:
+    """Give a user its kudos of the month."""
+    return _entry(Kind.ALLOWANCE, user_id, {Account.ALLOWANCES: -amount})
+
+
 def grant(user_id: int, amount: int) -> Entry:
     """Give (or take, if negative) kudos by the operator's hand."""
     return _entry(Kind.GRANT, user_id, {Account.GRANTS: -amount})
@@ -120,6 +127,8 @@ def detail(entry: Entry) -> str:
             return "gifted" if entry.amount < 0 else "received"
         case Kind.AWARD:
             return "awarded"
+        case Kind.ALLOWANCE:
+            return "recurring"
         case Kind.GRANT | Kind.FLOOR:
             return "admin"  # the kudos of a new account are the house's gift
         case _:

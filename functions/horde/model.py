@@ -72,6 +72,11 @@ class User:
     received: int = 0
     admin: int = 0
     awarded: int = 0
+    recurring: int = 0
+    monthly_kudos: int | None = None
+    """Its own allowance; None: what the operator gives everybody."""
+    allowed_at: int | None = None
+    """When it last got an allowance, in seconds since the epoch."""
     requested: int = 0
     """Images it asked for."""
     used: int = 0

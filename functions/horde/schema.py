@@ -407,7 +407,7 @@ class UserChange(_Wire):
 
     By the owner or a moderator: ``username``, ``contact``; by a moderator: ``concurrency``,
     ``trusted``, ``flagged``, ``admin_comment``, ``undelete``; by an admin: ``kudos``,
-    ``moderator``. The others are refused.
+    ``monthly_kudos``, ``moderator``. The others are refused.
     """
 
     username: UserName | None = None
@@ -420,8 +420,9 @@ class UserChange(_Wire):
     kudos: Annotated[Whole, Field(ge=-1_000_000_000, le=1_000_000_000)] | None = None
     """Given, or taken where below zero."""
     moderator: StrictBool | None = None
+    monthly_kudos: Annotated[Whole, Field(ge=0, le=1_000_000_000)] | None = None
+    """Its own allowance instead of the operator's for everybody."""
     public_workers: Any = None
-    monthly_kudos: Any = None
     usage_multiplier: Any = None
     worker_invited: Any = None
     customizer: Any = None

@@ -453,6 +453,27 @@ class Store:
         parts = [*self._moves([entry], held), self._ledger(entry, reference="operator")]
         return self._holds(parts)
 
+    def allow(self, user_id: int, amount: int, month: int) -> bool:
+        """Give an account its kudos of the month that began at ``month`` (seconds), once.
+
+        False if it has got them, or is not in good standing.
+        """
+        entry = kudos.allowance(user_id, amount)
+        adds, values = _adds([entry])
+        not_yet = "(attribute_not_exists(allowed_at) OR allowed_at < :month)"
+        given: Item = {
+            "TableName": self._table,
+            "Key": _pk("USER", user_id),
+            "ConditionExpression": f"attribute_exists(pk) AND {not_yet} AND {GOOD_STANDING}",
+            "UpdateExpression": f"SET allowed_at = :now {adds}",
+            "ExpressionAttributeValues": {
+                **values,
+                ":month": encode(month),
+                ":now": encode(clock.now()),
+            },
+        }
+        return self._holds([{"Update": given}, self._ledger(entry, reference=f"month {month}")])
+
     # --- kudos between users --------------------------------------------------------------
 
     def transfer(

@@ -107,6 +107,7 @@ def test_a_new_account_is_shown_whole_and_without_nulls(horde: Cloud) -> None:
         "worker_count": 0,
         "worker_ids": [],
         "active_generations": {"image": [], "text": [], "alchemy": []},
+        "monthly_kudos": {"amount": 0},
         "sharedkey_ids": [],
     }
     assert not nulls(find(horde, ANONYMOUS))
@@ -348,7 +349,6 @@ def test_a_change_of_nothing_is_refused(horde: Cloud) -> None:
     "field",
     [
         "public_workers",
-        "monthly_kudos",
         "usage_multiplier",
         "worker_invited",
         "customizer",
@@ -383,6 +383,7 @@ def test_what_has_no_effect_is_refused_and_nothing_is_changed(
         ("undelete", True, "NotModerator"),
         ("kudos", 7, "NotAdmin"),
         ("moderator", True, "NotAdmin"),
+        ("monthly_kudos", 7, "NotAdmin"),
     ],
 )
 def test_who_may_change_what(

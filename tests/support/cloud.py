@@ -507,7 +507,7 @@ class Cloud:
             for item in page["Items"]:
                 if item["sk"]["S"] == "USER":
                     balances[item["pk"]["S"]] = int(item["kudos"]["N"])
-                    details = ("accumulated", "gifted", "received", "admin", "awarded")
+                    details = ("accumulated", "gifted", "received", "admin", "awarded", "recurring")
                     parts = [int(item[name]["N"]) for name in details]
                     assert [sum(parts)] * 2 == [int(item[n]["N"]) for n in ("kudos", "listed_at")]
                 elif item["sk"]["S"].startswith("LEDGER#"):
