@@ -76,14 +76,19 @@ class Finding:
     """The partitions that decide it, to read anew; and STATS or TRANSFERS."""
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """Where it is, whatever was found there."""
+        return (self.rule, self.item, self.what)
+
+    @property
     def key(self) -> tuple[object, ...]:
         """What makes it the same finding when it is looked at again.
 
         Of two sums that both move on, how far they are apart.
         """
         if isinstance(self.expected, int) and isinstance(self.found, int):
-            return (self.rule, self.item, self.what, self.found - self.expected)
-        return (self.rule, self.item, self.what, self.expected, self.found)
+            return (*self.place, self.found - self.expected)
+        return (*self.place, self.expected, self.found)
 
     def __str__(self) -> str:
         """Return its line of the report."""

@@ -3,7 +3,8 @@
 The table is read once, in parallel parts, and moves on meanwhile: an entry may be written in a part
 that was read already, and its balance be read after that. So what is found is not yet reported.
 What decides it is read anew, consistently and with growing pauses, and only what is found every
-time is a finding. Entries are never changed, so of a ledger only its last part is read anew.
+time, and the last two times by the same amount, is a finding. Entries are never changed, so of a
+ledger only its last part is read anew.
 
 What may be reported all the same, on a table that moves, and be nothing: an account (or a shared
 key of it) that was written between every two reads, by the same amount each time; a row that was
@@ -75,20 +76,22 @@ def audit(
         progress(len(page))
     books.after = store.counted()
     suspicious = list(judge(View(books, clock.now())))
+    seen = {finding.key for _, finding in suspicious}
     for pause in pauses:
         if not suspicious:
             break
         time.sleep(pause)
+        seen = {finding.key for _, finding in suspicious}
         look_again(store, books, (finding for _, finding in suspicious), since)
         suspicious = still(suspicious, View(books, clock.now()))
-    return Report(books, tuple(finding for _, finding in suspicious))
+    return Report(books, tuple(finding for _, finding in suspicious if finding.key in seen))
 
 
 def still(suspicious: list[tuple[Check, Finding]], view: View) -> list[tuple[Check, Finding]]:
     """Return what is found again; what is new is of rows of which only a part was read anew."""
-    keys = {finding.key for _, finding in suspicious}
+    places = {finding.place for _, finding in suspicious}
     checks = list(dict.fromkeys(check for check, _ in suspicious))
-    return [found for found in judge(view, checks) if found[1].key in keys]
+    return [found for found in judge(view, checks) if found[1].place in places]
 
 
 def pages(store: Store, segments: int) -> Iterable[list[Item]]:
@@ -139,7 +142,8 @@ def look_again(store: Store, books: Books, findings: Iterable[Finding], since: i
     books.refresh(rows, store.rows(rows))
     users = {pk for pk, kind in kinds.items() if kind == "USER"}
     start = f"{LEDGER}{clock.iso(since)}"
-    for row in [row for row in books.entries if row[0] in users and row[1] >= start]:
+    ledgers = [*books.entries, *books.unreadable]
+    for row in [row for row in ledgers if row[0] in users and row[1] >= start]:
         books.drop(row)
     for pk in users:
         _look_at_account(store, books, int(pk.partition("#")[2]), since)

@@ -326,7 +326,7 @@ def test_an_image_that_is_claimed_while_its_request_ends_keeps_it_open(
     user, key = horde.register(kudos=100)
     request = horde.generate(key).body["id"]
     horde.clock.pass_seconds(1201)
-    real, jobs = store.Store.end_undelivered, []
+    real, jobs = store.Store.end_undelivered, list[Any]()
 
     def too_late(self: store.Store, *args: Any, **kwargs: Any) -> bool:
         if not jobs:
