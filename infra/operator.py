@@ -1,4 +1,4 @@
-"""The operator's hand: accounts, kudos and worker keys of a deployed stack.
+"""The operator's hand: accounts, kudos, worker keys and the audit of a deployed stack.
 
 ``bin/operator grant 'alias#7' 1000`` and the like; ``bin/operator --help`` lists all of it. Uses
 the credentials and region that the AWS tools use.
@@ -11,13 +11,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from tqdm import tqdm
 
 from horde.auth import key_hash, new_key
 from horde.model import User, user_number
 from horde.store import Store
+from infra.audit.run import SEGMENTS, audit
 
 STACK = "HordeCommons"
+MOST_SEGMENTS = 64
+PARALLEL = Config(max_pool_connections=MOST_SEGMENTS)
 
 
 class OperatorError(Exception):
@@ -94,6 +99,17 @@ def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
     return sum(shared.withdrawn_at is None for shared in found)
 
 
+def prove(store: Store, segments: int) -> bool:
+    """Audit the whole table and print a line for each finding and one that counts.
+
+    ``segments`` parts of the table are read in parallel. Returns whether all is in order.
+    """
+    with tqdm(total=store.size() or None, unit=" items", disable=None, leave=False) as bar:
+        report = audit(store, segments=segments, progress=bar.update)
+    print("\n".join(report.lines()))
+    return not report.findings
+
+
 def outputs_of(session: boto3.Session, stack: str) -> dict[str, str]:
     """Return a stack's outputs; raises OperatorError."""
     try:
@@ -149,6 +165,15 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("username", metavar="alias#id")
     add = commands.add_parser("withdraw", help="take shared images out of the data set")
     add.add_argument("what", metavar="image-id|alias#id")
+    add = commands.add_parser("audit", help="prove from the whole table that the kudos are right")
+    add.add_argument(
+        "--segments",
+        type=int,
+        choices=range(1, MOST_SEGMENTS + 1),
+        metavar="N",
+        default=SEGMENTS,
+        help=f"parts that are read in parallel, 1 to {MOST_SEGMENTS} (default: %(default)s)",
+    )
     return top
 
 
@@ -162,7 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             outputs = {"TableName": options.table}
         else:
             outputs = outputs_of(session, options.stack)
-        store = Store(outputs["TableName"], session.client("dynamodb"))
+        store = Store(outputs["TableName"], session.client("dynamodb", config=PARALLEL))
+        if options.command == "audit":
+            sys.exit(0 if prove(store, options.segments) else 1)
         print(run(store, options, outputs.get("LaionBucket", ""), session.client("s3")))
     except (OperatorError, BotoCoreError, ClientError) as error:
         # botocore's own messages are clear: no credentials, no region, no such table.

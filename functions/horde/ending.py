@@ -69,8 +69,10 @@ def end_request(table: Store, request: Request, now: int) -> bool:
         return False  # it slid on since the index was read
     generations = table.generations(request)
     end_waiting(table, request, generations, reason)
-    held = [g.lease_until or now for g in generations if g.state is State.PROCESSING]
-    if over and not held:
+    if any(generation.state is State.WAITING for generation in generations):
+        generations = table.generations(request)  # a worker may have claimed one meanwhile
+    left = [g.lease_until or now for g in generations if g.state in OPEN]
+    if over and not left:
         return True
-    table.look_again(request, max([*held, request.expires_at]) + 1)
+    table.look_again(request, max([*left, request.expires_at]) + 1)
     return False

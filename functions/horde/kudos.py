@@ -117,14 +117,14 @@ def transfer(sender: int, receiver: int, amount: int) -> tuple[Entry, Entry]:
     )
 
 
-def detail(entry: Entry) -> str:
-    """Return which of the Horde's ``kudos_details`` an entry belongs to.
+def detail(kind: Kind, amount: int) -> str:
+    """Return which of the Horde's ``kudos_details`` an entry belongs to, by its amount's sign.
 
     Each entry belongs to one, so a user's details sum to the balance.
     """
-    match entry.kind:
+    match kind:
         case Kind.TRANSFER:
-            return "gifted" if entry.amount < 0 else "received"
+            return "gifted" if amount < 0 else "received"
         case Kind.AWARD:
             return "awarded"
         case Kind.ALLOWANCE:

@@ -200,7 +200,7 @@ def due_shard(key: str) -> str:
     return f"due#{uuid.UUID(key).int % DUE_SHARDS}"
 
 
-def _waiting_of(user_id: int, model: str) -> str:
+def waiting_list(user_id: int, model: str) -> str:
     """Return the list of an account's waiting images; the anonymous account has one per model."""
     return f"WAITING#{user_id}" if user_id else f"WAITING#{user_id}#{model}"
 
@@ -211,15 +211,16 @@ DELETED: Mapping[str, Any] = {"deleted": True, "listed": None}
 
 def undeleted(user: User) -> dict[str, Any]:
     """Return what ``change_user`` sets to take a deletion back."""
-    return {"deleted": None, "listed": _listed(user)["listed"]["S"]}
+    return {"deleted": None, "listed": users_list(user)}
+
+
+def users_list(user: User) -> str:
+    """Return in which part of the list of all users an account stands, in order of its kudos."""
+    return f"USERS#{user.id % USER_SHARDS}"
 
 
 def _listed(user: User) -> Item:
-    """Return where an account stands in the list of all, which is in order of their kudos."""
-    return {
-        "listed": {"S": f"USERS#{user.id % USER_SHARDS}"},
-        "listed_at": {"N": str(user.kudos)},
-    }
+    return {"listed": {"S": users_list(user)}, "listed_at": {"N": str(user.kudos)}}
 
 
 def _adds(
@@ -229,7 +230,7 @@ def _adds(
     total = sum(entry.amount for entry in entries)
     details: dict[str, int] = dict(counts or {})
     for entry in entries:
-        name = kudos.detail(entry)
+        name = kudos.detail(entry.kind, entry.amount)
         details[name] = details.get(name, 0) + entry.amount
     adds = ["kudos :amount", "listed_at :amount", *(f"{name} :{name}" for name in details)]
     values = {f":{name}": encode(amount) for name, amount in details.items()}
@@ -805,7 +806,7 @@ class Store:
             TableName=self._table,
             IndexName=LISTED_INDEX,
             KeyConditionExpression="listed = :listed",
-            ExpressionAttributeValues={":listed": {"S": _waiting_of(user.id, model)}},
+            ExpressionAttributeValues={":listed": {"S": waiting_list(user.id, model)}},
             Limit=most,
             Select="COUNT",
         )
@@ -817,7 +818,7 @@ class Store:
             TableName=self._table,
             IndexName=LISTED_INDEX,
             KeyConditionExpression="listed = :listed",
-            ExpressionAttributeValues={":listed": {"S": _waiting_of(user_id, "")}},
+            ExpressionAttributeValues={":listed": {"S": waiting_list(user_id, "")}},
             Limit=most,
         )
         return [_id(item) for item in answer["Items"]]
@@ -1042,7 +1043,7 @@ class Store:
                 "listed_at = created_at REMOVE due_shard, due_at, lease_until",
                 {
                     ":state": {"S": State.WAITING},
-                    ":listed": {"S": _waiting_of(request.user_id, generation.model)},
+                    ":listed": {"S": waiting_list(request.user_id, generation.model)},
                 },
             ),
             self._check(_pk("REQUEST", request.id), still_wanted),
@@ -1518,7 +1519,7 @@ class Store:
             total=_by_model(self._stats("MODEL#", "MODEL#~")),
         )
 
-    def _stats(self, first: str, last: str) -> list[Item]:
+    def _stats(self, first: str, last: str, *, consistent: bool = False) -> list[Item]:
         """Read the counters between two sort keys, both included."""
         pages = self._db.get_paginator("query").paginate(
             TableName=self._table,
@@ -1528,6 +1529,7 @@ class Store:
                 ":first": {"S": first},
                 ":last": {"S": last},
             },
+            ConsistentRead=consistent,
         )
         return [dict(item) for page in pages for item in page["Items"]]
 
@@ -1648,6 +1650,82 @@ class Store:
             ExpressionAttributeValues={":now": encode(clock.now_ms())},
         )
 
+    # --- the audit ------------------------------------------------------------------------------
+
+    def size(self) -> int:
+        """Return about how many items there are; DynamoDB counts them every six hours."""
+        return self._db.describe_table(TableName=self._table)["Table"]["ItemCount"]
+
+    def everything(self, segment: int = 0, segments: int = 1) -> Iterator[list[Item]]:
+        """Yield the items of one of ``segments`` parts of the table, a page at a time.
+
+        The parts together are all of it; they may be read in parallel. Each item is as it is when
+        its page is read: no snapshot.
+        """
+        pages = self._db.get_paginator("scan").paginate(
+            TableName=self._table, Segment=segment, TotalSegments=segments, ConsistentRead=True
+        )
+        for page in pages:
+            yield [dict(item) for item in page["Items"]]
+
+    def rows(self, keys: Iterable[statistics.Row]) -> list[Item]:
+        """Read items by ``pk`` and ``sk``, in no order; those that are not there are left out."""
+        return self._batch(_row_key(row) for row in dict.fromkeys(keys))
+
+    def account_since(self, user_id: int, since_ms: int) -> list[Item]:
+        """Read an account and its ledger's entries since a time, the account last."""
+        pages = self._db.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression="pk = :pk AND sk >= :since",
+            ExpressionAttributeValues={
+                ":pk": {"S": f"USER#{user_id}"},
+                ":since": {"S": f"LEDGER#{clock.iso(since_ms)}"},
+            },
+            ConsistentRead=True,
+        )
+        return [dict(item) for page in pages for item in page["Items"]]
+
+    def transfers_since(self, since_ms: int) -> list[Item]:
+        """Read all entries of transfers since a time. Reads the whole table."""
+        pages = self._db.get_paginator("scan").paginate(
+            TableName=self._table,
+            FilterExpression="kind = :kind AND sk BETWEEN :since AND :until",
+            ExpressionAttributeValues={
+                ":kind": {"S": kudos.Kind.TRANSFER},
+                ":since": {"S": f"LEDGER#{clock.iso(since_ms)}"},
+                ":until": {"S": "LEDGER#~"},
+            },
+            ConsistentRead=True,
+        )
+        return [dict(item) for page in pages for item in page["Items"]]
+
+    def counted(self) -> dict[statistics.Row, dict[str, int]]:
+        """Read the counters of statistics, of the anonymous account and of the workers.
+
+        A worker that has no record yet has an empty one; a forgotten worker has none.
+        """
+        keys = [_record_key("USER", ANONYMOUS.id)]
+        keys += [_record_key("WORKER", worker_id) for worker_id in self._listed_workers()]
+        found: dict[statistics.Row, dict[str, int]] = {
+            (key["pk"]["S"], key["sk"]["S"]): {} for key in keys
+        }
+        for item in [*self._stats("A", "~", consistent=True), *self._batch(keys)]:
+            found[item["pk"]["S"], item["sk"]["S"]] = {
+                name: int(value["N"]) for name, value in item.items() if "N" in value
+            }
+        return found
+
+    def _listed_workers(self) -> Iterator[str]:
+        for shard in range(WORKER_SHARDS):
+            for page in self._db.get_paginator("query").paginate(
+                TableName=self._table,
+                IndexName=LISTED_INDEX,
+                KeyConditionExpression="listed = :listed",
+                ExpressionAttributeValues={":listed": {"S": f"WORKERS#{shard}"}},
+            ):
+                for item in page["Items"]:
+                    yield item["pk"]["S"].partition("#")[2]
+
     # --- parts ----------------------------------------------------------------------------------
 
     def _get(self, key: Item) -> Item | None:
@@ -1757,7 +1835,7 @@ class Store:
             **_pk("GENERATION", generation.id),
             **to_item(generation),
             "wait_model": {"S": generation.model},
-            "listed": {"S": _waiting_of(request.user_id, generation.model)},
+            "listed": {"S": waiting_list(request.user_id, generation.model)},
             "listed_at": {"N": str(generation.created_at)},
         }
 

@@ -320,6 +320,32 @@ def test_an_image_whose_lease_ends_after_its_request_is_refunded_once(
     assert list(horde.store.due(10**11)) == []
 
 
+def test_an_image_that_is_claimed_while_its_request_ends_keeps_it_open(
+    horde: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, key = horde.register(kudos=100)
+    request = horde.generate(key).body["id"]
+    horde.clock.pass_seconds(1201)
+    real, jobs = store.Store.end_undelivered, list[Any]()
+
+    def too_late(self: store.Store, *args: Any, **kwargs: Any) -> bool:
+        if not jobs:
+            jobs.append(horde.pop(worker).body)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(store.Store, "end_undelivered", too_late)
+    horde.sweep()
+    assert jobs[0]["id"] is not None
+    horde.audit()
+    # Its worker gives up: nobody else may find it in the queue of a request that is over.
+    assert horde.submit(worker, jobs[0]["id"], state="faulted").status == 200
+    assert horde.check(request).body["waiting"] == 1
+    for _ in range(2):
+        horde.clock.pass_seconds(1201)
+        horde.sweep()
+    assert horde.kudos(user) == 114
+
+
 def test_two_sweeps_change_nothing_twice(horde: Cloud, worker: str) -> None:
     user, key = horde.register(kudos=100)
     horde.generate(key, params={"n": 2})

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from horde.store import DELETED
 from tests.support.cloud import ANONYMOUS, Cloud, Reply, png_base64
 
 
@@ -35,13 +36,9 @@ def change(horde: Cloud, key: str | None, who: str = "w1", **fields: Any) -> Rep
 
 
 def set_user(horde: Cloud, user_id: int, **flags: bool) -> None:
-    for name, value in flags.items():
-        horde.db.update_item(
-            TableName=horde.table,
-            Key={"pk": {"S": f"USER#{user_id}"}, "sk": {"S": "USER"}},
-            UpdateExpression=f"SET {name} = :value",
-            ExpressionAttributeValues={":value": {"BOOL": value}},
-        )
+    user = horde.store.user(user_id)
+    assert user is not None
+    assert horde.store.change_user(user, DELETED if flags.get("deleted") else flags)
 
 
 def test_a_first_pop_registers_a_worker_with_what_it_offers(horde: Cloud, worker: str) -> None:

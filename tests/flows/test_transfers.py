@@ -23,12 +23,10 @@ def refused(answer: Reply, rc: str, status: int = 400) -> None:
 
 def flag(horde: Cloud, user: int, name: str) -> None:
     """Set a flag of an account behind the API's back."""
-    horde.db.update_item(
-        TableName=horde.table,
-        Key={"pk": {"S": f"USER#{user}"}, "sk": {"S": "USER"}},
-        UpdateExpression=f"SET {name} = :true",
-        ExpressionAttributeValues={":true": {"BOOL": True}},
-    )
+    account = horde.store.user(user)
+    assert account is not None
+    changes = store.DELETED if name == "deleted" else {name: True}
+    assert horde.store.change_user(account, changes)
 
 
 def test_a_transfer_moves_kudos_and_makes_none(horde: Cloud) -> None:

@@ -1,0 +1,1 @@
+"""The audit: proves from the whole table that the kudos are right."""

@@ -1,0 +1,766 @@
+"""What must hold of the books, each rule by its name. Pure: books in, findings out.
+
+Rows of an ended request go two days after its end, ledger entries stay for ever. So a row that is
+not there is a finding only where it cannot have gone yet.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from itertools import pairwise
+
+from horde import kudos, pricing, statistics
+from horde.clock import DAY_S
+from horde.kudos import Account as Side
+from horde.kudos import Kind
+from horde.model import ANONYMOUS, DELIVERED, OPEN, UNLIMITED, Request, SharedKey, State, User
+from horde.statistics import Row
+from horde.store import KEEP_S, RECORD_KEEP_S, due_shard, users_list, waiting_list
+from infra.audit.books import Account, Books, Entry, Image, Keys, Order
+
+SLACK_S = 3600
+"""What clocks, retries and two sweeps at once may make of the time when a row goes, in seconds."""
+
+
+class Rule(StrEnum):
+    """The rules, as a finding says them."""
+
+    READABLE = "an item is as this system writes it"
+    KNOWN = "an entry is of a known kind and moves kudos as that kind does"
+    ZERO = "an entry and its postings sum to zero"
+    ONCE = "an event is entered once"
+    PAIRED = "what one user sends another one gets"
+    OWNED = "a ledger is that of an account"
+    NOBODY = "no request writes the anonymous account"
+    BALANCE = "a balance is the sum of its ledger"
+    DETAILS = "a balance's details are the sums of its entries by kind"
+    FLOOR = "a balance is not under its floor"
+    OPENED = "an account was opened once"
+    FULFILLED = "an account's count of drawn images is that of its rewards"
+    LISTED = "an account is in the list of users at its balance; a deleted one is not"
+    GIVEN_BACK = "no account gets back more than it paid"
+    CHARGED = "a request was charged price and tax of each image, but for what was forgiven"
+    UNCHARGED = "what is refunded was charged"
+    FORGIVEN = "refunds take off what was forgiven first"
+    REFUNDED = "an image is refunded as it ended"
+    REWARDED = "a delivered image is rewarded, and no other one"
+    REASON = "an entry is of a request or an image that is there"
+    COMPLETE = "a request has its images, and an image its request"
+    DUE = "a request that is not closed is due; a closed one has no open image"
+    LEASED = "an image that is drawn is leased and due, and does not wait"
+    WAITING = "an image that waits is in its queue and its owner's list, and is not leased"
+    ENDED = "an image that ended is in no index"
+    TAXED = "the tax is that of what is shared"
+    SHAREABLE = "nothing made from a source image is shared; anonymous text-to-image is"
+    PUBLISHED = "only what was delivered, uncensored, of a shared request is in the data set"
+    RATED = "a rating's award is its request's owner's, and less than that cost"
+    BUDGET = "a shared key used what its requests paid, and is not overdrawn"
+    HELD = "a shared key is in its owner's account"
+    TALLIED = "statistics are the sums of what they have counted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that is not as it must be."""
+
+    rule: Rule
+    item: str
+    """``pk/sk`` of the item; of a shared key, which is a secret, only the beginning."""
+    what: str
+    """Which part of the item."""
+    expected: int | str
+    found: int | str
+    about: frozenset[str] = field(default=frozenset(), compare=False)
+    """The partitions that decide it, to read anew; and STATS or TRANSFERS."""
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Where it is, whatever was found there."""
+        return (self.rule, self.item, self.what)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What makes it the same finding when it is looked at again.
+
+        Of two sums that both move on, how far they are apart.
+        """
+        if isinstance(self.expected, int) and isinstance(self.found, int):
+            return (*self.place, self.found - self.expected)
+        return (*self.place, self.expected, self.found)
+
+    def __str__(self) -> str:
+        """Return its line of the report."""
+        wrong = f"expected {self.expected}, found {self.found}"
+        return f"{self.item}: {self.rule}: {self.what}: {wrong}"
+
+
+Findings = Iterator[Finding]
+
+STATS = "STATS"
+TRANSFERS = "TRANSFERS"
+
+SIDES: dict[str, frozenset[str]] = {
+    Kind.ACCEPT: frozenset({Side.PRICE, Side.TAX, Side.FORGIVENESS}),
+    Kind.REFUND: frozenset({Side.PRICE, Side.TAX, Side.FORGIVENESS}),
+    Kind.REWARD: frozenset({Side.REWARDS}),
+    Kind.GRANT: frozenset({Side.GRANTS}),
+    Kind.FLOOR: frozenset({Side.FORGIVENESS}),
+    Kind.TRANSFER: frozenset({Side.TRANSFERS}),
+    Kind.AWARD: frozenset({Side.AWARDS}),
+}
+"""The system accounts against which each kind of entry stands."""
+ONCE = frozenset({Kind.ACCEPT, Kind.REFUND, Kind.REWARD})
+OPENING = "registration"
+AWARDED_BY = "by "
+"""How the reference of an award begins that is no rating's."""
+DETAILS = ("accumulated", "gifted", "received", "admin", "awarded", "recurring")
+TALLIES = {
+    "STATS": ("images", "pixelsteps"),
+    "WORKER": ("images", "pixelsteps", "kudos"),
+    "USER": ("images", "pixelsteps", "taxes"),
+}
+"""What statistics count in which items."""
+
+
+@dataclass
+class View:
+    """The books with what several rules ask of them; ``now`` is in seconds since the epoch."""
+
+    books: Books
+    now: int
+
+    @cached_property
+    def events(self) -> dict[tuple[str, str], list[Entry]]:
+        """All entries by kind and reference."""
+        found: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+        for entry in self.books.entries.values():
+            found[entry.kind, entry.reference].append(entry)
+        return dict(found)
+
+    def event(self, kind: Kind, reference: str) -> list[Entry]:
+        """Return the entries of an event."""
+        return self.events.get((kind, reference), [])
+
+    def refunds(self, request: Request) -> list[Entry]:
+        """Return the refunds of a request's images."""
+        return [
+            entry
+            for generation_id in request.generations
+            for entry in self.event(Kind.REFUND, generation_id)
+        ]
+
+    def cost(self, request: Request) -> int:
+        """Return what a request's owner paid for it, refunds taken off."""
+        charges = self.event(Kind.ACCEPT, request.id)
+        return -sum(entry.amount for entry in [*charges, *self.refunds(request)])
+
+    def expired(self, gone_at: int | None) -> bool:
+        """Say whether what goes at this time, or goes with it, may be gone."""
+        return gone_at is not None and gone_at <= self.now + SLACK_S
+
+    def young(self, entry: Entry) -> bool:
+        """Say whether what an entry was written for must still be there."""
+        return entry.written_at + KEEP_S > self.now + SLACK_S
+
+    def around(self, request_id: str, *generations: str) -> frozenset[str]:
+        """Return the partitions that decide what is true of a request and its images."""
+        order = self.books.orders.get(request_id)
+        names = {f"REQUEST#{request_id}", *(f"GENERATION#{name}" for name in generations)}
+        users = set()
+        for name in [*generations, *(order.request.generations if order else [])]:
+            names |= {f"GENERATION#{name}", f"SHARED#{name}"}
+            image = self.books.images.get(name)
+            if image is not None:
+                users |= {image.generation.worker_user, image.generation.user_id}
+            users |= {
+                entry.user_id
+                for kind in (Kind.REFUND, Kind.REWARD)
+                for entry in self.event(kind, name)
+            }
+        users |= {order.request.user_id} if order else set()
+        users |= {entry.user_id for entry in self.event(Kind.ACCEPT, request_id)}
+        return frozenset(names | {f"USER#{user}" for user in users if user is not None})
+
+
+def judge(view: View, rules: Iterable["Check"] | None = None) -> Iterator[tuple["Check", Finding]]:
+    """Yield all that is not as it must be, with the check that found it."""
+    for rule in RULES if rules is None else rules:
+        for finding in rule(view):
+            yield rule, finding
+
+
+def _item(row: Row) -> str:
+    return "/".join(row)
+
+
+def _user(user_id: int) -> str:
+    return f"USER#{user_id}"
+
+
+# --- entries --------------------------------------------------------------------------------------
+
+
+def readable(view: View) -> Findings:
+    """Report what could not be read as what it is."""
+    for row, why in view.books.unreadable.items():
+        yield Finding(
+            rule=Rule.READABLE,
+            item=_item(row),
+            what="its attributes",
+            expected="this system's form",
+            found=why,
+            about=frozenset({row[0]}),
+        )
+
+
+def entries(view: View) -> Findings:
+    """Each entry by itself: known, balanced, and once."""
+    for entry in view.books.entries.values():
+        about = frozenset({entry.row[0]})
+        sides = SIDES.get(entry.kind)
+        if sides is None:
+            yield Finding(
+                rule=Rule.KNOWN,
+                item=_item(entry.row),
+                what="kind",
+                expected="a known one",
+                found=entry.kind,
+                about=about,
+            )
+        elif not sides.issuperset(entry.postings):
+            yield Finding(
+                rule=Rule.KNOWN,
+                item=_item(entry.row),
+                what="postings",
+                expected=", ".join(sorted(sides)),
+                found=", ".join(sorted(entry.postings)),
+                about=about,
+            )
+        if entry.amount + sum(entry.postings.values()):
+            yield Finding(
+                rule=Rule.ZERO,
+                item=_item(entry.row),
+                what="its sum",
+                expected=0,
+                found=entry.amount + sum(entry.postings.values()),
+                about=about,
+            )
+    for (kind, reference), found in view.events.items():
+        rating = kind == Kind.AWARD and not reference.startswith(AWARDED_BY)
+        if len(found) == 1 or not (kind in ONCE or rating):
+            continue
+        for entry in sorted(found, key=lambda entry: entry.row[1])[1:]:
+            yield Finding(
+                rule=Rule.ONCE,
+                item=_item(entry.row),
+                what=f"{kind} of {reference}",
+                expected=1,
+                found=len(found),
+                about=frozenset(entry.row[0] for entry in found),
+            )
+
+
+def transfers(view: View) -> Findings:
+    """Both sides of each transfer."""
+    for (kind, reference), found in view.events.items():
+        if kind != Kind.TRANSFER:
+            continue
+        total = sum(entry.postings.get(Side.TRANSFERS, 0) for entry in found)
+        users = {entry.user_id for entry in found}
+        first = min(found, key=lambda entry: entry.row[1])
+        if total or len(found) != 2 or len(users) != 2:  # noqa: PLR2004 - two sides
+            yield Finding(
+                rule=Rule.PAIRED,
+                item=_item(first.row),
+                what=f"both sides of {reference}",
+                expected="0 in 2 entries of 2 users",
+                found=f"{total} in {len(found)} entries of {len(users)} users",
+                about=frozenset({TRANSFERS, *map(_user, users)}),
+            )
+
+
+def reasons(view: View) -> Findings:
+    """Each entry's request or image: it is there, or is gone since it is over."""
+    books = view.books
+    for entry in view.books.entries.values():
+        reference, there = entry.reference, True
+        if entry.kind == Kind.ACCEPT or (
+            entry.kind == Kind.AWARD and not reference.startswith(AWARDED_BY)
+        ):
+            there, name = reference in books.orders, f"REQUEST#{reference}"
+        elif entry.kind in {Kind.REFUND, Kind.REWARD}:
+            there, name = reference in books.images, f"GENERATION#{reference}"
+        if not there and view.young(entry):
+            yield Finding(
+                rule=Rule.REASON,
+                item=_item(entry.row),
+                what=f"{entry.kind}'s reference",
+                expected=name,
+                found="no such item",
+                about=frozenset({entry.row[0], name}),
+            )
+
+
+# --- accounts -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What a ledger says of its account."""
+
+    balance: int = 0
+    details: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    """What its requests paid, refunds taken off, by the system's accounts."""
+    openings: int = 0
+    rewards: int = 0
+
+    def add(self, entry: Entry) -> None:
+        self.balance += entry.amount
+        if entry.kind in SIDES:
+            self.details[kudos.detail(Kind(entry.kind), entry.amount)] += entry.amount
+        if entry.kind in {Kind.ACCEPT, Kind.REFUND}:
+            self.kept.update({Side.PRICE: 0, Side.TAX: 0, **entry.postings, "": -entry.amount})
+        self.openings += entry.kind == Kind.FLOOR
+        self.rewards += entry.kind == Kind.REWARD
+
+
+def accounts(view: View) -> Findings:
+    """Each account with its ledger."""
+    sums: dict[int, _Sums] = defaultdict(_Sums)
+    for entry in view.books.entries.values():
+        sums[entry.user_id].add(entry)
+    known = view.books.accounts
+    for user_id in sums.keys() - known.keys() - {ANONYMOUS.id}:
+        yield Finding(
+            rule=Rule.OWNED,
+            item=f"USER#{user_id}/USER",
+            what="the item",
+            expected="an account",
+            found="no such item",
+            about=frozenset({_user(user_id)}),
+        )
+    if ANONYMOUS.id in sums or ANONYMOUS.id in known:
+        yield Finding(
+            rule=Rule.NOBODY,
+            item="USER#0/USER" if ANONYMOUS.id in known else "USER#0/LEDGER",
+            what="the item",
+            expected="none",
+            found="an account" if ANONYMOUS.id in known else f"kudos {sums[0].balance}",
+            about=frozenset({_user(0)}),
+        )
+    for user_id, account in known.items():
+        if user_id != ANONYMOUS.id:
+            yield from _account(account, sums[user_id])
+
+
+def _of_account(user: User) -> Callable[..., Finding]:
+    def finding(rule: Rule, what: str, expected: int | str, found: int | str) -> Finding:
+        return Finding(
+            rule=rule,
+            item=f"USER#{user.id}/USER",
+            what=what,
+            expected=expected,
+            found=found,
+            about=frozenset({_user(user.id)}),
+        )
+
+    return finding
+
+
+def _account(account: Account, ledger: _Sums) -> Findings:
+    user, finding = account.user, _of_account(account.user)
+    if user.kudos != ledger.balance:
+        yield finding(Rule.BALANCE, "kudos", ledger.balance, user.kudos)
+    for name in DETAILS:
+        if getattr(user, name) != ledger.details[name]:
+            yield finding(Rule.DETAILS, name, ledger.details[name], getattr(user, name))
+    if sum(getattr(user, name) for name in DETAILS) != user.kudos:
+        details = sum(getattr(user, name) for name in DETAILS)
+        yield finding(Rule.DETAILS, "their sum", user.kudos, details)
+    if user.kudos < user.floor:
+        yield finding(Rule.FLOOR, "kudos", f"at least {user.floor}", user.kudos)
+    if ledger.openings != 1:
+        yield finding(Rule.OPENED, f"entries of {OPENING}", 1, ledger.openings)
+    if user.fulfilled != ledger.rewards:
+        yield finding(Rule.FULFILLED, "fulfilled", ledger.rewards, user.fulfilled)
+    yield from _listed(account)
+    for name, what in ((Side.PRICE, "prices"), (Side.TAX, "taxes"), ("", "kudos")):
+        if ledger.kept[name] < 0:
+            kept = f"{-ledger.kept[name]} more given back"
+            yield finding(Rule.GIVEN_BACK, what, "none", kept)
+
+
+def _listed(account: Account) -> Findings:
+    user, finding = account.user, _of_account(account.user)
+    if account.listed_at != user.kudos:
+        yield finding(Rule.LISTED, "listed_at", user.kudos, account.listed_at or "none")
+    listed = "none" if user.deleted else users_list(user)
+    if (account.listed or "none") != listed:
+        yield finding(Rule.LISTED, "listed", listed, account.listed or "none")
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+def requests(view: View) -> Findings:
+    """Each request with its entries and its images."""
+    for order in view.books.orders.values():
+        yield from _kept_rules(view, order)
+        if order.request.anonymous:
+            yield from _uncharged(view, order.request)
+        else:
+            yield from _charged(view, order.request)
+
+
+def _of_request(view: View, request: Request) -> Callable[..., Finding]:
+    def finding(rule: Rule, what: str, expected: int | str, found: int | str) -> Finding:
+        return Finding(
+            rule=rule,
+            item=f"REQUEST#{request.id}/REQUEST",
+            what=what,
+            expected=expected,
+            found=found,
+            about=view.around(request.id),
+        )
+
+    return finding
+
+
+def _kept_rules(view: View, order: Order) -> Findings:
+    """See what a request is, whoever asked for it."""
+    request, keys, finding = order.request, order.keys, _of_request(view, order.request)
+    tax = pricing.TAX_SHARED if request.shared else pricing.TAX_PRIVATE
+    if request.tax != tax:
+        yield finding(Rule.TAXED, "tax", tax, request.tax)
+    if request.shared and request.source_key is not None:
+        yield finding(Rule.SHAREABLE, "shared", "false", "true")
+    if request.anonymous and request.source_key is None and not request.shared:
+        yield finding(Rule.SHAREABLE, "shared", "true", "false")
+    if len(set(request.generations)) != request.n:
+        yield finding(Rule.COMPLETE, "its images", request.n, len(set(request.generations)))
+    missing = sum(name not in view.books.images for name in request.generations)
+    if missing and not view.expired(keys.gone_at):
+        yield finding(Rule.COMPLETE, "images not there", 0, missing)
+    if keys.gone_at is None:
+        if keys.due_at is None or keys.due_shard != due_shard(request.id):
+            yield finding(Rule.DUE, "due_shard", due_shard(request.id), keys.due_shard or "none")
+        return
+    if keys.due_at is not None or keys.due_shard is not None:
+        yield finding(Rule.DUE, "due_shard", "none", keys.due_shard or "none")
+    images = [view.books.images.get(name) for name in request.generations]
+    still = sum(image is not None and image.generation.state in OPEN for image in images)
+    if still:
+        yield finding(Rule.DUE, "open images of a closed request", 0, still)
+
+
+def _uncharged(view: View, request: Request) -> Findings:
+    """Nobody pays for an anonymous request, so nobody gets anything back."""
+    finding = _of_request(view, request)
+    charges, awards = (view.event(kind, request.id) for kind in (Kind.ACCEPT, Kind.AWARD))
+    for name, found in (("charges", charges), ("awards", awards)):
+        if found:
+            yield finding(Rule.NOBODY, name, 0, len(found))
+    if request.forgiven or request.sharedkey_id is not None:
+        yield finding(Rule.NOBODY, "forgiven", 0, request.forgiven)
+
+
+def _charged(view: View, request: Request) -> Findings:
+    finding = _of_request(view, request)
+    charges, refunds = view.event(Kind.ACCEPT, request.id), view.refunds(request)
+    if len(charges) != 1:
+        yield finding(Rule.CHARGED, "charges", 1, len(charges))
+        return
+    (charge,) = charges
+    if charge.user_id != request.user_id:
+        yield finding(Rule.CHARGED, "whose charge", request.user_id, charge.user_id)
+    for side, each in ((Side.PRICE, request.price), (Side.TAX, request.tax)):
+        if charge.postings.get(side, 0) != each * request.n:
+            yield finding(Rule.CHARGED, side, each * request.n, charge.postings.get(side, 0))
+    total = (request.price + request.tax) * request.n
+    forgiven = -charge.postings.get(Side.FORGIVENESS, 0)
+    if not 0 <= forgiven <= total:
+        yield finding(Rule.CHARGED, "forgiven kudos", f"0 to {total}", forgiven)
+    # In whatever order images ended, each refund took off as much as was left.
+    gross = -sum(
+        entry.postings.get(side, 0) for entry in refunds for side in (Side.PRICE, Side.TAX)
+    )
+    off = sum(entry.postings.get(Side.FORGIVENESS, 0) for entry in refunds)
+    if off != min(forgiven, gross):
+        yield finding(Rule.FORGIVEN, "kudos taken off refunds", min(forgiven, gross), off)
+    if request.forgiven != forgiven - off:
+        yield finding(Rule.FORGIVEN, "forgiven", forgiven - off, request.forgiven)
+    back = sum(entry.amount for entry in refunds)
+    if back > -charge.amount:
+        yield finding(Rule.GIVEN_BACK, "refunds", f"at most {-charge.amount}", back)
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def images(view: View) -> Findings:
+    """Each image: its request, its place in the indexes, its refund and its reward."""
+    for image in view.books.images.values():
+        generation = image.generation
+        order = view.books.orders.get(generation.request_id)
+        if order is None:
+            if not view.expired(image.keys.gone_at):
+                yield _of_image(view, image)(
+                    Rule.COMPLETE, "request_id", generation.request_id, "no such request"
+                )
+        elif generation.id not in order.request.generations:
+            yield _of_image(view, image)(
+                Rule.COMPLETE, "request_id", "a request that names it", generation.request_id
+            )
+        yield from _indexed(view, image, order.request if order else None)
+        yield from _refunded(view, image, order.request if order else None)
+        yield from _rewarded(view, image, order.request if order else None)
+
+
+def _of_image(view: View, image: Image) -> Callable[..., Finding]:
+    generation = image.generation
+
+    def finding(rule: Rule, what: str, expected: object, found: object) -> Finding:
+        return Finding(
+            rule=rule,
+            item=f"GENERATION#{generation.id}/GENERATION",
+            what=what,
+            expected=expected if isinstance(expected, int) else str(expected),
+            found=found if isinstance(found, int) else str(found),
+            about=view.around(generation.request_id, generation.id),
+        )
+
+    return finding
+
+
+def _indexed(view: View, image: Image, request: Request | None) -> Findings:
+    generation, keys, finding = image.generation, image.keys, _of_image(view, image)
+    rule, expected = Rule.ENDED, Keys()
+    if generation.state is State.PROCESSING:
+        rule = Rule.LEASED
+        expected = Keys(due_shard=due_shard(generation.id), due_at=generation.lease_until)
+        for name in ("worker_id", "worker_user", "lease_until"):
+            if getattr(generation, name) is None:
+                yield finding(rule, name, "a value", "none")
+    elif generation.state is State.WAITING:
+        rule = Rule.WAITING
+        owner = request.user_id if request else generation.user_id
+        expected = Keys(
+            wait_model=generation.model,
+            # An owner that nobody knows any more is only one whose request is missing.
+            listed=keys.listed if owner is None else waiting_list(owner, generation.model),
+            listed_at=generation.created_at,
+        )
+        if generation.lease_until is not None:
+            yield finding(rule, "lease_until", "none", generation.lease_until)
+    for name in ("wait_model", "listed", "listed_at", "due_shard", "due_at"):
+        if getattr(keys, name) != getattr(expected, name):
+            yield finding(rule, name, getattr(expected, name), getattr(keys, name))
+
+
+def _refunded(view: View, image: Image, request: Request | None) -> Findings:
+    generation, finding = image.generation, _of_image(view, image)
+    refunds = view.event(Kind.REFUND, generation.id)
+    owner = request.user_id if request else generation.user_id
+    if owner is None:
+        return
+    kept = generation.state in OPEN or generation.state is State.OK
+    due = 0 if kept or owner == ANONYMOUS.id else 1
+    if min(len(refunds), 1) != due:
+        yield finding(Rule.REFUNDED, f"refunds of what is {generation.state}", due, len(refunds))
+        return
+    if refunds and not view.event(Kind.ACCEPT, generation.request_id):
+        yield finding(Rule.UNCHARGED, "charges of its request", 1, 0)
+    for refund in refunds:
+        if refund.user_id != owner:
+            yield finding(Rule.REFUNDED, "whose refund", owner, refund.user_id)
+        if request is None:
+            continue
+        tax = 0 if generation.state is State.CENSORED else request.tax
+        for side, each in ((Side.PRICE, request.price), (Side.TAX, tax)):
+            if -refund.postings.get(side, 0) != each:
+                yield finding(Rule.REFUNDED, side, each, -refund.postings.get(side, 0))
+        off = refund.postings.get(Side.FORGIVENESS, 0)
+        if not 0 <= off <= request.price + tax:
+            yield finding(Rule.REFUNDED, "taken off", f"0 to {request.price + tax}", off)
+
+
+def _rewarded(view: View, image: Image, request: Request | None) -> Findings:
+    generation, finding = image.generation, _of_image(view, image)
+    rewards = view.event(Kind.REWARD, generation.id)
+    earned = generation.state in DELIVERED and generation.worker_user is not None
+    if min(len(rewards), 1) != int(earned):
+        yield finding(
+            Rule.REWARDED, f"rewards of what is {generation.state}", int(earned), len(rewards)
+        )
+        return
+    for reward in rewards:
+        if reward.user_id != generation.worker_user:
+            yield finding(Rule.REWARDED, "whose reward", generation.worker_user, reward.user_id)
+        if request is not None and reward.amount != request.reward:
+            yield finding(Rule.REWARDED, "amount", request.reward, reward.amount)
+
+
+# --- what is shared, rated and counted ------------------------------------------------------------
+
+
+def published(view: View) -> Findings:
+    """See what is in the data set, as far as its rows are there."""
+    marked = {
+        name for name, image in view.books.images.items() if image.generation.shared_at is not None
+    }
+    for name in marked | view.books.published.keys():
+        record, image = view.books.published.get(name), view.books.images.get(name)
+        if image is None:
+            continue
+        order = view.books.orders.get(image.generation.request_id)
+        finding = _of_image(view, image)
+        if record is None or name not in marked:
+            pair = "both marks" if record is None else "shared_at"
+            yield finding(Rule.PUBLISHED, "its mark and its record", "both", f"not {pair}")
+        if image.generation.state is not State.OK:
+            yield finding(Rule.PUBLISHED, "state", State.OK, image.generation.state)
+        if order is None:
+            continue
+        if not order.request.shared or order.request.source_key is not None:
+            yield finding(Rule.PUBLISHED, "its request", "a shared one", "one that is not shared")
+        if record is not None and record.user_id != order.request.user_id:
+            yield finding(Rule.PUBLISHED, "whose it is", order.request.user_id, record.user_id)
+
+
+def awards(view: View) -> Findings:
+    """Each award of a rating."""
+    for entry in view.books.entries.values():
+        order = view.books.orders.get(entry.reference) if entry.kind == Kind.AWARD else None
+        if order is None or order.request.anonymous:
+            continue
+        request, cost = order.request, view.cost(order.request)
+        expected: dict[str, tuple[object, object]] = {
+            "whose award": (request.user_id, entry.user_id),
+            "its request": ("rated", "rated" if order.rated else "not rated"),
+            "amount": (f"less than {cost}", f"less than {cost}" if entry.amount < cost else "more"),
+        }
+        for what, (right, found) in expected.items():
+            if right != found:
+                yield Finding(
+                    rule=Rule.RATED,
+                    item=_item(entry.row),
+                    what=what,
+                    expected=str(right),
+                    found=str(entry.amount if what == "amount" else found),
+                    about=view.around(request.id) | {entry.row[0]},
+                )
+
+
+def sharedkeys(view: View) -> Findings:
+    """Each shared key: its requests, its budget and its owner."""
+    asked: dict[str, list[Request]] = defaultdict(list)
+    for order in view.books.orders.values():
+        if order.request.sharedkey_id is not None:
+            asked[order.request.sharedkey_id].append(order.request)
+    for key in view.books.sharedkeys.values():
+        yield from _sharedkey(view, key, asked[key.id])
+    for account in view.books.accounts.values():
+        gone = account.user.sharedkey_ids - view.books.sharedkeys.keys()
+        if gone:
+            what = "shared keys that are not there"
+            yield _of_account(account.user)(Rule.HELD, what, 0, len(gone))
+
+
+def _sharedkey(view: View, key: SharedKey, asked: list[Request]) -> Findings:
+    about = {f"SHAREDKEY#{key.id}", _user(key.user_id)}
+    about |= {f"REQUEST#{request.id}" for request in asked}
+
+    def finding(rule: Rule, what: str, expected: int | str, found: int | str) -> Finding:
+        return Finding(
+            rule=rule,
+            item=f"SHAREDKEY#{key.id[:8]}",
+            what=what,
+            expected=expected,
+            found=found,
+            about=frozenset(about),
+        )
+
+    used = sum(view.cost(request) for request in asked)
+    all_there = key.created_at + KEEP_S > view.now + SLACK_S
+    if key.utilized < used or (all_there and key.utilized != used):
+        yield finding(Rule.BUDGET, "utilized", used, key.utilized)
+    if key.kudos < 0 and key.kudos != UNLIMITED:
+        yield finding(Rule.BUDGET, "kudos", f"at least 0, or {UNLIMITED}", key.kudos)
+    for request in asked:
+        if request.user_id != key.user_id:
+            yield finding(Rule.HELD, f"owner of {request.id}", key.user_id, request.user_id)
+    owner = view.books.accounts.get(key.user_id)
+    if owner is None or key.id not in owner.user.sharedkey_ids:
+        yield finding(Rule.HELD, "user_id", "an account that has it", key.user_id)
+
+
+def tallies(view: View) -> Findings:
+    """Hold the counters of before and after the reading against what it found counted.
+
+    A reward is flagged in the transaction that counts it. So what the counters had before is
+    flagged by the time it is read, and what is flagged is counted by the end: on a table that
+    stands still these are the same, and on one that moves they need not be.
+    """
+    books = view.books
+    counted = [entry.settled for entry in books.entries.values() if entry.tallied]
+    flagged = [event for event in counted if event is not None]
+    sums = statistics.counters(flagged)
+    restarted = _restarted(flagged, view.now)
+    for row in {*books.before, *books.after, *sums}:
+        if row[0].startswith("WORKER#") and row not in books.after:
+            continue  # forgotten: what it draws yet begins a record anew
+        least, most = books.before.get(row, {}), books.after.get(row, {})
+        fades = row[1].startswith("MINUTE#") or row in restarted
+        for name in TALLIES[row[0].partition("#")[0]]:
+            total = sums[row].add.get(name, 0) if row in sums else 0
+            below, above = least.get(name, 0), most.get(name, 0)
+            if total < below or (total > above and not fades):
+                yield _miscounted(row, name, total, below if total < below else above)
+    anonymous = books.after.get((_user(ANONYMOUS.id), "RECORD"), {})
+    if anonymous.get("requests", 0) < len(books.asked):
+        row = (_user(ANONYMOUS.id), "RECORD")
+        yield _miscounted(row, "requests", len(books.asked), anonymous.get("requests", 0))
+
+
+def _miscounted(row: Row, name: str, expected: int, found: int) -> Finding:
+    return Finding(
+        rule=Rule.TALLIED,
+        item=_item(row),
+        what=name,
+        expected=expected,
+        found=found,
+        about=frozenset({STATS}),
+    )
+
+
+def _restarted(events: Iterable[statistics.Settled], now: int) -> set[Row]:
+    """Return the records of workers that drew nothing for so long that they may have begun anew."""
+    times: dict[str, list[int]] = defaultdict(list)
+    for event in events:
+        times[event.worker_id].append(event.settled_at // 1000)
+    pause = RECORD_KEEP_S - DAY_S
+    found = set()
+    for worker_id, settled in times.items():
+        moments = pairwise([*sorted(settled), now])
+        if any(after - before > pause for before, after in moments):
+            found.add((f"WORKER#{worker_id}", "RECORD"))
+    return found
+
+
+Check = Callable[[View], Findings]
+RULES: tuple[Check, ...] = (
+    readable,
+    entries,
+    transfers,
+    reasons,
+    accounts,
+    requests,
+    images,
+    published,
+    awards,
+    sharedkeys,
+    tallies,
+)

@@ -1,0 +1,189 @@
+"""Reading the whole table and judging it: the audit itself.
+
+The table is read once, in parallel parts, and moves on meanwhile: an entry may be written in a part
+that was read already, and its balance be read after that. So what is found is not yet reported.
+What decides it is read anew, consistently and with growing pauses, and only what is found every
+time, and the last two times by the same amount, is a finding. Entries are never changed, so of a
+ledger only its last part is read anew.
+
+What may be reported all the same, on a table that moves, and be nothing: an account (or a shared
+key of it) that was written between every two reads, by the same amount each time; a row that was
+being written through two sweeps that lasted for over an hour. After a version that changes the
+tax, requests from before it are reported for the two days that their rows stay. Not proven is what
+has no rows any more: of requests that ended over two days ago only the ledger's sums are.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from horde import clock
+from horde.kudos import Kind
+from horde.store import Store
+from infra.audit.books import LEDGER, Books, Item
+from infra.audit.rules import STATS, TRANSFERS, Check, Finding, View, judge
+
+SEGMENTS = 4
+PAUSES_S = (0.2, 1.0, 3.0)
+"""Before each time that something suspicious is read anew, in seconds."""
+TAIL_MS = 10 * 60 * 1000
+"""Entries older than this before the audit began were in the table when it began."""
+QUIET_TRIES = 5
+"""Times that an account is read to find it unchanged between two reads."""
+
+Progress = Callable[[int], object]
+"""Is told of so many more items."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an audit read, and what is not as it must be."""
+
+    books: Books
+    findings: tuple[Finding, ...]
+
+    def lines(self) -> list[str]:
+        """Return a line for each finding, and a last one that counts."""
+        books = self.books
+        counts = (
+            f"{books.items} items: {len(books.accounts)} accounts, {len(books.entries)} entries, "
+            f"{len(books.orders)} requests, {len(books.images)} images"
+        )
+        wrong = f"{len(self.findings)} findings" if self.findings else "all in order"
+        return [*map(str, self.findings), f"{wrong}; {counts}"]
+
+
+def audit(
+    store: Store,
+    *,
+    segments: int = SEGMENTS,
+    pauses: Sequence[float] = PAUSES_S,
+    progress: Progress = lambda _items: None,
+) -> Report:
+    """Prove the table: returns what holds against the rules, and held each time it was looked at.
+
+    ``segments`` parts are read in parallel; ``pauses`` are in seconds. Raises botocore's errors.
+    """
+    since = clock.now_ms() - TAIL_MS
+    books = Books(before=store.counted())
+    for page in pages(store, segments):
+        for item in page:
+            books.put(item)
+        books.items += len(page)
+        progress(len(page))
+    books.after = store.counted()
+    suspicious = list(judge(View(books, clock.now())))
+    seen = {finding.key for _, finding in suspicious}
+    for pause in pauses:
+        if not suspicious:
+            break
+        time.sleep(pause)
+        seen = {finding.key for _, finding in suspicious}
+        look_again(store, books, (finding for _, finding in suspicious), since)
+        suspicious = still(suspicious, View(books, clock.now()))
+    return Report(books, tuple(finding for _, finding in suspicious if finding.key in seen))
+
+
+def still(suspicious: list[tuple[Check, Finding]], view: View) -> list[tuple[Check, Finding]]:
+    """Return what is found again; what is new is of rows of which only a part was read anew."""
+    places = {finding.place for _, finding in suspicious}
+    checks = list(dict.fromkeys(check for check, _ in suspicious))
+    return [found for found in judge(view, checks) if found[1].place in places]
+
+
+def pages(store: Store, segments: int) -> Iterable[list[Item]]:
+    """Yield the whole table in pages, read by one thread for each part."""
+    if segments == 1:
+        yield from store.everything()
+        return
+    read: SimpleQueue[list[Item] | None] = SimpleQueue()
+    stopped = threading.Event()
+
+    def part(segment: int) -> None:
+        try:
+            for page in store.everything(segment, segments):
+                if stopped.is_set():
+                    return
+                read.put(page)
+        finally:
+            read.put(None)
+
+    with ThreadPoolExecutor(segments) as pool:
+        parts = [pool.submit(part, segment) for segment in range(segments)]
+        try:
+            for _ in parts:
+                while (page := read.get()) is not None:
+                    yield page
+        finally:
+            stopped.set()
+        for one in parts:
+            one.result()
+
+
+def look_again(store: Store, books: Books, findings: Iterable[Finding], since: int) -> None:
+    """Read anew what decides findings; ``since`` is in ms since the epoch."""
+    about = frozenset[str]().union(*(finding.about for finding in findings))
+    if STATS in about:
+        uncounted = [
+            entry.row
+            for entry in books.entries.values()
+            if entry.kind == Kind.REWARD and not entry.tallied
+        ]
+        books.refresh(uncounted, store.rows(uncounted))
+        books.after = store.counted()
+    if TRANSFERS in about:
+        for item in store.transfers_since(since):
+            books.put(item)
+    kinds = {pk: pk.partition("#")[0] for pk in about if "#" in pk}
+    rows = [(pk, kind) for pk, kind in kinds.items() if kind != "USER"]
+    books.refresh(rows, store.rows(rows))
+    users = {pk for pk, kind in kinds.items() if kind == "USER"}
+    start = f"{LEDGER}{clock.iso(since)}"
+    ledgers = [*books.entries, *books.unreadable]
+    for row in [row for row in ledgers if row[0] in users and row[1] >= start]:
+        books.drop(row)
+    for pk in users:
+        _look_at_account(store, books, int(pk.partition("#")[2]), since)
+
+
+def _look_at_account(store: Store, books: Books, user_id: int, since: int) -> None:
+    """Read an account, its shared keys and the end of its ledger, unchanged meanwhile if it can be.
+
+    No read of several items is a snapshot, but each write of kudos changes the account.
+    """
+    row = (f"USER#{user_id}", "USER")
+    for _ in range(QUIET_TRIES):
+        before = store.rows([row])
+        books.refresh([row], before)
+        account = books.accounts.get(user_id)
+        keys = [
+            (f"SHAREDKEY#{key.id}", "SHAREDKEY")
+            for key in books.sharedkeys.values()
+            if key.user_id == user_id
+        ]
+        keys += [
+            (f"SHAREDKEY#{key}", "SHAREDKEY")
+            for key in (account.user.sharedkey_ids if account else ())
+        ]
+        found_keys = store.rows(keys)
+        tail = store.account_since(user_id, since)
+        if [item for item in tail if item["sk"]["S"] == "USER"] == before:
+            break
+    books.refresh(keys, found_keys)
+    books.refresh([row], tail)
+    _look_at_reasons(store, books, tail)
+
+
+def _look_at_reasons(store: Store, books: Books, tail: list[Item]) -> None:
+    """Read the requests of new charges, which a shared key may have paid."""
+    charges = [
+        item["reference"]["S"]
+        for item in tail
+        if item.get("kind", {}).get("S") == Kind.ACCEPT
+        and item["reference"]["S"] not in books.orders
+    ]
+    rows = [(f"REQUEST#{name}", "REQUEST") for name in charges]
+    books.refresh(rows, store.rows(rows))

@@ -1,0 +1,994 @@
+"""The audit: of a table made by the real flows it finds nothing, and each wrong item it names.
+
+A test's name is the rule; what it does to the table is the least that breaks it.
+"""
+
+import copy
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from horde import clock, statistics
+from horde.clock import DAY_S
+from horde.store import Store
+from infra import operator
+from infra.audit.books import Books
+from infra.audit.rules import Rule, View, judge
+from infra.audit.run import audit
+from tests.support.cloud import ANONYMOUS, Cloud, cloud, png_base64
+
+Row = tuple[str, str]
+Item = dict[str, Any]
+
+
+@dataclass
+class Made:
+    """Everything of a table, and the names of what is in it."""
+
+    items: dict[Row, Item]
+    before: dict[Row, dict[str, int]]
+    after: dict[Row, dict[str, int]]
+    now: int
+    ids: dict[str, str] = field(default_factory=dict)
+
+    def user(self, name: str) -> Row:
+        return (f"USER#{self.ids[name]}", "USER")
+
+    def request(self, name: str) -> Row:
+        return (f"REQUEST#{self.ids[name]}", "REQUEST")
+
+    def image(self, name: str, index: int = 0) -> Row:
+        return (f"GENERATION#{self.generation(name, index)}", "GENERATION")
+
+    def generation(self, name: str, index: int = 0) -> str:
+        return str(self.items[self.request(name)]["generations"]["L"][index]["S"])
+
+    def entry(self, kind: str, reference: str, user: str | None = None) -> Row:
+        (row,) = [
+            row
+            for row, item in self.items.items()
+            if row[1].startswith("LEDGER#")
+            and (item["kind"]["S"], item["reference"]["S"]) == (kind, reference)
+            and user in (None, row[0])
+        ]
+        return row
+
+    def key(self, name: str = "gift") -> Row:
+        return (f"SHAREDKEY#{self.ids[name]}", "SHAREDKEY")
+
+    def change(self, row: Row, **changes: Any) -> None:
+        """Set attributes of an item, or take away those that are None."""
+        for name, value in changes.items():
+            if value is None:
+                self.items[row].pop(name, None)
+            else:
+                kind = "BOOL" if isinstance(value, bool) else "N" if isinstance(value, int) else "S"
+                whole = value if isinstance(value, dict | bool) else str(value)
+                self.items[row][name] = whole if isinstance(value, dict) else {kind: whole}
+
+    def number(self, row: Row, name: str) -> int:
+        return int(self.items[row].get(name, {"N": "0"})["N"])
+
+    def add(self, row: Row, **changes: int) -> None:
+        for name, amount in changes.items():
+            self.change(row, **{name: self.number(row, name) + amount})
+
+    def move(self, user: str, detail: str, amount: int) -> None:
+        """Bring a balance in step with a ledger that was tampered with."""
+        self.add(self.user(user), kudos=amount, listed_at=amount, **{detail: amount})
+
+    def write(self, row: Row, kind: str, amount: int, side: str, reference: str) -> Row:
+        """Write an entry into the ledger."""
+        self.items[row] = {
+            "pk": {"S": row[0]},
+            "sk": {"S": row[1]},
+            "kind": {"S": kind},
+            "amount": {"N": str(amount)},
+            "postings": {"M": {side: {"N": str(-amount)}}},
+            "reference": {"S": reference},
+        }
+        return row
+
+    def ledger_row(self, user: str, days_ago: float = 0) -> Row:
+        at = clock.iso(int((self.now - days_ago * DAY_S) * 1000))
+        return (f"USER#{self.ids[user]}", f"LEDGER#{at}#{uuid.uuid4()}")
+
+    def found(self) -> set[tuple[str, Rule]]:
+        books = Books(before=self.before, after=self.after)
+        for item in self.items.values():
+            books.put(item)
+        return {(finding.item, finding.rule) for _, finding in judge(View(books, self.now))}
+
+
+def index_of(made: Made, request: str, state: str) -> int:
+    """Return which of a request's two images ended so."""
+    states = [made.items[made.image(request, index)]["state"]["S"] for index in (0, 1)]
+    return states.index(state)
+
+
+def name(row: Row) -> str:
+    return "/".join(row)
+
+
+def row_of(item: Item) -> Row:
+    return (item["pk"]["S"], item["sk"]["S"])
+
+
+def everything(table: Store) -> dict[Row, Item]:
+    return {row_of(item): item for page in table.everything() for item in page}
+
+
+def fill(horde: Cloud) -> dict[str, str]:
+    """Do something of everything; returns the names of what came of it."""
+    ids: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    for user, kudos in (("owner", 0), ("ada", 1000), ("bob", 0), ("poor", 18), ("gone", 0)):
+        number, keys[user] = horde.register(user, kudos=kudos)
+        ids[user] = str(number)
+    worker = horde.worker_key(int(ids["owner"]))
+
+    def ask(what: str, key: str = keys["ada"], **fields: Any) -> None:
+        answer = horde.generate(key, **fields)
+        assert answer.status == 202, answer
+        ids[what] = answer.body["id"]
+
+    def give(state: str, count: int = 1) -> None:
+        job = horde.pop(worker, amount=count).body
+        for one, url in zip(job["ids"], job["r2_uploads"], strict=True):
+            horde.upload(url)
+            assert horde.submit(worker, one, state=state).status == 200
+
+    ask("shared", shared=True, params={"n": 2})
+    give("ok")
+    give("censored")
+    ask("anonymous", ANONYMOUS)
+    give("ok")
+    ask("painted", source_image=png_base64(), source_processing="img2img")
+    give("ok")
+    ask("forgiven", keys["poor"], params={"n": 3})
+    give("ok")
+    horde.cancel(ids["forgiven"])
+    ids["gift"] = horde.call(
+        "PUT /api/v2/sharedkeys", {"name": "gift", "kudos": 100}, key=keys["ada"]
+    ).body["id"]
+    ask("gifted", ids["gift"], params={"n": 2})
+    give("ok")
+    horde.cancel(ids["gifted"])
+    ask("nobodys", ANONYMOUS)
+    horde.cancel(ids["nobodys"])
+    ask("leased")
+    assert horde.pop(worker).body["id"]
+    ask("waiting")
+    ask("waiting shared", shared=True)
+    transfer = {"username": f"bob#{ids['bob']}", "amount": 30}
+    assert horde.call("POST /api/v2/kudos/transfer", transfer, key=keys["ada"]).status == 200
+    generations = horde.status(ids["shared"]).body["generations"]
+    (shown,) = [one["id"] for one in generations if not one["censored"]]
+    rating = {"ratings": [{"id": shown, "rating": 8}]}
+    answer = horde.call("POST /api/v2/generate/rate/{id}", rating, id=ids["shared"])
+    assert answer.body["reward"] == 5, answer
+    gone = horde.call("DELETE /api/v2/users/{id}", key=keys["gone"], id=ids["gone"])
+    assert gone.status == 200, gone
+    horde.settle_async()
+    horde.settle_async()
+    return ids
+
+
+@pytest.fixture(scope="module")
+def _made(template: dict[str, Any], clients: dict[str, Any]) -> Made:
+    with cloud(template, clients) as horde:
+        ids = fill(horde)
+        counted = horde.store.counted()
+        made = Made(everything(horde.store), counted, dict(counted), clock.now(), ids)
+    assert any(sk == "SHARED" for _, sk in made.items)
+    return made
+
+
+@pytest.fixture
+def made(_made: Made) -> Made:
+    return copy.deepcopy(_made)
+
+
+@pytest.fixture
+def bare(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
+    """A cloud that nobody audits after the test."""
+    with cloud(template, clients) as horde:
+        yield horde
+
+
+def test_of_what_the_flows_made_nothing_is_found(made: Made) -> None:
+    assert made.found() == set()
+    kinds = {item["kind"]["S"] for row, item in made.items.items() if row[1].startswith("LEDGER#")}
+    assert kinds == {
+        *("GENERATION", "REFUND", "REWARD", "ADMIN_ADJUSTMENT"),
+        *("FLOOR_ADJUSTMENT", "TRANSFER", "AWARD"),
+    }
+
+
+def test_an_empty_table_is_in_order(bare: Cloud) -> None:
+    assert audit(bare.store).lines() == [
+        "all in order; 0 items: 0 accounts, 0 entries, 0 requests, 0 images"
+    ]
+
+
+# --- entries --------------------------------------------------------------------------------------
+
+
+def test_an_entry_is_whole_kudos(made: Made) -> None:
+    row = made.entry("ADMIN_ADJUSTMENT", "operator", made.user("ada")[0])
+    made.change(row, amount={"N": "1000.5"})
+    user = name(made.user("ada"))
+    assert made.found() == {
+        (name(row), Rule.READABLE),
+        (user, Rule.BALANCE),
+        (user, Rule.DETAILS),
+    }
+
+
+@pytest.mark.parametrize("attribute", ["reference", "kind", "postings", "amount"])
+def test_an_entry_has_all_its_parts(made: Made, attribute: str) -> None:
+    row = made.entry("ADMIN_ADJUSTMENT", "operator", made.user("ada")[0])
+    made.change(row, **{attribute: None})
+    assert (name(row), Rule.READABLE) in made.found()
+
+
+def test_a_reward_says_what_was_drawn(made: Made) -> None:
+    row = made.entry("REWARD", made.generation("anonymous"))
+    made.change(row, pixelsteps=None)
+    assert (name(row), Rule.READABLE) in made.found()
+
+
+def test_an_item_is_under_its_own_name(made: Made) -> None:
+    for row in (made.user("bob"), made.request("waiting"), made.image("waiting")):
+        tampered = copy.deepcopy(made)
+        tampered.change(row, id=4711 if row[1] == "USER" else "another")
+        assert (name(row), Rule.READABLE) in tampered.found()
+
+
+def test_an_entry_is_of_a_known_kind(made: Made) -> None:
+    row = made.entry("ADMIN_ADJUSTMENT", "operator", made.user("ada")[0])
+    made.change(row, kind="GIFT")
+    assert made.found() == {(name(row), Rule.KNOWN), (name(made.user("ada")), Rule.DETAILS)}
+
+
+def test_an_entry_moves_kudos_as_its_kind_does(made: Made) -> None:
+    row = made.entry("ADMIN_ADJUSTMENT", "operator", made.user("ada")[0])
+    made.change(row, postings={"M": {"rewards": {"N": "-1000"}}})
+    assert made.found() == {(name(row), Rule.KNOWN)}
+
+
+def test_an_entry_sums_to_zero(made: Made) -> None:
+    row = made.entry("ADMIN_ADJUSTMENT", "operator", made.user("ada")[0])
+    made.change(row, postings={"M": {"grants": {"N": "-999"}}})
+    assert made.found() == {(name(row), Rule.ZERO)}
+
+
+def test_a_refund_is_entered_once(made: Made) -> None:
+    index = index_of(made, "shared", "censored")
+    again = made.ledger_row("ada")
+    made.items[again] = dict(made.items[made.entry("REFUND", made.generation("shared", index))])
+    made.change(again, sk=again[1])
+    made.move("ada", "accumulated", made.number(again, "amount"))
+    rated = made.entry("AWARD", made.ids["shared"])  # what it is paid for now costs too little
+    assert made.found() == {(name(again), Rule.ONCE), (name(rated), Rule.RATED)}
+
+
+def test_a_reward_is_entered_once(made: Made) -> None:
+    again = made.ledger_row("owner")
+    made.items[again] = dict(made.items[made.entry("REWARD", made.generation("anonymous"))])
+    made.change(again, sk=again[1], tallied=None)
+    made.move("owner", "accumulated", made.number(again, "amount"))
+    made.add(made.user("owner"), fulfilled=1)
+    assert made.found() == {(name(again), Rule.ONCE)}
+
+
+def test_a_charge_is_entered_once(made: Made) -> None:
+    again = made.ledger_row("ada")
+    made.items[again] = dict(made.items[made.entry("GENERATION", made.ids["waiting"])])
+    made.change(again, sk=again[1])
+    made.move("ada", "accumulated", made.number(again, "amount"))
+    assert made.found() == {
+        (name(again), Rule.ONCE),
+        (name(made.request("waiting")), Rule.CHARGED),
+    }
+
+
+def test_a_rating_is_awarded_once(made: Made) -> None:
+    again = made.ledger_row("ada")
+    made.write(again, "AWARD", 1, "awards", made.ids["shared"])
+    made.move("ada", "awarded", 1)
+    assert made.found() == {(name(again), Rule.ONCE)}
+
+
+def test_what_one_user_sends_another_one_gets(made: Made) -> None:
+    sent, got = (row for row, item in made.items.items() if item.get("kind") == {"S": "TRANSFER"})
+    if sent[0] != made.user("ada")[0]:
+        sent, got = got, sent
+    del made.items[got]
+    made.move("bob", "received", -30)
+    assert made.found() == {(name(sent), Rule.PAIRED)}
+
+
+def test_a_transfer_is_between_two_users(made: Made) -> None:
+    rows = [row for row, item in made.items.items() if item.get("kind") == {"S": "TRANSFER"}]
+    (got,) = [row for row in rows if row[0] == made.user("bob")[0]]
+    (sent,) = [row for row in rows if row != got]
+    moved = (sent[0], got[1] + "0")
+    made.items[moved] = made.items.pop(got) | {"pk": {"S": moved[0]}, "sk": {"S": moved[1]}}
+    made.move("bob", "received", -30)
+    made.move("ada", "received", 30)
+    assert {rule for _, rule in made.found()} == {Rule.PAIRED}
+
+
+@pytest.mark.parametrize(
+    ("kind", "side"), [("GENERATION", "price"), ("REFUND", "price"), ("AWARD", "awards")]
+)
+def test_an_entry_of_something_that_cannot_be_gone_yet_is_of_something(
+    made: Made, kind: str, side: str
+) -> None:
+    amount = -1 if kind == "GENERATION" else 1
+    detail = "awarded" if kind == "AWARD" else "accumulated"
+    nothing = str(uuid.uuid4())
+    for days, found in ((1.9, {Rule.REASON}), (2.1, set())):
+        tampered = copy.deepcopy(made)
+        row = tampered.ledger_row("ada", days)
+        tampered.write(row, kind, amount, side, nothing)
+        tampered.move("ada", detail, amount)
+        assert tampered.found() == {(name(row), rule) for rule in found}
+
+
+# --- accounts -------------------------------------------------------------------------------------
+
+
+def test_a_balance_is_the_sum_of_its_ledger(made: Made) -> None:
+    made.move("bob", "admin", 1)
+    user = name(made.user("bob"))
+    assert made.found() == {(user, Rule.BALANCE), (user, Rule.DETAILS)}
+
+
+def test_a_balances_details_are_those_of_its_entries(made: Made) -> None:
+    made.add(made.user("ada"), gifted=1, received=-1)
+    assert made.found() == {(name(made.user("ada")), Rule.DETAILS)}
+
+
+def test_a_lost_entry_is_found(made: Made) -> None:
+    del made.items[made.entry("ADMIN_ADJUSTMENT", "operator", made.user("ada")[0])]
+    user = name(made.user("ada"))
+    assert made.found() == {(user, Rule.BALANCE), (user, Rule.DETAILS)}
+
+
+def test_a_balance_is_not_under_its_floor(made: Made) -> None:
+    made.change(made.user("bob"), floor=45)
+    assert made.found() == {(name(made.user("bob")), Rule.FLOOR)}
+
+
+def test_an_account_was_opened_once(made: Made) -> None:
+    row = made.entry("FLOOR_ADJUSTMENT", "registration", made.user("bob")[0])
+    made.change(row, kind="ADMIN_ADJUSTMENT", postings={"M": {"grants": {"N": "-14"}}})
+    assert made.found() == {(name(made.user("bob")), Rule.OPENED)}
+
+
+def test_an_account_counts_its_rewards(made: Made) -> None:
+    made.add(made.user("owner"), fulfilled=1)
+    assert made.found() == {(name(made.user("owner")), Rule.FULFILLED)}
+
+
+@pytest.mark.parametrize("changes", [{"listed_at": 7}, {"listed": "USERS#99"}, {"listed": None}])
+def test_an_account_is_listed_at_its_balance(made: Made, changes: dict[str, Any]) -> None:
+    made.change(made.user("bob"), **changes)
+    assert made.found() == {(name(made.user("bob")), Rule.LISTED)}
+
+
+def test_a_deleted_account_is_not_listed(made: Made) -> None:
+    made.change(made.user("gone"), listed="USERS#5")
+    assert made.found() == {(name(made.user("gone")), Rule.LISTED)}
+
+
+def test_a_ledger_is_an_accounts(made: Made) -> None:
+    del made.items[made.user("bob")]
+    assert made.found() == {(name(made.user("bob")), Rule.OWNED)}
+
+
+def test_no_request_writes_the_anonymous_account(made: Made) -> None:
+    account = made.items[made.user("bob")]
+    made.items["USER#0", "USER"] = account | {"pk": {"S": "USER#0"}, "id": {"N": "0"}}
+    assert made.found() == {("USER#0/USER", Rule.NOBODY)}
+
+
+def test_the_anonymous_account_has_no_ledger(made: Made) -> None:
+    row = ("USER#0", made.ledger_row("bob")[1])
+    made.write(row, "ADMIN_ADJUSTMENT", 5, "grants", "operator")
+    assert made.found() == {("USER#0/LEDGER", Rule.NOBODY)}
+
+
+def test_no_account_gets_back_more_than_it_paid(made: Made) -> None:
+    """Also where the rows of its requests are long gone."""
+    made.write(made.ledger_row("bob", 30), "REFUND", 10, "price", str(uuid.uuid4()))
+    made.move("bob", "accumulated", 10)
+    assert made.found() == {(name(made.user("bob")), Rule.GIVEN_BACK)}
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attribute", ["price", "n"])
+def test_a_request_was_charged_for_each_image(made: Made, attribute: str) -> None:
+    made.add(made.request("waiting"), **{attribute: 1})
+    expected = {Rule.CHARGED} | ({Rule.COMPLETE} if attribute == "n" else set())
+    assert made.found() == {(name(made.request("waiting")), rule) for rule in expected}
+
+
+def test_a_request_of_an_account_was_charged(made: Made) -> None:
+    row = made.entry("GENERATION", made.ids["waiting"])
+    made.move("ada", "accumulated", -made.number(row, "amount"))
+    del made.items[row]
+    assert made.found() == {(name(made.request("waiting")), Rule.CHARGED)}
+
+
+def test_the_charge_is_its_owners(made: Made) -> None:
+    row = made.entry("GENERATION", made.ids["waiting"])
+    other = (made.user("bob")[0], row[1])
+    made.items[other] = made.items.pop(row) | {"pk": {"S": other[0]}}
+    amount = made.number(other, "amount")
+    made.move("ada", "accumulated", -amount)
+    made.move("bob", "accumulated", amount)
+    assert made.found() == {(name(made.request("waiting")), Rule.CHARGED)}
+
+
+def test_an_anonymous_request_is_not_charged(made: Made) -> None:
+    row = made.ledger_row("ada")
+    made.write(row, "GENERATION", -8, "price", made.ids["anonymous"])
+    made.move("ada", "accumulated", -8)
+    assert made.found() == {(name(made.request("anonymous")), Rule.NOBODY)}
+
+
+def test_an_anonymous_request_gets_nothing_back(made: Made) -> None:
+    row = made.ledger_row("ada")
+    made.write(row, "REFUND", 8, "price", made.generation("nobodys"))
+    made.move("ada", "accumulated", 8)
+    image = name(made.image("nobodys"))
+    assert made.found() == {(image, Rule.REFUNDED)}
+
+
+def test_what_was_forgiven_comes_off_refunds_first(made: Made) -> None:
+    made.add(made.request("forgiven"), forgiven=1)
+    assert made.found() == {(name(made.request("forgiven")), Rule.FORGIVEN)}
+
+
+def test_a_refund_of_what_was_forgiven_gives_nothing(made: Made) -> None:
+    row = next(
+        row
+        for row, item in made.items.items()
+        if row[0] == made.user("poor")[0] and item.get("kind") == {"S": "REFUND"}
+    )
+    postings = made.items[row]["postings"]["M"]
+    off = int(postings["forgiveness"]["N"])
+    assert off > 0
+    del postings["forgiveness"]
+    made.add(row, amount=off)
+    made.move("poor", "accumulated", off)
+    request = name(made.request("forgiven"))
+    assert (request, Rule.FORGIVEN) in made.found()
+    assert made.found() <= {
+        (request, Rule.FORGIVEN),
+        (request, Rule.GIVEN_BACK),
+        (name(made.user("poor")), Rule.GIVEN_BACK),
+    }
+
+
+def test_nothing_is_refunded_that_was_not_charged(made: Made) -> None:
+    index = index_of(made, "shared", "censored")
+    row = made.entry("GENERATION", made.ids["shared"])
+    made.move("ada", "accumulated", -made.number(row, "amount"))
+    del made.items[row]
+    assert made.found() >= {
+        (name(made.request("shared")), Rule.CHARGED),
+        (name(made.image("shared", index)), Rule.UNCHARGED),
+    }
+
+
+def test_a_request_has_its_images(made: Made) -> None:
+    del made.items[made.image("waiting")]
+    assert made.found() == {(name(made.request("waiting")), Rule.COMPLETE)}
+
+
+def test_an_image_has_its_request(made: Made) -> None:
+    image, charge = made.image("leased"), made.entry("GENERATION", made.ids["leased"])
+    del made.items[made.request("leased")]
+    assert made.found() == {(name(image), Rule.COMPLETE), (name(charge), Rule.REASON)}
+
+
+def test_an_image_is_one_of_its_requests(made: Made) -> None:
+    made.change(made.image("waiting"), request_id=made.ids["waiting shared"])
+    assert made.found() == {
+        (name(made.image("waiting")), Rule.COMPLETE),
+    }
+
+
+@pytest.mark.parametrize("gone", ["request", "images", "both"])
+def test_rows_that_may_be_gone_are_not_missed(made: Made, gone: str) -> None:
+    request, images = made.request("forgiven"), [made.image("forgiven", i) for i in range(3)]
+    made.change(request, due_at=None, due_shard=None)
+    for row in (request, *images):
+        made.change(row, gone_at=made.now + 2 * DAY_S)
+    assert made.found() == set()
+    made.now += 2 * DAY_S + 1
+    for row in {"request": [request], "images": images, "both": [request, *images]}[gone]:
+        del made.items[row]
+    assert {item for item, _ in made.found()}.isdisjoint(map(name, [request, *images]))
+
+
+@pytest.mark.parametrize("changes", [{"due_at": None}, {"due_shard": None}, {"due_shard": "due#9"}])
+def test_a_request_is_due_until_it_is_closed(made: Made, changes: dict[str, Any]) -> None:
+    made.change(made.request("waiting"), **changes)
+    assert made.found() == {(name(made.request("waiting")), Rule.DUE)}
+
+
+@pytest.mark.parametrize("request_name", ["waiting", "leased"])
+def test_a_closed_request_has_no_open_image(made: Made, request_name: str) -> None:
+    row = made.request(request_name)
+    made.change(row, due_at=None, due_shard=None, gone_at=made.now + 2 * DAY_S)
+    assert made.found() == {(name(row), Rule.DUE)}
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def settle_as(made: Made, row: Row, outcome: str) -> set[tuple[str, Rule]]:
+    made.change(row, state=outcome)
+    return {found for found in made.found() if found[1] in {Rule.REFUNDED, Rule.REWARDED}}
+
+
+@pytest.mark.parametrize("outcome", ["cancelled", "expired", "faulted", "waiting", "processing"])
+def test_what_is_delivered_is_rewarded_and_not_refunded(made: Made, outcome: str) -> None:
+    row = made.image("painted")
+    rules = {Rule.REWARDED}
+    if outcome in {"cancelled", "expired", "faulted"}:
+        rules.add(Rule.REFUNDED)
+    assert settle_as(made, row, outcome) == {(name(row), rule) for rule in rules}
+
+
+@pytest.mark.parametrize("outcome", ["cancelled", "expired", "faulted", "ok", "censored"])
+def test_what_is_open_is_neither_rewarded_nor_refunded(made: Made, outcome: str) -> None:
+    row = made.image("leased")
+    rules = {Rule.REWARDED} if outcome in {"ok", "censored"} else set()
+    if outcome != "ok":
+        rules.add(Rule.REFUNDED)
+    assert settle_as(made, row, outcome) == {(name(row), rule) for rule in rules}
+
+
+def test_a_censored_image_gives_its_price_back_and_not_its_tax(made: Made) -> None:
+    index = index_of(made, "shared", "censored")
+    row = made.entry("REFUND", made.generation("shared", index))
+    made.items[row]["postings"]["M"]["tax"] = {"N": "-1"}
+    made.add(row, amount=1)
+    made.move("ada", "accumulated", 1)
+    assert made.found() == {(name(made.image("shared", index)), Rule.REFUNDED)}
+
+
+def test_a_cancelled_image_gives_its_tax_back_too(made: Made) -> None:
+    index = index_of(made, "gifted", "cancelled")
+    entry = made.entry("REFUND", made.generation("gifted", index))
+    made.items[entry]["postings"]["M"]["tax"] = {"N": "-2"}
+    made.add(entry, amount=-1)
+    made.move("ada", "accumulated", -1)
+    made.add(made.key(), utilized=1)
+    assert made.found() == {(name(made.image("gifted", index)), Rule.REFUNDED)}
+
+
+def test_a_refund_is_its_requesters(made: Made) -> None:
+    index = index_of(made, "shared", "censored")
+    row = made.entry("REFUND", made.generation("shared", index))
+    other = (made.user("bob")[0], row[1])
+    made.items[other] = made.items.pop(row) | {"pk": {"S": other[0]}}
+    amount = made.number(other, "amount")
+    made.move("ada", "accumulated", -amount)
+    made.move("bob", "accumulated", amount)
+    assert made.found() == {
+        (name(made.image("shared", index)), Rule.REFUNDED),
+        (name(made.user("bob")), Rule.GIVEN_BACK),
+    }
+
+
+def test_a_reward_is_what_the_request_pays(made: Made) -> None:
+    made.add(made.request("painted"), reward=1)
+    assert made.found() == {(name(made.image("painted")), Rule.REWARDED)}
+
+
+def test_a_reward_is_its_workers_owners(made: Made) -> None:
+    made.change(made.image("painted"), worker_user=int(made.ids["bob"]))
+    assert made.found() == {(name(made.image("painted")), Rule.REWARDED)}
+
+
+@pytest.mark.parametrize("attribute", ["lease_until", "worker_id", "worker_user"])
+def test_a_leased_image_has_a_worker_and_an_end(made: Made, attribute: str) -> None:
+    made.change(made.image("leased"), **{attribute: None})
+    assert made.found() == {(name(made.image("leased")), Rule.LEASED)}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"due_at": None}, {"due_shard": None}, {"wait_model": "m"}, {"listed": "x"}]
+)
+def test_a_leased_image_is_due_and_does_not_wait(made: Made, changes: dict[str, Any]) -> None:
+    made.change(made.image("leased"), **changes)
+    assert made.found() == {(name(made.image("leased")), Rule.LEASED)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"wait_model": None},
+        {"wait_model": "another"},
+        {"listed": "WAITING#99"},
+        {"listed_at": None},
+        {"lease_until": 7},
+        {"due_shard": "due#0"},
+    ],
+)
+def test_a_waiting_image_is_in_its_queue_and_its_owners_list(
+    made: Made, changes: dict[str, Any]
+) -> None:
+    made.change(made.image("waiting"), **changes)
+    assert made.found() == {(name(made.image("waiting")), Rule.WAITING)}
+
+
+@pytest.mark.parametrize("attribute", ["wait_model", "listed", "listed_at", "due_shard", "due_at"])
+@pytest.mark.parametrize("request_name", ["painted", "nobodys"])
+def test_an_image_that_ended_is_in_no_index(made: Made, attribute: str, request_name: str) -> None:
+    made.change(made.image(request_name), **{attribute: 7 if attribute.endswith("at") else "x"})
+    assert made.found() == {(name(made.image(request_name)), Rule.ENDED)}
+
+
+# --- sharing, ratings, shared keys, statistics ----------------------------------------------------
+
+
+def test_the_tax_is_that_of_what_is_shared(made: Made) -> None:
+    made.change(made.request("waiting"), shared=True)
+    assert made.found() == {(name(made.request("waiting")), Rule.TAXED)}
+
+
+def test_nothing_made_from_a_source_image_is_shared(made: Made) -> None:
+    made.change(made.request("waiting shared"), source_key="x_src.webp")
+    assert made.found() == {(name(made.request("waiting shared")), Rule.SHAREABLE)}
+
+
+def test_anonymous_text_to_image_is_shared(made: Made) -> None:
+    made.change(made.request("nobodys"), shared=None, tax=3)
+    assert made.found() == {(name(made.request("nobodys")), Rule.SHAREABLE)}
+
+
+@pytest.mark.parametrize("request_name", ["painted", "leased", "waiting"])
+def test_only_what_was_delivered_of_a_shared_request_is_in_the_data_set(
+    made: Made, request_name: str
+) -> None:
+    image = made.image(request_name)
+    generation = made.generation(request_name)
+    made.change(image, shared_at=made.now * 1000)
+    made.items[f"SHARED#{generation}", "SHARED"] = {
+        "pk": {"S": f"SHARED#{generation}"},
+        "sk": {"S": "SHARED"},
+        "generation_id": {"S": generation},
+        "user_id": {"N": made.ids["ada"]},
+        "request_id": {"S": made.ids[request_name]},
+        "object_key": {"S": "x.webp"},
+        "shared_at": {"N": "1"},
+    }
+    assert made.found() == {(name(image), Rule.PUBLISHED)}
+
+
+def test_a_censored_image_is_not_in_the_data_set(made: Made) -> None:
+    made.change(made.image("anonymous"), state="censored")
+    assert made.found() == {(name(made.image("anonymous")), Rule.PUBLISHED)}
+
+
+@pytest.mark.parametrize("lost", ["record", "mark"])
+def test_what_is_in_the_data_set_is_marked_and_recorded(made: Made, lost: str) -> None:
+    row = made.image("anonymous")
+    if lost == "mark":
+        made.change(row, shared_at=None)
+    else:
+        del made.items[f"SHARED#{made.generation('anonymous')}", "SHARED"]
+    assert made.found() == {(name(row), Rule.PUBLISHED)}
+
+
+def test_what_is_in_the_data_set_is_known_by_its_owner(made: Made) -> None:
+    row = (f"SHARED#{made.generation('anonymous')}", "SHARED")
+    made.change(row, user_id=int(made.ids["ada"]))
+    assert made.found() == {(name(made.image("anonymous")), Rule.PUBLISHED)}
+
+
+def test_a_rating_earns_less_than_the_request_cost(made: Made) -> None:
+    row = made.entry("AWARD", made.ids["shared"])
+    made.write(row, "AWARD", 9, "awards", made.ids["shared"])
+    made.move("ada", "awarded", 4)
+    assert made.found() == {(name(row), Rule.RATED)}
+
+
+def test_an_award_is_of_a_request_that_was_rated(made: Made) -> None:
+    made.change(made.request("shared"), rated_at=None)
+    assert made.found() == {(name(made.entry("AWARD", made.ids["shared"])), Rule.RATED)}
+
+
+def test_a_rating_pays_the_requests_owner(made: Made) -> None:
+    row = made.entry("AWARD", made.ids["shared"])
+    other = (made.user("bob")[0], row[1])
+    made.items[other] = made.items.pop(row) | {"pk": {"S": other[0]}}
+    made.move("ada", "awarded", -5)
+    made.move("bob", "awarded", 5)
+    assert made.found() == {(name(other), Rule.RATED)}
+
+
+def test_no_rating_pays_for_an_anonymous_request(made: Made) -> None:
+    made.write(made.ledger_row("ada"), "AWARD", 1, "awards", made.ids["anonymous"])
+    made.move("ada", "awarded", 1)
+    assert made.found() == {(name(made.request("anonymous")), Rule.NOBODY)}
+
+
+@pytest.mark.parametrize("amount", [1, -1])
+def test_a_shared_key_used_what_its_requests_paid(made: Made, amount: int) -> None:
+    made.add(made.key(), utilized=amount)
+    assert made.found() == {(made.key()[0][:18], Rule.BUDGET)}
+
+
+def test_a_shared_keys_older_requests_may_be_gone(made: Made) -> None:
+    made.add(made.key(), utilized=100)
+    made.change(made.key(), created_at=made.now - 3 * DAY_S)
+    assert made.found() == set()
+
+
+def test_a_shared_key_is_not_overdrawn(made: Made) -> None:
+    made.change(made.key(), kudos=-5)
+    assert made.found() == {(made.key()[0][:18], Rule.BUDGET)}
+    made.change(made.key(), kudos=-1)  # unlimited
+    assert made.found() == set()
+
+
+def test_a_shared_key_is_in_its_owners_account(made: Made) -> None:
+    made.change(made.user("ada"), sharedkey_ids=None)
+    assert made.found() == {(made.key()[0][:18], Rule.HELD)}
+
+
+def test_an_accounts_shared_keys_are_there(made: Made) -> None:
+    del made.items[made.key()]
+    assert made.found() == {(name(made.user("ada")), Rule.HELD)}
+
+
+def test_a_shared_key_pays_for_its_owner_only(made: Made) -> None:
+    made.change(made.key(), user_id=int(made.ids["bob"]))
+    made.change(made.user("ada"), sharedkey_ids=None)
+    made.change(made.user("bob"), sharedkey_ids={"SS": [made.ids["gift"]]})
+    assert made.found() == {(made.key()[0][:18], Rule.HELD)}
+
+
+def test_no_report_shows_a_shared_key(made: Made) -> None:
+    made.change(made.key(), kudos=-5)
+    books = Books(before=made.before, after=made.after)
+    for item in made.items.values():
+        books.put(item)
+    ((_, finding),) = judge(View(books, made.now))
+    assert made.ids["gift"] not in str(finding)
+
+
+def counter(made: Made, row: Row, attribute: str, amount: int) -> None:
+    for counters in (made.before, made.after):
+        counters[row] = {**counters[row], attribute: counters[row].get(attribute, 0) + amount}
+
+
+@pytest.mark.parametrize("amount", [1, -1])
+def test_statistics_are_the_sums_of_what_they_counted(made: Made, amount: int) -> None:
+    rows = [row for row in made.before if not row[1].startswith("MINUTE#")]
+    assert {row[0].partition("#")[0] for row in rows} == {"STATS", "WORKER", "USER"}
+    for row in rows:
+        tampered = copy.deepcopy(made)
+        counter(tampered, row, "images", amount)
+        assert tampered.found() == {(name(row), Rule.TALLIED)}
+
+
+def test_what_is_flagged_is_counted(made: Made) -> None:
+    made.change(made.entry("REWARD", made.generation("painted")), tallied=None)
+    assert {rule for _, rule in made.found()} == {Rule.TALLIED}
+
+
+def test_what_is_not_counted_yet_is_not_missed(made: Made) -> None:
+    row = made.entry("REWARD", made.generation("painted"))
+    event = statistics.read(made.items[row])
+    assert event is not None
+    for counted, counts in statistics.counters([event]).items():
+        for attribute, amount in counts.add.items():
+            counter(made, counted, attribute, -amount)
+    made.change(row, tallied=None)
+    assert made.found() == set()
+
+
+def test_anonymous_requests_are_counted(made: Made) -> None:
+    counter(made, ("USER#0", "RECORD"), "requests", -1)
+    assert made.found() == {("USER#0/RECORD", Rule.TALLIED)}
+
+
+def test_a_forgotten_workers_record_is_not_judged(made: Made) -> None:
+    (row,) = [row for row in made.before if row[0].startswith("WORKER#")]
+    del made.before[row], made.after[row]
+    assert made.found() == set()
+
+
+def test_a_record_that_began_anew_may_be_smaller(made: Made) -> None:
+    (row,) = [row for row in made.before if row[0].startswith("WORKER#")]
+    for counters in (made.before, made.after):
+        counters[row] = {}
+    assert made.found() == {(name(row), Rule.TALLIED)}
+    made.now += 90 * DAY_S
+    assert (name(row), Rule.TALLIED) not in made.found()
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+class Moving(Store):
+    """A table that moved while it was read, and moves on while parts of it are read anew.
+
+    Of what is read first each item is as it was before the move or after it, by chance.
+    """
+
+    def __init__(self, horde: Cloud, before: dict[Row, Item], seed: int) -> None:
+        super().__init__(horde.table, horde.db)
+        self.before, self.random = before, random.Random(seed)
+        self.moves: list[Callable[[], object]] = []
+
+    def everything(self, segment: int = 0, segments: int = 1) -> Iterator[list[Item]]:
+        after = {row_of(item): item for page in super().everything() for item in page}
+        for row in self.before | after:
+            item = self.random.choice([self.before, after]).get(row)
+            if item is not None:
+                yield [item]
+
+    def rows(self, keys: Any) -> list[Item]:
+        found = super().rows(keys)
+        if self.moves:
+            self.moves.pop()()
+        return found
+
+
+class Busy:
+    """A horde in which everything happens."""
+
+    def __init__(self, horde: Cloud) -> None:
+        self.horde = horde
+        (self.ada, key), (self.bob, other) = (
+            horde.register(name, kudos=500) for name in ("ada", "bob")
+        )
+        self.worker = horde.worker_key(horde.register("owner")[0])
+        wish = {"name": "gift", "kudos": 500}
+        gift = horde.call("PUT /api/v2/sharedkeys", wish, key=key).body["id"]
+        self.keys = (key, other, gift, ANONYMOUS)
+        self.left = [horde.generate(key).body["id"] for key in self.keys]
+
+    def live(self) -> None:
+        horde = self.horde
+        for request in self.left[:2]:
+            horde.cancel(request)
+        horde.draw(self.worker)
+        self.left = [horde.generate(key).body["id"] for key in self.keys]
+        horde.pop(self.worker)
+        horde.register("new")
+        self.trade()
+        horde.settle_async()
+
+    def trade(self) -> None:
+        sender = self.horde.store.user(self.ada)
+        assert sender is not None
+        assert self.horde.store.transfer(sender, self.bob, 5, None)
+
+
+@pytest.fixture
+def busy(bare: Cloud) -> Busy:
+    return Busy(bare)
+
+
+def test_parallel_parts_read_each_item_once(busy: Busy) -> None:
+    items = everything(busy.horde.store)
+    for segments in (1, 3, 8):
+        parts = [list(busy.horde.store.everything(i, segments)) for i in range(segments)]
+        read = [row_of(item) for part in parts for page in part for item in page]
+        assert sorted(read) == sorted(items)
+        report = audit(busy.horde.store, segments=segments)
+        assert (report.findings, report.books.items) == ((), len(items))
+
+
+def test_a_part_that_cannot_be_read_fails_the_audit(bare: Cloud) -> None:
+    class Broken(Store):
+        def everything(self, segment: int = 0, segments: int = 1) -> Iterator[list[Item]]:
+            if segment == 1:
+                raise OSError
+            yield from super().everything(segment, segments)
+
+    with pytest.raises(OSError):
+        audit(Broken(bare.table, bare.db), segments=3)
+
+
+def moved(busy: Busy) -> dict[Row, Item]:
+    """Let things happen; returns the table as it was before."""
+    before = everything(busy.horde.store)
+    busy.live()
+    return before
+
+
+def test_of_a_table_that_moves_nothing_is_found(busy: Busy) -> None:
+    before = moved(busy)
+    for seed in range(10):
+        report = audit(Moving(busy.horde, before, seed), segments=1, pauses=(0, 0))
+        assert report.findings == (), report.lines()
+
+
+def test_of_an_account_that_moves_while_it_is_read_anew_nothing_is_found(busy: Busy) -> None:
+    moving = Moving(busy.horde, moved(busy), 1)
+    moving.moves = [busy.trade] * 8
+    assert audit(moving, segments=1, pauses=(0, 0, 0)).findings == ()
+    assert moving.moves == []
+
+
+def test_what_is_wrong_is_found_while_the_table_moves(busy: Busy) -> None:
+    user = {"pk": {"S": f"USER#{busy.ada}"}, "sk": {"S": "USER"}}
+    busy.horde.db.update_item(
+        TableName=busy.horde.table,
+        Key=user,
+        UpdateExpression="ADD kudos :one, listed_at :one, awarded :one",
+        ExpressionAttributeValues={":one": {"N": "1"}},
+    )
+    before = moved(busy)
+    for seed in range(5):
+        moving = Moving(busy.horde, before, seed)
+        moving.moves = [busy.trade] * 2
+        report = audit(moving, segments=1, pauses=(0, 0, 0))
+        assert {(finding.item, finding.rule) for finding in report.findings} == {
+            (f"USER#{busy.ada}/USER", Rule.BALANCE),
+            (f"USER#{busy.ada}/USER", Rule.DETAILS),
+        }
+
+
+def test_what_was_put_right_meanwhile_is_not_found(bare: Cloud) -> None:
+    ada, _ = bare.register("ada")
+    row = {"pk": {"S": f"USER#{ada}"}, "sk": {"S": "LEDGER#2999-01-01T00:00:00.000Z#x"}}
+    bare.db.put_item(TableName=bare.table, Item={**row, "kind": {"S": "?"}})
+    assert len(audit(bare.store, pauses=(0,)).findings) == 1
+    moving = Moving(bare, everything(bare.store), 0)
+    moving.moves = [lambda: bare.db.delete_item(TableName=bare.table, Key=row)]
+    assert audit(moving, segments=1, pauses=(0,)).findings == ()
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_counts_what_is_in_order(
+    bare: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare.register("ada")
+    with pytest.raises(SystemExit) as ended:
+        operator.main(["--table", bare.table, "audit", "--segments", "2"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr()
+    assert shown.out == "all in order; 4 items: 1 accounts, 1 entries, 0 requests, 0 images\n"
+    assert shown.err == ""
+
+
+def test_the_command_has_a_line_for_each_finding(
+    bare: Cloud, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.audit.run.time.sleep", lambda _seconds: None)
+    bare.register("ada")
+    bare.db.update_item(
+        TableName=bare.table,
+        Key={"pk": {"S": "USER#1"}, "sk": {"S": "USER"}},
+        UpdateExpression="SET floor = :floor, listed = :nowhere",
+        ExpressionAttributeValues={":floor": {"N": "15"}, ":nowhere": {"S": "x"}},
+    )
+    with pytest.raises(SystemExit) as ended:
+        operator.main(["--table", bare.table, "audit"])
+    assert ended.value.code == 1
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first == f"USER#1/USER: {Rule.FLOOR}: kudos: expected at least 15, found 14"
+    assert second == f"USER#1/USER: {Rule.LISTED}: listed: expected USERS#1, found x"
+    assert last.startswith("2 findings; 4 items: ")
