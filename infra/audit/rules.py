@@ -109,6 +109,7 @@ SIDES: dict[str, frozenset[str]] = {
     Kind.FLOOR: frozenset({Side.FORGIVENESS}),
     Kind.TRANSFER: frozenset({Side.TRANSFERS}),
     Kind.AWARD: frozenset({Side.AWARDS}),
+    Kind.ALLOWANCE: frozenset({Side.ALLOWANCES}),
 }
 """The system accounts against which each kind of entry stands."""
 ONCE = frozenset({Kind.ACCEPT, Kind.REFUND, Kind.REWARD})
