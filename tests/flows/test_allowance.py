@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from horde import store
 from tests.support.cloud import Cloud
 
 ONE = "PUT /api/v2/users/{id}"
@@ -73,12 +74,12 @@ def test_an_admin_sets_what_one_account_is_given(monthly: Cloud) -> None:
     assert (find(monthly, key)["kudos"], find(monthly, other)["kudos"]) == (514, 14)
 
 
-@pytest.mark.parametrize("mark", ["flagged", "deleted"])
-def test_an_account_in_bad_standing_is_given_nothing(monthly: Cloud, mark: str) -> None:
+@pytest.mark.parametrize("mark", [{"flagged": True}, store.DELETED])
+def test_an_account_in_bad_standing_is_given_nothing(monthly: Cloud, mark: dict[str, Any]) -> None:
     ada, key = monthly.register("ada")
     user = monthly.store.user(ada)
     assert user is not None
-    monthly.store.change_user(user, {mark: True})
+    monthly.store.change_user(user, mark)
     monthly.generate(key)
     find(monthly, key)
     assert monthly.kudos(ada) == 14
