@@ -91,7 +91,7 @@ class Published:
 
 @dataclass(slots=True)
 class Books:
-    """What was read of the table: about a kilobyte of memory for each item."""
+    """What was read of the table: a kilobyte or two of memory for each item."""
 
     items: int = 0
     accounts: dict[int, Account] = field(default_factory=dict)
