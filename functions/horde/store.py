@@ -1699,13 +1699,18 @@ class Store:
         )
         return [dict(item) for page in pages for item in page["Items"]]
 
-    def counted(self) -> dict[statistics.Row, dict[str, int]]:
-        """Read the counters of statistics, of the anonymous account and of the workers.
+    def counted(
+        self, rows: Iterable[statistics.Row] | None = None
+    ) -> dict[statistics.Row, dict[str, int]]:
+        """Read the counters of statistics and the records: these, or the anonymous and workers'.
 
         A worker that has no record yet has an empty one; a forgotten worker has none.
         """
-        keys = [_record_key("USER", ANONYMOUS.id)]
-        keys += [_record_key("WORKER", worker_id) for worker_id in self._listed_workers()]
+        if rows is None:
+            keys = [_record_key("USER", ANONYMOUS.id)]
+            keys += [_record_key("WORKER", worker_id) for worker_id in self._listed_workers()]
+        else:
+            keys = [_row_key(row) for row in rows if row[1] == "RECORD"]
         found: dict[statistics.Row, dict[str, int]] = {
             (key["pk"]["S"], key["sk"]["S"]): {} for key in keys
         }

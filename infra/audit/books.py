@@ -4,6 +4,7 @@ Beside ``horde.store``, which writes the items, this is the only module that kno
 reads them without trusting it.
 """
 
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -90,7 +91,7 @@ class Published:
 
 @dataclass(slots=True)
 class Books:
-    """What was read of the table: about a kilobyte of memory for each item."""
+    """What was read of the table: a kilobyte or two of memory for each item."""
 
     items: int = 0
     accounts: dict[int, Account] = field(default_factory=dict)
@@ -172,6 +173,12 @@ def _is_its_own(found: str, name: str) -> None:
         raise ValueError(message)
 
 
+def _is_a_uuid(name: str) -> None:
+    if str(uuid.UUID(name)) != name:
+        message = f"{name!r} is no lowercase UUID"
+        raise ValueError(message)
+
+
 def _account(books: Books, _row: Row, name: str, item: Item) -> None:
     user = from_item(User, item)
     _is_its_own(str(user.id), name)
@@ -206,12 +213,14 @@ def _order(books: Books, _row: Row, name: str, item: Item) -> None:
     # Prompts are long, and nobody's business here.
     request = from_item(Request, {**item, "payload": {"S": "{}"}})
     _is_its_own(request.id, name)
+    _is_a_uuid(name)
     books.orders[name] = Order(request, _keys(item), "rated_at" in item)
 
 
 def _image(books: Books, _row: Row, name: str, item: Item) -> None:
     generation = from_item(Generation, item)
     _is_its_own(generation.id, name)
+    _is_a_uuid(name)
     books.images[name] = Image(generation, _keys(item))
 
 

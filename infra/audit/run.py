@@ -74,7 +74,7 @@ def audit(
             books.put(item)
         books.items += len(page)
         progress(len(page))
-    books.after = store.counted()
+    books.after = store.counted(books.before)
     suspicious = list(judge(View(books, clock.now())))
     seen = {finding.key for _, finding in suspicious}
     for pause in pauses:
@@ -137,10 +137,10 @@ def look_again(store: Store, books: Books, findings: Iterable[Finding], since: i
     if TRANSFERS in about:
         for item in store.transfers_since(since):
             books.put(item)
-    kinds = {pk: pk.partition("#")[0] for pk in about if "#" in pk}
-    rows = [(pk, kind) for pk, kind in kinds.items() if kind != "USER"]
+    names = {pk: pk.partition("#")[::2] for pk in about if "#" in pk}
+    users = {pk for pk, (kind, name) in names.items() if kind == "USER" and name.isdecimal()}
+    rows = [(pk, kind) for pk, (kind, _) in names.items() if pk not in users]
     books.refresh(rows, store.rows(rows))
-    users = {pk for pk, kind in kinds.items() if kind == "USER"}
     start = f"{LEDGER}{clock.iso(since)}"
     ledgers = [*books.entries, *books.unreadable]
     for row in [row for row in ledgers if row[0] in users and row[1] >= start]:

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from infra import operator
+from infra.audit.run import audit
 from infra.local.client import Client, until
 from infra.local.cloud import TINY_MODEL, LocalCloud
-from infra.local.processes import LocalCloudError
+from infra.local.processes import LocalCloudError, say
 
 PATIENCE_S = 90
 
@@ -125,6 +126,10 @@ def horde() -> Iterator[Horde]:
     try:
         with LocalCloud("e2e", auth=True, model=TINY_MODEL, rate_limits=False) as cloud:
             yield Horde(cloud)
+            # Whatever the tests did, and while the last of it is still under way.
+            report = audit(cloud.store)
+            say(report.lines()[-1])
+            assert not report.findings, "\n".join(report.lines())
     except LocalCloudError as error:
         pytest.exit(error.tail(), returncode=1)
 

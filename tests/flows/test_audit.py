@@ -249,6 +249,15 @@ def test_an_item_is_under_its_own_name(made: Made) -> None:
         assert (name(row), Rule.READABLE) in tampered.found()
 
 
+def test_what_is_no_item_of_ours_does_not_end_the_audit(made: Made) -> None:
+    for row in (("GENERATION#x", "GENERATION"), ("REQUEST#x", "REQUEST"), ("USER#x", "USER")):
+        whole = made.items[made.image("waiting")] | made.items[made.request("waiting")]
+        made.items[row] = whole | {"pk": {"S": row[0]}, "sk": {"S": row[1]}, "id": {"S": "x"}}
+    assert {item for item, rule in made.found() if rule is Rule.READABLE} == {
+        *("GENERATION#x/GENERATION", "REQUEST#x/REQUEST", "USER#x/USER")
+    }
+
+
 def test_an_entry_is_of_a_known_kind(made: Made) -> None:
     row = made.entry("ADMIN_ADJUSTMENT", "operator", made.user("ada")[0])
     made.change(row, kind="GIFT")
@@ -947,6 +956,13 @@ def test_what_is_wrong_is_found_while_the_table_moves(busy: Busy) -> None:
             (f"USER#{busy.ada}/USER", Rule.BALANCE),
             (f"USER#{busy.ada}/USER", Rule.DETAILS),
         }
+
+
+def test_what_is_no_account_is_found_again(bare: Cloud) -> None:
+    row = {"pk": {"S": "USER#x"}, "sk": {"S": "USER"}}
+    bare.db.put_item(TableName=bare.table, Item=row)
+    (finding,) = audit(bare.store, pauses=(0,)).findings
+    assert (finding.item, finding.rule) == ("USER#x/USER", Rule.READABLE)
 
 
 def test_what_was_put_right_meanwhile_is_not_found(bare: Cloud) -> None:

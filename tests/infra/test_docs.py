@@ -11,6 +11,7 @@ import generate
 import status
 from horde import VERSION, kudos, limits, pricing
 from horde.rates import By
+from infra import operator
 from infra.settings import StackSettings
 from tests.support.template import ROOT
 
@@ -68,6 +69,12 @@ def test_every_make_target_the_readme_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`?make (\w+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_operator_command_the_readme_names_exists() -> None:
+    known = operator.parser().format_help()
+    for command in re.findall(r"bin/operator ([\w-]+)", README):
+        assert re.search(rf"^    {command} ", known, re.MULTILINE), command
 
 
 def test_every_file_the_readme_names_exists() -> None:
