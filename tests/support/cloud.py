@@ -355,8 +355,14 @@ class Cloud:
         """Deliver what is in a function's queue once; what fails waits for the next call."""
         url, most = self._queue_of(file)
         waiting, self.pending[file] = self.pending[file], []
+        # A message whose visibility ran out in real time comes again; here it is one that waits.
+        known = {message.id for message in [*waiting, *self.dead[file]]}
         while got := self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
-            waiting += [Message(m["MessageId"], m["Body"], m["ReceiptHandle"]) for m in got]
+            waiting += [
+                Message(m["MessageId"], m["Body"], m["ReceiptHandle"])
+                for m in got
+                if m["MessageId"] not in known
+            ]
         for message in waiting:
             message.receives += 1
             event = {"Records": [_record(message)] * (2 if twice else 1)}
@@ -365,6 +371,13 @@ class Cloud:
             else:
                 self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message.receipt)
         return len(waiting)
+
+    def redrive(self, file: str) -> None:
+        """Bring a function's dead letters back, as the operator does."""
+        for message in self.dead[file]:
+            message.receives = 0
+        self.pending[file] += self.dead[file]
+        self.dead[file] = []
 
     def sweep(self) -> Any:
         """Run the sweep once."""
