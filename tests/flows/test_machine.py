@@ -455,9 +455,8 @@ class Machine(RuleBasedStateMachine):
         kinds: dict[str, list[Any]] = {
             kind: [] for kind in ("USER", "REQUEST", "GENERATION", "SHAREDKEY")
         }
-        for page in self.horde.db.get_paginator("scan").paginate(TableName=self.horde.table):
-            for item in page["Items"]:
-                kinds.get(item["sk"]["S"], []).append(item)
+        for item in self.horde.items():
+            kinds.get(item["sk"]["S"], []).append(item)
         users = [store.from_item(User, item) for item in kinds["USER"]]
         assert {one.id: (one.kudos, one.deleted) for one in users} == {
             one.id: (one.kudos, one.deleted) for one in self.rules.accounts.values()
