@@ -172,11 +172,22 @@ class Cloud:
         self.ssm.put_parameter(
             Name="/horde-commons/runpod-api-key", Value=self.runpod.key, Type="SecureString"
         )
+        self._make_table("horde")
+        for name in templates.of_type(self.template, "AWS::SQS::Queue"):
+            url = self.sqs.create_queue(QueueName=name)["QueueUrl"]
+            self.names[name] = url
+        for name in templates.of_type(self.template, "AWS::S3::Bucket"):
+            self.names[name] = name.lower()
+            self.s3.create_bucket(Bucket=name.lower())
+        for custom in templates.of_type(self.template, "Custom::S3BucketNotifications").values():
+            self._notify(custom["Properties"])
+
+    def _make_table(self, name: str) -> None:
         ((table_id, table),) = templates.of_type(
             self.template, "AWS::DynamoDB::GlobalTable"
         ).items()
         properties = table["Properties"]
-        self.table = self.names[table_id] = "horde"
+        self.table = self.names[table_id] = name
         self.db.create_table(
             TableName=self.table,
             KeySchema=properties["KeySchema"],
@@ -188,14 +199,6 @@ class Cloud:
             BillingMode=properties["BillingMode"],
             StreamSpecification={"StreamEnabled": True, **properties["StreamSpecification"]},
         )
-        for name in templates.of_type(self.template, "AWS::SQS::Queue"):
-            url = self.sqs.create_queue(QueueName=name)["QueueUrl"]
-            self.names[name] = url
-        for name in templates.of_type(self.template, "AWS::S3::Bucket"):
-            self.names[name] = name.lower()
-            self.s3.create_bucket(Bucket=name.lower())
-        for custom in templates.of_type(self.template, "Custom::S3BucketNotifications").values():
-            self._notify(custom["Properties"])
 
     def _notify(self, properties: dict[str, Any]) -> None:
         queues = [

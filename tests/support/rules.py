@@ -224,18 +224,7 @@ class Rules:
         ``payer``: an account, a shared key, or nobody.
         """
         key = payer if isinstance(payer, SharedKey) else None
-        if key is not None:
-            if key.removed:
-                raise Refused("InvalidAPIKey")
-            if key.owner.deleted:
-                raise Refused("DeletedUser")
-            if key.expires_at is not None and key.expires_at <= self.now:
-                raise Refused("SharedKeyExpired")
-            if key.budget == 0:
-                raise Refused("SharedKeyEmpty")
-            owner: Account | None = key.owner
-        else:
-            owner = None if payer is None else self.caller(payer)  # type: ignore[arg-type]
+        owner = self._spender(payer)
         shared = not wish.img2img and (owner is None or wish.shared)
         tax = TAX_SHARED if shared else TAX_PRIVATE
         total = (price + tax) * wish.n
@@ -265,6 +254,19 @@ class Rules:
             expires_at=self.now + LIFE_S,
         )
         return request, total
+
+    def _spender(self, payer: int | SharedKey | None) -> Account | None:
+        if not isinstance(payer, SharedKey):
+            return None if payer is None else self.caller(payer)
+        if payer.removed:
+            raise Refused("InvalidAPIKey")
+        if payer.owner.deleted:
+            raise Refused("DeletedUser")
+        if payer.expires_at is not None and payer.expires_at <= self.now:
+            raise Refused("SharedKeyExpired")
+        if payer.budget == 0:
+            raise Refused("SharedKeyEmpty")
+        return payer.owner
 
     def _waiting_of(self, owner: Account) -> int:
         return sum(i.state == WAITING and i.request.owner is owner for i in self.images)
@@ -425,6 +427,8 @@ class Rules:
             raise Refused("AestheticsNotPublic")
         if not request.done:
             raise Refused("AestheticsNotCompleted")
+        if not request.count(OK):
+            raise Refused("ProcGenNotFound")
         if best and not ratings and request.count(OK) == 1:
             raise Refused("AestheticsSolo")
         if request.rated:
@@ -438,7 +442,7 @@ class Rules:
             request.owner.move("AWARD", reward)
         return reward
 
-    # --- kudos between users ------------------------------------------------------------------------
+    # --- kudos between users ---------------------------------------------------------------------
 
     def transfer(
         self, sender_id: int, target: Account | SharedKey, amount: int, once: str | None
@@ -509,7 +513,7 @@ class Rules:
         if once is not None:
             self._done[account.id, once] = (body, self.now + DAY_S)
 
-    # --- shared keys ----------------------------------------------------------------------------------
+    # --- shared keys -----------------------------------------------------------------------------
 
     def add_key(self, owner_id: int, budget: int, days: int) -> SharedKey:
         """Make a shared key, still without its id."""
