@@ -494,7 +494,11 @@ def test_an_answer_that_was_lost_moves_nothing_twice(ring: Arena) -> None:
 
 def test_32_posts_at_once_through_the_gateway_are_charged_exactly(horde: Horde, model: str) -> None:
     client = horde.user()
-    before = client.kudos()
+    account = client.expect(200, "GET", "/api/v2/find_user")
+    user = horde.cloud.store.user(account["id"])
+    assert user is not None
+    assert horde.cloud.store.change_user(user, {"concurrency": 500})
+    before = account["kudos"]
     body = wish(models=[model])
     calls = [partial(client.call, "POST", "/api/v2/generate/async", body)] * THREADS
     answers = at_once(*calls)

@@ -4,6 +4,7 @@
 """
 
 import heapq
+import itertools
 import random
 from dataclasses import dataclass
 
@@ -25,12 +26,28 @@ class Outcome:
     lasted_s: float
 
 
-def simulate(calls: int, transaction_s: float, tries: int = store.CONFLICT_TRIES) -> Outcome:
+def together(calls: int) -> list[float]:
+    """Return when calls that start together come to their transactions."""
+    return [random.uniform(0, READS_S) for _ in range(calls)]
+
+
+def one_by_one(calls: int, per_second: float) -> list[float]:
+    """Return when calls that come in no order, so many a second, come to their transactions."""
+    at, found = 0.0, []
+    for _ in range(calls):
+        at += random.expovariate(per_second)
+        found.append(at)
+    return found
+
+
+def simulate(
+    starts: list[float], transaction_s: float, tries: int = store.CONFLICT_TRIES
+) -> Outcome:
     """Let calls write one item; a transaction that meets another one on it is refused.
 
     Transactions take ``transaction_s``, more or less.
     """
-    queue = [(random.uniform(0, READS_S), call, 0) for call in range(calls)]
+    queue = [(at, call, 0) for call, at in enumerate(starts)]
     heapq.heapify(queue)
     busy_until, failed, refused, most = 0.0, 0, 0, 0
     while queue:
@@ -49,20 +66,27 @@ def simulate(calls: int, transaction_s: float, tries: int = store.CONFLICT_TRIES
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     random.seed(1)
-    print("| calls | transaction | tries | calls that fail | refusals a call | last is through |")  # noqa: T201
-    for transaction_s in (0.01, 0.02, 0.04):
-        for calls in (32, 64, 128):
-            for tries in (12, store.CONFLICT_TRIES):
-                runs = [simulate(calls, transaction_s, tries) for _ in range(1000)]
-                failed = sum(run.failed for run in runs) / len(runs) / calls
-                refused = sum(run.refused for run in runs) / len(runs) / calls
-                lasted = sum(run.lasted_s for run in runs) / len(runs)
-                print(  # noqa: T201
-                    f"| {calls} | {transaction_s * 1000:.0f} ms | {tries} | {failed:.3%} "
-                    f"| {refused:.1f} | {lasted:.1f} s |"
-                )
+    print("| calls at once | transaction | tries | calls that fail | refusals a call | all done |")  # noqa: T201
+    for transaction_s, calls, tries in itertools.product(
+        (0.01, 0.02, 0.04), (32, 64, 128), (12, store.CONFLICT_TRIES)
+    ):
+        runs = [simulate(together(calls), transaction_s, tries) for _ in range(1000)]
+        failed = sum(run.failed for run in runs) / len(runs) / calls
+        refused = sum(run.refused for run in runs) / len(runs) / calls
+        lasted = sum(run.lasted_s for run in runs) / len(runs)
+        print(  # noqa: T201
+            f"| {calls} | {transaction_s * 1000:.0f} ms | {tries} | {failed:.3%} "
+            f"| {refused:.1f} | {lasted:.1f} s |"
+        )
+    print("| writes a second | transaction | calls that fail | refusals a call |")  # noqa: T201
+    for transaction_s, rate in itertools.product((0.01, 0.02), (5, 10, 20, 40, 60, 80)):
+        run = simulate(one_by_one(20_000, rate), transaction_s)
+        print(  # noqa: T201
+            f"| {rate} | {transaction_s * 1000:.0f} ms | {run.failed / 20_000:.3%} "
+            f"| {run.refused / 20_000:.2f} |"
+        )
 
 
 if __name__ == "__main__":
