@@ -162,6 +162,24 @@ def test_of_32_submits_of_one_image_one_wins_and_is_paid(ring: Arena, censored: 
     assert len(ring.ledger(paid_user)) == 1 + ROUNDS
 
 
+def test_a_late_worker_never_wins_against_the_one_that_holds_the_image(ring: Arena) -> None:
+    _, key = rich(ring)
+    (late, _), (second, _) = owner(ring), owner(ring)
+    for round_number in range(1, ROUNDS + 1):
+        request = ask(ring, key)
+        (lost,) = held(ring, request, late)
+        assert ring.store.requeue(request, lost)
+        (image,) = held(ring, request, second)
+
+        def settle(claim: Generation, request: Request = request) -> bool:
+            return ring.store.settle(request, claim, state=State.OK, seed=1, gen_metadata=[])
+
+        wins = at_once(*[partial(settle, claim) for claim in (lost, image) * 8])
+        assert wins.count(True) == 1
+        assert wins.index(True) % 2 == 1
+        assert (ring.kudos(late), ring.kudos(second)) == (FLOOR, FLOOR + round_number)
+
+
 def test_of_32_submit_calls_one_is_thanked_and_the_others_are_told(ring: Arena) -> None:
     _, key = rich(ring)
     _, worker = owner(ring)
