@@ -42,8 +42,9 @@ check: setup ## the fast part of test
 	$(PY) -m mypy
 	$(PY) -m pytest -n 2 -m 'not slow and not e2e'
 
-fuzz: setup ## the API against its own description, FUZZ=1000 examples for each operation
-	FUZZ=$(or $(FUZZ),1000) $(PY) -m pytest -n 2 -v tests/flows/test_api.py tests/flows/test_fuzz.py
+fuzz: setup ## the API against its description and the rules, FUZZ=1000 examples for each operation
+	FUZZ=$(or $(FUZZ),1000) $(PY) -m pytest -n 2 -v tests/flows/test_api.py tests/flows/test_fuzz.py \
+		tests/flows/test_machine.py
 
 synth: setup ## the CloudFormation template, into cdk.out/
 	$(CDK) synth --quiet

@@ -46,7 +46,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,7 +78,10 @@ USER_SHARDS = 16
 """The list of all users, in order of their kudos, is spread over this many partitions."""
 KEEP_S = 2 * DAY_S
 """How long an ended request's rows stay for late events, in seconds; then TTL takes them."""
-CONFLICT_TRIES = 12
+CONFLICT_TRIES = 30
+"""Tries of a write that meets others on its item: about five seconds; docs/contention.md."""
+ANEW_TRIES = 30
+"""Decisions from an item that others change meanwhile: more than a request has images."""
 BATCH = 100
 """Items that DynamoDB reads at once."""
 ONCE_S = DAY_S
@@ -683,7 +686,7 @@ class Store:
         came with a shared key is taken off its budget as well; raises what that may refuse with.
         """
         seen: User | None = user
-        for _ in range(CONFLICT_TRIES):
+        for _ in range(ANEW_TRIES):
             if seen is None:
                 raise Busy
             accepted, charge = self._charge(request, seen, key)
@@ -966,7 +969,7 @@ class Store:
             "REMOVE wait_model, due_shard, due_at, listed, listed_at",
             {":state": {"S": state}, **{f":{name}": value for name, value in (sets or {}).items()}},
         )
-        for _ in range(CONFLICT_TRIES):
+        for _ in range(ANEW_TRIES):
             moves, forgiven, to_key = list(entries), 0, list[Item]()
             if back is not None and not request.anonymous:
                 price, tax = back
@@ -1104,13 +1107,8 @@ class Store:
         """
         gone = {":gone": encode(clock.now() + KEEP_S)}
         for generation_id in request.generations:
-            self._db.update_item(
-                TableName=self._table,
-                Key=_pk("GENERATION", generation_id),
-                ConditionExpression="attribute_exists(pk)",
-                UpdateExpression="SET gone_at = :gone",
-                ExpressionAttributeValues=gone,
-            )
+            key = _pk("GENERATION", generation_id)
+            self._update(key, "SET gone_at = :gone", "attribute_exists(pk)", gone)
         self._update_request(
             request.id,
             "SET gone_at = :gone REMOVE due_shard, due_at, listed, listed_at",
@@ -1779,7 +1777,8 @@ class Store:
         """Update one item by itself and return it; None if its condition does not hold."""
         given: Item = {"ExpressionAttributeNames": names, "ExpressionAttributeValues": values}
         try:
-            answer = self._db.update_item(
+            answer = _insist(
+                self._db.update_item,
                 TableName=self._table,
                 Key=key,
                 ConditionExpression=condition,
@@ -1907,29 +1906,37 @@ class Store:
     def _transact(self, parts: list[Item]) -> None:
         """Write all parts or none.
 
-        Transactions do not queue on an item: two at once make one fail with
-        TransactionConflict, which is tried again here with jitter. The token makes a retry of a
-        lost answer safe for ten minutes, the parts' conditions for ever.
+        The token makes a retry of a lost answer safe for ten minutes, the parts' conditions for
+        ever.
         """
         token = str(uuid.uuid4())
-        for attempt in range(CONFLICT_TRIES):
-            try:
-                self._db.transact_write_items(TransactItems=parts, ClientRequestToken=token)  # type: ignore[arg-type]
-            except ClientError as error:
-                reasons = _reasons(error)
-                failed = tuple(
-                    index
-                    for index, reason in enumerate(reasons)
-                    if reason == "ConditionalCheckFailed"
-                )
-                if failed:
-                    raise ConditionFailed(failed) from None
-                if not _is_conflict(error, reasons):
-                    raise
-                _pause(attempt)
-            else:
-                return
-        raise Busy
+        try:
+            _insist(self._db.transact_write_items, TransactItems=parts, ClientRequestToken=token)
+        except ClientError as error:
+            failed = tuple(
+                index
+                for index, reason in enumerate(_reasons(error))
+                if reason == "ConditionalCheckFailed"
+            )
+            if failed:
+                raise ConditionFailed(failed) from None
+            raise
+
+
+def _insist(write: Callable[..., T], **what: Any) -> T:
+    """Write, and where that meets a transaction on the same item, write again; raises Busy.
+
+    Nothing queues on an item: of two transactions at once, or a transaction and a plain write,
+    DynamoDB refuses one, which is tried again here with jitter.
+    """
+    for attempt in range(CONFLICT_TRIES):
+        try:
+            return write(**what)
+        except ClientError as error:
+            if not _is_conflict(error):
+                raise
+        _pause(attempt)
+    raise Busy
 
 
 def _code(error: ClientError) -> str:
@@ -1941,14 +1948,22 @@ def _reasons(error: ClientError) -> list[str]:
     return [str(reason.get("Code", "None")) for reason in found]
 
 
-def _is_conflict(error: ClientError, reasons: list[str]) -> bool:
+def _is_conflict(error: ClientError) -> bool:
+    reasons = _reasons(error)
+    if "ConditionalCheckFailed" in reasons:
+        return False  # an answer: it would not have been written anyhow
     return _code(error) in {"TransactionInProgressException", "TransactionConflictException"} or (
         "TransactionConflict" in reasons or "ThrottlingError" in reasons
     )
 
 
 def _pause(attempt: int) -> None:
-    time.sleep(random.uniform(0.005, min(0.4, 0.02 * 2**attempt)))  # noqa: S311 - jitter
+    time.sleep(pause_s(attempt))
+
+
+def pause_s(attempt: int) -> float:
+    """Return how long to wait after a refused write, in seconds: more each time, never alike."""
+    return random.uniform(0.005, min(0.4, 0.02 * 2**attempt))  # noqa: S311 - jitter
 
 
 @cache

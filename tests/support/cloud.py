@@ -28,7 +28,7 @@ from moto.sqs.models import sqs_backends
 from PIL import Image
 
 from horde import aws, clock, fleet, rates, runpod, store
-from tests.support import quick_moto
+from tests.support import quick
 from tests.support import template as templates
 
 ANONYMOUS = "0000000000"
@@ -163,16 +163,11 @@ class Cloud:
         self.dead: dict[str, list[Message]] = {"dispatch": [], "share": [], "webhook": []}
         self.dead_records: list[dict[str, Any]] = []
         self.uncounted: list[dict[str, Any]] = []
-        self.ssm.put_parameter(
-            Name="/horde-commons/runpod-api-key",
-            Value=self.runpod.key,
-            Type="SecureString",
-            Overwrite=True,
-        )
         if clients.get("made_from") is not template:
             self._make()
-            clients["made_from"], clients["names"] = template, self.names
-        self.names, self.table = clients["names"], "horde"
+            made = {"made_from": template, "names": self.names, "table": self.table}
+            clients.update(made)
+        self.names, self.table = clients["names"], clients["table"]
         self.functions = templates.functions(template)
         self.routes = templates.routes(template)
         self._iterators: dict[str, str] = {}
@@ -181,13 +176,24 @@ class Cloud:
     # --- making it from the template ----------------------------------------------------------
 
     def _make(self) -> None:
+        self._make_table("horde")
+        for name in templates.of_type(self.template, "AWS::SQS::Queue"):
+            url = self.sqs.create_queue(QueueName=name)["QueueUrl"]
+            self.names[name] = url
+        for name in templates.of_type(self.template, "AWS::S3::Bucket"):
+            self.names[name] = name.lower()
+            self.s3.create_bucket(Bucket=name.lower())
+        for custom in templates.of_type(self.template, "Custom::S3BucketNotifications").values():
+            self._notify(custom["Properties"])
+
+    def _make_table(self, name: str) -> None:
         ((table_id, table),) = templates.of_type(
             self.template, "AWS::DynamoDB::GlobalTable"
         ).items()
         properties = table["Properties"]
-        self.names[table_id] = "horde"
+        self.table = self.names[table_id] = name
         self.db.create_table(
-            TableName="horde",
+            TableName=self.table,
             KeySchema=properties["KeySchema"],
             AttributeDefinitions=properties["AttributeDefinitions"],
             GlobalSecondaryIndexes=[
@@ -197,14 +203,6 @@ class Cloud:
             BillingMode=properties["BillingMode"],
             StreamSpecification={"StreamEnabled": True, **properties["StreamSpecification"]},
         )
-        for name in templates.of_type(self.template, "AWS::SQS::Queue"):
-            url = self.sqs.create_queue(QueueName=name)["QueueUrl"]
-            self.names[name] = url
-        for name in templates.of_type(self.template, "AWS::S3::Bucket"):
-            self.names[name] = name.lower()
-            self.s3.create_bucket(Bucket=name.lower())
-        for custom in templates.of_type(self.template, "Custom::S3BucketNotifications").values():
-            self._notify(custom["Properties"])
 
     def _notify(self, properties: dict[str, Any]) -> None:
         queues = [
@@ -365,8 +363,14 @@ class Cloud:
         """Deliver what is in a function's queue once; what fails waits for the next call."""
         url, most = self._queue_of(file)
         waiting, self.pending[file] = self.pending[file], []
+        # A message whose visibility ran out in real time comes again; here it is one that waits.
+        known = {message.id for message in [*waiting, *self.dead[file]]}
         while got := self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
-            waiting += [Message(m["MessageId"], m["Body"], m["ReceiptHandle"]) for m in got]
+            waiting += [
+                Message(m["MessageId"], m["Body"], m["ReceiptHandle"])
+                for m in got
+                if m["MessageId"] not in known
+            ]
         for message in waiting:
             message.receives += 1
             event = {"Records": [_record(message)] * (2 if twice else 1)}
@@ -375,6 +379,13 @@ class Cloud:
             else:
                 self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message.receipt)
         return len(waiting)
+
+    def redrive(self, file: str) -> None:
+        """Bring a function's dead letters back, as the operator does."""
+        for message in self.dead[file]:
+            message.receives = 0
+        self.pending[file] += self.dead[file]
+        self.dead[file] = []
 
     def sweep(self) -> Any:
         """Run the sweep once."""
@@ -465,6 +476,15 @@ class Cloud:
         )
         return [dict(item) for page in pages for item in page["Items"]]
 
+    def items(self) -> Iterator[dict[str, Any]]:
+        """Yield every item from moto's own memory: a scan costs more than what was tested."""
+        from moto.dynamodb.models import dynamodb_backends
+
+        table = dynamodb_backends[ACCOUNT][REGION].tables[self.table]
+        for rows in table.items.values():
+            for item in rows.values():
+                yield item.to_json()["Attributes"]
+
     def ledger(self, user_id: int) -> list[dict[str, Any]]:
         """Return a user's ledger, oldest first."""
         items = self.db.query(
@@ -548,13 +568,13 @@ CREDENTIALS = {
 def moto_clients() -> Iterator[dict[str, Any]]:
     """Start moto once and make its clients once: each costs 50 ms."""
     with pytest.MonkeyPatch.context() as patch, mock_aws():
+        quick.patch(patch)
         for name, value in CREDENTIALS.items():
             patch.setenv(name, value)
         for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):
             patch.delenv(name, raising=False)
         session = boto3.Session(region_name=REGION)
         aws.forget()
-        quick_moto.install(patch)
         yield {
             name: session.client(name)
             for name in ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm")
@@ -581,6 +601,12 @@ def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
         _empty()
     else:
         requests.post("http://motoapi.amazonaws.com/moto-api/reset", timeout=5)
+    clients["ssm"].put_parameter(
+        Name="/horde-commons/runpod-api-key",
+        Value=FakeRunPod.key,
+        Type="SecureString",
+        Overwrite=True,
+    )
     runpod.connect.cache_clear()
     aws.forget_settings()
     rates.forget()

@@ -1,0 +1,529 @@
+"""Races, each started at one moment and many times over: one wins, and the books are right.
+
+In process, 32 threads on one table of the local cloud (``tests.support.arena``); the last one over
+HTTP through the gateway, against the deployed functions.
+"""
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from horde.model import Generation, Request, State
+from tests.e2e.conftest import Horde, wish
+from tests.support.arena import Arena, arena, at_once
+from tests.support.cloud import Reply
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+ROUNDS = 20
+FEW = 5
+"""Rounds of those races whose every call is a whole handler."""
+THREADS = 32
+SMALL = {"width": 64, "height": 64, "steps": 4}
+PRICE, TAX, FLOOR = 1, 3, 14
+COST = PRICE + TAX
+MODEL = "volunteer"
+"""No endpoint draws it: the sweep makes no tickets."""
+
+
+@pytest.fixture
+def ring(horde: Horde, template: dict[str, Any]) -> Iterator[Arena]:
+    """A table of the test's own, whose books are proven after it."""
+    with arena(template, horde.cloud.endpoint) as made:
+        yield made
+        made.audit()
+
+
+def rich(ring: Arena, kudos: int = 10_000) -> tuple[int, str]:
+    """An account that may have many images waiting."""
+    user_id, key = ring.register("ada", kudos)
+    user = ring.store.user(user_id)
+    assert user is not None
+    assert ring.store.change_user(user, {"concurrency": 500})
+    return user_id, key
+
+
+def ask(ring: Arena, key: str, n: int = 1, **fields: Any) -> Request:
+    answer = post(ring, key, n, **fields)
+    assert answer.status == 202, answer
+    request = ring.store.request(answer.body["id"])
+    assert request is not None
+    return request
+
+
+def post(ring: Arena, key: str, n: int = 1, **fields: Any) -> Reply:
+    return ring.generate(key, params={**SMALL, "n": n}, models=[MODEL], **fields)
+
+
+def pop(ring: Arena, worker: str, name: str, **fields: Any) -> Reply:
+    return ring.pop(worker, name=name, models=[MODEL], **fields)
+
+
+def owner(ring: Arena) -> tuple[int, str]:
+    """Somebody with a worker; returns the account and its worker key."""
+    user, _ = ring.register("owner")
+    return user, ring.worker_key(user)
+
+
+def take(ring: Arena, image: Generation, user: int) -> Generation | None:
+    return ring.store.claim(
+        image,
+        worker_id=str(uuid.uuid4()),
+        name="w",
+        user_id=user,
+        lease_until=ring.clock.now_ms() // 1000 + image.ttl,
+    )
+
+
+def held(ring: Arena, request: Request, user: int) -> list[Generation]:
+    """Give all images of a request to a worker of this account."""
+    claims = [take(ring, image, user) for image in ring.store.generations(request)]
+    found = [claim for claim in claims if claim]
+    assert len(found) == len(request.generations)
+    return found
+
+
+def states(ring: Arena, request: Request) -> Counter[State]:
+    return Counter(image.state for image in ring.store.generations(request))
+
+
+def statuses(answers: list[Reply]) -> Counter[int | str]:
+    """Count the answers, a refusal by its rc; no answer may be our fault."""
+    assert max(answer.status for answer in answers) < 500, answers
+    return Counter(
+        answer.status if answer.status < 400 else str(answer.body["rc"]) for answer in answers
+    )
+
+
+def moved(ring: Arena, user: int, kind: str) -> int:
+    return sum(entry["amount"] for entry in ring.ledger(user) if entry["kind"] == kind)
+
+
+# --- images -------------------------------------------------------------------------------------
+
+
+def test_of_32_claims_of_one_image_one_wins(ring: Arena) -> None:
+    _, key = rich(ring)
+    for _ in range(ROUNDS):
+        (image,) = ring.store.generations(ask(ring, key))
+        claims = at_once(*[partial(take, ring, image, number) for number in range(THREADS)])
+        (won,) = [claim for claim in claims if claim]
+        assert ring.store.generation(image.id) == won
+        assert (won.state, won.attempt) == (State.PROCESSING, 1)
+
+
+def test_32_pops_at_once_share_out_20_images_without_a_double(ring: Arena) -> None:
+    _, key = rich(ring)
+    _, worker = owner(ring)
+    for number in range(THREADS):
+        assert pop(ring, worker, f"w{number}").status == 200  # they are known from now on
+    for _ in range(FEW):
+        request = ask(ring, key, n=20)
+        answers = at_once(*[partial(pop, ring, worker, f"w{n}") for n in range(THREADS)])
+        assert statuses(answers) == {200: THREADS}
+        given = [answer.body["id"] for answer in answers if answer.body["id"]]
+        assert sorted(given) == sorted(request.generations)
+        assert states(ring, request) == {State.PROCESSING: 20}
+
+
+def test_of_32_first_pops_of_one_name_one_takes_the_worker_on(ring: Arena) -> None:
+    _, worker = owner(ring)
+    for number in range(FEW):
+        answers = at_once(*[partial(pop, ring, worker, f"worker {number}")] * THREADS)
+        assert statuses(answers) == {200: THREADS}
+        assert len(ring.rows("WORKER")) == len(ring.rows("NAME")) == number + 1
+
+
+@pytest.mark.parametrize("censored", [0, 16, 32])
+def test_of_32_submits_of_one_image_one_wins_and_is_paid(ring: Arena, censored: int) -> None:
+    user, key = rich(ring)
+    paid_user, _ = owner(ring)
+    before, refunds = ring.kudos(user), 0
+    for round_number in range(1, ROUNDS + 1):
+        request = ask(ring, key)
+        (image,) = held(ring, request, paid_user)
+        ends = [State.CENSORED] * censored + [State.OK] * (THREADS - censored)
+
+        def settle(state: State, request: Request = request, image: Generation = image) -> bool:
+            return ring.store.settle(request, image, state=state, seed=1, gen_metadata=[])
+
+        wins = at_once(*[partial(settle, state) for state in ends])
+        assert wins.count(True) == 1
+        end = ends[wins.index(True)]
+        assert states(ring, request) == {end: 1}
+        refunds += PRICE if end is State.CENSORED else 0
+        assert ring.kudos(paid_user) == FLOOR + round_number
+        assert ring.kudos(user) == before - round_number * COST + refunds
+    assert len(ring.ledger(paid_user)) == 1 + ROUNDS
+
+
+def test_a_late_worker_never_wins_against_the_one_that_holds_the_image(ring: Arena) -> None:
+    _, key = rich(ring)
+    (late, _), (second, _) = owner(ring), owner(ring)
+    for round_number in range(1, ROUNDS + 1):
+        request = ask(ring, key)
+        (lost,) = held(ring, request, late)
+        assert ring.store.requeue(request, lost)
+        (image,) = held(ring, request, second)
+
+        def settle(claim: Generation, request: Request = request) -> bool:
+            return ring.store.settle(request, claim, state=State.OK, seed=1, gen_metadata=[])
+
+        wins = at_once(*[partial(settle, claim) for claim in (lost, image) * 8])
+        assert wins.count(True) == 1
+        assert wins.index(True) % 2 == 1
+        assert (ring.kudos(late), ring.kudos(second)) == (FLOOR, FLOOR + round_number)
+
+
+def test_of_32_submit_calls_one_is_thanked_and_the_others_are_told(ring: Arena) -> None:
+    _, key = rich(ring)
+    _, worker = owner(ring)
+    for _ in range(FEW):
+        ask(ring, key)
+        job = pop(ring, worker, "w").body
+        ring.upload(job["r2_upload"])
+        answers = at_once(*[partial(ring.submit, worker, job["id"])] * THREADS)
+        assert statuses(answers) == {200: 1, "DuplicateGen": THREADS - 1}
+
+
+def test_a_submit_and_a_fault_of_one_image_at_once_are_one_end(ring: Arena) -> None:
+    user, key = rich(ring)
+    paid_user, worker = owner(ring)
+    before, drawn = ring.kudos(user), 0
+    for _ in range(FEW):
+        request = ask(ring, key)
+        job = pop(ring, worker, "w").body
+        ring.upload(job["r2_upload"])
+        calls = [
+            partial(ring.submit, worker, job["id"], state="faulted" if number % 2 else "ok")
+            for number in range(THREADS)
+        ]
+        assert set(statuses(at_once(*calls))) <= {200, "DuplicateGen", "AbortedGen"}
+        found = states(ring, request)
+        assert found in ({State.OK: 1}, {State.WAITING: 1})
+        drawn += found[State.OK]
+        assert ring.kudos(paid_user) == FLOOR + drawn
+        ring.cancel(request.id)
+        assert ring.kudos(user) == before - drawn * COST
+
+
+def test_a_pop_and_a_cancel_at_once_leave_each_image_held_or_refunded(ring: Arena) -> None:
+    user, key = rich(ring)
+    _, worker = owner(ring)
+    for _ in range(FEW):
+        before = ring.kudos(user)
+        request = ask(ring, key, n=16)
+        pops = [partial(pop, ring, worker, f"w{n}", amount=2) for n in range(8)]
+        cancels = [partial(ring.cancel, request.id)] * 2
+        answers = at_once(*pops[:4], *cancels, *pops[4:])
+        assert set(statuses(answers)) == {200}
+        given = [one for answer in answers for one in answer.body.get("ids", [])]
+        assert len(set(given)) == len(given)
+        found = {image.id: image.state for image in ring.store.generations(request)}
+        assert {one for one, state in found.items() if state is State.PROCESSING} == set(given)
+        assert set(found.values()) <= {State.PROCESSING, State.CANCELLED}
+        assert ring.kudos(user) == before - COST * len(given)
+        # Nothing that is given back now is drawn again.
+        if given:
+            faults = [partial(ring.submit, worker, one, state="faulted") for one in given]
+            assert statuses(at_once(*faults)) == {200: len(given)}
+        assert states(ring, request) == {State.CANCELLED: 16}
+        assert ring.kudos(user) == before
+
+
+def test_a_fault_and_a_cancel_at_once_revive_nothing(ring: Arena) -> None:
+    user, key = rich(ring)
+    _, worker = owner(ring)
+    for _ in range(FEW):
+        before = ring.kudos(user)
+        request = ask(ring, key, n=8)
+        given = pop(ring, worker, "w", amount=8).body["ids"]
+        faults = [partial(ring.submit, worker, one, state="faulted") for one in given]
+        answers = at_once(*faults[:4], *[partial(ring.cancel, request.id)] * 4, *faults[4:])
+        assert set(statuses(answers)) == {200}
+        ring.sweep()  # ends what was requeued before the flag was there
+        assert states(ring, request) == {State.CANCELLED: 8}
+        assert ring.kudos(user) == before
+
+
+def test_a_submit_and_the_end_of_its_request_at_once_are_one_end(ring: Arena) -> None:
+    user, key = rich(ring)
+    paid_user, worker = owner(ring)
+    before, drawn = ring.kudos(user), 0
+    for _ in range(FEW):
+        request = ask(ring, key, n=6)
+        jobs = pop(ring, worker, "w", amount=4).body
+        for url in jobs["r2_uploads"]:
+            ring.upload(url)
+        ring.clock.pass_seconds(1300)  # the leases are over, and so is the request
+        submits = [partial(ring.submit, worker, one) for one in jobs["ids"]]
+        answers = at_once(*submits[:2], *[ring.sweep] * 3, *submits[2:])
+        done = statuses([answer for answer in answers if isinstance(answer, Reply)])
+        assert set(done) <= {200, "AbortedGen", "InvalidJobID"}
+        drawn += done[200]
+        found = states(ring, request)
+        assert found[State.OK] == done[200]
+        ring.clock.pass_seconds(1300)
+        ring.sweep()
+        found = states(ring, request)
+        assert found == {State.OK: done[200], State.EXPIRED: 6 - done[200]}
+        assert ring.kudos(user) == before - drawn * COST
+        assert ring.kudos(paid_user) == FLOOR + drawn
+
+
+def test_sweeps_at_once_do_each_thing_once(ring: Arena) -> None:
+    user, key = rich(ring)
+    _, worker = owner(ring)
+    for _ in range(FEW):
+        before = ring.kudos(user)
+        lost = [ask(ring, key, n=2) for _ in range(3)]
+        for _ in range(2):  # two faults; the third comes with the sweeps
+            for one in pop(ring, worker, "w", amount=20, mixed_batch=True).body["jobs"]:
+                ring.submit(worker, one["id"], state="faulted")
+        assert len(pop(ring, worker, "w", amount=4, mixed_batch=True).body["jobs"]) == 4
+        requeued = ask(ring, key, n=4)
+        assert len(pop(ring, worker, "w", amount=20, mixed_batch=True).body["jobs"]) == 6
+        ring.clock.pass_seconds(200)  # leases are over, requests are not
+        at_once(*[ring.sweep] * 4)
+        for request in lost:
+            assert states(ring, request) == {State.FAULTED: 2}
+        assert states(ring, requeued) == {State.WAITING: 4}
+        assert ring.kudos(user) == before - 4 * COST
+        ring.clock.pass_seconds(1300)  # all are over
+        at_once(*[ring.sweep] * 4)
+        assert states(ring, requeued) == {State.EXPIRED: 4}
+        assert ring.kudos(user) == before
+        assert [image.attempt for image in ring.store.generations(requeued)] == [1] * 4
+
+
+# --- kudos --------------------------------------------------------------------------------------
+
+
+def send(ring: Arena, key: str, to: str, amount: int, once: str | None = None) -> Reply:
+    body = {"username": to, "amount": amount}
+    headers = {"idempotency-key": once} if once else None
+    return ring.call("POST /api/v2/kudos/transfer", body, key=key, headers=headers)
+
+
+def test_transfers_both_ways_at_once_go_one_way(ring: Arena) -> None:
+    (ada, ada_key), (bob, bob_key) = ring.register("ada", 1000), ring.register("bob", 1000)
+    for _ in range(FEW):
+        before = ring.kudos(ada), ring.kudos(bob)
+        there = [partial(send, ring, ada_key, f"bob#{bob}", 10)] * 16
+        back = [partial(send, ring, bob_key, f"ada#{ada}", 7)] * 16
+        answers = at_once(*[call for pair in zip(there, back, strict=True) for call in pair])
+        assert statuses(answers) == {200: 16, "TooFastKudosTransfers": 16}
+        amounts = {answer.body["transferred"] for answer in answers if answer.status == 200}
+        gone = {10: (-160, 160), 7: (112, -112)}[amounts.pop()]
+        assert not amounts
+        assert (ring.kudos(ada), ring.kudos(bob)) == (before[0] + gone[0], before[1] + gone[1])
+        ring.clock.pass_seconds(61)
+
+
+def test_32_transfers_with_one_idempotency_key_move_kudos_once(ring: Arena) -> None:
+    (ada, key), (bob, _) = ring.register("ada", 1000), ring.register("bob")
+    for number in range(1, FEW + 1):
+        calls = [partial(send, ring, key, f"bob#{bob}", 10, once=f"round {number}")] * THREADS
+        answers = at_once(*calls)
+        assert statuses(answers) == {200: THREADS}
+        assert (ring.kudos(ada), ring.kudos(bob)) == (1014 - 10 * number, 14 + 10 * number)
+
+
+def test_transfers_and_posts_at_once_spend_no_more_than_there_is(ring: Arena) -> None:
+    bob, _ = ring.register("bob")
+    for _ in range(FEW):
+        ada, key = rich(ring, 100)
+        before = ring.kudos(bob)
+        transfers = [partial(send, ring, key, f"bob#{bob}", 10)] * 16
+        posts = [partial(post, ring, key)] * 16
+        answers = at_once(*[call for pair in zip(transfers, posts, strict=True) for call in pair])
+        found = statuses(answers)
+        assert set(found) <= {200, 202, "KudosTransferNotEnough"}
+        assert found[202] == 16  # what they could not pay is forgiven
+        given, paid = 10 * found[200], -moved(ring, ada, "GENERATION")
+        assert ring.kudos(ada) == 114 - given - paid >= FLOOR
+        assert ring.kudos(bob) == before + given
+        requests = [answer.body["id"] for answer in answers if answer.status == 202]
+        assert statuses(at_once(*[partial(ring.cancel, one) for one in requests])) == {200: 16}
+        assert ring.kudos(ada) == 114 - given
+
+
+def test_32_posts_with_a_shared_key_spend_its_budget_and_no_more(ring: Arena) -> None:
+    ada, key = rich(ring)
+    for _ in range(FEW):
+        before = ring.kudos(ada)
+        made = ring.call("PUT /api/v2/sharedkeys", {"name": "key", "kudos": 10 * COST}, key=key)
+        shared = made.body["id"]
+        answers = at_once(*[partial(post, ring, shared)] * THREADS)
+        found = statuses(answers)
+        refusals = {"SharedKeyEmpty", "SharedKeyInsufficientKudos"}
+        assert found[202] == 10
+        assert set(found) <= {202, *refusals}
+        assert ring.kudos(ada) == before - 10 * COST
+        left = ring.store.sharedkey(shared)
+        assert left is not None
+        assert (left.kudos, left.utilized) == (0, 10 * COST)
+        requests = [answer.body["id"] for answer in answers if answer.status == 202]
+        at_once(*[partial(ring.cancel, one) for one in requests])
+        left = ring.store.sharedkey(shared)
+        assert left is not None
+        assert (left.kudos, left.utilized) == (10 * COST, 0)
+        assert ring.kudos(ada) == before
+        ring.call("DELETE /api/v2/sharedkeys/{id}", key=key, id=shared)
+
+
+def test_32_posts_of_a_user_with_little_kudos_pay_what_there_is_and_get_that_back(
+    ring: Arena,
+) -> None:
+    spendable = 50
+    ada, key = rich(ring, spendable)
+    for _ in range(FEW):
+        answers = at_once(*[partial(post, ring, key)] * THREADS)
+        assert statuses(answers) == {202: THREADS}
+        assert ring.kudos(ada) == FLOOR
+        requests = [ring.store.request(answer.body["id"]) for answer in answers]
+        assert sum(one.forgiven for one in requests if one) == THREADS * COST - spendable
+        at_once(*[partial(ring.cancel, one.id) for one in requests if one])
+        assert ring.kudos(ada) == FLOOR + spendable
+
+
+def test_images_that_end_at_once_give_back_what_was_paid_for_all_of_them(ring: Arena) -> None:
+    spendable = 30
+    ada, key = rich(ring, spendable)
+    _, worker = owner(ring)
+    for _ in range(FEW):
+        request = ask(ring, key, n=20)
+        assert (ring.kudos(ada), request.forgiven) == (FLOOR, 20 * COST - spendable)
+        given = pop(ring, worker, "w", amount=20).body["ids"]
+        ring.cancel(request.id)
+        faults = [partial(ring.submit, worker, one, state="faulted") for one in given]
+        assert set(statuses(at_once(*faults, *[partial(ring.cancel, request.id)] * 4))) == {200}
+        assert states(ring, request) == {State.CANCELLED: 20}
+        assert ring.kudos(ada) == FLOOR + spendable
+
+
+def test_of_32_ratings_of_one_request_one_is_kept_and_paid(ring: Arena) -> None:
+    ada, key = rich(ring)
+    _, worker = owner(ring)
+    for _ in range(FEW):
+        request = ask(ring, key, n=2, shared=True)
+        jobs = pop(ring, worker, "w", amount=2).body
+        for one, url in zip(jobs["ids"], jobs["r2_uploads"], strict=True):
+            ring.upload(url)
+            assert ring.submit(worker, one).status == 200
+        before = ring.kudos(ada)
+        body = {"ratings": [{"id": jobs["ids"][0], "rating": 5}]}
+        route = "POST /api/v2/generate/rate/{id}"
+        answers = at_once(*[partial(ring.call, route, body, id=request.id)] * THREADS)
+        assert statuses(answers) == {200: 1, "AestheticsAlreadyExist": THREADS - 1}
+        assert ring.kudos(ada) == before + 2 * (PRICE + 1) - 1
+
+
+# --- a table that refuses and loses ---------------------------------------------------------------
+
+
+def post_at_once(ring: Arena, key: str, count: int) -> list[str]:
+    """Post at once; returns the requests, after all of them were cancelled."""
+    answers = at_once(*[partial(post, ring, key)] * count)
+    assert statuses(answers) == {202: count}
+    requests = [str(answer.body["id"]) for answer in answers]
+    assert len(set(requests)) == count
+    return requests
+
+
+@pytest.mark.parametrize("count", [32, 64])
+def test_posts_at_once_are_all_taken_where_transactions_meet(ring: Arena, count: int) -> None:
+    """A table that is as strict as DynamoDB: of two transactions on one item one is refused."""
+    ada, key = rich(ring)
+    before = ring.kudos(ada)
+    with ring.wire.bad(flight_s=0.01) as wire:
+        requests = post_at_once(ring, key, count)
+        assert wire.conflicts > 0
+        print(f"{count} posts: {wire.transactions} transactions, {wire.conflicts} refused")  # noqa: T201
+    assert ring.kudos(ada) == before - count * COST
+    assert len([one for one in ring.ledger(ada) if one["kind"] == "GENERATION"]) == count
+    for one in requests:
+        assert ring.store.request(one) is not None
+
+
+def test_every_flow_gets_through_where_transactions_meet(ring: Arena) -> None:
+    """Cancels, pops, submits and sweeps of the same images at once, and no answer is a 5xx."""
+    ada, key = rich(ring)
+    _, worker = owner(ring)
+    before = ring.kudos(ada)
+    with ring.wire.bad(flight_s=0.02) as wire:
+        for _ in range(FEW):
+            requests = [ask(ring, key, n=4) for _ in range(4)]
+            jobs = pop(ring, worker, "w", amount=4).body
+            for url in jobs["r2_uploads"]:
+                ring.upload(url)
+            calls: list[Callable[[], Any]] = [
+                *[partial(ring.submit, worker, one) for one in jobs["ids"]],
+                *[partial(ring.submit, worker, one, state="faulted") for one in jobs["ids"]],
+                *[partial(ring.cancel, request.id) for request in requests],
+                *[partial(pop, ring, worker, "w", amount=4)] * 4,
+                *[partial(ring.cancel, request.id) for request in requests],
+                ring.sweep,
+                ring.sweep,
+            ]
+            answers = at_once(*calls)
+            assert set(statuses([one for one in answers if isinstance(one, Reply)])) <= {
+                200,
+                "DuplicateGen",
+                "AbortedGen",
+            }
+            ring.clock.pass_seconds(200)
+            ring.sweep()
+        assert wire.conflicts > 0
+    for _ in range(2):
+        ring.clock.pass_seconds(1300)
+        ring.sweep()
+    drawn = sum(1 for row in ring.rows("GENERATION") if row["state"]["S"] == "ok")
+    assert ring.kudos(ada) == before - drawn * COST
+
+
+def test_an_answer_that_was_lost_moves_nothing_twice(ring: Arena) -> None:
+    (ada, key), (bob, _) = rich(ring), ring.register("bob")
+    paid_user, worker = owner(ring)
+    before = ring.kudos(ada)
+    with ring.wire.bad(lose=2, conflict=3) as wire:
+        requests = [ask(ring, key) for _ in range(8)]
+        for _ in range(8):
+            assert send(ring, key, f"bob#{bob}", 10).status == 200
+        job = pop(ring, worker, "w").body
+        ring.upload(job["r2_upload"])
+        assert ring.submit(worker, job["id"]).status == 200
+        for request in requests:
+            assert ring.cancel(request.id).status == 200
+        assert wire.lost > 0
+        assert wire.conflicts > 0
+    assert ring.kudos(paid_user) == FLOOR + 1
+    assert ring.kudos(bob) == FLOOR + 80
+    assert ring.kudos(ada) == before - 80 - COST
+
+
+# --- over HTTP -----------------------------------------------------------------------------------
+
+
+def test_32_posts_at_once_through_the_gateway_are_charged_exactly(horde: Horde, model: str) -> None:
+    client = horde.user()
+    account = client.expect(200, "GET", "/api/v2/find_user")
+    user = horde.cloud.store.user(account["id"])
+    assert user is not None
+    assert horde.cloud.store.change_user(user, {"concurrency": 500})
+    before = account["kudos"]
+    body = wish(models=[model])
+    calls = [partial(client.call, "POST", "/api/v2/generate/async", body)] * THREADS
+    answers = at_once(*calls)
+    assert Counter(answer.status for answer in answers) == {202: THREADS}
+    accepted = [json.loads(answer.data) for answer in answers]
+    assert len({answer["id"] for answer in accepted}) == THREADS
+    assert before - client.kudos() == sum(answer["kudos"] for answer in accepted) == THREADS * COST
+    cancels = [partial(client.cancel, answer["id"]) for answer in accepted]
+    assert len(at_once(*cancels)) == THREADS
+    assert client.kudos() == before

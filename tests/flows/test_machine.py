@@ -1,0 +1,549 @@
+"""Many users and workers, in any order, against the rules written a second time.
+
+Each example drives a fresh horde by up to fifty calls, late workers, lost leases and jumps of the
+clock, and after each step compares every balance, request, image and shared key with
+``tests.support.rules``. At the end everything is let end: the books, every ledger, the statistics
+and the LAION bucket must be what the rules say. `make fuzz` runs it for longer.
+"""
+
+import os
+import random
+import sys
+import uuid
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from horde import pricing, schema, store
+from horde.model import Generation, Request, SharedKey, User
+from infra import operator
+from tests.support import rules
+from tests.support.cloud import ANONYMOUS, Cloud, Reply, cloud, png_base64, webp
+
+START_MS = 1_795_000_000_000
+BASELINE = "stable_diffusion_1"
+MOST_USERS = 5
+EXAMPLES = int(os.environ.get("FUZZ", "160")) // 4
+"""An example takes about two seconds, those of the other fuzzers much less."""
+SOURCE = png_base64()
+IMAGE = webp()
+NOBODY = str(uuid.UUID(int=0))
+Job = tuple[str, int, str]
+"""An image, the number of its claim, and where to upload it."""
+
+wishes = st.builds(
+    lambda shape, n, shared, img2img: rules.Wish(shape[0], shape[1], n, shared, img2img),
+    st.sampled_from([(64, 4), (64, 4), (512, 30), (512, 60)]),
+    st.sampled_from([1, 1, 2, 2, 3, 8]),
+    st.booleans(),
+    st.sampled_from([False, False, False, True]),
+)
+amounts = st.sampled_from([1, 3, 10, 30, 100])
+days = st.sampled_from([rules.UNLIMITED, 0, 1, 30])
+tokens = st.sampled_from([None, "a", "b"])
+
+
+def body_of(wish: rules.Wish) -> dict[str, Any]:
+    """The body that asks for it."""
+    params = {"width": wish.side, "height": wish.side, "steps": wish.steps, "n": wish.n}
+    source = {"source_image": SOURCE} if wish.img2img else {}
+    return {"prompt": "a fox", "params": params, "shared": wish.shared, **source}
+
+
+class Machine(RuleBasedStateMachine):
+    """A horde and its rules, driven side by side."""
+
+    template: dict[str, Any]
+    clients: dict[str, Any]
+
+    users = Bundle("users")
+    workers = Bundle("workers")
+    requests = Bundle("requests")
+    keys = Bundle("keys")
+    jobs = Bundle("jobs")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stack = ExitStack()
+        patch = self._stack.enter_context(pytest.MonkeyPatch.context())
+        # Ids decide the order in which things are swept: hypothesis must be able to repeat it.
+        patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=random.getrandbits(128), version=4))
+        self.horde: Cloud = self._stack.enter_context(cloud(self.template, self.clients))
+        self.horde.clock.freeze(START_MS)
+        self.model = rules.Rules(START_MS)
+        self.api_keys: dict[int, str] = {}
+        self.worker_keys: dict[int, str] = {}
+
+    # --- who there is ---------------------------------------------------------------------------
+
+    @initialize(target=users, kudos=st.lists(amounts, min_size=3, max_size=3))
+    def open(self, kudos: list[int]) -> Any:
+        found = [self._register() for _ in kudos]
+        for user, amount in zip(found, kudos, strict=True):
+            self.grant(user, amount)
+        return multiple(*found)
+
+    @initialize(target=workers)
+    def hire(self) -> Any:
+        return multiple(self._hire(self._register()), self._hire(self._register()))
+
+    @rule(target=users)
+    @precondition(lambda self: len(self.api_keys) < MOST_USERS + 2)
+    def register(self) -> int:
+        return self._register()
+
+    def _register(self) -> int:
+        user, key = self.horde.register("ada")
+        self.api_keys[user] = key
+        self.model.register(user)
+        return user
+
+    @rule(target=workers, user=users)
+    @precondition(lambda self: len(self.worker_keys) < 3)
+    def hire_user(self, user: int) -> int:
+        """Somebody who also asks for images."""
+        return self._hire(user)
+
+    def _hire(self, user: int) -> int:
+        if user not in self.worker_keys:
+            self.worker_keys[user] = self.horde.worker_key(user)
+        return user
+
+    @rule(user=users, amount=amounts.flatmap(lambda some: st.sampled_from([some, -some])))
+    def grant(self, user: int, amount: int) -> None:
+        assert self.horde.store.grant(user, amount) is self.model.grant(user, amount)
+
+    @rule(user=users)
+    @precondition(lambda self: not any(a.deleted for a in self.model.accounts.values()))
+    def delete_user(self, user: int) -> None:
+        answer = self.horde.call("DELETE /api/v2/users/{id}", key=self.api_keys[user], id=str(user))
+        assert answer.status == 200, answer
+        self.model.delete(user)
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    @rule(target=requests, user=users, wish=wishes)
+    def ask(self, user: int, wish: rules.Wish) -> Any:
+        return self._ask(self.api_keys[user], user, wish)
+
+    @rule(target=requests, wish=wishes)
+    def ask_anonymously(self, wish: rules.Wish) -> Any:
+        return self._ask(ANONYMOUS, None, wish)
+
+    @rule(target=requests, key=keys, wish=wishes)
+    def ask_with_a_shared_key(self, key: str, wish: rules.Wish) -> Any:
+        return self._ask(key, self.model.keys[key], wish)
+
+    def _ask(self, api_key: str, payer: Any, wish: rules.Wish) -> Any:
+        body = body_of(wish)
+        parsed = schema.parse(schema.GenerateRequest, body)
+        quote = pricing.quote(parsed, shared=False, baseline=BASELINE)
+        lease_s = pricing.lease_seconds(parsed.params, img2img=wish.img2img, baseline=BASELINE)
+        answer = self.horde.call("POST /api/v2/generate/async", body, key=api_key)
+        try:
+            request, total = self.model.ask(
+                payer, wish, price=quote.price, reward=quote.reward, lease_s=lease_s
+            )
+        except rules.Refused as refusal:
+            refused(answer, refusal)
+            return multiple()
+        assert (answer.status, answer.body["kudos"]) == (202, total), answer
+        stored = self.horde.store.request(answer.body["id"])
+        assert stored is not None
+        request.named(stored.id, stored.generations)
+        self.model.requests[stored.id] = request
+        return stored.id
+
+    @rule(request=requests)
+    def cancel(self, request: str) -> None:
+        answer = self.horde.cancel(request)
+        try:
+            self.model.visible(self.model.requests[request])
+        except rules.Refused as refusal:
+            refused(answer, refusal)
+            return
+        shown = self.model.requests[request].counts()
+        assert (answer.status, {name: answer.body[name] for name in shown}) == (200, shown)
+        self.model.cancel(self.model.requests[request])
+
+    @rule(request=requests)
+    def check(self, request: str) -> None:
+        self._check(self.model.requests[request])
+
+    def _check(self, request: rules.Request) -> None:
+        answer = self.horde.check(request.id)
+        try:
+            self.model.visible(request)
+        except rules.Refused as refusal:
+            refused(answer, refusal)
+            return
+        shown = request.counts()
+        assert (answer.status, {name: answer.body[name] for name in shown}) == (200, shown)
+
+    @rule(request=requests, ratings=st.lists(st.booleans(), max_size=3), best=st.booleans())
+    def rate(self, request: str, ratings: list[bool], best: bool) -> None:
+        model = self.model.requests[request]
+        shown = [image.id for image in model.images if image.state == rules.OK] or [NOBODY]
+        ratings = ratings[: len(shown)]
+        body: dict[str, Any] = {
+            "ratings": [
+                {"id": one, "rating": 8, **({"artifacts": 1} if artifacts else {})}
+                for one, artifacts in zip(shown, ratings, strict=False)
+            ]
+        }
+        if best:
+            body["best"] = shown[0]
+        answer = self.horde.call("POST /api/v2/generate/rate/{id}", body, id=request)
+        try:
+            reward = self.model.rate(model, ratings, best=best)
+        except rules.Refused as refusal:
+            refused(answer, refusal)
+            return
+        assert (answer.status, answer.body["reward"]) == (200, reward), answer
+
+    # --- drawing ----------------------------------------------------------------------------------
+
+    @rule(
+        target=jobs,
+        worker=workers,
+        amount=st.sampled_from([1, 1, 2, 4, 20]),
+        mixed=st.booleans(),
+        img2img=st.sampled_from([True, True, False]),
+    )
+    def pop(self, worker: int, amount: int, mixed: bool, img2img: bool) -> Any:
+        answer = self.horde.pop(
+            self.worker_keys[worker],
+            name=f"worker of {worker}",
+            amount=amount,
+            mixed_batch=mixed,
+            allow_img2img=img2img,
+        )
+        try:
+            self.model.caller(worker)
+        except rules.Refused as refusal:
+            refused(answer, refusal)
+            return multiple()
+        assert answer.status == 200, answer
+        if mixed and answer.body["id"]:
+            jobs = [(job["id"], job["r2_upload"]) for job in answer.body["jobs"]]
+        else:
+            jobs = list(zip(answer.body["ids"], answer.body.get("r2_uploads", []), strict=True))
+        self.model.pop(
+            worker, [one for one, _ in jobs], amount=amount, mixed=mixed, img2img=img2img
+        )
+        return multiple(*((one, self.model.image(one).claims, url) for one, url in jobs))
+
+    @rule(job=jobs)
+    def upload(self, job: Job) -> None:
+        self._upload(job)
+
+    def _upload(self, job: Job) -> None:
+        image, claim, url = job
+        self.horde.upload(url, IMAGE)
+        self.model.upload(self.model.image(image), claim)
+
+    @rule(job=jobs, state=st.sampled_from(["ok", "ok", "ok", "censored", "csam"]))
+    def deliver_image(self, job: Job, state: str) -> None:
+        """Upload and submit, however late."""
+        self._upload(job)
+        self._submit(self.model.image(job[0]).holder, job, state)
+
+    @rule(job=jobs, state=st.sampled_from(["ok", "faulted", "faulted", "censored"]))
+    def submit(self, job: Job, state: str) -> None:
+        """Submit again, or without an upload, or report a fault."""
+        self._submit(self.model.image(job[0]).holder, job, state)
+
+    @rule(job=jobs, worker=workers)
+    def submit_what_another_holds(self, job: Job, worker: int) -> None:
+        self._submit(worker, job, "ok")
+
+    def _submit(self, worker: int | None, job: Job, state: str) -> None:
+        assert worker is not None
+        answer = self.horde.submit(self.worker_keys[worker], job[0], state=state)
+        try:
+            reward = self.model.submit(worker, self.model.image(job[0]), state)
+        except rules.Refused as refusal:
+            refused(answer, refusal)
+            return
+        assert (answer.status, answer.body) == (200, {"reward": reward}), answer
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def _pass(self, seconds: int) -> None:
+        self.horde.clock.pass_seconds(seconds)
+        self.model.now_ms += seconds * 1000
+
+    @rule(seconds=st.sampled_from([1, 59, 61, 600]))
+    def wait(self, seconds: int) -> None:
+        self._pass(seconds)
+
+    @rule(job=jobs, late=st.sampled_from([-1, 0, 1]), sweeping=st.booleans())
+    def wait_for_a_lease(self, job: Job, late: int, sweeping: bool) -> None:
+        """To the very end of a lease, or a second off."""
+        seconds = self.model.image(job[0]).lease_until - self.model.now + late
+        self._pass(max(0, seconds))
+        if sweeping:
+            self.sweep()
+
+    @rule(request=requests, late=st.sampled_from([-1, 0, 1]), sweeping=st.booleans())
+    def wait_for_the_end(self, request: str, late: int, sweeping: bool) -> None:
+        """To the very end of a request, or a second off."""
+        seconds = self.model.requests[request].expires_at - self.model.now + late
+        self._pass(max(0, seconds))
+        if sweeping:
+            self.sweep()
+
+    @rule()
+    def wait_for_a_day(self) -> None:
+        self._pass(rules.DAY_S)
+
+    @rule()
+    def sweep(self) -> None:
+        self.horde.sweep()
+        self.model.sweep()
+
+    # --- what moves by itself --------------------------------------------------------------------
+
+    @rule(again=st.booleans())
+    def stream(self, again: bool) -> None:
+        self.horde.stream(again=again)
+
+    @rule(twice=st.booleans())
+    def dispatch(self, twice: bool) -> None:
+        self.horde.deliver("dispatch", twice=twice)
+
+    @rule(twice=st.booleans())
+    def share(self, twice: bool) -> None:
+        self.horde.redrive("share")
+        self.horde.deliver("share", twice=twice)
+        self.model.judge()
+        self.compare_data_set()
+
+    @rule(user=users)
+    def withdraw_all_of_a_user(self, user: int) -> None:
+        bucket = self.horde.bucket("Laion")
+        gone = operator.withdraw(self.horde.store, self.horde.s3, bucket, f"ada#{user}")
+        owner = self.model.accounts[user]
+        mine = (image for image in self.model.images if image.request.owner is owner)
+        assert gone == self.model.withdraw(mine)
+        self.compare_data_set()
+
+    @rule(job=jobs)
+    def withdraw_an_image(self, job: Job) -> None:
+        image, bucket = self.model.image(job[0]), self.horde.bucket("Laion")
+        if not image.was_shared:
+            with pytest.raises(operator.OperatorError):
+                operator.withdraw(self.horde.store, self.horde.s3, bucket, image.id)
+            return
+        gone = operator.withdraw(self.horde.store, self.horde.s3, bucket, image.id)
+        assert gone == self.model.withdraw([image])
+        self.compare_data_set()
+
+    # --- kudos between users ---------------------------------------------------------------------
+
+    @rule(sender=users, receiver=users, amount=amounts | st.sampled_from([0, -1]), once=tokens)
+    def transfer(self, sender: int, receiver: int, amount: int, once: str | None) -> None:
+        target = self.model.accounts[receiver]
+        self._transfer(sender, f"ada#{receiver}", target, amount, once)
+
+    @rule(sender=users, key=keys, amount=amounts, once=tokens)
+    def transfer_to_a_shared_key(
+        self, sender: int, key: str, amount: int, once: str | None
+    ) -> None:
+        self._transfer(sender, key, self.model.keys[key], amount, once)
+
+    def _transfer(self, sender: int, name: str, target: Any, amount: int, once: str | None) -> None:
+        answer = self._move("transfer", sender, name, amount, once)
+        try:
+            self.model.transfer(sender, target, amount, once)
+        except rules.Refused as refusal:
+            refused(answer, refusal)
+            return
+        assert (answer.status, answer.body) == (200, {"transferred": amount}), answer
+
+    @rule(giver=st.just(1) | users, receiver=users, amount=amounts, once=tokens)
+    def award(self, giver: int, receiver: int, amount: int, once: str | None) -> None:
+        answer = self._move("award", giver, f"ada#{receiver}", amount, once)
+        try:
+            self.model.award(giver, receiver, amount, once)
+        except rules.Refused as refusal:
+            refused(answer, refusal)
+            return
+        assert (answer.status, answer.body) == (200, {"awarded": amount}), answer
+
+    def _move(self, what: str, user: int, name: str, amount: int, once: str | None) -> Reply:
+        return self.horde.call(
+            f"POST /api/v2/kudos/{what}",
+            {"username": name, "amount": amount},
+            key=self.api_keys[user],
+            headers={"idempotency-key": once} if once else None,
+        )
+
+    # --- shared keys -----------------------------------------------------------------------------
+
+    @rule(target=keys, user=users, budget=st.just(rules.UNLIMITED) | amounts, expiry=days)
+    def add_key(self, user: int, budget: int, expiry: int) -> Any:
+        wish = {"name": "a key", "kudos": budget, "expiry": expiry}
+        answer = self.horde.call("PUT /api/v2/sharedkeys", wish, key=self.api_keys[user])
+        try:
+            key = self.model.add_key(user, budget, expiry)
+        except rules.Refused as refusal:
+            refused(answer, refusal)
+            return multiple()
+        assert answer.status == 200, answer
+        key.id = answer.body["id"]
+        self.model.keys[key.id] = key
+        return key.id
+
+    @rule(
+        key=keys,
+        by=st.none() | users,
+        budget=st.none() | amounts | st.sampled_from([0, rules.UNLIMITED]),
+        expiry=st.none() | days,
+    )
+    def change_key(self, key: str, by: int | None, budget: int | None, expiry: int | None) -> None:
+        """Mostly by its owner."""
+        model = self.model.keys[key]
+        user = model.owner.id if by is None else by
+        answer = self.horde.call(
+            "PATCH /api/v2/sharedkeys/{id}",
+            {"kudos": budget, "expiry": expiry},
+            key=self.api_keys[user],
+            id=key,
+        )
+        try:
+            self.model.change_key(user, model, budget=budget, days=expiry)
+        except rules.Refused as refusal:
+            refused(answer, refusal)
+            return
+        assert answer.status == 200, answer
+
+    @rule(key=keys)
+    def delete_key(self, key: str) -> None:
+        model = self.model.keys[key]
+        answer = self.horde.call(
+            "DELETE /api/v2/sharedkeys/{id}", key=self.api_keys[model.owner.id], id=key
+        )
+        try:
+            self.model.remove_key(model.owner.id, model)
+        except rules.Refused as refusal:
+            refused(answer, refusal)
+            return
+        assert answer.status == 200, answer
+
+    # --- what is compared ------------------------------------------------------------------------
+
+    @invariant()
+    def compare(self) -> None:
+        """The table is what the rules say."""
+        kinds: dict[str, list[Any]] = {
+            kind: [] for kind in ("USER", "REQUEST", "GENERATION", "SHAREDKEY")
+        }
+        for item in self.horde.items():
+            kinds.get(item["sk"]["S"], []).append(item)
+        users = [store.from_item(User, item) for item in kinds["USER"]]
+        assert {one.id: (one.kudos, one.deleted) for one in users} == {
+            one.id: (one.kudos, one.deleted) for one in self.model.accounts.values()
+        }
+        requests = [store.from_item(Request, item) for item in kinds["REQUEST"]]
+        assert {
+            one.id: (one.cancelled, one.faulted, one.forgiven, one.expires_at, one.shared)
+            for one in requests
+        } == {
+            one.id: (one.cancelled, one.faulted, one.forgiven, one.expires_at, one.shared)
+            for one in self.model.requests.values()
+        }
+        images = [store.from_item(Generation, item) for item in kinds["GENERATION"]]
+        assert {one.id: (str(one.state), one.attempt, one.worker_user) for one in images} == {
+            one.id: (one.state, one.claims, one.holder) for one in self.model.images
+        }
+        keys = [store.from_item(SharedKey, item) for item in kinds["SHAREDKEY"]]
+        assert {one.id: (one.kudos, one.utilized, one.expires_at) for one in keys} == {
+            one.id: (one.budget, one.used, one.expires_at)
+            for one in self.model.keys.values()
+            if not one.removed
+        }
+
+    def compare_data_set(self) -> None:
+        """The LAION bucket holds exactly what was shared and not withdrawn."""
+        found = [key.rpartition("/")[2] for key in self.horde.laion()]
+        assert sorted(found) == sorted(
+            f"{image}.{kind}" for image in self.model.data_set for kind in ("webp", "json")
+        )
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        try:
+            if sys.exc_info()[0] is None:
+                self._let_all_end()
+        finally:
+            self._stack.close()
+
+    def _let_all_end(self) -> None:
+        """Workers go, time passes; then everything is settled."""
+        for _ in range(3):
+            self._pass(rules.LIFE_S)
+            self.sweep()
+        for request in self.model.requests.values():
+            assert not request.count(rules.WAITING, rules.PROCESSING)
+            self._check(request)
+        self.compare()
+        assert list(self.horde.store.due(self.model.now + rules.DAY_S)) == []
+        self.share(twice=True)
+        self.horde.stream(again=True)
+        self.horde.stream(again=True)
+        assert self.horde.pending["share"] == []
+        assert self.horde.uncounted == []
+        total = self.horde.call("GET /api/v2/stats/img/totals").body["total"]
+        assert total["images"] == self.model.delivered
+        for account in self.model.accounts.values():
+            ledger = [(entry["kind"], entry["amount"]) for entry in self.horde.ledger(account.id)]
+            assert sorted(ledger) == sorted(account.moves)
+        self.horde.audit()
+
+
+def refused(answer: Reply, refusal: rules.Refused) -> None:
+    assert 400 <= answer.status < 500, answer
+    assert answer.body.get("rc") == refusal.rc, (answer, refusal)
+
+
+def run(template: dict[str, Any], clients: dict[str, Any], examples: int, steps: int) -> None:
+    machine = type("Driven", (Machine,), {"template": template, "clients": clients})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize="FUZZ" not in os.environ,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_the_horde_keeps_the_rules_in_any_order(
+    template: dict[str, Any], clients: dict[str, Any]
+) -> None:
+    run(template, clients, examples=4, steps=30)
+
+
+@pytest.mark.slow
+def test_the_horde_keeps_the_rules_in_any_order_for_longer(
+    template: dict[str, Any], clients: dict[str, Any]
+) -> None:
+    run(template, clients, examples=EXAMPLES, steps=50)

@@ -1,0 +1,202 @@
+"""The handlers in many threads against a table that is really shared: races, without cold starts.
+
+The table and the buckets are made from the synthesized template, beside those of the deployed
+stack, in MiniStack: it runs one operation after the other, each whole, and those of different
+threads in any order between them. What it never does, refuse a transaction for another one or lose
+an answer, ``Wire`` does.
+"""
+
+import importlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import boto3
+import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.config import Config
+from botocore.exceptions import ReadTimeoutError
+
+from horde import aws, fleet, rates, store
+from tests.support import template as templates
+from tests.support.cloud import REGION, Cloud, FakeRunPod
+
+T = TypeVar("T")
+FUNCTIONS = ("generate", "status", "sweep", "transfer", "users", "worker")
+THREADS = 32
+
+
+class Wire:
+    """Sends requests on, and does to writes what DynamoDB does and MiniStack does not.
+
+    ``flight_s``: transactions take so long, and what meets one on an item of its is refused.
+    ``conflict``: of the transactions every so manieth is refused so, whatever it meets.
+    ``lose``: of the transactions every so manieth is applied, and its answer never comes.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self._inner, self._lock = inner, threading.Lock()
+        self._flying: set[str] = set()
+        self.flight_s = 0.0
+        self.conflict = self.lose = self.transactions = self.conflicts = self.lost = 0
+
+    @contextmanager
+    def bad(self, *, flight_s: float = 0, conflict: int = 0, lose: int = 0) -> Iterator["Wire"]:
+        """Misbehave for a while."""
+        self.flight_s, self.conflict, self.lose = flight_s, conflict, lose
+        self.transactions = self.conflicts = self.lost = 0
+        try:
+            yield self
+        finally:
+            self.flight_s, self.conflict, self.lose = 0, 0, 0
+
+    def send(self, request: Any) -> Any:
+        """Send one HTTP request."""
+        target = request.headers.get("X-Amz-Target", b"")
+        kind = (target.decode() if isinstance(target, bytes) else target).rpartition(".")[2]
+        if kind == "TransactWriteItems":
+            return self._transaction(request)
+        if self._flying and kind in {"UpdateItem", "PutItem", "DeleteItem"}:
+            with self._lock:
+                meets = bool(_keys(json.loads(request.body)) & self._flying)
+                self.conflicts += meets
+            if meets:
+                return _refusal(request, "TransactionConflictException")
+        return self._inner.send(request)
+
+    def _transaction(self, request: Any) -> Any:
+        parts = json.loads(request.body)["TransactItems"]
+        keys = set().union(*(_keys(*part.values()) for part in parts))
+        with self._lock:
+            self.transactions += 1
+            meets = bool(keys & self._flying)
+            meets |= self.conflict > 0 and self.transactions % self.conflict == 0
+            lose = not meets and self.lose > 0 and self.transactions % self.lose == 0
+            self.conflicts += meets
+            self.lost += lose
+            if self.flight_s and not meets:
+                self._flying |= keys
+        if meets:
+            reasons = [{"Code": "TransactionConflict"}, *[{"Code": "None"}] * (len(parts) - 1)]
+            return _refusal(request, "TransactionCanceledException", CancellationReasons=reasons)
+        time.sleep(self.flight_s)
+        try:
+            answer = self._inner.send(request)
+        finally:
+            if self.flight_s:
+                with self._lock:
+                    self._flying -= keys
+        if lose:
+            raise ReadTimeoutError(endpoint_url=request.url)
+        return answer
+
+    def close(self) -> None:
+        """Do as it does."""
+        self._inner.close()
+
+
+def _keys(part: dict[str, Any]) -> set[str]:
+    key = part.get("Key") or part["Item"]
+    return {f"{key['pk']['S']} {key['sk']['S']}"}
+
+
+def _refusal(request: Any, code: str, **more: Any) -> AWSResponse:
+    body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "Message": code, **more}
+    headers: Any = {"Content-Type": "application/x-amz-json-1.0"}
+    return AWSResponse(request.url, 400, headers, _Raw(json.dumps(body).encode()))
+
+
+class _Raw:
+    """A body, read once."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def stream(self, **_: Any) -> Iterator[bytes]:
+        yield self._body
+
+
+class Arena(Cloud):
+    """A ``Cloud`` whose table is MiniStack's and whose handlers run in threads."""
+
+    wire: Wire
+
+    def _make(self) -> None:
+        self._make_table(f"races-{uuid4().hex[:8]}")
+        for name in templates.of_type(self.template, "AWS::S3::Bucket"):
+            self.names[name] = f"{self.table}-{name.lower()}"[:63]
+            self.s3.create_bucket(Bucket=self.names[name])
+
+    def bucket(self, part: str) -> str:
+        """Return the name of the bucket whose logical id starts so."""
+        return next(made for name, made in self.names.items() if name.startswith(part))
+
+    def invoke(self, file: str, event: dict[str, Any]) -> Any:
+        """Run one handler; its environment is set for all of them, by ``arena``."""
+        return importlib.import_module(file).handler(event, None)
+
+    def remove(self) -> None:
+        """Delete the table: its rows are read by nobody else."""
+        self.db.delete_table(TableName=self.table)
+
+
+@contextmanager
+def arena(template: dict[str, Any], endpoint: str) -> Iterator[Arena]:
+    """Make an arena in a MiniStack."""
+    config = Config(max_pool_connections=2 * THREADS)
+    with FakeRunPod().serving() as fake, pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ENDPOINT_URL_S3": endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+        }.items():
+            patch.setenv(name, value)
+        plain, one_thread = aws._client, aws._CONFIG
+
+        def wide(name: str, given: Config = one_thread, **more: Any) -> Any:
+            return plain(name, given.merge(config), **more)
+
+        patch.setattr(aws, "_client", wide)
+        aws.forget()
+        session: Any = boto3.Session(region_name=REGION)
+        names = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm")
+        clients = {name: session.client(name, config=config) for name in names}
+        made = Arena(template, clients, fake)
+        for file in FUNCTIONS:
+            for name, value in made.environment(file).items():
+                patch.setenv(name, value)
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        rates.forget()
+        fleet.forget()
+        aws.s3()  # made here: clients are not made in threads
+        client: Any = aws.dynamodb()
+        made.wire = Wire(client._endpoint.http_session)
+        client._endpoint.http_session = made.wire
+        made.store = store.connect(made.table)
+        for file in FUNCTIONS:
+            importlib.import_module(file)
+        patch.setattr("horde.clock.now_ms", made.clock.now_ms)
+        yield made
+        made.remove()
+    aws.forget()
+
+
+def at_once(*calls: Callable[[], T]) -> list[T]:
+    """Start all calls at the same moment, each in a thread of its own; returns their answers."""
+    barrier = threading.Barrier(len(calls))
+
+    def start(call: Callable[[], T]) -> T:
+        barrier.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(start, call) for call in calls]]

@@ -1,0 +1,553 @@
+"""The rules of the horde a second time, from the README and the Horde's API, with no table.
+
+One thread, plain dictionaries, time as a number: what the handlers must come to, however they are
+driven. Of the code under test it knows only ``pricing.quote``, as a number that it is given.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+FLOOR = 14
+"""Kudos of a new account; no balance falls under them."""
+ANONYMOUS_STANDING = -50
+TAX_SHARED, TAX_PRIVATE = 1, 3
+LIFE_S = 20 * 60
+MINUTE_S = 60
+DAY_S = 24 * 3600
+MOST_FAULTS = 3
+MOST_WAITING = 30
+MOST_KEYS = 3
+USUAL_STEPS = 40
+AWARDER = 1
+WINDOW = 32
+"""Waiting images that a pop looks at together."""
+UNLIMITED = -1
+
+WAITING, PROCESSING, OK, CENSORED = "waiting", "processing", "ok", "censored"
+FAULTED, CANCELLED, EXPIRED = "faulted", "cancelled", "expired"
+
+
+class Refused(Exception):  # noqa: N818 - an answer
+    """The horde says no, with this ``rc``."""
+
+    def __init__(self, rc: str) -> None:
+        super().__init__(rc)
+        self.rc = rc
+
+
+@dataclass
+class Account:
+    """Somebody with kudos, and what moved them."""
+
+    id: int
+    kudos: int = FLOOR
+    deleted: bool = False
+    moves: list[tuple[str, int]] = field(default_factory=lambda: [("FLOOR_ADJUSTMENT", FLOOR)])
+
+    @property
+    def spendable(self) -> int:
+        return max(0, self.kudos - FLOOR)
+
+    def move(self, kind: str, amount: int) -> None:
+        self.kudos += amount
+        self.moves.append((kind, amount))
+
+
+@dataclass
+class SharedKey:
+    """Lets others spend an account's kudos."""
+
+    id: str
+    owner: Account
+    budget: int
+    expires_at: int | None
+    used: int = 0
+    removed: bool = False
+
+    def spend(self, amount: int) -> None:
+        """Spend, or get back where negative."""
+        self.used += amount
+        if self.budget != UNLIMITED:
+            self.budget -= amount
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for."""
+
+    side: int = 64
+    steps: int = 4
+    n: int = 1
+    shared: bool = False
+    img2img: bool = False
+
+    @property
+    def heavy(self) -> bool:
+        """Whether it must be paid in full; image-to-image computes 0.8 of its steps."""
+        return self.steps * (0.8 if self.img2img else 1) > USUAL_STEPS
+
+
+@dataclass
+class Image:
+    """One image of a request."""
+
+    id: str
+    request: "Request"
+    state: str = WAITING
+    claims: int = 0
+    holder: int | None = None
+    """Whose worker took it last."""
+    lease_until: int = 0
+    uploads: set[int] = field(default_factory=set)
+    """Claims whose worker has uploaded a file."""
+    was_shared: bool = False
+
+    @property
+    def failed_claims(self) -> int:
+        return self.claims - (self.state in {PROCESSING, OK, CENSORED})
+
+
+@dataclass
+class Request:
+    """What was asked for, and what was paid for it."""
+
+    owner: Account | None
+    wish: Wish
+    price: int
+    tax: int
+    reward: int
+    shared: bool
+    forgiven: int
+    key: SharedKey | None
+    rank: int
+    """Its place in the queue: best is largest."""
+    lease_s: int
+    expires_at: int
+    id: str = ""
+    images: list[Image] = field(default_factory=list)
+    cancelled: bool = False
+    faulted: bool = False
+    rated: bool = False
+
+    def named(self, request_id: str, image_ids: Iterable[str]) -> None:
+        """Take the ids that the horde gave."""
+        self.id = request_id
+        self.images = [Image(one, self) for one in image_ids]
+
+    def count(self, *states: str) -> int:
+        return sum(image.state in states for image in self.images)
+
+    @property
+    def done(self) -> bool:
+        return self.faulted or not self.count(WAITING, PROCESSING)
+
+    @property
+    def cost(self) -> int:
+        """Kudos that were consumed so far."""
+        return self.count(OK) * (self.price + self.tax) + self.count(CENSORED) * self.tax
+
+    def counts(self) -> dict[str, int | bool]:
+        """Return what ``check`` shows."""
+        return {
+            "finished": self.count(OK, CENSORED),
+            "processing": self.count(PROCESSING),
+            "waiting": self.count(WAITING),
+            "restarted": sum(image.failed_claims for image in self.images),
+            "done": self.done,
+            "faulted": self.faulted,
+            "kudos": self.cost,
+        }
+
+
+class Rules:
+    """A horde as it should be. ``now_ms`` is set by whoever moves the clock."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+        self.accounts: dict[int, Account] = {}
+        self.keys: dict[str, SharedKey] = {}
+        self.requests: dict[str, Request] = {}
+        self.uploads: list[tuple[Image, int]] = []
+        """Uploads that nobody has judged yet, by their claim."""
+        self.data_set: set[str] = set()
+        self.delivered = 0
+        self._done: dict[tuple[int, str], tuple[object, int]] = {}
+        self._sent: dict[frozenset[int], tuple[int, int]] = {}
+
+    @property
+    def now(self) -> int:
+        return self.now_ms // 1000
+
+    @property
+    def images(self) -> Iterator[Image]:
+        return (image for request in self.requests.values() for image in request.images)
+
+    def image(self, image_id: str) -> Image:
+        return next(image for image in self.images if image.id == image_id)
+
+    # --- accounts -------------------------------------------------------------------------------
+
+    def register(self, user_id: int) -> Account:
+        self.accounts[user_id] = Account(user_id)
+        return self.accounts[user_id]
+
+    def caller(self, user_id: int) -> Account:
+        account = self.accounts[user_id]
+        if account.deleted:
+            raise Refused("DeletedUser")
+        return account
+
+    def delete(self, user_id: int) -> None:
+        self.caller(user_id).deleted = True
+
+    def grant(self, user_id: int, amount: int) -> bool:
+        """The operator's hand; it takes no more than there is above the floor."""
+        account = self.accounts[user_id]
+        if amount < 0 and account.spendable < -amount:
+            return False
+        account.move("ADMIN_ADJUSTMENT", amount)
+        return True
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        payer: int | SharedKey | None,
+        wish: Wish,
+        *,
+        price: int,
+        reward: int,
+        lease_s: int,
+    ) -> tuple[Request, int]:
+        """Ask for images; returns the request, still without ids, and what it says it costs.
+
+        ``payer``: an account, a shared key, or nobody.
+        """
+        key = payer if isinstance(payer, SharedKey) else None
+        owner = self._spender(payer)
+        shared = not wish.img2img and (owner is None or wish.shared)
+        tax = TAX_SHARED if shared else TAX_PRIVATE
+        total = (price + tax) * wish.n
+        if owner is not None and self._waiting_of(owner) + wish.n > MOST_WAITING:
+            raise Refused("TooManyPrompts")
+        if key is not None and key.budget != UNLIMITED and key.budget < total:
+            raise Refused("SharedKeyInsufficientKudos")
+        if wish.heavy and (0 if owner is None else owner.spendable) < total:
+            raise Refused("KudosUpfront")
+        standing = ANONYMOUS_STANDING if owner is None else owner.kudos
+        paid = total if owner is None else min(total, owner.spendable)
+        if owner is not None:
+            owner.move("GENERATION", -paid)
+        if key is not None:
+            key.spend(paid)
+        request = Request(
+            owner=owner,
+            wish=wish,
+            price=price,
+            tax=tax,
+            reward=reward,
+            shared=shared,
+            forgiven=total - paid,
+            key=key,
+            rank=standing * 1000 - 5 * self.now_ms,
+            lease_s=lease_s,
+            expires_at=self.now + LIFE_S,
+        )
+        return request, total
+
+    def _spender(self, payer: int | SharedKey | None) -> Account | None:
+        if not isinstance(payer, SharedKey):
+            return None if payer is None else self.caller(payer)
+        if payer.removed:
+            raise Refused("InvalidAPIKey")
+        if payer.owner.deleted:
+            raise Refused("DeletedUser")
+        if payer.expires_at is not None and payer.expires_at <= self.now:
+            raise Refused("SharedKeyExpired")
+        if payer.budget == 0:
+            raise Refused("SharedKeyEmpty")
+        return payer.owner
+
+    def _waiting_of(self, owner: Account) -> int:
+        return sum(i.state == WAITING and i.request.owner is owner for i in self.images)
+
+    def visible(self, request: Request) -> None:
+        if request.expires_at <= self.now:
+            raise Refused("RequestNotFound")
+
+    def cancel(self, request: Request) -> None:
+        """Cancel what waits; what a worker holds is delivered and charged."""
+        self.visible(request)
+        if request.count(WAITING, PROCESSING):
+            request.cancelled = True
+            self._end_waiting(request, CANCELLED)
+
+    def _end_waiting(self, request: Request, state: str) -> None:
+        for image in request.images:
+            if image.state == WAITING:
+                self._end(image, state)
+
+    def _end(self, image: Image, state: str) -> None:
+        image.state = state
+        request = image.request
+        self._give_back(request, request.price + request.tax)
+
+    def _give_back(self, request: Request, amount: int) -> None:
+        """What was forgiven was never paid: it comes off first."""
+        if request.owner is None:
+            return
+        off = min(amount, request.forgiven)
+        request.forgiven -= off
+        request.owner.move("REFUND", amount - off)
+        if request.key is not None and not request.key.removed:
+            request.key.spend(off - amount)
+
+    # --- workers --------------------------------------------------------------------------------
+
+    def pop(
+        self, owner_id: int, taken: list[str], *, amount: int, mixed: bool, img2img: bool
+    ) -> None:
+        """Assert that a worker was given what it should get, and let it hold that."""
+        fits = [
+            image
+            for image in self.images
+            if image.state == WAITING and (img2img or not image.request.wish.img2img)
+        ]
+        own = [i for i in fits if i.request.owner is self.accounts[owner_id]]
+        choice = own or fits
+        if not choice:
+            assert taken == []
+            return
+        assert taken, "something waits"
+        images = [self.image(one) for one in taken]
+        lead = images[0]
+        assert lead in choice
+        assert lead.request.rank == max(image.request.rank for image in choice)
+        mates = [
+            image
+            for image in choice
+            if image is not lead
+            and _look(image) == _look(lead)
+            and (mixed or image.request is lead.request)
+        ]
+        assert len(set(taken)) == len(taken)
+        assert all(image in mates for image in images[1:])
+        if len(fits) <= WINDOW:
+            assert len(taken) == min(amount, 1 + len(mates))
+            left = [image.request.rank for image in mates if image not in images]
+            worst = min(image.request.rank for image in images)
+            assert not left or worst >= max(left)
+        assert len(taken) <= amount
+        for image in images:
+            image.state, image.claims, image.holder = PROCESSING, image.claims + 1, owner_id
+            image.lease_until = self.now + image.request.lease_s
+            image.request.expires_at = self.now + LIFE_S
+
+    def upload(self, image: Image, claim: int) -> None:
+        image.uploads.add(claim)
+        self.uploads.append((image, claim))
+
+    def submit(self, owner_id: int, image: Image, state: str) -> int:
+        """Hand an image in; returns the reward."""
+        self.caller(owner_id)
+        if image.holder is not None and image.holder != owner_id:
+            raise Refused("WrongCredentials")
+        if image.state in {OK, CENSORED}:
+            raise Refused("DuplicateGen")
+        if image.state != PROCESSING:
+            raise Refused("AbortedGen")
+        request = image.request
+        if state == "faulted":
+            self._fault(image)
+            return 0
+        if image.claims not in image.uploads:
+            raise Refused("BadRequest")
+        image.state = OK if state == "ok" else CENSORED
+        self.delivered += 1
+        self.accounts[owner_id].move("REWARD", request.reward)
+        if image.state == CENSORED:
+            self._give_back(request, request.price)
+        request.expires_at = self.now + LIFE_S
+        return request.reward
+
+    def _fault(self, image: Image) -> None:
+        """A worker gave up or went silent."""
+        request = image.request
+        if request.cancelled:
+            self._end(image, CANCELLED)
+        elif request.expires_at <= self.now:
+            self._end(image, EXPIRED)
+        elif request.faulted or image.claims >= MOST_FAULTS:
+            request.faulted = True
+            self._end(image, FAULTED)
+            self._end_waiting(request, FAULTED)
+        else:
+            image.state = WAITING
+
+    def sweep(self) -> None:
+        """Leases end, then requests."""
+        for image in self.images:
+            if image.state == PROCESSING and image.lease_until <= self.now:
+                self._fault(image)
+        for request in self.requests.values():
+            if request.expires_at <= self.now:
+                ended = {request.cancelled: CANCELLED, request.faulted: FAULTED}
+                self._end_waiting(request, ended.get(True, EXPIRED))
+
+    # --- the data set -----------------------------------------------------------------------------
+
+    def judge(self) -> None:
+        """Share what was uploaded, delivered and may be shared; wait for what is not decided."""
+        left = []
+        for image, claim in self.uploads:
+            if not image.request.shared or claim != image.claims:
+                continue
+            if image.state == PROCESSING:
+                left.append((image, claim))
+            elif image.state == OK and not image.was_shared:
+                image.was_shared = True
+                self.data_set.add(image.id)
+        self.uploads = left
+
+    def withdraw(self, images: Iterable[Image]) -> int:
+        """Take images back, for good; returns how many."""
+        gone = {image.id for image in images} & self.data_set
+        self.data_set -= gone
+        return len(gone)
+
+    def rate(self, request: Request, ratings: list[bool], *, best: bool) -> int:
+        """Rate the first images, each with or without artifacts, or name the best.
+
+        Returns the owner's reward.
+        """
+        self.visible(request)
+        if not ratings and not best:
+            raise Refused("AestheticsMissing")
+        if not request.shared:
+            raise Refused("AestheticsNotPublic")
+        if not request.done:
+            raise Refused("AestheticsNotCompleted")
+        if not request.count(OK):
+            raise Refused("ProcGenNotFound")
+        if best and not ratings and request.count(OK) == 1:
+            raise Refused("AestheticsSolo")
+        if request.rated:
+            raise Refused("AestheticsAlreadyExist")
+        request.rated = True
+        if request.owner is None:
+            return 0
+        earned = sum(10 if artifacts else 5 for artifacts in ratings) if ratings else 15
+        reward = max(0, min(earned, request.cost - request.forgiven - 1))
+        if reward:
+            request.owner.move("AWARD", reward)
+        return reward
+
+    # --- kudos between users ---------------------------------------------------------------------
+
+    def transfer(
+        self, sender_id: int, target: Account | SharedKey, amount: int, once: str | None
+    ) -> None:
+        """Give kudos to a user, or to what a shared key may spend."""
+        sender = self.caller(sender_id)
+        body = ("transfer", target.id, amount)
+        if self._was_done(sender, once, body):
+            return
+        key = target if isinstance(target, SharedKey) else None
+        if key is not None and key.removed:
+            raise Refused("InvalidTargetUsername")
+        if key is not None and key.expires_at is not None and key.expires_at <= self.now:
+            raise Refused("SharedKeyExpired")
+        receiver = target.owner if isinstance(target, SharedKey) else target
+        self._check_amount(amount)
+        if receiver is sender:
+            raise Refused("KudosTransferToSelf")
+        if receiver.deleted:
+            raise Refused("DeletedUser")
+        pair = frozenset((sender.id, receiver.id))
+        giver, at = self._sent.get(pair, (0, 0))
+        if giver == receiver.id and at > self.now - MINUTE_S:
+            raise Refused("TooFastKudosTransfers")
+        if amount > sender.spendable:
+            raise Refused("KudosTransferNotEnough")
+        sender.move("TRANSFER", -amount)
+        receiver.move("TRANSFER", amount)
+        if key is not None and key.budget != UNLIMITED:
+            key.budget += amount
+        self._sent[pair] = (sender.id, self.now)
+        self._remember(sender, once, body)
+
+    def award(self, giver_id: int, receiver_id: int, amount: int, once: str | None) -> None:
+        """New kudos, by the first account alone."""
+        giver = self.caller(giver_id)
+        if giver.id != AWARDER:
+            raise Refused("NotAllowedAwards")
+        body = ("award", receiver_id, amount)
+        if self._was_done(giver, once, body):
+            return
+        receiver = self.accounts[receiver_id]
+        self._check_amount(amount)
+        if receiver is giver:
+            raise Refused("KudosTransferToSelf")
+        if receiver.deleted:
+            raise Refused("DeletedUser")
+        receiver.move("AWARD", amount)
+        self._remember(giver, once, body)
+
+    def _check_amount(self, amount: int) -> None:
+        if amount < 0:
+            raise Refused("NegativeKudosTransfer")
+        if amount == 0:
+            raise Refused("InvalidKudosTransferAmount")
+
+    def _was_done(self, account: Account, once: str | None, body: object) -> bool:
+        if once is None:
+            return False
+        before, until = self._done.get((account.id, once), (None, 0))
+        if until <= self.now:
+            return False
+        if before != body:
+            raise Refused("IdempotencyKeyConflict")
+        return True
+
+    def _remember(self, account: Account, once: str | None, body: object) -> None:
+        if once is not None:
+            self._done[account.id, once] = (body, self.now + DAY_S)
+
+    # --- shared keys -----------------------------------------------------------------------------
+
+    def add_key(self, owner_id: int, budget: int, days: int) -> SharedKey:
+        """Make a shared key, still without its id."""
+        owner = self.caller(owner_id)
+        if sum(key.owner is owner and not key.removed for key in self.keys.values()) == MOST_KEYS:
+            raise Refused("Forbidden")
+        return SharedKey("", owner, budget, self._end_of(days))
+
+    def change_key(
+        self, owner_id: int, key: SharedKey, *, budget: int | None, days: int | None
+    ) -> None:
+        self._own(owner_id, key)
+        if budget is None and days is None:
+            raise Refused("NoSharedKeyModSelected")
+        if budget is not None:
+            key.budget = budget
+        if days is not None:
+            key.expires_at = self._end_of(days)
+
+    def remove_key(self, owner_id: int, key: SharedKey) -> None:
+        self._own(owner_id, key)
+        key.removed = True
+
+    def _own(self, owner_id: int, key: SharedKey) -> None:
+        caller = self.caller(owner_id)
+        if key.removed:
+            raise Refused("SharedKeyNotFound")
+        if key.owner is not caller:
+            raise Refused("NotOwner")
+
+    def _end_of(self, days: int) -> int | None:
+        return None if days == UNLIMITED else self.now + days * DAY_S
+
+
+def _look(image: Image) -> tuple[int, int, bool]:
+    wish = image.request.wish
+    return wish.side, wish.steps, wish.img2img
