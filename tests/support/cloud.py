@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import boto3
@@ -26,6 +26,8 @@ from PIL import Image
 
 from horde import aws, clock, fleet, rates, runpod, store
 from tests.support import template as templates
+
+C = TypeVar("C", bound="Cloud")
 
 ANONYMOUS = "0000000000"
 REGION = "us-east-1"
@@ -569,16 +571,23 @@ def moto_clients() -> Iterator[dict[str, Any]]:
         aws.forget()
 
 
-@contextmanager
-def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
-    """Make a cloud for one test, from nothing."""
-    requests.post("http://motoapi.amazonaws.com/moto-api/reset", timeout=5)
+def new_processes() -> None:
+    """Forget what the functions' processes remember, as new ones do."""
     runpod.connect.cache_clear()
     aws.forget_settings()
     rates.forget()
     fleet.forget()
     importlib.import_module("fleet")._kept.clear()
+
+
+@contextmanager
+def cloud(
+    template: dict[str, Any], clients: dict[str, Any], kind: type[C] = Cloud
+) -> Iterator[C]:
+    """Make a cloud for one test, from nothing."""
+    requests.post("http://motoapi.amazonaws.com/moto-api/reset", timeout=5)
+    new_processes()
     with FakeRunPod().serving() as fake, pytest.MonkeyPatch.context() as patch:
-        made = Cloud(template, clients, fake)
+        made = kind(template, clients, fake)
         patch.setattr(clock, "now_ms", made.clock.now_ms)
         yield made

@@ -1,0 +1,377 @@
+"""Crash points: every flow, cut at every call in every way; then the system helps itself.
+
+A flow prepares a world and acts in it. Its act is run once whole, which records the calls its
+functions make; then once for each crash point, from the same world. After the cut nobody helps but
+those who would: clients that ask again (or do not), queues and streams that deliver again, the
+minutely sweep, a GPU for each ticket that RunPod has. Then ``proof.wrong_in`` looks at everything.
+
+Worlds are moto's memory, kept as bytes: to go back to one costs milliseconds. Two points that leave
+the same world behind are recovered once.
+"""
+
+import hashlib
+import io
+import json
+import pickle
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import requests
+import urllib3
+from moto.backends import get_backend
+from moto.dynamodb.models.table import StreamShard, Table
+
+from horde import model, store
+from horde.model import OPEN, REQUEST_LIFE_S, Generation, State
+from tests.support import proof
+from tests.support.cloud import Cloud, Reply, cloud, new_processes, webp
+from tests.support.cuts import Dead, Made, Point, Wire, hooked, points, seeded
+
+START_MS = 1_800_000_000_000
+HOOK = "https://93.184.216.34"
+"""A client's webhook; nobody is called."""
+ROUNDS = 14
+TRIES = 3
+"""How often a client that asks again asks."""
+MINUTE_S = 61
+Facts = dict[str, Any]
+BACKENDS = ("dynamodb", "sqs", "s3")
+OURS = ("pending", "dead", "dead_records", "uncounted", "told", "heard", "serial", "gpu_key", "gpu_owner")
+"""What a world keeps beside moto."""
+
+
+class World(Cloud):
+    """A cloud whose processes can die, and that can be put back to what it was."""
+
+    def __init__(self, *args: Any) -> None:
+        self.wire, self.random = Wire(), random.Random(0)
+        self.told: list[str] = []
+        """The images whose webhooks were called."""
+        self.heard: list[Reply] = []
+        """What the flow's clients were answered at last."""
+        self.serial = 0
+        """Counts the runs of functions: each has ids of its own, the same in every run."""
+        self.repeats = True
+        """Whether clients ask again when they are answered 5xx or not at all."""
+        self.gpu_key = self.gpu_owner = ""
+        super().__init__(*args)
+        self.clock.freeze(START_MS)
+
+    # --- processes that die -------------------------------------------------------------------
+
+    def invoke(self, file: str, event: dict[str, Any]) -> Any:
+        """Run one Lambda; if it dies, answer as what called it would take it."""
+        self.serial += 1
+        self.random.seed(self.serial)
+        random.seed(self.serial)
+        with self.wire.inside(file):
+            try:
+                return super().invoke(file, event)
+            except Dead:
+                new_processes()
+        records = event.get("Records", [])
+        if "routeKey" in event:
+            headers = {"Content-Type": "application/json"}
+            return {"statusCode": 500, "headers": headers, "body": '{"message":"Internal"}'}
+        if records and "dynamodb" in records[0]:
+            first = records[0]["dynamodb"]["SequenceNumber"]
+            return {"batchItemFailures": [{"itemIdentifier": first}]}
+        return {"batchItemFailures": [{"itemIdentifier": r["messageId"]} for r in records]}
+
+    def ask(self, send: Callable[[], Reply]) -> Reply:
+        """Send as a client does, again while it is answered 5xx if it is one that repeats."""
+        for _ in range(TRIES if self.repeats else 1):
+            reply = send()
+            if reply.status < 500:
+                break
+        self.heard.append(reply)
+        return reply
+
+    def sweep_once(self) -> None:
+        """Run the sweep as its minute does: nobody hears of what it raises but the alarm."""
+        try:
+            self.sweep()
+        except Exception:  # noqa: BLE001 - the next minute's sweep is not so lucky: it is proven
+            if not self.wire.armed:
+                raise
+
+    def put(self, url: str) -> bool:
+        """PUT an image as a worker does, with its own tries; says whether it was answered."""
+        for _ in range(TRIES if self.repeats else 1):
+            try:
+                with self.wire.inside("gpu_worker"):
+                    self.wire.call(PUT, lambda: self.upload(url), PUT_ERRORS)
+            except OSError:
+                continue
+            return True
+        return False
+
+    def work(self, key: str, **fields: Any) -> None:
+        """Draw once, as a worker does; it may die at its PUT."""
+        job = self.ask(lambda: self.pop(key, **fields))
+        if job.status != 200 or job.body["id"] is None:
+            return
+        try:
+            uploaded = self.put(job.body["r2_upload"])
+        except Dead:
+            return
+        state = "ok" if uploaded else "faulted"
+        self.ask(lambda: self.submit(key, job.body["id"], state=state))
+
+    # --- the rest of the world, after the cut -------------------------------------------------
+
+    def recover(self, *, gpus: bool) -> None:
+        """Let time pass until every image has ended and every request is closed.
+
+        With ``gpus`` each ticket that RunPod has starts one; without, nothing is ever drawn.
+        """
+        new_processes()
+        for _ in range(ROUNDS):
+            self.move(gpus=gpus)
+            still = [g for g in self.records("GENERATION", Generation) if g.state in OPEN]
+            if not still:
+                break
+            now = self.clock.now_ms() // 1000
+            leases = [g.lease_until + 1 - now for g in still if g.lease_until is not None
+                      and g.state is State.PROCESSING]
+            waits = len(leases) < len(still)
+            minute = MINUTE_S if gpus else REQUEST_LIFE_S + 1
+            self.clock.pass_seconds(max(1, min([*leases, *([minute] if waits else [])])))
+            self.sweep()
+        self.clock.pass_seconds(REQUEST_LIFE_S + 1)
+        self.sweep()
+        self.move(gpus=gpus)
+
+    def move(self, *, gpus: bool) -> None:
+        """Move every async edge; a message that has failed or came too early comes again."""
+        for _ in range(2):
+            self.stream()
+            self.deliver("dispatch")
+            while gpus and self.runpod.jobs:
+                self.runpod.jobs.pop()
+                self.draw(self.gpu_key, name="a gpu")
+            self.stream()
+            for file in ("webhook", "share"):
+                self.deliver(file)
+        if not gpus:
+            self.runpod.jobs.clear()  # never started
+
+    # --- reading it, past the API ----------------------------------------------------------------
+
+    def _backend(self, name: str) -> Any:
+        ((_, regions),) = [found for found in get_backend(name).items() if found[1]]
+        return regions["aws" if name == "s3" else "us-east-1"]
+
+    def _table(self) -> Table:
+        table: Table = self._backend("dynamodb").tables[self.table]
+        return table
+
+    def items(self) -> list[dict[str, Any]]:
+        """Return every item of the table."""
+        return [item.to_json()["Attributes"] for item in self._table().all_items()]
+
+    def records(self, kind: str, record: type[Any]) -> list[Any]:
+        """Return all records of a kind."""
+        return [store.from_item(record, i) for i in self.items() if i["sk"]["S"] == kind]
+
+    def objects(self, bucket: str) -> dict[str, bytes]:
+        """Return all objects of a bucket."""
+        keys = self._backend("s3").buckets[self.bucket(bucket)].keys
+        return {name: key.value for name, key in keys.items()}
+
+    def _records(self) -> list[dict[str, Any]]:
+        """Take the stream's records out of it: a transaction that fails copies the table."""
+        shard = self._shard()
+        found = [record.to_json() for record in shard.items]
+        shard.starting_sequence_number += len(found)
+        shard.items.clear()
+        return found
+
+    def _shard(self) -> StreamShard:
+        shard = self._table().stream_shard
+        assert shard is not None
+        return shard
+
+    # --- keeping and comparing --------------------------------------------------------------
+
+    def keep(self, facts: Facts) -> bytes:
+        """Return all that there is."""
+        moto = [(name, self._backend(name)) for name in BACKENDS]
+        ours = {name: getattr(self, name) for name in OURS}
+        runpod = (self.runpod.jobs, self.runpod.mode, self.runpod.in_progress)
+        return _frozen((moto, ours, runpod, self.clock.offset_ms, self.wire.tokens, facts))
+
+    def back(self, kept: bytes) -> Facts:
+        """Make everything as it was kept; the processes are new ones."""
+        moto, ours, runpod, self.clock.offset_ms, self.wire.tokens, facts = pickle.loads(kept)
+        for name, backend in moto:
+            get_backend(name)[backend.account_id][backend.region_name] = backend
+        for name, value in ours.items():
+            setattr(self, name, value)
+        self.runpod.jobs, self.runpod.mode, self.runpod.in_progress = runpod
+        new_processes()
+        return facts  # type: ignore[no-any-return]
+
+    def fingerprint(self, facts: Facts) -> bytes:
+        """Return what two worlds have alike that go on alike."""
+        parts = [
+            sorted(map(_text, self.items())),
+            [_text(record.to_json()["dynamodb"].get("NewImage")) for record in self._shard().items],
+            [(url, sorted(message.body for message in queue._messages))
+             for url, queue in self._backend("sqs").queues.items()],
+            [sorted(self.objects(name).items()) for name in ("Outputs", "Sources", "Laion")],
+            [[(file, [(m.body, m.receives) for m in found]) for file, found in kept.items()]
+             for kept in (self.pending, self.dead)],
+            [len(self.dead_records), len(self.uncounted), self.told],
+            [(reply.status, _text(reply.body)) for reply in self.heard],
+            [self.runpod.jobs, self.clock.offset_ms, facts],
+        ]  # fmt: skip
+        return hashlib.sha256(repr(parts).encode()).digest()
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=sorted)
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles moto's backends: their locks are made anew."""
+
+    def reducer_override(self, value: Any) -> Any:
+        for made in (threading.Condition, threading.RLock, threading.Lock):
+            kind = made if isinstance(made, type) else type(made())
+            if isinstance(value, kind):
+                return made, ()
+        return NotImplemented
+
+
+def _frozen(value: Any) -> bytes:
+    out = io.BytesIO()
+    _Pickler(out, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    return out.getvalue()
+
+
+class _PutErrors:
+    def failed(self) -> Exception:
+        return requests.ConnectionError("cut")
+
+    lost = failed
+
+
+PUT = Made("gpu_worker", "PUT presigned", changes=True, again=False)
+PUT_ERRORS = _PutErrors()
+
+
+# --- flows ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What happens in a world, as far as it is cut (``act``), and before (``before``).
+
+    ``before`` returns what ``act`` and ``after`` need to know: plain data, as the world is put
+    back for each point. ``after`` says what else is wrong in the end, beside what always is.
+    """
+
+    name: str
+    before: Callable[[World], Facts]
+    act: Callable[[World, Facts], None]
+    after: Callable[[World, Facts], list[str]] = lambda _world, _facts: []
+    repeats: bool = True
+    """Whether its clients ask again."""
+    expires: bool = False
+    """Whether its requests run out of time whoever draws."""
+
+
+@dataclass
+class Report:
+    """What became of a flow's points."""
+
+    flow: Flow
+    made: list[Made] = field(default_factory=list)
+    points: int = 0
+    worlds: int = 0
+    """Different ones that were recovered."""
+    wrong: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def worlds(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[World]:
+    """Make a world with hooks on its wires."""
+    with cloud(template, clients, World) as world, pytest.MonkeyPatch.context() as patch:
+
+        def outside(_method: str, url: str, body: bytes) -> urllib3.HTTPResponse | None:
+            if not url.startswith(HOOK):
+                return None
+            world.told.append(json.loads(body)["id"])
+            return urllib3.HTTPResponse(b"", status=200, preload_content=False)
+
+        # moto copies the table for every part of a transaction.
+        patch.setattr(Table, "__deepcopy__", lambda t, _: pickle.loads(_frozen(t)), raising=False)
+        with hooked(world.wire, outside), seeded(world.random):
+            owner, world.gpu_owner = world.register("gpus")
+            world.gpu_key = world.worker_key(owner)
+            world.overrides["ADMINS"] = str(owner)
+            yield world
+
+
+def run(
+    world: World, flow: Flow, chosen: Callable[[Made, Point], bool] = lambda _made, _point: True
+) -> Report:
+    """Run a flow at each of its crash points that is ``chosen``; the world is as it was after."""
+    report, seen = Report(flow), set[bytes]()
+    world.repeats = flow.repeats
+    fresh = world.keep({})
+    start = world.keep(flow.before(world))
+    try:
+        _one(world, flow, start, None, report, seen)
+        report.made = list(world.wire.made)
+        for point in points(report.made):
+            made = report.made[point.number]
+            if chosen(made, point):
+                _one(world, flow, start, point, report, seen)
+    finally:
+        world.back(fresh)
+    return report
+
+
+def _one(
+    world: World,
+    flow: Flow,
+    start: bytes,
+    point: Point | None,
+    report: Report,
+    seen: set[bytes],
+) -> None:
+    facts = world.back(start)
+    world.wire.record(point)
+    try:
+        flow.act(world, facts)
+    finally:
+        world.wire.armed = False
+    made = world.wire.made
+    where = "whole"
+    if point is not None:
+        report.points += 1
+        assert made[: point.number + 1] == report.made[: point.number + 1], "not the same run"
+        where = f"{point.number} {report.made[point.number]}, {point.mode}"
+    found = world.fingerprint(facts)
+    if found in seen:
+        return
+    seen.add(found)
+    report.worlds += 1
+    cut = world.keep(facts)
+    for gpus in (True, False):
+        facts = world.back(cut)
+        try:
+            world.recover(gpus=gpus)
+            wrong = [*proof.wrong_in(world, gpus=gpus, expires=flow.expires),
+                     *flow.after(world, facts)]
+        except (AssertionError, Exception) as error:  # noqa: BLE001 - it is what is reported
+            wrong = [f"the recovery failed: {error!r}"]
+        told = "drawn" if gpus else "nobody draws"
+        report.wrong += [f"{flow.name}: {where} ({told}): {what}" for what in wrong]
