@@ -12,7 +12,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
@@ -580,11 +580,14 @@ def new_processes() -> None:
     importlib.import_module("fleet")._kept.clear()
 
 
-@contextmanager
-def cloud(
-    template: dict[str, Any], clients: dict[str, Any], kind: type[C] = Cloud
-) -> Iterator[C]:
+def cloud(template: dict[str, Any], clients: dict[str, Any]) -> AbstractContextManager["Cloud"]:
     """Make a cloud for one test, from nothing."""
+    return cloud_of(Cloud, template, clients)
+
+
+@contextmanager
+def cloud_of(kind: type[C], template: dict[str, Any], clients: dict[str, Any]) -> Iterator[C]:
+    """Make a cloud of a kind."""
     requests.post("http://motoapi.amazonaws.com/moto-api/reset", timeout=5)
     new_processes()
     with FakeRunPod().serving() as fake, pytest.MonkeyPatch.context() as patch:

@@ -10,28 +10,26 @@ the same world behind are recovered once.
 """
 
 import hashlib
-import io
 import json
 import pickle
 import random
-import threading
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
+import moto.backends
 import requests
 import urllib3
-from moto.backends import get_backend
 from moto.dynamodb.models.table import StreamShard, Table
 
-from horde import model, store
+from horde import store
 from horde.model import OPEN, REQUEST_LIFE_S, Generation, State
-from tests.support import proof
-from tests.support.cloud import Cloud, Reply, cloud, new_processes, webp
-from tests.support.cuts import Dead, Made, Point, Wire, hooked, points, seeded
+from tests.support import direct, proof
+from tests.support.cloud import Cloud, Reply, cloud_of, key_of, new_processes
+from tests.support.cuts import Dead, Errors, Made, Point, Wire, hooked, points, seeded
 
 START_MS = 1_800_000_000_000
 HOOK = "https://93.184.216.34"
@@ -41,8 +39,19 @@ TRIES = 3
 """How often a client that asks again asks."""
 MINUTE_S = 61
 Facts = dict[str, Any]
+get_backend: Any = moto.backends.get_backend
 BACKENDS = ("dynamodb", "sqs", "s3")
-OURS = ("pending", "dead", "dead_records", "uncounted", "told", "heard", "runs", "gpu_key", "gpu_owner")
+OURS = (
+    "pending",
+    "dead",
+    "dead_records",
+    "uncounted",
+    "told",
+    "heard",
+    "runs",
+    "gpu_key",
+    "gpu_owner",
+)
 """What a world keeps beside moto."""
 
 
@@ -51,6 +60,8 @@ class World(Cloud):
 
     def __init__(self, *args: Any) -> None:
         self.wire, self.random = Wire(), random.Random(0)
+        self.tickets: list[tuple[str | None, int]] = []
+        """Those that RunPod took: of which request, for how many images."""
         self.told: list[str] = []
         """The images whose webhooks were called."""
         self.heard: list[Reply] = []
@@ -101,9 +112,17 @@ class World(Cloud):
         """Run the sweep as its minute does: nobody hears of what it raises but the alarm."""
         try:
             self.sweep()
-        except Exception:  # noqa: BLE001 - the next minute's sweep is not so lucky: it is proven
+        except Exception:  # the next minute's sweep is not so lucky: it is proven
             if not self.wire.armed:
                 raise
+
+    def pop(self, key: str, **fields: Any) -> Reply:
+        """Pop as a worker does, which can get the source images it is told of."""
+        answer = super().pop(key, **fields)
+        urls = [answer.body.get(name) for name in ("source_image", "source_mask")]
+        missing = {key_of(url) for url in urls if url} - self.objects("Sources").keys()
+        assert not missing, f"a worker is to draw from what is not there: {missing}"
+        return answer
 
     def put(self, url: str) -> bool:
         """PUT an image as a worker does, with its own tries; says whether it was answered."""
@@ -149,8 +168,11 @@ class World(Cloud):
             if not still:
                 break
             now = self.clock.now_ms() // 1000
-            leases = [g.lease_until + 1 - now for g in still if g.lease_until is not None
-                      and g.state is State.PROCESSING]
+            leases = [
+                g.lease_until + 1 - now
+                for g in still
+                if g.lease_until is not None and g.state is State.PROCESSING
+            ]
             waits = len(leases) < len(still)
             minute = MINUTE_S if gpus else REQUEST_LIFE_S + 1
             self.clock.pass_seconds(max(1, min([*leases, *([minute] if waits else [])])))
@@ -164,14 +186,14 @@ class World(Cloud):
         for _ in range(2):
             self.stream()
             self.deliver("dispatch")
-            while gpus and self.runpod.jobs:
-                self.runpod.jobs.pop()
-                self.draw(self.gpu_key, name="a gpu")
+            while self.runpod.jobs:
+                ticket = self.runpod.jobs.pop()["input"]
+                self.tickets.append((ticket["request_id"], ticket["images"]))
+                if gpus:
+                    self.draw(self.gpu_key, name="a gpu")
             self.stream()
             for file in ("webhook", "share"):
                 self.deliver(file)
-        if not gpus:
-            self.runpod.jobs.clear()  # never started
 
     # --- reading it, past the API ----------------------------------------------------------------
 
@@ -216,7 +238,7 @@ class World(Cloud):
         moto = [(name, self._backend(name)) for name in BACKENDS]
         ours = {name: getattr(self, name) for name in OURS}
         runpod = (self.runpod.jobs, self.runpod.mode, self.runpod.in_progress)
-        return _frozen((moto, ours, runpod, self.clock.offset_ms, self.wire.tokens, facts))
+        return direct.frozen((moto, ours, runpod, self.clock.offset_ms, self.wire.tokens, facts))
 
     def back(self, kept: bytes) -> Facts:
         """Make everything as it was kept; the processes are new ones."""
@@ -240,7 +262,7 @@ class World(Cloud):
             [[(file, [(_told(m.body), m.receives) for m in found]) for file, found in kept.items()]
              for kept in (self.pending, self.dead)],
             [len(self.dead_records), len(self.uncounted), self.told],
-            [reply.status < 500 and (reply.status, _text(reply.body)) for reply in self.heard],
+            [reply.status < 500 and (reply.status, _unsigned(reply.body)) for reply in self.heard],
             [self.runpod.jobs, self.clock.offset_ms, facts],
         ]  # fmt: skip
         return hashlib.sha256(repr(parts).encode()).digest()
@@ -250,30 +272,18 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=sorted)
 
 
+def _unsigned(body: Any) -> str:
+    """Return an answer without the real time that is in presigned URLs."""
+    return re.sub(r"\?X-Amz[^\"]*", "", _text(body))
+
+
 def _told(body: str) -> str:
     """Return a message without what S3 says of the time."""
     records = json.loads(body).get("Records")
     return body if records is None else _text([record["s3"]["object"]["key"] for record in records])
 
 
-class _Pickler(pickle.Pickler):
-    """Pickles moto's backends: their locks are made anew."""
-
-    def reducer_override(self, value: Any) -> Any:
-        for made in (threading.Condition, threading.RLock, threading.Lock):
-            kind = made if isinstance(made, type) else type(made())
-            if isinstance(value, kind):
-                return made, ()
-        return NotImplemented
-
-
-def _frozen(value: Any) -> bytes:
-    out = io.BytesIO()
-    _Pickler(out, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
-    return out.getvalue()
-
-
-class _PutErrors:
+class _PutErrors(Errors):
     def failed(self) -> Exception:
         return requests.ConnectionError("cut")
 
@@ -287,6 +297,14 @@ PUT_ERRORS = _PutErrors()
 # --- flows ---------------------------------------------------------------------------------------
 
 
+After = Callable[[World, Facts], list[str]]
+
+
+def nothing_more(_world: World, _facts: Facts) -> list[str]:
+    """Find nothing wrong beside what always is."""
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class Flow:
     """What happens in a world, as far as it is cut (``act``), and before (``before``).
@@ -298,7 +316,7 @@ class Flow:
     name: str
     before: Callable[[World], Facts]
     act: Callable[[World, Facts], None]
-    after: Callable[[World, Facts], list[str]] = lambda _world, _facts: []
+    after: After = nothing_more
     repeats: bool = True
     """Whether its clients ask again."""
     expires: bool = False
@@ -320,7 +338,7 @@ class Report:
 @contextmanager
 def worlds(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[World]:
     """Make a world with hooks on its wires."""
-    with cloud(template, clients, World) as world, pytest.MonkeyPatch.context() as patch:
+    with cloud_of(World, template, clients) as world:
 
         def outside(_method: str, url: str, body: bytes) -> urllib3.HTTPResponse | None:
             if not url.startswith(HOOK):
@@ -328,9 +346,7 @@ def worlds(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[World]
             world.told.append(json.loads(body)["id"])
             return urllib3.HTTPResponse(b"", status=200, preload_content=False)
 
-        # moto copies the table for every part of a transaction.
-        patch.setattr(Table, "__deepcopy__", lambda t, _: pickle.loads(_frozen(t)), raising=False)
-        with hooked(world.wire, outside), seeded(world.random):
+        with direct.quick(), hooked(world.wire, outside), seeded(world.random):
             owner, world.gpu_owner = world.register("gpus")
             world.gpu_key = world.worker_key(owner)
             world.overrides["ADMINS"] = str(owner)
@@ -388,8 +404,10 @@ def _one(
         facts = world.back(cut)
         try:
             world.recover(gpus=gpus)
-            wrong = [*proof.wrong_in(world, gpus=gpus, expires=flow.expires),
-                     *flow.after(world, facts)]
+            wrong = [
+                *proof.wrong_in(world, gpus=gpus, expires=flow.expires),
+                *flow.after(world, facts),
+            ]
         except (AssertionError, Exception) as error:  # noqa: BLE001 - it is what is reported
             wrong = [f"the recovery failed: {error!r}"]
         told = "drawn" if gpus else "nobody draws"

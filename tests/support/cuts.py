@@ -6,7 +6,7 @@ at one call in one way. Nothing lists the calls by hand: a new call is seen when
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
@@ -168,10 +168,8 @@ class Wire:
 
 def _tried(make: Callable[[], Any]) -> None:
     """Make a call whose answer nobody hears."""
-    try:
+    with suppress(ClientError, urllib3.exceptions.HTTPError, OSError):
         make()
-    except (ClientError, urllib3.exceptions.HTTPError):
-        pass
 
 
 class Errors:
@@ -193,9 +191,11 @@ class AwsErrors(Errors):
     operation: str
 
     def failed(self) -> Exception:
-        error = {"Code": "InternalServerError", "Message": "cut"}
-        meta: Any = {"HTTPStatusCode": 500}
-        return ClientError({"Error": error, "ResponseMetadata": meta}, self.operation)
+        said: Any = {
+            "Error": {"Code": "InternalServerError", "Message": "cut"},
+            "ResponseMetadata": {"HTTPStatusCode": 500},
+        }
+        return ClientError(said, self.operation)
 
     def lost(self) -> Exception:
         return ReadTimeoutError(endpoint_url="https://cut.invalid")

@@ -21,7 +21,10 @@ OPENING = 14
 
 
 def wrong_in(world: "World", *, gpus: bool, expires: bool) -> list[str]:
-    """Return what is wrong. ``gpus``: all that waited could be drawn; ``expires``: but not in time."""
+    """Return what is wrong.
+
+    ``gpus``: all that waited could be drawn; ``expires``: but not in time.
+    """
     found = list(_wrong(world, gpus=gpus and not expires))
     try:
         world.audit()
@@ -101,43 +104,43 @@ def _requests(
     requests: dict[str, Request], images: dict[str, Generation], entries: list[Entry]
 ) -> Iterator[str]:
     """Each request was charged once, and what was not delivered was given back once."""
-    charges: dict[str, list[Entry]] = {}
-    refunds: dict[str, list[Entry]] = {}
-    for entry in entries:
-        if entry["kind"] == "GENERATION":
-            charges.setdefault(entry["reference"], []).append(entry)
-        elif entry["kind"] == "REFUND":
-            refunds.setdefault(entry["reference"], []).append(entry)
-    if not charges.keys() <= requests.keys():
+    charges = [entry for entry in entries if entry["kind"] == "GENERATION"]
+    refunds = [entry for entry in entries if entry["kind"] == "REFUND"]
+    if not {entry["reference"] for entry in charges} <= requests.keys():
         yield "charged, and there is no such request"
-    if not refunds.keys() <= images.keys():
+    if not {entry["reference"] for entry in refunds} <= images.keys():
         yield "refunded, and there is no such image"
     for request in requests.values():
-        mine = charges.get(request.id, [])
-        back = [entry for one in request.generations for entry in refunds.get(one, [])]
-        if request.anonymous:
-            if mine or back:
-                yield "an anonymous request moved kudos"
-            continue
-        if [entry["user"] for entry in mine] != [request.user_id]:
-            yield f"a request was charged {len(mine)} times"
-            continue
-        forgiven = -mine[0]["postings"].get("forgiveness", 0)
-        total, kept = (request.price + request.tax) * request.n, 0
-        if -mine[0]["amount"] != total - forgiven:
-            yield f"charged {-mine[0]['amount']} of {total}, {forgiven} forgiven"
-        for one in request.generations:
-            paid = cost(request, images[one])
-            kept += paid
-            due = 0 if images[one].state is State.OK else 1
-            if len(refunds.get(one, [])) != due:
-                yield f"an image that is {images[one].state} was refunded {len(refunds.get(one, []))} times"
-        net = -sum(entry["amount"] for entry in [*mine, *back])
-        fair = kept - forgiven + min(forgiven, total - kept)
-        if net != fair:
-            yield f"a request cost {net} in the end, not {fair}"
-        if {entry["user"] for entry in back} - {request.user_id}:
-            yield "a refund went to somebody else"
+        mine = [entry for entry in charges if entry["reference"] == request.id]
+        back = [entry for entry in refunds if entry["reference"] in request.generations]
+        if not request.anonymous:
+            yield from _paid(request, [images[one] for one in request.generations], mine, back)
+        elif mine or back:
+            yield "an anonymous request moved kudos"
+
+
+def _paid(
+    request: Request, images: list[Generation], charges: list[Entry], refunds: list[Entry]
+) -> Iterator[str]:
+    """Its owner paid for what was delivered and for nothing else; what was forgiven is not paid."""
+    if {entry["user"] for entry in [*charges, *refunds]} - {request.user_id}:
+        yield "somebody else was charged, or refunded"
+    if len(charges) != 1:
+        yield f"a request was charged {len(charges)} times"
+        return
+    forgiven = -charges[0]["postings"].get("forgiveness", 0)
+    total = (request.price + request.tax) * request.n
+    if -charges[0]["amount"] != total - forgiven:
+        yield f"charged {-charges[0]['amount']} of {total}, {forgiven} forgiven"
+    for image in images:
+        back = sum(entry["reference"] == image.id for entry in refunds)
+        if back != (0 if image.state is State.OK else 1):
+            yield f"an image that is {image.state} was refunded {back} times"
+    kept = sum(cost(request, image) for image in images)
+    fair = kept - forgiven + min(forgiven, total - kept)
+    net = -sum(entry["amount"] for entry in [*charges, *refunds])
+    if net != fair:
+        yield f"a request cost {net} in the end, not {fair}"
 
 
 def cost(request: Request, image: Generation) -> int:
@@ -210,7 +213,8 @@ def _data_set(
     laion, outputs = world.objects("Laion"), world.objects("Outputs")
     names = Counter(name.rpartition("/")[2].partition(".")[0] for name in laion)
     for one in set(names) - set(due):
-        yield f"an image was shared against the rules: {images[one].state if one in images else one}"
+        what = images[one].state if one in images else "nobody's"
+        yield f"an image was shared against the rules: {what}"
     for one, image in due.items():
         found = {name.rpartition(".")[2]: body for name, body in laion.items() if one in name}
         if names[one] != 2 or set(found) != {"webp", "json"}:
