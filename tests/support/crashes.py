@@ -11,6 +11,7 @@ the same world behind are recovered once.
 
 import hashlib
 import json
+import logging
 import pickle
 import random
 import re
@@ -68,6 +69,8 @@ class World(Cloud):
         """What the flow's clients were answered at last."""
         self.runs: Counter[str] = Counter()
         """Of functions: each has ids of its own, the same whatever else was cut."""
+        self.raised = ""
+        """What a function raised that should have said which of its records failed."""
         self.repeats = True
         """Whether clients ask again when they are answered 5xx or not at all."""
         self.gpu_key = self.gpu_owner = ""
@@ -87,9 +90,10 @@ class World(Cloud):
                 return super().invoke(file, event)
             except Dead:
                 new_processes()
-            except Exception:
-                if not self.wire.armed or file == "sweep":
+            except Exception as error:
+                if not self.wire.armed or "Records" not in event:
                     raise
+                self.raised = f"{file} raised {error!r}: its whole batch comes again"
         records = event.get("Records", [])
         if "routeKey" in event:
             headers = {"Content-Type": "application/json"}
@@ -135,8 +139,11 @@ class World(Cloud):
             return True
         return False
 
-    def work(self, key: str, **fields: Any) -> None:
-        """Draw once, as a worker does; it may die at its PUT."""
+    def work(self, key: str, *, careful: bool = True, **fields: Any) -> None:
+        """Draw once, as a worker does; it may die at its PUT.
+
+        One that is not ``careful`` submits what it could not upload.
+        """
         job = self.ask(lambda: self.pop(key, **fields))
         if job.status != 200 or job.body["id"] is None:
             return
@@ -144,7 +151,7 @@ class World(Cloud):
             uploaded = self.put(job.body["r2_upload"])
         except Dead:
             return
-        state = "ok" if uploaded else "faulted"
+        state = "ok" if uploaded or not careful else "faulted"
         self.ask(lambda: self.submit(key, job.body["id"], state=state))
 
     def deliver(self, file: str, *, twice: bool = False) -> int:
@@ -336,6 +343,16 @@ class Report:
 
 
 @contextmanager
+def _silent() -> Iterator[None]:
+    """Have the functions log nothing: they log every cut."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextmanager
 def worlds(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[World]:
     """Make a world with hooks on its wires."""
     with cloud_of(World, template, clients) as world:
@@ -346,69 +363,92 @@ def worlds(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[World]
             world.told.append(json.loads(body)["id"])
             return urllib3.HTTPResponse(b"", status=200, preload_content=False)
 
-        with direct.quick(), hooked(world.wire, outside), seeded(world.random):
+        with direct.quick(), hooked(world.wire, outside), seeded(world.random), _silent():
             owner, world.gpu_owner = world.register("gpus")
             world.gpu_key = world.worker_key(owner)
             world.overrides["ADMINS"] = str(owner)
             yield world
 
 
-def run(
-    world: World, flow: Flow, chosen: Callable[[Made, Point], bool] = lambda _made, _point: True
-) -> Report:
-    """Run a flow at each of its crash points that is ``chosen``; the world is as it was after."""
+Chosen = Callable[[Made, Point], bool]
+
+
+def everything(_made: Made, _point: Point) -> bool:
+    """Choose every point."""
+    return True
+
+
+def calls(world: World, flow: Flow) -> list[Made]:
+    """Return the calls that a flow's functions make when nothing is cut."""
+    with _prepared(world, flow) as start:
+        _acted(world, flow, start, None)
+        return world.wire.made
+
+
+def run(world: World, flow: Flow, chosen: Chosen = everything) -> Report:
+    """Run a flow whole and at each of its crash points that is ``chosen``."""
     report, seen = Report(flow), set[bytes]()
-    world.repeats = flow.repeats
-    fresh = world.keep({})
-    start = world.keep(flow.before(world))
-    try:
-        _one(world, flow, start, None, report, seen)
-        report.made = list(world.wire.made)
+    with _prepared(world, flow) as start:
+        report.wrong += _one(world, flow, start, None, seen)
+        report.made = world.wire.made
         for point in points(report.made):
-            made = report.made[point.number]
-            if chosen(made, point):
-                _one(world, flow, start, point, report, seen)
-    finally:
-        world.back(fresh)
+            if chosen(report.made[point.number], point):
+                report.points += 1
+                where = f"{point.number} {report.made[point.number]}, {point.mode}"
+                wrong = _one(world, flow, start, point, seen)
+                report.wrong += [f"{where} {what}" for what in wrong]
+                same = slice(point.number + 1)
+                assert world.wire.made[same] == report.made[same], "not the same run"
+    report.worlds = len(seen)
     return report
 
 
-def _one(
-    world: World,
-    flow: Flow,
-    start: bytes,
-    point: Point | None,
-    report: Report,
-    seen: set[bytes],
-) -> None:
-    facts = world.back(start)
+@contextmanager
+def _prepared(world: World, flow: Flow) -> Iterator[bytes]:
+    """Make the world in which a flow begins; afterwards it is again as it was."""
+    world.repeats = flow.repeats
+    fresh = world.keep({})
+    try:
+        yield world.keep(flow.before(world))
+    finally:
+        world.back(fresh)
+
+
+def _acted(world: World, flow: Flow, start: bytes, point: Point | None) -> Facts:
+    """Do what is cut, from its beginning."""
+    facts, world.raised = world.back(start), ""
     world.wire.record(point)
     try:
         flow.act(world, facts)
     finally:
         world.wire.armed = False
-    made = world.wire.made
-    where = "whole"
-    if point is not None:
-        report.points += 1
-        assert made[: point.number + 1] == report.made[: point.number + 1], "not the same run"
-        where = f"{point.number} {report.made[point.number]}, {point.mode}"
+    return facts
+
+
+def _one(
+    world: World, flow: Flow, start: bytes, point: Point | None, seen: set[bytes]
+) -> list[str]:
+    """Run a flow cut at one point; returns what is wrong in the end, unless it was ``seen``."""
+    facts = _acted(world, flow, start, point)
+    wrong = [world.raised] if world.raised else []
     found = world.fingerprint(facts)
     if found in seen:
-        return
+        return wrong
     seen.add(found)
-    report.worlds += 1
     cut = world.keep(facts)
     waits = any(image.state in OPEN for image in world.records("GENERATION", Generation))
     for gpus in (True, False) if waits else (True,):
-        facts = world.back(cut)
-        try:
-            world.recover(gpus=gpus)
-            wrong = [
-                *proof.wrong_in(world, gpus=gpus, expires=flow.expires),
-                *flow.after(world, facts),
-            ]
-        except (AssertionError, Exception) as error:  # noqa: BLE001 - it is what is reported
-            wrong = [f"the recovery failed: {error!r}"]
         told = "drawn" if gpus else "nobody draws"
-        report.wrong += [f"{flow.name}: {where} ({told}): {what}" for what in wrong]
+        wrong += [f"({told}): {what}" for what in _proven(world, flow, cut, gpus=gpus)]
+    return wrong
+
+
+def _proven(world: World, flow: Flow, cut: bytes, *, gpus: bool) -> list[str]:
+    """Let a world help itself; returns what is wrong in the end."""
+    facts = world.back(cut)
+    try:
+        world.recover(gpus=gpus)
+        wrong = proof.wrong_in(world, gpus=gpus, expires=flow.expires)
+        return [*wrong, *flow.after(world, facts)]
+    except Exception as error:  # noqa: BLE001 - it is what is reported
+        return [f"the recovery failed: {error!r}"]

@@ -211,7 +211,7 @@ def pop(name: str, *, repeats: bool, known: bool = False, amount: int = 2, **fie
     return Flow(f"pop {name}", before, act, repeats=repeats)
 
 
-def work(name: str, *, repeats: bool, **fields: Any) -> Flow:
+def work(name: str, *, repeats: bool, careful: bool = True, **fields: Any) -> Flow:
     """A worker's whole turn: pop, PUT, submit."""
 
     def before(world: World) -> Facts:
@@ -220,7 +220,10 @@ def work(name: str, *, repeats: bool, **fields: Any) -> Flow:
         facts["worker"] = world.worker_key(world.register("volunteer")[0])
         return facts
 
-    return Flow(f"PUT {name}", before, lambda w, f: w.work(f["worker"]), repeats=repeats)
+    def act(world: World, facts: Facts) -> None:
+        world.work(facts["worker"], careful=careful)
+
+    return Flow(f"PUT {name}", before, act, repeats=repeats)
 
 
 def submit(
@@ -435,6 +438,7 @@ FLOWS = [
     pop("of a source image", repeats=False, amount=1, source_image=png_base64()),
     work("again and again", repeats=True, **SHARED),
     work("once", repeats=False, **SHARED),
+    work("once, by a worker that does not look", repeats=False, careful=False),
     submit("not shared"),
     submit("shared, one of two", **SHARED, **TWO),
     submit("shared, once", repeats=False, **SHARED),
