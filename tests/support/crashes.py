@@ -48,6 +48,7 @@ OURS = (
     "dead_records",
     "uncounted",
     "told",
+    "tickets",
     "heard",
     "runs",
     "gpu_key",
@@ -268,7 +269,7 @@ class World(Cloud):
             [sorted(self.objects(name).items()) for name in ("Outputs", "Sources", "Laion")],
             [[(file, [(_told(m.body), m.receives) for m in found]) for file, found in kept.items()]
              for kept in (self.pending, self.dead)],
-            [len(self.dead_records), len(self.uncounted), self.told],
+            [len(self.dead_records), len(self.uncounted), self.told, self.tickets],
             [reply.status < 500 and (reply.status, _unsigned(reply.body)) for reply in self.heard],
             [self.runpod.jobs, self.clock.offset_ms, facts],
         ]  # fmt: skip
