@@ -5,6 +5,7 @@ and the buckets, and counted by hand.
 """
 
 import json
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ def wrong_in(world: "World", *, gpus: bool, expires: bool) -> list[str]:
     try:
         world.audit()
     except AssertionError as error:
-        found.append(f"audit: {error}")
+        line = traceback.extract_tb(error.__traceback__)[-1].line
+        found.append(f"audit: {error or line}")
     return found
 
 
