@@ -13,7 +13,7 @@ CLIENTS := build/clients-venv
 export PYTHONPATH := functions:.
 export CDK_DISABLE_CLI_TELEMETRY := true
 
-.PHONY: help setup tools demo grid up down test check fuzz lock synth deploy clean
+.PHONY: help setup tools demo grid up down test check fuzz crash lock synth deploy clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -45,6 +45,9 @@ check: setup ## the fast part of test
 fuzz: setup ## the API against its description and the rules, FUZZ=1000 examples for each operation
 	FUZZ=$(or $(FUZZ),1000) $(PY) -m pytest -n 2 -v tests/flows/test_api.py tests/flows/test_fuzz.py \
 		tests/flows/test_machine.py
+
+crash: setup ## every flow cut at every call, and what is left proven; FLOWS='share sweep' for some
+	@$(PY) -m tests.support.crashtable $(FLOWS)
 
 synth: setup ## the CloudFormation template, into cdk.out/
 	$(CDK) synth --quiet

@@ -141,14 +141,14 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     for record in event["Records"]:
         try:
             found = [share(key) for key in keys_of(record["body"])]
+            if Verdict.LATER in found:
+                _put_off(record)
+                failed.append({"itemIdentifier": record["messageId"]})
         except Exception:  # noqa: BLE001 - the edge: logged, and tried again
             logger.exception("not shared")
             failed.append({"itemIdentifier": record["messageId"]})
             continue
         verdicts += found
-        if Verdict.LATER in found:
-            _put_off(record)
-            failed.append({"itemIdentifier": record["messageId"]})
     logger.info("judged", extra={"verdicts": verdicts, "failed": len(failed)})
     return {"batchItemFailures": failed}
 

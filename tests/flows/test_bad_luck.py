@@ -585,6 +585,26 @@ def test_an_upload_before_its_settlement_is_shared_later(horde: Cloud, worker: s
     assert horde.pending["share"] == []
 
 
+def test_an_early_event_that_cannot_be_put_off_does_not_hold_its_batch(
+    horde: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(_record: Any) -> None:
+        raise ClientError({"Error": {"Code": "InternalError"}}, "ChangeMessageVisibility")
+
+    monkeypatch.setattr(share, "_put_off", breaks)
+    horde.generate()
+    horde.upload(horde.pop(worker).body["r2_upload"])
+    horde.deliver("share")
+    (early,) = horde.pending["share"]
+    bodies = {"early": early.body, "settled": json.dumps({"Records": []})}
+    records = [
+        {"messageId": name, "body": body, "receiptHandle": "x", "attributes": {}}
+        for name, body in bodies.items()
+    ]
+    answer = horde.invoke("share", {"Records": records})
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "early"}]}
+
+
 def test_an_event_that_comes_twice_changes_nothing(horde: Cloud, worker: str) -> None:
     horde.generate()
     job = horde.pop(worker).body

@@ -12,10 +12,10 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import boto3
@@ -30,6 +30,8 @@ from PIL import Image
 from horde import aws, clock, fleet, rates, runpod, store
 from tests.support import quick
 from tests.support import template as templates
+
+C = TypeVar("C", bound="Cloud")
 
 ANONYMOUS = "0000000000"
 REGION = "us-east-1"
@@ -158,6 +160,7 @@ class Cloud:
         self.db, self.streams = clients["dynamodb"], clients["dynamodbstreams"]
         self.sqs, self.s3, self.ssm = clients["sqs"], clients["s3"], clients["ssm"]
         self.names: dict[str, str] = {}
+        self.table = ""
         self.overrides: dict[str, str] = {}
         self.pending: dict[str, list[Message]] = {"dispatch": [], "share": [], "webhook": []}
         self.dead: dict[str, list[Message]] = {"dispatch": [], "share": [], "webhook": []}
@@ -594,9 +597,23 @@ def _empty() -> None:
         bucket.keys.clear()
 
 
+def new_processes() -> None:
+    """Forget what the functions' processes remember, as new ones do."""
+    runpod.connect.cache_clear()
+    aws.forget_settings()
+    rates.forget()
+    fleet.forget()
+    importlib.import_module("fleet")._kept.clear()
+
+
+def cloud(template: dict[str, Any], clients: dict[str, Any]) -> AbstractContextManager["Cloud"]:
+    """Make a cloud for one test."""
+    return cloud_of(Cloud, template, clients)
+
+
 @contextmanager
-def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
-    """Make a cloud for one test, from nothing or from an earlier one of this template."""
+def cloud_of(kind: type[C], template: dict[str, Any], clients: dict[str, Any]) -> Iterator[C]:
+    """Make a cloud of a kind, from nothing or from an earlier one of this template."""
     if clients.get("made_from") is template:
         _empty()
     else:
@@ -607,12 +624,8 @@ def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
         Type="SecureString",
         Overwrite=True,
     )
-    runpod.connect.cache_clear()
-    aws.forget_settings()
-    rates.forget()
-    fleet.forget()
-    importlib.import_module("fleet")._kept.clear()
+    new_processes()
     with FakeRunPod().serving() as fake, pytest.MonkeyPatch.context() as patch:
-        made = Cloud(template, clients, fake)
+        made = kind(template, clients, fake)
         patch.setattr(clock, "now_ms", made.clock.now_ms)
         yield made

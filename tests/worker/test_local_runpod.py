@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 WORKER = Path(__file__).with_name("protocol_worker.py")
-PATIENCE = 20
+PATIENCE = 60
 """Seconds until a test gives up waiting."""
 
 

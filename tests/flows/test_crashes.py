@@ -1,0 +1,150 @@
+"""Every flow, cut at every call: nothing is lost, charged twice, or shared against the rules.
+
+``make crash`` prints how many points each flow has.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+import share
+from horde import ending, store
+from horde.model import Generation, Request, State
+from tests.support.crashes import Flow, Report, World, calls, run, worlds
+from tests.support.crashflows import FLOWS, SHARED, asked, cancel, delivered, queued, transfer
+from tests.support.cuts import Made, Mode, Point, points
+
+
+@pytest.fixture
+def world(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[World]:
+    with worlds(template, clients) as made:
+        yield made
+
+
+def dies_after(_made: Made, point: Point) -> bool:
+    return point.mode is Mode.DIES_AFTER
+
+
+def flow_named(name: str) -> Flow:
+    (found,) = [flow for flow in FLOWS if flow.name == name]
+    return found
+
+
+QUICK = [
+    "accept partly forgiven, two images",
+    "pop by a new worker, once",
+    "submit shared, one of two",
+    "submit censored, by a shared key, once",
+    "share",
+    "tally",
+    "enqueue webhooks",
+    "sweep an expired request, partly forgiven",
+    "cancel two waiting, once",
+    "transfer with an Idempotency-Key",
+]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_process_that_dies_after_a_write_leaves_nothing_to_repair_by_hand(
+    world: World, name: str
+) -> None:
+    report = run(world, flow_named(name), dies_after)
+    assert report.points > 0
+    assert report.wrong == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_a_run_that_is_cut_anywhere_is_made_good_by_the_system_itself(
+    world: World, flow: Flow
+) -> None:
+    report = run(world, flow)
+    assert report.points == len(points(report.made)) > 0
+    assert report.wrong == []
+
+
+def test_every_function_that_moves_kudos_or_images_is_cut(world: World) -> None:
+    seen = {
+        made.by
+        for name in [*QUICK, "webhook", "dispatch", "register", "rate", "PUT once"]
+        for made in calls(world, flow_named(name))
+    }
+    handlers = set(world.functions) - {"about", "fleet", "manage"}
+    assert handlers | {"gpu_worker"} == seen
+
+
+# --- the harness itself -----------------------------------------------------------------------
+
+
+def wrong_with(world: World, flow: Flow) -> Report:
+    report = run(world, flow)
+    assert report.wrong, "the bug was not found"
+    return report
+
+
+def test_a_call_that_is_added_brings_its_points_by_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = cancel("two waiting", repeats=False)
+    before = calls(world, flow)
+    real = store.Store.mark_cancelled
+
+    def twice(self: store.Store, request_id: str, due_at: int) -> Request | None:
+        real(self, request_id, due_at)
+        return real(self, request_id, due_at)
+
+    monkeypatch.setattr(store.Store, "mark_cancelled", twice)
+    after = calls(world, flow)
+    assert len(after) == len(before) + 1
+    assert len(points(after)) == len(points(before)) + len(Mode)
+
+
+def test_an_image_marked_shared_before_it_is_copied_is_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = share.metadata
+
+    def marks(request: Request, generation: Generation, body: bytes) -> dict[str, Any]:
+        world.store.mark_shared(request, generation, "early")
+        return real(request, generation, body)
+
+    monkeypatch.setattr(share, "metadata", marks)
+    report = wrong_with(world, queued("share", partial(delivered, **SHARED), "share"))
+    assert any("0 objects in the data set" in what for what in report.wrong)
+
+
+def test_a_transfer_that_forgets_its_key_is_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.Store, "_once", lambda *_: [])
+    report = wrong_with(world, transfer("", repeats=True, with_key=True))
+    assert any("20 kudos moved" in what for what in report.wrong)
+
+
+def test_a_cancel_that_refunds_before_it_flags_is_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancels(table: store.Store, request: Request, images: list[Generation]) -> None:
+        ending.end_waiting(table, request, images, State.CANCELLED)
+        table.mark_cancelled(request.id, 0)
+
+    monkeypatch.setattr(ending, "cancel", cancels)
+    wrong_with(world, cancel("two waiting", repeats=False))
+
+
+def test_an_image_that_nobody_puts_back_is_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.Store, "requeue", lambda *_: True)
+    report = wrong_with(world, flow_named("sweep a lease that ended"))
+    assert any("an image was lost" in what for what in report.wrong)
+
+
+def test_two_worlds_that_are_put_back_are_alike(world: World) -> None:
+    kept = world.keep(asked(world))
+    first = world.fingerprint(world.back(kept))
+    world.generate()
+    assert world.fingerprint({}) != first
+    assert world.fingerprint(world.back(kept)) == first

@@ -1,0 +1,503 @@
+"""The flows that are cut, in the variants that matter for kudos and for sharing.
+
+Small on purpose: what they call is found by running them, see ``crashes``.
+"""
+
+import base64
+from functools import partial
+from typing import Any
+
+from horde.model import DELIVERED, OPEN, REQUEST_LIFE_S, Generation, Request, SharedKey, User
+from tests.support import proof
+from tests.support.cloud import ANONYMOUS, Reply, png_base64, webp
+from tests.support.crashes import HOOK, MINUTE_S, After, Facts, Flow, World, nothing_more
+
+SHARED: Facts = {"shared": True}
+TWO: Facts = {"params": {"n": 2}}
+SIX: Facts = {"params": {"n": 6}}
+BUDGET = 60
+GIFT = 10
+
+
+# --- what flows have in common --------------------------------------------------------------------
+
+
+def client(world: World, kind: str = "ada") -> str:
+    """Return a client's key: of an account, of one that can pay little, or nobody's."""
+    if kind == "anonymous":
+        return ANONYMOUS
+    return world.register(kind, kudos={"ada": 100, "poor": 16}[kind])[1]
+
+
+def asked(world: World, kind: str = "ada", **fields: Any) -> Facts:
+    """Ask for images, uncut."""
+    key = client(world, kind)
+    if kind == "ada" and fields.pop("by_shared_key", False):
+        key = shared_key(world, key)
+    answer = world.generate(key, **fields)
+    assert answer.status == 202, answer
+    return {"key": key, "request": answer.body["id"]}
+
+
+def shared_key(world: World, key: str) -> str:
+    """Make a shared key."""
+    body = {"kudos": BUDGET, "name": "ours"}
+    answer = world.call("PUT /api/v2/sharedkeys", body, key=key)
+    assert answer.status == 200, answer
+    return str(answer.body["id"])
+
+
+def popped(world: World, kind: str = "ada", amount: int = 1, **fields: Any) -> Facts:
+    """Ask for images and have a worker take them; it has uploaded them."""
+    facts = asked(world, kind, **fields)
+    world.move(gpus=False)
+    owner = world.register("volunteer")[0]
+    facts["worker"] = world.worker_key(owner)
+    job = world.pop(facts["worker"], amount=amount).body
+    facts |= {"job": job["id"], "urls": job["r2_uploads"], "ttl": job["ttl"]}
+    for url in facts["urls"]:
+        world.upload(url)
+    return facts
+
+
+def delivered(world: World, kind: str = "ada", **fields: Any) -> Facts:
+    """Ask for images and have them drawn; nothing that follows has happened yet."""
+    facts = popped(world, kind, amount=4, **fields)
+    for one in [facts["job"], *_others(world, facts)]:
+        assert world.submit(facts["worker"], one).status == 200
+    return facts
+
+
+def _others(world: World, facts: Facts) -> list[str]:
+    images = world.records("GENERATION", Generation)
+    return [image.id for image in images if image.state in OPEN and image.id != facts["job"]]
+
+
+def images(world: World) -> list[Generation]:
+    """Return all images there are."""
+    return world.records("GENERATION", Generation)
+
+
+def last(world: World) -> Reply:
+    """Return what the flow's client heard at last."""
+    return world.heard[-1]
+
+
+def purse(world: World, _facts: Facts) -> list[str]:
+    """A shared key's budget is neither lost nor grown."""
+    keys = world.records("SHAREDKEY", SharedKey)
+    return [
+        f"a shared key has {key.kudos} left and spent {key.utilized} of {BUDGET}"
+        for key in keys
+        if key.kudos + key.utilized != BUDGET
+    ]
+
+
+def unless(holds: bool, what: str) -> list[str]:
+    """Return a complaint where something does not hold."""
+    return [] if holds else [what]
+
+
+# --- accept ---------------------------------------------------------------------------------------
+
+
+def accept(name: str, kind: str = "ada", *, repeats: bool = True, **fields: Any) -> Flow:
+    by_shared_key = fields.pop("by_shared_key", False)
+
+    def before(world: World) -> Facts:
+        key = client(world, kind)
+        return {"key": shared_key(world, key) if by_shared_key else key}
+
+    def act(world: World, facts: Facts) -> None:
+        world.ask(lambda: world.generate(facts["key"], **fields))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        reply, known = last(world), {r.id for r in world.records("REQUEST", Request)}
+        return [
+            *unless(reply.status != 202 or reply.body["id"] in known, "accepted, and not there"),
+            *unless(reply.status == 202 or not repeats, f"asking again ends with {reply.status}"),
+            *purse(world, facts),
+        ]
+
+    return Flow(f"accept {name}", before, act, after, repeats=repeats)
+
+
+# --- what moves by itself -------------------------------------------------------------------------
+
+
+def streamed(name: str, before: Any, after: After = nothing_more) -> Flow:
+    return Flow(name, before, lambda world, _: _ignored(world.stream()), after)
+
+
+def queued(name: str, before: Any, file: str, after: After = nothing_more) -> Flow:
+    def ready(world: World) -> Facts:
+        facts: Facts = before(world)
+        world.stream()
+        return facts
+
+    return Flow(name, ready, lambda world, _: _ignored(world.deliver(file)), after)
+
+
+def ticketed(world: World, facts: Facts) -> list[str]:
+    """The queue made a request's tickets, not the sweep a minute later."""
+    behind = sum(n for request, n in world.tickets if request == facts["request"])
+    return unless(behind >= SIX["params"]["n"], f"the queue made tickets for {behind} images")
+
+
+def swept(name: str, before: Any, *, expires: bool = False) -> Flow:
+    return Flow(f"sweep {name}", before, lambda w, _: w.sweep_once(), purse, expires=expires)
+
+
+def _ignored(_value: object) -> None: ...
+
+
+def lease_over(world: World, **fields: Any) -> Facts:
+    """A worker took an image and never came back."""
+    facts = popped(world, **fields)
+    world.clock.pass_seconds(facts["ttl"] + 1)
+    return facts
+
+
+def third_lease_over(world: World, **fields: Any) -> Facts:
+    """A third worker took an image and never came back; others of its request wait."""
+    facts = popped(world, **fields)
+    for _ in range(2):
+        world.clock.pass_seconds(facts["ttl"] + 1)
+        world.sweep()
+        world.pop(facts["worker"])
+    world.clock.pass_seconds(facts["ttl"] + 1)
+    return facts
+
+
+def time_over(world: World, kind: str = "ada", **fields: Any) -> Facts:
+    """Nobody drew a request in its time."""
+    facts = asked(world, kind, **fields)
+    world.move(gpus=False)
+    world.clock.pass_seconds(REQUEST_LIFE_S + 1)
+    return facts
+
+
+def ticket_lost(world: World) -> Facts:
+    """RunPod lost the tickets of what waits."""
+    facts = asked(world, params={"n": 5})
+    world.move(gpus=False)
+    world.clock.pass_seconds(MINUTE_S)
+    return facts
+
+
+def half_cancelled(world: World) -> Facts:
+    """A cancel died right after its flag."""
+    facts = asked(world, "poor", **TWO)
+    world.store.mark_cancelled(facts["request"], world.clock.now_ms() // 1000)
+    return facts
+
+
+# --- workers --------------------------------------------------------------------------------------
+
+
+def pop(name: str, *, repeats: bool, known: bool = False, amount: int = 2, **fields: Any) -> Flow:
+    def before(world: World) -> Facts:
+        facts = asked(world, params={"n": amount}, **fields)
+        world.move(gpus=False)
+        facts["worker"] = world.worker_key(world.register("volunteer")[0])
+        if known:
+            world.pop(facts["worker"], models=["another"])
+            world.clock.pass_seconds(MINUTE_S)
+        return facts
+
+    def act(world: World, facts: Facts) -> None:
+        world.ask(lambda: world.pop(facts["worker"], amount=amount, max_pixels=2**22))
+
+    return Flow(f"pop {name}", before, act, repeats=repeats)
+
+
+def work(name: str, *, repeats: bool, careful: bool = True, **fields: Any) -> Flow:
+    """A worker's whole turn: pop, PUT, submit."""
+
+    def before(world: World) -> Facts:
+        facts = asked(world, **fields)
+        world.move(gpus=False)
+        facts["worker"] = world.worker_key(world.register("volunteer")[0])
+        return facts
+
+    def act(world: World, facts: Facts) -> None:
+        world.work(facts["worker"], careful=careful)
+
+    return Flow(f"PUT {name}", before, act, repeats=repeats)
+
+
+def submit(
+    name: str, kind: str = "ada", *, repeats: bool = True, says: Facts | None = None, **fields: Any
+) -> Flow:
+    said = says or {}
+
+    def before(world: World) -> Facts:
+        facts = popped(world, kind, **fields)
+        for _ in range(2 if said.get("state") == "faulted" else 0):
+            assert world.submit(facts["worker"], facts["job"], state="faulted").status == 200
+            facts["job"] = world.pop(facts["worker"]).body["id"]
+        return facts
+
+    def act(world: World, facts: Facts) -> None:
+        world.ask(lambda: world.submit(facts["worker"], facts["job"], **said))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        reply, states = last(world), {image.id: image.state for image in images(world)}
+        paid = reply.status == 200 and reply.body["reward"] > 0
+        known = {"DuplicateGen", "AbortedGen"}
+        served = reply.status == 200 or reply.body.get("rc") in known
+        return [
+            *unless(not paid or states[facts["job"]] in DELIVERED, "promised a reward for nothing"),
+            *unless(served or not repeats, f"asking again ends with {reply}"),
+            *purse(world, facts),
+        ]
+
+    return Flow(f"submit {name}", before, act, after, repeats=repeats)
+
+
+def early() -> Flow:
+    """An upload's event comes before its settlement."""
+
+    def before(world: World) -> Facts:
+        return popped(world, **SHARED)
+
+    def act(world: World, facts: Facts) -> None:
+        world.deliver("share")
+        world.ask(lambda: world.submit(facts["worker"], facts["job"]))
+
+    return Flow("share too early", before, act)
+
+
+# --- clients --------------------------------------------------------------------------------------
+
+
+def cancel(
+    name: str, kind: str = "ada", *, held: bool = False, repeats: bool, **fields: Any
+) -> Flow:
+    def before(world: World) -> Facts:
+        return (popped if held else asked)(world, kind, **TWO, **fields)
+
+    def act(world: World, facts: Facts) -> None:
+        world.ask(lambda: world.cancel(facts["request"]))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        drawn = sum(image.state in DELIVERED for image in images(world))
+        reply = last(world)
+        return [
+            *unless(reply.status != 200 or drawn == 0, f"{drawn} images drawn after a cancel"),
+            *unless(reply.status == 200 or not repeats, f"asking again ends with {reply.status}"),
+            *purse(world, facts),
+        ]
+
+    return Flow(f"cancel {name}", before, act, after, repeats=repeats)
+
+
+def rate(*, repeats: bool) -> Flow:
+    def act(world: World, facts: Facts) -> None:
+        body = {"best": facts["job"]}
+        route = "POST /api/v2/generate/rate/{id}"
+        world.ask(lambda: world.call(route, body, id=facts["request"]))
+
+    def after(world: World, _facts: Facts) -> list[str]:
+        awards = [entry for entry in proof.ledger(world) if entry["kind"] == "AWARD"]
+        ratings = [item for item in world.items() if item["sk"]["S"] == "RATING"]
+        told = last(world).status == 200 or repeats
+        return unless(
+            len(awards) == len(ratings) and (len(awards) == 1 or not (told or awards)),
+            f"{len(awards)} awards, {len(ratings)} ratings, told {last(world)}",
+        )
+
+    def before(world: World) -> Facts:
+        return delivered(world, **SHARED, **TWO)
+
+    return Flow(f"rate{'' if repeats else ', once'}", before, act, after, repeats=repeats)
+
+
+def transfer(name: str, *, repeats: bool, with_key: bool, route: str = "transfer") -> Flow:
+    """Move kudos to a user, or to a shared key of his; or award them."""
+
+    def before(world: World) -> Facts:
+        sender = world.gpu_owner if route == "award" else world.register("giver", kudos=50)[1]
+        receiver, key = world.register("taker")
+        username = shared_key(world, key) if route == "shared key" else f"taker#{receiver}"
+        return {"key": sender, "receiver": receiver, "username": username}
+
+    def act(world: World, facts: Facts) -> None:
+        headers = {"idempotency-key": "once"} if with_key else {}
+        body = {"username": facts["username"], "amount": GIFT}
+        path = f"POST /api/v2/kudos/{'award' if route == 'award' else 'transfer'}"
+        world.ask(lambda: world.call(path, body, key=facts["key"], headers=headers))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        moved = world.kudos(facts["receiver"]) - proof.OPENING
+        told = last(world).status == 200
+        budgets = [key.kudos - BUDGET for key in world.records("SHAREDKEY", SharedKey)]
+        return [
+            *unless(moved == GIFT if told or (repeats and with_key) else moved in {0, GIFT},
+                    f"{moved} kudos moved, told {last(world)}"),
+            *unless(budgets in ([], [moved]), f"{moved} moved and the budget grew by {budgets}"),
+        ]  # fmt: skip
+
+    return Flow(f"{route} {name}", before, act, after, repeats=repeats)
+
+
+def shared_keys(name: str, method: str, *, repeats: bool) -> Flow:
+    """Make, change or take away a shared key."""
+
+    def before(world: World) -> Facts:
+        key = client(world)
+        made = shared_key(world, key) if method != "PUT" else ""
+        if made:
+            assert world.generate(made).status == 202
+        return {"key": key, "made": made}
+
+    def act(world: World, facts: Facts) -> None:
+        path, body = "/api/v2/sharedkeys", {"kudos": BUDGET, "name": "ours"}
+        if facts["made"]:
+            route, body = f"{method} {path}/{{id}}", {"name": "theirs"}
+            world.ask(lambda: world.call(route, body, key=facts["key"], id=facts["made"]))
+        else:
+            world.ask(lambda: world.call(f"PUT {path}", body, key=facts["key"]))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        keys = {key.id for key in world.records("SHAREDKEY", SharedKey)}
+        (owned,) = [
+            user.sharedkey_ids for user in world.records("USER", User) if user.alias == "ada"
+        ]
+        return [*unless(keys == owned, "an account's shared keys are not those there are"),
+                *purse(world, facts)]  # fmt: skip
+
+    return Flow(f"shared key {name}", before, act, after, repeats=repeats)
+
+
+def register(*, repeats: bool) -> Flow:
+    def act(world: World, _facts: Facts) -> None:
+        world.ask(lambda: world.call("POST /api/register", {"username": "bob"}))
+
+    def after(world: World, _facts: Facts) -> list[str]:
+        reply, keys = last(world), [i for i in world.items() if i["sk"]["S"] == "KEY"]
+        users = {user.id for user in world.records("USER", User)}
+        owners = [int(key["user_id"]["N"]) for key in keys if not key["worker"]["BOOL"]]
+        return [
+            *unless(sorted(owners) == sorted(users), "an account without its key, or two of them"),
+            *unless(reply.status != 201 or reply.body["id"] in users, "told of no account"),
+            *unless(reply.status == 201 or not repeats, f"asking again ends with {reply.status}"),
+        ]
+
+    return Flow(f"register{'' if repeats else ', once'}", lambda _: {}, act, after, repeats=repeats)
+
+
+def grant() -> Flow:
+    """An admin gives kudos by the API."""
+
+    def before(world: World) -> Facts:
+        return {"user": world.register("bob")[0]}
+
+    def act(world: World, facts: Facts) -> None:
+        body, route = {"kudos": GIFT, "trusted": True}, "PUT /api/v2/users/{id}"
+        who, by = str(facts["user"]), world.gpu_owner
+        world.ask(lambda: world.call(route, body, key=by, id=who))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        (bob,) = [user for user in world.records("USER", User) if user.id == facts["user"]]
+        given = bob.kudos - proof.OPENING
+        told = last(world).status == 200
+        return unless(
+            given == (GIFT if bob.trusted else 0) and (bob.trusted or not told),
+            f"{given} kudos given, trusted: {bob.trusted}, told {last(world)}",
+        )
+
+    return Flow("grant", before, act, after, repeats=False)
+
+
+def life(name: str, kind: str, **fields: Any) -> Flow:
+    """A request's whole life, from asking to sharing, by clients and a worker that ask again."""
+
+    def before(world: World) -> Facts:
+        return {"key": client(world, kind), "worker": world.worker_key(world.register("owner")[0])}
+
+    def act(world: World, facts: Facts) -> None:
+        world.ask(lambda: world.generate(facts["key"], **fields))
+        world.stream()
+        world.deliver("dispatch")
+        world.work(facts["worker"])
+        world.stream()
+        world.deliver("webhook")
+        world.deliver("share")
+        world.sweep_once()
+
+    return Flow(f"life {name}", before, act)
+
+
+SOURCE: Facts = {"source_image": png_base64(), "params": {"denoising_strength": 1.0}}
+INLINE: Facts = {"generation": base64.b64encode(webp()).decode()}
+
+FLOWS = [
+    accept("an account's"),
+    accept("an account's, once", repeats=False),
+    accept("shared", **SHARED),
+    accept("partly forgiven, two images", "poor", **TWO),
+    accept("anonymous", "anonymous"),
+    accept("anonymous, once", "anonymous", repeats=False),
+    accept("by a shared key, two images", by_shared_key=True, **TWO),
+    accept("with a source image, shared all the same", **SOURCE, **SHARED),
+    streamed("enqueue", partial(asked, **SIX), ticketed),
+    streamed("enqueue webhooks", partial(delivered, webhook=f"{HOOK}/hook", **TWO)),
+    queued("dispatch", partial(asked, **SIX), "dispatch", ticketed),
+    pop("by a new worker", repeats=True),
+    pop("by a new worker, once", repeats=False),
+    pop("by a worker that is known", repeats=True, known=True),
+    pop("by a worker that is known, once", repeats=False, known=True),
+    pop("of a source image", repeats=False, amount=1, source_image=png_base64()),
+    work("again and again", repeats=True, **SHARED),
+    work("once", repeats=False, **SHARED),
+    work("once, by a worker that does not look", repeats=False, careful=False),
+    submit("not shared"),
+    submit("shared, one of two", **SHARED, **TWO),
+    submit("shared, once", repeats=False, **SHARED),
+    submit("anonymous", "anonymous", repeats=False),
+    submit("with a webhook, partly forgiven", "poor", webhook=f"{HOOK}/hook"),
+    submit("inline", says=INLINE),
+    submit("censored, partly forgiven", "poor", says={"state": "censored"}, **SHARED),
+    submit("censored, by a shared key, once", repeats=False, says={"state": "censored"},
+           by_shared_key=True),
+    submit("faulted a third time, one of two", "poor", says={"state": "faulted"}, **TWO),
+    submit("faulted a third time, once", repeats=False, says={"state": "faulted"}, **TWO),
+    queued("share", partial(delivered, **SHARED), "share"),
+    queued("share anonymous, two images", partial(delivered, kind="anonymous", **TWO), "share"),
+    queued("share nothing", delivered, "share"),
+    early(),
+    queued("webhook", partial(delivered, webhook=f"{HOOK}/hook", **TWO), "webhook"),
+    streamed("tally", partial(delivered, **SHARED, **TWO)),
+    streamed("tally anonymous", partial(delivered, kind="anonymous")),
+    swept("a lease that ended", lease_over),
+    swept("a third lease that ended, one of two", partial(third_lease_over, **TWO)),
+    swept("a third lease of a forgiven request", partial(third_lease_over, kind="poor", **TWO)),
+    swept("an expired request of two", partial(time_over, **TWO), expires=True),
+    swept("an expired request, partly forgiven", partial(time_over, kind="poor", **TWO),
+          expires=True),
+    swept("an expired request of a shared key", partial(time_over, by_shared_key=True),
+          expires=True),
+    swept("an expired request with a source", partial(time_over, **SOURCE), expires=True),
+    swept("half a cancel", half_cancelled),
+    swept("lost tickets", ticket_lost),
+    cancel("two waiting", repeats=True),
+    cancel("two waiting, once", repeats=False),
+    cancel("partly forgiven", "poor", repeats=True),
+    cancel("partly forgiven, once", "poor", repeats=False),
+    cancel("one held, one waiting", held=True, repeats=True),
+    cancel("by a shared key", by_shared_key=True, repeats=True),
+    rate(repeats=True),
+    rate(repeats=False),
+    transfer("with an Idempotency-Key", repeats=True, with_key=True),
+    transfer("once", repeats=False, with_key=False),
+    transfer("with an Idempotency-Key", repeats=True, with_key=True, route="shared key"),
+    transfer("with an Idempotency-Key", repeats=True, with_key=True, route="award"),
+    shared_keys("made", "PUT", repeats=False),
+    shared_keys("changed", "PATCH", repeats=True),
+    shared_keys("taken away", "DELETE", repeats=False),
+    register(repeats=True),
+    register(repeats=False),
+    grant(),
+    life("shared", "ada", webhook=f"{HOOK}/hook", **SHARED),
+]  # fmt: skip

@@ -1,0 +1,93 @@
+"""moto's DynamoDB without HTTP between, and without copying itself over and over.
+
+The other tests go through the SDK's whole path; for crash points so many calls are made that it is
+the difference between a minute and ten.
+"""
+
+import io
+import json
+import pickle
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import pytest
+from botocore import xform_name
+from botocore.exceptions import ClientError
+from moto.core.exceptions import JsonRESTError
+from moto.core.responses import ActionResult
+from moto.dynamodb.models.dynamo_type import LimitedSizeDict
+from moto.dynamodb.models.table import Table
+from moto.dynamodb.responses import DynamoHandler
+
+from tests.support.cloud import ACCOUNT, REGION
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles moto's backends: their locks are made anew."""
+
+    def reducer_override(self, value: Any) -> Any:
+        for made in (threading.Condition, threading.RLock, threading.Lock):
+            kind = made if isinstance(made, type) else type(made())
+            if isinstance(value, kind):
+                return made, ()
+        return NotImplemented
+
+
+def frozen(value: Any) -> bytes:
+    """Return a value as bytes; ``pickle.loads`` makes one like it."""
+    out = io.BytesIO()
+    _Pickler(out, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    return out.getvalue()
+
+
+@cache
+def _method(operation: str) -> str:
+    return xform_name(operation)
+
+
+_copies: list[Table] = []
+"""What the call that runs has copied of the table, before it changed anything."""
+
+
+def dynamodb(operation: str, params: dict[str, Any]) -> Any:
+    """Make one call; raises ClientError as the SDK does."""
+    _copies.clear()
+    handler = DynamoHandler()
+    handler.region, handler.current_account = REGION, ACCOUNT
+    # moto keeps what it is given.
+    handler.body = handler.params = pickle.loads(pickle.dumps(params))
+    try:
+        answer = getattr(handler, _method(operation))()
+    except JsonRESTError as error:
+        said = json.loads(error.description)
+        code = said["__type"].rpartition("#")[2]
+        told: Any = {
+            "Error": {"Code": code, "Message": error.message},
+            "ResponseMetadata": {"HTTPStatusCode": 400},
+            "CancellationReasons": said.get("CancellationReasons", []),
+        }
+        raise ClientError(told, operation) from None
+    assert isinstance(answer, ActionResult), operation
+    found: Any = answer.result
+    return found
+
+
+@contextmanager
+def quick() -> Iterator[None]:
+    """Have moto copy its table once for a transaction, not once for each of its parts.
+
+    Nor does it measure every item at every attribute, which is quadratic.
+    """
+
+    def copied(table: Table, _memo: Any) -> Table:
+        if not _copies:
+            _copies.append(pickle.loads(frozen(table)))
+        return _copies[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Table, "__deepcopy__", copied, raising=False)
+        patch.setattr(LimitedSizeDict, "__setitem__", dict.__setitem__)
+        yield

@@ -1,0 +1,280 @@
+"""What must be true of a world in which all is over, from first principles.
+
+Nothing here asks a function: what was asked for, drawn and paid is read from the table, the ledger
+and the buckets, and counted by hand.
+"""
+
+import json
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from horde.model import DELIVERED, Generation, Request, SharedKey, State, User
+
+if TYPE_CHECKING:
+    from tests.support.crashes import World
+
+Entry = dict[str, Any]
+FAULTS = 3
+OPENING = 14
+"""Kudos of a new account."""
+
+
+def wrong_in(world: "World", *, gpus: bool, expires: bool) -> list[str]:
+    """Return what is wrong.
+
+    ``gpus``: all that waited could be drawn; ``expires``: but not in time.
+    """
+    found = list(_wrong(world, gpus=gpus and not expires))
+    try:
+        world.audit()
+    except AssertionError as error:
+        line = traceback.extract_tb(error.__traceback__)[-1].line
+        found.append(f"audit: {error or line}")
+    return found
+
+
+def _wrong(world: "World", *, gpus: bool) -> Iterator[str]:
+    requests = {r.id: r for r in world.records("REQUEST", Request)}
+    images = {g.id: g for g in world.records("GENERATION", Generation)}
+    entries = ledger(world)
+    yield from _ends(requests, images, gpus=gpus)
+    yield from _indexes(world)
+    yield from _requests(requests, images, entries)
+    yield from _rewards(requests, images, entries)
+    yield from _balances(world)
+    yield from _files(world, requests, images)
+    yield from _data_set(world, requests, images)
+    yield from _webhooks(world, requests, images)
+    yield from _counters(world, requests, images)
+    yield from _left_over(world)
+
+
+def ledger(world: "World") -> list[Entry]:
+    """Return all entries of all users' ledgers."""
+    return [
+        {
+            "user": int(item["pk"]["S"].partition("#")[2]),
+            "kind": item["kind"]["S"],
+            "amount": int(item["amount"]["N"]),
+            "postings": {name: int(n["N"]) for name, n in item["postings"]["M"].items()},
+            "reference": item["reference"]["S"],
+        }
+        for item in world.items()
+        if item["sk"]["S"].startswith("LEDGER#")
+    ]
+
+
+def _ends(
+    requests: dict[str, Request], images: dict[str, Generation], *, gpus: bool
+) -> Iterator[str]:
+    """Every image of every request is there and has ended, and as it had to."""
+    asked = [image for request in requests.values() for image in request.generations]
+    if sorted(asked) != sorted(images):
+        yield "a request without its images, or an image without its request"
+        return
+    for image in images.values():
+        request = requests[image.request_id]
+        match image.state:
+            case State.WAITING | State.PROCESSING:
+                yield f"an image is {image.state} for ever"
+            case State.CANCELLED if not request.cancelled:
+                yield "an image is cancelled, its request is not"
+            case State.FAULTED if not request.faulted:
+                yield "an image is faulted, its request is not"
+            case State.EXPIRED if gpus:
+                yield "an image was lost: it expired although a GPU could have drawn it"
+    for request in requests.values():
+        worst = max((images[one].faults for one in request.generations), default=0)
+        if request.faulted and worst < FAULTS:
+            yield f"a request was given up after {worst} faults"
+
+
+def _indexes(world: "World") -> Iterator[str]:
+    """What is over is on no list, and is forgotten one day."""
+    for item in world.items():
+        if item["sk"]["S"] in {"REQUEST", "GENERATION"}:
+            for name in ("wait_model", "due_at", "due_shard", "listed", "listed_at"):
+                if name in item:
+                    yield f"a {item['sk']['S'].lower()} that is over still has {name}"
+            if "gone_at" not in item:
+                yield f"a {item['sk']['S'].lower()} that is over is never forgotten"
+
+
+def _requests(
+    requests: dict[str, Request], images: dict[str, Generation], entries: list[Entry]
+) -> Iterator[str]:
+    """Each request was charged once, and what was not delivered was given back once."""
+    charges = [entry for entry in entries if entry["kind"] == "GENERATION"]
+    refunds = [entry for entry in entries if entry["kind"] == "REFUND"]
+    if not {entry["reference"] for entry in charges} <= requests.keys():
+        yield "charged, and there is no such request"
+    if not {entry["reference"] for entry in refunds} <= images.keys():
+        yield "refunded, and there is no such image"
+    for request in requests.values():
+        mine = [entry for entry in charges if entry["reference"] == request.id]
+        back = [entry for entry in refunds if entry["reference"] in request.generations]
+        if not request.anonymous:
+            yield from _paid(request, [images[one] for one in request.generations], mine, back)
+        elif mine or back:
+            yield "an anonymous request moved kudos"
+
+
+def _paid(
+    request: Request, images: list[Generation], charges: list[Entry], refunds: list[Entry]
+) -> Iterator[str]:
+    """Its owner paid for what was delivered and for nothing else; what was forgiven is not paid."""
+    if {entry["user"] for entry in [*charges, *refunds]} - {request.user_id}:
+        yield "somebody else was charged, or refunded"
+    if len(charges) != 1:
+        yield f"a request was charged {len(charges)} times"
+        return
+    forgiven = -charges[0]["postings"].get("forgiveness", 0)
+    total = (request.price + request.tax) * request.n
+    if -charges[0]["amount"] != total - forgiven:
+        yield f"charged {-charges[0]['amount']} of {total}, {forgiven} forgiven"
+    for image in images:
+        back = sum(entry["reference"] == image.id for entry in refunds)
+        if back != (0 if image.state is State.OK else 1):
+            yield f"an image that is {image.state} was refunded {back} times"
+    kept = sum(cost(request, image) for image in images)
+    fair = kept - forgiven + min(forgiven, total - kept)
+    net = -sum(entry["amount"] for entry in [*charges, *refunds])
+    if net != fair:
+        yield f"a request cost {net} in the end, not {fair}"
+
+
+def cost(request: Request, image: Generation) -> int:
+    """Return what an image costs: all of it, its tax if it was censored, else nothing."""
+    if image.state is State.OK:
+        return request.price + request.tax
+    return request.tax if image.state is State.CENSORED else 0
+
+
+def _rewards(
+    requests: dict[str, Request], images: dict[str, Generation], entries: list[Entry]
+) -> Iterator[str]:
+    """Each delivered image was paid once, to its worker's owner, and nothing else was."""
+    paid = sorted(
+        (entry["reference"], entry["user"], entry["amount"])
+        for entry in entries
+        if entry["kind"] == "REWARD"
+    )
+    earned = sorted(
+        (image.id, image.worker_user, requests[image.request_id].reward)
+        for image in images.values()
+        if image.state in DELIVERED and image.request_id in requests
+    )
+    if paid != earned:
+        yield f"{len(paid)} rewards for {len(earned)} delivered images, or not the right ones"
+
+
+def _balances(world: "World") -> Iterator[str]:
+    """No balance is under its floor, and a shared key spent what its requests cost."""
+    for user in world.records("USER", User):
+        if user.kudos < user.floor:
+            yield f"user {user.id} has {user.kudos} kudos, under the floor"
+    images = {g.id: g for g in world.records("GENERATION", Generation)}
+    spent: Counter[str] = Counter()
+    by_reference: Counter[str] = Counter()
+    for entry in ledger(world):
+        if entry["kind"] in {"GENERATION", "REFUND"}:
+            by_reference[entry["reference"]] -= entry["amount"]
+    for request in world.records("REQUEST", Request):
+        if request.sharedkey_id:
+            for reference in (request.id, *(i for i in request.generations if i in images)):
+                spent[request.sharedkey_id] += by_reference[reference]
+    for key in world.records("SHAREDKEY", SharedKey):
+        if key.utilized != spent[key.id]:
+            yield f"a shared key says it spent {key.utilized}; it was {spent[key.id]}"
+
+
+def _files(
+    world: "World", requests: dict[str, Request], images: dict[str, Generation]
+) -> Iterator[str]:
+    """What was delivered can be downloaded, and source images are gone."""
+    outputs, sources = world.objects("Outputs"), world.objects("Sources")
+    for image in images.values():
+        if image.state in DELIVERED and outputs.get(image.image_key, b"")[8:12] != b"WEBP":
+            yield "an image was delivered and is not there"
+    for request in requests.values():
+        if {request.source_key, request.mask_key} & sources.keys():
+            yield "a request is over and its source image still there"
+
+
+def _data_set(
+    world: "World", requests: dict[str, Request], images: dict[str, Generation]
+) -> Iterator[str]:
+    """What was shared and delivered is in the data set, once, and nothing else."""
+    due = {
+        image.id: image
+        for image in images.values()
+        if image.state is State.OK and requests[image.request_id].shared
+    }
+    laion, outputs = world.objects("Laion"), world.objects("Outputs")
+    names = Counter(name.rpartition("/")[2].partition(".")[0] for name in laion)
+    for one in set(names) - set(due):
+        what = images[one].state if one in images else "nobody's"
+        yield f"an image was shared against the rules: {what}"
+    for one, image in due.items():
+        found = {name.rpartition(".")[2]: body for name, body in laion.items() if one in name}
+        if names[one] != 2 or set(found) != {"webp", "json"}:
+            yield f"a shared image has {names[one]} objects in the data set"
+        elif found["webp"] != outputs.get(image.image_key):
+            yield "a shared image is not the one that was delivered"
+        elif json.loads(found["json"])["id"] != one:
+            yield "a shared image has another one's row"
+    marks = {item["generation_id"]["S"] for item in world.items() if item["sk"]["S"] == "SHARED"}
+    marked = {image.id for image in images.values() if image.shared_at is not None}
+    if not marks == marked == set(due):
+        yield f"{len(due)} images are shared, {len(marks)} known to be, {len(marked)} marked"
+
+
+def _webhooks(
+    world: "World", requests: dict[str, Request], images: dict[str, Generation]
+) -> Iterator[str]:
+    """Every delivered image's webhook was called, at least once, and nobody else's."""
+    due = {
+        image.id
+        for image in images.values()
+        if image.state in DELIVERED and requests[image.request_id].webhook
+    }
+    if set(world.told) != due:
+        yield f"{len(due)} webhooks were due, {len(set(world.told))} called"
+
+
+def _counters(
+    world: "World", requests: dict[str, Request], images: dict[str, Generation]
+) -> Iterator[str]:
+    """Each delivered image and each anonymous request is counted once."""
+    delivered = [image for image in images.values() if image.state in DELIVERED]
+    count: Counter[str] = Counter()
+    for item in world.items():
+        if item["sk"]["S"] == "TOTAL":
+            count["total"] += int(item["images"]["N"])
+        elif item["sk"]["S"] == "RECORD":
+            who = item["pk"]["S"].partition("#")[0].lower()
+            for name in ("images", "asked_images"):
+                count[f"{who} {name}"] += int(item.get(name, {"N": "0"})["N"])
+    anonymous = {request.id: request for request in requests.values() if request.anonymous}
+    right = Counter(
+        {
+            "total": len(delivered),
+            "worker images": len(delivered),
+            "user images": sum(image.request_id in anonymous for image in delivered),
+            "user asked_images": sum(request.n for request in anonymous.values()),
+        }
+    )
+    for name in right | count:
+        if count[name] != right[name]:
+            yield f"statistics say {count[name]} for '{name}', it was {right[name]}"
+
+
+def _left_over(world: "World") -> Iterator[str]:
+    """Nothing waits for an operator."""
+    left = Counter({file: len(found) for file, found in world.dead.items()})
+    left += Counter({file: len(found) for file, found in world.pending.items()})
+    left += Counter(enqueue=len(world.dead_records), tally=len(world.uncounted))
+    for name, number in left.items():
+        yield f"{number} of {name} are left for an operator"
