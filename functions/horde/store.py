@@ -88,6 +88,12 @@ ONCE_S = DAY_S
 """How long an ``Idempotency-Key`` is remembered, in seconds."""
 BACK_AND_FORTH_S = 60
 """Who was given kudos may send some back after this many seconds."""
+HELD = {
+    ":seen": "kudos = :seen",
+    ":least": "kudos >= :least",
+    ":month": "(attribute_not_exists(allowed_at) OR allowed_at < :month)",
+}
+"""Conditions on an account whose kudos move: exactly this balance, at least it, not this month."""
 GOOD_STANDING = "attribute_not_exists(deleted) AND attribute_not_exists(flagged)"
 """False is never stored: a flag is there or it is not."""
 
@@ -392,26 +398,11 @@ class Store:
 
         Both or neither; False if the account is gone or would pass its floor.
         """
-        entries = [kudos.grant(user.id, grant)] if grant else []
-        update, names, values = _sets(changes) if changes else ("", {}, {})
-        if entries:
-            adds, amounts = _adds(entries)
-            update, values = f"{update} {adds}", values | amounts
-        conditions = ["attribute_exists(pk)"]
-        if grant < 0:
-            conditions.append("kudos >= :least")
-            values[":least"] = encode(user.floor - grant)
-        change: Item = {
-            "TableName": self._table,
-            "Key": _pk("USER", user.id),
-            "ConditionExpression": " AND ".join(conditions),
-            "UpdateExpression": update,
-            "ExpressionAttributeNames": names,
-            "ExpressionAttributeValues": values,
-        }
-        filled = {key: value for key, value in change.items() if value}
-        ledger = [self._ledger(entry, reference="admin") for entry in entries]
-        return self._holds([{"Update": filled}, *ledger])
+        if not grant:
+            return self._change(_pk("USER", user.id), changes) is not None
+        held = {":least": user.floor - grant} if grant < 0 else None
+        entry = kudos.grant(user.id, grant)
+        return self._holds(self._book([entry], reference="admin", held=held, sets=changes))
 
     def register(self, alias: str, key_hash: str) -> User:
         """Open an account at its floor with one API key.
@@ -454,29 +445,21 @@ class Store:
             return False
         entry = kudos.grant(user_id, amount)
         held = {":least": user.floor - amount} if amount < 0 else None
-        parts = [*self._moves([entry], held), self._ledger(entry, reference="operator")]
-        return self._holds(parts)
+        return self._holds(self._book([entry], reference="operator", held=held))
 
     def allow(self, user_id: int, amount: int, month: int) -> bool:
         """Give an account its kudos of the month that began at ``month`` (seconds), once.
 
         False if it has got them, or is not in good standing.
         """
-        entry = kudos.allowance(user_id, amount)
-        adds, values = _adds([entry])
-        not_yet = "(attribute_not_exists(allowed_at) OR allowed_at < :month)"
-        given: Item = {
-            "TableName": self._table,
-            "Key": _pk("USER", user_id),
-            "ConditionExpression": f"attribute_exists(pk) AND {not_yet} AND {GOOD_STANDING}",
-            "UpdateExpression": f"SET allowed_at = :now {adds}",
-            "ExpressionAttributeValues": {
-                **values,
-                ":month": encode(month),
-                ":now": encode(clock.now()),
-            },
-        }
-        return self._holds([{"Update": given}, self._ledger(entry, reference=f"month {month}")])
+        parts = self._book(
+            [kudos.allowance(user_id, amount)],
+            reference=f"month {month}",
+            held={":month": month},
+            also=GOOD_STANDING,
+            sets={"allowed_at": clock.now()},
+        )
+        return self._holds(parts)
 
     # --- kudos between users --------------------------------------------------------------
 
@@ -498,10 +481,13 @@ class Store:
         sent, got = kudos.transfer(sender.id, receiver_id, amount)
         reference = str(uuid.uuid4())
         parts = [
-            *self._moves([sent], {":least": sender.floor + amount}, GOOD_STANDING),
-            *self._moves([got], None, GOOD_STANDING),
-            self._ledger(sent, reference=reference),
-            self._ledger(got, reference=reference),
+            *self._book(
+                [sent],
+                reference=reference,
+                held={":least": sender.floor + amount},
+                also=GOOD_STANDING,
+            ),
+            *self._book([got], reference=reference, also=GOOD_STANDING),
             self._one_way(sender.id, receiver_id),
             *self._once(sender.id, once),
             *([] if key is None else [self._raise(key, amount)]),
@@ -512,8 +498,7 @@ class Store:
         """Give new kudos to a user in good standing; False if it is not, or ``once`` is done."""
         entry = kudos.award(receiver_id, amount)
         parts = [
-            *self._moves([entry], None, GOOD_STANDING),
-            self._ledger(entry, reference=f"by {giver_id}"),
+            *self._book([entry], reference=f"by {giver_id}", also=GOOD_STANDING),
             *self._once(giver_id, once),
         ]
         return self._holds(parts)
@@ -729,10 +714,7 @@ class Store:
         )
         held = {":seen": user.kudos} if entry.forgiven else {":least": user.floor - entry.amount}
         asked = {"requested": request.n, "used": request.n * request.pixelsteps}
-        charge = [
-            *self._moves([entry], held, counts=asked),
-            self._ledger(entry, reference=request.id),
-        ]
+        charge = self._book([entry], reference=request.id, held=held, counts=asked)
         if key is not None:
             total = (request.price + request.tax) * request.n
             charge.append(self._spend(key, paid=-entry.amount, total=total))
@@ -982,8 +964,7 @@ class Store:
             parts = [
                 ended,
                 *to_key,
-                *self._moves(moves, counts=counts),
-                *(self._ledger(entry, reference=generation.id, drawn=drawn) for entry in moves),
+                *self._book(moves, reference=generation.id, counts=counts, drawn=drawn),
                 *self._touch_request(request, forgiven, last_fault=last_fault),
                 *more,
             ]
@@ -1558,8 +1539,7 @@ class Store:
                     "ExpressionAttributeValues": {":now": encode(clock.now_ms())},
                 }
             },
-            *self._moves(entries),
-            *(self._ledger(entry, reference=request.id) for entry in entries),
+            *self._book(entries, reference=request.id),
             *(
                 self._new(
                     {
@@ -1843,43 +1823,47 @@ class Store:
             "listed_at": {"N": str(generation.created_at)},
         }
 
-    def _moves(
+    def _book(
         self,
         entries: list[kudos.Entry],
-        condition: Item | None = None,
+        *,
+        reference: str,
+        held: Mapping[str, int] | None = None,
         also: str = "",
         counts: Mapping[str, int] | None = None,
+        sets: Mapping[str, Any] | None = None,
+        drawn: Item | None = None,
     ) -> list[Item]:
-        """One update per balance (a transaction must not touch an item twice).
+        """Return the parts that write entries and move their accounts' balances, never one alone.
 
-        ``condition`` is ``{":seen": n}``, exactly this balance, or ``{":least": n}``, at least
-        it; without one the account need only exist. ``also`` is a condition without values.
-        ``counts`` are added to the first entry's account.
+        One update per account, since a transaction must not touch an item twice. ``held`` names
+        conditions of ``HELD``; without one the account need only exist. ``also`` is a condition
+        without values. ``counts`` are added to the first entry's account, ``sets`` are set there.
         """
-        held = {":seen": "kudos = :seen", ":least": "kudos >= :least"}
-        conditions = ["attribute_exists(pk)", *(held[name] for name in condition or {})]
-        users = dict.fromkeys(entry.user_id for entry in entries)
-        moves = []
-        for number, user_id in enumerate(users):
+        conditions = ["attribute_exists(pk)", *(HELD[name] for name in held or {})]
+        conditions += [also] if also else []
+        moves: list[Item] = []
+        for user_id in dict.fromkeys(entry.user_id for entry in entries):
             mine = [entry for entry in entries if entry.user_id == user_id]
-            adds, values = _adds(mine, {} if number else counts)
-            moves.append(
-                {
-                    "Update": {
-                        "TableName": self._table,
-                        "Key": _pk("USER", user_id),
-                        "ConditionExpression": " AND ".join(
-                            [*conditions, also] if also else conditions
-                        ),
-                        "UpdateExpression": adds,
-                        "ExpressionAttributeValues": {
-                            **values,
-                            **{name: encode(value) for name, value in (condition or {}).items()},
-                        },
-                    }
-                }
-            )
-        return moves
+            adds, values = _adds(mine, counts if not moves else {})
+            update, names, more = _sets(sets) if sets and not moves else ("", {}, {})
+            move: Item = {
+                "TableName": self._table,
+                "Key": _pk("USER", user_id),
+                "ConditionExpression": " AND ".join(conditions),
+                "UpdateExpression": f"{update} {adds}",
+                "ExpressionAttributeValues": {
+                    **values,
+                    **more,
+                    **{name: encode(value) for name, value in (held or {}).items()},
+                },
+                **({"ExpressionAttributeNames": names} if names else {}),
+            }
+            moves.append({"Update": move})
+        return [
+            *moves,
+            *(self._ledger(entry, reference=reference, drawn=drawn) for entry in entries),
+        ]
 
     def _ledger(self, entry: kudos.Entry, *, reference: str, drawn: Item | None = None) -> Item:
         """Append an entry; a reward says what was ``drawn``, for ``tally``."""
