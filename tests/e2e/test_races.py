@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from horde import ending
 from horde.model import Generation, Request, State
 from tests.e2e.conftest import Horde, wish
 from tests.support.arena import Arena, arena, at_once
@@ -214,7 +215,7 @@ def test_a_submit_and_a_fault_of_one_image_at_once_are_one_end(ring: Arena) -> N
 
 def test_a_pop_and_a_cancel_at_once_leave_each_image_held_or_refunded(ring: Arena) -> None:
     user, key = rich(ring)
-    _, worker = owner(ring)
+    paid_user, worker = owner(ring)
     for _ in range(FEW):
         before = ring.kudos(user)
         request = ask(ring, key, n=16)
@@ -234,6 +235,7 @@ def test_a_pop_and_a_cancel_at_once_leave_each_image_held_or_refunded(ring: Aren
             assert statuses(at_once(*faults)) == {200: len(given)}
         assert states(ring, request) == {State.CANCELLED: 16}
         assert ring.kudos(user) == before
+    assert ring.kudos(paid_user) == FLOOR
 
 
 def test_a_fault_and_a_cancel_at_once_revive_nothing(ring: Arena) -> None:
@@ -247,6 +249,21 @@ def test_a_fault_and_a_cancel_at_once_revive_nothing(ring: Arena) -> None:
         answers = at_once(*faults[:4], *[partial(ring.cancel, request.id)] * 4, *faults[4:])
         assert set(statuses(answers)) == {200}
         ring.sweep()  # ends what was requeued before the flag was there
+        assert states(ring, request) == {State.CANCELLED: 8}
+        assert ring.kudos(user) == before
+
+
+def test_faults_that_were_decided_before_a_cancel_and_come_after_it_revive_nothing(
+    ring: Arena,
+) -> None:
+    user, key = rich(ring)
+    paid_user, _ = owner(ring)
+    for _ in range(FEW):
+        before = ring.kudos(user)
+        request = ask(ring, key, n=8)
+        images = held(ring, request, paid_user)
+        ring.cancel(request.id)
+        at_once(*[partial(ending.fault, ring.store, request, image) for image in images * 4])
         assert states(ring, request) == {State.CANCELLED: 8}
         assert ring.kudos(user) == before
 
@@ -417,9 +434,10 @@ def test_of_32_ratings_of_one_request_one_is_kept_and_paid(ring: Arena) -> None:
             ring.upload(url)
             assert ring.submit(worker, one).status == 200
         before = ring.kudos(ada)
-        body = {"ratings": [{"id": jobs["ids"][0], "rating": 5}]}
+        bodies = [{"ratings": [{"id": one, "rating": 5}]} for one in jobs["ids"]]
         route = "POST /api/v2/generate/rate/{id}"
-        answers = at_once(*[partial(ring.call, route, body, id=request.id)] * THREADS)
+        calls = [partial(ring.call, route, body, id=request.id) for body in bodies]
+        answers = at_once(*calls * (THREADS // 2))
         assert statuses(answers) == {200: 1, "AestheticsAlreadyExist": THREADS - 1}
         assert ring.kudos(ada) == before + 2 * (PRICE + 1) - 1
 

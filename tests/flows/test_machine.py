@@ -35,7 +35,7 @@ from tests.support.cloud import ANONYMOUS, Cloud, Reply, cloud, png_base64, webp
 
 START_MS = 1_795_000_000_000
 BASELINE = "stable_diffusion_1"
-MOST_USERS = 5
+MOST_USERS = 8
 EXAMPLES = int(os.environ.get("FUZZ", "160")) // 4
 """An example takes about two seconds, those of the other fuzzers much less."""
 SOURCE = png_base64()
@@ -74,6 +74,7 @@ class Machine(RuleBasedStateMachine):
     requests = Bundle("requests")
     keys = Bundle("keys")
     jobs = Bundle("jobs")
+    sent = Bundle("sent")
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,8 +101,14 @@ class Machine(RuleBasedStateMachine):
     def hire(self) -> Any:
         return multiple(self._hire(self._register()), self._hire(self._register()))
 
+    @initialize(target=keys, budget=st.just(rules.UNLIMITED) | amounts)
+    def lend(self, budget: int) -> Any:
+        user = self._register()
+        self.grant(user, 30)
+        return self._add_key(user, budget, rules.UNLIMITED)
+
     @rule(target=users)
-    @precondition(lambda self: len(self.api_keys) < MOST_USERS + 2)
+    @precondition(lambda self: len(self.api_keys) < MOST_USERS)
     def register(self) -> int:
         return self._register()
 
@@ -317,13 +324,11 @@ class Machine(RuleBasedStateMachine):
 
     # --- what moves by itself --------------------------------------------------------------------
 
-    @rule(again=st.booleans())
-    def stream(self, again: bool) -> None:
+    @rule(again=st.booleans(), dispatching=st.booleans())
+    def stream(self, again: bool, dispatching: bool) -> None:
         self.horde.stream(again=again)
-
-    @rule(twice=st.booleans())
-    def dispatch(self, twice: bool) -> None:
-        self.horde.deliver("dispatch", twice=twice)
+        if dispatching:
+            self.horde.deliver("dispatch", twice=again)
 
     @rule(twice=st.booleans())
     def share(self, twice: bool) -> None:
@@ -332,30 +337,40 @@ class Machine(RuleBasedStateMachine):
         self.model.judge()
         self.compare_data_set()
 
-    @rule(user=users)
-    def withdraw_all_of_a_user(self, user: int) -> None:
+    @rule(image=st.none() | jobs, user=users)
+    def withdraw(self, image: Job | None, user: int) -> None:
+        """Take an image back, or all that a user shared."""
         bucket = self.horde.bucket("Laion")
-        gone = operator.withdraw(self.horde.store, self.horde.s3, bucket, f"ada#{user}")
+        what = image[0] if image else f"ada#{user}"
         owner = self.model.accounts[user]
-        mine = (image for image in self.model.images if image.request.owner is owner)
-        assert gone == self.model.withdraw(mine)
-        self.compare_data_set()
-
-    @rule(job=jobs)
-    def withdraw_an_image(self, job: Job) -> None:
-        image, bucket = self.model.image(job[0]), self.horde.bucket("Laion")
-        if not image.was_shared:
+        mine = [one for one in self.model.images if one.request.owner is owner]
+        images = [self.model.image(image[0])] if image else mine
+        if image and not images[0].was_shared:
             with pytest.raises(operator.OperatorError):
-                operator.withdraw(self.horde.store, self.horde.s3, bucket, image.id)
+                operator.withdraw(self.horde.store, self.horde.s3, bucket, what)
             return
-        gone = operator.withdraw(self.horde.store, self.horde.s3, bucket, image.id)
-        assert gone == self.model.withdraw([image])
+        gone = operator.withdraw(self.horde.store, self.horde.s3, bucket, what)
+        assert gone == self.model.withdraw(images)
         self.compare_data_set()
 
     # --- kudos between users ---------------------------------------------------------------------
 
-    @rule(sender=users, receiver=users, amount=amounts | st.sampled_from([0, -1]), once=tokens)
-    def transfer(self, sender: int, receiver: int, amount: int, once: str | None) -> None:
+    @rule(
+        target=sent,
+        sender=users,
+        receiver=users,
+        amount=amounts | st.sampled_from([0, -1]),
+        once=tokens,
+    )
+    def transfer(self, sender: int, receiver: int, amount: int, once: str | None) -> Any:
+        target = self.model.accounts[receiver]
+        self._transfer(sender, f"ada#{receiver}", target, amount, once)
+        return sender, receiver, amount, once
+
+    @rule(again=sent)
+    def transfer_again(self, again: tuple[int, int, int, str | None]) -> None:
+        """The same call, as of a client that lost the answer."""
+        sender, receiver, amount, once = again
         target = self.model.accounts[receiver]
         self._transfer(sender, f"ada#{receiver}", target, amount, once)
 
@@ -396,6 +411,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(target=keys, user=users, budget=st.just(rules.UNLIMITED) | amounts, expiry=days)
     def add_key(self, user: int, budget: int, expiry: int) -> Any:
+        return self._add_key(user, budget, expiry)
+
+    def _add_key(self, user: int, budget: int, expiry: int) -> Any:
         wish = {"name": "a key", "kudos": budget, "expiry": expiry}
         answer = self.horde.call("PUT /api/v2/sharedkeys", wish, key=self.api_keys[user])
         try:
