@@ -333,6 +333,8 @@ def submit(call: Call) -> Answer:
         images.check_uploaded(
             aws.s3(), settings.outputs_bucket, generation.image_key, generation.id
         )
+    # Before the settlement: whoever pays for it has its life long to fetch it.
+    table.slide(request.id, clock.now() + REQUEST_LIFE_S)
     won = table.settle(
         request,
         generation,
@@ -343,7 +345,6 @@ def submit(call: Call) -> Answer:
     if not won:
         _held(table, done.id, owner)  # says what became of it
         raise AbortedGen(done.id)
-    table.slide(request.id, clock.now() + REQUEST_LIFE_S)
     return Answer(Submitted(reward=request.reward))
 
 

@@ -267,10 +267,14 @@ def _id(item: Item) -> str:
     return str(item["pk"]["S"].partition("#")[2])
 
 
+def requests_list(user_id: int) -> str:
+    """Return the list of an account's requests that go on."""
+    return f"REQUESTS#{user_id}"
+
+
 def _open_request(request: Request) -> Item:
-    """Return where an open request stands in the list of its account's."""
     return {
-        "listed": {"S": f"REQUESTS#{request.user_id}"},
+        "listed": {"S": requests_list(request.user_id)},
         "listed_at": encode(request.created_at),
     }
 
@@ -817,7 +821,7 @@ class Store:
             TableName=self._table,
             IndexName=LISTED_INDEX,
             KeyConditionExpression="listed = :listed",
-            ExpressionAttributeValues={":listed": {"S": f"REQUESTS#{user_id}"}},
+            ExpressionAttributeValues={":listed": {"S": requests_list(user_id)}},
             ScanIndexForward=False,
             Limit=most,
         )
@@ -1083,8 +1087,8 @@ class Store:
     def close(self, request: Request) -> None:
         """Take an ended request off the due index; its rows go two days later.
 
-        Crash window: some images are marked, the request is still due: the next sweep does it
-        again.
+        A request that slid on since it was read stays open. Crash window: some images are marked,
+        the request is still due: the next sweep does it again.
         """
         gone = {":gone": encode(clock.now() + KEEP_S)}
         for generation_id in request.generations:
@@ -1093,8 +1097,8 @@ class Store:
         self._update_request(
             request.id,
             "SET gone_at = :gone REMOVE due_shard, due_at, listed, listed_at",
-            "attribute_exists(due_at)",
-            gone,
+            "attribute_exists(due_at) AND expires_at = :seen",
+            {**gone, ":seen": encode(request.expires_at)},
         )
 
     def due(self, now: int) -> Iterator[Due]:

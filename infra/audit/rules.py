@@ -17,7 +17,7 @@ from horde.kudos import Account as Side
 from horde.kudos import Kind
 from horde.model import ANONYMOUS, DELIVERED, OPEN, UNLIMITED, Request, SharedKey, State, User
 from horde.statistics import Row
-from horde.store import KEEP_S, RECORD_KEEP_S, due_shard, users_list, waiting_list
+from horde.store import KEEP_S, RECORD_KEEP_S, due_shard, requests_list, users_list, waiting_list
 from infra.audit.books import Account, Books, Entry, Image, Keys, Order
 
 SLACK_S = 3600
@@ -49,6 +49,7 @@ class Rule(StrEnum):
     REASON = "an entry is of a request or an image that is there"
     COMPLETE = "a request has its images, and an image its request"
     DUE = "a request that is not closed is due; a closed one has no open image"
+    GOING_ON = "an account's list of requests holds those that go on, and no other"
     LEASED = "an image that is drawn is leased and due, and does not wait"
     WAITING = "an image that waits is in its queue and its owner's list, and is not leased"
     ENDED = "an image that ended is in no index"
@@ -410,6 +411,7 @@ def requests(view: View) -> Findings:
     """Each request with its entries and its images."""
     for order in view.books.orders.values():
         yield from _kept_rules(view, order)
+        yield from _open_or_closed(view, order)
         if order.request.anonymous:
             yield from _uncharged(view, order.request)
         else:
@@ -445,6 +447,14 @@ def _kept_rules(view: View, order: Order) -> Findings:
     missing = sum(name not in view.books.images for name in request.generations)
     if missing and not view.expired(keys.gone_at):
         yield finding(Rule.COMPLETE, "images not there", 0, missing)
+
+
+def _open_or_closed(view: View, order: Order) -> Findings:
+    request, keys, finding = order.request, order.keys, _of_request(view, order.request)
+    goes_on = keys.gone_at is None and not (request.cancelled or request.faulted)
+    listed = requests_list(request.user_id) if goes_on and not request.anonymous else "none"
+    if (keys.listed or "none") != listed:
+        yield finding(Rule.GOING_ON, "listed", listed, keys.listed or "none")
     if keys.gone_at is None:
         if keys.due_at is None or keys.due_shard != due_shard(request.id):
             yield finding(Rule.DUE, "due_shard", due_shard(request.id), keys.due_shard or "none")

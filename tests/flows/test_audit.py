@@ -521,7 +521,7 @@ def test_an_image_is_one_of_its_requests(made: Made) -> None:
 @pytest.mark.parametrize("gone", ["request", "images", "both"])
 def test_rows_that_may_be_gone_are_not_missed(made: Made, gone: str) -> None:
     request, images = made.request("forgiven"), [made.image("forgiven", i) for i in range(3)]
-    made.change(request, due_at=None, due_shard=None)
+    made.change(request, due_at=None, due_shard=None, listed=None, listed_at=None)
     for row in (request, *images):
         made.change(row, gone_at=made.now + 2 * DAY_S)
     assert made.found() == set()
@@ -537,10 +537,22 @@ def test_a_request_is_due_until_it_is_closed(made: Made, changes: dict[str, Any]
     assert made.found() == {(name(made.request("waiting")), Rule.DUE)}
 
 
+def test_an_accounts_list_holds_the_requests_that_go_on(made: Made) -> None:
+    made.change(made.request("waiting"), listed=None)
+    assert made.found() == {(name(made.request("waiting")), Rule.GOING_ON)}
+
+
+def test_an_accounts_list_holds_no_other_request(made: Made) -> None:
+    row = made.request("waiting")
+    made.change(row, cancelled=True)
+    assert made.found() == {(name(row), Rule.GOING_ON)}
+
+
 @pytest.mark.parametrize("request_name", ["waiting", "leased"])
 def test_a_closed_request_has_no_open_image(made: Made, request_name: str) -> None:
     row = made.request(request_name)
-    made.change(row, due_at=None, due_shard=None, gone_at=made.now + 2 * DAY_S)
+    gone_at = made.now + 2 * DAY_S
+    made.change(row, due_at=None, due_shard=None, listed=None, gone_at=gone_at)
     assert made.found() == {(name(row), Rule.DUE)}
 
 

@@ -346,6 +346,32 @@ def test_an_image_that_is_claimed_while_its_request_ends_keeps_it_open(
     assert horde.kudos(user) == 114
 
 
+def test_an_image_that_is_settled_while_its_request_is_closed_can_be_fetched(
+    horde: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, key = horde.register(kudos=100)
+    request = horde.generate(key).body["id"]
+    job = horde.pop(worker).body
+    horde.upload(job["r2_upload"])
+    horde.clock.pass_seconds(1201)
+    real = store.Store.generations
+    said: list[int] = []
+
+    def just_settled(self: store.Store, of: Any) -> Any:
+        if not said:
+            said.append(0)
+            said.append(horde.submit(worker, job["id"]).status)
+        return real(self, of)
+
+    only = [store.Due("REQUEST", request)]
+    monkeypatch.setattr(store.Store, "due", lambda *_: iter(only))
+    monkeypatch.setattr(store.Store, "generations", just_settled)
+    horde.sweep()
+    assert said == [0, 200]
+    assert len(horde.status(request).body["generations"]) == 1
+    assert horde.kudos(user) == 114 - PRICE - 3
+
+
 def test_two_sweeps_change_nothing_twice(horde: Cloud, worker: str) -> None:
     user, key = horde.register(kudos=100)
     horde.generate(key, params={"n": 2})
