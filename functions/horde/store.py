@@ -1087,8 +1087,8 @@ class Store:
     def close(self, request: Request) -> None:
         """Take an ended request off the due index; its rows go two days later.
 
-        A request that slid on since it was read stays open. Crash window: some images are marked,
-        the request is still due: the next sweep does it again.
+        Crash window: some images are marked, the request is still due: the next sweep does it
+        again. Who slid it on meanwhile has its rows for these two days all the same.
         """
         gone = {":gone": encode(clock.now() + KEEP_S)}
         for generation_id in request.generations:
@@ -1097,8 +1097,8 @@ class Store:
         self._update_request(
             request.id,
             "SET gone_at = :gone REMOVE due_shard, due_at, listed, listed_at",
-            "attribute_exists(due_at) AND expires_at = :seen",
-            {**gone, ":seen": encode(request.expires_at)},
+            "attribute_exists(due_at)",
+            gone,
         )
 
     def due(self, now: int) -> Iterator[Due]:
