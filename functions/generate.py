@@ -75,6 +75,7 @@ class Settings(ApiSettings):
     table_name: str
     sources_bucket: str
     models: Models
+    monthly_kudos: int
 
 
 def generate(call: Call) -> Answer:
@@ -89,7 +90,7 @@ def generate(call: Call) -> Answer:
     check_prompt(wish.prompt)
     check_webhook(wish.webhook)
     user, sharedkey = auth.spender_of(table, api_key, clock.now())
-    user = allowance.give(table, user)
+    user = allowance.give(table, user, settings.monthly_kudos)
     check_drawable(wish)
     worker_ids = check_workers(table, wish.workers)
 

@@ -68,6 +68,7 @@ class Settings(ApiSettings):
     """Names of what this function uses."""
 
     table_name: str
+    monthly_kudos: int
 
 
 def register(call: Call) -> Answer:
@@ -127,7 +128,7 @@ def find_user(call: Call) -> Answer:
     except InvalidAPIKey:
         message = "User with this API key not found."
         raise UserNotFound(message) from None
-    user = allowance.give(table, user)
+    user = allowance.give(table, user, Settings.load().monthly_kudos)
     rank = accounts.privilege(user, user, Settings.load().admins)
     return Answer(_shown_alone(table, user, Privilege.PUBLIC if key else rank, key))
 
@@ -229,7 +230,7 @@ def _shown_alone(
         return shown
     workers = table.workers_of(user.id, MOST_LISTED)
     requests = table.open_requests(user.id, MOST_LISTED) if rank >= Privilege.OWNER else []
-    allowed = allowance.amount(user, allowance.Settings.load().monthly_kudos)
+    allowed = allowance.amount(user, Settings.load().monthly_kudos)
     more = accounts.alone(user, workers, requests, rank, allowed=allowed)
     return shown.model_copy(update=more)
 

@@ -7,17 +7,11 @@ condition: there is no crash window, and two at once give once. Months that pass
 
 from typing import TYPE_CHECKING
 
-from horde import aws, clock
+from horde import clock
 from horde.model import User
 
 if TYPE_CHECKING:
     from horde.store import Store
-
-
-class Settings(aws.Settings):
-    """What every account gets, in kudos; 0 is nothing."""
-
-    monthly_kudos: int
 
 
 def amount(user: User, default: int) -> int:
@@ -27,9 +21,9 @@ def amount(user: User, default: int) -> int:
     return default if user.monthly_kudos is None else user.monthly_kudos
 
 
-def give(table: "Store", user: User) -> User:
-    """Give what is due and return the account as it is then."""
-    due = amount(user, Settings.load().monthly_kudos)
+def give(table: "Store", user: User, default: int) -> User:
+    """Give what is due and return the account as it is then; ``default`` is everybody's amount."""
+    due = amount(user, default)
     month = clock.month_start(clock.now())
     if not due or (user.allowed_at or 0) >= month:
         return user

@@ -94,7 +94,7 @@ class Made:
         return row
 
     def ledger_row(self, user: str, days_ago: float = 0) -> Row:
-        at = clock.iso(int((self.now - days_ago * DAY_S) * 1000))
+        at = clock.iso(int((self.now + 1 - days_ago * DAY_S) * 1000))  # after all others of today
         return (f"USER#{self.ids[user]}", f"LEDGER#{at}#{uuid.uuid4()}")
 
     def found(self) -> set[tuple[str, Rule]]:

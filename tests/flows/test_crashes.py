@@ -34,12 +34,9 @@ def flow_named(name: str) -> Flow:
 
 QUICK = [
     "accept partly forgiven, two images",
-    "pop by a new worker, once",
     "submit shared, one of two",
-    "submit censored, by a shared key, once",
     "share",
     "tally",
-    "enqueue webhooks",
     "sweep an expired request, partly forgiven",
     "cancel two waiting, once",
     "transfer with an Idempotency-Key",
@@ -65,6 +62,7 @@ def test_a_run_that_is_cut_anywhere_is_made_good_by_the_system_itself(
     assert report.wrong == []
 
 
+@pytest.mark.slow
 def test_every_function_that_moves_kudos_or_images_is_cut(world: World) -> None:
     seen = {
         made.by
@@ -101,6 +99,7 @@ def test_a_call_that_is_added_brings_its_points_by_itself(
     assert len(points(after)) == len(points(before)) + len(Mode)
 
 
+@pytest.mark.slow
 def test_an_image_marked_shared_before_it_is_copied_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +114,7 @@ def test_an_image_marked_shared_before_it_is_copied_is_found(
     assert any("0 objects in the data set" in what for what in report.wrong)
 
 
+@pytest.mark.slow
 def test_a_transfer_that_forgets_its_key_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +123,7 @@ def test_a_transfer_that_forgets_its_key_is_found(
     assert any("20 kudos moved" in what for what in report.wrong)
 
 
+@pytest.mark.slow
 def test_a_cancel_that_refunds_before_it_flags_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_cancel_that_refunds_before_it_flags_is_found(
     wrong_with(world, cancel("two waiting", repeats=False))
 
 
+@pytest.mark.slow
 def test_an_image_that_nobody_puts_back_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -557,7 +557,7 @@ def run(template: dict[str, Any], clients: dict[str, Any], examples: int, steps:
 def test_the_horde_keeps_the_rules_in_any_order(
     template: dict[str, Any], clients: dict[str, Any]
 ) -> None:
-    run(template, clients, examples=4, steps=30)
+    run(template, clients, examples=2, steps=30)
 
 
 @pytest.mark.slow
