@@ -39,7 +39,8 @@ MOST_USERS = 8
 EXAMPLES = int(os.environ.get("FUZZ", "160")) // 4
 """An example takes about two seconds, those of the other fuzzers much less."""
 SOURCE = png_base64()
-IMAGE = webp()
+IMAGES = [webp(colour) for colour in ("red", "green", "blue", "white")]
+"""What workers upload: another one for each claim of an image."""
 NOBODY = str(uuid.UUID(int=0))
 Job = tuple[str, int, str]
 """An image, the number of its claim, and where to upload it."""
@@ -200,10 +201,17 @@ class Machine(RuleBasedStateMachine):
         shown = request.counts()
         assert (answer.status, {name: answer.body[name] for name in shown}) == (200, shown)
 
-    @rule(request=requests, ratings=st.lists(st.booleans(), max_size=3), best=st.booleans())
-    def rate(self, request: str, ratings: list[bool], best: bool) -> None:
+    @rule(
+        request=requests,
+        ratings=st.lists(st.booleans(), max_size=3),
+        best=st.booleans(),
+        last=st.booleans(),
+    )
+    def rate(self, request: str, ratings: list[bool], best: bool, last: bool) -> None:
+        """The first images or the last ones, so that a second call is not the first one."""
         model = self.model.requests[request]
         shown = [image.id for image in model.images if image.state == rules.OK] or [NOBODY]
+        shown = shown[::-1] if last else shown
         ratings = ratings[: len(shown)]
         body: dict[str, Any] = {
             "ratings": [
@@ -231,6 +239,9 @@ class Machine(RuleBasedStateMachine):
         img2img=st.sampled_from([True, True, False]),
     )
     def pop(self, worker: int, amount: int, mixed: bool, img2img: bool) -> Any:
+        return multiple(*self._pop(worker, amount=amount, mixed=mixed, img2img=img2img))
+
+    def _pop(self, worker: int, *, amount: int, mixed: bool, img2img: bool) -> list[Job]:
         answer = self.horde.pop(
             self.worker_keys[worker],
             name=f"worker of {worker}",
@@ -242,7 +253,7 @@ class Machine(RuleBasedStateMachine):
             self.model.caller(worker)
         except rules.Refused as refusal:
             refused(answer, refusal)
-            return multiple()
+            return []
         assert answer.status == 200, answer
         if mixed and answer.body["id"]:
             jobs = [(job["id"], job["r2_upload"]) for job in answer.body["jobs"]]
@@ -251,7 +262,32 @@ class Machine(RuleBasedStateMachine):
         self.model.pop(
             worker, [one for one, _ in jobs], amount=amount, mixed=mixed, img2img=img2img
         )
-        return multiple(*((one, self.model.image(one).claims, url) for one, url in jobs))
+        return [(one, self.model.image(one).claims, url) for one, url in jobs]
+
+    @rule(
+        target=jobs,
+        worker=workers,
+        seconds=st.sampled_from([0, 20, 100]),
+        state=st.sampled_from(["ok", "ok", "censored"]),
+    )
+    def draw(self, worker: int, seconds: int, state: str) -> Any:
+        """Pop one image and hand it in as it should be."""
+        jobs = self._pop(worker, amount=1, mixed=False, img2img=True)
+        self._pass(seconds)
+        for job in jobs:
+            self._upload(job)
+            self._submit(worker, job, state)
+        return multiple(*jobs)
+
+    @rule(target=jobs, worker=workers, uploading=st.booleans())
+    def die(self, worker: int, uploading: bool) -> Any:
+        """Pop, maybe upload, and never come back."""
+        jobs = self._pop(worker, amount=1, mixed=False, img2img=True)
+        for job in jobs:
+            if uploading:
+                self._upload(job)
+            self._wait_for_the_lease(job, 0, sweeping=True)
+        return multiple(*jobs)
 
     @rule(job=jobs)
     def upload(self, job: Job) -> None:
@@ -259,7 +295,7 @@ class Machine(RuleBasedStateMachine):
 
     def _upload(self, job: Job) -> None:
         image, claim, url = job
-        self.horde.upload(url, IMAGE)
+        self.horde.upload(url, IMAGES[claim % len(IMAGES)])
         self.model.upload(self.model.image(image), claim)
 
     @rule(job=jobs, state=st.sampled_from(["ok", "ok", "ok", "censored", "csam"]))
@@ -298,12 +334,15 @@ class Machine(RuleBasedStateMachine):
         self._pass(seconds)
 
     @rule(job=jobs, late=st.sampled_from([-1, 0, 1]), sweeping=st.booleans())
-    def wait_for_a_lease(self, job: Job, late: int, sweeping: bool) -> None:
+    def wait_for_the_lease(self, job: Job, late: int, sweeping: bool) -> None:
         """To the very end of a lease, or a second off."""
+        self._wait_for_the_lease(job, late, sweeping=sweeping)
+
+    def _wait_for_the_lease(self, job: Job, late: int, *, sweeping: bool) -> None:
         seconds = self.model.image(job[0]).lease_until - self.model.now + late
         self._pass(max(0, seconds))
         if sweeping:
-            self.sweep()
+            self._sweep()
 
     @rule(request=requests, late=st.sampled_from([-1, 0, 1]), sweeping=st.booleans())
     def wait_for_the_end(self, request: str, late: int, sweeping: bool) -> None:
@@ -311,7 +350,7 @@ class Machine(RuleBasedStateMachine):
         seconds = self.model.requests[request].expires_at - self.model.now + late
         self._pass(max(0, seconds))
         if sweeping:
-            self.sweep()
+            self._sweep()
 
     @rule()
     def wait_for_a_day(self) -> None:
@@ -319,6 +358,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
+        self._sweep()
+
+    def _sweep(self) -> None:
         self.horde.sweep()
         self.model.sweep()
 
@@ -496,11 +538,12 @@ class Machine(RuleBasedStateMachine):
         }
 
     def compare_data_set(self) -> None:
-        """The LAION bucket holds exactly what was shared and not withdrawn."""
-        found = [key.rpartition("/")[2] for key in self.horde.laion()]
-        assert sorted(found) == sorted(
-            f"{image}.{kind}" for image in self.model.data_set for kind in ("webp", "json")
-        )
+        """The LAION bucket holds exactly what was shared and not withdrawn, as it was delivered."""
+        found = {key.rpartition("/")[2]: body for key, body in self.horde.laion().items()}
+        names = [f"{image}.{kind}" for image in self.model.data_set for kind in ("webp", "json")]
+        assert sorted(found) == sorted(names)
+        for image, claim in self.model.data_set.items():
+            assert found[f"{image}.webp"] == IMAGES[claim % len(IMAGES)]
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -515,7 +558,7 @@ class Machine(RuleBasedStateMachine):
         """Workers go, time passes; then everything is settled."""
         for _ in range(3):
             self._pass(rules.LIFE_S)
-            self.sweep()
+            self._sweep()
         for request in self.model.requests.values():
             assert not request.count(rules.WAITING, rules.PROCESSING)
             self._check(request)

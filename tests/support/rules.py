@@ -169,7 +169,8 @@ class Rules:
         self.requests: dict[str, Request] = {}
         self.uploads: list[tuple[Image, int]] = []
         """Uploads that nobody has judged yet, by their claim."""
-        self.data_set: set[str] = set()
+        self.data_set: dict[str, int] = {}
+        """The images that are in it, by the claim that delivered them."""
         self.delivered = 0
         self._done: dict[tuple[int, str], tuple[object, int]] = {}
         self._sent: dict[frozenset[int], tuple[int, int]] = {}
@@ -406,13 +407,14 @@ class Rules:
                 left.append((image, claim))
             elif image.state == OK and not image.was_shared:
                 image.was_shared = True
-                self.data_set.add(image.id)
+                self.data_set[image.id] = claim
         self.uploads = left
 
     def withdraw(self, images: Iterable[Image]) -> int:
         """Take images back, for good; returns how many."""
-        gone = {image.id for image in images} & self.data_set
-        self.data_set -= gone
+        gone = [image.id for image in images if image.id in self.data_set]
+        for one in gone:
+            del self.data_set[one]
         return len(gone)
 
     def rate(self, request: Request, ratings: list[bool], *, best: bool) -> int:
