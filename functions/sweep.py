@@ -34,7 +34,7 @@ class Settings(aws.Settings):
 
 
 def sweep_due(table: Store, due: Due, now: int) -> None:
-    """See to one lease or request that ran out."""
+    """See to one lease or request that ran out, or to one reward that was not paid."""
     if due.kind == "GENERATION":
         generation = table.generation(due.id)
         if generation is None or generation.state is not State.PROCESSING:
@@ -44,6 +44,11 @@ def sweep_due(table: Store, due: Due, now: int) -> None:
         request = table.request(generation.request_id)
         if request is not None:
             ending.fault(table, request, generation)
+        return
+    if due.kind == "LEDGER":  # the stream's record was lost
+        settled = table.settlement(due)
+        if settled is not None:
+            table.tally([settled])
         return
     request = table.request(due.id)
     if request is not None and ending.end_request(table, request, now):

@@ -26,7 +26,7 @@ class Settled:
     """A delivered image. Times are in ms since the epoch."""
 
     entry: Row
-    """Its entry in the ledger."""
+    """Its entry in the ledger of the worker's owner."""
     worker_id: str
     user_id: int
     """Who asked for it."""
@@ -37,6 +37,11 @@ class Settled:
     kudos: int
     """Its worker's reward."""
     tax: int
+
+    @property
+    def owner_id(self) -> int:
+        """Who is paid."""
+        return int(self.entry[0].partition("#")[2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

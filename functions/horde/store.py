@@ -31,7 +31,8 @@ Items (``pk`` / ``sk``):
 ====================  =======================  ===============================================
 
 Indexes, all sparse: ``waiting`` (``wait_model``, ``priority``) holds the images that wait, best
-last; ``due`` (``due_shard``, ``due_at``) holds leases and requests by the time they run out;
+last; ``due`` (``due_shard``, ``due_at``) holds leases and requests by the time they run out, and
+rewards until they are paid;
 ``listed`` (``listed``, ``listed_at``) holds what is looked up as a list, keys only: an account's
 waiting images and its requests, all users by their kudos, and workers by the time they were
 last seen.
@@ -78,6 +79,8 @@ USER_SHARDS = 16
 """The list of all users, in order of their kudos, is spread over this many partitions."""
 KEEP_S = 2 * DAY_S
 """How long an ended request's rows stay for late events, in seconds; then TTL takes them."""
+PAID_WITHIN_S = 5 * 60
+"""A reward that ``tally`` has not paid by then is paid by the sweep, in seconds."""
 CONFLICT_TRIES = 30
 """Tries of a write that meets others on its item: about five seconds; docs/contention.md."""
 ANEW_TRIES = 30
@@ -134,10 +137,16 @@ class Once:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """One row of the due index: a lease (``GENERATION``) or a request (``REQUEST``) ran out."""
+    """One row of the due index.
+
+    A lease (``GENERATION``) or a request (``REQUEST``) that ran out, or a reward that nobody paid
+    (``LEDGER``; its id is its whole sort key).
+    """
 
     kind: str
     id: str
+    user_id: int = 0
+    """Whose ledger it is."""
 
 
 # --- DynamoDB's JSON ------------------------------------------------------------------------
@@ -879,12 +888,12 @@ class Store:
         seed: int,
         gen_metadata: list[dict[str, str]],
     ) -> bool:
-        """Record a delivered image and pay its worker; a censored one gives its price back.
+        """Record a delivered image and its worker's reward; a censored one gives its price back.
 
-        Exactly one settlement of a generation wins, and only of the lease it was read with.
+        Exactly one settlement of a generation wins, and only of the lease it was read with. The
+        reward is entered here and paid by ``tally``: a fleet has one owner, whose account would
+        be a hot key.
         """
-        worker_user = generation.worker_user
-        entries = [] if worker_user is None else [kudos.reward(worker_user, request.reward)]
         sets = {
             "settled_at": encode(clock.now_ms()),
             "drawn_seed": encode(seed),
@@ -892,7 +901,6 @@ class Store:
         }
         back = (request.price, 0) if state is State.CENSORED else None
         more = [self._announcement(generation)] if request.webhook else []
-        counts = {"fulfilled": 1, "contributed": request.pixelsteps} if entries else None
         drawn = {
             "worker_id": encode(generation.worker_id or ""),
             "user_id": encode(request.user_id),
@@ -901,18 +909,12 @@ class Store:
             "claimed_at": encode(generation.claimed_at * 1000),
             "settled_at": sets["settled_at"],
             "tax": encode(request.tax),
+            **_due(generation.id, clock.now() + PAID_WITHIN_S),
         }
-        return self._end(
-            request,
-            generation,
-            state,
-            entries,
-            back,
-            sets=sets,
-            more=more,
-            counts=counts,
-            drawn=drawn,
-        )
+        if generation.worker_user is not None:
+            reward = kudos.reward(generation.worker_user, request.reward)
+            more.append(self._ledger(reward, reference=generation.id, more=drawn))
+        return self._end(request, generation, state, back, sets=sets, more=more)
 
     def _announcement(self, generation: Generation) -> Item:
         """Return the outbox item that the stream turns into a call of the webhook."""
@@ -933,21 +935,18 @@ class Store:
         """
         back = (request.price, request.tax)
         more = self._blame(generation)
-        return self._end(request, generation, state, [], back, last_fault=last_fault, more=more)
+        return self._end(request, generation, state, back, last_fault=last_fault, more=more)
 
-    def _end(  # noqa: PLR0913 - one place where all ends meet
+    def _end(
         self,
         request: Request,
         generation: Generation,
         state: State,
-        entries: list[kudos.Entry],
         back: tuple[int, int] | None,
         *,
         last_fault: bool = False,
         sets: Item | None = None,
         more: Iterable[Item] = (),
-        counts: Mapping[str, int] | None = None,
-        drawn: Item | None = None,
     ) -> bool:
         ended = self._transition(
             generation,
@@ -956,7 +955,7 @@ class Store:
             {":state": {"S": state}, **{f":{name}": value for name, value in (sets or {}).items()}},
         )
         for _ in range(ANEW_TRIES):
-            moves, forgiven, to_key = list(entries), 0, list[Item]()
+            moves, forgiven, to_key = list[kudos.Entry](), 0, list[Item]()
             if back is not None and not request.anonymous:
                 price, tax = back
                 entry = kudos.refund(
@@ -968,7 +967,7 @@ class Store:
             parts = [
                 ended,
                 *to_key,
-                *self._book(moves, reference=generation.id, counts=counts, drawn=drawn),
+                *self._book(moves, reference=generation.id),
                 *self._touch_request(request, forgiven, last_fault=last_fault),
                 *more,
             ]
@@ -1115,8 +1114,11 @@ class Store:
                 },
             ):
                 for item in page["Items"]:
-                    kind, _, key = item["pk"]["S"].partition("#")
-                    yield Due(kind, key)
+                    kind = item["sk"]["S"].partition("#")[0]
+                    if kind == "LEDGER":
+                        yield Due(kind, item["sk"]["S"], int(_id(item)))
+                    else:
+                        yield Due(kind, _id(item))
 
     def waiting_since(self, model: str, before_ms: int, most: int) -> int:
         """Count images that wait for a model since before a time, up to ``most`` evaluated."""
@@ -1391,7 +1393,7 @@ class Store:
     # --- statistics ---------------------------------------------------------------------------
 
     def tally(self, events: Sequence[statistics.Event]) -> int:
-        """Count events that were not counted before; returns how many.
+        """Count events that were not counted before, and pay their rewards; returns how many.
 
         Each is flagged in the transaction that counts it: a settlement in its ledger entry, a
         request by an item of its own, since others write the request.
@@ -1399,13 +1401,16 @@ class Store:
         left = list({_flag_row(event): event for event in events}.values())
         while left:
             counts = statistics.counters(left)
-            if len(left) > 1 and len(left) + len(counts) > BATCH:
+            pay = self._pay(left)
+            if len(left) > 1 and len(left) + len(counts) + len(pay) > BATCH:
                 half = len(left) // 2
                 return self.tally(left[:half]) + self.tally(left[half:])
             flags = [self._flag(event) for event in left]
             try:
-                self._transact([*flags, *self._counts(left, counts)])
+                self._transact([*flags, *pay, *self._counts(left, counts)])
             except ConditionFailed as failed:
+                if min(failed.which) >= len(flags):
+                    raise  # an owner without an account
                 left = [event for i, event in enumerate(left) if i not in failed.which]
             else:
                 return len(left)
@@ -1422,10 +1427,37 @@ class Store:
                 "TableName": self._table,
                 "Key": _row_key(event.entry),
                 "ConditionExpression": not_counted,
-                "UpdateExpression": "SET tallied = :true",
+                "UpdateExpression": "SET tallied = :true REMOVE due_shard, due_at",
                 "ExpressionAttributeValues": {":true": encode(value=True)},
             }
         }
+
+    def settlement(self, due: Due) -> statistics.Event | None:
+        """Read what a reward's entry tells ``tally``."""
+        row = {"pk": {"S": f"USER#{due.user_id}"}, "sk": {"S": due.id}}
+        item = self._get(row)
+        return statistics.read(item) if item else None
+
+    def _pay(self, events: Iterable[statistics.Event]) -> list[Item]:
+        """Return the parts that pay rewards which are entered already: one for each owner."""
+        owed: dict[int, list[statistics.Settled]] = {}
+        for event in events:
+            if isinstance(event, statistics.Settled):
+                owed.setdefault(event.owner_id, []).append(event)
+        parts = []
+        for owner_id, theirs in owed.items():
+            entries = [kudos.reward(owner_id, event.kudos) for event in theirs]
+            worked = sum(event.pixelsteps for event in theirs)
+            adds, values = _adds(entries, {"fulfilled": len(theirs), "contributed": worked})
+            update = {
+                "TableName": self._table,
+                "Key": _pk("USER", owner_id),
+                "ConditionExpression": "attribute_exists(pk)",
+                "UpdateExpression": adds,
+                "ExpressionAttributeValues": values,
+            }
+            parts.append({"Update": update})
+        return parts
 
     def _counts(
         self, events: list[statistics.Event], counts: dict[statistics.Row, statistics.Counter]
@@ -1836,9 +1868,10 @@ class Store:
         also: str = "",
         counts: Mapping[str, int] | None = None,
         sets: Mapping[str, Any] | None = None,
-        drawn: Item | None = None,
     ) -> list[Item]:
         """Return the parts that write entries and move their accounts' balances, never one alone.
+
+        But for rewards, which ``settle`` enters and ``tally`` pays.
 
         One update per account, since a transaction must not touch an item twice. ``held`` names
         conditions of ``HELD``; without one the account need only exist. ``also`` is a condition
@@ -1864,13 +1897,10 @@ class Store:
                 **({"ExpressionAttributeNames": names} if names else {}),
             }
             moves.append({"Update": move})
-        return [
-            *moves,
-            *(self._ledger(entry, reference=reference, drawn=drawn) for entry in entries),
-        ]
+        return [*moves, *(self._ledger(entry, reference=reference) for entry in entries)]
 
-    def _ledger(self, entry: kudos.Entry, *, reference: str, drawn: Item | None = None) -> Item:
-        """Append an entry; a reward says what was ``drawn``, for ``tally``."""
+    def _ledger(self, entry: kudos.Entry, *, reference: str, more: Item | None = None) -> Item:
+        """Append an entry; ``more`` is what a reward says of its image."""
         now, event = clock.iso(clock.now_ms()), uuid.uuid4()
         return self._new(
             {
@@ -1880,7 +1910,7 @@ class Store:
                 "amount": {"N": str(entry.amount)},
                 "postings": {"M": {key: encode(value) for key, value in entry.postings.items()}},
                 "reference": {"S": reference},
-                **(drawn or {} if entry.kind is kudos.Kind.REWARD else {}),
+                **(more or {}),
             }
         )
 

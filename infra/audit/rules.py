@@ -320,6 +320,8 @@ class _Sums:
     rewards: int = 0
 
     def add(self, entry: Entry) -> None:
+        if entry.kind == Kind.REWARD and not entry.tallied:
+            return  # entered, and not yet paid
         self.balance += entry.amount
         if entry.kind in SIDES:
             self.details[kudos.detail(Kind(entry.kind), entry.amount)] += entry.amount

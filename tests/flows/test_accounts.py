@@ -12,6 +12,7 @@ ONE = "/api/v2/users/{id}"
 
 
 def find(horde: Cloud, key: str) -> Any:
+    horde.pay()
     answer = horde.call("GET /api/v2/find_user", key=key)
     assert answer.status == 200, answer
     return answer.body

@@ -508,7 +508,8 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def compare(self) -> None:
-        """The table is what the rules say."""
+        """The table is what the rules say, rewards paid."""
+        self.horde.pay()
         kinds: dict[str, list[Any]] = {
             kind: [] for kind in ("USER", "REQUEST", "GENERATION", "SHAREDKEY")
         }

@@ -7,6 +7,7 @@ import pytest
 from horde import statistics
 from horde.fleet import Record
 from horde.store import Store
+from tests.flows.test_rules import PRICE
 from tests.support.cloud import ANONYMOUS, Cloud
 
 PS = 512 * 512 * 30
@@ -372,3 +373,34 @@ def _all_records(horde: Cloud) -> list[Any]:
 def _counts(record: Any) -> bool:
     image = record["dynamodb"]["NewImage"]
     return bool(image["sk"]["S"] == "REQUEST" or image.get("kind") == {"S": "REWARD"})
+
+
+def test_a_reward_is_paid_once_when_it_is_counted(horde: Cloud) -> None:
+    owner, _ = horde.register("owner")
+    horde.generate(params={"n": 3})
+    horde.draw(horde.worker_key(owner))
+    balances = []
+    for _ in range(2):
+        account = horde.store.user(owner)
+        assert account is not None
+        balances.append((account.kudos, account.fulfilled))
+        horde.stream(again=True)
+        horde.stream(again=True)
+    assert balances[0] == (14, 0)
+    assert balances[1][1] == 3
+    assert balances[1][0] == 14 + sum(entry["amount"] for entry in horde.ledger(owner)[1:])
+    assert {due.kind for due in horde.store.due(10**11)} == {"REQUEST"}
+
+
+def test_a_reward_whose_record_was_lost_is_paid_by_the_sweep(horde: Cloud) -> None:
+    owner, _ = horde.register("owner")
+    horde.generate(params={"n": 2})
+    horde.draw(horde.worker_key(owner))
+    horde.stream(only="enqueue")
+    horde.clock.pass_seconds(301)
+    horde.sweep()
+    account = horde.store.user(owner)
+    assert account is not None
+    assert (account.fulfilled, account.kudos - 14) == (2, 2 * PRICE)
+    horde.sweep()
+    assert horde.store.user(owner) == account

@@ -27,7 +27,7 @@ from tests.support import template as templates
 from tests.support.cloud import REGION, Cloud, FakeRunPod
 
 T = TypeVar("T")
-FUNCTIONS = ("generate", "status", "sweep", "transfer", "users", "worker")
+FUNCTIONS = ("generate", "status", "sweep", "tally", "transfer", "users", "worker")
 THREADS = 32
 
 
@@ -139,6 +139,11 @@ class Arena(Cloud):
     def invoke(self, file: str, event: dict[str, Any]) -> Any:
         """Run one handler; its environment is set for all of them, by ``arena``."""
         return importlib.import_module(file).handler(event, None)
+
+    def items(self) -> Iterator[dict[str, Any]]:
+        """Yield every item of the table."""
+        for page in self.db.get_paginator("scan").paginate(TableName=self.table):
+            yield from page["Items"]
 
     def remove(self) -> None:
         """Delete the table: its rows are read by nobody else."""
