@@ -1,9 +1,10 @@
-"""DynamoDB stream -> counters: statistics, workers' records, and the anonymous account's.
+"""DynamoDB stream -> rewards and counters: owners are paid, statistics and records counted.
 
-A record comes at least once, maybe twice, and from parallel shards in any order: what is counted is
-flagged in the transaction that counts it. Crash windows: a batch that is cut comes again, and what
-of it was counted is not counted again. A record that cannot be counted ends in the DLQ: a number
-too small, and no kudos are wrong.
+A record comes at least once, maybe twice, and from parallel shards in any order: what is counted
+and paid is flagged in the transaction that does it. Crash windows: a batch that is cut comes again,
+and what of it was counted is not counted again. A record that cannot be counted ends in the DLQ;
+the sweep counts and pays a settlement that was lost so, of an anonymous request a number stays too
+small.
 """
 
 from typing import Any
