@@ -3,8 +3,8 @@
 The table is read once, in parallel parts, and moves on meanwhile: an entry may be written in a part
 that was read already, and its balance be read after that. So what is found is not yet reported.
 What decides it is read anew, consistently and with growing pauses, and only what is found every
-time, and the last two times by the same amount, is a finding. Entries are never changed, so of a
-ledger only its last part is read anew.
+time, and the last two times by the same amount, is a finding. Entries are never changed, but for
+the mark of a paid reward, so of a ledger only its last part and unpaid rewards are read anew.
 
 What may be reported all the same, on a table that moves, and be nothing: an account (or a shared
 key of it) that was written between every two reads, by the same amount each time; a row that was
@@ -155,6 +155,11 @@ def _look_at_account(store: Store, books: Books, user_id: int, since: int) -> No
     No read of several items is a snapshot, but each write of kudos changes the account.
     """
     row = (f"USER#{user_id}", "USER")
+    unpaid = [  # older ones than the end, that may be paid by now
+        entry.row
+        for entry in books.entries.values()
+        if entry.user_id == user_id and entry.kind == Kind.REWARD and not entry.tallied
+    ]
     for _ in range(QUIET_TRIES):
         before = store.rows([row])
         books.refresh([row], before)
@@ -168,11 +173,12 @@ def _look_at_account(store: Store, books: Books, user_id: int, since: int) -> No
             (f"SHAREDKEY#{key}", "SHAREDKEY")
             for key in (account.user.sharedkey_ids if account else ())
         ]
-        found_keys = store.rows(keys)
+        found_keys, found_unpaid = store.rows(keys), store.rows(unpaid)
         tail = store.account_since(user_id, since)
         if [item for item in tail if item["sk"]["S"] == "USER"] == before:
             break
     books.refresh(keys, found_keys)
+    books.refresh(unpaid, found_unpaid)
     books.refresh([row], tail)
     _look_at_reasons(store, books, tail)
 

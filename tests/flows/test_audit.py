@@ -952,6 +952,24 @@ def test_of_an_account_that_moves_while_it_is_read_anew_nothing_is_found(busy: B
     assert moving.moves == []
 
 
+def test_old_rewards_that_are_paid_while_it_reads_are_no_finding(busy: Busy) -> None:
+    busy.horde.draw(busy.worker)
+    busy.horde.clock.pass_seconds(3600)
+    before, counted = everything(busy.horde.store), busy.horde.store.counted()
+    busy.horde.stream()
+
+    class Counted(Moving):
+        first = True
+
+        def counted(self, *only: Any) -> Any:
+            self.first, first = False, self.first
+            return counted if first else super().counted(*only)
+
+    for seed in range(10):
+        report = audit(Counted(busy.horde, before, seed), segments=1, pauses=(0, 0))
+        assert report.findings == (), report.lines()
+
+
 def test_what_is_wrong_is_found_while_the_table_moves(busy: Busy) -> None:
     user = {"pk": {"S": f"USER#{busy.ada}"}, "sk": {"S": "USER"}}
     busy.horde.db.update_item(
