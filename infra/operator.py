@@ -168,13 +168,19 @@ def parser() -> argparse.ArgumentParser:
     add = commands.add_parser("audit", help="prove from the whole table that the kudos are right")
     add.add_argument(
         "--segments",
-        type=int,
-        choices=range(1, MOST_SEGMENTS + 1),
+        type=_segments,
         metavar="N",
         default=SEGMENTS,
         help=f"parts that are read in parallel, 1 to {MOST_SEGMENTS} (default: %(default)s)",
     )
     return top
+
+
+def _segments(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_SEGMENTS:
+        message = f"{text!r} is not a number from 1 to {MOST_SEGMENTS}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
