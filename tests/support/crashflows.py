@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from horde.model import DELIVERED, OPEN, REQUEST_LIFE_S, Generation, Request, SharedKey, User
+from horde.store import PAID_WITHIN_S
 from tests.support import proof
 from tests.support.cloud import ANONYMOUS, Reply, png_base64, webp
 from tests.support.crashes import HOOK, MINUTE_S, After, Facts, Flow, World, nothing_more
@@ -182,6 +183,14 @@ def ticket_lost(world: World) -> Facts:
     facts = asked(world, params={"n": 5})
     world.move(gpus=False)
     world.clock.pass_seconds(MINUTE_S)
+    return facts
+
+
+def reward_owed(world: World) -> Facts:
+    """The stream's records of two settlements were lost."""
+    facts = delivered(world, "poor", **TWO)
+    world.stream(only="enqueue")
+    world.clock.pass_seconds(PAID_WITHIN_S + 1)
     return facts
 
 
@@ -481,6 +490,7 @@ FLOWS = [
     swept("an expired request with a source", partial(time_over, **SOURCE), expires=True),
     swept("half a cancel", half_cancelled),
     swept("lost tickets", ticket_lost),
+    swept("rewards that nobody paid", reward_owed),
     cancel("two waiting", repeats=True),
     cancel("two waiting, once", repeats=False),
     cancel("partly forgiven", "poor", repeats=True),

@@ -60,6 +60,7 @@ def ledger(world: "World") -> list[Entry]:
             "amount": int(item["amount"]["N"]),
             "postings": {name: int(n["N"]) for name, n in item["postings"]["M"].items()},
             "reference": item["reference"]["S"],
+            "tallied": "tallied" in item,
         }
         for item in world.items()
         if item["sk"]["S"].startswith("LEDGER#")
@@ -168,6 +169,9 @@ def _rewards(
     )
     if paid != earned:
         yield f"{len(paid)} rewards for {len(earned)} delivered images, or not the right ones"
+    owed = sum(entry["kind"] == "REWARD" and not entry["tallied"] for entry in entries)
+    if owed:
+        yield f"{owed} rewards were entered and never paid"
 
 
 def _balances(world: "World") -> Iterator[str]:
