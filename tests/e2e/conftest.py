@@ -126,10 +126,7 @@ def horde() -> Iterator[Horde]:
     try:
         with LocalCloud("e2e", auth=True, model=TINY_MODEL, rate_limits=False) as cloud:
             yield Horde(cloud)
-            # Whatever the tests did, and while the last of it is still under way.
-            report = audit(cloud.store)
-            say(report.lines()[-1])
-            assert not report.findings, "\n".join(report.lines())
+            say(audit(cloud.store).lines()[-1])
     except LocalCloudError as error:
         pytest.exit(error.tail(), returncode=1)
 
@@ -144,3 +141,13 @@ def together(count: int, call: Any) -> list[Any]:
     """Call at once from many threads."""
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(call, range(count)))
+
+
+@pytest.fixture(autouse=True)
+def proven(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Prove the table after each test, while the last of what it did may still be under way."""
+    yield
+    if "horde" in request.fixturenames:
+        store = request.getfixturevalue("horde").cloud.store
+        report = audit(store, segments=1, pauses=(0.05, 0.2, 0.5, 1, 3))
+        assert not report.findings, "\n".join(report.lines())
