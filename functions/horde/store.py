@@ -340,6 +340,14 @@ def _name_key(name: str) -> Item:
     return _pk("NAME", name.casefold())
 
 
+def _name_item(worker: Worker, name: str) -> Item:
+    return {
+        **_name_key(name),
+        "worker_id": {"S": worker.id},
+        "gone_at": encode(worker.gone_at),
+    }
+
+
 def _worker_item(worker: Worker) -> Item:
     return {
         **_pk("WORKER", worker.id),
@@ -395,15 +403,8 @@ class Store:
         return [user_id for _, user_id in itertools.islice(merged, most)]
 
     def _richest(self, shard: int, most: int) -> list[tuple[int, int]]:
-        answer = self._db.query(
-            TableName=self._table,
-            IndexName=LISTED_INDEX,
-            KeyConditionExpression="listed = :listed",
-            ExpressionAttributeValues={":listed": {"S": f"USERS#{shard}"}},
-            ScanIndexForward=False,
-            Limit=most,
-        )
-        rows = ((-int(item["listed_at"]["N"]), int(_id(item))) for item in answer["Items"])
+        found = self._list(f"USERS#{shard}", most, last_first=True)
+        rows = ((-int(item["listed_at"]["N"]), int(_id(item))) for item in found)
         return sorted(rows)
 
     def change_user(self, user: User, changes: Mapping[str, Any], grant: int = 0) -> bool:
@@ -415,7 +416,7 @@ class Store:
             return self._change(_pk("USER", user.id), changes) is not None
         held = {":least": user.floor - grant} if grant < 0 else None
         entry = kudos.grant(user.id, grant)
-        return self._holds(self._book([entry], reference="admin", held=held, sets=changes))
+        return self._holds(self._book(entry, reference="admin", held=held, sets=changes))
 
     def register(self, alias: str, key_hash: str) -> User:
         """Open an account at its floor with one API key.
@@ -458,7 +459,7 @@ class Store:
             return False
         entry = kudos.grant(user_id, amount)
         held = {":least": user.floor - amount} if amount < 0 else None
-        return self._holds(self._book([entry], reference="operator", held=held))
+        return self._holds(self._book(entry, reference="operator", held=held))
 
     def allow(self, user_id: int, amount: int, month: int) -> bool:
         """Give an account its kudos of the month that began at ``month`` (seconds), once.
@@ -466,7 +467,7 @@ class Store:
         False if it has got them, or is not in good standing.
         """
         parts = self._book(
-            [kudos.allowance(user_id, amount)],
+            kudos.allowance(user_id, amount),
             reference=f"month {month}",
             held={":month": month},
             also=GOOD_STANDING,
@@ -495,12 +496,12 @@ class Store:
         reference = str(uuid.uuid4())
         parts = [
             *self._book(
-                [sent],
+                sent,
                 reference=reference,
                 held={":least": sender.floor + amount},
                 also=GOOD_STANDING,
             ),
-            *self._book([got], reference=reference, also=GOOD_STANDING),
+            *self._book(got, reference=reference, also=GOOD_STANDING),
             self._one_way(sender.id, receiver_id),
             *self._once(sender.id, once),
             *([] if key is None else [self._raise(key, amount)]),
@@ -511,7 +512,7 @@ class Store:
         """Give new kudos to a user in good standing; False if it is not, or ``once`` is done."""
         entry = kudos.award(receiver_id, amount)
         parts = [
-            *self._book([entry], reference=f"by {giver_id}", also=GOOD_STANDING),
+            *self._book(entry, reference=f"by {giver_id}", also=GOOD_STANDING),
             *self._once(giver_id, once),
         ]
         return self._holds(parts)
@@ -727,7 +728,7 @@ class Store:
         )
         held = {":seen": user.kudos} if entry.forgiven else {":least": user.floor - entry.amount}
         asked = {"requested": request.n, "used": request.n * request.pixelsteps}
-        charge = self._book([entry], reference=request.id, held=held, counts=asked)
+        charge = self._book(entry, reference=request.id, held=held, counts=asked)
         if key is not None:
             total = (request.price + request.tax) * request.n
             charge.append(self._spend(key, paid=-entry.amount, total=total))
@@ -812,29 +813,15 @@ class Store:
 
     def waiting_ids(self, user_id: int, most: int) -> list[str]:
         """Return the ids of an account's waiting images, oldest first; not the anonymous one's."""
-        answer = self._db.query(
-            TableName=self._table,
-            IndexName=LISTED_INDEX,
-            KeyConditionExpression="listed = :listed",
-            ExpressionAttributeValues={":listed": {"S": waiting_list(user_id, "")}},
-            Limit=most,
-        )
-        return [_id(item) for item in answer["Items"]]
+        return [_id(item) for item in self._list(waiting_list(user_id, ""), most)]
 
     def open_requests(self, user_id: int, most: int) -> list[str]:
         """Return the ids of an account's requests, newest first, done or not.
 
         Those that were cancelled, have faulted or have expired are not listed.
         """
-        answer = self._db.query(
-            TableName=self._table,
-            IndexName=LISTED_INDEX,
-            KeyConditionExpression="listed = :listed",
-            ExpressionAttributeValues={":listed": {"S": requests_list(user_id)}},
-            ScanIndexForward=False,
-            Limit=most,
-        )
-        return [_id(item) for item in answer["Items"]]
+        found = self._list(requests_list(user_id), most, last_first=True)
+        return [_id(item) for item in found]
 
     def claim(
         self, generation: Generation, *, worker_id: str, name: str, user_id: int, lease_until: int
@@ -955,19 +942,19 @@ class Store:
             {":state": {"S": state}, **{f":{name}": value for name, value in (sets or {}).items()}},
         )
         for _ in range(ANEW_TRIES):
-            moves, forgiven, to_key = list[kudos.Entry](), 0, list[Item]()
+            refund, forgiven, to_key = list[Item](), 0, list[Item]()
             if back is not None and not request.anonymous:
                 price, tax = back
                 entry = kudos.refund(
                     request.user_id, price=price, tax=tax, forgiven_left=request.forgiven
                 )
-                moves.append(entry)
+                refund = self._book(entry, reference=generation.id)
                 forgiven = entry.forgiven
                 to_key = self._give_back(request, entry.amount)
             parts = [
                 ended,
                 *to_key,
-                *self._book(moves, reference=generation.id),
+                *refund,
                 *self._touch_request(request, forgiven, last_fault=last_fault),
                 *more,
             ]
@@ -1162,13 +1149,8 @@ class Store:
 
         ``instead_of`` is the worker whose name it takes over, one that is forgotten.
         """
-        name = {
-            **_name_key(worker.name),
-            "worker_id": {"S": worker.id},
-            "gone_at": {"N": str(worker.gone_at)},
-        }
         owned = {**_owned_key(worker), "gone_at": encode(worker.gone_at)}
-        free = self._new(name)
+        free = self._new(_name_item(worker, worker.name))
         if instead_of is not None:
             free["Put"]["ConditionExpression"] = "attribute_not_exists(pk) OR worker_id = :old"
             free["Put"]["ExpressionAttributeValues"] = {":old": {"S": instead_of}}
@@ -1233,21 +1215,12 @@ class Store:
 
     def workers_seen(self, since: int, most: int) -> list[str]:
         """Return the ids of workers seen after a time (seconds), up to ``most`` of a shard."""
-        found = []
-        for shard in range(WORKER_SHARDS):
-            answer = self._db.query(
-                TableName=self._table,
-                IndexName=LISTED_INDEX,
-                KeyConditionExpression="listed = :listed AND listed_at > :since",
-                ExpressionAttributeValues={
-                    ":listed": {"S": f"WORKERS#{shard}"},
-                    ":since": encode(since),
-                },
-                ScanIndexForward=False,
-                Limit=most,
-            )
-            found += [_id(item) for item in answer["Items"]]
-        return found
+        shards = (f"WORKERS#{shard}" for shard in range(WORKER_SHARDS))
+        return [
+            _id(item)
+            for shard in shards
+            for item in self._list(shard, most, last_first=True, since=since)
+        ]
 
     def workers(self, ids: list[str]) -> list[tuple[Worker, Record]]:
         """Read workers with their records, by name."""
@@ -1273,14 +1246,9 @@ class Store:
         if name.casefold() == worker.name.casefold():
             changed = self._change(_pk("WORKER", worker.id), {"name": name}, {"name": worker.name})
             return changed is not None
-        taken = {
-            **_name_key(name),
-            "worker_id": {"S": worker.id},
-            "gone_at": {"N": str(worker.gone_at)},
-        }
         return self._holds(
             [
-                self._new(taken),
+                self._new(_name_item(worker, name)),
                 self._drop(_name_key(worker.name), "worker_id = :id", {":id": encode(worker.id)}),
                 {
                     "Update": {
@@ -1448,15 +1416,8 @@ class Store:
         for owner_id, theirs in owed.items():
             entries = [kudos.reward(owner_id, event.kudos) for event in theirs]
             worked = sum(event.pixelsteps for event in theirs)
-            adds, values = _adds(entries, {"fulfilled": len(theirs), "contributed": worked})
-            update = {
-                "TableName": self._table,
-                "Key": _pk("USER", owner_id),
-                "ConditionExpression": "attribute_exists(pk)",
-                "UpdateExpression": adds,
-                "ExpressionAttributeValues": values,
-            }
-            parts.append({"Update": update})
+            counts = {"fulfilled": len(theirs), "contributed": worked}
+            parts.append(self._move(entries, counts=counts))
         return parts
 
     def _counts(
@@ -1563,7 +1524,7 @@ class Store:
         ``ratings`` maps generations to ``rating`` and maybe ``artifacts``.
         """
         kept = {**{one: {} for one in [best] if one}, **ratings}
-        entries = [kudos.award(request.user_id, reward)] if reward else []
+        award = kudos.award(request.user_id, reward)
         first_rating = "attribute_exists(pk) AND attribute_not_exists(rated_at)"
         parts: list[Item] = [
             {
@@ -1575,7 +1536,7 @@ class Store:
                     "ExpressionAttributeValues": {":now": encode(clock.now_ms())},
                 }
             },
-            *self._book(entries, reference=request.id),
+            *(self._book(award, reference=request.id) if reward else []),
             *(
                 self._new(
                     {
@@ -1743,12 +1704,27 @@ class Store:
                 ExpressionAttributeValues={":listed": {"S": f"WORKERS#{shard}"}},
             ):
                 for item in page["Items"]:
-                    yield item["pk"]["S"].partition("#")[2]
+                    yield _id(item)
 
     # --- parts ----------------------------------------------------------------------------------
 
     def _get(self, key: Item) -> Item | None:
         return self._db.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item")
+
+    def _list(
+        self, name: str, most: int, *, last_first: bool = False, since: int | None = None
+    ) -> list[Item]:
+        """Read the keys of up to ``most`` of a list, in its order; ``since``: those after it."""
+        later = {} if since is None else {":since": encode(since)}
+        answer = self._db.query(
+            TableName=self._table,
+            IndexName=LISTED_INDEX,
+            KeyConditionExpression=f"listed = :listed{' AND listed_at > :since' if later else ''}",
+            ExpressionAttributeValues={":listed": {"S": name}, **later},
+            ScanIndexForward=not last_first,
+            Limit=most,
+        )
+        return [dict(item) for item in answer["Items"]]
 
     def _batch(self, wanted: Iterable[Item]) -> list[Item]:
         """Read items by their keys, in no order; those that are not there are left out."""
@@ -1859,45 +1835,44 @@ class Store:
             "listed_at": {"N": str(generation.created_at)},
         }
 
-    def _book(
+    def _book(self, entry: kudos.Entry, *, reference: str, **how: Any) -> list[Item]:
+        """Return the parts that write an entry and move its account's balance, never one alone.
+
+        But for rewards, which ``settle`` enters and ``tally`` pays. ``how`` is as for ``_move``.
+        """
+        return [self._move([entry], **how), self._ledger(entry, reference=reference)]
+
+    def _move(
         self,
-        entries: list[kudos.Entry],
+        entries: Sequence[kudos.Entry],
         *,
-        reference: str,
         held: Mapping[str, int] | None = None,
         also: str = "",
         counts: Mapping[str, int] | None = None,
         sets: Mapping[str, Any] | None = None,
-    ) -> list[Item]:
-        """Return the parts that write entries and move their accounts' balances, never one alone.
+    ) -> Item:
+        """Return the part that moves one account's balance by these entries of it.
 
-        But for rewards, which ``settle`` enters and ``tally`` pays.
-
-        One update per account, since a transaction must not touch an item twice. ``held`` names
-        conditions of ``HELD``; without one the account need only exist. ``also`` is a condition
-        without values. ``counts`` are added to the first entry's account, ``sets`` are set there.
+        ``held`` names conditions of ``HELD``; without one the account need only exist. ``also``
+        is a condition without values. ``counts`` are added to the account, ``sets`` are set.
         """
         conditions = ["attribute_exists(pk)", *(HELD[name] for name in held or {})]
         conditions += [also] if also else []
-        moves: list[Item] = []
-        for user_id in dict.fromkeys(entry.user_id for entry in entries):
-            mine = [entry for entry in entries if entry.user_id == user_id]
-            adds, values = _adds(mine, counts if not moves else {})
-            update, names, more = _sets(sets) if sets and not moves else ("", {}, {})
-            move: Item = {
-                "TableName": self._table,
-                "Key": _pk("USER", user_id),
-                "ConditionExpression": " AND ".join(conditions),
-                "UpdateExpression": f"{update} {adds}",
-                "ExpressionAttributeValues": {
-                    **values,
-                    **more,
-                    **{name: encode(value) for name, value in (held or {}).items()},
-                },
-                **({"ExpressionAttributeNames": names} if names else {}),
-            }
-            moves.append({"Update": move})
-        return [*moves, *(self._ledger(entry, reference=reference) for entry in entries)]
+        adds, values = _adds(entries, counts)
+        update, names, more = _sets(sets or {})
+        move: Item = {
+            "TableName": self._table,
+            "Key": _pk("USER", entries[0].user_id),
+            "ConditionExpression": " AND ".join(conditions),
+            "UpdateExpression": f"{update} {adds}",
+            "ExpressionAttributeValues": {
+                **values,
+                **more,
+                **{name: encode(value) for name, value in (held or {}).items()},
+            },
+            **({"ExpressionAttributeNames": names} if names else {}),
+        }
+        return {"Update": move}
 
     def _ledger(self, entry: kudos.Entry, *, reference: str, more: Item | None = None) -> Item:
         """Append an entry; ``more`` is what a reward says of its image."""

@@ -360,18 +360,24 @@ def accounts(view: View) -> Findings:
             yield from _account(account, sums[user_id])
 
 
-def _of_account(user: User) -> Callable[..., Finding]:
-    def finding(rule: Rule, what: str, expected: int | str, found: int | str) -> Finding:
+def _of(item: str, about: frozenset[str]) -> Callable[..., Finding]:
+    """Return how findings of one item are made."""
+
+    def finding(rule: Rule, what: str, expected: object, found: object) -> Finding:
         return Finding(
             rule=rule,
-            item=f"USER#{user.id}/USER",
+            item=item,
             what=what,
-            expected=expected,
-            found=found,
-            about=frozenset({_user(user.id)}),
+            expected=expected if isinstance(expected, int) else str(expected),
+            found=found if isinstance(found, int) else str(found),
+            about=about,
         )
 
     return finding
+
+
+def _of_account(user: User) -> Callable[..., Finding]:
+    return _of(f"USER#{user.id}/USER", frozenset({_user(user.id)}))
 
 
 def _account(account: Account, ledger: _Sums) -> Findings:
@@ -421,17 +427,7 @@ def requests(view: View) -> Findings:
 
 
 def _of_request(view: View, request: Request) -> Callable[..., Finding]:
-    def finding(rule: Rule, what: str, expected: int | str, found: int | str) -> Finding:
-        return Finding(
-            rule=rule,
-            item=f"REQUEST#{request.id}/REQUEST",
-            what=what,
-            expected=expected,
-            found=found,
-            about=view.around(request.id),
-        )
-
-    return finding
+    return _of(f"REQUEST#{request.id}/REQUEST", view.around(request.id))
 
 
 def _kept_rules(view: View, order: Order) -> Findings:
@@ -534,18 +530,8 @@ def images(view: View) -> Findings:
 
 def _of_image(view: View, image: Image) -> Callable[..., Finding]:
     generation = image.generation
-
-    def finding(rule: Rule, what: str, expected: object, found: object) -> Finding:
-        return Finding(
-            rule=rule,
-            item=f"GENERATION#{generation.id}/GENERATION",
-            what=what,
-            expected=expected if isinstance(expected, int) else str(expected),
-            found=found if isinstance(found, int) else str(found),
-            about=view.around(generation.request_id, generation.id),
-        )
-
-    return finding
+    about = view.around(generation.request_id, generation.id)
+    return _of(f"GENERATION#{generation.id}/GENERATION", about)
 
 
 def _indexed(view: View, image: Image, request: Request | None) -> Findings:
@@ -686,16 +672,7 @@ def _sharedkey(view: View, key: SharedKey, asked: list[Request]) -> Findings:
     about = {f"SHAREDKEY#{key.id}", _user(key.user_id)}
     about |= {f"REQUEST#{request.id}" for request in asked}
 
-    def finding(rule: Rule, what: str, expected: int | str, found: int | str) -> Finding:
-        return Finding(
-            rule=rule,
-            item=f"SHAREDKEY#{key.id[:8]}",
-            what=what,
-            expected=expected,
-            found=found,
-            about=frozenset(about),
-        )
-
+    finding = _of(f"SHAREDKEY#{key.id[:8]}", frozenset(about))
     used = sum(view.cost(request) for request in asked)
     all_there = key.created_at + KEEP_S > view.now + SLACK_S
     if key.utilized < used or (all_there and key.utilized != used):
