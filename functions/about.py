@@ -7,18 +7,20 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from horde import VERSION, openapi
-from horde.answers import Document, Heartbeat, News, Newspiece
-from horde.errors import MethodNotAllowed, RouteNotFound
-from horde.http import HTML, Answer, ApiSettings, Call, Route, serve
-from horde.pages import POLICY, page
-from horde.schema import DocumentQuery, parse
-from horde.sharing import TERMS_VERSION
+from horde import VERSION
+from horde.edge import openapi
+from horde.edge.bodies import DocumentQuery, parse
+from horde.edge.errors import MethodNotAllowed, RouteNotFound
+from horde.edge.http import HTML, ApiSettings, Call, Response, Route, serve
+from horde.edge.pages import POLICY, page
+from horde.edge.responses import Document, Heartbeat, News, Newspiece
+from horde.rules import ruleset
+from horde.rules.sharing import TERMS_VERSION
 
 HOME = """<h1>Horde Commons</h1>
 <p>A serverless AI Horde. Any AI Horde client draws here with this address as its base URL. What its
-authors agree to share becomes an open data set for LAION; sharing costs a tax of 1 kudos per image
-instead of 3, and anonymous text-to-image is always shared.</p>
+authors agree to share becomes an open data set for LAION. Sharing costs a tax of {tax_shared} kudos
+per image instead of {tax_private}, and anonymous text-to-image is always shared.</p>
 <ul>
 <li><a href="/register">Open an account</a></li>
 <li><a href="/api/">The API</a>, and <a href="/api/swagger.json">its description</a> (OpenAPI)</li>
@@ -45,81 +47,81 @@ class Settings(ApiSettings):
     contact: str
 
 
-def heartbeat(_call: Call) -> Answer:
+def heartbeat(_call: Call) -> Response:
     """Say that the API answers; nothing behind it is touched."""
-    return Answer(Heartbeat(message="OK", version=VERSION))
+    return Response(Heartbeat(message="OK", version=VERSION))
 
 
-def news(_call: Call) -> Answer:
-    """Say what is new, newest first: ``horde/news.json``, kept by hand."""
-    return Answer(_news())
+def news(_call: Call) -> Response:
+    """Say what is new, newest first: ``edge/news.json``, kept by hand."""
+    return Response(_news())
 
 
 @cache
 def _news() -> News:
-    return News(
-        [Newspiece(**piece) for piece in json.loads((files("horde") / "news.json").read_text())]
-    )
+    text = (files("horde") / "edge" / "news.json").read_text()
+    return News([Newspiece(**piece) for piece in json.loads(ruleset.fill(text))])
 
 
-def swagger(_call: Call) -> Answer:
+def swagger(_call: Call) -> Response:
     """Describe the API as OpenAPI 3.1."""
-    return Answer(openapi.document())
+    return Response(openapi.document())
 
 
-def terms(call: Call) -> Answer:
+def terms(call: Call) -> Response:
     """Show the terms of service."""
     return _document("terms", call)
 
 
-def privacy(call: Call) -> Answer:
+def privacy(call: Call) -> Response:
     """Show the privacy policy."""
     return _document("privacy", call)
 
 
-def _document(name: str, call: Call) -> Answer:
-    wish = parse(DocumentQuery, dict(call.query))
-    if wish.format == "markdown":
-        return Answer(Document(markdown=markdown(name)))
-    return Answer(Document(html=html(name)))
+def _document(name: str, call: Call) -> Response:
+    query = parse(DocumentQuery, dict(call.query))
+    if query.format == "markdown":
+        return Response(Document(markdown=markdown(name)))
+    return Response(Document(html=html(name)))
 
 
 def markdown(name: str) -> str:
-    """Return a document of ``horde/documents``, with the operator's contact."""
+    """Return a document of ``edge/documents``, with the numbers in force and the contact."""
     contact = Settings.load().contact
     who = f"Operated by {contact}." if contact else "Ask whoever gave you this address for contact."
-    text = files("horde").joinpath("documents", f"{name}.md").read_text("utf-8")
+    path = files("horde").joinpath("edge", "documents", f"{name}.md")
+    text = ruleset.fill(path.read_text("utf-8"))
     return text.replace("{terms_version}", TERMS_VERSION).replace("{operator}", who)
 
 
 @cache
 def html(name: str) -> str:
-    """Return a document as HTML; what is no Markdown in it is escaped."""
+    """Return a document as HTML; HTML inside the Markdown is escaped."""
     from markdown_it import MarkdownIt  # noqa: PLC0415 - for these two pages alone
 
     return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown(name)))
 
 
-def _asset(name: str, kind: str) -> Answer:
+def _asset(name: str, kind: str) -> Response:
     """Return a file of Swagger UI as the layer has it, compressed."""
     body = files("swagger_ui").joinpath(f"{name}.gz").read_bytes()
     headers = {**A_DAY, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return Answer(base64.b64encode(body).decode(), kind=kind, headers=headers, is_base64=True)
+    return Response(base64.b64encode(body).decode(), kind=kind, headers=headers, is_base64=True)
 
 
-PAGES: dict[str, Callable[[], Answer]] = {
-    "": lambda: page("Horde Commons", HOME),
+PAGES: dict[str, Callable[[], Response]] = {
+    "": lambda: page("Horde Commons", ruleset.fill(HOME)),
     "/terms": lambda: page("Terms of service", html("terms")),
     "/privacy": lambda: page("Privacy policy", html("privacy")),
-    "/api": lambda: Answer(DOCS, kind=HTML, headers=POLICY),
+    "/api": lambda: Response(DOCS, kind=HTML, headers=POLICY),
     "/api/swagger-ui.css": lambda: _asset("swagger-ui.css", "text/css"),
     "/api/swagger-ui-bundle.js": lambda: _asset("swagger-ui-bundle.js", "text/javascript"),
-    "/api/swagger-ui-init.js": lambda: Answer(INIT, kind="text/javascript", headers=A_DAY),
+    "/api/swagger-ui-init.js": lambda: Response(INIT, kind="text/javascript", headers=A_DAY),
 }
 """For people's browsers, with or without a slash at the end; no part of the API."""
 
 
-def unknown(call: Call) -> Answer:
+def unknown(call: Call) -> Response:
     """Show a page, or refuse what no route takes."""
     page = PAGES.get(call.raw_path.rstrip("/"))
     methods = ["GET", "HEAD"] if page else openapi.methods_of(call.raw_path)
@@ -131,14 +133,14 @@ def unknown(call: Call) -> Answer:
 
 
 ROUTES = {
-    "GET /api/v2/status/heartbeat": Route(run=heartbeat, answers={200: Heartbeat}),
-    "GET /api/v2/status/news": Route(run=news, answers={200: News}),
-    "GET /api/v2/documents/terms": Route(run=terms, query=DocumentQuery, answers={200: Document}),
+    "GET /api/v2/status/heartbeat": Route(run=heartbeat, responses={200: Heartbeat}),
+    "GET /api/v2/status/news": Route(run=news, responses={200: News}),
+    "GET /api/v2/documents/terms": Route(run=terms, query=DocumentQuery, responses={200: Document}),
     "GET /api/v2/documents/privacy": Route(
-        run=privacy, query=DocumentQuery, answers={200: Document}
+        run=privacy, query=DocumentQuery, responses={200: Document}
     ),
-    "GET /api/swagger.json": Route(run=swagger, answers={200: "application/json"}, hidden=True),
-    "$default": Route(run=unknown, answers={}, errors=(RouteNotFound, MethodNotAllowed)),
+    "GET /api/swagger.json": Route(run=swagger, responses={200: "application/json"}, hidden=True),
+    "$default": Route(run=unknown, responses={}, errors=(RouteNotFound, MethodNotAllowed)),
 }
 
 

@@ -8,7 +8,8 @@ import json
 from typing import Any
 
 from horde import aws
-from horde.http import logger
+from horde.edge.http import logger
+from horde.store.settlements import NewRequest, outbox_of
 
 
 class Settings(aws.Settings):
@@ -21,20 +22,16 @@ class Settings(aws.Settings):
 def message_of(image: dict[str, Any]) -> tuple[str, str]:
     """Return the queue and its message for a new item's stream image."""
     settings = Settings.load()
-    if image["sk"]["S"] == "WEBHOOK":
-        call = {"generation_id": image["generation_id"]["S"]}
-        return settings.webhooks_queue_url, json.dumps(call, separators=(",", ":"))
-    body = {
-        "v": 1,
-        "request_id": image["id"]["S"],
-        "model": image["model"]["S"],
-        "images": int(image["n"]["N"]),
-    }
-    return settings.tickets_queue_url, json.dumps(body, separators=(",", ":"))
+    found = outbox_of(image)
+    if isinstance(found, NewRequest):
+        url, body = settings.tickets_queue_url, {"v": 1, **found._asdict()}
+    else:
+        url, body = settings.webhooks_queue_url, found._asdict()
+    return url, json.dumps(body, separators=(",", ":"))
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry; answers which records failed, and the stream goes on from the first."""
+    """Lambda's entry; returns which record failed, and the stream goes on from there."""
     records = event["Records"]
     for record in records:
         try:

@@ -1,8 +1,14 @@
 """POST /v2/generate/async: validate, price, decide what is shared, charge and record.
 
-Crash windows: a source image is stored before the request exists; without a request it is
-forgotten by the bucket after a day. After the transaction nothing is left to do here: the table's
-stream carries the request on.
+The order of the checks: the body, maintenance, prompt and webhook; then the account, and what
+cannot be drawn; then, unless it is a ``dry_run``, the limits of account and shared key and the
+source image. Nothing is written before the last refusal, so a refused request and a ``dry_run``
+leave no trace but their count against the rate limits.
+
+Crash windows: an account is given its monthly kudos, but the request is not accepted: it keeps
+them. A source image is stored before the request exists: without a request the bucket deletes it
+after a day. After the transaction nothing is left to do here: the table's stream carries the
+request on.
 """
 
 import math
@@ -10,30 +16,22 @@ import uuid
 from http import HTTPStatus
 from typing import Any
 
-from horde import (
-    allowance,
-    auth,
-    aws,
-    clock,
-    fleet,
-    images,
-    limits,
-    outbound,
-    pricing,
-    rates,
-    sharedkeys,
-    sharing,
-    store,
-)
-from horde.answers import RequestAccepted, RequestCost, Warned
-from horde.errors import (
+from horde import aws, clock, images, outbound
+from horde.edge import auth, ratelimit
+from horde.edge.bodies import GenerateRequest, parse
+from horde.edge.errors import PayloadError
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.responses import RequestAccepted, RequestCost, Warned
+from horde.overview import overview
+from horde.records import Generation, Request, State, User
+from horde.rules import admission, allowance, matching, pricing, ruleset, sharedkeys, sharing
+from horde.rules.refusals import (
     Busy,
     ImageValidationFailed,
     InvalidPromptSize,
     KudosUpfront,
     MaintenanceMode,
     MissingPrompt,
-    PayloadError,
     RequiresTrust,
     SharedKeyEmpty,
     SharedKeyExpired,
@@ -44,28 +42,15 @@ from horde.errors import (
     Unsupported,
     WorkerNotFound,
 )
-from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
-from horde.model import (
-    REQUEST_LIFE_S,
-    Generation,
-    Request,
-    State,
-    User,
-    batch_key,
-    priority,
-    seed_of,
-)
 from horde.runpod import Model, Models, has_endpoint
-from horde.schema import GenerateRequest, Params, parse
-from horde.store import Store
+from horde.store import Store, connect
 
-MAX_PROMPT_WORDS = 7500
-MAX_PROMPT_BYTES = 64 * 1024
-"""The table's items are bounded; no tokenizer reads this far."""
 MAX_WORKERS = 5
+"""Workers that a request may name; further ones are ignored, as in the Horde."""
 NO_WORKER = (
-    "Warning: No available workers can fulfill this request. It will expire in 20 minutes "
-    "unless a worker appears. Please consider choosing a different model."
+    "Warning: No available workers can fulfill this request. It will expire in "
+    "{request_life_minutes} minutes unless a worker appears. Please consider choosing a different "
+    "model."
 )
 
 
@@ -78,52 +63,55 @@ class Settings(ApiSettings):
     monthly_kudos: int
 
 
-def generate(call: Call) -> Answer:
+def generate(call: Call) -> Response:
     """Take a request, or say what it would cost (``dry_run``)."""
     settings = Settings.load()
-    table = store.connect(settings.table_name)
+    store = connect(settings.table_name)
     api_key = call.required_key()
-    wish = parse(GenerateRequest, call.json())
-    overview = fleet.overview(table)
-    if overview.maintenance:
+    body = parse(GenerateRequest, call.json())
+    seen = overview(store)
+    if seen.maintenance:
         raise MaintenanceMode
-    check_prompt(wish.prompt)
-    check_webhook(wish.webhook)
-    user, sharedkey = auth.spender_of(table, api_key, clock.now())
-    user = allowance.give(table, user, settings.monthly_kudos)
-    check_drawable(wish)
-    worker_ids = check_workers(table, wish.workers)
+    admission.check_prompt(body.prompt)
+    check_webhook(body.webhook)
+    user, sharedkey = auth.spender_of(store, api_key, clock.now())
+    gift = allowance.due(user, settings.monthly_kudos, clock.now())
+    check_drawable(body)
+    worker_ids = check_workers(store, body.workers)
 
-    model = choose_model(wish.models, settings.models)
-    sharing_decision = sharing.decide(
-        flag=wish.shared, anonymous=user.anonymous, uses_images=wish.uses_images
+    model = choose_model(body.models, settings.models)
+    decision = sharing.decide(
+        flag=body.shared, anonymous=user.anonymous, uses_images=body.uses_images
     )
     baseline = settings.models[model].baseline if model in settings.models else ""
-    price = pricing.quote(wish, shared=sharing_decision.shared, baseline=baseline)
-    available, side = user.kudos - user.floor, limits.max_side(overview.census, baseline)
+    price = pricing.quote(body.spec, shared=decision.shared, baseline=baseline)
+    available = user.kudos + gift - user.floor
+    side = admission.max_side(seen.census, baseline)
     reduced = None
-    if wish.allow_downgrade and limits.lacks_upfront(
-        wish, side, total=price.total, available=available
+    if body.allow_downgrade and admission.lacks_upfront(
+        body.spec, side, total=price.total, available=available
     ):
-        wish = limits.downgraded(wish, side)
-        price = pricing.quote(wish, shared=sharing_decision.shared, baseline=baseline)
-        reduced = limits.reduced_to(wish)
-    if wish.dry_run:
-        return Answer(RequestCost(kudos=price.total))
-    waiting = table.waiting_of(user, model, limits.concurrency(user))
-    limits.check_concurrency(user, waiting=waiting, n=wish.params.n)
-    sharedkeys.check_request(sharedkey, wish, total=price.total)
-    limits.check_upfront(wish, side, total=price.total, available=available)
+        body = body.reduced_to(admission.downgraded(body.spec, side))
+        price = pricing.quote(body.spec, shared=decision.shared, baseline=baseline)
+        reduced = admission.reduced_to(body.spec)
+    if body.dry_run:
+        return Response(RequestCost(kudos=price.total))
+    waiting = store.queue.count_of(user, model, admission.concurrency(user))
+    admission.check_concurrency(user, waiting=waiting, n=body.params.n)
+    sharedkeys.check_request(sharedkey, body.spec, total=price.total)
+    admission.check_upfront(body.spec, side, total=price.total, available=available)
     source = None
-    if wish.source_image:
-        source = images.source_of(wish.source_image, wish.source_mask, paints=wish.paints)
+    if body.source_image:
+        source = images.source_of(body.source_image, body.source_mask, paints=body.paints)
 
+    # The last refusal is behind us: from here on it is written.
+    user = store.accounts.give_allowance(user, settings.monthly_kudos)
     request, generations = plan(
-        wish,
+        body,
         user,
         model=model,
         price=price,
-        decision=sharing_decision,
+        decision=decision,
         baseline=baseline,
         workers=worker_ids,
     )
@@ -131,29 +119,18 @@ def generate(call: Call) -> Answer:
         images.put_webp(aws.s3(), settings.sources_bucket, request.source_key, source.image)
         if source.mask is not None and request.mask_key is not None:
             images.put_webp(aws.s3(), settings.sources_bucket, request.mask_key, source.mask)
-    table.accept(request, generations, user, sharedkey)
+    store.requests.accept(request, generations, user, sharedkey)
 
-    possible = has_endpoint(settings.models, model) or table.model_is_live(model)
-    messages = [sharing_decision.message, reduced, None if possible else NO_WORKER]
-    answer = RequestAccepted(
+    possible = has_endpoint(settings.models, model) or store.workers.model_is_live(model)
+    no_worker = ruleset.fill(NO_WORKER)
+    messages = [decision.message, reduced, None if possible else no_worker]
+    accepted = RequestAccepted(
         id=request.id,
         kudos=price.total,
         message=" ".join(message for message in messages if message) or None,
-        warnings=None if possible else [Warned(code="NoAvailableWorker", message=NO_WORKER)],
+        warnings=None if possible else [Warned(code="NoAvailableWorker", message=no_worker)],
     )
-    return Answer(answer, HTTPStatus.ACCEPTED)
-
-
-def check_prompt(prompt: str) -> None:
-    """Refuse an empty or endless prompt."""
-    if not prompt.partition("###")[0].strip():
-        raise MissingPrompt
-    if len(prompt.split()) > MAX_PROMPT_WORDS or len(prompt.encode()) > MAX_PROMPT_BYTES:
-        message = (
-            f"Too large prompt specified. Please keep it under {MAX_PROMPT_WORDS} words and "
-            f"{MAX_PROMPT_BYTES // 1024} KB."
-        )
-        raise InvalidPromptSize(message)
+    return Response(accepted, HTTPStatus.ACCEPTED)
 
 
 def check_webhook(url: str | None) -> None:
@@ -165,19 +142,19 @@ def check_webhook(url: str | None) -> None:
             raise PayloadError({"webhook": f"{url[:100]!r} cannot be called: {error}"}) from None
 
 
-def check_drawable(wish: GenerateRequest) -> None:  # noqa: C901, PLR0912 - a flat list of wishes
-    """Refuse what cannot be drawn yet; nothing is skipped silently. See the README's list."""
-    params = wish.params
-    if wish.style is not None:
-        message = f"Style '{wish.style}' not found; this horde has no styles yet."
+def check_drawable(body: GenerateRequest) -> None:  # noqa: C901, PLR0912 - a flat list
+    """Refuse what cannot be drawn yet; nothing is ignored silently. docs/api.md lists it."""
+    params = body.params
+    if body.style is not None:
+        message = f"Style '{body.style}' not found; this horde has no styles yet."
         raise StyleNotFound(message)
-    if wish.source_mask and not wish.source_image:
+    if body.source_mask and not body.source_image:
         message = "You have specified a source_mask but no source_image."
         raise Unsupported(message, rc="SourceMaskUnnecessary")
-    if wish.extra_source_images:
+    if body.extra_source_images:
         message = "Extra source images (remix) are not supported yet."
         raise Unsupported(message, rc="InvalidExtraSourceImages")
-    if wish.source_image and wish.source_processing == "remix":
+    if body.source_image and body.source_processing == "remix":
         message = "source_processing 'remix' is not supported yet."
         raise Unsupported(message, rc="InvalidRemix")
     if params.control_type or params.image_is_control or params.return_control_map:
@@ -201,30 +178,30 @@ def check_drawable(wish: GenerateRequest) -> None:  # noqa: C901, PLR0912 - a fl
     if params.special is not None:
         message = "Special payloads are not supported."
         raise Unsupported(message, rc="SpecialForbidden")
-    if wish.proxied_account is not None:
+    if body.proxied_account is not None:
         message = "Only service accounts can provide a proxied_account value."
         raise Unsupported(message, rc="OnlyServiceAccountProxy")
-    if wish.disable_batching and params.n > 1:
+    if body.disable_batching and params.n > 1:
         message = "Only trusted users can disable batching for more than one image."
         raise RequiresTrust(message)
 
 
-def check_workers(table: Store, workers: list[str]) -> list[str]:
+def check_workers(store: Store, workers: list[str]) -> list[str]:
     """Return the workers a request names (the first five); raises WorkerNotFound."""
     named = workers[:MAX_WORKERS]
     for worker_id in named:
         if not is_uuid(worker_id):
             raise PayloadError({"workers": f"{worker_id[:100]!r} is not a worker id"})
-        if not table.worker_exists(worker_id):
+        if store.workers.get(worker_id) is None:
             raise WorkerNotFound(worker_id)
     return named
 
 
 def choose_model(wanted: list[str], configured: dict[str, Model]) -> str:
-    """Pick whose queue the images wait in: the first wanted model that an endpoint draws.
+    """Choose the model whose queue the images wait in: the first that an endpoint draws.
 
-    No wish at all means any model, so the operator's first; a model nobody configured waits for
-    a volunteer.
+    A request that names none takes any, so the operator's first. A model that nobody configured
+    waits for a volunteer.
     """
     for name in wanted:
         if name in configured:
@@ -235,7 +212,7 @@ def choose_model(wanted: list[str], configured: dict[str, Model]) -> str:
 
 
 def plan(
-    wish: GenerateRequest,
+    body: GenerateRequest,
     user: User,
     *,
     model: str,
@@ -245,73 +222,73 @@ def plan(
     workers: list[str],
 ) -> tuple[Request, list[Generation]]:
     """Return the records of a new request and its images."""
-    params, img2img = wish.params, wish.source_image is not None
+    params, spec, img2img = body.params, body.spec, body.spec.img2img
     request_id, created_at = str(uuid.uuid4()), clock.now_ms()
     ids = [str(uuid.uuid4()) for _ in range(params.n)]
-    ttl = pricing.lease_seconds(
-        params, img2img=img2img, baseline=baseline, patient=wish.extra_slow_workers
+    drawn = payload(body)
+    alike = matching.batch_key(
+        model,
+        drawn,
+        kind=body.source_processing if img2img else "",
+        alone=request_id if body.disable_batching else "",
     )
     request = Request(
         id=request_id,
         user_id=user.id,
         created_at=created_at,
-        expires_at=created_at // 1000 + REQUEST_LIFE_S,
+        expires_at=created_at // 1000 + ruleset.IN_FORCE.request_life_s,
         model=model,
         n=params.n,
         generations=ids,
-        payload=payload(wish),
+        payload=drawn,
         price=price.price,
         tax=price.tax,
         reward=price.reward,
         shared=decision.shared,
-        share_flag=wish.shared,
+        share_flag=body.shared,
         share_reason=decision.reason,
-        nsfw=wish.nsfw,
-        r2=wish.r2,
+        nsfw=body.nsfw,
+        r2=body.r2,
         source_key=f"{request_id}_src.webp" if img2img else None,
-        source_processing=wish.source_processing if img2img else None,
-        mask_key=f"{request_id}_msk.webp" if wish.paints else None,
-        webhook=wish.webhook,
+        source_processing=body.source_processing if img2img else None,
+        mask_key=f"{request_id}_msk.webp" if body.paints else None,
+        webhook=body.webhook,
+        ruleset=ruleset.IN_FORCE.version,
     )
     generations = [
         Generation(
             id=generation_id,
             request_id=request_id,
             index=index,
-            seed=seed_of(params.seed, index, params.seed_variation),
+            seed=matching.seed_of(params.seed, index, params.seed_variation),
             state=State.WAITING,
             model=model,
-            priority=priority(user.standing, created_at),
+            priority=matching.priority(matching.effective_kudos(user), created_at),
             created_at=created_at,
-            batch_key=batch_key(
-                model,
-                params,
-                kind=wish.source_processing if img2img else "",
-                alone=request_id if wish.disable_batching else "",
-            ),
-            pixels=params.width * params.height,
-            ttl=ttl,
+            batch_key=alike,
+            pixels=spec.pixels,
+            ttl=pricing.lease_seconds(spec, baseline=baseline),
             user_id=user.id,
-            steps=math.ceil(pricing.accurate_steps(params, img2img=img2img)),
-            nsfw=wish.nsfw,
+            steps=math.ceil(pricing.accurate_steps(spec)),
+            nsfw=body.nsfw,
             img2img=img2img,
-            painting=wish.paints,
-            trusted_only=wish.trusted_workers,
-            hasty=not wish.slow_workers,
-            patient=wish.extra_slow_workers,
+            painting=body.paints,
+            trusted_only=body.trusted_workers,
+            slow_workers=body.slow_workers,
+            extra_slow_workers=body.extra_slow_workers,
             workers=workers,
-            worker_blacklist=wish.worker_blacklist,
+            worker_blacklist=body.worker_blacklist,
         )
         for index, generation_id in enumerate(ids)
     ]
     return request, generations
 
 
-def payload(wish: GenerateRequest) -> dict[str, Any]:
-    """Return the Horde's pop payload of a request, but for seed and count."""
-    params: Params = wish.params
+def payload(body: GenerateRequest) -> dict[str, Any]:
+    """Return the Horde's pop payload of a request, without seed and count."""
+    params = body.params
     fields: dict[str, Any] = {
-        "prompt": wish.prompt,
+        "prompt": body.prompt,
         "ddim_steps": params.steps,
         "sampler_name": params.sampler_name,
         "cfg_scale": params.cfg_scale,
@@ -322,11 +299,11 @@ def payload(wish: GenerateRequest) -> dict[str, Any]:
         "hires_fix": params.hires_fix,
         "clip_skip": params.clip_skip,
     }
-    if wish.source_image:
+    if body.source_image:
         fields["denoising_strength"] = params.denoising_strength or pricing.IMG2IMG_STRENGTH
     if params.hires_fix and params.hires_fix_denoising_strength:
         fields["hires_fix_denoising_strength"] = params.hires_fix_denoising_strength
-    if wish.censor_nsfw and not wish.nsfw:
+    if body.censor_nsfw and not body.nsfw:
         fields["use_nsfw_censor"] = True
     return fields
 
@@ -335,7 +312,7 @@ ROUTES = {
     "POST /api/v2/generate/async": Route(
         run=generate,
         body=GenerateRequest,
-        answers={202: RequestAccepted, 200: RequestCost},
+        responses={202: RequestAccepted, 200: RequestCost},
         key=Key.REQUIRED,
         errors=(
             MissingPrompt,
@@ -354,7 +331,7 @@ ROUTES = {
             MaintenanceMode,
             Busy,
         ),
-        limits=rates.GENERATE,
+        limits=ratelimit.GENERATE,
     )
 }
 

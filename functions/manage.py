@@ -5,9 +5,13 @@ Apart from pop and submit: nothing else may delete an item, and a fault here sto
 
 from typing import Any
 
-from horde import auth, rates, store
-from horde.answers import Modes, WorkerChanged, WorkerDeleted
-from horde.errors import (
+from horde.edge import auth, ratelimit
+from horde.edge.bodies import ModesChange, WorkerChange, parse
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.responses import Modes, WorkerChanged, WorkerDeleted
+from horde.records import Worker
+from horde.rules import accounts
+from horde.rules.refusals import (
     Busy,
     NotAdmin,
     NothingToChange,
@@ -17,10 +21,7 @@ from horde.errors import (
     Unsupported,
     WorkerNotFound,
 )
-from horde.fleet import Worker
-from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
-from horde.schema import ModesChange, WorkerChange, parse
-from horde.store import Store
+from horde.store import Store, connect
 
 
 class Settings(ApiSettings):
@@ -29,8 +30,8 @@ class Settings(ApiSettings):
     table_name: str
 
 
-def _table() -> Store:
-    return store.connect(Settings.load().table_name)
+def _store() -> Store:
+    return connect(Settings.load().table_name)
 
 
 def _own(call: Call) -> tuple[Worker, bool]:
@@ -38,88 +39,88 @@ def _own(call: Call) -> tuple[Worker, bool]:
 
     Raises WorkerNotFound, or NotOwner for everybody but its owner and moderators.
     """
-    table, settings = _table(), Settings.load()
-    user = auth.user_of(table, call.required_key())
+    store, settings = _store(), Settings.load()
+    user = auth.user_of(store, call.required_key())
     worker_id = call.path.get("id", "")
-    worker = table.worker(worker_id.lower()) if is_uuid(worker_id) else None
+    worker = store.workers.get(worker_id.lower()) if is_uuid(worker_id) else None
     if worker is None:
         raise WorkerNotFound(worker_id)
-    moderates = auth.is_moderator(user, settings.admins)
+    moderates = accounts.is_moderator(user, settings.admins)
     if not moderates and (user.anonymous or worker.user_id != user.id):
         raise NotOwner
     return worker, moderates
 
 
-def change_worker(call: Call) -> Answer:
+def change_worker(call: Call) -> Response:
     """Put a worker into maintenance or out of it, pause it, rename it, or describe it.
 
     ``paused`` is for moderators. A worker hears of it by its next pop.
     """
-    wish = parse(WorkerChange, call.json())
-    changes = wish.model_dump(exclude_none=True)
-    if wish.team is not None:
+    body = parse(WorkerChange, call.json())
+    changes = body.model_dump(exclude_none=True)
+    if body.team is not None:
         message = "There are no teams here."
         raise Unsupported(message)
     if not changes:
         message = "No worker modification selected!"
         raise NothingToChange(message, rc="NoWorkerModSelected")
     worker, moderates = _own(call)
-    if wish.paused is not None and not moderates:
+    if body.paused is not None and not moderates:
         raise NotModerator
-    table, name = _table(), changes.pop("name", None)
-    if name is not None and name != worker.name and not table.rename_worker(worker, name):
+    store, name = _store(), changes.pop("name", None)
+    if name is not None and name != worker.name and not store.workers.rename(worker, name):
         raise PolymorphicNameConflict(name)
-    if wish.maintenance is False:
+    if body.maintenance is False:
         changes["maintenance_msg"] = ""
-    if changes and table.change_worker(worker.id, **changes) is None:
+    if changes and store.workers.change(worker.id, **changes) is None:
         raise WorkerNotFound(worker.id)
-    return Answer(WorkerChanged(**wish.model_dump(exclude_none=True)))
+    return Response(WorkerChanged(**body.model_dump(exclude_none=True)))
 
 
-def delete_worker(call: Call) -> Answer:
-    """Forget a worker and what it has done; one that goes on popping is a new one."""
+def delete_worker(call: Call) -> Response:
+    """Delete a worker and its statistics; one that goes on popping is a new one."""
     worker, _ = _own(call)
-    if not _table().forget_worker(worker):
+    if not _store().workers.delete(worker):
         raise WorkerNotFound(worker.id)
-    return Answer(WorkerDeleted(deleted_id=worker.id, deleted_name=worker.name))
+    return Response(WorkerDeleted(deleted_id=worker.id, deleted_name=worker.name))
 
 
-def change_modes(call: Call) -> Answer:
+def change_modes(call: Call) -> Response:
     """Switch maintenance on or off: whether new requests are taken.
 
     For admins. Pops and submits go on, so what waits is still drawn. Each Lambda process hears of
     it within ten seconds.
     """
-    table, settings = _table(), Settings.load()
-    wish = parse(ModesChange, call.json())
-    auth.require_admin(auth.user_of(table, call.required_key()), settings.admins)
-    if wish.invite_only_mode or wish.raid_mode:
+    store, settings = _store(), Settings.load()
+    body = parse(ModesChange, call.json())
+    accounts.require_admin(auth.user_of(store, call.required_key()), settings.admins)
+    if body.invite_only_mode or body.raid_mode:
         message = (
             "There is no invite-only mode and no raid mode here: workers need a worker key of the "
             "operator's anyway. Only maintenance_mode can be switched."
         )
         raise Unsupported(message, rc="BadRequest")
-    if wish.maintenance_mode is None:
+    if body.maintenance_mode is None:
         message = "No mode change selected!"
         raise NothingToChange(message, rc="NoHordeModSelected")
-    table.set_maintenance(on=wish.maintenance_mode)
-    on = wish.maintenance_mode
-    return Answer(Modes(maintenance_mode=on, invite_only_mode=False, raid_mode=False))
+    store.census.set_maintenance(on=body.maintenance_mode)
+    on = body.maintenance_mode
+    return Response(Modes(maintenance_mode=on, invite_only_mode=False, raid_mode=False))
 
 
 ROUTES = {
     "PUT /api/v2/status/modes": Route(
         run=change_modes,
         body=ModesChange,
-        answers={200: Modes},
+        responses={200: Modes},
         key=Key.REQUIRED,
         errors=(NotAdmin, NothingToChange, Unsupported),
-        limits=rates.CHANGE,
+        limits=ratelimit.CHANGE,
     ),
     "PUT /api/v2/workers/{id}": Route(
         run=change_worker,
         body=WorkerChange,
-        answers={200: WorkerChanged},
+        responses={200: WorkerChanged},
         key=Key.REQUIRED,
         errors=(
             NothingToChange,
@@ -130,14 +131,14 @@ ROUTES = {
             PolymorphicNameConflict,
             Busy,
         ),
-        limits=rates.CHANGE,
+        limits=ratelimit.CHANGE,
     ),
     "DELETE /api/v2/workers/{id}": Route(
         run=delete_worker,
-        answers={200: WorkerDeleted},
+        responses={200: WorkerDeleted},
         key=Key.REQUIRED,
         errors=(NotOwner, WorkerNotFound, Busy),
-        limits=rates.CHANGE,
+        limits=ratelimit.CHANGE,
     ),
 }
 

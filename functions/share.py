@@ -8,14 +8,14 @@ once more. The metadata comes last, so readers that list ``.json`` never meet a 
 
 import hashlib
 import json
-from enum import StrEnum
 from typing import Any
 from urllib.parse import unquote_plus
 
-from horde import aws, clock, images, store
-from horde.http import logger
-from horde.model import Generation, Request, State
-from horde.sharing import LICENSE, TERMS_VERSION, Reason
+from horde import aws, images
+from horde.edge.http import logger
+from horde.rules.dates import day
+from horde.rules.sharing import Verdict, judge, row
+from horde.store import connect
 
 MAX_PAUSE_S = 300
 
@@ -30,73 +30,14 @@ class Settings(aws.Settings):
     laion_role: str = ""
 
 
-class Verdict(StrEnum):
-    """What to do with an uploaded image."""
-
-    SHARE = "share"
-    LATER = "later"
-    NEVER = "never"
-
-
-def judge(request: Request | None, generation: Generation | None, attempt: int) -> Verdict:
-    """Decide whether an uploaded image is shared. Pure."""
-    if request is None or generation is None or not request.shared:
-        return Verdict.NEVER
-    if attempt != generation.attempt:
-        return Verdict.NEVER  # a worker whose lease ran out uploaded after all
-    if generation.state is State.PROCESSING:
-        return Verdict.LATER
-    return Verdict.SHARE if generation.state is State.OK else Verdict.NEVER
-
-
-def metadata(request: Request, generation: Generation, body: bytes) -> dict[str, Any]:
-    """Return the row of an image (laion-dataset.md 2.4): flat, no null, no empty list.
-
-    Nothing in it leads to a person: no user, key, address, client or worker.
-    """
-    payload = request.payload
-    prompt, _, negative = payload["prompt"].partition("###")
-    seed = generation.drawn_seed if generation.drawn_seed is not None else generation.seed
-    anonymous_default = request.share_reason == Reason.ANONYMOUS
-    return {
-        "id": generation.id,
-        "request_id": request.id,
-        "batch_index": generation.index,
-        "created_at": clock.iso(generation.settled_at or request.created_at),
-        "prompt": prompt.strip(),
-        "negative_prompt": negative.strip(),
-        "seed": seed,
-        "steps": payload["ddim_steps"],
-        "cfg_scale": float(payload["cfg_scale"]),
-        "sampler": payload["sampler_name"],
-        "karras": payload["karras"],
-        "clip_skip": payload["clip_skip"],
-        "hires_fix": payload["hires_fix"],
-        "tiling": payload["tiling"],
-        "width": payload["width"],
-        "height": payload["height"],
-        "model": generation.model,
-        "user_type": "anon" if request.anonymous else "pseudonymous",
-        "consent": "anonymous-default" if anonymous_default else "request-flag",
-        "terms_version": TERMS_VERSION,
-        "license": LICENSE,
-        "nsfw_requested": request.nsfw,
-        "censored": False,
-        "sha256": hashlib.sha256(body).hexdigest(),
-        "bytes": len(body),
-        "format": "webp",
-        "file_name": f"{generation.id}.webp",
-    }
-
-
 def share(key: str) -> Verdict:
     """Share one uploaded image, if it may be."""
     settings = Settings.load()
-    table = store.connect(settings.table_name)
+    store = connect(settings.table_name)
     generation_id, _, name = key.partition("/")
     attempt = int(name.removesuffix(".webp"))
-    generation = table.generation(generation_id)
-    request = table.request(generation.request_id) if generation else None
+    generation = store.requests.generation(generation_id)
+    request = store.requests.get(generation.request_id) if generation else None
     verdict = judge(request, generation, attempt)
     if verdict is not Verdict.SHARE or request is None or generation is None:
         return verdict
@@ -106,18 +47,19 @@ def share(key: str) -> Verdict:
     if body is None or not images.is_webp(body):
         message = f"the settled image {key} cannot be read"
         raise RuntimeError(message)
-    day = clock.iso(generation.settled_at or request.created_at)[:10]
-    prefix = f"incoming/date={day}/{generation.id}"
+    delivered_on = day(generation.settled_at or request.created_at)
+    prefix = f"incoming/date={delivered_on}/{generation.id}"
     client = aws.s3_as(settings.laion_role) if settings.laion_role else aws.s3()
-    row = json.dumps(metadata(request, generation, body), ensure_ascii=False).encode()
+    sha256 = hashlib.sha256(body).hexdigest()
+    published = row(request, generation, sha256=sha256, size=len(body))
     images.put_webp(client, settings.laion_bucket, f"{prefix}.webp", body)
     client.put_object(
         Bucket=settings.laion_bucket,
         Key=f"{prefix}.json",
-        Body=row,
+        Body=json.dumps(published, ensure_ascii=False).encode(),
         ContentType="application/json",
     )
-    table.mark_shared(request, generation, f"{prefix}.webp")
+    store.sharing.mark_shared(request, generation, f"{prefix}.webp")
     return verdict
 
 

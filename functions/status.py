@@ -10,19 +10,23 @@ worker that takes one meanwhile delivers it, charged.
 import base64
 from typing import Any
 
-from horde import aws, clock, ending, fleet, images, rates, ratings, sharing, store
-from horde.answers import GeneratedImage, Rated, Remark, RequestCheck, RequestStatus
-from horde.errors import AestheticsError, Busy, RequestNotFound
-from horde.http import Answer, ApiSettings, Call, Route, is_uuid, serve
-from horde.model import DELIVERED, Generation, Progress, Request, State, progress, wait_seconds
+from horde import aws, clock, ending, images
+from horde.edge import ratelimit
+from horde.edge.bodies import RateRequest, parse
+from horde.edge.http import ApiSettings, Call, Response, Route, is_uuid, serve
+from horde.edge.responses import GeneratedImage, Rated, Remark, RequestCheck, RequestStatus
+from horde.overview import overview
+from horde.records import DELIVERED, Generation, Request, State
+from horde.rules import estimates, ratings, sharing
+from horde.rules.lifecycle import Progress, progress
+from horde.rules.refusals import AestheticsError, Busy, RequestNotFound
 from horde.runpod import Models, has_endpoint
-from horde.schema import RateRequest, parse
-from horde.store import Store
+from horde.store import Store, connect
 
 QUEUE_DEPTH = 100
 """``queue_position`` is exact up to here; further back it is this number."""
 MAX_INLINE = 3_500_000
-"""Bytes of images sent as base64 in one answer; a Lambda answers at most 6 MB of JSON."""
+"""Bytes of images sent as base64 in one response; a Lambda returns at most 6 MB of JSON."""
 
 
 class Settings(ApiSettings):
@@ -33,59 +37,54 @@ class Settings(ApiSettings):
     models: Models
 
 
-def check(call: Call) -> Answer:
+def check(call: Call) -> Response:
     """Count a request's images."""
     request, generations = _find(call)
-    return Answer(RequestCheck(**_counts(request, generations)))
+    return Response(RequestCheck(**_counts(request, generations)))
 
 
-def status(call: Call) -> Answer:
+def status(call: Call) -> Response:
     """Count a request's images and show those that are done."""
     request, generations = _find(call)
-    return Answer(_full(request, generations))
+    return Response(_full(request, generations))
 
 
-def cancel(call: Call) -> Answer:
-    """Cancel what still waits, and answer the status as it was before."""
+def cancel(call: Call) -> Response:
+    """Cancel what still waits, and return the status as it was before."""
     request, generations = _find(call)
-    answer = Answer(_full(request, generations))
-    ending.cancel(_table(), request, generations)
-    return answer
+    response = Response(_full(request, generations))
+    ending.cancel(_store(), request, generations)
+    return response
 
 
-def rate(call: Call) -> Answer:
+def rate(call: Call) -> Response:
     """Rate the images of a finished shared request, once.
 
-    Ratings are kept with the data set; they earn the request's owner kudos, whoever rates.
+    Ratings are kept with the data set; they earn the request's owner kudos, whoever ratelimit.
     """
-    wish = parse(RateRequest, call.json())
+    body = parse(RateRequest, call.json())
+    rated, best = body.rated, body.best_id
     request, generations = _find(call)
-    ratings.check(wish, request, generations)
-    reward = ratings.reward(wish, request, generations)
-    kept = _table().rate(
-        request,
-        {one.id.lower(): one.model_dump(exclude={"id"}, exclude_none=True) for one in wish.ratings},
-        best=wish.best.lower() if wish.best else None,
-        reward=reward,
-    )
-    if not kept:
+    ratings.check(rated, best, request, generations)
+    reward = ratings.reward(rated, best, request, generations)
+    if not _store().sharing.rate(request, rated, best=best, reward=reward):
         message = "This request has been rated already."
         raise AestheticsError(message, rc="AestheticsAlreadyExist")
     nobody = "Thank you! Anonymous requests earn no kudos; register at /register to earn some."
-    return Answer(Rated(reward=reward, message=nobody if request.anonymous else None))
+    return Response(Rated(reward=reward, message=nobody if request.anonymous else None))
 
 
-def _table() -> Store:
-    return store.connect(Settings.load().table_name)
+def _store() -> Store:
+    return connect(Settings.load().table_name)
 
 
 def _find(call: Call) -> tuple[Request, list[Generation]]:
     request_id = call.path.get("id", "")
-    table = _table()
-    request = table.request(request_id.lower()) if is_uuid(request_id) else None
+    store = _store()
+    request = store.requests.get(request_id.lower()) if is_uuid(request_id) else None
     if request is None or request.expires_at <= clock.now():
         raise RequestNotFound(request_id[:100])
-    return request, table.generations(request)
+    return request, store.requests.generations(request)
 
 
 def _counts(request: Request, generations: list[Generation]) -> dict[str, Any]:
@@ -109,24 +108,24 @@ def _ahead(request: Request, generations: list[Generation], state: Progress) -> 
     if not state.waiting:
         return 0
     first = max(g.priority for g in generations if g.state is State.WAITING)
-    return _table().ahead(request.model, first, QUEUE_DEPTH)
+    return _store().queue.ahead(request.model, first, QUEUE_DEPTH)
 
 
 def _wait(request: Request, generations: list[Generation], state: Progress, ahead: int) -> int:
     """Estimate the wait by the last census; images ahead are taken as the queue's average."""
-    load = fleet.overview(_table()).load(request.model)
+    load = overview(_store()).census.load(request.model)
     own = generations[0].pixelsteps if generations else 0
-    return wait_seconds(
+    return estimates.wait_seconds(
         state,
-        ahead=ahead * (load.each or own),
+        ahead=ahead * (estimates.average_work(load) or own),
         own=own,
-        speed=load.throughput,
+        speed=estimates.throughput(load),
         workers=load.workers,
     )
 
 
 def _possible(model: str) -> bool:
-    return has_endpoint(Settings.load().models, model) or _table().model_is_live(model)
+    return has_endpoint(Settings.load().models, model) or _store().workers.model_is_live(model)
 
 
 def _full(request: Request, generations: list[Generation]) -> RequestStatus:
@@ -173,23 +172,26 @@ def _generation(request: Request, generation: Generation, img: str) -> Generated
 
 ROUTES = {
     "GET /api/v2/generate/check/{id}": Route(
-        run=check, answers={200: RequestCheck}, errors=(RequestNotFound,), limits=rates.CHECK
+        run=check, responses={200: RequestCheck}, errors=(RequestNotFound,), limits=ratelimit.CHECK
     ),
     "GET /api/v2/generate/status/{id}": Route(
-        run=status, answers={200: RequestStatus}, errors=(RequestNotFound,), limits=rates.STATUS
+        run=status,
+        responses={200: RequestStatus},
+        errors=(RequestNotFound,),
+        limits=ratelimit.STATUS,
     ),
     "POST /api/v2/generate/rate/{id}": Route(
         run=rate,
         body=RateRequest,
-        answers={200: Rated},
+        responses={200: Rated},
         errors=(RequestNotFound, AestheticsError, Busy),
-        limits=rates.RATE,
+        limits=ratelimit.RATE,
     ),
     "DELETE /api/v2/generate/status/{id}": Route(
         run=cancel,
-        answers={200: RequestStatus},
+        responses={200: RequestStatus},
         errors=(RequestNotFound, Busy),
-        limits=rates.STATUS,
+        limits=ratelimit.STATUS,
     ),
 }
 

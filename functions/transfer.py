@@ -10,9 +10,21 @@ import uuid
 from email.utils import formatdate
 from typing import Any
 
-from horde import auth, clock, rates, sharedkeys, store, transfers
-from horde.answers import Done, KudosAwarded, KudosTransferred, SharedKeyDetails
-from horde.errors import (
+from horde import clock
+from horde.edge import auth, ratelimit
+from horde.edge.bodies import (
+    AwardRequest,
+    SharedKeyChange,
+    SharedKeyRequest,
+    TransferRequest,
+    parse,
+)
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.responses import Done, KudosAwarded, KudosTransferred, SharedKeyDetails
+from horde.records import SharedKey, User
+from horde.rules import sharedkeys, transfers
+from horde.rules.accounts import user_number
+from horde.rules.refusals import (
     AnonForbidden,
     Busy,
     KudosTransferRefused,
@@ -22,16 +34,8 @@ from horde.errors import (
     SharedKeyNotFound,
     TooManySharedKeys,
 )
-from horde.http import Answer, ApiSettings, Call, Key, Route, is_uuid, serve
-from horde.model import SharedKey, User, user_number
-from horde.schema import (
-    AwardRequest,
-    SharedKeyChange,
-    SharedKeyRequest,
-    TransferRequest,
-    parse,
-)
-from horde.store import Once, Store
+from horde.store import Store, connect
+from horde.store.transfers import IdempotencyKey
 
 TRIES = 5
 """Accounts move under us now and then; each try decides anew from what is there."""
@@ -43,80 +47,80 @@ class Settings(ApiSettings):
     table_name: str
 
 
-def transfer(call: Call) -> Answer:
+def transfer(call: Call) -> Response:
     """Give some of your kudos to another user, or to what a shared key may spend.
 
     With the header `Idempotency-Key` the same call can be sent again for a day and moves nothing
     the second time.
     """
-    table, api_key = _table(), call.required_key()
-    wish = parse(TransferRequest, call.json())
-    sender: User | None = auth.user_of(table, api_key)
-    once = _once(call, wish)
+    store, api_key = _store(), call.required_key()
+    body = parse(TransferRequest, call.json())
+    sender: User | None = auth.user_of(store, api_key)
+    once = _once(call, body)
     for _ in range(TRIES):
         if sender is None:
             break
-        if _is_done(table, sender, once):
-            return Answer(KudosTransferred(transferred=wish.amount))
+        if _was_done(store, sender, once):
+            return Response(KudosTransferred(transferred=body.amount))
         transfers.check_sender(sender)
-        receiver, key = _target(table, wish.username)
-        just_received = table.just_sent(receiver.id, sender.id)
-        transfers.check(sender, receiver, wish.amount, just_received=just_received)
-        if table.transfer(sender, receiver.id, wish.amount, once, key):
-            return Answer(KudosTransferred(transferred=wish.amount))
-        sender = table.user(sender.id)
+        receiver, key = _target(store, body.username)
+        recently = store.transfers.sent_recently(receiver.id, sender.id)
+        transfers.check(sender, receiver, body.amount, received_recently=recently)
+        if store.transfers.transfer(sender, receiver.id, body.amount, once, key):
+            return Response(KudosTransferred(transferred=body.amount))
+        sender = store.accounts.get(sender.id)
     raise Busy
 
 
-def award(call: Call) -> Answer:
+def award(call: Call) -> Response:
     """Award new kudos to a user; only the horde's first account may."""
-    table, api_key = _table(), call.required_key()
-    wish = parse(AwardRequest, call.json())
-    giver = auth.user_of(table, api_key)
+    store, api_key = _store(), call.required_key()
+    body = parse(AwardRequest, call.json())
+    giver = auth.user_of(store, api_key)
     if giver.id != transfers.AWARDER_ID:
         raise NotAllowedAwards
-    once = _once(call, wish)
+    once = _once(call, body)
     for _ in range(TRIES):
-        if _is_done(table, giver, once):
-            return Answer(KudosAwarded(awarded=wish.amount))
-        receiver = _user(table, wish.username, rc="InvalidAwardUsername")
-        transfers.check_award(giver, receiver, wish.amount)
-        if table.award(giver.id, receiver.id, wish.amount, once):
-            return Answer(KudosAwarded(awarded=wish.amount))
+        if _was_done(store, giver, once):
+            return Response(KudosAwarded(awarded=body.amount))
+        receiver = _user(store, body.username, rc="InvalidAwardUsername")
+        transfers.check_award(giver, receiver, body.amount)
+        if store.transfers.award(giver.id, receiver.id, body.amount, once):
+            return Response(KudosAwarded(awarded=body.amount))
     raise Busy
 
 
-def _table() -> Store:
-    return store.connect(Settings.load().table_name)
+def _store() -> Store:
+    return connect(Settings.load().table_name)
 
 
-def _once(call: Call, wish: TransferRequest) -> Once | None:
-    """Return what the header asks to be done once; only hashes are kept."""
+def _once(call: Call, body: TransferRequest) -> IdempotencyKey | None:
+    """Return the ``Idempotency-Key`` of a call and its body; only hashes are kept."""
     key = call.headers.get("idempotency-key")
     if not key:
         return None
-    body = json.dumps([type(wish).__name__, wish.username, wish.amount])
-    return Once(auth.key_hash(key), hashlib.sha256(body.encode()).hexdigest())
+    text = json.dumps([type(body).__name__, body.username, body.amount])
+    return IdempotencyKey(auth.key_hash(key), hashlib.sha256(text.encode()).hexdigest())
 
 
-def _is_done(table: Store, user: User, once: Once | None) -> bool:
+def _was_done(store: Store, user: User, once: IdempotencyKey | None) -> bool:
     """Say whether this was done before; raises KudosTransferRefused for another body."""
-    done = table.done(user.id, once.key) if once else None
-    if once is None or done is None:
+    used_with = store.transfers.used_with(user.id, once.key) if once else None
+    if once is None or used_with is None:
         return False
-    if done != once.body:
+    if used_with != once.body:
         message = "This Idempotency-Key was used for another transfer within the last day."
         raise KudosTransferRefused(message, rc="IdempotencyKeyConflict")
     return True
 
 
-def _target(table: Store, username: str) -> tuple[User, SharedKey | None]:
+def _target(store: Store, username: str) -> tuple[User, SharedKey | None]:
     """Return who is given kudos, and the shared key that may spend them if one was named."""
     rc = "InvalidTargetUsername"
     if not is_uuid(username):
-        return _user(table, username, rc), None
-    key = table.sharedkey(username.lower())
-    owner = table.user(key.user_id) if key else None
+        return _user(store, username, rc), None
+    key = store.sharedkeys.get(username.lower())
+    owner = store.accounts.get(key.user_id) if key else None
     if key is None or owner is None:
         raise KudosTransferRefused("There is no such shared key.", rc=rc)
     if sharedkeys.is_expired(key, clock.now()):
@@ -124,22 +128,22 @@ def _target(table: Store, username: str) -> tuple[User, SharedKey | None]:
     return owner, key
 
 
-def _user(table: Store, username: str, rc: str) -> User:
+def _user(store: Store, username: str, rc: str) -> User:
     """Return whose name this is (``alias#id``); raises KudosTransferRefused."""
     alias, _, digits = username.rpartition("#")
     number = user_number(digits)
-    user = None if number is None else table.user(number)
+    user = None if number is None else store.accounts.get(number)
     if user is None or user.alias != alias:
         message = f"There is no user '{username}'. A user's name looks like 'alias#7'."
         raise KudosTransferRefused(message, rc=rc)
     return user
 
 
-def add_sharedkey(call: Call) -> Answer:
+def add_sharedkey(call: Call) -> Response:
     """Make a key that lets others spend your kudos, within its bounds."""
-    table, api_key = _table(), call.required_key()
-    wish = parse(SharedKeyRequest, call.json())
-    owner = auth.user_of(table, api_key)
+    store, api_key = _store(), call.required_key()
+    body = parse(SharedKeyRequest, call.json())
+    owner = auth.user_of(store, api_key)
     if owner.anonymous:
         raise AnonForbidden
     now = clock.now()
@@ -147,57 +151,57 @@ def add_sharedkey(call: Call) -> Answer:
         id=str(uuid.uuid4()),
         user_id=owner.id,
         created_at=now,
-        expires_at=sharedkeys.expires_at(wish.expiry, now),
-        **wish.model_dump(exclude={"expiry"}),
+        expires_at=sharedkeys.expires_at(body.expiry, now),
+        **body.model_dump(exclude={"expiry"}),
     )
-    most = sharedkeys.most(owner)
-    if not table.add_sharedkey(key, most):
-        raise TooManySharedKeys(most)
-    return Answer(_details(key, owner))
+    limit = sharedkeys.max_keys(owner)
+    if not store.sharedkeys.add(key, limit):
+        raise TooManySharedKeys(limit)
+    return Response(_details(key, owner))
 
 
-def show_sharedkey(call: Call) -> Answer:
+def show_sharedkey(call: Call) -> Response:
     """Say what a shared key may spend; its id is the key, so it needs no other."""
-    return Answer(_details(*_find(_table(), call)))
+    return Response(_details(*_find(_store(), call)))
 
 
-def change_sharedkey(call: Call) -> Answer:
+def change_sharedkey(call: Call) -> Response:
     """Change a shared key of yours."""
-    table, api_key = _table(), call.required_key()
-    wish = parse(SharedKeyChange, call.json())
-    key, owner = _own(table, call, api_key)
-    changes = wish.model_dump(exclude_none=True)
+    store, api_key = _store(), call.required_key()
+    body = parse(SharedKeyChange, call.json())
+    key, owner = _own(store, call, api_key)
+    changes = body.model_dump(exclude_none=True)
     if not changes:
         raise NoSharedKeyModSelected
     if "expiry" in changes:
         changes["expires_at"] = sharedkeys.expires_at(changes.pop("expiry"), clock.now())
-    changed = table.change_sharedkey(key.id, owner.id, changes)
+    changed = store.sharedkeys.change(key.id, owner.id, changes)
     if changed is None:
         raise SharedKeyNotFound
-    return Answer(_details(changed, owner))
+    return Response(_details(changed, owner))
 
 
-def delete_sharedkey(call: Call) -> Answer:
+def delete_sharedkey(call: Call) -> Response:
     """Take a shared key of yours away; what was asked for with it is still drawn."""
-    table, api_key = _table(), call.required_key()
-    key, _ = _own(table, call, api_key)
-    if not table.remove_sharedkey(key):
+    store, api_key = _store(), call.required_key()
+    key, _ = _own(store, call, api_key)
+    if not store.sharedkeys.remove(key):
         raise SharedKeyNotFound
-    return Answer(Done())
+    return Response(Done())
 
 
-def _find(table: Store, call: Call) -> tuple[SharedKey, User]:
+def _find(store: Store, call: Call) -> tuple[SharedKey, User]:
     key_id = call.path.get("id", "")
-    key = table.sharedkey(key_id.lower()) if is_uuid(key_id) else None
-    owner = table.user(key.user_id) if key else None
+    key = store.sharedkeys.get(key_id.lower()) if is_uuid(key_id) else None
+    owner = store.accounts.get(key.user_id) if key else None
     if key is None or owner is None:
         raise SharedKeyNotFound
     return key, owner
 
 
-def _own(table: Store, call: Call, api_key: str) -> tuple[SharedKey, User]:
-    user = auth.user_of(table, api_key)
-    key, _ = _find(table, call)
+def _own(store: Store, call: Call, api_key: str) -> tuple[SharedKey, User]:
+    user = auth.user_of(store, api_key)
+    key, _ = _find(store, call)
     if key.user_id != user.id:
         raise NotOwner
     return key, user
@@ -221,47 +225,47 @@ ROUTES = {
     "PUT /api/v2/sharedkeys": Route(
         run=add_sharedkey,
         body=SharedKeyRequest,
-        answers={200: SharedKeyDetails},
+        responses={200: SharedKeyDetails},
         key=Key.REQUIRED,
         errors=(AnonForbidden, TooManySharedKeys, Busy),
-        limits=rates.SHAREDKEYS,
+        limits=ratelimit.SHAREDKEYS,
     ),
     "GET /api/v2/sharedkeys/{id}": Route(
         run=show_sharedkey,
-        answers={200: SharedKeyDetails},
+        responses={200: SharedKeyDetails},
         errors=(SharedKeyNotFound,),
-        limits=rates.READ,
+        limits=ratelimit.READ,
     ),
     "PATCH /api/v2/sharedkeys/{id}": Route(
         run=change_sharedkey,
         body=SharedKeyChange,
-        answers={200: SharedKeyDetails},
+        responses={200: SharedKeyDetails},
         key=Key.REQUIRED,
         errors=(SharedKeyNotFound, NotOwner, NoSharedKeyModSelected),
-        limits=rates.SHAREDKEYS,
+        limits=ratelimit.SHAREDKEYS,
     ),
     "DELETE /api/v2/sharedkeys/{id}": Route(
         run=delete_sharedkey,
-        answers={200: Done},
+        responses={200: Done},
         key=Key.REQUIRED,
         errors=(SharedKeyNotFound, NotOwner, Busy),
-        limits=rates.SHAREDKEYS,
+        limits=ratelimit.SHAREDKEYS,
     ),
     "POST /api/v2/kudos/transfer": Route(
         run=transfer,
         body=TransferRequest,
-        answers={200: KudosTransferred},
+        responses={200: KudosTransferred},
         key=Key.REQUIRED,
         errors=(KudosTransferRefused, Busy),
-        limits=rates.TRANSFER,
+        limits=ratelimit.TRANSFER,
     ),
     "POST /api/v2/kudos/award": Route(
         run=award,
         body=AwardRequest,
-        answers={200: KudosAwarded},
+        responses={200: KudosAwarded},
         key=Key.REQUIRED,
         errors=(NotAllowedAwards, KudosTransferRefused, Busy),
-        limits=rates.TRANSFER,
+        limits=ratelimit.TRANSFER,
     ),
 }
 

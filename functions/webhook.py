@@ -8,10 +8,12 @@ three times and its message ends in the DLQ; nothing else hangs on it, clients c
 import json
 from typing import Any
 
-from horde import aws, images, outbound, store
-from horde.answers import Finished, Remark
-from horde.http import logger
-from horde.model import DELIVERED, Generation, Request, State, consumed
+from horde import aws, images, outbound
+from horde.edge.http import logger
+from horde.edge.responses import Finished, Remark
+from horde.records import DELIVERED, Generation, Request, State
+from horde.rules.lifecycle import consumed
+from horde.store import connect
 
 
 class Settings(aws.Settings):
@@ -40,11 +42,11 @@ def finished(request: Request, generation: Generation) -> Finished:
 
 def announce(generation_id: str) -> None:
     """Tell one image's webhook; raises OutboundError."""
-    table = store.connect(Settings.load().table_name)
-    generation = table.generation(generation_id)
+    store = connect(Settings.load().table_name)
+    generation = store.requests.generation(generation_id)
     if generation is None or generation.state not in DELIVERED:
         return
-    request = table.request(generation.request_id)
+    request = store.requests.get(generation.request_id)
     if request is None or request.webhook is None:
         return
     body = json.dumps(finished(request, generation).dump(), separators=(",", ":"))

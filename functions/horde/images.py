@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from horde import outbound
-from horde.errors import ImageValidationFailed, NotUploaded, Unsupported
+from horde.rules.refusals import ImageValidationFailed, NotUploaded, Unsupported
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -1,0 +1,575 @@
+"""What clients and workers may send, as pydantic models.
+
+Names, ranges, enums and *effective* defaults are the AI Horde's (horde-api.md 1.1: where its
+published schema and its parser disagree, the parser wins). Unknown fields are ignored, ``null``
+means absent, booleans must be JSON booleans.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from horde.edge.errors import PayloadError
+from horde.records import ImageSpec, Offer
+from horde.records import Rating as ImageRating
+
+ANONYMOUS_KEY = "0000000000"
+
+Sampler = Literal[
+    "k_lms",
+    "k_heun",
+    "k_euler",
+    "k_euler_a",
+    "k_dpm_2",
+    "k_dpm_2_a",
+    "k_dpm_fast",
+    "k_dpm_adaptive",
+    "k_dpmpp_2s_a",
+    "k_dpmpp_2m",
+    "dpmsolver",
+    "k_dpmpp_sde",
+    "DDIM",
+    "lcm",
+]
+PostProcessor = Literal[
+    "GFPGAN",
+    "RealESRGAN_x4plus",
+    "RealESRGAN_x2plus",
+    "RealESRGAN_x4plus_anime_6B",
+    "NMKD_Siax",
+    "4x_AnimeSharp",
+    "CodeFormers",
+    "strip_background",
+    "4xNomos8kSC",
+    "4xLSDIRplus",
+    "4xNomosWebPhoto_RealPLKSR",
+    "4xNomos2_realplksr_dysample",
+    "4xNomos2_hq_dat2",
+    "2xModernSpanimationV1",
+    "GFPGANv1.3",
+    "RestoreFormer",
+]
+ControlType = Literal[
+    "canny", "hed", "depth", "normal", "openpose", "seg", "scribble", "fakescribbles", "hough"
+]
+SourceProcessing = Literal["img2img", "inpainting", "outpainting", "remix"]
+
+MAX_PIXELS_STORED = 2**53
+"""A larger number is no JSON number in every client."""
+STEPS = 30
+STEPS_CONTROLNET = 20
+STEPS_CONTROLNET_MAX = 40
+
+
+def _number(value: object) -> object:
+    # Strict about type as JSON schema is: "7" and true are no numbers, 7 and 7.5 are.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        message = f"{value!r} is not of type 'number'"
+        raise ValueError(message)  # noqa: TRY004 - pydantic turns only ValueError into a message
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Size = Annotated[StrictInt, Field(ge=64, le=3072, multiple_of=64)]
+Strength = Annotated[Number, Field(ge=0.01, le=1)]
+Weight = Annotated[Number, Field(ge=-5, le=5)]
+ModelName = Annotated[StrictStr, Field(min_length=1, max_length=255)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+
+class Lora(_Body):
+    """One LoRA; refused until an endpoint can load them."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=255)]
+    model: Weight = 1.0
+    clip: Weight = 1.0
+    inject_trigger: Annotated[StrictStr, Field(min_length=1, max_length=30)] | None = None
+    is_version: StrictBool = False
+
+
+class TextualInversion(_Body):
+    """One textual inversion; refused until an endpoint can load them."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=255)]
+    inject_ti: Literal["prompt", "negprompt"] | None = None
+    strength: Weight = 1.0
+
+
+class ExtraText(_Body):
+    """A text for workflows such as ``qr_code``."""
+
+    text: Annotated[StrictStr, Field(min_length=1)]
+    reference: Annotated[StrictStr, Field(min_length=3)]
+
+
+class ExtraSourceImage(_Body):
+    """One more source image for ``remix``."""
+
+    image: Annotated[StrictStr, Field(min_length=1)]
+    strength: Number = 1.0
+
+
+class Params(_Body):
+    """``params`` of a request: how to draw."""
+
+    sampler_name: Sampler = "k_euler_a"
+    cfg_scale: Annotated[Number, Field(ge=0, le=100)] = 5.0
+    denoising_strength: Strength | None = None
+    hires_fix_denoising_strength: Strength | None = None
+    height: Size = 512
+    width: Size = 512
+    post_processing: list[PostProcessor] = []
+    karras: StrictBool = True
+    tiling: StrictBool = False
+    hires_fix: StrictBool = False
+    transparent: StrictBool = False
+    image_is_control: StrictBool = False
+    return_control_map: StrictBool = False
+    clip_skip: Annotated[StrictInt, Field(ge=1, le=12)] = 1
+    facefixer_strength: Annotated[Number, Field(ge=0, le=1)] | None = None
+    control_type: ControlType | None = None
+    loras: Annotated[list[Lora], Field(max_length=5)] = []
+    tis: Annotated[list[TextualInversion], Field(max_length=20)] = []
+    workflow: Literal["qr_code"] | None = None
+    extra_texts: list[ExtraText] = []
+    special: dict[str, Any] | None = None
+    seed: StrictStr = ""
+    seed_variation: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
+    steps: Annotated[StrictInt, Field(ge=1, le=500)] = STEPS
+    n: Annotated[StrictInt, Field(ge=1, le=20)] = 1
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _seed_is_text(cls, value: object) -> object:
+        # The schema says string; several clients send a number. Both mean the same.
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("cfg_scale")
+    @classmethod
+    def _two_decimals(cls, value: float) -> float:
+        if round(value, 2) != value:
+            message = f"{value} has more than 2 decimals"
+            raise ValueError(message)
+        return value
+
+    @field_validator("post_processing")
+    @classmethod
+    def _unique(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            message = f"{value} has non-unique elements"
+            raise ValueError(message)
+        return value
+
+    @model_validator(mode="after")
+    def _controlnet_steps(self) -> "Params":
+        if self.control_type:
+            default = "steps" not in self.model_fields_set
+            self.steps = STEPS_CONTROLNET if default else min(self.steps, STEPS_CONTROLNET_MAX)
+        return self
+
+
+class GenerateRequest(_Body):
+    """The body of ``POST /v2/generate/async``."""
+
+    prompt: Annotated[StrictStr, Field(min_length=1)]
+    params: Params = Field(default_factory=Params)
+    nsfw: StrictBool = True
+    censor_nsfw: StrictBool = True
+    trusted_workers: StrictBool = False
+    validated_backends: StrictBool = False
+    slow_workers: StrictBool = True
+    extra_slow_workers: StrictBool = False
+    workers: list[StrictStr] = []
+    worker_blacklist: StrictBool = False
+    models: list[ModelName] = ["stable_diffusion"]
+    source_image: Annotated[StrictStr, Field(min_length=1)] | None = None
+    source_processing: SourceProcessing = "img2img"
+    source_mask: Annotated[StrictStr, Field(min_length=1)] | None = None
+    extra_source_images: Annotated[list[ExtraSourceImage], Field(max_length=5)] = []
+    r2: StrictBool = True
+    shared: StrictBool = Field(default=False, validation_alias=AliasChoices("shared", "share"))
+    replacement_filter: StrictBool = True
+    dry_run: StrictBool = False
+    proxied_account: StrictStr | None = None
+    disable_batching: StrictBool = False
+    allow_downgrade: StrictBool = False
+    webhook: (
+        Annotated[StrictStr, Field(min_length=10, max_length=1024, pattern="^https://")] | None
+    ) = None
+    style: Annotated[StrictStr, Field(min_length=3, max_length=1024)] | None = None
+
+    @property
+    def paints(self) -> bool:
+        """Whether only a part of the source image is painted anew."""
+        return bool(self.source_image) and self.source_processing in {"inpainting", "outpainting"}
+
+    @property
+    def uses_images(self) -> bool:
+        """Whether the picture is made from somebody's picture; such requests are never shared."""
+        return bool(self.source_image or self.source_mask or self.extra_source_images)
+
+    @property
+    def spec(self) -> ImageSpec:
+        """What price, limits and lease depend on."""
+        params = self.params
+        return ImageSpec(
+            width=params.width,
+            height=params.height,
+            steps=params.steps,
+            sampler_name=params.sampler_name,
+            n=params.n,
+            denoising_strength=params.denoising_strength,
+            img2img=self.source_image is not None,
+            slow_workers=self.slow_workers,
+            extra_slow_workers=self.extra_slow_workers,
+            worker_blacklist=self.worker_blacklist and bool(self.workers),
+        )
+
+    def reduced_to(self, spec: ImageSpec) -> "GenerateRequest":
+        """Return the same request with the size, steps and sampler of ``spec``."""
+        changes = {name: getattr(spec, name) for name in ("width", "height", "steps")}
+        params = self.params.model_copy(update={**changes, "sampler_name": spec.sampler_name})
+        return self.model_copy(update={"slow_workers": spec.slow_workers, "params": params})
+
+
+class PopRequest(_Body):
+    """The body of ``POST /v2/generate/pop``: what a worker can draw."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=100)]
+    models: Annotated[list[ModelName], Field(max_length=300)] = []
+    bridge_agent: Annotated[StrictStr, Field(max_length=1000)] = "unknown:0:unknown"
+    nsfw: StrictBool = True
+    amount: Annotated[StrictInt, Field(ge=1, le=20)] = 1
+    threads: Annotated[StrictInt, Field(ge=1, le=50)] = 1
+    max_pixels: Annotated[StrictInt, Field(ge=1)] = 262144
+    allow_img2img: StrictBool = True
+    allow_painting: StrictBool = True
+    allow_post_processing: StrictBool = True
+    allow_controlnet: StrictBool = False
+    allow_sdxl_controlnet: StrictBool = False
+    allow_lora: StrictBool = False
+    limit_max_steps: StrictBool = False
+    extra_slow_worker: StrictBool = False
+    blacklist: Annotated[list[StrictStr], Field(max_length=200)] = []
+    priority_usernames: Annotated[list[StrictStr], Field(max_length=100)] = []
+    """``alias#id``; the first ten are heeded, after the owner's own."""
+    mixed_batch: StrictBool = False
+    """Extension: the worker takes images of several requests in one response (``jobs``)."""
+
+    @property
+    def offer(self) -> Offer:
+        """What the worker can draw."""
+        return Offer(
+            bridge_agent=self.bridge_agent,
+            models=list(dict.fromkeys(self.models)),
+            max_pixels=min(self.max_pixels, MAX_PIXELS_STORED),
+            threads=self.threads,
+            nsfw=self.nsfw,
+            img2img=self.allow_img2img,
+            painting=self.allow_painting,
+            post_processing=self.allow_post_processing,
+            lora=self.allow_lora,
+            controlnet=self.allow_controlnet,
+            sdxl_controlnet=self.allow_sdxl_controlnet,
+            extra_slow=self.extra_slow_worker,
+            limit_max_steps=self.limit_max_steps,
+            amount=self.amount,
+            mixed_batch=self.mixed_batch,
+            blacklist=tuple(self.blacklist),
+        )
+
+
+class GenMetadata(_Body):
+    """One remark of a worker about an image."""
+
+    type: Annotated[StrictStr, Field(max_length=100)]
+    value: Annotated[StrictStr, Field(max_length=1000)]
+    ref: Annotated[StrictStr, Field(max_length=255)] | None = None
+
+
+class SubmitRequest(_Body):
+    """The body of ``POST /v2/generate/submit``."""
+
+    id: Annotated[StrictStr, Field(min_length=36, max_length=36)]
+    generation: StrictStr
+    """``R2`` when the image was uploaded, else the WebP file in base64."""
+    state: Literal["ok", "censored", "faulted", "csam"] = "ok"
+    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
+    gen_metadata: Annotated[list[GenMetadata], Field(max_length=50)] = []
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _digits(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+class ModelQuery(_Body):
+    """The query of ``GET /v2/status/models``."""
+
+    type: Literal["image", "text"] = "image"
+    min_count: Annotated[int, Field(ge=0)] | None = None
+    max_count: Annotated[int, Field(ge=0)] | None = None
+    model_state: Literal["known", "custom", "all"] = "all"
+    """``known`` are the operator's models, ``custom`` those that only volunteers draw."""
+
+
+class ModelStatsQuery(_Body):
+    """The query of ``GET /v2/stats/img/models``."""
+
+    model_state: Literal["known", "custom", "all"] = "all"
+
+
+class WorkerQuery(_Body):
+    """The query of ``GET /v2/workers``."""
+
+    type: Literal["image", "text", "interrogation"] = "image"
+    name: Annotated[str, Field(max_length=100)] | None = None
+
+
+class ModesChange(_Body):
+    """The body of ``PUT /v2/status/modes``."""
+
+    maintenance_mode: StrictBool | None = None
+    invite_only_mode: StrictBool = False
+    raid_mode: StrictBool = False
+
+
+class WorkerChange(_Body):
+    """The body of ``PUT /v2/workers/{id}``."""
+
+    maintenance: StrictBool | None = None
+    maintenance_msg: Annotated[StrictStr, Field(max_length=1000)] | None = None
+    paused: StrictBool | None = None
+    """Moderators only."""
+    info: Annotated[StrictStr, Field(max_length=1000)] | None = None
+    name: Annotated[StrictStr, Field(min_length=5, max_length=100)] | None = None
+    team: Annotated[StrictStr, Field(max_length=36)] | None = None
+    """Refused: there are no teams here."""
+
+
+UuidText = Annotated[StrictStr, Field(min_length=36, max_length=36)]
+
+
+class Rating(_Body):
+    """What somebody thinks of one image."""
+
+    id: UuidText
+    rating: Annotated[StrictInt, Field(ge=1, le=10)]
+    artifacts: Annotated[StrictInt, Field(ge=0, le=5)] | None = None
+    """How flawed it is: 0 not at all, 5 completely."""
+
+
+class RateRequest(_Body):
+    """The body of ``POST /v2/generate/rate/{id}``."""
+
+    best: UuidText | None = None
+    ratings: Annotated[list[Rating], Field(max_length=20)] = []
+
+    @property
+    def best_id(self) -> str | None:
+        """The best image's id as it is stored."""
+        return self.best.lower() if self.best else None
+
+    @property
+    def rated(self) -> list[ImageRating]:
+        """The ratings by the images' ids as they are stored."""
+        return [
+            ImageRating(generation_id=one.id.lower(), rating=one.rating, artifacts=one.artifacts)
+            for one in self.ratings
+        ]
+
+
+class DocumentQuery(_Body):
+    """How a document is wanted."""
+
+    format: Literal["html", "markdown"] = "html"
+
+
+def _trimmed(name: str) -> str:
+    # After the other checks, so that what is taken always fits the published schema.
+    if not name.strip():
+        message = "a name needs a character that can be seen"
+        raise ValueError(message)
+    return name.strip()
+
+
+NAME = r"^[^#\x00-\x1f]+$"
+
+
+class RegisterRequest(_Body):
+    """The body of ``POST /api/register``."""
+
+    username: Annotated[
+        StrictStr,
+        Field(min_length=1, max_length=30, pattern=NAME),
+        AfterValidator(_trimmed),
+    ]
+
+
+class UsersQuery(_Body):
+    """The query of ``GET /v2/users``."""
+
+    page: Annotated[int, Field(ge=1)] = 1
+    sort: Literal["kudos", "age"] = "kudos"
+
+
+UserName = Annotated[
+    StrictStr, Field(min_length=3, max_length=100, pattern=NAME), AfterValidator(_trimmed)
+]
+Note = Annotated[StrictStr, Field(min_length=5, max_length=500)]
+
+
+def _whole(value: object) -> object:
+    # horde_sdk sends 5.0 for 5.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[StrictInt, BeforeValidator(_whole)]
+
+
+class TransferRequest(_Body):
+    """The body of ``POST /v2/kudos/transfer``."""
+
+    username: Annotated[StrictStr, Field(min_length=1, max_length=100)]
+    """``alias#id``, or the id of a shared key."""
+    amount: Whole = 100
+
+
+class AwardRequest(TransferRequest):
+    """The body of ``POST /v2/kudos/award``: new kudos, so there is a bound."""
+
+    amount: Annotated[Whole, Field(le=1_000_000_000)] = 100
+
+
+class UserChange(_Body):
+    """The body of ``PUT /v2/users/{id}``.
+
+    By the owner or a moderator: ``username``, ``contact``; by a moderator: ``concurrency``,
+    ``trusted``, ``flagged``, ``admin_comment``, ``undelete``; by an admin: ``kudos``,
+    ``monthly_kudos``, ``moderator``. The others are refused.
+    """
+
+    username: UserName | None = None
+    contact: Note | None = None
+    concurrency: Annotated[Whole, Field(ge=0, le=500)] | None = None
+    trusted: StrictBool | None = None
+    flagged: StrictBool | None = None
+    admin_comment: Note | None = None
+    undelete: StrictBool | None = None
+    kudos: Annotated[Whole, Field(ge=-1_000_000_000, le=1_000_000_000)] | None = None
+    """Given, or taken where below zero."""
+    moderator: StrictBool | None = None
+    monthly_kudos: Annotated[Whole, Field(ge=0, le=1_000_000_000)] | None = None
+    """Its own allowance instead of the operator's for everybody."""
+    public_workers: Any = None
+    usage_multiplier: Any = None
+    worker_invited: Any = None
+    customizer: Any = None
+    vpn: Any = None
+    service: Any = None
+    education: Any = None
+    special: Any = None
+    filtered: Any = None
+    reset_suspicion: Any = None
+    generate_proxy_passkey: Any = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What is to be set, by field; a null changes nothing."""
+        sent = {name: getattr(self, name) for name in self.model_fields_set}
+        return {name: value for name, value in sent.items() if value is not None}
+
+
+class SharedKeyChange(_Body):
+    """The body of ``PATCH /v2/sharedkeys/{id}``; -1 means without bound."""
+
+    kudos: Annotated[Whole, Field(ge=-1, le=50_000_000)] | None = None
+    """What may be spent with it from now on; 0 disables it."""
+    expiry: Annotated[Whole, Field(ge=-1, le=36_500)] | None = None
+    """Days from now."""
+    name: Annotated[StrictStr, Field(min_length=3, max_length=255)] | None = None
+    max_image_pixels: Annotated[Whole, Field(ge=-1, le=4_194_304)] | None = None
+    max_image_steps: Annotated[Whole, Field(ge=-1, le=500)] | None = None
+    max_text_tokens: Annotated[Whole, Field(ge=-1, le=500)] | None = None
+
+
+class SharedKeyRequest(SharedKeyChange):
+    """The body of ``PUT /v2/sharedkeys``; -1 means without bound."""
+
+    kudos: Annotated[Whole, Field(ge=-1, le=50_000_000)] = 5000
+    expiry: Annotated[Whole, Field(ge=-1, le=36_500)] = -1
+    name: Annotated[StrictStr, Field(min_length=3, max_length=255)]
+    max_image_pixels: Annotated[Whole, Field(ge=-1, le=4_194_304)] = -1
+    max_image_steps: Annotated[Whole, Field(ge=-1, le=500)] = -1
+    max_text_tokens: Annotated[Whole, Field(ge=-1, le=500)] = -1
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(model: type[M], body: object) -> M:
+    """Validate a JSON body.
+
+    Raises PayloadError with every error at once, by dotted path, in the Horde's words.
+    """
+    if not isinstance(body, dict):
+        raise PayloadError({"": f"{body!r} is not of type 'object'"[:200]})
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise PayloadError({_path(e["loc"]): _words(e) for e in error.errors()}) from None
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _words(error: Any) -> str:  # noqa: C901, PLR0911 - a flat table of pydantic's errors
+    value, context = error["input"], error.get("ctx", {})
+    shown = repr(value)[:100]
+    match error["type"]:
+        case "missing":
+            return f"'{error['loc'][-1]}' is a required property"
+        case "multiple_of":
+            return f"{shown} is not a multiple of {context['multiple_of']}"
+        case "literal_error":
+            return f"{shown} is not one of [{context['expected'].replace(' or ', ', ')}]"
+        case "greater_than_equal":
+            return f"{shown} is less than the minimum of {context['ge']:g}"
+        case "less_than_equal":
+            return f"{shown} is greater than the maximum of {context['le']:g}"
+        case "bool_type":
+            return f"{shown} is not of type 'boolean'"
+        case "int_type":
+            return f"{shown} is not of type 'integer'"
+        case "string_type":
+            return f"{shown} is not of type 'string'"
+        case "list_type":
+            return f"{shown} is not of type 'array'"
+        case "value_error":
+            return str(context["error"])
+        case _:
+            return str(error["msg"])

@@ -1,0 +1,264 @@
+"""The edge: API Gateway events in, the Horde's responses out.
+
+API Gateway has matched the route already. ``serve`` looks its name up, counts the request against
+the route's limits, calls the function and turns every HordeError into its response. Anything else
+is our fault: it is logged and answered with a JSON 500, since clients crash on other formats. The
+alarm on the API's 5xx responses rings.
+
+A ``Route`` says what its function takes and returns; the deployed routes and the OpenAPI are both
+read from there.
+"""
+
+import base64
+import binascii
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl
+
+from aws_lambda_powertools import Logger
+from pydantic import BaseModel
+
+from horde import VERSION, aws
+from horde.edge import masks, ratelimit
+from horde.edge.errors import (
+    BodyTooLarge,
+    MalformedBody,
+    NulByteInPayload,
+    PayloadError,
+    RouteNotFound,
+    UnsupportedMediaType,
+)
+from horde.edge.responses import Wire, WireList
+from horde.rules.refusals import HordeError
+
+logger = Logger(service="horde-commons", use_rfc3339=True)
+
+MAX_BODY = 6_000_000
+"""Bytes of a body; a Lambda takes 6 MB."""
+MAX_FORM, MAX_FIELDS = 20_000, 20
+"""Bytes and fields of a form."""
+FORM = "application/x-www-form-urlencoded"
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET, OPTIONS, PUT, DELETE, PATCH",
+    "Access-Control-Allow-Headers": (
+        "Accept, Content-Type, Content-Length, Accept-Encoding, X-CSRF-Token, apikey, "
+        "Client-Agent, X-Fields, X-Forwarded-For, Proxied-For, Proxy-Authorization"
+    ),
+}
+EXPOSED = "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After, Horde-Node"
+NODE = f"horde-commons:aws:{VERSION}"
+JSON = "application/json; charset=utf-8"
+HTML = "text/html; charset=utf-8"
+MISSING_KEY = (
+    "The API Key corresponding to a registered user. Missing required parameter in the HTTP headers"
+)
+
+
+def is_uuid(text: str) -> bool:
+    """Say whether a text is a UUID in its usual form."""
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request, of API Gateway's payload format 2.0."""
+
+    route: str
+    path: Mapping[str, str]
+    headers: Mapping[str, str]
+    raw_body: str = field(repr=False)
+    is_base64: bool = False
+    query: Mapping[str, str] = field(default_factory=dict)
+    method: str = ""
+    raw_path: str = ""
+    ip: str = ""
+
+    @classmethod
+    def of(cls, event: Mapping[str, Any]) -> "Call":
+        """Read a Lambda event."""
+        http = event.get("requestContext", {}).get("http", {})
+        return cls(
+            route=event["routeKey"],
+            path=event.get("pathParameters") or {},
+            headers={name.lower(): value for name, value in event.get("headers", {}).items()},
+            raw_body=event.get("body") or "",
+            is_base64=bool(event.get("isBase64Encoded")),
+            query=event.get("queryStringParameters") or {},
+            method=http.get("method", ""),
+            raw_path=event.get("rawPath") or "",
+            ip=http.get("sourceIp", ""),
+        )
+
+    @property
+    def api_key(self) -> str | None:
+        """The key as sent, or None."""
+        return self.headers.get("apikey") or None
+
+    def required_key(self) -> str:
+        """Return the key; raises PayloadError where the header is missing, as the Horde does."""
+        if self.api_key is None:
+            raise PayloadError({"apikey": MISSING_KEY})
+        return self.api_key
+
+    def json(self) -> Any:
+        """Return the parsed body.
+
+        Raises BodyTooLarge, UnsupportedMediaType, MalformedBody or NulByteInPayload.
+        """
+        if len(self.raw_body) > MAX_BODY:
+            raise BodyTooLarge
+        kind = self.headers.get("content-type", "application/json").partition(";")[0].strip()
+        if kind.lower() != "application/json":
+            raise UnsupportedMediaType
+        try:
+            raw: str | bytes = self.raw_body
+            if self.is_base64:
+                raw = base64.b64decode(self.raw_body, validate=True)
+            body = json.loads(raw)
+        except (ValueError, binascii.Error, RecursionError):
+            raise MalformedBody from None
+        if not isinstance(body, dict):
+            return body
+        try:
+            text = json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # a lone surrogate: no store takes it
+            raise MalformedBody from None
+        if b"\\u0000" in text:
+            raise NulByteInPayload
+        return body
+
+    def form(self) -> dict[str, str]:
+        """Return the fields of an HTML form; of those sent twice the last.
+
+        Raises BodyTooLarge, UnsupportedMediaType, MalformedBody or NulByteInPayload.
+        """
+        if len(self.raw_body) > MAX_FORM:
+            raise BodyTooLarge
+        kind = self.headers.get("content-type", "").partition(";")[0].strip()
+        if kind.lower() != FORM:
+            what = "form"
+            raise UnsupportedMediaType(what, FORM)
+        try:
+            raw = self.raw_body.encode()
+            if self.is_base64:
+                raw = base64.b64decode(raw, validate=True)
+            fields = dict(
+                parse_qsl(
+                    raw.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
+                )
+            )
+        except (ValueError, binascii.Error):
+            raise MalformedBody from None
+        if any("\0" in text for text in (*fields, *fields.values())):
+            raise NulByteInPayload
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response: a model or plain JSON; text of another ``kind`` goes out as it is."""
+
+    body: Any
+    status: HTTPStatus = HTTPStatus.OK
+    kind: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_base64: bool = False
+
+
+class ApiSettings(aws.Settings):
+    """The settings of every function behind the API; see ``edge.ratelimit``."""
+
+    rate_limits: bool
+    trusted_ips: str
+    admins: str
+    """Ids of the accounts the operator named, comma-separated."""
+
+
+class Key(StrEnum):
+    """What a route does with the ``apikey`` header."""
+
+    REQUIRED = "required"
+    OPTIONAL = "optional"
+    UNUSED = "unused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """The function of a route, and all that its description says."""
+
+    run: Callable[[Call], Response]
+    responses: Mapping[int, type[Wire] | type[WireList[Any]] | str]
+    """By status: a model, or the media type of what is not JSON."""
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    key: Key = Key.UNUSED
+    errors: tuple[type[HordeError], ...] = ()
+    """What else it may refuse with, beside what body, key and limits bring."""
+    limits: tuple[ratelimit.Limit, ...] = ()
+    tag: str = ""
+    hidden: bool = False
+    """Left out of the OpenAPI."""
+
+
+def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, Any]:
+    """Serve one API Gateway event by the route it names."""
+    name, call = str(event.get("routeKey")), Call.of(event)
+    headers: dict[str, str] = {}
+    mask: masks.Mask = {}
+    try:
+        route = _route(routes, name)
+        caller = ratelimit.Caller(call.ip, call.api_key, f"{call.method} {call.raw_path}")
+        limit = ratelimit.check(route.limits, name, caller)
+        if limit is not None:
+            headers |= limit.headers()
+        mask = masks.parse(call.headers.get("x-fields", ""))
+        response = route.run(call)
+    except HordeError as refusal:
+        response = Response(refusal.body(), refusal.status, headers=refusal.headers)
+    except Exception:
+        logger.exception("our fault", extra={"route": name})
+        body = {"message": "Something went wrong on our side. Please try again.", "rc": "Internal"}
+        response = Response(body, HTTPStatus.INTERNAL_SERVER_ERROR)
+    # One line per invocation, and no prompt, key or address in it.
+    rc = response.body.get("rc") if isinstance(response.body, dict) else None
+    logger.info("answered", extra={"route": name, "status": int(response.status), "rc": rc})
+    return {
+        "statusCode": int(response.status),
+        "headers": {
+            "Content-Type": response.kind,
+            "Access-Control-Expose-Headers": EXPOSED,
+            "Horde-Node": NODE,
+            **CORS,
+            **headers,
+            **response.headers,
+        },
+        "body": _written(response, mask),
+        **({"isBase64Encoded": True} if response.is_base64 else {}),
+    }
+
+
+def _written(response: Response, mask: masks.Mask) -> str:
+    if response.kind != JSON:
+        return str(response.body)
+    body = response.body
+    if isinstance(body, Wire | WireList):
+        body = body.dump()
+    if mask and response.status < HTTPStatus.BAD_REQUEST:
+        body = masks.apply(mask, body)
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+
+
+def _route(routes: Mapping[str, Route], name: str) -> Route:
+    try:
+        return routes[name]
+    except KeyError:
+        raise RouteNotFound from None

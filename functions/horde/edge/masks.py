@@ -1,0 +1,70 @@
+"""``X-Fields``: which parts of a response a client wants, such as ``id,generations{img,seed}``.
+
+The grammar is flask-restx's (horde-api.md 1.0). A mask of a list is applied to each of its parts;
+``*`` takes the rest.
+"""
+
+import re
+from typing import Any
+
+from horde.rules.refusals import HordeError
+
+Mask = dict[str, "Mask | None"]
+
+_TOKEN = re.compile(r"\s*([{},]|[^{},\s]+)\s*")
+MOST = 2000
+"""Characters of a mask."""
+
+
+class BadMask(HordeError):  # noqa: N818 - named like its rc
+    """A mask that cannot be read."""
+
+
+def parse(text: str) -> Mask:
+    """Read a mask, before anything is done; raises BadMask. An empty one asks for everything."""
+    if len(text) > MOST:
+        raise BadMask("The X-Fields mask is too long.")
+    tokens = _TOKEN.findall(text)
+    if tokens[:1] == ["{"]:
+        tokens = tokens[1:-1] if tokens[-1] == "}" else ["{"]
+    mask, rest = _fields(tokens)
+    if rest:
+        raise _bad()
+    return mask
+
+
+def _bad() -> BadMask:
+    return BadMask("The X-Fields mask cannot be read; it looks like: id,generations{img,seed}")
+
+
+def _fields(tokens: list[str]) -> tuple[Mask, list[str]]:
+    mask: Mask = {}
+    while tokens and tokens[0] != "}":
+        name, *tokens = tokens
+        if name in "{,":
+            raise _bad()
+        inner: Mask | None = None
+        if tokens[:1] == ["{"]:
+            inner, tokens = _fields(tokens[1:])
+            if tokens[:1] != ["}"]:
+                raise _bad()
+            tokens = tokens[1:]
+        mask[name] = inner
+        if tokens[:1] == [","]:
+            tokens = tokens[1:]
+        elif tokens[:1] not in ([], ["}"]):
+            raise _bad()
+    return mask, tokens
+
+
+def apply(mask: Mask, body: Any) -> Any:
+    """Return what a mask leaves of a JSON body."""
+    if isinstance(body, list):
+        return [apply(mask, part) for part in body]
+    if not isinstance(body, dict):
+        return body
+    return {
+        name: value if mask.get(name) is None else apply(mask[name] or {}, value)
+        for name, value in body.items()
+        if name in mask or "*" in mask
+    }

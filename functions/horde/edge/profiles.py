@@ -1,0 +1,88 @@
+"""How an account is shown: what everybody sees of it, what its owner sees, what moderators see."""
+
+from typing import Any
+
+from horde.edge.responses import (
+    ActiveGenerations,
+    AmountRecords,
+    Contributions,
+    KudosDetails,
+    MonthlyKudos,
+    ThingRecords,
+    Usage,
+    UserDetails,
+    UserRecords,
+)
+from horde.records import SharedKey, User
+from horde.rules import admission
+from horde.rules.accounts import Privilege, is_moderator
+from horde.rules.dates import iso
+
+
+def details(
+    user: User, rank: Privilege, *, now: int, admins: str, key: SharedKey | None = None
+) -> UserDetails:
+    """Return what a list shows of an account; ``now`` is in seconds.
+
+    ``key`` is the shared key by which it was found: its holder learns who owns it, no more.
+    """
+    shown = UserDetails(
+        username=f"{user.alias} (Shared Key: {key.name})" if key else user.username,
+        id=user.id,
+        kudos=user.kudos,
+        pseudonymous=not user.anonymous,
+        moderator=is_moderator(user, admins),
+        trusted=user.trusted,
+        flagged=user.flagged,
+        deleted=user.deleted,
+        concurrency=admission.concurrency(user),
+        sharedkey_ids=sorted(user.sharedkey_ids) if rank >= Privilege.OWNER else None,
+        contact=user.contact if rank >= Privilege.OWNER else None,
+        admin_comment=user.admin_comment if rank >= Privilege.MODERATOR else None,
+    )
+    return shown if user.anonymous else shown.model_copy(update=_counts(user, now))
+
+
+def single(
+    user: User, workers: list[str], requests: list[str], rank: Privilege, *, allowance: int
+) -> dict[str, Any]:
+    """Return what only the page of one account shows; ``allowance`` is in kudos per month."""
+    shown: dict[str, Any] = {"worker_count": len(workers)}
+    if rank >= Privilege.OWNER:
+        at = user.allowed_at
+        shown |= {
+            "worker_ids": workers,
+            "active_generations": ActiveGenerations(image=requests),
+            "monthly_kudos": MonthlyKudos(
+                amount=allowance, last_received=None if at is None else iso(at * 1000)
+            ),
+        }
+    return shown
+
+
+def _counts(user: User, now: int) -> dict[str, Any]:
+    used, contributed = _mega(user.used), _mega(user.contributed)
+    return {
+        "kudos_details": KudosDetails(
+            accumulated=user.accumulated,
+            gifted=user.gifted,
+            received=user.received,
+            admin=user.admin,
+            awarded=user.awarded,
+            recurring=user.recurring,
+        ),
+        "account_age": max(0, now - user.created_at),
+        "usage": Usage(megapixelsteps=used, requests=user.requested),
+        "contributions": Contributions(megapixelsteps=contributed, fulfillments=user.fulfilled),
+        "records": UserRecords(
+            usage=ThingRecords(megapixelsteps=used),
+            contribution=ThingRecords(megapixelsteps=contributed),
+            request=AmountRecords(image=user.requested),
+            fulfillment=AmountRecords(image=user.fulfilled),
+            style=AmountRecords(image=0),
+        ),
+    }
+
+
+def _mega(pixelsteps: int) -> float:
+    return round(pixelsteps / 1_000_000, 2)

@@ -1,0 +1,251 @@
+"""The Horde's rate limits: fixed windows, counted before anything else is looked at.
+
+There are two kinds. A limit that protects us from floods of reads is counted in the memory of each
+Lambda process: it costs nothing and writes nothing; several processes together may let more
+through. A limit that must hold (``exact``) is counted in the table, one write per caller and
+request, on an item of that caller and window alone. What one process has seen by itself is a lower
+bound of the truth, so a flood is refused from memory and never becomes a flood of writes.
+"""
+
+import hashlib
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from typing import Any
+
+from horde import aws, clock
+from horde.edge.bodies import ANONYMOUS_KEY
+from horde.edge.errors import TooManyRequests
+from horde.store import connect
+
+MAX_WINDOWS = 20_000
+"""Windows remembered by a process before those that are over are dropped."""
+ANONYMOUS_PARTS = 8
+"""The anonymous key's count is spread over this many items, by address: no item is hot."""
+
+
+class By(StrEnum):
+    """Whose requests are counted together."""
+
+    IP = "ip"
+    KEY = "key"
+    PATH = "path"
+    """Those of one address to one path, so for each request id apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most ``count`` requests in ``seconds``. ``trusted`` is for the operator's addresses."""
+
+    count: int
+    seconds: int
+    by: By = By.IP
+    exact: bool = False
+    trusted: int | None = None
+    anonymous: int | None = None
+    """For the anonymous key, which many people share."""
+
+    def allowed(self, *, trusted: bool, anonymous: bool) -> int:
+        """Return the count that holds for a caller."""
+        if anonymous and self.by is By.KEY and self.anonymous is not None:
+            return self.anonymous
+        return self.trusted if trusted and self.trusted is not None else self.count
+
+    def __str__(self) -> str:
+        """Return the limit in the Horde's words, such as ``2 per 1 second``."""
+        return words(self.count, self.seconds)
+
+
+def words(count: int, seconds: int) -> str:
+    """Return a limit in the Horde's words."""
+    units = {1: "second", 60: "minute", 3600: "hour"}
+    return f"{count} per 1 {units.get(seconds, f'{seconds} seconds')}"
+
+
+GENERATE = (
+    Limit(90, 60, By.IP, exact=True, trusted=300),
+    Limit(2, 1, By.IP, exact=True, trusted=10),
+    Limit(2, 1, By.KEY, exact=True, trusted=60, anonymous=60),
+)
+"""POST generate/async (horde-api.md 1.1)."""
+CHECK = (Limit(10, 1, By.PATH),)
+STATUS = (Limit(10, 60, By.PATH, trusted=120),)
+RATE = (Limit(5, 60, By.PATH, trusted=60),)
+REGISTER = (Limit(10, 60, By.IP, exact=True, trusted=600),)
+"""Accounts cost nothing and start with kudos that cannot be spent upfront."""
+TRANSFER = (Limit(1, 1, By.KEY, exact=True), Limit(90, 3600, By.KEY, exact=True))
+"""POST kudos/transfer (horde-api.md 1.5)."""
+USER = (Limit(60, 60, By.PATH, trusted=600),)
+SHAREDKEYS = (Limit(5, 60, By.KEY, exact=True),)
+WORKER = (Limit(60, 1, By.KEY),)
+CHANGE = (Limit(30, 60, By.PATH),)
+READ = (Limit(90, 60, By.PATH, trusted=600),)
+
+
+class Settings(aws.Settings):
+    """Whether limits hold, whom the operator trusts, and where exact ones are counted."""
+
+    rate_limits: bool
+    trusted_ips: str
+    """Addresses and networks (CIDR), separated by commas."""
+    table_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request, as far as limits are concerned."""
+
+    ip: str
+    api_key: str | None
+    path: str
+    """Method and path."""
+
+    def subject(self, by: By) -> str | None:
+        """Return what is counted together, hashed: no address and no key is kept."""
+        match by:
+            case By.IP:
+                return _hash(network(self.ip))
+            case By.PATH:
+                return _hash(f"{network(self.ip)}@{self.path}")
+            case By.KEY if self.api_key is None:
+                return None
+            case By.KEY if self.api_key == ANONYMOUS_KEY:
+                part = int(_hash(network(self.ip))[:8], 16) % ANONYMOUS_PARTS
+                return f"anonymous{part}"
+            case _:
+                return _hash(f"key {self.api_key}")
+
+
+@dataclass(frozen=True, slots=True)
+class LimitStatus:
+    """How near a caller is to a limit: what the ``X-RateLimit`` headers say."""
+
+    count: int
+    limit: int
+    seconds: int
+    reset_at: int
+    """End of the window, in seconds since the epoch."""
+
+    @property
+    def over(self) -> bool:
+        """Whether this request is one too many."""
+        return self.count > self.limit
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of every response of a limited route."""
+        return {
+            "X-RateLimit-Limit": str(self.limit),
+            "X-RateLimit-Remaining": str(max(0, self.limit - self.count)),
+            "X-RateLimit-Reset": str(self.reset_at),
+            "Retry-After": str(max(1, self.reset_at - clock.now())),
+        }
+
+
+def network(ip: str) -> str:
+    """Return the address itself, or the /64 of an IPv6 one: a household, not its every address."""
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return ip
+    if address.version == 4:  # noqa: PLR2004
+        return str(address)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+@cache
+def _networks(listed: str) -> tuple[Any, ...]:
+    return tuple(
+        ipaddress.ip_network(part.strip(), strict=False)
+        for part in listed.split(",")
+        if part.strip()
+    )
+
+
+def is_trusted(ip: str, listed: str) -> bool:
+    """Say whether an address is in one of the operator's networks."""
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return False
+    return any(address in one for one in _networks(listed))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+_seen: dict[tuple[str, int, int], int] = {}
+
+
+def forget() -> None:
+    """Drop what this process has counted, for tests."""
+    _seen.clear()
+
+
+def _count_here(subject: str, seconds: int, now: int) -> int:
+    if len(_seen) > MAX_WINDOWS:
+        for old in [key for key in _seen if (key[2] + 1) * key[1] <= now]:
+            del _seen[old]
+    key = (subject, seconds, now // seconds)
+    _seen[key] = _seen.get(key, 0) + 1
+    return _seen[key]
+
+
+def check(limits: Sequence[Limit], route: str, caller: Caller) -> LimitStatus | None:
+    """Count a request; returns the tightest limit. Raises TooManyRequests."""
+    if not limits:
+        return None
+    settings, now = Settings.load(), clock.now()
+    if not settings.rate_limits:
+        return None
+    trusted = is_trusted(caller.ip, settings.trusted_ips)
+    anonymous = caller.api_key == ANONYMOUS_KEY
+    groups: dict[str, list[LimitStatus]] = {}
+    exact: set[str] = set()
+    for limit in limits:
+        name = caller.subject(limit.by)
+        if name is None:
+            continue
+        subject = f"{route}#{name}"
+        allowed = limit.allowed(trusted=trusted, anonymous=anonymous)
+        if anonymous and limit.by is By.KEY and not trusted:
+            allowed = -(-allowed // ANONYMOUS_PARTS)
+        here = LimitStatus(
+            count=_count_here(subject, limit.seconds, now),
+            limit=allowed,
+            seconds=limit.seconds,
+            reset_at=(now // limit.seconds + 1) * limit.seconds,
+        )
+        groups.setdefault(subject, []).append(here)
+        if limit.exact:
+            exact.add(subject)
+    # Memory first: who is over the limit already writes nothing.
+    tightest = _tightest([one for group in groups.values() for one in group])
+    if exact:
+        counted = [
+            _counted(settings.table_name, subject, group, now) if subject in exact else group
+            for subject, group in groups.items()
+        ]
+        tightest = _tightest([one for group in counted for one in group])
+    return tightest
+
+
+def _counted(table: str, subject: str, found: list[LimitStatus], now: int) -> list[LimitStatus]:
+    windows = [one.seconds for one in found]
+    counts = connect(table).ratelimits.count(subject, windows, now)
+    return [
+        LimitStatus(max(one.count, count), one.limit, one.seconds, one.reset_at)
+        for one, count in zip(found, counts, strict=True)
+    ]
+
+
+def _tightest(found: list[LimitStatus]) -> LimitStatus | None:
+    if not found:
+        return None
+    worst = min(found, key=lambda one: (one.limit - one.count, -one.reset_at))
+    if worst.over:
+        # The Horde counts a refused request too; a client that waits as told gets through.
+        raise TooManyRequests(words(worst.limit, worst.seconds), worst.headers())
+    return worst

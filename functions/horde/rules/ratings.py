@@ -1,0 +1,72 @@
+"""Which ratings are accepted, and what they earn (horde-api.md 1.4)."""
+
+from collections.abc import Sequence
+
+from horde.records import Generation, Rating, Request, State
+from horde.rules import ruleset
+from horde.rules.lifecycle import consumed, progress
+from horde.rules.refusals import AestheticsError
+
+LOW_RATING = 7
+"""A rating below this is a low one."""
+MIN_FOR_BEST = 2
+"""Images of which one can be the best."""
+
+
+def check(
+    ratings: Sequence[Rating],
+    best: str | None,
+    request: Request,
+    generations: list[Generation],
+) -> None:
+    """Refuse what cannot be rated; raises AestheticsError with the Horde's ``rc``."""
+    if best is None and not ratings:
+        message = "Send ratings, the best image, or both."
+        raise AestheticsError(message, rc="AestheticsMissing")
+    if not request.shared:
+        message = "Only requests that are shared publicly can be rated."
+        raise AestheticsError(message, rc="AestheticsNotPublic")
+    if not progress(request, generations).done:
+        message = "Only finished requests can be rated."
+        raise AestheticsError(message, rc="AestheticsNotCompleted")
+    shown = {generation.id for generation in generations if generation.state is State.OK}
+    rated = [rating.generation_id for rating in ratings]
+    for one in [*rated, *([best] if best else [])]:
+        if one not in shown:
+            message = f"Image {one[:100]} is not one of this request's shared images."
+            raise AestheticsError(message, rc="ProcGenNotFound")
+    if len(set(rated)) != len(rated):
+        message = "An image can be rated once only."
+        raise AestheticsError(message, rc="AestheticsDuplicate")
+    if best and not ratings and len(shown) < MIN_FOR_BEST:
+        message = "There is no best among fewer than two images."
+        raise AestheticsError(message, rc="AestheticsSolo")
+    if best and ratings:
+        highest = max(rating.rating for rating in ratings)
+        given = {rating.generation_id: rating.rating for rating in ratings}
+        if given.get(best, highest) < highest:
+            message = "The best image is rated lower than another one."
+            raise AestheticsError(message, rc="AestheticsConfused")
+
+
+def reward(
+    ratings: Sequence[Rating],
+    best: str | None,
+    request: Request,
+    generations: list[Generation],
+) -> int:
+    """Return the owner's kudos: always less than the request cost, and none for anonymous."""
+    rules = ruleset.of(request.ruleset)
+    if request.anonymous:
+        return 0
+    if ratings:
+        earned = sum(
+            rules.per_rating + (rules.per_artifacts if rating.artifacts is not None else 0)
+            for rating in ratings
+        )
+        if best and len(ratings) == 1 and ratings[0].rating < LOW_RATING:
+            earned += rules.best_with_low_rating
+    else:
+        earned = rules.best_alone
+    cost = sum(consumed(request, generation) for generation in generations) - request.waived
+    return max(0, min(earned, cost - 1))

@@ -1,0 +1,66 @@
+"""What a shared key lets others spend of its owner's kudos (horde-api.md 1.5).
+
+Its budget is also a condition of the transaction that spends it (``store.requests.accept``).
+"""
+
+from horde.records import UNLIMITED, ImageSpec, SharedKey, User
+from horde.rules.dates import DAY_S
+from horde.rules.refusals import (
+    SharedKeyEmpty,
+    SharedKeyExpired,
+    SharedKeyInsufficientKudos,
+    SharedKeyLimit,
+)
+
+MAX_KEYS = 3
+"""Shared keys that an account may have."""
+MAX_KEYS_TRUSTED = 10
+"""Shared keys that a trusted account may have."""
+
+
+def max_keys(user: User) -> int:
+    """Return how many shared keys an account may have."""
+    return MAX_KEYS_TRUSTED if user.trusted else MAX_KEYS
+
+
+def expires_at(days: int, now: int) -> int | None:
+    """Return when a key runs out, in seconds since the epoch; None: never."""
+    return None if days == UNLIMITED else now + days * DAY_S
+
+
+def is_expired(key: SharedKey, now: int) -> bool:
+    """Say whether a key's time is over; ``now`` is in seconds."""
+    return key.expires_at is not None and key.expires_at <= now
+
+
+def check_alive(key: SharedKey, now: int) -> None:
+    """Refuse a key whose time or budget is used up; raises SharedKeyExpired, SharedKeyEmpty."""
+    if is_expired(key, now):
+        raise SharedKeyExpired
+    if key.kudos == 0:
+        raise SharedKeyEmpty
+
+
+def check_budget(key: SharedKey, total: int) -> None:
+    """Refuse what costs more than the key has left; raises SharedKeyInsufficientKudos."""
+    if key.kudos != UNLIMITED and key.kudos < total:
+        message = f"This request costs {total} kudos; this shared key has {key.kudos} left."
+        raise SharedKeyInsufficientKudos(message)
+
+
+def check_limits(key: SharedKey, spec: ImageSpec) -> None:
+    """Refuse images larger or with more steps than the key allows; raises SharedKeyLimit."""
+    pixels, steps = spec.pixels, spec.steps
+    if key.max_image_pixels != UNLIMITED and pixels > key.max_image_pixels:
+        message = f"This shared key allows {key.max_image_pixels} pixels; {pixels} are too many."
+        raise SharedKeyLimit(message)
+    if key.max_image_steps != UNLIMITED and steps > key.max_image_steps:
+        message = f"This shared key allows {key.max_image_steps} steps; {steps} are too many."
+        raise SharedKeyLimit(message)
+
+
+def check_request(key: SharedKey | None, spec: ImageSpec, *, total: int) -> None:
+    """Refuse a request that its shared key, if it came with one, does not allow."""
+    if key is not None:
+        check_budget(key, total)
+        check_limits(key, spec)

@@ -1,0 +1,134 @@
+"""What reaches the open data set: which requests are shared and why, and which of their images.
+
+Anonymous text-to-image is always shared, an account's where the request says so, and nothing that
+was made from a source image ever is.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from horde.records import Generation, Request, State
+from horde.rules.dates import iso
+
+LICENSE = "CC0-1.0"
+TERMS_VERSION = "2026-11"
+"""The version of ``edge/documents``; goes with every shared image."""
+
+
+class Reason(StrEnum):
+    """Why an image is shared or not."""
+
+    REQUESTED = "requested"
+    NOT_REQUESTED = "not requested"
+    ANONYMOUS = "anonymous text-to-image is always shared"
+    SOURCE_IMAGE = "image-to-image is never shared"
+
+
+MESSAGES = {
+    Reason.ANONYMOUS: (
+        "Anonymous text-to-image is always shared with LAION as an open data set (CC0). "
+        "Register at /api/register to decide for yourself."
+    ),
+    Reason.SOURCE_IMAGE: (
+        "This request will not be shared: images made from a source image never are. "
+        "It pays the tax of an unshared image."
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer, its reason, and what to tell the client if its flag was overruled."""
+
+    shared: bool
+    reason: Reason
+    message: str | None
+
+
+MAY_BE_SHARED = frozenset({State.WAITING, State.PROCESSING, State.OK})
+
+
+def reaches_data_set(request: Request, generations: list[Generation]) -> bool:
+    """Say whether any of these images of a request is in the data set, or still may be.
+
+    A censored image is not shared, nor one that was cancelled, expired or faulted.
+    """
+    return request.shared and any(generation.state in MAY_BE_SHARED for generation in generations)
+
+
+def decide(*, flag: bool, anonymous: bool, uses_images: bool) -> Decision:
+    """Decide for one request.
+
+    ``flag`` is the literal ``shared`` of the body; ``uses_images`` says that any source image,
+    mask, extra source image or control image came with it (``source_processing`` alone does not
+    count: clients send it on plain text-to-image).
+    """
+    if uses_images:
+        shared, reason = False, Reason.SOURCE_IMAGE
+    elif anonymous:
+        shared, reason = True, Reason.ANONYMOUS
+    else:
+        shared, reason = flag, Reason.REQUESTED if flag else Reason.NOT_REQUESTED
+    message = MESSAGES[reason] if shared is not flag else None
+    return Decision(shared, reason, message)
+
+
+class Verdict(StrEnum):
+    """What to do with an uploaded image."""
+
+    SHARE = "share"
+    LATER = "later"
+    NEVER = "never"
+
+
+def judge(request: Request | None, generation: Generation | None, attempt: int) -> Verdict:
+    """Decide whether an uploaded image is shared; ``attempt`` is the claim it was uploaded for."""
+    if request is None or generation is None or not request.shared:
+        return Verdict.NEVER
+    if attempt != generation.attempt:
+        return Verdict.NEVER  # a worker uploaded after its lease had run out
+    if generation.state is State.PROCESSING:
+        return Verdict.LATER
+    return Verdict.SHARE if generation.state is State.OK else Verdict.NEVER
+
+
+def row(request: Request, generation: Generation, *, sha256: str, size: int) -> dict[str, Any]:
+    """Return a shared image's row (laion-dataset.md 2.4): flat, no null, no empty list.
+
+    Nothing in it leads to a person: no user, key, address, client or worker. ``sha256`` and
+    ``size`` (bytes) are the file's.
+    """
+    payload = request.payload
+    prompt, _, negative = payload["prompt"].partition("###")
+    seed = generation.drawn_seed if generation.drawn_seed is not None else generation.seed
+    anonymous_default = request.share_reason == Reason.ANONYMOUS
+    return {
+        "id": generation.id,
+        "request_id": request.id,
+        "batch_index": generation.index,
+        "created_at": iso(generation.settled_at or request.created_at),
+        "prompt": prompt.strip(),
+        "negative_prompt": negative.strip(),
+        "seed": seed,
+        "steps": payload["ddim_steps"],
+        "cfg_scale": float(payload["cfg_scale"]),
+        "sampler": payload["sampler_name"],
+        "karras": payload["karras"],
+        "clip_skip": payload["clip_skip"],
+        "hires_fix": payload["hires_fix"],
+        "tiling": payload["tiling"],
+        "width": payload["width"],
+        "height": payload["height"],
+        "model": generation.model,
+        "user_type": "anon" if request.anonymous else "pseudonymous",
+        "consent": "anonymous-default" if anonymous_default else "request-flag",
+        "terms_version": TERMS_VERSION,
+        "license": LICENSE,
+        "nsfw_requested": request.nsfw,
+        "censored": False,
+        "sha256": sha256,
+        "bytes": size,
+        "format": "webp",
+        "file_name": f"{generation.id}.webp",
+    }

@@ -1,0 +1,170 @@
+"""Accounts and API keys: who may spend, and how a balance is moved by hand."""
+
+import heapq
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from horde import clock
+from horde.records import ANONYMOUS_ID, User
+from horde.rules import accounts, allowance, kudos, ruleset
+from horde.rules.dates import month_start
+from horde.store.items import (
+    LISTED,
+    USER_SHARDS,
+    Item,
+    Kind,
+    from_item,
+    id_of,
+    key,
+    key_of,
+    listed,
+    to_item,
+    users_list,
+)
+from horde.store.ledger import (
+    IN_GOOD_STANDING,
+    append_entry,
+    balance_at_least,
+    no_allowance_since,
+    post,
+)
+from horde.store.table import Table
+from horde.store.transaction import EXISTS, check, new
+
+DELETED: Mapping[str, Any] = {"deleted": True, LISTED.partition: None}
+"""What ``change`` sets to delete an account: it leaves the list of users."""
+_LAST_ID = (Kind.COUNTER, "USERS")
+
+
+def undeleted(user: User) -> dict[str, Any]:
+    """Return what ``change`` sets to undo a deletion."""
+    return {"deleted": None, LISTED.partition: users_list(user.id)}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Whose an API key is, and whether it may run workers."""
+
+    user_id: int
+    worker: bool
+
+
+class Accounts:
+    """Accounts and their keys."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def key(self, key_hash: str) -> Key | None:
+        """Look an API key up by its hash."""
+        item = self._table.get(key(Kind.KEY, key_hash))
+        return from_item(Key, item) if item else None
+
+    def get(self, user_id: int) -> User | None:
+        """Read an account; the anonymous one is not in the table."""
+        if user_id == ANONYMOUS_ID:
+            return accounts.anonymous()
+        item = self._table.get(key(Kind.USER, user_id))
+        return from_item(User, item) if item else None
+
+    def get_many(self, ids: Iterable[int]) -> dict[int, User]:
+        """Read accounts, by their ids."""
+        items = self._table.batch(key(Kind.USER, user_id) for user_id in dict.fromkeys(ids))
+        return {user.id: user for user in (from_item(User, item) for item in items)}
+
+    def top_by_kudos(self, limit: int) -> list[int]:
+        """Return the ids of the ``limit`` accounts with the most kudos, best first.
+
+        Deleted ones are not listed. The index is eventually consistent.
+        """
+        shards = [self._top_of(shard, limit) for shard in range(USER_SHARDS)]
+        merged = heapq.merge(*shards)
+        return [user_id for _, user_id in itertools.islice(merged, limit)]
+
+    def _top_of(self, shard: int, limit: int) -> list[tuple[int, int]]:
+        found = self._table.read_list(users_list(shard), limit, last_first=True)
+        return sorted((-int(item[LISTED.sort]["N"]), int(id_of(item))) for item in found)
+
+    def change(self, user: User, changes: Mapping[str, Any], grant: int = 0) -> bool:
+        """Set an account's fields (None or False removes one) and move kudos by an admin's hand.
+
+        Both or neither; False if the account is gone or would fall below its floor.
+        """
+        if not grant:
+            return self._table.change(key(Kind.USER, user.id), changes) is not None
+        return self._grant(user, grant, "admin", changes)
+
+    def grant(self, user_id: int, amount: int) -> bool:
+        """Move kudos by the operator's hand; False if no such user or it would pass the floor."""
+        user = self.get(user_id)
+        return user is not None and self._grant(user, amount, "operator")
+
+    def _grant(
+        self, user: User, amount: int, by: str, changes: Mapping[str, Any] | None = None
+    ) -> bool:
+        stays_above_floor = [balance_at_least(user.floor - amount)] if amount < 0 else []
+        entry = kudos.grant(user.id, amount)
+        return self._table.try_transact(
+            post(entry, *stays_above_floor, reference=by, changes=changes)
+        )
+
+    def register(self, alias: str, key_hash: str) -> User:
+        """Open an account at its floor with one API key.
+
+        Crash window: after the counter, before the account: a number is skipped, nothing else.
+        """
+        answer = self._table.add(key_of(_LAST_ID), "ADD last_id :one", {"one": 1})
+        floor = ruleset.IN_FORCE.floor
+        user = User(
+            id=int(answer["last_id"]["N"]),
+            alias=alias,
+            kudos=floor,
+            floor=floor,
+            created_at=clock.now(),
+            admin=floor,
+        )
+        in_list = listed(users_list(user.id), user.kudos)
+        self._table.transact(
+            [
+                new({**key(Kind.USER, user.id), **to_item(user), **in_list}),
+                _new_key(key_hash, user.id, worker=False),
+                append_entry(kudos.opening(user), reference="registration"),
+            ]
+        )
+        return user
+
+    def add_worker_key(self, user_id: int, key_hash: str) -> bool:
+        """Give a user a key that may pop and submit; False if there is no such user."""
+        parts = [
+            _new_key(key_hash, user_id, worker=True),
+            check(key(Kind.USER, user_id), EXISTS),
+        ]
+        return self._table.try_transact(parts)
+
+    def give_allowance(self, user: User, default: int) -> User:
+        """Give an account its kudos of this month, once, and return it as it is then.
+
+        ``default`` is everybody's amount. The month is a condition of the transaction: there is no
+        crash window, and two calls at once give once.
+        """
+        now = clock.now()
+        amount = allowance.due(user, default, now)
+        if not amount:
+            return user
+        month = month_start(now)
+        parts = post(
+            kudos.allowance(user.id, amount),
+            no_allowance_since(month),
+            IN_GOOD_STANDING,
+            reference=f"month {month}",
+            changes={"allowed_at": now},
+        )
+        self._table.try_transact(parts)  # what another call gave meanwhile is given
+        return self.get(user.id) or user
+
+
+def _new_key(key_hash: str, user_id: int, *, worker: bool) -> Item:
+    held = {"user_id": {"N": str(user_id)}, "worker": {"BOOL": worker}}
+    return new({**key(Kind.KEY, key_hash), **held})

@@ -1,0 +1,54 @@
+"""The minute's census, and what the operator switched."""
+
+import json
+from dataclasses import asdict, fields
+from typing import Any
+
+from horde import clock
+from horde.records import Census, Load
+from horde.store.items import PK, SK, Kind, encode, json_text, key_of
+from horde.store.table import Table
+
+_CENSUS, _MODES = "CENSUS", "MODES"
+
+
+class Censuses:
+    """The census and the modes: two items of one partition, read together."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def put(self, census: Census) -> None:
+        """Write the minute's census over the last one."""
+        rows = {name: list(asdict(load).values()) for name, load in census.models.items()}
+        counts = {"at": census.at, "workers": census.workers, "threads": census.threads}
+        self._table.put(
+            {
+                **key_of((Kind.FLEET, _CENSUS)),
+                "models": {"S": json_text(rows)},
+                **{name: encode(value) for name, value in counts.items()},
+            }
+        )
+
+    def read(self) -> tuple[Census, bool]:
+        """Read the last census, and whether the operator switched maintenance on."""
+        answer = self._table.query(f"{PK} = :fleet", {"fleet": Kind.FLEET})
+        found: dict[str, Any] = {item[SK]["S"]: item for item in answer["Items"]}
+        census, names = Census(), [spec.name for spec in fields(Load)]
+        if _CENSUS in found:
+            item = found[_CENSUS]
+            rows = json.loads(item["models"]["S"])
+            census = Census(
+                at=int(item["at"]["N"]),
+                workers=int(item["workers"]["N"]),
+                threads=int(item["threads"]["N"]),
+                models={
+                    name: Load(**dict(zip(names, row, strict=True))) for name, row in rows.items()
+                },
+            )
+        return census, bool(found.get(_MODES, {}).get("maintenance", {}).get("BOOL"))
+
+    def set_maintenance(self, *, on: bool) -> None:
+        """Switch maintenance on or off."""
+        switched = {"maintenance": encode(on), "changed_at": encode(clock.now())}
+        self._table.put({**key_of((Kind.FLEET, _MODES)), **switched})

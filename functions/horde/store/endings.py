@@ -1,0 +1,215 @@
+"""How a leased image ends: settled, refunded, or back in the queue. Each is one transaction."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from horde import clock
+from horde.records import Generation, Request, State
+from horde.rules import kudos
+from horde.rules.refusals import Busy
+from horde.rules.statistics import Counter, Scope, Series
+from horde.store import sharedkeys
+from horde.store.counters import add
+from horde.store.items import (
+    DUE,
+    KEEP_S,
+    LISTED,
+    TTL,
+    WAITING,
+    Item,
+    Kind,
+    encode,
+    encode_all,
+    json_text,
+    key,
+    waiting_list,
+)
+from horde.store.ledger import post
+from horde.store.requests import Requests
+from horde.store.settlements import pending
+from horde.store.sharedkeys import SharedKeys
+from horde.store.table import DECISION_TRIES, ConditionFailed, Table
+from horde.store.transaction import EXISTS, check, new, update
+
+_LISTED = f"{LISTED.partition}, {LISTED.sort}"
+_DUE = f"{DUE.partition}, {DUE.sort}"
+
+
+class Endings:
+    """The ends of a generation."""
+
+    def __init__(self, table: Table, requests: Requests, shared: SharedKeys) -> None:
+        self._table = table
+        self._requests = requests
+        self._sharedkeys = shared
+
+    def settle(
+        self,
+        request: Request,
+        generation: Generation,
+        *,
+        state: State,
+        seed: int,
+        gen_metadata: list[dict[str, str]],
+    ) -> bool:
+        """Record a delivered image and its worker's pending reward; a censored one is refunded.
+
+        Exactly one settlement of a generation wins, and only of the lease it was read with. A
+        censored image gives its price back, not its tax. The reward is entered here and posted by
+        ``payouts``: a fleet has one owner, whose account would be a hot key.
+        """
+        settled_at = clock.now_ms()
+        changes = {
+            "settled_at": encode(settled_at),
+            "drawn_seed": encode(seed),
+            "gen_metadata": {"S": json_text(gen_metadata)},
+        }
+        back = (request.price, 0) if state is State.CENSORED else None
+        more = [_webhook(generation)] if request.webhook else []
+        if generation.worker_user is not None:
+            more.append(pending(request, generation, settled_at))
+        return self._end(request, generation, state, back, changes=changes, more=more)
+
+    def end_undelivered(
+        self, request: Request, generation: Generation, state: State, *, last_fault: bool = False
+    ) -> bool:
+        """End an image that was not delivered and give its price and tax back, both or neither.
+
+        ``last_fault`` marks the request faulted in the same transaction, and due for the sweep.
+        """
+        back = (request.price, request.tax)
+        more = _count_fault(generation)
+        return self._end(request, generation, state, back, last_fault=last_fault, more=more)
+
+    def _end(
+        self,
+        request: Request,
+        generation: Generation,
+        state: State,
+        back: tuple[int, int] | None,
+        *,
+        last_fault: bool = False,
+        changes: Item | None = None,
+        more: Iterable[Item] = (),
+    ) -> bool:
+        assigned = ["#state = :state", *(f"{name} = :{name}" for name in changes or {})]
+        ended = _transition(
+            generation,
+            f"SET {', '.join(assigned)} REMOVE {WAITING.partition}, {_DUE}, {_LISTED}",
+            {"state": state},
+            {f":{name}": value for name, value in (changes or {}).items()},
+        )
+        for _ in range(DECISION_TRIES):
+            refund, waived, to_key = list[Item](), 0, list[Item]()
+            if back is not None and not request.anonymous:
+                price, tax = back
+                entry = kudos.refund(
+                    request.user_id, price=price, tax=tax, waived_left=request.waived
+                )
+                refund, waived = post(entry, reference=generation.id), entry.waived
+                to_key = self._back_to_key(request, entry.amount)
+            touched = _touch_request(request, waived, last_fault=last_fault)
+            try:
+                self._table.transact([ended, *to_key, *refund, *touched, *more])
+            except ConditionFailed as failed:
+                if 0 in failed.which:
+                    return False  # somebody else ended it
+                if to_key and 1 in failed.which:
+                    continue  # the shared key was changed or removed: read it again
+                fresh = self._requests.get(request.id)
+                if fresh is None or fresh.waived == request.waived:
+                    raise
+                request = fresh  # another refund deducted waived kudos: decide anew
+                continue
+            return True
+        raise Busy
+
+    def _back_to_key(self, request: Request, amount: int) -> list[Item]:
+        """Return the part that refunds the shared key that paid, if there still is one."""
+        if not request.sharedkey_id or not amount:
+            return []
+        shared = self._sharedkeys.get(request.sharedkey_id)
+        return [sharedkeys.give_back(shared, amount)] if shared else []
+
+    def requeue(self, request: Request, generation: Generation) -> bool:
+        """Put an image whose worker failed back into the queue.
+
+        A cancelled or faulted request is not revived: that is a condition here, not a check.
+        """
+        still_wanted = (
+            f"{EXISTS} AND attribute_not_exists(cancelled) AND attribute_not_exists(faulted)"
+        )
+        parts = [
+            _transition(
+                generation,
+                f"SET #state = :state, {WAITING.partition} = model, {LISTED.partition} = :list, "
+                f"{LISTED.sort} = created_at REMOVE {_DUE}, lease_until",
+                {"state": State.WAITING, "list": _list_of(generation)},
+            ),
+            check(key(Kind.REQUEST, request.id), still_wanted),
+            *_count_fault(generation),
+        ]
+        return self._table.try_transact(parts)
+
+
+def _list_of(generation: Generation) -> str:
+    return waiting_list(generation.user_id, generation.model)
+
+
+def _webhook(generation: Generation) -> Item:
+    """Return the outbox item that the stream turns into a call of the webhook."""
+    return new(
+        {
+            **key(Kind.WEBHOOK, generation.id),
+            "generation_id": {"S": generation.id},
+            TTL: encode(clock.now() + KEEP_S),
+        }
+    )
+
+
+def _touch_request(request: Request, waived: int, *, last_fault: bool) -> list[Item]:
+    """Return the part that deducts waived kudos and marks the request faulted, if it must."""
+    changes: list[str] = []
+    values: dict[str, Any] = {}
+    if waived:
+        changes += ["waived = :left"]
+        values |= {"seen": request.waived, "left": request.waived - waived}
+    if last_fault:
+        changes += ["faulted = :true", f"{DUE.sort} = :due"]
+        values |= {"true": True, "due": clock.now()}
+    if not changes:
+        return []
+    unlisted = f" REMOVE {_LISTED}" if last_fault else ""
+    nobody_refunded_meanwhile = "waived = :seen" if waived else EXISTS
+    return [
+        update(
+            key(Kind.REQUEST, request.id),
+            "SET " + ", ".join(changes) + unlisted,
+            nobody_refunded_meanwhile,
+            encode_all(values),
+        )
+    ]
+
+
+def _count_fault(generation: Generation) -> list[Item]:
+    """Count a claim that came to nothing in its worker's statistics."""
+    if generation.state is not State.PROCESSING or generation.worker_id is None:
+        return []
+    return [add(Series(Scope.WORKER, generation.worker_id), Counter({"faults": 1}))]
+
+
+def _transition(
+    generation: Generation,
+    expression: str,
+    values: Mapping[str, Any],
+    encoded: Item | None = None,
+) -> Item:
+    same_state_and_lease = "#state = :seen AND attempt = :attempt"
+    seen = {"seen": generation.state, "attempt": generation.attempt}
+    return update(
+        key(Kind.GENERATION, generation.id),
+        expression,
+        same_state_and_lease,
+        encode_all({**seen, **values}) | (encoded or {}),
+        {"#state": "state"},
+    )

@@ -1,0 +1,216 @@
+"""DynamoDB's JSON, the table's attribute names and the keys of its items.
+
+Nothing outside this package writes a key or an attribute's name: the stack, the stream's filters
+and the audit take them from here.
+"""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from enum import StrEnum
+from typing import Any, NamedTuple, TypeVar
+
+from horde.records import State
+from horde.rules.dates import DAY_S
+
+T = TypeVar("T")
+Item = dict[str, Any]
+
+PK, SK = "pk", "sk"
+TTL = "gone_at"
+"""When DynamoDB may delete an item, in seconds since the epoch."""
+KEEP_S = 2 * DAY_S
+"""How long an ended request's items stay for late events, in seconds; then TTL takes them."""
+
+
+class Index(NamedTuple):
+    """A sparse index: its name, and the attributes that are its partition and sort key."""
+
+    name: str
+    partition: str
+    sort: str
+
+
+WAITING = Index("waiting", "wait_model", "priority")
+"""Images that wait, by model, the best last."""
+DUE = Index("due", "due_shard", "due_at")
+"""Leases and requests by the time they run out, and rewards until they are posted; keys only."""
+LISTED = Index("listed", "listed", "listed_at")
+"""What is looked up as a list; keys only."""
+DUE_SHARDS = 8
+"""The due index is spread over this many partitions, so that none of them is hot."""
+USER_SHARDS = 16
+"""The list of all users, in order of their kudos, is spread over this many partitions."""
+WORKER_SHARDS = 4
+"""The list of workers is spread over this many partitions."""
+
+
+class Kind(StrEnum):
+    """The first part of a partition key, and the sort key where an item has its partition alone."""
+
+    USER = "USER"
+    LEDGER = "LEDGER"
+    KEY = "KEY"
+    COUNTER = "COUNTER"
+    REQUEST = "REQUEST"
+    GENERATION = "GENERATION"
+    WORKER = "WORKER"
+    STATS = "STATS"
+    COUNTED = "COUNTED"
+    FLEET = "FLEET"
+    NAME = "NAME"
+    MODEL = "MODEL"
+    SHARED = "SHARED"
+    WEBHOOK = "WEBHOOK"
+    RATING = "RATING"
+    SHAREDKEY = "SHAREDKEY"
+    RATELIMIT = "RATELIMIT"
+    IDEMPOTENCY = "IDEMPOTENCY"
+    PAIR = "PAIR"
+
+
+class Row(NamedTuple):
+    """The key of an item as text."""
+
+    pk: str
+    sk: str
+
+
+def row_of(item: Mapping[str, Any]) -> Row:
+    """Return an item's key as text."""
+    return Row(item[PK]["S"], item[SK]["S"])
+
+
+def partition(kind: Kind, key: object) -> str:
+    """Return the partition of an item and of what belongs to it, such as ``USER#7``."""
+    return f"{kind}#{key}"
+
+
+def key_of(row: tuple[str, str]) -> Item:
+    """Return an item's key as DynamoDB takes it."""
+    return {PK: {"S": row[0]}, SK: {"S": row[1]}}
+
+
+def key(kind: Kind, name: object) -> Item:
+    """Return the key of an item that is known by its kind and id."""
+    return key_of((partition(kind, name), kind))
+
+
+def stats_key(kind: Kind, name: object) -> Item:
+    """Return the key of a worker's statistics, or of the anonymous account's."""
+    return key_of((partition(kind, name), Kind.STATS))
+
+
+def id_of(item: Item) -> str:
+    """Return the id in an item's partition key."""
+    return str(item[PK]["S"].partition("#")[2])
+
+
+# --- lists and shards -----------------------------------------------------------------------
+
+
+def due_shard(key: str) -> str:
+    """Return the partition of the due index for an id."""
+    return f"due#{uuid.UUID(key).int % DUE_SHARDS}"
+
+
+def due(key: str, at_s: int) -> Item:
+    """Return the attributes of an item that is due at a time (seconds)."""
+    return {DUE.partition: {"S": due_shard(key)}, DUE.sort: {"N": str(at_s)}}
+
+
+def listed(name: str, at: int) -> Item:
+    """Return the attributes of an item that stands in a list, in order of ``at``."""
+    return {LISTED.partition: {"S": name}, LISTED.sort: {"N": str(at)}}
+
+
+def waiting_list(user_id: int, model: str) -> str:
+    """Return the list of an account's waiting images; the anonymous account has one per model."""
+    return f"WAITING#{user_id}" if user_id else f"WAITING#{user_id}#{model}"
+
+
+def requests_list(user_id: int) -> str:
+    """Return the list of an account's open requests."""
+    return f"REQUESTS#{user_id}"
+
+
+def users_list(user_id: int) -> str:
+    """Return which part of the list of all users an account stands in, in order of its kudos."""
+    return f"USERS#{user_id % USER_SHARDS}"
+
+
+def workers_list(worker_id: str) -> str:
+    """Return which part of the list of all workers a worker stands in, by when it was seen."""
+    return f"WORKERS#{uuid.UUID(worker_id).int % WORKER_SHARDS}"
+
+
+# --- DynamoDB's JSON ------------------------------------------------------------------------
+
+
+def encode(value: Any) -> Any:
+    """Return a value in DynamoDB's JSON; dictionaries are stored as JSON text. Raises TypeError."""
+    if isinstance(value, bool):
+        return {"BOOL": value}
+    if isinstance(value, int):
+        return {"N": str(value)}
+    if isinstance(value, str):
+        return {"S": str(value)}
+    if isinstance(value, list):
+        return {"L": [encode(part) for part in value]}
+    if isinstance(value, dict):
+        return {"S": json.dumps(value, separators=(",", ":"))}
+    message = f"cannot store a {type(value).__name__}"
+    raise TypeError(message)
+
+
+def encode_all(values: Mapping[str, Any]) -> Item:
+    """Return the values of an expression by their placeholders: ``now`` becomes ``:now``."""
+    return {f":{name}": encode(value) for name, value in values.items()}
+
+
+def decode(value: Any) -> Any:
+    """Return a Python value from DynamoDB's JSON."""
+    ((kind, inner),) = value.items()
+    if kind == "N":
+        return int(inner)
+    if kind == "SS":
+        return frozenset(inner)
+    if kind == "L":
+        return [decode(part) for part in inner]
+    return inner
+
+
+_JSON_FIELDS = frozenset({"payload", "gen_metadata"})
+
+
+def json_text(value: Any) -> str:
+    """Return compact JSON."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def to_item(record: Any) -> Item:
+    """Return a record's attributes, leaving out what is empty (items stay under 1 KB)."""
+    attributes = {}
+    for name, value in asdict(record).items():
+        if is_nothing(value):
+            continue
+        attributes[name] = {"S": json_text(value)} if name in _JSON_FIELDS else encode(value)
+    return attributes
+
+
+def from_item(kind: type[T], item: Item) -> T:
+    """Return the record of an item; attributes of the indexes are ignored."""
+    values = {}
+    for spec in fields(kind):  # type: ignore[arg-type]
+        if spec.name in item:
+            value = decode(item[spec.name])
+            values[spec.name] = json.loads(value) if spec.name in _JSON_FIELDS else value
+    if "state" in values:
+        values["state"] = State(values["state"])
+    return kind(**values)
+
+
+def is_nothing(value: Any) -> bool:
+    """Say whether a value is stored by leaving its attribute out."""
+    return value is None or value is False or value in ([], frozenset())

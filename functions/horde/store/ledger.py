@@ -1,0 +1,98 @@
+"""The ledger: an entry and the balance it moves, in one transaction.
+
+``post`` returns both parts. A reward is the one exception: ``settle`` appends it as pending, and
+``payouts`` applies it to the balance later (``store.settlements``).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from horde import clock
+from horde.rules import kudos
+from horde.rules.dates import iso
+from horde.store.items import LISTED, Item, Kind, encode, encode_all, key, key_of, partition
+from horde.store.transaction import EXISTS, new, sets, update
+
+
+class Condition(NamedTuple):
+    """What must hold of an account for its kudos to move."""
+
+    expression: str
+    values: Mapping[str, int] = {}
+
+
+IN_GOOD_STANDING = Condition("attribute_not_exists(deleted) AND attribute_not_exists(flagged)")
+"""False is never stored: a flag is there or it is not."""
+
+
+def balance_is(kudos: int) -> Condition:
+    """Return the condition that a balance is exactly as it was seen."""
+    return Condition("kudos = :seen", {"seen": kudos})
+
+
+def balance_at_least(kudos: int) -> Condition:
+    """Return the condition that enough is there."""
+    return Condition("kudos >= :least", {"least": kudos})
+
+
+def no_allowance_since(month: int) -> Condition:
+    """Return the condition that an account had no allowance since a time in seconds."""
+    return Condition("(attribute_not_exists(allowed_at) OR allowed_at < :month)", {"month": month})
+
+
+def post(
+    entry: kudos.Entry,
+    *conditions: Condition,
+    reference: str,
+    counts: Mapping[str, int] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> list[Item]:
+    """Return the parts that append an entry and move its account's balance."""
+    balance = apply_to_balance([entry], *conditions, counts=counts, changes=changes)
+    return [balance, append_entry(entry, reference=reference)]
+
+
+def apply_to_balance(
+    entries: Sequence[kudos.Entry],
+    *conditions: Condition,
+    counts: Mapping[str, int] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Item:
+    """Return the part that moves one account's balance by these entries of it.
+
+    The balance, where it comes from and its place in the list of users are one update, so they
+    cannot disagree. Without a condition the account need only exist. ``counts`` are added to the
+    account's fields, ``changes`` are set.
+    """
+    total = sum(entry.amount for entry in entries)
+    added = dict(counts or {})
+    for entry in entries:
+        name = kudos.detail(entry.kind, entry.amount)
+        added[name] = added.get(name, 0) + entry.amount
+    moves = ["kudos :amount", f"{LISTED.sort} :amount", *(f"{name} :{name}" for name in added)]
+    setting, names, values = sets(changes or {})
+    for condition in conditions:
+        values |= encode_all(condition.values)
+    return update(
+        key(Kind.USER, entries[0].user_id),
+        f"{setting} ADD {', '.join(moves)}",
+        " AND ".join([EXISTS, *(condition.expression for condition in conditions)]),
+        values | encode_all({"amount": total, **added}),
+        names,
+    )
+
+
+def append_entry(entry: kudos.Entry, *, reference: str, more: Item | None = None) -> Item:
+    """Return the part that appends an entry; ``more`` is what a reward says of its image."""
+    written = f"{iso(clock.now_ms())}#{uuid4()}"
+    return new(
+        {
+            **key_of((partition(Kind.USER, entry.user_id), f"{Kind.LEDGER}#{written}")),
+            "kind": {"S": entry.kind},
+            "amount": {"N": str(entry.amount)},
+            "postings": {"M": {name: encode(value) for name, value in entry.postings.items()}},
+            "reference": {"S": reference},
+            **(more or {}),
+        }
+    )

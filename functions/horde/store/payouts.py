@@ -1,0 +1,114 @@
+"""Posting: rewards are paid and events counted, each exactly once.
+
+What is posted is flagged in the transaction that pays and counts it: a settlement in its ledger
+entry, an anonymous request by an item of its own, since others write the request.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from horde import clock
+from horde.records import NO_STATS, AnonymousRequest, Event, Settlement, WorkerStats
+from horde.rules import kudos, statistics
+from horde.rules.estimates import moving_speed
+from horde.rules.statistics import Scope, Series
+from horde.store import counters
+from horde.store.items import (
+    KEEP_S,
+    TTL,
+    Item,
+    Kind,
+    Row,
+    encode,
+    from_item,
+    id_of,
+    key,
+    key_of,
+    partition,
+    stats_key,
+)
+from horde.store.ledger import apply_to_balance
+from horde.store.settlements import POSTED, POSTING, row_of_settlement, settlement_of
+from horde.store.table import BATCH, ConditionFailed, Table
+from horde.store.transaction import EXISTS, new, update
+
+
+class Payouts:
+    """The second half of a settlement."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def post(self, events: Sequence[Event]) -> int:
+        """Pay and count events that are not posted yet; returns how many.
+
+        Raises ConditionFailed where an owner has no account.
+        """
+        left = list({_flag_row(event): event for event in events}.values())
+        while left:
+            counts = statistics.counters(left)
+            pay = _pay(left)
+            if len(left) > 1 and len(left) + len(counts) + len(pay) > BATCH:
+                half = len(left) // 2
+                return self.post(left[:half]) + self.post(left[half:])
+            flags = [_flag(event) for event in left]
+            speeds = self._speeds(left)
+            counted = [
+                counters.add(series, counter, speeds.get(series))
+                for series, counter in counts.items()
+            ]
+            try:
+                self._table.transact([*flags, *pay, *counted])
+            except ConditionFailed as failed:
+                if min(failed.which) >= len(flags):
+                    raise  # an owner without an account
+                left = [event for i, event in enumerate(left) if i not in failed.which]
+            else:
+                return len(left)
+        return 0
+
+    def pending(self, owner_id: int, entry_id: str) -> Settlement | None:
+        """Read a settlement, for the sweep that found it due."""
+        item = self._table.get(key_of((partition(Kind.USER, owner_id), entry_id)))
+        return settlement_of(item) if item else None
+
+    def _speeds(self, events: Iterable[Event]) -> dict[Series, dict[str, int]]:
+        """Return the speed of each worker after these images, as fields of its statistics."""
+        drawn: dict[str, list[Settlement]] = {}
+        for event in events:
+            if isinstance(event, Settlement):
+                drawn.setdefault(event.worker_id, []).append(event)
+        found = self._table.batch(stats_key(Kind.WORKER, worker_id) for worker_id in drawn)
+        known = {id_of(item): from_item(WorkerStats, item) for item in found}
+        return {
+            Series(Scope.WORKER, worker_id): moving_speed(known.get(worker_id, NO_STATS), theirs)
+            for worker_id, theirs in drawn.items()
+        }
+
+
+def _flag_row(event: Event) -> Row:
+    if isinstance(event, AnonymousRequest):
+        return Row(partition(Kind.COUNTED, event.request_id), Kind.COUNTED)
+    return row_of_settlement(event)
+
+
+def _flag(event: Event) -> Item:
+    if isinstance(event, AnonymousRequest):
+        gone = {TTL: encode(clock.now() + KEEP_S)}
+        return new({**key(Kind.COUNTED, event.request_id), **gone})
+    not_posted = f"{EXISTS} AND attribute_not_exists({POSTED})"
+    return update(key_of(_flag_row(event)), POSTING, not_posted, {":true": encode(value=True)})
+
+
+def _pay(events: Iterable[Event]) -> list[Item]:
+    """Return the parts that pay rewards whose entries are written already: one per owner."""
+    owed: dict[int, list[Settlement]] = {}
+    for event in events:
+        if isinstance(event, Settlement):
+            owed.setdefault(event.owner_id, []).append(event)
+    parts = []
+    for owner_id, theirs in owed.items():
+        entries = [kudos.reward(owner_id, settlement.reward) for settlement in theirs]
+        worked = sum(settlement.pixelsteps for settlement in theirs)
+        counts = {"fulfilled": len(theirs), "contributed": worked}
+        parts.append(apply_to_balance(entries, counts=counts))
+    return parts

@@ -1,0 +1,219 @@
+"""Requests and their images, from the charge to the close.
+
+The charge's condition is in ``_charge``: enough above the floor, or exactly the balance that was
+seen where part of the charge is waived.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from horde import clock
+from horde.records import Generation, Request, SharedKey, User
+from horde.rules import kudos
+from horde.rules import sharedkeys as sharedkey_rules
+from horde.rules.refusals import Busy, InvalidAPIKey
+from horde.store import sharedkeys
+from horde.store.accounts import Accounts
+from horde.store.items import (
+    DUE,
+    KEEP_S,
+    LISTED,
+    TTL,
+    WAITING,
+    Item,
+    Kind,
+    due,
+    encode,
+    encode_all,
+    from_item,
+    id_of,
+    key,
+    listed,
+    requests_list,
+    to_item,
+    waiting_list,
+)
+from horde.store.ledger import balance_at_least, balance_is, post
+from horde.store.sharedkeys import SharedKeys
+from horde.store.table import DECISION_TRIES, ConditionFailed, Table
+from horde.store.transaction import EXISTS, new
+
+OPEN = f"attribute_exists({DUE.sort})"
+"""A request that is not closed stands in the due index."""
+
+
+class Requests:
+    """Requests and their images."""
+
+    def __init__(self, table: Table, accounts: Accounts, shared: SharedKeys) -> None:
+        self._table = table
+        self._accounts = accounts
+        self._sharedkeys = shared
+
+    # --- accept -----------------------------------------------------------------------------
+
+    def accept(
+        self,
+        request: Request,
+        generations: list[Generation],
+        user: User,
+        shared: SharedKey | None = None,
+    ) -> None:
+        """Charge the user and record the request with its images, or do neither.
+
+        Anonymous requests charge nobody: their account would be a hot key. For everybody else
+        the charge is decided from the account as it was read, and held by a condition. A request
+        that came with a shared key is charged to its budget as well. Raises Busy, and what a
+        shared key may refuse with.
+        """
+        seen: User | None = user
+        for _ in range(DECISION_TRIES):
+            if seen is None:
+                raise Busy
+            accepted, charge = _charge(request, seen, shared)
+            parts = [*charge, new(_request_item(accepted))]
+            parts += [new(_waiting_item(generation)) for generation in generations]
+            try:
+                self._table.transact(parts)
+            except ConditionFailed as failed:
+                if max(failed.which) < len(charge):
+                    # The balance or the budget moved under us: decide anew.
+                    seen = self._accounts.get(user.id)
+                    shared = self._fresh(shared, (request.price + request.tax) * request.n)
+                    continue
+            return  # or this very request is in the table already: our own retry
+        raise Busy
+
+    def _fresh(self, shared: SharedKey | None, total: int) -> SharedKey | None:
+        if shared is None:
+            return None
+        fresh = self._sharedkeys.get(shared.id)
+        if fresh is None:
+            raise InvalidAPIKey
+        sharedkey_rules.check_alive(fresh, clock.now())
+        sharedkey_rules.check_budget(fresh, total)
+        return fresh
+
+    # --- read -------------------------------------------------------------------------------
+
+    def get(self, request_id: str) -> Request | None:
+        """Read a request."""
+        item = self._table.get(key(Kind.REQUEST, request_id))
+        return from_item(Request, item) if item else None
+
+    def generation(self, generation_id: str) -> Generation | None:
+        """Read one image."""
+        item = self._table.get(key(Kind.GENERATION, generation_id))
+        return from_item(Generation, item) if item else None
+
+    def generations(self, request: Request) -> list[Generation]:
+        """Read all images of a request, in their order."""
+        found = self.generations_by_id(request.generations)
+        return sorted(found, key=lambda generation: generation.index)
+
+    def generations_by_id(self, ids: Iterable[str]) -> list[Generation]:
+        """Read images, in no order."""
+        items = self._table.batch(key(Kind.GENERATION, generation_id) for generation_id in ids)
+        return [from_item(Generation, item) for item in items]
+
+    def prompts(self, request_ids: Iterable[str]) -> dict[str, str]:
+        """Read the prompts of requests, by their ids."""
+        ids = dict.fromkeys(request_ids)
+        items = self._table.batch(key(Kind.REQUEST, request_id) for request_id in ids)
+        found = [from_item(Request, item) for item in items]
+        return {request.id: str(request.payload.get("prompt", "")) for request in found}
+
+    def open_of(self, user_id: int, limit: int) -> list[str]:
+        """Return the ids of an account's requests, newest first, done or not.
+
+        Those that were cancelled, have faulted or have expired are not listed.
+        """
+        found = self._table.read_list(requests_list(user_id), limit, last_first=True)
+        return [id_of(item) for item in found]
+
+    # --- change -----------------------------------------------------------------------------
+
+    def extend_expiry(self, request_id: str, expires_at: int) -> Request | None:
+        """Move a request's end (seconds since the epoch) and read it; None if it is closed."""
+        change = f"SET expires_at = :at, {DUE.sort} = :at"
+        return self._update(request_id, change, OPEN, {":at": encode(expires_at)})
+
+    def cancel(self, request_id: str, due_at: int) -> Request | None:
+        """Flag a request so that nothing of it is requeued, and make it due for the sweep.
+
+        None if it is closed. A second time is as good as the first: it ends what was left waiting
+        by a first one that was cut.
+        """
+        return self._update(
+            request_id,
+            f"SET cancelled = :true, {DUE.sort} = :due REMOVE {LISTED.partition}, {LISTED.sort}",
+            OPEN,
+            encode_all({"true": True, "due": due_at}),
+        )
+
+    def reschedule(self, request: Request, due_at: int) -> None:
+        """Have the sweep come back to a request at ``due_at``, in seconds."""
+        self._update(request.id, f"SET {DUE.sort} = :at", OPEN, {":at": encode(due_at)})
+
+    def close(self, request: Request) -> None:
+        """Take an ended request off the due index; its items go two days later.
+
+        Crash window: some images are marked, the request is still due: the next sweep does it
+        again. Whoever extended it meanwhile has its items for these two days all the same.
+        """
+        gone = {":gone": encode(clock.now() + KEEP_S)}
+        for generation_id in request.generations:
+            generation = key(Kind.GENERATION, generation_id)
+            self._table.try_update(generation, f"SET {TTL} = :gone", EXISTS, gone)
+        indexed = f"{DUE.partition}, {DUE.sort}, {LISTED.partition}, {LISTED.sort}"
+        self._update(request.id, f"SET {TTL} = :gone REMOVE {indexed}", OPEN, gone)
+
+    def _update(
+        self, request_id: str, expression: str, condition: str, values: Item
+    ) -> Request | None:
+        request = key(Kind.REQUEST, request_id)
+        updated = self._table.try_update(request, expression, condition, values)
+        return from_item(Request, updated) if updated else None
+
+
+def _charge(request: Request, user: User, shared: SharedKey | None) -> tuple[Request, list[Item]]:
+    """Return the request as charged, and the parts that charge it."""
+    if request.anonymous:
+        return request, []
+    entry = kudos.accept(
+        user.id,
+        balance=user.kudos,
+        floor=user.floor,
+        price=request.price,
+        tax=request.tax,
+        n=request.n,
+    )
+    can_pay = (
+        balance_is(user.kudos) if entry.waived else balance_at_least(user.floor - entry.amount)
+    )
+    asked = {"requested": request.n, "used": request.n * request.pixelsteps}
+    charge = post(entry, can_pay, reference=request.id, counts=asked)
+    if shared is not None:
+        total = (request.price + request.tax) * request.n
+        charge.append(sharedkeys.spend(shared, paid=-entry.amount, total=total))
+    paid_by = shared.id if shared else None
+    return replace(request, waived=entry.waived, sharedkey_id=paid_by), charge
+
+
+def _request_item(request: Request) -> Item:
+    return {
+        **key(Kind.REQUEST, request.id),
+        **to_item(request),
+        **due(request.id, request.expires_at),
+        # The anonymous account's list would be a hot key, and nobody may see it.
+        **({} if request.anonymous else listed(requests_list(request.user_id), request.created_at)),
+    }
+
+
+def _waiting_item(generation: Generation) -> Item:
+    return {
+        **key(Kind.GENERATION, generation.id),
+        **to_item(generation),
+        WAITING.partition: {"S": generation.model},
+        **listed(waiting_list(generation.user_id, generation.model), generation.created_at),
+    }

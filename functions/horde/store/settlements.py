@@ -1,0 +1,113 @@
+"""What the table's stream tells: settlements, anonymous requests, new requests and webhooks.
+
+A settlement is a ledger entry of the worker's owner. It is *pending* from ``settle`` on, with the
+fields of ``Settlement`` beside the entry's own, and due; ``payouts`` marks it *posted* in the
+transaction that moves the balance. This file alone knows its encoding: ``settle`` writes it, the
+stream's filter lets it through, ``payouts`` reads it from the stream, the sweep from the table.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from horde import clock
+from horde.records import ANONYMOUS_ID, AnonymousRequest, Event, Generation, Request, Settlement
+from horde.rules import kudos
+from horde.store.items import DUE, SK, Item, Kind, Row, due, encode, id_of, partition
+from horde.store.ledger import append_entry
+
+POSTED_WITHIN_S = 5 * 60
+"""A reward that ``payouts`` has not posted by then is posted by the sweep, in seconds."""
+PENDING = {"kind": kudos.Kind.REWARD}
+"""What the stream's filter knows a new settlement by."""
+POSTED = "posted"
+"""The attribute of a settlement that is paid and counted."""
+_FIELDS = ("worker_id", "user_id", "model", "pixelsteps", "claimed_at", "settled_at", "tax")
+"""Fields of a settlement that are stored beside those of its ledger entry."""
+
+
+def pending(request: Request, generation: Generation, settled_at: int) -> Item:
+    """Return the part that enters a delivered image's reward; ``settled_at`` is in ms."""
+    settlement = Settlement(
+        entry_id="",
+        owner_id=generation.worker_user or 0,
+        worker_id=generation.worker_id or "",
+        user_id=request.user_id,
+        generation_id=generation.id,
+        model=generation.model,
+        pixelsteps=generation.pixelsteps,
+        claimed_at=generation.claimed_at * 1000,
+        settled_at=settled_at,
+        reward=request.reward,
+        tax=request.tax,
+    )
+    stored = {name: encode(getattr(settlement, name)) for name in _FIELDS}
+    return append_entry(
+        kudos.reward(settlement.owner_id, settlement.reward),
+        reference=settlement.generation_id,
+        more={**stored, **due(generation.id, clock.now() + POSTED_WITHIN_S)},
+    )
+
+
+def settlement_of(item: Mapping[str, Any]) -> Settlement:
+    """Read a settlement from its ledger entry, of the table or of the stream.
+
+    Raises KeyError or ValueError for an entry that this system did not write.
+    """
+    return Settlement(
+        entry_id=item[SK]["S"],
+        owner_id=int(id_of(dict(item))),
+        worker_id=item["worker_id"]["S"],
+        user_id=int(item["user_id"]["N"]),
+        generation_id=item["reference"]["S"],
+        model=item["model"]["S"],
+        pixelsteps=int(item["pixelsteps"]["N"]),
+        claimed_at=int(item["claimed_at"]["N"]),
+        settled_at=int(item["settled_at"]["N"]),
+        reward=int(item["amount"]["N"]),
+        tax=int(item["tax"]["N"]),
+    )
+
+
+def row_of_settlement(settlement: Settlement) -> Row:
+    """Return the key of a settlement's ledger entry."""
+    return Row(partition(Kind.USER, settlement.owner_id), settlement.entry_id)
+
+
+def event_of(image: Mapping[str, Any]) -> Event | None:
+    """Return what a new item's stream image counts as; None if it counts nowhere.
+
+    Raises KeyError or ValueError for an item that this system did not write.
+    """
+    if image[SK]["S"] != Kind.REQUEST:
+        return settlement_of(image)
+    if int(image["user_id"]["N"]) != ANONYMOUS_ID:
+        return None  # an account's own requests are counted with its balance
+    return AnonymousRequest(request_id=image["id"]["S"], images=int(image["n"]["N"]))
+
+
+class NewRequest(NamedTuple):
+    """A request that needs tickets."""
+
+    request_id: str
+    model: str
+    images: int
+
+
+class WebhookDue(NamedTuple):
+    """An image whose webhook is to be called."""
+
+    generation_id: str
+
+
+def outbox_of(image: Mapping[str, Any]) -> NewRequest | WebhookDue:
+    """Return what a new item's stream image sends on its way.
+
+    Raises KeyError or ValueError for an item that this system did not write.
+    """
+    if image[SK]["S"] == Kind.WEBHOOK:
+        return WebhookDue(image["generation_id"]["S"])
+    return NewRequest(image["id"]["S"], image["model"]["S"], int(image["n"]["N"]))
+
+
+POSTING = f"SET {POSTED} = :true REMOVE {DUE.partition}, {DUE.sort}"
+"""What marks a settlement posted."""

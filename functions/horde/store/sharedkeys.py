@@ -1,0 +1,95 @@
+"""Shared keys and their budgets: a budget moves in the transaction that moves the kudos."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from horde import clock
+from horde.records import UNLIMITED, SharedKey
+from horde.store.items import Item, Kind, encode, encode_all, from_item, key, to_item
+from horde.store.table import Table
+from horde.store.transaction import EXISTS, delete, new, update
+
+
+class SharedKeys:
+    """Keys that let others spend an account's kudos."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def get(self, key_id: str) -> SharedKey | None:
+        """Read a shared key."""
+        item = self._table.get(key(Kind.SHAREDKEY, key_id))
+        return from_item(SharedKey, item) if item else None
+
+    def add(self, shared: SharedKey, limit: int) -> bool:
+        """Give a user a shared key; False if there are ``limit`` of them or the user is gone."""
+        room_for_one_more = "attribute_not_exists(sharedkey_ids) OR size(sharedkey_ids) < :limit"
+        parts = [
+            new({**key(Kind.SHAREDKEY, shared.id), **to_item(shared)}),
+            update(
+                key(Kind.USER, shared.user_id),
+                "ADD sharedkey_ids :key",
+                f"{EXISTS} AND attribute_not_exists(deleted) AND ({room_for_one_more})",
+                {":key": {"SS": [shared.id]}, ":limit": encode(limit)},
+            ),
+        ]
+        return self._table.try_transact(parts)
+
+    def change(
+        self, key_id: str, user_id: int, changes: Mapping[str, int | str | None]
+    ) -> SharedKey | None:
+        """Set fields of a user's shared key, or remove those that are None; None if it is gone."""
+        changed = self._table.change(key(Kind.SHAREDKEY, key_id), changes, {"user_id": user_id})
+        return from_item(SharedKey, changed) if changed else None
+
+    def remove(self, shared: SharedKey) -> bool:
+        """Delete a shared key; False if it is gone. What it asked for is still drawn."""
+        parts = [
+            delete(key(Kind.SHAREDKEY, shared.id), EXISTS),
+            update(
+                key(Kind.USER, shared.user_id),
+                "DELETE sharedkey_ids :key",
+                EXISTS,
+                {":key": {"SS": [shared.id]}},
+            ),
+        ]
+        return self._table.try_transact(parts)
+
+
+def spend(shared: SharedKey, *, paid: int, total: int) -> Item:
+    """Return the part that spends ``paid`` kudos where the key may spend ``total``.
+
+    The difference is what the owner's floor waives.
+    """
+    may_spend, values = _NOT_EXPIRED, {"now": clock.now()}
+    if shared.kudos != UNLIMITED:
+        may_spend += " AND kudos >= :total"
+        values["total"] = total
+    return _move_budget(shared, may_spend, add=-paid, used=paid, **values)
+
+
+def raise_budget(shared: SharedKey, amount: int) -> Item:
+    """Return the part that lets a key that has not expired spend so much more."""
+    return _move_budget(shared, _NOT_EXPIRED, add=amount, used=0, now=clock.now())
+
+
+def give_back(shared: SharedKey, amount: int) -> Item:
+    """Return the part that returns a refund to the shared key that paid."""
+    return _move_budget(shared, EXISTS, add=amount, used=-amount)
+
+
+_NOT_EXPIRED = "(attribute_not_exists(expires_at) OR expires_at > :now)"
+
+
+def _move_budget(shared: SharedKey, condition: str, *, add: int, used: int, **values: int) -> Item:
+    """Move a key's budget and what it has used, where it is still (un)limited as it was read."""
+    limited = shared.kudos != UNLIMITED
+    still_so = "kudos >= :zero" if limited else "kudos = :unlimited"
+    placed: dict[str, Any] = {**values, "used": used}
+    placed |= {"zero": 0, "add": add} if limited else {"unlimited": UNLIMITED}
+    return update(
+        key(Kind.SHAREDKEY, shared.id),
+        "ADD utilized :used" + (", kudos :add" if limited else ""),
+        f"{still_so} AND {condition}",
+        encode_all(placed),
+    )

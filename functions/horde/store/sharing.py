@@ -1,0 +1,103 @@
+"""What is in the data set: marks, withdrawals and ratings."""
+
+from collections.abc import Iterator, Sequence
+
+from horde import clock
+from horde.records import Generation, Rating, Request, Shared, State
+from horde.rules import kudos
+from horde.store.items import SK, Item, Kind, encode, encode_all, from_item, key
+from horde.store.ledger import post
+from horde.store.table import Table
+from horde.store.transaction import EXISTS, new, update
+
+
+class Sharing:
+    """The private record of shared images, and what is thought of them."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def mark_shared(self, request: Request, generation: Generation, object_key: str) -> None:
+        """Record that an image is in the data set, and whose it is; a second time does nothing."""
+        now = clock.now_ms()
+        delivered_and_not_yet_shared = "#state = :ok AND attribute_not_exists(shared_at)"
+        parts = [
+            update(
+                key(Kind.GENERATION, generation.id),
+                "SET shared_at = :now",
+                delivered_and_not_yet_shared,
+                encode_all({"ok": State.OK, "now": now}),
+                {"#state": "state"},
+            ),
+            new(
+                {
+                    **key(Kind.SHARED, generation.id),
+                    "generation_id": {"S": generation.id},
+                    "user_id": encode(request.user_id),
+                    "request_id": {"S": request.id},
+                    "object_key": {"S": object_key},
+                    "shared_at": encode(now),
+                }
+            ),
+        ]
+        self._table.try_transact(parts)
+
+    def get(self, generation_id: str) -> Shared | None:
+        """Read where a shared image is in the data set, and whose it is."""
+        item = self._table.get(key(Kind.SHARED, generation_id))
+        return from_item(Shared, item) if item else None
+
+    def of_user(self, user_id: int) -> Iterator[Shared]:
+        """Yield a user's shared images. Reads the whole table: for the operator's rare use."""
+        pages = self._table.scan(
+            FilterExpression=f"{SK} = :shared AND user_id = :user",
+            ExpressionAttributeValues=encode_all({"shared": Kind.SHARED, "user": user_id}),
+        )
+        for page in pages:
+            for item in page:
+                yield from_item(Shared, item)
+
+    def mark_withdrawn(self, shared: Shared) -> None:
+        """Record that an image was taken out of the data set; a second time does nothing."""
+        self._table.try_update(
+            key(Kind.SHARED, shared.generation_id),
+            "SET withdrawn_at = if_not_exists(withdrawn_at, :now)",
+            EXISTS,
+            encode_all({"now": clock.now_ms()}),
+        )
+
+    def rate(
+        self, request: Request, ratings: Sequence[Rating], *, best: str | None, reward: int
+    ) -> bool:
+        """Keep the ratings of a request's images and pay its owner, once; False the second time."""
+        rated = {rating.generation_id: _rating_fields(rating) for rating in ratings}
+        if best is not None:
+            rated.setdefault(best, {})
+        now = encode(clock.now_ms())
+        first_rating = f"{EXISTS} AND attribute_not_exists(rated_at)"
+        award = kudos.award(request.user_id, reward)
+        parts = [
+            update(
+                key(Kind.REQUEST, request.id), "SET rated_at = :now", first_rating, {":now": now}
+            ),
+            *(post(award, reference=request.id) if reward else []),
+            *(
+                new(
+                    {
+                        **key(Kind.RATING, generation_id),
+                        **fields,
+                        "best": {"BOOL": generation_id == best},
+                        "rated_at": now,
+                    }
+                )
+                for generation_id, fields in rated.items()
+            ),
+        ]
+        return self._table.try_transact(parts)
+
+
+def _rating_fields(rating: Rating) -> Item:
+    fields = {"rating": encode(rating.rating)}
+    if rating.artifacts is not None:
+        fields["artifacts"] = encode(rating.artifacts)
+    return fields

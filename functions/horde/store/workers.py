@@ -1,0 +1,234 @@
+"""Workers, their names, and the models they offer."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from horde import clock
+from horde.records import NO_STATS, ONLINE_S, Offer, User, Worker, WorkerStats
+from horde.rules.dates import DAY_S
+from horde.store.items import (
+    KEEP_S,
+    LISTED,
+    PK,
+    SK,
+    TTL,
+    WORKER_SHARDS,
+    Item,
+    Kind,
+    encode,
+    encode_all,
+    from_item,
+    id_of,
+    key,
+    key_of,
+    listed,
+    partition,
+    stats_key,
+    to_item,
+    workers_list,
+)
+from horde.store.table import Table
+from horde.store.transaction import ABSENT, delete, new, update
+
+WORKER_KEEP_S = 30 * DAY_S
+"""A worker that did not pop for this long is deleted, its name free again, in seconds."""
+_OFFERED = (
+    "bridge_agent",
+    "models",
+    "max_pixels",
+    "threads",
+    "nsfw",
+    "img2img",
+    "painting",
+    "post_processing",
+    "lora",
+    "controlnet",
+    "sdxl_controlnet",
+    "extra_slow",
+)
+"""Fields of an offer that are kept with its worker."""
+
+
+class Workers:
+    """The workers that have popped."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    # --- read -------------------------------------------------------------------------------
+
+    def named(self, name: str) -> str | None:
+        """Return the id of the worker that has this name, in any case of its letters."""
+        item = self._table.get(_name_key(name))
+        return str(item["worker_id"]["S"]) if item else None
+
+    def with_owner(
+        self, worker_id: str | None, user_id: int
+    ) -> tuple[Worker | None, WorkerStats, User | None]:
+        """Read a worker with its statistics, and its owner."""
+        keys = [key(Kind.USER, user_id)]
+        if worker_id is not None:
+            keys += [key(Kind.WORKER, worker_id), stats_key(Kind.WORKER, worker_id)]
+        found = {item[SK]["S"]: item for item in self._table.batch(keys)}
+        stats, owner = found.get(Kind.STATS), found.get(Kind.USER)
+        return (
+            _worker(found.get(Kind.WORKER)),
+            from_item(WorkerStats, stats) if stats else NO_STATS,
+            from_item(User, owner) if owner else None,
+        )
+
+    def get(self, worker_id: str) -> Worker | None:
+        """Read a worker."""
+        return _worker(self._table.get(key(Kind.WORKER, worker_id)))
+
+    def get_many(self, ids: Iterable[str]) -> list[tuple[Worker, WorkerStats]]:
+        """Read workers with their statistics, by name."""
+        keys = [make(Kind.WORKER, worker_id) for worker_id in ids for make in (key, stats_key)]
+        workers, stats = [], {}
+        for item in self._table.batch(keys):
+            if item[SK]["S"] == Kind.STATS:
+                stats[id_of(item)] = from_item(WorkerStats, item)
+            elif (worker := _worker(item)) is not None:
+                workers.append(worker)
+        workers.sort(key=lambda worker: worker.name)
+        return [(worker, stats.get(worker.id, NO_STATS)) for worker in workers]
+
+    def ids_of(self, user_id: int, limit: int) -> list[str]:
+        """Return the ids of an account's workers, up to ``limit``."""
+        answer = self._table.query(
+            f"{PK} = :user AND begins_with({SK}, :worker)",
+            {"user": partition(Kind.USER, user_id), "worker": f"{Kind.WORKER}#"},
+            Limit=limit,
+        )
+        now = clock.now()
+        return [
+            item[SK]["S"].partition("#")[2] for item in answer["Items"] if int(item[TTL]["N"]) > now
+        ]
+
+    def seen_since(self, since: int, limit: int) -> list[str]:
+        """Return the ids of workers seen after a time (seconds), up to ``limit`` of a shard."""
+        return [
+            id_of(item)
+            for shard in range(WORKER_SHARDS)
+            for item in self._table.read_list(
+                f"WORKERS#{shard}", limit, last_first=True, since=since
+            )
+        ]
+
+    def model_is_live(self, model: str) -> bool:
+        """Say whether an online worker offers a model: at once, where the census lags a minute."""
+        item = self._table.get(key(Kind.MODEL, model))
+        return item is not None and int(item["seen_at"]["N"]) > clock.now() - ONLINE_S
+
+    # --- change -----------------------------------------------------------------------------
+
+    def register(self, worker: Worker, instead_of: str | None = None) -> bool:
+        """Register a new worker; False if its name was taken meanwhile.
+
+        ``instead_of`` is the worker whose name it takes over, one that is gone.
+        """
+        owned = {**_owned_key(worker), TTL: encode(worker.gone_at)}
+        named = _name_item(worker, worker.name)
+        free = new(named)
+        if instead_of is not None:
+            free = new(named, f"{ABSENT} OR worker_id = :old", old=instead_of)
+        return self._table.try_transact([free, new(_worker_item(worker)), new(owned)])
+
+    def seen(self, worker: Worker, offer: Offer) -> None:
+        """Remember that a worker is at work, and what it offers; ``worker`` is as it was read.
+
+        Of several processes that see it in the same minute one writes.
+        """
+        now = clock.now()
+        gone_at = worker.gone_at
+        if gone_at < now + WORKER_KEEP_S - DAY_S:  # once a day: the name first, then the worker
+            gone_at = now + WORKER_KEEP_S
+            name = _name_key(worker.name)
+            self._table.change(name, {TTL: gone_at}, {"worker_id": worker.id})
+            self._table.change(_owned_key(worker), {TTL: gone_at})
+        offered, away = asdict(offer), now - worker.seen_at
+        changes = {
+            **{name: offered[name] for name in _OFFERED},
+            "seen_at": now,
+            LISTED.sort: now,
+            TTL: gone_at,
+            "uptime": worker.uptime + (away if worker.online(now) else 0),
+        }
+        item_key, seen = key(Kind.WORKER, worker.id), {"seen_at": worker.seen_at}
+        if self._table.change(item_key, changes, seen) is None:
+            return
+        for model in [] if worker.resting else offer.models:
+            times = {"seen_at": now, TTL: now + KEEP_S}
+            self._table.put(
+                {**key(Kind.MODEL, model), **{name: encode(at) for name, at in times.items()}}
+            )
+
+    def change(self, worker_id: str, **changes: Any) -> Worker | None:
+        """Change what a worker is told to do, or its info; None if it is gone."""
+        return _worker(self._table.change(key(Kind.WORKER, worker_id), changes))
+
+    def rename(self, worker: Worker, name: str) -> bool:
+        """Give a worker another name, and free its old one; False if that is taken.
+
+        The worker is as it was read; whoever renamed it meanwhile wins.
+        """
+        item_key = key(Kind.WORKER, worker.id)
+        if name.casefold() == worker.name.casefold():
+            return self._table.change(item_key, {"name": name}, {"name": worker.name}) is not None
+        return self._table.try_transact(
+            [
+                new(_name_item(worker, name)),
+                _free_name(worker),
+                update(
+                    item_key,
+                    "SET #name = :new",
+                    "#name = :old",
+                    encode_all({"old": worker.name, "new": name}),
+                    {"#name": "name"},
+                ),
+            ]
+        )
+
+    def delete(self, worker: Worker) -> bool:
+        """Delete a worker and its statistics, and free its name; False if it is gone already.
+
+        What it holds is still its owner's to submit. A worker that goes on popping is a new one.
+        """
+        still_so_named = ("#name = :name", encode_all({"name": worker.name}), {"#name": "name"})
+        return self._table.try_transact(
+            [
+                delete(key(Kind.WORKER, worker.id), *still_so_named),
+                _free_name(worker),
+                delete(stats_key(Kind.WORKER, worker.id)),
+                delete(_owned_key(worker)),
+            ]
+        )
+
+
+def _free_name(worker: Worker) -> Item:
+    return delete(_name_key(worker.name), "worker_id = :id", {":id": encode(worker.id)})
+
+
+def _owned_key(worker: Worker) -> Item:
+    owned = partition(Kind.WORKER, worker.id)
+    return key_of((partition(Kind.USER, worker.user_id), owned))
+
+
+def _name_key(name: str) -> Item:
+    return key(Kind.NAME, name.casefold())
+
+
+def _name_item(worker: Worker, name: str) -> Item:
+    return {**_name_key(name), "worker_id": {"S": worker.id}, TTL: encode(worker.gone_at)}
+
+
+def _worker_item(worker: Worker) -> Item:
+    in_list = listed(workers_list(worker.id), worker.seen_at)
+    return {**key(Kind.WORKER, worker.id), **to_item(worker), **in_list}
+
+
+def _worker(item: Item | None) -> Worker | None:
+    """Return the worker of an item; TTL may take days to delete one that is gone."""
+    worker = from_item(Worker, item) if item else None
+    return worker if worker is not None and worker.gone_at > clock.now() else None
