@@ -22,7 +22,7 @@ demo: setup ## four requests through the whole path, on this machine; AUTH=1 enf
 	@$(PY) -m infra.local.demo
 
 grid: setup ## the README's grid of 24 prompts anew, drawn by way of the local cloud
-	@$(PY) -m infra.local.grid
+	@$(PY) -m infra.local.readme_grid
 
 up: setup ## the whole cloud on this machine until Ctrl-C; PORT=8080, AUTH=1 enforces IAM
 	@$(PY) -m infra.local.up

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from gpu_worker.horde import Job
+from gpu_worker.horde_client import Job
 from gpu_worker.settings import Settings
 
 PROMPTS = (

@@ -25,8 +25,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpu_worker import images, safety
-from gpu_worker.horde import BadJobError, Horde, HordeError, Job, State
+from gpu_worker import image_codec, safety
+from gpu_worker.horde_client import BadJobError, Horde, HordeError, Job, State
 from gpu_worker.settings import Settings
 from gpu_worker.upscale import UpscalerMissingError
 
@@ -126,8 +126,8 @@ class Worker:
                 return None
             width, height = int(job.payload["width"]), int(job.payload["height"])
             if job.paints:
-                return images.decode_painting(data, self._horde.fetch_mask(job), width, height)
-            return images.decode_source(data, width, height)
+                return image_codec.decode_painting(data, self._horde.fetch_mask(job), width, height)
+            return image_codec.decode_source(data, width, height)
         except Exception as error:  # noqa: BLE001 - one job's source is no other job's trouble
             return error
 
@@ -203,12 +203,12 @@ class Worker:
         return state
 
     def _finish(self, job: Job, image: Image.Image) -> tuple[State, bytes]:
-        if images.is_blank(image):
+        if image_codec.is_blank(image):
             message = "the drawing is one colour"
             raise BadJobError(message)
         if job.wants_censor and safety.nsfw_score(image) >= self._settings.nsfw_threshold:
-            return "censored", images.encode_webp(images.censored(*image.size))
-        return "ok", images.encode_webp(image)
+            return "censored", image_codec.encode_webp(image_codec.censored(*image.size))
+        return "ok", image_codec.encode_webp(image)
 
 
 async def _to_the_end(work: Coroutine[Any, Any, bool]) -> bool:

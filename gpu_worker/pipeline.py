@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 
 from gpu_worker import upscale
-from gpu_worker.horde import PAINTING, BadJobError, Job
+from gpu_worker.horde_client import PAINTING, BadJobError, Job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -17,11 +17,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from infra import operator
-from infra.local.client import Client, until
-from infra.local.cloud import ROOT, LocalCloud, run
+from infra.local.api_client import Client, until
+from infra.local.local_cloud import ROOT, LocalCloud, run
 from infra.local.processes import BEAT_S, LocalCloudError, say
 from infra.local.sheet import Picture, contact_sheet
+from infra.operate import commands
 
 FOLDER = ROOT / "demo-images"
 SIDE, STEPS = 512, 12
@@ -104,7 +104,7 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
     clients = {}
     for alias in ("demo-ada", "demo-ben"):
         account = cloud.client().register(alias)
-        operator.grant(cloud.store, account["username"], GRANT)
+        commands.grant(cloud.store, account["username"], GRANT)
         clients[alias] = cloud.client(account["api_key"])
         say(f"registered {account['username']}; the operator grants {GRANT} kudos")
     anonymous = cloud.client()

@@ -5,9 +5,9 @@ import signal
 import sys
 import time
 
-from infra import operator
-from infra.local.cloud import LocalCloud, run
+from infra.local.local_cloud import LocalCloud, run
 from infra.local.processes import LocalCloudError, say
+from infra.operate import commands
 
 PORT = 8080
 GRANT = 10_000
@@ -66,8 +66,8 @@ def main() -> int:
     """Serve until a signal."""
     auth = os.environ.get("AUTH", "0") not in {"", "0"}
     with LocalCloud("up", port=wanted_port(), auth=auth) as cloud:
-        user, key = operator.register(cloud.store, "local")
-        user = operator.grant(cloud.store, user.username, GRANT)
+        user, key = commands.register(cloud.store, "local")
+        user = commands.grant(cloud.store, user.username, GRANT)
         text = TRY.format(
             url=cloud.url,
             key=key,

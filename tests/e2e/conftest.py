@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infra import operator
-from infra.audit.run import audit
-from infra.local.client import Client, until
-from infra.local.cloud import TINY_MODEL, LocalCloud
+from infra.local.api_client import Client, until
+from infra.local.local_cloud import TINY_MODEL, LocalCloud
 from infra.local.processes import LocalCloudError, say
+from infra.operate import commands
+from infra.operate.audit.run import audit
 
 PATIENCE_S = 90
 
@@ -54,13 +54,13 @@ class Horde:
     def user(self, kudos: int = 1000) -> Client:
         """A new account with this much above its floor."""
         account = self.cloud.client().register(f"user{uuid.uuid4().hex[:8]}")
-        operator.grant(self.cloud.store, account["username"], kudos)
+        commands.grant(self.cloud.store, account["username"], kudos)
         return self.cloud.client(account["api_key"])
 
     def worker(self) -> Client:
         """A new volunteer; its client's balance cannot be read, since it has a worker key."""
-        account, _ = operator.register(self.cloud.store, "volunteer")
-        return self.cloud.client(operator.worker_key(self.cloud.store, account.username))
+        account, _ = commands.register(self.cloud.store, "volunteer")
+        return self.cloud.client(commands.worker_key(self.cloud.store, account.username))
 
     def done(self, client: Client, request_id: str, sweeping: bool = False) -> Any:
         """Wait until a request is done; returns its status."""

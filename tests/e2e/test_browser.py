@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infra.local.client import Answer, Client
+from infra.local.api_client import Answer, Client
 from tests.e2e.conftest import Horde, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infra.local.client import Client
+from infra.local.api_client import Client
 from tests.e2e.conftest import Horde, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

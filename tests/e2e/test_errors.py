@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from infra.local.client import Answer
+from infra.local.api_client import Answer
 from tests.e2e.conftest import Horde, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from infra.local.client import Client
+from infra.local.api_client import Client
 from tests.e2e.conftest import Horde, together, webp, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infra.local.client import Client
+from infra.local.api_client import Client
 from tests.e2e.conftest import Horde, png_base64, webp, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infra.local.client import Client, until
+from infra.local.api_client import Client, until
 from tests.e2e.conftest import PATIENCE_S, Horde, png_base64, webp, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -15,10 +15,10 @@ import pytest
 from horde import clock, statistics
 from horde.clock import DAY_S
 from horde.store import Store
-from infra import operator
-from infra.audit.books import Books
-from infra.audit.rules import Rule, View, judge
-from infra.audit.run import audit
+from infra.operate import commands
+from infra.operate.audit.books import Books
+from infra.operate.audit.checks import Rule, View, judge
+from infra.operate.audit.run import audit
 from tests.support.cloud import ANONYMOUS, Cloud, cloud, png_base64
 
 Row = tuple[str, str]
@@ -1014,7 +1014,7 @@ def test_the_command_counts_what_is_in_order(
 ) -> None:
     bare.register("ada")
     with pytest.raises(SystemExit) as ended:
-        operator.main(["--table", bare.table, "audit", "--segments", "2"])
+        commands.main(["--table", bare.table, "audit", "--segments", "2"])
     assert ended.value.code == 0
     shown = capsys.readouterr()
     assert shown.out == "all in order; 4 items: 1 accounts, 1 entries, 0 requests, 0 images\n"
@@ -1024,7 +1024,7 @@ def test_the_command_counts_what_is_in_order(
 def test_the_command_has_a_line_for_each_finding(
     bare: Cloud, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.audit.run.time.sleep", lambda _seconds: None)
+    monkeypatch.setattr("infra.operate.audit.run.time.sleep", lambda _seconds: None)
     bare.register("ada")
     bare.db.update_item(
         TableName=bare.table,
@@ -1033,7 +1033,7 @@ def test_the_command_has_a_line_for_each_finding(
         ExpressionAttributeValues={":floor": {"N": "15"}, ":nowhere": {"S": "x"}},
     )
     with pytest.raises(SystemExit) as ended:
-        operator.main(["--table", bare.table, "audit"])
+        commands.main(["--table", bare.table, "audit"])
     assert ended.value.code == 1
     first, second, last = capsys.readouterr().out.splitlines()
     assert first == f"USER#1/USER: {Rule.FLOOR}: kudos: expected at least 15, found 14"

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 
 from horde import pricing, schema, store
 from horde.model import Generation, Request, SharedKey, User
-from infra import operator
+from infra.operate import commands
 from tests.support import rules
 from tests.support.cloud import ANONYMOUS, Cloud, Reply, cloud, png_base64, webp
 
@@ -388,10 +388,10 @@ class Machine(RuleBasedStateMachine):
         mine = [one for one in self.model.images if one.request.owner is owner]
         images = [self.model.image(image[0])] if image else mine
         if image and not images[0].was_shared:
-            with pytest.raises(operator.OperatorError):
-                operator.withdraw(self.horde.store, self.horde.s3, bucket, what)
+            with pytest.raises(commands.OperatorError):
+                commands.withdraw(self.horde.store, self.horde.s3, bucket, what)
             return
-        gone = operator.withdraw(self.horde.store, self.horde.s3, bucket, what)
+        gone = commands.withdraw(self.horde.store, self.horde.s3, bucket, what)
         assert gone == self.model.withdraw(images)
         self.compare_data_set()
 

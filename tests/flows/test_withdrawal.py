@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from infra import operator
+from infra.operate import commands
 from tests.support.cloud import ANONYMOUS, Cloud
 
 
@@ -17,7 +17,7 @@ def shared(horde: Cloud, key: str, n: int = 1) -> list[str]:
 
 
 def withdraw(horde: Cloud, what: str) -> int:
-    return operator.withdraw(horde.store, horde.s3, horde.bucket("Laion"), what)
+    return commands.withdraw(horde.store, horde.s3, horde.bucket("Laion"), what)
 
 
 def test_one_image_is_taken_back_by_its_id(horde: Cloud) -> None:
@@ -65,5 +65,5 @@ def test_what_was_never_shared_cannot_be_taken_back(horde: Cloud) -> None:
     horde.generate(key)
     (image,) = horde.draw(horde.worker_key(horde.register("owner")[0]))
     horde.settle_async()
-    with pytest.raises(operator.OperatorError, match="no image"):
+    with pytest.raises(commands.OperatorError, match="no image"):
         withdraw(horde, image)

@@ -11,7 +11,7 @@ import generate
 import status
 from horde import VERSION, kudos, limits, pricing
 from horde.rates import By
-from infra import operator
+from infra.operate import commands
 from infra.settings import StackSettings
 from tests.support.template import ROOT
 
@@ -72,7 +72,7 @@ def test_every_make_target_the_readme_names_exists() -> None:
 
 
 def test_every_operator_command_the_readme_names_exists() -> None:
-    known = operator.parser().format_help()
+    known = commands.parser().format_help()
     for command in re.findall(r"bin/operator ([\w-]+)", README):
         assert re.search(rf"^    {command} ", known, re.MULTILINE), command
 

@@ -530,7 +530,7 @@ class Cloud:
 
     def audit(self) -> None:
         """Prove the table, as ``bin/operator audit`` does."""
-        from infra.audit.run import audit
+        from infra.operate.audit.run import audit
 
         report = audit(Still(self), segments=1, pauses=(0,))
         assert not report.findings, "\n".join(report.lines())

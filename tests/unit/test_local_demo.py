@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infra.local.client import Client
+from infra.local.api_client import Client
 from infra.local.demo import SIDE, Rule, Wish, cells, table
 
 ROW = {"prompt": "a fox", "seed": 1}

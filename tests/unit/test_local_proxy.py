@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infra.local.client import Client
+from infra.local.api_client import Client
 from infra.local.proxy import Proxy
 
 

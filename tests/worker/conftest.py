@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpu_worker.horde import Horde
+from gpu_worker.horde_client import Horde
 from gpu_worker.settings import Settings
 from tests.worker.fake_horde import KEY, FakeHorde, fake_horde
 

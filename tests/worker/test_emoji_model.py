@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from gpu_worker import upscale
-from gpu_worker.horde import Job
+from gpu_worker.horde_client import Job
 from gpu_worker.settings import Settings
 
 if TYPE_CHECKING:

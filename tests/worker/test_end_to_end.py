@@ -93,7 +93,12 @@ def fleet(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "--workers-max": "2",
         "--log-dir": str(logs),
     }
-    command = [sys.executable, "-m", "infra.local.runpod", *(w for o in options.items() for w in o)]
+    command = [
+        sys.executable,
+        "-m",
+        "infra.local.runpod_server",
+        *(w for o in options.items() for w in o),
+    ]
     with (
         fake_horde() as horde,
         subprocess.Popen(

@@ -20,7 +20,7 @@ from PIL import Image
 
 from gpu_worker import safety
 from gpu_worker.handler import FRUITLESS_ROUNDS, Worker
-from gpu_worker.horde import TRIES, Horde, Job
+from gpu_worker.horde_client import TRIES, Horde, Job
 
 if TYPE_CHECKING:
     from gpu_worker.settings import Settings

@@ -6,8 +6,8 @@ from collections import deque
 
 import pytest
 
-from gpu_worker import horde as protocol
-from gpu_worker.horde import BadJobError, Horde, Job, RefusedError, UnavailableError, jobs_of
+from gpu_worker import horde_client as protocol
+from gpu_worker.horde_client import BadJobError, Horde, Job, RefusedError, UnavailableError, jobs_of
 from tests.worker.fake_horde import PAYLOAD, FakeHorde
 
 

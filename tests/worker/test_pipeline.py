@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from gpu_worker.horde import BadJobError, Job
+from gpu_worker.horde_client import BadJobError, Job
 from gpu_worker.settings import Settings
 from tests.worker.fake_horde import PAYLOAD
 

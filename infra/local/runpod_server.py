@@ -1,7 +1,8 @@
 """A small RunPod for one endpoint on this machine: its public API, its worker protocol, its scaler.
 
-`python -m infra.local.runpod --port P --endpoint ID --api-key KEY` starts and stops real worker
-processes as RunPod does: `ceil(jobs / scaler value)` of them (REQUEST_COUNT), down again when idle.
+`python -m infra.local.runpod_server --port P --endpoint ID --api-key KEY` starts and stops real
+worker processes as RunPod does: `ceil(jobs / scaler value)` of them (REQUEST_COUNT), down again
+when idle.
 The shapes of the public API follow RunPod's documentation, those of the worker's routes the source
 of its SDK (runpod 1.12): neither was captured from RunPod itself. Left out: runsync, stream, retry,
 webhooks and rate limits, which Horde Commons does not use.
@@ -506,7 +507,7 @@ async def _main(endpoint: Endpoint, port: int) -> None:
 
 def main() -> None:
     """Serve until SIGTERM, SIGINT or the end of the parent process."""
-    parser = argparse.ArgumentParser(prog="infra.local.runpod", description=__doc__)
+    parser = argparse.ArgumentParser(prog="infra.local.runpod_server", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--endpoint", required=True)
     parser.add_argument("--api-key", required=True)

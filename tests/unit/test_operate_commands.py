@@ -7,7 +7,7 @@ from botocore.exceptions import NoCredentialsError
 
 from horde.model import ANONYMOUS, User
 from horde.store import Store
-from infra import operator
+from infra.operate import commands
 
 
 class Accounts(Store):
@@ -32,7 +32,7 @@ class Accounts(Store):
 
 
 def run(accounts: Accounts, *words: str) -> str:
-    return operator.run(accounts, operator.parser().parse_args(words))
+    return commands.run(accounts, commands.parser().parse_args(words))
 
 
 def test_a_grant_shows_the_balance_after_it() -> None:
@@ -55,7 +55,7 @@ def test_a_negative_grant_takes() -> None:
     ],
 )
 def test_what_cannot_be_done_says_why(words: tuple[str, ...], message: str) -> None:
-    with pytest.raises(operator.OperatorError, match=message):
+    with pytest.raises(commands.OperatorError, match=message):
         run(Accounts(), *words)
 
 
@@ -71,7 +71,7 @@ def test_missing_credentials_are_a_clear_message(monkeypatch: pytest.MonkeyPatch
     def refuse(*_: object) -> dict[str, str]:
         raise NoCredentialsError
 
-    monkeypatch.setattr(operator, "outputs_of", refuse)
+    monkeypatch.setattr(commands, "outputs_of", refuse)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     with pytest.raises(SystemExit, match="Unable to locate credentials"):
-        operator.main(["user", "ada#7"])
+        commands.main(["user", "ada#7"])

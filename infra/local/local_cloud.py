@@ -28,9 +28,8 @@ from botocore.config import Config
 
 from horde.auth import key_hash, new_key
 from horde.store import Store
-from infra import operator
 from infra.local import fixups
-from infra.local.client import ANONYMOUS, Client, until
+from infra.local.api_client import ANONYMOUS, Client, until
 from infra.local.processes import (
     BEAT_S,
     LOCAL,
@@ -42,6 +41,7 @@ from infra.local.processes import (
     signals_held,
 )
 from infra.local.proxy import HOST, Proxy
+from infra.operate import commands
 from layers.build import build as build_layer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -273,14 +273,14 @@ class LocalCloud:
             "TORCH_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
         }
-        command = [sys.executable, "-m", "infra.local.runpod", "--endpoint", ENDPOINT]
+        command = [sys.executable, "-m", "infra.local.runpod_server", "--endpoint", ENDPOINT]
         command += ["--port", self.runpod.rpartition(":")[2], "--api-key", RUNPOD_KEY]
         command += ["--workers-min", "1", "--workers-max", "1"]
         command += ["--log-dir", str(self.folder / "logs" / "gpu_worker")]
         return parts.start("runpod", command, cwd=ROOT, env={**env, **worker})
 
     def _open_accounts(self) -> None:
-        self.operator, _ = operator.register(self.store, "operator")
+        self.operator, _ = commands.register(self.store, "operator")
         self.store.add_worker_key(self.operator.id, key_hash(self.worker_key))
 
     def _wait_for_worker(self, runpod: Part) -> None:

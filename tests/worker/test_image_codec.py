@@ -5,8 +5,8 @@ import io
 import pytest
 from PIL import Image, ImageOps
 
-from gpu_worker import images
-from gpu_worker.horde import BadJobError
+from gpu_worker import image_codec
+from gpu_worker.horde_client import BadJobError
 
 
 def a_file(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -24,7 +24,7 @@ def a_file(image: Image.Image, kind: str = "PNG") -> bytes:
 )
 def test_a_source_image_becomes_rgb_in_the_size_of_the_drawing(kind: str, mode: str) -> None:
     data = a_file(Image.new(mode, (100, 50)), kind)
-    image = images.decode_source(data, 128, 64)
+    image = image_codec.decode_source(data, 128, 64)
     assert (image.mode, image.size) == ("RGB", (128, 64))
 
 
@@ -32,7 +32,7 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     bomb = a_file(Image.new("1", (3072, 3073)))
     assert len(bomb) < 10_000
     with pytest.raises(BadJobError, match="larger"):
-        images.decode_source(bomb, 64, 64)
+        image_codec.decode_source(bomb, 64, 64)
 
 
 @pytest.mark.parametrize(
@@ -47,16 +47,16 @@ def test_a_bomb_is_refused_by_its_header() -> None:
 )
 def test_what_is_not_a_whole_web_image_is_unreadable(data: bytes) -> None:
     with pytest.raises(BadJobError, match="unreadable"):
-        images.decode_source(data, 64, 64)
+        image_codec.decode_source(data, 64, 64)
 
 
 def test_only_an_image_of_one_colour_is_blank() -> None:
     plain = Image.new("RGB", (64, 64), (9, 9, 9))
-    assert images.is_blank(plain)
-    assert not images.is_blank(ImageOps.expand(plain, 1, (9, 9, 10)))
+    assert image_codec.is_blank(plain)
+    assert not image_codec.is_blank(ImageOps.expand(plain, 1, (9, 9, 10)))
 
 
 def test_the_placeholder_has_the_size_of_the_image_and_says_so() -> None:
-    placeholder = images.censored(64, 128)
+    placeholder = image_codec.censored(64, 128)
     assert placeholder.size == (64, 128)
-    assert not images.is_blank(placeholder)
+    assert not image_codec.is_blank(placeholder)

@@ -9,8 +9,8 @@ import io
 from PIL import Image
 
 from gpu_worker.grid import COLUMNS, PROMPTS, sheet
-from infra.local.client import Client, until
-from infra.local.cloud import ROOT, LocalCloud, run
+from infra.local.api_client import Client, until
+from infra.local.local_cloud import ROOT, LocalCloud, run
 from infra.local.processes import say
 
 OUT = ROOT / "docs" / "grid.png"

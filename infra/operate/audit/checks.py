@@ -18,7 +18,7 @@ from horde.kudos import Kind
 from horde.model import ANONYMOUS, DELIVERED, OPEN, UNLIMITED, Request, SharedKey, State, User
 from horde.statistics import Row
 from horde.store import KEEP_S, RECORD_KEEP_S, due_shard, requests_list, users_list, waiting_list
-from infra.audit.books import Account, Books, Entry, Image, Keys, Order
+from infra.operate.audit.books import Account, Books, Entry, Image, Keys, Order
 
 SLACK_S = 3600
 """What clocks, retries and two sweeps at once may make of the time when a row goes, in seconds."""

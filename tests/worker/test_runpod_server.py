@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from infra.local import runpod
-from infra.local.runpod import Endpoint, LocalRunPod, serve
+from infra.local import runpod_server
+from infra.local.runpod_server import Endpoint, LocalRunPod, serve
 from tests.worker.processes import processes_of, wait_until_gone
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ PATIENCE = 60
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runpod, "TICK", 0.05)
-    monkeypatch.setattr(runpod, "RESTART_DELAY", 0.05)
+    monkeypatch.setattr(runpod_server, "TICK", 0.05)
+    monkeypatch.setattr(runpod_server, "RESTART_DELAY", 0.05)
 
 
 class Client:
@@ -227,18 +227,18 @@ def test_no_process_outlives_it(end: str, tmp_path: Path) -> None:
     endpoint_id = f"ep-{uuid.uuid4()}"
     code = f"""
 import asyncio, pathlib
-from infra.local import runpod
-endpoint = runpod.Endpoint(
+from infra.local import runpod_server
+endpoint = runpod_server.Endpoint(
     endpoint_id="{endpoint_id}", api_key="key", workers_min=2, workers_max=2,
     log_dir=pathlib.Path({str(tmp_path)!r}), command=({sys.executable!r}, {str(WORKER)!r}))
-asyncio.run(runpod._main(endpoint, 0))
+asyncio.run(runpod_server._main(endpoint, 0))
 """
     command = [sys.executable, "-c", code]
     if end == "orphan":
         # Its parent ends while it runs.
         command = ["sh", "-c", '"$@" & read _', "sh", *command]
     with subprocess.Popen(
-        command, cwd=runpod.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command, cwd=runpod_server.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"local RunPod")

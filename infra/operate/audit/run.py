@@ -23,8 +23,8 @@ from queue import SimpleQueue
 from horde import clock
 from horde.kudos import Kind
 from horde.store import Store
-from infra.audit.books import LEDGER, Books, Item
-from infra.audit.rules import STATS, TRANSFERS, Check, Finding, View, judge
+from infra.operate.audit.books import LEDGER, Books, Item
+from infra.operate.audit.checks import STATS, TRANSFERS, Check, Finding, View, judge
 
 SEGMENTS = 4
 PAUSES_S = (0.2, 1.0, 3.0)

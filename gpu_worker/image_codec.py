@@ -6,7 +6,7 @@ import io
 
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
-from gpu_worker.horde import BadJobError
+from gpu_worker.horde_client import BadJobError
 
 SOURCE_PIXELS = 3072 * 3072
 """Largest source image that is decoded: the Horde's own limit."""

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from horde.auth import key_hash, new_key
 from horde.model import User, user_number
 from horde.store import Store
-from infra.audit.run import SEGMENTS, audit
+from infra.operate.audit.run import SEGMENTS, audit
 
 STACK = "HordeCommons"
 MOST_SEGMENTS = 64
