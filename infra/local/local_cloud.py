@@ -26,7 +26,7 @@ import boto3
 import urllib3
 from botocore.config import Config
 
-from horde.auth import key_hash, new_key
+from horde.edge.auth import key_hash, new_key
 from horde.store import Store
 from infra.local import fixups
 from infra.local.api_client import ANONYMOUS, Client, until
@@ -281,7 +281,7 @@ class LocalCloud:
 
     def _open_accounts(self) -> None:
         self.operator, _ = commands.register(self.store, "operator")
-        self.store.add_worker_key(self.operator.id, key_hash(self.worker_key))
+        self.store.accounts.add_worker_key(self.operator.id, key_hash(self.worker_key))
 
     def _wait_for_worker(self, runpod: Part) -> None:
         def ready() -> bool:

@@ -15,9 +15,11 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
-from horde.auth import key_hash, new_key
-from horde.model import User, user_number
+from horde.edge.auth import key_hash, new_key
+from horde.records import User
+from horde.rules.accounts import user_number
 from horde.store import Store
+from horde.store.audit import AuditStore
 from infra.operate.audit.run import SEGMENTS, audit
 
 STACK = "HordeCommons"
@@ -36,7 +38,7 @@ def find(store: Store, username: str) -> User:
     if not mark or number is None:
         message = f"{username!r} is not a user name; it looks like 'alias#7'"
         raise OperatorError(message)
-    user = store.user(number)
+    user = store.accounts.get(number)
     if user is not None and user.anonymous:
         message = f"{username!r} is nobody's account: it is never written"
         raise OperatorError(message)
@@ -50,7 +52,7 @@ def find(store: Store, username: str) -> User:
 def register(store: Store, alias: str) -> tuple[User, str]:
     """Open an account; returns it and its API key, which nothing shows again."""
     api_key = new_key()
-    return store.register(alias, key_hash(api_key)), api_key
+    return store.accounts.register(alias, key_hash(api_key)), api_key
 
 
 def grant(store: Store, username: str, amount: int) -> User:
@@ -59,7 +61,7 @@ def grant(store: Store, username: str, amount: int) -> User:
     if not amount:
         message = "an amount of 0 changes nothing"
         raise OperatorError(message)
-    if not store.grant(user.id, amount):
+    if not store.accounts.grant(user.id, amount):
         message = (
             f"{amount} would take {username!r} under its floor: it has {user.kudos} kudos, "
             f"of which {user.kudos - user.floor} can be taken"
@@ -71,7 +73,7 @@ def grant(store: Store, username: str, amount: int) -> User:
 def worker_key(store: Store, username: str) -> str:
     """Give a user a key that may pop and submit; nothing shows it again."""
     user, api_key = find(store, username), new_key()
-    if not store.add_worker_key(user.id, key_hash(api_key)):
+    if not store.accounts.add_worker_key(user.id, key_hash(api_key)):
         message = f"{username!r} was removed meanwhile"
         raise OperatorError(message)
     return api_key
@@ -84,9 +86,9 @@ def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
     image is marked after both of its files are gone. Copies made by others stay.
     """
     if "#" in what:
-        found = list(store.shared_of(find(store, what).id))
+        found = list(store.sharing.of_user(find(store, what).id))
     else:
-        one = store.shared(what.lower())
+        one = store.sharing.get(what.lower())
         if one is None:
             message = f"no image {what!r} is in the data set"
             raise OperatorError(message)
@@ -95,17 +97,18 @@ def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
         if shared.withdrawn_at is None:
             for key in (shared.object_key, shared.object_key.removesuffix("webp") + "json"):
                 client.delete_object(Bucket=bucket, Key=key)
-            store.mark_withdrawn(shared)
+            store.sharing.mark_withdrawn(shared)
     return sum(shared.withdrawn_at is None for shared in found)
 
 
 def prove(store: Store, segments: int) -> bool:
-    """Audit the whole table and print a line for each finding and one that counts.
+    """Audit the whole table; print a line for each finding and a last one that counts.
 
     ``segments`` parts of the table are read in parallel. Returns whether all is in order.
     """
-    with tqdm(total=store.size() or None, unit=" items", disable=None, leave=False) as bar:
-        report = audit(store, segments=segments, progress=bar.update)
+    reads = AuditStore(store.table)
+    with tqdm(total=reads.size() or None, unit=" items", disable=None, leave=False) as bar:
+        report = audit(reads, segments=segments, progress=bar.update)
     print("\n".join(report.lines()))
     return not report.findings
 

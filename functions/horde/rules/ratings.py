@@ -49,6 +49,13 @@ def check(
             raise AestheticsError(message, rc="AestheticsConfused")
 
 
+def max_reward(request: Request) -> int:
+    """Return the most that a request's ratings can earn, by the rules it was accepted under."""
+    rules = ruleset.of(request.ruleset)
+    rated = request.n * (rules.per_rating + rules.per_artifacts) + rules.best_with_low_rating
+    return max(rules.best_alone, rated)
+
+
 def reward(
     ratings: Sequence[Rating],
     best: str | None,

@@ -53,6 +53,22 @@ def row(series: Series) -> Row:
     )
 
 
+def scope_of(row: Row) -> Scope:
+    """Return what an item of counters is about, by its key."""
+    if row.pk != COUNTERS:
+        return Scope.WORKER if row.pk.startswith(f"{Kind.WORKER}#") else Scope.ANONYMOUS
+    return _SCOPES[row.sk.partition("#")[0]]
+
+
+_SCOPES = {
+    "MINUTE": Scope.MINUTE,
+    "DAY": Scope.DAY,
+    "TOTAL": Scope.TOTAL,
+    "MODELDAY": Scope.MODEL_DAY,
+    "MODEL": Scope.MODEL,
+}
+
+
 def add(series: Series, counter: Counter, changes: Mapping[str, int] | None = None) -> Item:
     """Return the part that adds to a series' numbers, and sets some; a new item starts at 0."""
     fixed: dict[str, Any] = dict(changes or {})

@@ -140,9 +140,14 @@ def users_list(user_id: int) -> str:
     return f"USERS#{user_id % USER_SHARDS}"
 
 
+def workers_shard(shard: int) -> str:
+    """Return one part of the list of all workers, in order of when they were seen."""
+    return f"WORKERS#{shard}"
+
+
 def workers_list(worker_id: str) -> str:
-    """Return which part of the list of all workers a worker stands in, by when it was seen."""
-    return f"WORKERS#{uuid.UUID(worker_id).int % WORKER_SHARDS}"
+    """Return which part of the list of all workers a worker stands in."""
+    return workers_shard(uuid.UUID(worker_id).int % WORKER_SHARDS)
 
 
 # --- DynamoDB's JSON ------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from horde.store.items import (
     stats_key,
     to_item,
     workers_list,
+    workers_shard,
 )
 from horde.store.table import Table
 from horde.store.transaction import ABSENT, delete, new, update
@@ -112,7 +113,7 @@ class Workers:
             id_of(item)
             for shard in range(WORKER_SHARDS)
             for item in self._table.read_list(
-                f"WORKERS#{shard}", limit, last_first=True, since=since
+                workers_shard(shard), limit, last_first=True, since=since
             )
         ]
 

@@ -1,7 +1,8 @@
 """What must hold of the books, each rule by its name. Pure: books in, findings out.
 
-Rows of an ended request go two days after its end, ledger entries stay for ever. So a row that is
-not there is a finding only where it cannot have gone yet.
+Items of an ended request go two days after its end, ledger entries stay for ever. So a missing item
+is a finding only where it cannot have gone yet. Each request is judged by the ruleset it was
+accepted under.
 """
 
 from collections import Counter, defaultdict
@@ -11,17 +12,38 @@ from enum import StrEnum
 from functools import cached_property
 from itertools import pairwise
 
-from horde import kudos, pricing, statistics
-from horde.clock import DAY_S
-from horde.kudos import Account as Side
-from horde.kudos import Kind
-from horde.model import ANONYMOUS, DELIVERED, OPEN, UNLIMITED, Request, SharedKey, State, User
-from horde.statistics import Row
-from horde.store import KEEP_S, RECORD_KEEP_S, due_shard, requests_list, users_list, waiting_list
-from infra.operate.audit.books import Account, Books, Entry, Image, Keys, Order
+from horde.records import (
+    ANONYMOUS_ID,
+    DELIVERED,
+    OPEN,
+    UNLIMITED,
+    Request,
+    Settlement,
+    SharedKey,
+    State,
+    User,
+)
+from horde.rules import kudos, pricing, ratings, ruleset, statistics
+from horde.rules.dates import DAY_S
+from horde.rules.kudos import Account as Side
+from horde.rules.kudos import Kind
+from horde.rules.statistics import Scope, Series
+from horde.store import counters, items
+from horde.store.audit_rows import AccountRow, EntryRow, ImageRow, IndexKeys, RequestRow
+from horde.store.counters import STATS_KEEP_S, scope_of
+from horde.store.items import (
+    KEEP_S,
+    Row,
+    due_shard,
+    partition,
+    requests_list,
+    users_list,
+    waiting_list,
+)
+from infra.operate.audit.books import Books
 
 SLACK_S = 3600
-"""What clocks, retries and two sweeps at once may make of the time when a row goes, in seconds."""
+"""By how much clocks, retries and two sweeps at once may shift when an item goes, in seconds."""
 
 
 class Rule(StrEnum):
@@ -41,30 +63,31 @@ class Rule(StrEnum):
     FULFILLED = "an account's count of drawn images is that of its rewards"
     LISTED = "an account is in the list of users at its balance; a deleted one is not"
     GIVEN_BACK = "no account gets back more than it paid"
-    CHARGED = "a request was charged price and tax of each image, but for what was forgiven"
+    CHARGED = "a request was charged price and tax of each image, less what was waived"
     UNCHARGED = "what is refunded was charged"
-    FORGIVEN = "refunds take off what was forgiven first"
+    WAIVED = "waived kudos are deducted from the first refunds"
     REFUNDED = "an image is refunded as it ended"
     REWARDED = "a delivered image is rewarded, and no other one"
     REASON = "an entry is of a request or an image that is there"
     COMPLETE = "a request has its images, and an image its request"
     DUE = "a request that is not closed is due; a closed one has no open image"
-    GOING_ON = "an account's list of requests holds those that go on, and no other"
+    GOING_ON = "an account's list of requests holds its open ones, and no other"
     LEASED = "an image that is drawn is leased and due, and does not wait"
     WAITING = "an image that waits is in its queue and its owner's list, and is not leased"
     ENDED = "an image that ended is in no index"
+    RULED = "a request names the rules it was accepted under"
     TAXED = "the tax is that of what is shared"
     SHAREABLE = "nothing made from a source image is shared; anonymous text-to-image is"
     PUBLISHED = "only what was delivered, uncensored, of a shared request is in the data set"
-    RATED = "a rating's award is its request's owner's, and less than that cost"
+    RATED = "a rating's award goes to the request's owner, within the rules and below its cost"
     BUDGET = "a shared key used what its requests paid, and is not overdrawn"
     HELD = "a shared key is in its owner's account"
-    TALLIED = "statistics are the sums of what they have counted"
+    COUNTED = "statistics are the sums of what they have counted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something that is not as it must be."""
+    """Something that breaks a rule."""
 
     rule: Rule
     item: str
@@ -74,7 +97,7 @@ class Finding:
     expected: int | str
     found: int | str
     about: frozenset[str] = field(default=frozenset(), compare=False)
-    """The partitions that decide it, to read anew; and STATS or TRANSFERS."""
+    """The partitions that decide it, to be read anew; and STATS or TRANSFERS."""
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -99,15 +122,15 @@ class Finding:
 
 Findings = Iterator[Finding]
 
-STATS = "STATS"
+STATS = items.Kind.STATS.value
 TRANSFERS = "TRANSFERS"
 
 SIDES: dict[str, frozenset[str]] = {
-    Kind.ACCEPT: frozenset({Side.PRICE, Side.TAX, Side.FORGIVENESS}),
-    Kind.REFUND: frozenset({Side.PRICE, Side.TAX, Side.FORGIVENESS}),
+    Kind.ACCEPT: frozenset({Side.PRICE, Side.TAX, Side.WAIVER}),
+    Kind.REFUND: frozenset({Side.PRICE, Side.TAX, Side.WAIVER}),
     Kind.REWARD: frozenset({Side.REWARDS}),
     Kind.GRANT: frozenset({Side.GRANTS}),
-    Kind.FLOOR: frozenset({Side.FORGIVENESS}),
+    Kind.FLOOR: frozenset({Side.WAIVER}),
     Kind.TRANSFER: frozenset({Side.TRANSFERS}),
     Kind.AWARD: frozenset({Side.AWARDS}),
     Kind.ALLOWANCE: frozenset({Side.ALLOWANCES}),
@@ -118,12 +141,11 @@ OPENING = "registration"
 AWARDED_BY = "by "
 """How the reference of an award begins that is no rating's."""
 DETAILS = ("accumulated", "gifted", "received", "admin", "awarded", "recurring")
-TALLIES = {
-    "STATS": ("images", "pixelsteps"),
-    "WORKER": ("images", "pixelsteps", "kudos"),
-    "USER": ("images", "pixelsteps", "taxes"),
+FIELDS = {
+    Scope.WORKER: ("images", "pixelsteps", "kudos"),
+    Scope.ANONYMOUS: ("images", "pixelsteps", "taxes"),
 }
-"""What statistics count in which items."""
+"""What is counted of workers and of the anonymous account; elsewhere images and pixelsteps."""
 
 
 @dataclass
@@ -134,18 +156,18 @@ class View:
     now: int
 
     @cached_property
-    def events(self) -> dict[tuple[str, str], list[Entry]]:
+    def events(self) -> dict[tuple[str, str], list[EntryRow]]:
         """All entries by kind and reference."""
-        found: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+        found: dict[tuple[str, str], list[EntryRow]] = defaultdict(list)
         for entry in self.books.entries.values():
             found[entry.kind, entry.reference].append(entry)
         return dict(found)
 
-    def event(self, kind: Kind, reference: str) -> list[Entry]:
+    def event(self, kind: Kind, reference: str) -> list[EntryRow]:
         """Return the entries of an event."""
         return self.events.get((kind, reference), [])
 
-    def refunds(self, request: Request) -> list[Entry]:
+    def refunds(self, request: Request) -> list[EntryRow]:
         """Return the refunds of a request's images."""
         return [
             entry
@@ -162,17 +184,16 @@ class View:
         """Say whether what goes at this time, or goes with it, may be gone."""
         return gone_at is not None and gone_at <= self.now + SLACK_S
 
-    def young(self, entry: Entry) -> bool:
+    def young(self, entry: EntryRow) -> bool:
         """Say whether what an entry was written for must still be there."""
         return entry.written_at + KEEP_S > self.now + SLACK_S
 
     def around(self, request_id: str, *generations: str) -> frozenset[str]:
         """Return the partitions that decide what is true of a request and its images."""
-        order = self.books.orders.get(request_id)
-        names = {f"REQUEST#{request_id}", *(f"GENERATION#{name}" for name in generations)}
-        users = set()
-        for name in [*generations, *(order.request.generations if order else [])]:
-            names |= {f"GENERATION#{name}", f"SHARED#{name}"}
+        row = self.books.requests.get(request_id)
+        names, users = {_request(request_id)}, set()
+        for name in [*generations, *(row.request.generations if row else [])]:
+            names |= {_generation(name), partition(items.Kind.SHARED, name)}
             image = self.books.images.get(name)
             if image is not None:
                 users |= {image.generation.worker_user, image.generation.user_id}
@@ -181,13 +202,13 @@ class View:
                 for kind in (Kind.REFUND, Kind.REWARD)
                 for entry in self.event(kind, name)
             }
-        users |= {order.request.user_id} if order else set()
+        users |= {row.request.user_id} if row else set()
         users |= {entry.user_id for entry in self.event(Kind.ACCEPT, request_id)}
-        return frozenset(names | {f"USER#{user}" for user in users if user is not None})
+        return frozenset(names | {_user(user) for user in users if user is not None})
 
 
 def judge(view: View, rules: Iterable["Check"] | None = None) -> Iterator[tuple["Check", Finding]]:
-    """Yield all that is not as it must be, with the check that found it."""
+    """Yield everything that breaks a rule, with the check that found it."""
     for rule in RULES if rules is None else rules:
         for finding in rule(view):
             yield rule, finding
@@ -198,20 +219,33 @@ def _item(row: Row) -> str:
 
 
 def _user(user_id: int) -> str:
-    return f"USER#{user_id}"
+    return partition(items.Kind.USER, user_id)
+
+
+def _request(request_id: str) -> str:
+    return partition(items.Kind.REQUEST, request_id)
+
+
+def _generation(generation_id: str) -> str:
+    return partition(items.Kind.GENERATION, generation_id)
+
+
+def _own(name: str) -> str:
+    """Return the item of a partition that has it alone: ``USER#7/USER``."""
+    return f"{name}/{name.partition('#')[0]}"
 
 
 # --- entries --------------------------------------------------------------------------------------
 
 
 def readable(view: View) -> Findings:
-    """Report what could not be read as what it is."""
+    """Report items that could not be read."""
     for row, why in view.books.unreadable.items():
         yield Finding(
             rule=Rule.READABLE,
             item=_item(row),
             what="its attributes",
-            expected="this system's form",
+            expected="the form this system writes",
             found=why,
             about=frozenset({row[0]}),
         )
@@ -291,9 +325,9 @@ def reasons(view: View) -> Findings:
         if entry.kind == Kind.ACCEPT or (
             entry.kind == Kind.AWARD and not reference.startswith(AWARDED_BY)
         ):
-            there, name = reference in books.orders, f"REQUEST#{reference}"
+            there, name = reference in books.requests, _request(reference)
         elif entry.kind in {Kind.REFUND, Kind.REWARD}:
-            there, name = reference in books.images, f"GENERATION#{reference}"
+            there, name = reference in books.images, _generation(reference)
         if not there and view.young(entry):
             yield Finding(
                 rule=Rule.REASON,
@@ -317,17 +351,20 @@ class _Sums:
     kept: Counter[str] = field(default_factory=Counter)
     """What its requests paid, refunds taken off, by the system's accounts."""
     openings: int = 0
+    opened_with: int = 0
     rewards: int = 0
 
-    def add(self, entry: Entry) -> None:
-        if entry.kind == Kind.REWARD and not entry.tallied:
-            return  # entered, and not yet paid
+    def add(self, entry: EntryRow) -> None:
+        if entry.kind == Kind.REWARD and not entry.posted:
+            return  # still pending
         self.balance += entry.amount
         if entry.kind in SIDES:
             self.details[kudos.detail(Kind(entry.kind), entry.amount)] += entry.amount
         if entry.kind in {Kind.ACCEPT, Kind.REFUND}:
             self.kept.update({Side.PRICE: 0, Side.TAX: 0, **entry.postings, "": -entry.amount})
-        self.openings += entry.kind == Kind.FLOOR
+        if entry.kind == Kind.FLOOR:
+            self.openings += 1
+            self.opened_with += entry.amount
         self.rewards += entry.kind == Kind.REWARD
 
 
@@ -337,26 +374,26 @@ def accounts(view: View) -> Findings:
     for entry in view.books.entries.values():
         sums[entry.user_id].add(entry)
     known = view.books.accounts
-    for user_id in sums.keys() - known.keys() - {ANONYMOUS.id}:
+    for user_id in sums.keys() - known.keys() - {ANONYMOUS_ID}:
         yield Finding(
             rule=Rule.OWNED,
-            item=f"USER#{user_id}/USER",
+            item=_own(_user(user_id)),
             what="the item",
             expected="an account",
             found="no such item",
             about=frozenset({_user(user_id)}),
         )
-    if ANONYMOUS.id in sums or ANONYMOUS.id in known:
+    if ANONYMOUS_ID in sums or ANONYMOUS_ID in known:
         yield Finding(
             rule=Rule.NOBODY,
-            item="USER#0/USER" if ANONYMOUS.id in known else "USER#0/LEDGER",
+            item=_own(_user(ANONYMOUS_ID)),
             what="the item",
             expected="none",
-            found="an account" if ANONYMOUS.id in known else f"kudos {sums[0].balance}",
-            about=frozenset({_user(0)}),
+            found="an account" if ANONYMOUS_ID in known else f"kudos {sums[0].balance}",
+            about=frozenset({_user(ANONYMOUS_ID)}),
         )
     for user_id, account in known.items():
-        if user_id != ANONYMOUS.id:
+        if user_id != ANONYMOUS_ID:
             yield from _account(account, sums[user_id])
 
 
@@ -377,10 +414,10 @@ def _of(item: str, about: frozenset[str]) -> Callable[..., Finding]:
 
 
 def _of_account(user: User) -> Callable[..., Finding]:
-    return _of(f"USER#{user.id}/USER", frozenset({_user(user.id)}))
+    return _of(_own(_user(user.id)), frozenset({_user(user.id)}))
 
 
-def _account(account: Account, ledger: _Sums) -> Findings:
+def _account(account: AccountRow, ledger: _Sums) -> Findings:
     user, finding = account.user, _of_account(account.user)
     if user.kudos != ledger.balance:
         yield finding(Rule.BALANCE, "kudos", ledger.balance, user.kudos)
@@ -394,20 +431,27 @@ def _account(account: Account, ledger: _Sums) -> Findings:
         yield finding(Rule.FLOOR, "kudos", f"at least {user.floor}", user.kudos)
     if ledger.openings != 1:
         yield finding(Rule.OPENED, f"entries of {OPENING}", 1, ledger.openings)
+    elif ledger.opened_with != user.floor:
+        yield finding(Rule.OPENED, "kudos it was opened with", user.floor, ledger.opened_with)
     if user.fulfilled != ledger.rewards:
         yield finding(Rule.FULFILLED, "fulfilled", ledger.rewards, user.fulfilled)
     yield from _listed(account)
+    yield from _given_back(account, ledger)
+
+
+def _given_back(account: AccountRow, ledger: _Sums) -> Findings:
+    finding = _of_account(account.user)
     for name, what in ((Side.PRICE, "prices"), (Side.TAX, "taxes"), ("", "kudos")):
         if ledger.kept[name] < 0:
             kept = f"{-ledger.kept[name]} more given back"
             yield finding(Rule.GIVEN_BACK, what, "none", kept)
 
 
-def _listed(account: Account) -> Findings:
+def _listed(account: AccountRow) -> Findings:
     user, finding = account.user, _of_account(account.user)
     if account.listed_at != user.kudos:
         yield finding(Rule.LISTED, "listed_at", user.kudos, account.listed_at or "none")
-    listed = "none" if user.deleted else users_list(user)
+    listed = "none" if user.deleted else users_list(user.id)
     if (account.listed or "none") != listed:
         yield finding(Rule.LISTED, "listed", listed, account.listed or "none")
 
@@ -417,25 +461,30 @@ def _listed(account: Account) -> Findings:
 
 def requests(view: View) -> Findings:
     """Each request with its entries and its images."""
-    for order in view.books.orders.values():
-        yield from _kept_rules(view, order)
-        yield from _open_or_closed(view, order)
-        if order.request.anonymous:
-            yield from _uncharged(view, order.request)
+    for row in view.books.requests.values():
+        yield from _kept_rules(view, row)
+        yield from _open_or_closed(view, row)
+        if row.request.anonymous:
+            yield from _uncharged(view, row.request)
         else:
-            yield from _charged(view, order.request)
+            yield from _charged(view, row.request)
 
 
 def _of_request(view: View, request: Request) -> Callable[..., Finding]:
-    return _of(f"REQUEST#{request.id}/REQUEST", view.around(request.id))
+    return _of(_own(_request(request.id)), view.around(request.id))
 
 
-def _kept_rules(view: View, order: Order) -> Findings:
-    """See what a request is, whoever asked for it."""
-    request, keys, finding = order.request, order.keys, _of_request(view, order.request)
-    tax = pricing.TAX_SHARED if request.shared else pricing.TAX_PRIVATE
-    if request.tax != tax:
-        yield finding(Rule.TAXED, "tax", tax, request.tax)
+def _kept_rules(view: View, row: RequestRow) -> Findings:
+    """Check a request by itself, whoever asked for it."""
+    request, keys, finding = row.request, row.keys, _of_request(view, row.request)
+    try:
+        rules = ruleset.of(request.ruleset)
+    except KeyError:
+        yield finding(Rule.RULED, "ruleset", "a known one", request.ruleset)
+    else:
+        tax = pricing.tax(shared=request.shared, rules=rules)
+        if request.tax != tax:
+            yield finding(Rule.TAXED, "tax", tax, request.tax)
     if request.shared and request.source_key is not None:
         yield finding(Rule.SHAREABLE, "shared", "false", "true")
     if request.anonymous and request.source_key is None and not request.shared:
@@ -447,8 +496,8 @@ def _kept_rules(view: View, order: Order) -> Findings:
         yield finding(Rule.COMPLETE, "images not there", 0, missing)
 
 
-def _open_or_closed(view: View, order: Order) -> Findings:
-    request, keys, finding = order.request, order.keys, _of_request(view, order.request)
+def _open_or_closed(view: View, row: RequestRow) -> Findings:
+    request, keys, finding = row.request, row.keys, _of_request(view, row.request)
     goes_on = keys.gone_at is None and not (request.cancelled or request.faulted)
     listed = requests_list(request.user_id) if goes_on and not request.anonymous else "none"
     if (keys.listed or "none") != listed:
@@ -472,8 +521,8 @@ def _uncharged(view: View, request: Request) -> Findings:
     for name, found in (("charges", charges), ("awards", awards)):
         if found:
             yield finding(Rule.NOBODY, name, 0, len(found))
-    if request.forgiven or request.sharedkey_id is not None:
-        yield finding(Rule.NOBODY, "forgiven", 0, request.forgiven)
+    if request.waived or request.sharedkey_id is not None:
+        yield finding(Rule.NOBODY, "waived", 0, request.waived)
 
 
 def _charged(view: View, request: Request) -> Findings:
@@ -489,18 +538,18 @@ def _charged(view: View, request: Request) -> Findings:
         if charge.postings.get(side, 0) != each * request.n:
             yield finding(Rule.CHARGED, side, each * request.n, charge.postings.get(side, 0))
     total = (request.price + request.tax) * request.n
-    forgiven = -charge.postings.get(Side.FORGIVENESS, 0)
-    if not 0 <= forgiven <= total:
-        yield finding(Rule.CHARGED, "forgiven kudos", f"0 to {total}", forgiven)
-    # In whatever order images ended, each refund took off as much as was left.
+    waived = -charge.postings.get(Side.WAIVER, 0)
+    if not 0 <= waived <= total:
+        yield finding(Rule.CHARGED, "waived kudos", f"0 to {total}", waived)
+    # In whatever order images ended, each refund had as much deducted as was left.
     gross = -sum(
         entry.postings.get(side, 0) for entry in refunds for side in (Side.PRICE, Side.TAX)
     )
-    off = sum(entry.postings.get(Side.FORGIVENESS, 0) for entry in refunds)
-    if off != min(forgiven, gross):
-        yield finding(Rule.FORGIVEN, "kudos taken off refunds", min(forgiven, gross), off)
-    if request.forgiven != forgiven - off:
-        yield finding(Rule.FORGIVEN, "forgiven", forgiven - off, request.forgiven)
+    off = sum(entry.postings.get(Side.WAIVER, 0) for entry in refunds)
+    if off != min(waived, gross):
+        yield finding(Rule.WAIVED, "kudos deducted from refunds", min(waived, gross), off)
+    if request.waived != waived - off:
+        yield finding(Rule.WAIVED, "waived", waived - off, request.waived)
     back = sum(entry.amount for entry in refunds)
     if back > -charge.amount:
         yield finding(Rule.GIVEN_BACK, "refunds", f"at most {-charge.amount}", back)
@@ -513,43 +562,41 @@ def images(view: View) -> Findings:
     """Each image: its request, its place in the indexes, its refund and its reward."""
     for image in view.books.images.values():
         generation = image.generation
-        order = view.books.orders.get(generation.request_id)
-        if order is None:
+        row = view.books.requests.get(generation.request_id)
+        if row is None:
             if not view.expired(image.keys.gone_at):
                 yield _of_image(view, image)(
                     Rule.COMPLETE, "request_id", generation.request_id, "no such request"
                 )
-        elif generation.id not in order.request.generations:
+        elif generation.id not in row.request.generations:
             yield _of_image(view, image)(
                 Rule.COMPLETE, "request_id", "a request that names it", generation.request_id
             )
-        yield from _indexed(view, image, order.request if order else None)
-        yield from _refunded(view, image, order.request if order else None)
-        yield from _rewarded(view, image, order.request if order else None)
+        yield from _indexed(view, image)
+        yield from _refunded(view, image, row.request if row else None)
+        yield from _rewarded(view, image, row.request if row else None)
 
 
-def _of_image(view: View, image: Image) -> Callable[..., Finding]:
+def _of_image(view: View, image: ImageRow) -> Callable[..., Finding]:
     generation = image.generation
     about = view.around(generation.request_id, generation.id)
-    return _of(f"GENERATION#{generation.id}/GENERATION", about)
+    return _of(_own(_generation(generation.id)), about)
 
 
-def _indexed(view: View, image: Image, request: Request | None) -> Findings:
+def _indexed(view: View, image: ImageRow) -> Findings:
     generation, keys, finding = image.generation, image.keys, _of_image(view, image)
-    rule, expected = Rule.ENDED, Keys()
+    rule, expected = Rule.ENDED, IndexKeys()
     if generation.state is State.PROCESSING:
         rule = Rule.LEASED
-        expected = Keys(due_shard=due_shard(generation.id), due_at=generation.lease_until)
+        expected = IndexKeys(due_shard=due_shard(generation.id), due_at=generation.lease_until)
         for name in ("worker_id", "worker_user", "lease_until"):
             if getattr(generation, name) is None:
                 yield finding(rule, name, "a value", "none")
     elif generation.state is State.WAITING:
         rule = Rule.WAITING
-        owner = request.user_id if request else generation.user_id
-        expected = Keys(
+        expected = IndexKeys(
             wait_model=generation.model,
-            # An owner that nobody knows any more is only one whose request is missing.
-            listed=keys.listed if owner is None else waiting_list(owner, generation.model),
+            listed=waiting_list(generation.user_id, generation.model),
             listed_at=generation.created_at,
         )
         if generation.lease_until is not None:
@@ -559,14 +606,12 @@ def _indexed(view: View, image: Image, request: Request | None) -> Findings:
             yield finding(rule, name, getattr(expected, name), getattr(keys, name))
 
 
-def _refunded(view: View, image: Image, request: Request | None) -> Findings:
+def _refunded(view: View, image: ImageRow, request: Request | None) -> Findings:
     generation, finding = image.generation, _of_image(view, image)
     refunds = view.event(Kind.REFUND, generation.id)
     owner = request.user_id if request else generation.user_id
-    if owner is None:
-        return
     kept = generation.state in OPEN or generation.state is State.OK
-    due = 0 if kept or owner == ANONYMOUS.id else 1
+    due = 0 if kept or owner == ANONYMOUS_ID else 1
     if min(len(refunds), 1) != due:
         yield finding(Rule.REFUNDED, f"refunds of what is {generation.state}", due, len(refunds))
         return
@@ -581,12 +626,12 @@ def _refunded(view: View, image: Image, request: Request | None) -> Findings:
         for side, each in ((Side.PRICE, request.price), (Side.TAX, tax)):
             if -refund.postings.get(side, 0) != each:
                 yield finding(Rule.REFUNDED, side, each, -refund.postings.get(side, 0))
-        off = refund.postings.get(Side.FORGIVENESS, 0)
+        off = refund.postings.get(Side.WAIVER, 0)
         if not 0 <= off <= request.price + tax:
-            yield finding(Rule.REFUNDED, "taken off", f"0 to {request.price + tax}", off)
+            yield finding(Rule.REFUNDED, "deducted", f"0 to {request.price + tax}", off)
 
 
-def _rewarded(view: View, image: Image, request: Request | None) -> Findings:
+def _rewarded(view: View, image: ImageRow, request: Request | None) -> Findings:
     generation, finding = image.generation, _of_image(view, image)
     rewards = view.event(Kind.REWARD, generation.id)
     earned = generation.state in DELIVERED and generation.worker_user is not None
@@ -606,7 +651,7 @@ def _rewarded(view: View, image: Image, request: Request | None) -> Findings:
 
 
 def published(view: View) -> Findings:
-    """See what is in the data set, as far as its rows are there."""
+    """Check what is in the data set, as far as its items are there."""
     marked = {
         name for name, image in view.books.images.items() if image.generation.shared_at is not None
     }
@@ -614,32 +659,33 @@ def published(view: View) -> Findings:
         record, image = view.books.published.get(name), view.books.images.get(name)
         if image is None:
             continue
-        order = view.books.orders.get(image.generation.request_id)
+        row = view.books.requests.get(image.generation.request_id)
         finding = _of_image(view, image)
         if record is None or name not in marked:
             pair = "both marks" if record is None else "shared_at"
             yield finding(Rule.PUBLISHED, "its mark and its record", "both", f"not {pair}")
         if image.generation.state is not State.OK:
             yield finding(Rule.PUBLISHED, "state", State.OK, image.generation.state)
-        if order is None:
+        if row is None:
             continue
-        if not order.request.shared or order.request.source_key is not None:
+        if not row.request.shared or row.request.source_key is not None:
             yield finding(Rule.PUBLISHED, "its request", "a shared one", "one that is not shared")
-        if record is not None and record.user_id != order.request.user_id:
-            yield finding(Rule.PUBLISHED, "whose it is", order.request.user_id, record.user_id)
+        if record is not None and record.user_id != row.request.user_id:
+            yield finding(Rule.PUBLISHED, "whose it is", row.request.user_id, record.user_id)
 
 
 def awards(view: View) -> Findings:
     """Each award of a rating."""
     for entry in view.books.entries.values():
-        order = view.books.orders.get(entry.reference) if entry.kind == Kind.AWARD else None
-        if order is None or order.request.anonymous:
+        row = view.books.requests.get(entry.reference) if entry.kind == Kind.AWARD else None
+        if row is None or row.request.anonymous:
             continue
-        request, cost = order.request, view.cost(order.request)
+        request = row.request
+        bound = min(view.cost(request) - 1, ratings.max_reward(request))
         expected: dict[str, tuple[object, object]] = {
             "whose award": (request.user_id, entry.user_id),
-            "its request": ("rated", "rated" if order.rated else "not rated"),
-            "amount": (f"less than {cost}", f"less than {cost}" if entry.amount < cost else "more"),
+            "its request": ("rated", "rated" if row.rated else "not rated"),
+            "amount": (f"at most {bound}", f"at most {bound}" if entry.amount <= bound else "more"),
         }
         for what, (right, found) in expected.items():
             if right != found:
@@ -656,9 +702,9 @@ def awards(view: View) -> Findings:
 def sharedkeys(view: View) -> Findings:
     """Each shared key: its requests, its budget and its owner."""
     asked: dict[str, list[Request]] = defaultdict(list)
-    for order in view.books.orders.values():
-        if order.request.sharedkey_id is not None:
-            asked[order.request.sharedkey_id].append(order.request)
+    for row in view.books.requests.values():
+        if row.request.sharedkey_id is not None:
+            asked[row.request.sharedkey_id].append(row.request)
     for key in view.books.sharedkeys.values():
         yield from _sharedkey(view, key, asked[key.id])
     for account in view.books.accounts.values():
@@ -669,10 +715,10 @@ def sharedkeys(view: View) -> Findings:
 
 
 def _sharedkey(view: View, key: SharedKey, asked: list[Request]) -> Findings:
-    about = {f"SHAREDKEY#{key.id}", _user(key.user_id)}
-    about |= {f"REQUEST#{request.id}" for request in asked}
+    about = {partition(items.Kind.SHAREDKEY, key.id), _user(key.user_id)}
+    about |= {_request(request.id) for request in asked}
 
-    finding = _of(f"SHAREDKEY#{key.id[:8]}", frozenset(about))
+    finding = _of(partition(items.Kind.SHAREDKEY, key.id[:8]), frozenset(about))
     used = sum(view.cost(request) for request in asked)
     all_there = key.created_at + KEEP_S > view.now + SLACK_S
     if key.utilized < used or (all_there and key.utilized != used):
@@ -687,37 +733,38 @@ def _sharedkey(view: View, key: SharedKey, asked: list[Request]) -> Findings:
         yield finding(Rule.HELD, "user_id", "an account that has it", key.user_id)
 
 
-def tallies(view: View) -> Findings:
-    """Hold the counters of before and after the reading against what it found counted.
+def counts(view: View) -> Findings:
+    """Hold the counters of before and after the reading against what it found posted.
 
-    A reward is flagged in the transaction that counts it. So what the counters had before is
-    flagged by the time it is read, and what is flagged is counted by the end: on a table that
-    stands still these are the same, and on one that moves they need not be.
+    A reward is marked posted in the transaction that counts it. So what the counters had before is
+    marked by the time it is read, and what is marked is counted by the end: on a table that stands
+    still these are the same, and on one that moves they need not be.
     """
     books = view.books
-    counted = [entry.settled for entry in books.entries.values() if entry.tallied]
-    flagged = [event for event in counted if event is not None]
-    sums = statistics.counters(flagged)
+    posted = [entry.settlement for entry in books.entries.values() if entry.posted]
+    flagged = [settlement for settlement in posted if settlement is not None]
+    sums = {counters.row(series): one for series, one in statistics.counters(flagged).items()}
     restarted = _restarted(flagged, view.now)
     for row in {*books.before, *books.after, *sums}:
-        if row[0].startswith("WORKER#") and row not in books.after:
-            continue  # forgotten: what it draws yet begins a record anew
+        scope = scope_of(row)
+        if scope is Scope.WORKER and row not in books.after:
+            continue  # deleted: what it still draws starts new statistics
         least, most = books.before.get(row, {}), books.after.get(row, {})
-        fades = row[1].startswith("MINUTE#") or row in restarted
-        for name in TALLIES[row[0].partition("#")[0]]:
+        fades = scope is Scope.MINUTE or row in restarted
+        for name in FIELDS.get(scope, ("images", "pixelsteps")):
             total = sums[row].add.get(name, 0) if row in sums else 0
             below, above = least.get(name, 0), most.get(name, 0)
             if total < below or (total > above and not fades):
                 yield _miscounted(row, name, total, below if total < below else above)
-    anonymous = books.after.get((_user(ANONYMOUS.id), "RECORD"), {})
-    if anonymous.get("requests", 0) < len(books.asked):
-        row = (_user(ANONYMOUS.id), "RECORD")
-        yield _miscounted(row, "requests", len(books.asked), anonymous.get("requests", 0))
+    anonymous = counters.row(Series(Scope.ANONYMOUS))
+    asked = books.after.get(anonymous, {}).get("requests", 0)
+    if asked < len(books.counted):
+        yield _miscounted(anonymous, "requests", len(books.counted), asked)
 
 
 def _miscounted(row: Row, name: str, expected: int, found: int) -> Finding:
     return Finding(
-        rule=Rule.TALLIED,
+        rule=Rule.COUNTED,
         item=_item(row),
         what=name,
         expected=expected,
@@ -726,17 +773,17 @@ def _miscounted(row: Row, name: str, expected: int, found: int) -> Finding:
     )
 
 
-def _restarted(events: Iterable[statistics.Settled], now: int) -> set[Row]:
-    """Return the records of workers that drew nothing for so long that they may have begun anew."""
+def _restarted(settlements: Iterable[Settlement], now: int) -> set[Row]:
+    """Return the statistics of workers that paused for so long that they may have started anew."""
     times: dict[str, list[int]] = defaultdict(list)
-    for event in events:
-        times[event.worker_id].append(event.settled_at // 1000)
-    pause = RECORD_KEEP_S - DAY_S
+    for settlement in settlements:
+        times[settlement.worker_id].append(settlement.settled_at // 1000)
+    pause = STATS_KEEP_S - DAY_S
     found = set()
     for worker_id, settled in times.items():
         moments = pairwise([*sorted(settled), now])
         if any(after - before > pause for before, after in moments):
-            found.add((f"WORKER#{worker_id}", "RECORD"))
+            found.add(counters.row(Series(Scope.WORKER, worker_id)))
     return found
 
 
@@ -752,5 +799,5 @@ RULES: tuple[Check, ...] = (
     published,
     awards,
     sharedkeys,
-    tallies,
+    counts,
 )

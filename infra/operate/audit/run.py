@@ -2,15 +2,15 @@
 
 The table is read once, in parallel parts, and moves on meanwhile: an entry may be written in a part
 that was read already, and its balance be read after that. So what is found is not yet reported.
-What decides it is read anew, consistently and with growing pauses, and only what is found every
-time, and the last two times by the same amount, is a finding. Entries are never changed, but for
-the mark of a paid reward, so of a ledger only its last part and unpaid rewards are read anew.
+Anything suspicious is re-read three times over a few seconds before it is reported. Only what is
+found every time, and the last two times by the same amount, is a finding. Entries never change, but
+for the mark of a posted reward, so only the last part of a ledger and its pending rewards are read
+anew.
 
-What may be reported all the same, on a table that moves, and be nothing: an account (or a shared
-key of it) that was written between every two reads, by the same amount each time; a row that was
-being written through two sweeps that lasted for over an hour. After a version that changes the
-tax, requests from before it are reported for the two days that their rows stay. Not proven is what
-has no rows any more: of requests that ended over two days ago only the ledger's sums are.
+On a table that moves, two things may be reported although nothing is wrong: an account (or a shared
+key of it) that was written between every two reads, by the same amount each time; and an item that
+was being written through two sweeps that lasted for over an hour. Items that are gone cannot be
+proven: of requests that ended over two days ago only the sums of the ledger are.
 """
 
 import threading
@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from horde import clock
-from horde.kudos import Kind
-from horde.store import Store
-from infra.operate.audit.books import LEDGER, Books, Item
+from horde.rules.kudos import Kind
+from horde.store import items
+from horde.store.audit import AuditStore, ledger_from
+from horde.store.items import Item, Row, partition, row_of
+from infra.operate.audit.books import Books
 from infra.operate.audit.checks import STATS, TRANSFERS, Check, Finding, View, judge
 
 SEGMENTS = 4
@@ -40,7 +42,7 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an audit read, and what is not as it must be."""
+    """What an audit read, and what breaks a rule."""
 
     books: Books
     findings: tuple[Finding, ...]
@@ -50,20 +52,20 @@ class Report:
         books = self.books
         counts = (
             f"{books.items} items: {len(books.accounts)} accounts, {len(books.entries)} entries, "
-            f"{len(books.orders)} requests, {len(books.images)} images"
+            f"{len(books.requests)} requests, {len(books.images)} images"
         )
         wrong = f"{len(self.findings)} findings" if self.findings else "all in order"
         return [*map(str, self.findings), f"{wrong}; {counts}"]
 
 
 def audit(
-    store: Store,
+    store: AuditStore,
     *,
     segments: int = SEGMENTS,
     pauses: Sequence[float] = PAUSES_S,
     progress: Progress = lambda _items: None,
 ) -> Report:
-    """Prove the table: returns what holds against the rules, and held each time it was looked at.
+    """Prove the table: return what breaks a rule, and broke it each time it was read.
 
     ``segments`` parts are read in parallel; ``pauses`` are in seconds. Raises botocore's errors.
     """
@@ -82,7 +84,7 @@ def audit(
             break
         time.sleep(pause)
         seen = {finding.key for _, finding in suspicious}
-        look_again(store, books, (finding for _, finding in suspicious), since)
+        read_again(store, books, (finding for _, finding in suspicious), since)
         suspicious = still(suspicious, View(books, clock.now()))
     return Report(books, tuple(finding for _, finding in suspicious if finding.key in seen))
 
@@ -94,7 +96,7 @@ def still(suspicious: list[tuple[Check, Finding]], view: View) -> list[tuple[Che
     return [found for found in judge(view, checks) if found[1].place in places]
 
 
-def pages(store: Store, segments: int) -> Iterable[list[Item]]:
+def pages(store: AuditStore, segments: int) -> Iterable[list[Item]]:
     """Yield the whole table in pages, read by one thread for each part."""
     if segments == 1:
         yield from store.everything()
@@ -123,14 +125,14 @@ def pages(store: Store, segments: int) -> Iterable[list[Item]]:
             one.result()
 
 
-def look_again(store: Store, books: Books, findings: Iterable[Finding], since: int) -> None:
-    """Read anew what decides findings; ``since`` is in ms since the epoch."""
+def read_again(store: AuditStore, books: Books, findings: Iterable[Finding], since: int) -> None:
+    """Read again what decides findings; ``since`` is in ms since the epoch."""
     about = frozenset[str]().union(*(finding.about for finding in findings))
     if STATS in about:
         uncounted = [
             entry.row
             for entry in books.entries.values()
-            if entry.kind == Kind.REWARD and not entry.tallied
+            if entry.kind == Kind.REWARD and not entry.posted
         ]
         books.refresh(uncounted, store.rows(uncounted))
         books.after = store.counted()
@@ -138,58 +140,57 @@ def look_again(store: Store, books: Books, findings: Iterable[Finding], since: i
         for item in store.transfers_since(since):
             books.put(item)
     names = {pk: pk.partition("#")[::2] for pk in about if "#" in pk}
-    users = {pk for pk, (kind, name) in names.items() if kind == "USER" and name.isdecimal()}
-    rows = [(pk, kind) for pk, (kind, _) in names.items() if pk not in users]
+    users = {
+        pk for pk, (kind, name) in names.items() if kind == items.Kind.USER and name.isdecimal()
+    }
+    rows = [Row(pk, kind) for pk, (kind, _) in names.items() if pk not in users]
     books.refresh(rows, store.rows(rows))
-    start = f"{LEDGER}{clock.iso(since)}"
+    start = ledger_from(since)
     ledgers = [*books.entries, *books.unreadable]
-    for row in [row for row in ledgers if row[0] in users and row[1] >= start]:
+    for row in [row for row in ledgers if row.pk in users and row.sk >= start]:
         books.drop(row)
     for pk in users:
-        _look_at_account(store, books, int(pk.partition("#")[2]), since)
+        _read_account(store, books, int(pk.partition("#")[2]), since)
 
 
-def _look_at_account(store: Store, books: Books, user_id: int, since: int) -> None:
+def _read_account(store: AuditStore, books: Books, user_id: int, since: int) -> None:
     """Read an account, its shared keys and the end of its ledger, unchanged meanwhile if it can be.
 
     No read of several items is a snapshot, but each write of kudos changes the account.
     """
-    row = (f"USER#{user_id}", "USER")
-    unpaid = [  # older ones than the end, that may be paid by now
+    row = Row(partition(items.Kind.USER, user_id), items.Kind.USER)
+    pending = [  # older ones than the end, that may be posted by now
         entry.row
         for entry in books.entries.values()
-        if entry.user_id == user_id and entry.kind == Kind.REWARD and not entry.tallied
+        if entry.user_id == user_id and entry.kind == Kind.REWARD and not entry.posted
     ]
     for _ in range(QUIET_TRIES):
         before = store.rows([row])
         books.refresh([row], before)
         account = books.accounts.get(user_id)
-        keys = [
-            (f"SHAREDKEY#{key.id}", "SHAREDKEY")
-            for key in books.sharedkeys.values()
-            if key.user_id == user_id
-        ]
-        keys += [
-            (f"SHAREDKEY#{key}", "SHAREDKEY")
-            for key in (account.user.sharedkey_ids if account else ())
-        ]
-        found_keys, found_unpaid = store.rows(keys), store.rows(unpaid)
+        keys = [_row_of_key(key.id) for key in books.sharedkeys.values() if key.user_id == user_id]
+        keys += [_row_of_key(key) for key in (account.user.sharedkey_ids if account else ())]
+        found_keys, found_pending = store.rows(keys), store.rows(pending)
         tail = store.account_since(user_id, since)
-        if [item for item in tail if item["sk"]["S"] == "USER"] == before:
+        if [item for item in tail if row_of(item) == row] == before:
             break
     books.refresh(keys, found_keys)
-    books.refresh(unpaid, found_unpaid)
+    books.refresh(pending, found_pending)
     books.refresh([row], tail)
-    _look_at_reasons(store, books, tail)
+    _read_reasons(store, books, tail)
 
 
-def _look_at_reasons(store: Store, books: Books, tail: list[Item]) -> None:
+def _read_reasons(store: AuditStore, books: Books, tail: list[Item]) -> None:
     """Read the requests of new charges, which a shared key may have paid."""
     charges = [
         item["reference"]["S"]
         for item in tail
         if item.get("kind", {}).get("S") == Kind.ACCEPT
-        and item["reference"]["S"] not in books.orders
+        and item["reference"]["S"] not in books.requests
     ]
-    rows = [(f"REQUEST#{name}", "REQUEST") for name in charges]
+    rows = [Row(partition(items.Kind.REQUEST, name), items.Kind.REQUEST) for name in charges]
     books.refresh(rows, store.rows(rows))
+
+
+def _row_of_key(key_id: str) -> Row:
+    return Row(partition(items.Kind.SHAREDKEY, key_id), items.Kind.SHAREDKEY)

@@ -1,0 +1,108 @@
+"""Reads for the audit alone: the whole table, and what decides a finding, read anew.
+
+No Lambda imports this; a test holds that.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from horde.rules import kudos
+from horde.rules.dates import iso
+from horde.rules.statistics import Scope, Series
+from horde.store.counters import Counters, row
+from horde.store.items import (
+    LISTED,
+    PK,
+    SK,
+    WORKER_SHARDS,
+    Item,
+    Kind,
+    Row,
+    encode_all,
+    id_of,
+    key_of,
+    partition,
+    row_of,
+    workers_shard,
+)
+from horde.store.table import Table
+
+
+def ledger_from(since_ms: int) -> str:
+    """Return the sort key from which on a ledger's entries were written since a time."""
+    return f"{Kind.LEDGER}#{iso(since_ms)}"
+
+
+class AuditStore:
+    """The table as the audit reads it. Nothing here writes."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._counters = Counters(table)
+
+    def size(self) -> int:
+        """Return about how many items there are; DynamoDB counts them every six hours."""
+        described = self._table.client.describe_table(TableName=self._table.name)
+        return described["Table"]["ItemCount"]
+
+    def everything(self, segment: int = 0, segments: int = 1) -> Iterator[list[Item]]:
+        """Yield the items of one of ``segments`` parts of the table, a page at a time.
+
+        The parts together are all of it; they may be read in parallel. Each item is as it is when
+        its page is read: this is no snapshot.
+        """
+        return self._table.scan(Segment=segment, TotalSegments=segments, ConsistentRead=True)
+
+    def rows(self, keys: Iterable[Row]) -> list[Item]:
+        """Read items by their keys, in no order; those that are not there are left out."""
+        return self._table.batch(key_of(row) for row in dict.fromkeys(keys))
+
+    def account_since(self, user_id: int, since_ms: int) -> list[Item]:
+        """Read an account and its ledger's entries since a time, the account last."""
+        pages = self._table.pages(
+            f"{PK} = :pk AND {SK} >= :since",
+            {"pk": partition(Kind.USER, user_id), "since": ledger_from(since_ms)},
+            ConsistentRead=True,
+        )
+        return [item for page in pages for item in page]
+
+    def transfers_since(self, since_ms: int) -> list[Item]:
+        """Read all entries of transfers since a time. Reads the whole table."""
+        bounds = {"since": ledger_from(since_ms), "until": f"{Kind.LEDGER}#~"}
+        pages = self._table.scan(
+            FilterExpression=f"kind = :kind AND {SK} BETWEEN :since AND :until",
+            ExpressionAttributeValues=encode_all({"kind": kudos.Kind.TRANSFER, **bounds}),
+            ConsistentRead=True,
+        )
+        return [item for page in pages for item in page]
+
+    def counted(self, rows: Iterable[Row] | None = None) -> dict[Row, dict[str, int]]:
+        """Read the counters and what workers have done: of these rows, or of all.
+
+        A worker that has no statistics yet has empty ones; a deleted worker has none.
+        """
+        if rows is None:
+            wanted = [row(Series(Scope.ANONYMOUS))]
+            wanted += [row(Series(Scope.WORKER, worker_id)) for worker_id in self._workers()]
+        else:
+            wanted = [one for one in rows if one.pk != Kind.STATS]
+        found: dict[Row, dict[str, int]] = {one: {} for one in wanted}
+        shared = self._counters.between("A", "~", consistent=True)
+        for item in [*shared, *self._table.batch(key_of(one) for one in wanted)]:
+            found[row_of(item)] = numbers_of(item)
+        return found
+
+    def _workers(self) -> Iterator[str]:
+        for shard in range(WORKER_SHARDS):
+            pages = self._table.pages(
+                f"{LISTED.partition} = :list",
+                {"list": workers_shard(shard)},
+                IndexName=LISTED.name,
+            )
+            for page in pages:
+                for item in page:
+                    yield id_of(item)
+
+
+def numbers_of(item: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
+    """Return an item's numbers by name."""
+    return {name: int(value["N"]) for name, value in item.items() if "N" in value}

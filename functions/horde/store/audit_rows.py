@@ -1,0 +1,207 @@
+"""The table's items as the audit sees them: typed, and read without trusting them.
+
+No Lambda imports this; a test holds that.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from horde.records import Generation, Request, Settlement, SharedKey, User
+from horde.rules import kudos
+from horde.store.items import DUE, LISTED, TTL, WAITING, Item, Kind, Row, from_item, row_of
+from horde.store.settlements import POSTED, settlement_of
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """An account, and where it stands in the list of all."""
+
+    user: User
+    listed: str | None
+    listed_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """One entry of a ledger; amounts are signed kudos."""
+
+    row: Row
+    user_id: int
+    kind: str
+    amount: int
+    postings: Mapping[str, int]
+    reference: str
+    posted: bool = False
+    """Whether a reward is paid and counted."""
+    settlement: Settlement | None = None
+    """What a reward was for."""
+
+    @property
+    def written_at(self) -> int:
+        """When it was written, in seconds since the epoch; raises ValueError."""
+        text = self.row.sk.split("#")[1].replace("Z", "+00:00")
+        return int(datetime.fromisoformat(text).astimezone(UTC).timestamp())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexKeys:
+    """Where an item stands in the indexes, and when it may go, in seconds since the epoch."""
+
+    wait_model: str | None = None
+    listed: str | None = None
+    listed_at: int | None = None
+    due_shard: str | None = None
+    due_at: int | None = None
+    gone_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """A request; its payload is left out."""
+
+    request: Request
+    keys: IndexKeys
+    rated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """A generation."""
+
+    generation: Generation
+    keys: IndexKeys
+
+
+@dataclass(frozen=True, slots=True)
+class SharedKeyRow:
+    """A shared key."""
+
+    shared: SharedKey
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRow:
+    """The private record of a shared image."""
+
+    generation_id: str
+    request_id: str
+    user_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountedRow:
+    """The mark of an anonymous request that statistics have counted."""
+
+    request_id: str
+
+
+AuditRow = AccountRow | EntryRow | RequestRow | ImageRow | SharedKeyRow | PublishedRow | CountedRow
+
+
+def kind_of(row: Row) -> str:
+    """Return what an item is, by its key: a kind, or the sort key of what has none."""
+    return row.sk.partition("#")[0]
+
+
+def name_of(row: Row) -> str:
+    """Return the id in an item's partition key."""
+    return row.pk.partition("#")[2]
+
+
+def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kinds
+    """Return an item as a typed row; None if the audit has no use for it.
+
+    Raises KeyError, ValueError, TypeError or AttributeError for an item that this system did not
+    write.
+    """
+    row = row_of(item)
+    name = name_of(row)
+    match kind_of(row):
+        case Kind.USER:
+            return _account(name, item)
+        case Kind.LEDGER:
+            return _entry(row, name, item)
+        case Kind.REQUEST:
+            return _request(name, item)
+        case Kind.GENERATION:
+            return _image(name, item)
+        case Kind.SHAREDKEY:
+            return SharedKeyRow(from_item(SharedKey, item))
+        case Kind.SHARED:
+            ids = item["generation_id"]["S"], item["request_id"]["S"]
+            return PublishedRow(*ids, int(item["user_id"]["N"]))
+        case Kind.COUNTED:
+            return CountedRow(name)
+        case _:
+            return None
+
+
+def _account(name: str, item: Item) -> AccountRow:
+    user = from_item(User, item)
+    _is_its_own(str(user.id), name)
+    return AccountRow(user, _text(item, LISTED.partition), _number(item, LISTED.sort))
+
+
+def _entry(row: Row, name: str, item: Item) -> EntryRow:
+    kind = item["kind"]["S"]
+    entry = EntryRow(
+        row,
+        int(name),
+        kind,
+        int(item["amount"]["N"]),
+        {account: int(amount["N"]) for account, amount in item["postings"]["M"].items()},
+        item["reference"]["S"],
+        posted=POSTED in item,
+        settlement=settlement_of(item) if kind == kudos.Kind.REWARD else None,
+    )
+    _ = entry.written_at  # raises for a key that is none
+    return entry
+
+
+def _request(name: str, item: Item) -> RequestRow:
+    # Prompts are long, and nobody's business here.
+    request = from_item(Request, {**item, "payload": {"S": "{}"}})
+    _is_its_own(request.id, name)
+    _is_a_uuid(name)
+    return RequestRow(request, _keys(item), "rated_at" in item)
+
+
+def _image(name: str, item: Item) -> ImageRow:
+    generation = from_item(Generation, item)
+    _is_its_own(generation.id, name)
+    _is_a_uuid(name)
+    return ImageRow(generation, _keys(item))
+
+
+def _text(item: Mapping[str, Any], name: str) -> str | None:
+    return str(item[name]["S"]) if name in item else None
+
+
+def _number(item: Mapping[str, Any], name: str) -> int | None:
+    return int(item[name]["N"]) if name in item else None
+
+
+def _keys(item: Item) -> IndexKeys:
+    return IndexKeys(
+        wait_model=_text(item, WAITING.partition),
+        listed=_text(item, LISTED.partition),
+        listed_at=_number(item, LISTED.sort),
+        due_shard=_text(item, DUE.partition),
+        due_at=_number(item, DUE.sort),
+        gone_at=_number(item, TTL),
+    )
+
+
+def _is_its_own(found: str, name: str) -> None:
+    if found != name:
+        message = f"its id is {found!r}"
+        raise ValueError(message)
+
+
+def _is_a_uuid(name: str) -> None:
+    if str(uuid.UUID(name)) != name:
+        message = f"{name!r} is not a lowercase UUID"
+        raise ValueError(message)
