@@ -170,7 +170,7 @@ class HordeTable(Construct):
             ],
         )
 
-    def feed_tally(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
+    def feed_payouts(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
         """Feed a function every new request and every reward of the ledger, at least once."""
         reward = {"kind": {"S": lambda_.FilterRule.is_equal("REWARD")}}
         request = {"sk": {"S": lambda_.FilterRule.is_equal("REQUEST")}}

@@ -61,9 +61,9 @@ class HordeCommonsStack(Stack):
         webhooks.drain_into(webhook, batch=1)
         outputs.grant_read(webhook, "*.webp")
 
-        # table's stream -> tally: statistics, workers' records.
-        tally = make("tally", where, seconds=30, may=parts.COUNTING)
-        table.feed_tally(tally, dead=parts.DeadLetters(self, "NotCounted", alarms=alarms))
+        # table's stream -> payouts: rewards are posted, statistics counted.
+        payouts = make("payouts", where, seconds=30, may=parts.COUNTING)
+        table.feed_payouts(payouts, dead=parts.DeadLetters(self, "NotCounted", alarms=alarms))
 
         # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
         worker = make("worker", edge, where, put, src, may=parts.REQUEUING)
@@ -81,8 +81,8 @@ class HordeCommonsStack(Stack):
         api.route(make("users", edge, where, monthly, may=parts.LISTING), "users")
         api.route(make("transfer", edge, where, may=parts.SHARING), "transfer")
 
-        # client -> fleet: workers, models, statistics; manage: what their owners and admins change.
-        api.route(make("fleet", edge, where, models, may=parts.SEEING), "fleet")
+        # client -> browse: workers, models, statistics; manage: what their owners and admins change.
+        api.route(make("browse", edge, where, models, may=parts.SEEING), "browse")
         api.route(make("manage", edge, where, may=(*parts.WRITING, "DeleteItem")), "manage")
 
         # client -> about: the API's description, documents, and every unknown route.

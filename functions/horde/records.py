@@ -213,7 +213,7 @@ class Generation:
     painting: bool = False
     """Only a part of the source image is painted anew: inpainting or outpainting."""
     trusted_only: bool = False
-    slow_workers: bool = True
+    slow_workers: bool = False
     """Whether slow workers may draw it."""
     extra_slow_workers: bool = False
     """Whether very slow workers may draw it."""

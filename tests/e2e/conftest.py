@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from horde.store.audit import AuditStore
 from infra.local.api_client import Client, until
 from infra.local.local_cloud import TINY_MODEL, LocalCloud
 from infra.local.processes import LocalCloudError, say
@@ -42,25 +43,25 @@ def wish(prompt: str = "a fox", *, n: int = 1, **fields: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Horde:
+class OperatedCloud:
     """The cloud, with the things that only its operator can see or do."""
 
-    cloud: LocalCloud
+    local: LocalCloud
 
     @property
     def anonymous(self) -> Client:
-        return self.cloud.client()
+        return self.local.client()
 
     def user(self, kudos: int = 1000) -> Client:
         """A new account with this much above its floor."""
-        account = self.cloud.client().register(f"user{uuid.uuid4().hex[:8]}")
-        commands.grant(self.cloud.store, account["username"], kudos)
-        return self.cloud.client(account["api_key"])
+        account = self.local.client().register(f"user{uuid.uuid4().hex[:8]}")
+        commands.grant(self.local.store, account["username"], kudos)
+        return self.local.client(account["api_key"])
 
     def worker(self) -> Client:
         """A new volunteer; its client's balance cannot be read, since it has a worker key."""
-        account, _ = commands.register(self.cloud.store, "volunteer")
-        return self.cloud.client(commands.worker_key(self.cloud.store, account.username))
+        account, _ = commands.register(self.local.store, "volunteer")
+        return self.local.client(commands.worker_key(self.local.store, account.username))
 
     def done(self, client: Client, request_id: str, sweeping: bool = False) -> Any:
         """Wait until a request is done; returns its status."""
@@ -75,12 +76,12 @@ class Horde:
 
     def sweep(self) -> None:
         """Do now what is done every minute; that it fails is for its alarm, not for the caller."""
-        self.cloud.aws("lambda").invoke(FunctionName=self.cloud.function("sweep"))
+        self.local.aws("lambda").invoke(FunctionName=self.local.function("sweep"))
 
     def set_generation(self, generation_id: str, **numbers: int) -> None:
         """Move an image's times."""
-        self.cloud.aws("dynamodb").update_item(
-            TableName=self.cloud.outputs["TableName"],
+        self.local.aws("dynamodb").update_item(
+            TableName=self.local.outputs["TableName"],
             Key={"pk": {"S": f"GENERATION#{generation_id}"}, "sk": {"S": "GENERATION"}},
             ConditionExpression="attribute_exists(pk)",
             UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in numbers),
@@ -88,7 +89,7 @@ class Horde:
         )
 
     def generations(self, request_id: str) -> list[str]:
-        request = self.cloud.store.request(request_id)
+        request = self.local.store.requests.get(request_id)
         assert request is not None
         return request.generations
 
@@ -100,7 +101,7 @@ class Horde:
 
     def shared(self, generation_id: str) -> dict[str, Any] | None:
         """The metadata of an image in the LAION bucket, or None."""
-        s3, bucket = self.cloud.aws("s3"), self.cloud.outputs["LaionBucket"]
+        s3, bucket = self.local.aws("s3"), self.local.outputs["LaionBucket"]
         found = s3.list_objects_v2(Bucket=bucket, Prefix="incoming/").get("Contents", [])
         keys = {row["Key"].rpartition("/")[2]: row["Key"] for row in found}
         name = f"{generation_id}.json"
@@ -118,15 +119,15 @@ class Horde:
 
     def all_judged(self) -> None:
         """Wait until every upload has been shared, or found not to be for sharing."""
-        until("uploads", lambda: self.cloud.uploads_waiting() == 0, seconds=PATIENCE_S)
+        until("uploads", lambda: self.local.uploads_waiting() == 0, seconds=PATIENCE_S)
 
 
 @pytest.fixture(scope="session")
-def horde() -> Iterator[Horde]:
+def cloud() -> Iterator[OperatedCloud]:
     try:
         with LocalCloud("e2e", auth=True, model=TINY_MODEL, rate_limits=False) as cloud:
-            yield Horde(cloud)
-            say(audit(cloud.store).lines()[-1])
+            yield OperatedCloud(cloud)
+            say(audit(AuditStore(cloud.store.table)).lines()[-1])
     except LocalCloudError as error:
         pytest.exit(error.tail(), returncode=1)
 
@@ -148,6 +149,6 @@ def proven(request: pytest.FixtureRequest) -> Iterator[None]:
     """Prove the table after each test, while the last of what it did may still be under way."""
     yield
     if "horde" in request.fixturenames:
-        store = request.getfixturevalue("horde").cloud.store
+        store = request.getfixturevalue("cloud").cloud.store
         report = audit(store, segments=1, pauses=(0.05, 0.2, 0.5, 1, 3))
         assert not report.findings, "\n".join(report.lines())

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from infra.local.api_client import Answer, Client
-from tests.e2e.conftest import Horde, wish
+from tests.e2e.conftest import OperatedCloud, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -68,24 +68,24 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def page(horde: Horde) -> Page:
-    client = horde.user()
+def page(cloud: OperatedCloud) -> Page:
+    client = cloud.user()
     body = wish("a window", n=2, shared=True)
     accepted = client.call("POST", f"{V2}/generate/async", body, headers=ORIGIN)
     assert accepted.status == 202
-    return Page(client, accepted, horde.done(client, accepted.json["id"]))
+    return Page(client, accepted, cloud.done(client, accepted.json["id"]))
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_a_browser_may_ask_before_any_request(horde: Horde, method: str, path: str) -> None:
-    answer = ask_first(horde.anonymous, horde.cloud.url + path, method, SENT)
+def test_a_browser_may_ask_before_any_request(cloud: OperatedCloud, method: str, path: str) -> None:
+    answer = ask_first(cloud.anonymous, cloud.local.url + path, method, SENT)
     assert answer.status in {200, 204}
     assert allows_the_page(answer)
     assert method.lower() in names(answer.headers["access-control-allow-methods"])
     assert set(SENT) <= names(answer.headers["access-control-allow-headers"])
 
 
-def test_a_page_reads_every_success(horde: Horde, page: Page) -> None:
+def test_a_page_reads_every_success(cloud: OperatedCloud, page: Page) -> None:
     request_id = page.accepted.json["id"]
     answers = {
         "async": page.accepted,
@@ -108,13 +108,13 @@ def test_a_page_reads_every_success(horde: Horde, page: Page) -> None:
         assert answer.json
 
 
-def test_a_page_reads_every_refusal(horde: Horde, page: Page) -> None:
+def test_a_page_reads_every_refusal(cloud: OperatedCloud, page: Page) -> None:
     generate = f"{V2}/generate/async"
     bad = wish()
     bad["params"]["sampler_name"] = "k_nothing"
-    newcomer = horde.cloud.client(horde.cloud.client().register("newcomer")["api_key"])
-    stranger = horde.cloud.client("x" * 22)
-    keyless = horde.cloud.client(None)
+    newcomer = cloud.local.client(cloud.local.client().register("newcomer")["api_key"])
+    stranger = cloud.local.client("x" * 22)
+    keyless = cloud.local.client(None)
     refusals = [
         (400, page.fetch("POST", generate, bad)),
         (400, page.client.call("POST", generate, raw=b'{"prompt": ', headers=ORIGIN)),

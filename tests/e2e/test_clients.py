@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from infra.local.api_client import Client
-from tests.e2e.conftest import Horde, wish
+from tests.e2e.conftest import OperatedCloud, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -86,15 +86,15 @@ def play(script: Path, folder: Path, task: dict[str, str]) -> tuple[dict[str, An
 class Rounds:
     """The rounds of all clients, each under the name of its script."""
 
-    def __init__(self, horde: Horde, folder: Path, pool: ThreadPoolExecutor) -> None:
-        self._horde = horde
+    def __init__(self, cloud: OperatedCloud, folder: Path, pool: ThreadPoolExecutor) -> None:
+        self._cloud = cloud
         self._folder = folder
         # The worker's request waits before the worker asks.
-        self.wisher = horde.user()
+        self.wisher = cloud.user()
         self.drawn_by_volunteer = self.wisher.generate(
             wish("a boat", models=["sdk_volunteer"], n=2, shared=True)
         )
-        self.volunteer = horde.worker()
+        self.volunteer = cloud.worker()
         self._futures: dict[str, Future[Round]] = {
             path.name: pool.submit(self._play, path)
             for path in sorted(SCRIPTS.iterdir())
@@ -106,13 +106,13 @@ class Rounds:
 
     def _play(self, script: Path) -> Round:
         worker = script.stem == "sdk_worker"
-        client = self.volunteer if worker else self._horde.user()
-        poor = self._horde.cloud.client().register("newcomer")
+        client = self.volunteer if worker else self._cloud.user()
+        poor = self._cloud.local.client().register("newcomer")
         folder = self._folder / script.name
         folder.mkdir()
         before = client.kudos()
         task = {
-            "api": f"{self._horde.cloud.url}/api",
+            "api": f"{self._cloud.local.url}/api",
             "key": str(client.api_key),
             "poor": poor["api_key"],
             "model": "sdk_volunteer" if worker else f"nobody_draws_{script.stem}",
@@ -121,11 +121,11 @@ class Rounds:
 
 
 @pytest.fixture(scope="module")
-def rounds(horde: Horde, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rounds]:
+def rounds(cloud: OperatedCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rounds]:
     assert PYTHON.exists(), "the clients are not installed here: run 'make setup' first"
     # Two cores: more at a time would wait for each other, and wake more Lambdas.
     with ThreadPoolExecutor(3) as pool:
-        yield Rounds(horde, tmp_path_factory.mktemp("clients"), pool)
+        yield Rounds(cloud, tmp_path_factory.mktemp("clients"), pool)
 
 
 # --- horde_sdk ------------------------------------------------------------------------------
@@ -144,15 +144,15 @@ def test_horde_sdk_pays_what_its_dry_run_said(rounds: Rounds) -> None:
         assert rounds[script].seen["dry_run"] == rounds[script].paid == 2 * (1 + 1)
 
 
-def test_what_horde_sdk_drew_is_in_the_data_set(horde: Horde, rounds: Rounds) -> None:
+def test_what_horde_sdk_drew_is_in_the_data_set(cloud: OperatedCloud, rounds: Rounds) -> None:
     for generation_id in rounds["sdk_simple.py"].seen["generations"]:
-        row = horde.shared_soon(generation_id)
+        row = cloud.shared_soon(generation_id)
         assert (row["prompt"], row["negative_prompt"]) == ("a fox", "blurry")
 
 
-def test_horde_sdk_cancels_what_its_user_interrupts(horde: Horde, rounds: Rounds) -> None:
+def test_horde_sdk_cancels_what_its_user_interrupts(cloud: OperatedCloud, rounds: Rounds) -> None:
     assert rounds["sdk_simple.py"].seen["interrupted"] == ["Interrupted", ""]
-    counts = horde.anonymous.check(rounds["sdk_async.py"].seen["cancelled"])
+    counts = cloud.anonymous.check(rounds["sdk_async.py"].seen["cancelled"])
     assert (counts["done"], counts["waiting"], counts["finished"]) == (True, 0, 0)
 
 
@@ -285,7 +285,9 @@ def test_the_npm_client_throws_an_api_error_with_our_words(rounds: Rounds) -> No
 # --- smaller clients ------------------------------------------------------------------------
 
 
-def test_stablehordeapi_draws_two_shared_images_into_files(horde: Horde, rounds: Rounds) -> None:
+def test_stablehordeapi_draws_two_shared_images_into_files(
+    cloud: OperatedCloud, rounds: Rounds
+) -> None:
     small = rounds["stablehordeapi.py"]
     assert small.seen["finished"] == 2
     assert pictures(small.seen["images"]) == TWO_PICTURES

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from infra.local.api_client import Answer
-from tests.e2e.conftest import Horde, wish
+from tests.e2e.conftest import OperatedCloud, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 GENERATE = "/api/v2/generate/async"
@@ -19,45 +19,45 @@ def refusal(answer: Answer) -> tuple[int, Any]:
     return answer.status, answer.json.get("rc")
 
 
-def test_an_unknown_key(horde: Horde) -> None:
-    client = horde.cloud.client("x" * 22)
+def test_an_unknown_key(cloud: OperatedCloud) -> None:
+    client = cloud.local.client("x" * 22)
     assert refusal(client.call("POST", GENERATE, wish())) == (401, "InvalidAPIKey")
 
 
-def test_no_key_at_all(horde: Horde) -> None:
-    answer = horde.cloud.client(None).call("POST", GENERATE, wish())
+def test_no_key_at_all(cloud: OperatedCloud) -> None:
+    answer = cloud.local.client(None).call("POST", GENERATE, wish())
     assert refusal(answer) == (400, None)
     assert "apikey" in answer.json["errors"]
 
 
-def test_a_body_that_is_no_json(horde: Horde) -> None:
-    assert refusal(horde.anonymous.call("POST", GENERATE, raw=b'{"prompt": ')) == (400, None)
+def test_a_body_that_is_no_json(cloud: OperatedCloud) -> None:
+    assert refusal(cloud.anonymous.call("POST", GENERATE, raw=b'{"prompt": ')) == (400, None)
 
 
-def test_all_mistakes_at_once(horde: Horde) -> None:
+def test_all_mistakes_at_once(cloud: OperatedCloud) -> None:
     body = {"prompt": 7, "params": {"width": 100, "steps": "many"}}
-    answer = horde.anonymous.call("POST", GENERATE, body)
+    answer = cloud.anonymous.call("POST", GENERATE, body)
     assert refusal(answer) == (400, None)
     assert {"prompt", "params.width", "params.steps"} <= set(answer.json["errors"])
 
 
 @pytest.mark.parametrize("name", [str(uuid.uuid4()), "no-uuid", "%2e%2e"])
-def test_an_unknown_request(horde: Horde, name: str) -> None:
+def test_an_unknown_request(cloud: OperatedCloud, name: str) -> None:
     for method, path in (("GET", "check"), ("GET", "status"), ("DELETE", "status")):
-        answer = horde.anonymous.call(method, f"/api/v2/generate/{path}/{name}")
+        answer = cloud.anonymous.call(method, f"/api/v2/generate/{path}/{name}")
         assert refusal(answer)[0] == 404
 
 
-def test_an_unknown_route(horde: Horde) -> None:
-    assert refusal(horde.anonymous.call("GET", "/api/v2/nothing")) == (404, "NotFound")
+def test_an_unknown_route(cloud: OperatedCloud) -> None:
+    assert refusal(cloud.anonymous.call("GET", "/api/v2/nothing")) == (404, "NotFound")
 
 
-def test_a_body_of_7_mb(horde: Horde) -> None:
-    answer = horde.anonymous.call("POST", GENERATE, wish(source_image="A" * 7_000_000))
+def test_a_body_of_7_mb(cloud: OperatedCloud) -> None:
+    answer = cloud.anonymous.call("POST", GENERATE, wish(source_image="A" * 7_000_000))
     assert refusal(answer)[0] == 413
 
 
-def test_an_ordinary_key_cannot_pop(horde: Horde) -> None:
+def test_an_ordinary_key_cannot_pop(cloud: OperatedCloud) -> None:
     body = {"name": "x", "models": ["stable_diffusion"]}
-    for client, rc in ((horde.user(), "NotPrivileged"), (horde.anonymous, "AnonForbiddenWorker")):
+    for client, rc in ((cloud.user(), "NotPrivileged"), (cloud.anonymous, "AnonForbiddenWorker")):
         assert refusal(client.call("POST", "/api/v2/generate/pop", body)) == (403, rc)

@@ -5,13 +5,13 @@ import time
 import pytest
 
 from infra.local.api_client import Client
-from tests.e2e.conftest import Horde, together, webp, wish
+from tests.e2e.conftest import OperatedCloud, together, webp, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
-def test_a_cancelled_request_is_refunded(horde: Horde, model: str) -> None:
-    client = horde.user()
+def test_a_cancelled_request_is_refunded(cloud: OperatedCloud, model: str) -> None:
+    client = cloud.user()
     before = client.kudos()
     accepted = client.generate(wish(models=[model], n=3))
     assert client.kudos() == before - 12
@@ -21,9 +21,9 @@ def test_a_cancelled_request_is_refunded(horde: Horde, model: str) -> None:
 
 
 def test_what_a_worker_holds_is_delivered_and_charged_although_cancelled(
-    horde: Horde, model: str
+    cloud: OperatedCloud, model: str
 ) -> None:
-    client, worker = horde.user(), horde.worker()
+    client, worker = cloud.user(), cloud.worker()
     before = client.kudos()
     accepted = client.generate(wish(models=[model], n=2))
     job = worker.pop(models=[model])
@@ -34,11 +34,11 @@ def test_what_a_worker_holds_is_delivered_and_charged_although_cancelled(
     assert client.check(accepted["id"])["finished"] == 1
 
 
-def test_an_image_whose_worker_died_is_drawn_by_another(horde: Horde, model: str) -> None:
-    client, first, second = horde.user(), horde.worker(), horde.worker()
+def test_an_image_whose_worker_died_is_drawn_by_another(cloud: OperatedCloud, model: str) -> None:
+    client, first, second = cloud.user(), cloud.worker(), cloud.worker()
     accepted = client.generate(wish(models=[model]))
     lost = first.pop(models=[model])
-    horde.lose_worker(lost["id"])
+    cloud.lose_worker(lost["id"])
     counts = client.check(accepted["id"])
     assert (counts["waiting"], counts["restarted"]) == (1, 1)
 
@@ -53,13 +53,13 @@ def test_an_image_whose_worker_died_is_drawn_by_another(horde: Horde, model: str
     assert client.download(status["generations"][0]["img"]) == webp(colour="green")
 
 
-def test_three_faults_end_a_request_and_refund_it(horde: Horde, model: str) -> None:
-    client, worker = horde.user(), horde.worker()
+def test_three_faults_end_a_request_and_refund_it(cloud: OperatedCloud, model: str) -> None:
+    client, worker = cloud.user(), cloud.worker()
     before = client.kudos()
     accepted = client.generate(wish(models=[model], n=2))
     for _ in range(3):
         for lost in worker.pop(models=[model], amount=2)["ids"]:
-            horde.lose_worker(lost)
+            cloud.lose_worker(lost)
     counts = client.check(accepted["id"])
     assert counts["faulted"]
     assert counts["done"]
@@ -68,38 +68,38 @@ def test_three_faults_end_a_request_and_refund_it(horde: Horde, model: str) -> N
 
 
 @pytest.mark.parametrize("mode", ["error", "drop"])
-def test_tickets_that_runpod_refuses_or_loses_lose_nothing(horde: Horde, mode: str) -> None:
-    client = horde.user()
+def test_tickets_that_runpod_refuses_or_loses_lose_nothing(cloud: OperatedCloud, mode: str) -> None:
+    client = cloud.user()
     behave = {"mode": mode, "count": 1}
-    runpod = Client(horde.cloud.runpod, None)
+    runpod = Client(cloud.local.runpod, None)
     assert runpod.call("POST", "/_local/behave", behave).status == 200
     accepted = client.generate(wish())
     # As if it waited for two minutes: the sweep makes a new ticket.
-    for generation_id in horde.generations(accepted["id"]):
-        horde.set_generation(generation_id, created_at=int(time.time() - 120) * 1000)
-    status = horde.done(client, accepted["id"], sweeping=True)
+    for generation_id in cloud.generations(accepted["id"]):
+        cloud.set_generation(generation_id, created_at=int(time.time() - 120) * 1000)
+    status = cloud.done(client, accepted["id"], sweeping=True)
     assert len(status["generations"]) == 1
 
 
-def test_exactly_one_of_16_submits_wins(horde: Horde, model: str) -> None:
-    client, worker = horde.user(), horde.worker()
+def test_exactly_one_of_16_submits_wins(cloud: OperatedCloud, model: str) -> None:
+    client, worker = cloud.user(), cloud.worker()
     accepted = client.generate(wish(models=[model]))
     job = worker.pop(models=[model])
     worker.fetch("PUT", job["r2_upload"], webp())
     answers = together(16, lambda _: worker.submit(job["id"]))
     assert sorted(answer.status for answer in answers) == [200] + [400] * 15
     assert {answer.json["rc"] for answer in answers if answer.status == 400} == {"DuplicateGen"}
-    owner = horde.cloud.store.generation(job["id"])
+    owner = cloud.local.store.requests.generation(job["id"])
     assert owner is not None
     assert owner.worker_user is not None
-    paid = horde.cloud.store.user(owner.worker_user)
+    paid = cloud.local.store.accounts.get(owner.worker_user)
     assert paid is not None
     assert paid.kudos - paid.floor == 1
     assert client.check(accepted["id"])["finished"] == 1
 
 
-def test_16_workers_at_once_get_16_different_images(horde: Horde, model: str) -> None:
-    client, worker = horde.user(), horde.worker()
+def test_16_workers_at_once_get_16_different_images(cloud: OperatedCloud, model: str) -> None:
+    client, worker = cloud.user(), cloud.worker()
     client.generate(wish(models=[model], n=16))
     jobs = together(16, lambda number: worker.pop(models=[model], name=f"volunteer {number}"))
     assert len({job["id"] for job in jobs}) == 16

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from horde import ending
-from horde.model import Generation, Request, State
-from tests.e2e.conftest import Horde, wish
+from horde.records import Generation, Request, State, Worker
+from tests.e2e.conftest import OperatedCloud, wish
 from tests.support.arena import Arena, arena, at_once
 from tests.support.cloud import Reply
 
@@ -33,9 +33,9 @@ MODEL = "volunteer"
 
 
 @pytest.fixture
-def ring(horde: Horde, template: dict[str, Any]) -> Iterator[Arena]:
+def ring(cloud: OperatedCloud, template: dict[str, Any]) -> Iterator[Arena]:
     """A table of the test's own, whose books are proven after it."""
-    with arena(template, horde.cloud.endpoint) as made:
+    with arena(template, cloud.local.endpoint) as made:
         yield made
         made.audit()
 
@@ -43,16 +43,16 @@ def ring(horde: Horde, template: dict[str, Any]) -> Iterator[Arena]:
 def rich(ring: Arena, kudos: int = 10_000) -> tuple[int, str]:
     """An account that may have many images waiting."""
     user_id, key = ring.register("ada", kudos)
-    user = ring.store.user(user_id)
+    user = ring.store.accounts.get(user_id)
     assert user is not None
-    assert ring.store.change_user(user, {"concurrency": 500})
+    assert ring.store.accounts.change(user, {"concurrency": 500})
     return user_id, key
 
 
 def ask(ring: Arena, key: str, n: int = 1, **fields: Any) -> Request:
     answer = post(ring, key, n, **fields)
     assert answer.status == 202, answer
-    request = ring.store.request(answer.body["id"])
+    request = ring.store.requests.get(answer.body["id"])
     assert request is not None
     return request
 
@@ -72,25 +72,23 @@ def owner(ring: Arena) -> tuple[int, str]:
 
 
 def take(ring: Arena, image: Generation, user: int) -> Generation | None:
-    return ring.store.claim(
-        image,
-        worker_id=str(uuid.uuid4()),
-        name="w",
-        user_id=user,
-        lease_until=ring.clock.now_ms() // 1000 + image.ttl,
+    worker = Worker(
+        id=str(uuid.uuid4()), name="w", user_id=user, created_at=0, seen_at=0, gone_at=0
     )
+    lease_until = ring.clock.now_ms() // 1000 + image.ttl
+    return ring.store.queue.claim(image, worker, lease_until=lease_until)
 
 
 def held(ring: Arena, request: Request, user: int) -> list[Generation]:
     """Give all images of a request to a worker of this account."""
-    claims = [take(ring, image, user) for image in ring.store.generations(request)]
+    claims = [take(ring, image, user) for image in ring.store.requests.generations(request)]
     found = [claim for claim in claims if claim]
     assert len(found) == len(request.generations)
     return found
 
 
 def states(ring: Arena, request: Request) -> Counter[State]:
-    return Counter(image.state for image in ring.store.generations(request))
+    return Counter(image.state for image in ring.store.requests.generations(request))
 
 
 def statuses(answers: list[Reply]) -> Counter[int | str]:
@@ -111,10 +109,10 @@ def moved(ring: Arena, user: int, kind: str) -> int:
 def test_of_32_claims_of_one_image_one_wins(ring: Arena) -> None:
     _, key = rich(ring)
     for _ in range(ROUNDS):
-        (image,) = ring.store.generations(ask(ring, key))
+        (image,) = ring.store.requests.generations(ask(ring, key))
         claims = at_once(*[partial(take, ring, image, number) for number in range(THREADS)])
         (won,) = [claim for claim in claims if claim]
-        assert ring.store.generation(image.id) == won
+        assert ring.store.requests.generation(image.id) == won
         assert (won.state, won.attempt) == (State.PROCESSING, 1)
 
 
@@ -151,7 +149,7 @@ def test_of_32_submits_of_one_image_one_wins_and_is_paid(ring: Arena, censored: 
         ends = [State.CENSORED] * censored + [State.OK] * (THREADS - censored)
 
         def settle(state: State, request: Request = request, image: Generation = image) -> bool:
-            return ring.store.settle(request, image, state=state, seed=1, gen_metadata=[])
+            return ring.store.endings.settle(request, image, state=state, seed=1, gen_metadata=[])
 
         wins = at_once(*[partial(settle, state) for state in ends])
         assert wins.count(True) == 1
@@ -169,11 +167,13 @@ def test_a_late_worker_never_wins_against_the_one_that_holds_the_image(ring: Are
     for round_number in range(1, ROUNDS + 1):
         request = ask(ring, key)
         (lost,) = held(ring, request, late)
-        assert ring.store.requeue(request, lost)
+        assert ring.store.endings.requeue(request, lost)
         (image,) = held(ring, request, second)
 
         def settle(claim: Generation, request: Request = request) -> bool:
-            return ring.store.settle(request, claim, state=State.OK, seed=1, gen_metadata=[])
+            return ring.store.endings.settle(
+                request, claim, state=State.OK, seed=1, gen_metadata=[]
+            )
 
         wins = at_once(*[partial(settle, claim) for claim in (lost, image) * 8])
         assert wins.count(True) == 1
@@ -225,7 +225,7 @@ def test_a_pop_and_a_cancel_at_once_leave_each_image_held_or_refunded(ring: Aren
         assert set(statuses(answers)) == {200}
         given = [one for answer in answers for one in answer.body.get("ids", [])]
         assert len(set(given)) == len(given)
-        found = {image.id: image.state for image in ring.store.generations(request)}
+        found = {image.id: image.state for image in ring.store.requests.generations(request)}
         assert {one for one, state in found.items() if state is State.PROCESSING} == set(given)
         assert set(found.values()) <= {State.PROCESSING, State.CANCELLED}
         assert ring.kudos(user) == before - COST * len(given)
@@ -315,7 +315,7 @@ def test_sweeps_at_once_do_each_thing_once(ring: Arena) -> None:
         at_once(*[ring.sweep] * 4)
         assert states(ring, requeued) == {State.EXPIRED: 4}
         assert ring.kudos(user) == before
-        assert [image.attempt for image in ring.store.generations(requeued)] == [1] * 4
+        assert [image.attempt for image in ring.store.requests.generations(requeued)] == [1] * 4
 
 
 # --- kudos --------------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ def test_transfers_and_posts_at_once_spend_no_more_than_there_is(ring: Arena) ->
         answers = at_once(*[call for pair in zip(transfers, posts, strict=True) for call in pair])
         found = statuses(answers)
         assert set(found) <= {200, 202, "KudosTransferNotEnough"}
-        assert found[202] == 16  # what they could not pay is forgiven
+        assert found[202] == 16  # what they could not pay is waived
         given, paid = 10 * found[200], -moved(ring, ada, "GENERATION")
         assert ring.kudos(ada) == 114 - given - paid >= FLOOR
         assert ring.kudos(bob) == before + given
@@ -382,12 +382,12 @@ def test_32_posts_with_a_shared_key_spend_its_budget_and_no_more(ring: Arena) ->
         assert found[202] == 10
         assert set(found) <= {202, *refusals}
         assert ring.kudos(ada) == before - 10 * COST
-        left = ring.store.sharedkey(shared)
+        left = ring.store.sharedkeys.get(shared)
         assert left is not None
         assert (left.kudos, left.utilized) == (0, 10 * COST)
         requests = [answer.body["id"] for answer in answers if answer.status == 202]
         at_once(*[partial(ring.cancel, one) for one in requests])
-        left = ring.store.sharedkey(shared)
+        left = ring.store.sharedkeys.get(shared)
         assert left is not None
         assert (left.kudos, left.utilized) == (10 * COST, 0)
         assert ring.kudos(ada) == before
@@ -403,8 +403,8 @@ def test_32_posts_of_a_user_with_little_kudos_pay_what_there_is_and_get_that_bac
         answers = at_once(*[partial(post, ring, key)] * THREADS)
         assert statuses(answers) == {202: THREADS}
         assert ring.kudos(ada) == FLOOR
-        requests = [ring.store.request(answer.body["id"]) for answer in answers]
-        assert sum(one.forgiven for one in requests if one) == THREADS * COST - spendable
+        requests = [ring.store.requests.get(answer.body["id"]) for answer in answers]
+        assert sum(one.waived for one in requests if one) == THREADS * COST - spendable
         at_once(*[partial(ring.cancel, one.id) for one in requests if one])
         assert ring.kudos(ada) == FLOOR + spendable
 
@@ -415,7 +415,7 @@ def test_images_that_end_at_once_give_back_what_was_paid_for_all_of_them(ring: A
     _, worker = owner(ring)
     for _ in range(FEW):
         request = ask(ring, key, n=20)
-        assert (ring.kudos(ada), request.forgiven) == (FLOOR, 20 * COST - spendable)
+        assert (ring.kudos(ada), request.waived) == (FLOOR, 20 * COST - spendable)
         given = pop(ring, worker, "w", amount=20).body["ids"]
         ring.cancel(request.id)
         faults = [partial(ring.submit, worker, one, state="faulted") for one in given]
@@ -466,7 +466,7 @@ def test_posts_at_once_are_all_taken_where_transactions_meet(ring: Arena, count:
     assert ring.kudos(ada) == before - count * COST
     assert len([one for one in ring.ledger(ada) if one["kind"] == "GENERATION"]) == count
     for one in requests:
-        assert ring.store.request(one) is not None
+        assert ring.store.requests.get(one) is not None
 
 
 def test_every_flow_gets_through_where_transactions_meet(ring: Arena) -> None:
@@ -528,12 +528,14 @@ def test_an_answer_that_was_lost_moves_nothing_twice(ring: Arena) -> None:
 # --- over HTTP -----------------------------------------------------------------------------------
 
 
-def test_32_posts_at_once_through_the_gateway_are_charged_exactly(horde: Horde, model: str) -> None:
-    client = horde.user()
+def test_32_posts_at_once_through_the_gateway_are_charged_exactly(
+    cloud: OperatedCloud, model: str
+) -> None:
+    client = cloud.user()
     account = client.expect(200, "GET", "/api/v2/find_user")
-    user = horde.cloud.store.user(account["id"])
+    user = cloud.local.store.accounts.get(account["id"])
     assert user is not None
-    assert horde.cloud.store.change_user(user, {"concurrency": 500})
+    assert cloud.local.store.accounts.change(user, {"concurrency": 500})
     before = account["kudos"]
     body = wish(models=[model])
     calls = [partial(client.call, "POST", "/api/v2/generate/async", body)] * THREADS

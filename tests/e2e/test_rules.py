@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from infra.local.api_client import Client
-from tests.e2e.conftest import Horde, png_base64, webp, wish
+from tests.e2e.conftest import OperatedCloud, png_base64, webp, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -22,8 +22,8 @@ def deliver(worker: Client, model: str, **submit: Any) -> str:
     return str(job["id"])
 
 
-def test_the_tax_is_flat(horde: Horde, model: str) -> None:
-    client = horde.user(kudos=10_000)
+def test_the_tax_is_flat(cloud: OperatedCloud, model: str) -> None:
+    client = cloud.user(kudos=10_000)
     for params in ({"width": 64, "height": 64, "steps": 1}, {"width": 1024, "height": 1024}):
         body = {"prompt": "x", "params": params, "models": [model]}
         private, shared = (client.dry_run({**body, "shared": flag}) for flag in (False, True))
@@ -31,17 +31,17 @@ def test_the_tax_is_flat(horde: Horde, model: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["shared", "share"])
-def test_shared_and_share_are_the_same_field(horde: Horde, model: str, field: str) -> None:
-    client = horde.user()
+def test_shared_and_share_are_the_same_field(cloud: OperatedCloud, model: str, field: str) -> None:
+    client = cloud.user()
     accepted = client.generate({**wish(models=[model]), field: True})
     assert accepted["kudos"] == 2
     assert client.status(accepted["id"])["shared"] is True
 
 
 def test_source_processing_without_a_source_image_is_text_to_image(
-    horde: Horde, model: str
+    cloud: OperatedCloud, model: str
 ) -> None:
-    client = horde.user()
+    client = cloud.user()
     body = wish(models=[model], source_processing="img2img", shared=True)
     assert client.status(client.generate(body)["id"])["shared"] is True
     with_image = client.generate({**body, "source_image": png_base64()})
@@ -49,8 +49,10 @@ def test_source_processing_without_a_source_image_is_text_to_image(
     assert "never" in with_image["message"]
 
 
-def test_censored_flagged_and_faulted_images_are_never_shared(horde: Horde, model: str) -> None:
-    client, worker = horde.user(), horde.worker()
+def test_censored_flagged_and_faulted_images_are_never_shared(
+    cloud: OperatedCloud, model: str
+) -> None:
+    client, worker = cloud.user(), cloud.worker()
     before = client.kudos()
     never = []
     for submit in (
@@ -65,24 +67,26 @@ def test_censored_flagged_and_faulted_images_are_never_shared(horde: Horde, mode
     never += [deliver(worker, model, state="faulted") for _ in range(3)]
     assert client.kudos() == before - 3
     client.generate(wish(models=[model], shared=True))
-    horde.shared_soon(deliver(worker, model))
-    horde.all_judged()
-    assert [horde.shared(generation) for generation in never] == [None] * len(never)
+    cloud.shared_soon(deliver(worker, model))
+    cloud.all_judged()
+    assert [cloud.shared(generation) for generation in never] == [None] * len(never)
 
 
-def test_priority_is_by_kudos_and_sharing_buys_none(horde: Horde, model: str) -> None:
-    rich, poor, worker = horde.user(kudos=5000), horde.user(kudos=100), horde.worker()
+def test_priority_is_by_kudos_and_sharing_buys_none(cloud: OperatedCloud, model: str) -> None:
+    rich, poor, worker = cloud.user(kudos=5000), cloud.user(kudos=100), cloud.worker()
     wanted = [
-        horde.anonymous.generate(wish(models=[model])),
+        cloud.anonymous.generate(wish(models=[model])),
         poor.generate(wish(models=[model], shared=True)),
         rich.generate(wish(models=[model])),
     ]
-    popped = [horde.cloud.store.generation(worker.pop(models=[model])["id"]) for _ in wanted]
+    popped = [
+        cloud.local.store.requests.generation(worker.pop(models=[model])["id"]) for _ in wanted
+    ]
     assert [found.request_id for found in popped if found] == [w["id"] for w in wanted[::-1]]
 
 
-def test_dry_run_is_what_is_charged_and_the_floor_holds(horde: Horde, model: str) -> None:
-    client = horde.user(kudos=5)
+def test_dry_run_is_what_is_charged_and_the_floor_holds(cloud: OperatedCloud, model: str) -> None:
+    client = cloud.user(kudos=5)
     for body in (wish(models=[model]), wish(models=[model], n=3, shared=True)):
         before, dry = client.kudos(), client.dry_run(body)
         assert client.generate(body)["kudos"] == dry

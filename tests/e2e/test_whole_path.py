@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from infra.local.api_client import Client, until
-from tests.e2e.conftest import PATIENCE_S, Horde, png_base64, webp, wish
+from tests.e2e.conftest import PATIENCE_S, OperatedCloud, png_base64, webp, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -32,95 +32,101 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def stories(horde: Horde) -> dict[str, Story]:
+def stories(cloud: OperatedCloud) -> dict[str, Story]:
     """Four requests at once, drawn by the gpu_worker."""
     bodies = {
-        "shared": (horde.user(), wish("a lighthouse", n=2, shared=True)),
-        "private": (horde.user(), wish("my secret")),
-        "anonymous": (horde.anonymous, wish("a newspaper", shared=False)),
+        "shared": (cloud.user(), wish("a lighthouse", n=2, shared=True)),
+        "private": (cloud.user(), wish("my secret")),
+        "anonymous": (cloud.anonymous, wish("a newspaper", shared=False)),
         "img2img": (
-            horde.anonymous,
+            cloud.anonymous,
             wish("a house", shared=True, source_image=png_base64(), source_processing="img2img"),
         ),
     }
     # No part of the mask is black: all of it is painted anew.
     painted = wish("a door", shared=True, source_image=png_base64(), source_mask=png_base64())
-    bodies["inpainting"] = (horde.user(), {**painted, "source_processing": "inpainting"})
+    bodies["inpainting"] = (cloud.user(), {**painted, "source_processing": "inpainting"})
     # Nobody answers there: it is tried, and nothing else hangs on it.
     hook = "https://horde-commons.example.org/hook"
-    bodies["webhook"] = (horde.user(), wish("a bell", webhook=hook))
+    bodies["webhook"] = (cloud.user(), wish("a bell", webhook=hook))
     sent = {
         name: (client, client.kudos(), client.generate(body))
         for name, (client, body) in bodies.items()
     }
     return {
-        name: Story(client, before, accepted, horde.done(client, accepted["id"]))
+        name: Story(client, before, accepted, cloud.done(client, accepted["id"]))
         for name, (client, before, accepted) in sent.items()
     }
 
 
 def test_a_registered_shared_request_pays_one_tax_each_and_is_shared(
-    horde: Horde, stories: dict[str, Story]
+    cloud: OperatedCloud, stories: dict[str, Story]
 ) -> None:
     story = stories["shared"]
     assert story.accepted["kudos"] == story.paid == 2 * (1 + 1)
     assert "message" not in story.accepted
     assert story.status["shared"] is True
     for generation_id in story.ids:
-        row = horde.shared_soon(generation_id)
+        row = cloud.shared_soon(generation_id)
         assert row["prompt"] == "a lighthouse"
         assert row["consent"] == "request-flag"
 
 
 def test_a_request_without_the_flag_pays_three_and_is_not_shared(
-    horde: Horde, stories: dict[str, Story]
+    cloud: OperatedCloud, stories: dict[str, Story]
 ) -> None:
     story = stories["private"]
     assert story.accepted["kudos"] == story.paid == 1 + 3
     assert story.status["shared"] is False
-    horde.all_judged()
-    assert [horde.shared(generation_id) for generation_id in story.ids] == [None]
+    cloud.all_judged()
+    assert [cloud.shared(generation_id) for generation_id in story.ids] == [None]
 
 
 def test_anonymous_text_to_image_is_shared_whatever_the_flag_and_says_so(
-    horde: Horde, stories: dict[str, Story]
+    cloud: OperatedCloud, stories: dict[str, Story]
 ) -> None:
     story = stories["anonymous"]
     assert story.accepted["kudos"] == 1 + 1
     assert "always shared" in story.accepted["message"]
     assert story.status["shared"] is True
     assert story.paid == 0
-    assert horde.shared_soon(story.ids[0])["consent"] == "anonymous-default"
+    assert cloud.shared_soon(story.ids[0])["consent"] == "anonymous-default"
 
 
 def test_image_to_image_is_never_shared_and_pays_the_full_tax(
-    horde: Horde, stories: dict[str, Story]
+    cloud: OperatedCloud, stories: dict[str, Story]
 ) -> None:
     story = stories["img2img"]
     assert story.accepted["kudos"] == 1 + 3
     assert "not be shared" in story.accepted["message"]
     assert story.status["shared"] is False
-    horde.all_judged()
-    assert horde.shared(story.ids[0]) is None
+    cloud.all_judged()
+    assert cloud.shared(story.ids[0]) is None
 
 
-def test_inpainting_is_drawn_and_never_shared(horde: Horde, stories: dict[str, Story]) -> None:
+def test_inpainting_is_drawn_and_never_shared(
+    cloud: OperatedCloud, stories: dict[str, Story]
+) -> None:
     story = stories["inpainting"]
     assert story.accepted["kudos"] == story.paid == 1 + 3
     assert story.status["shared"] is False
-    horde.all_judged()
-    assert horde.shared(story.ids[0]) is None
+    cloud.all_judged()
+    assert cloud.shared(story.ids[0]) is None
 
 
-def test_a_webhook_is_called_and_holds_nothing_up(horde: Horde, stories: dict[str, Story]) -> None:
+def test_a_webhook_is_called_and_holds_nothing_up(
+    cloud: OperatedCloud, stories: dict[str, Story]
+) -> None:
     assert len(stories["webhook"].ids) == 1
     # It comes back until its third try, for minutes.
-    assert horde.cloud.messages("enqueue", "WEBHOOKS_QUEUE_URL") == 1
+    assert cloud.local.messages("enqueue", "WEBHOOKS_QUEUE_URL") == 1
 
 
-def test_metadata_is_flat_and_leads_to_nobody(horde: Horde, stories: dict[str, Story]) -> None:
+def test_metadata_is_flat_and_leads_to_nobody(
+    cloud: OperatedCloud, stories: dict[str, Story]
+) -> None:
     story = stories["shared"]
-    row = horde.shared_soon(story.ids[0])
+    row = cloud.shared_soon(story.ids[0])
     assert not any(isinstance(value, dict | list) or value is None for value in row.values())
     account = story.client.expect(200, "GET", "/api/v2/find_user")
     assert account["username"].partition("#")[0] not in str(row)
@@ -133,59 +139,61 @@ def test_what_is_downloaded_is_a_webp_of_the_asked_size(stories: dict[str, Story
                 assert (image.format, image.size) == ("WEBP", (64, 64))
 
 
-def test_an_upload_before_its_settlement_is_shared_later(horde: Horde, model: str) -> None:
-    horde.all_judged()
-    worker, client = horde.worker(), horde.user()
+def test_an_upload_before_its_settlement_is_shared_later(cloud: OperatedCloud, model: str) -> None:
+    cloud.all_judged()
+    worker, client = cloud.worker(), cloud.user()
     client.generate(wish(models=[model], shared=True))
     job = worker.pop(models=[model])
     assert worker.fetch("PUT", job["r2_upload"], webp()).status == 200
     # Its event has come; it is found unsettled and put off.
-    until("the event", lambda: horde.cloud.uploads_waiting() > 0, seconds=30, every=0.01)
+    until("the event", lambda: cloud.local.uploads_waiting() > 0, seconds=30, every=0.01)
     time.sleep(1)
-    assert horde.shared(job["id"]) is None
+    assert cloud.shared(job["id"]) is None
     assert worker.submit(job["id"]).status == 200
-    assert horde.shared_soon(job["id"])["prompt"] == "a fox"
+    assert cloud.shared_soon(job["id"])["prompt"] == "a fox"
 
 
-def test_r2_false_answers_in_base64(horde: Horde, model: str) -> None:
-    worker, client = horde.worker(), horde.user()
+def test_r2_false_answers_in_base64(cloud: OperatedCloud, model: str) -> None:
+    worker, client = cloud.worker(), cloud.user()
     accepted = client.generate(wish(models=[model], r2=False))
     job = worker.pop(models=[model])
     drawn = webp()
     sent = worker.submit(job["id"], generation=base64.b64encode(drawn).decode())
     assert sent.status == 200
-    status = horde.done(client, accepted["id"])
+    status = cloud.done(client, accepted["id"])
     assert base64.b64decode(status["generations"][0]["img"]) == drawn
 
 
-def test_what_was_drawn_is_counted_from_the_stream(horde: Horde, stories: dict[str, Story]) -> None:
+def test_what_was_drawn_is_counted_from_the_stream(
+    cloud: OperatedCloud, stories: dict[str, Story]
+) -> None:
     images = sum(len(story.ids) for story in stories.values())
 
     def counted() -> Any:
-        totals = horde.cloud.store.totals(time.time_ns() // 1_000_000)
+        totals = cloud.local.store.counters.totals(time.time_ns() // 1_000_000)
         return totals if totals.total.images >= images else None
 
     found = until("the tally", counted, seconds=PATIENCE_S)
     assert found.day.pixelsteps == found.total.pixelsteps >= images * 64 * 64 * 4
-    shown = horde.anonymous.expect(200, "GET", "/api/v2/stats/img/totals")
+    shown = cloud.anonymous.expect(200, "GET", "/api/v2/stats/img/totals")
     assert shown["total"]["images"] >= images
     assert shown["anonymous"]["requests"] >= 2
     drawn_by = stories["shared"].status["generations"][0]["worker_id"]
-    worker = horde.anonymous.expect(200, "GET", f"/api/v2/workers/{drawn_by}")
+    worker = cloud.anonymous.expect(200, "GET", f"/api/v2/workers/{drawn_by}")
     assert worker["requests_fulfilled"] >= images
     assert worker["performance"].endswith("megapixelsteps per second")
-    assert worker in horde.anonymous.expect(200, "GET", "/api/v2/workers")
-    horde.sweep()
+    assert worker in cloud.anonymous.expect(200, "GET", "/api/v2/workers")
+    cloud.sweep()
 
     def listed() -> Any:
-        rows = horde.anonymous.expect(200, "GET", "/api/v2/status/models")
+        rows = cloud.anonymous.expect(200, "GET", "/api/v2/status/models")
         return [row for row in rows if row["count"] and row["performance"]]
 
     assert until("the census", listed, seconds=PATIENCE_S)
 
 
-def test_an_owner_changes_and_deletes_a_worker(horde: Horde, model: str) -> None:
-    worker = horde.worker()
+def test_an_owner_changes_and_deletes_a_worker(cloud: OperatedCloud, model: str) -> None:
+    worker = cloud.worker()
     worker.pop(models=[model], name=f"first {model}")
     path = f"/api/v2/workers/name/first%20{model}"
     found = worker.expect(200, "GET", path)

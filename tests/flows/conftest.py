@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.cloud import Cloud, cloud, moto_clients
+from tests.support.cloud import Cloud, fresh_cloud, moto_clients
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +16,8 @@ def clients() -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture
-def horde(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
+def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
     """A fresh cloud; its books are proven after every test."""
-    with cloud(template, clients) as made:
+    with fresh_cloud(template, clients) as made:
         yield made
         made.audit()

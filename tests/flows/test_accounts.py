@@ -4,34 +4,34 @@ from typing import Any
 
 import pytest
 
-from horde.fleet import WORKER_KEEP_S
-from horde.model import REQUEST_LIFE_S
+from horde.rules import ruleset
+from horde.store.workers import WORKER_KEEP_S
 from tests.support.cloud import ANONYMOUS, Cloud, Reply
 
 ONE = "/api/v2/users/{id}"
 
 
-def find(horde: Cloud, key: str) -> Any:
-    horde.pay()
-    answer = horde.call("GET /api/v2/find_user", key=key)
+def find(cloud: Cloud, key: str) -> Any:
+    cloud.pay()
+    answer = cloud.call("GET /api/v2/find_user", key=key)
     assert answer.status == 200, answer
     return answer.body
 
 
-def show(horde: Cloud, user: object, key: str | None = None) -> Reply:
-    return horde.call(f"GET {ONE}", key=key, id=str(user))
+def show(cloud: Cloud, user: object, key: str | None = None) -> Reply:
+    return cloud.call(f"GET {ONE}", key=key, id=str(user))
 
 
-def change(horde: Cloud, key: str, user: object, **fields: Any) -> Reply:
-    return horde.call(f"PUT {ONE}", fields, key=key, id=str(user))
+def change(cloud: Cloud, key: str, user: object, **fields: Any) -> Reply:
+    return cloud.call(f"PUT {ONE}", fields, key=key, id=str(user))
 
 
-def delete(horde: Cloud, key: str, user: object) -> Reply:
-    return horde.call(f"DELETE {ONE}", key=key, id=str(user))
+def delete(cloud: Cloud, key: str, user: object) -> Reply:
+    return cloud.call(f"DELETE {ONE}", key=key, id=str(user))
 
 
-def listed(horde: Cloud, **query: str) -> list[int]:
-    answer = horde.call("GET /api/v2/users", query=query)
+def listed(cloud: Cloud, **query: str) -> list[int]:
+    answer = cloud.call("GET /api/v2/users", query=query)
     assert answer.status == 200, answer
     return [user["id"] for user in answer.body]
 
@@ -42,18 +42,18 @@ def refused(answer: Reply, rc: str, status: int = 403) -> None:
 
 
 @pytest.fixture
-def admin(horde: Cloud) -> str:
+def admin(cloud: Cloud) -> str:
     """The key of an account that the operator named."""
-    horde.overrides["ADMINS"] = "77, 1"
-    user, key = horde.register("root")
+    cloud.overrides["ADMINS"] = "77, 1"
+    user, key = cloud.register("root")
     assert user == 1
     return key
 
 
 @pytest.fixture
-def moderator(horde: Cloud, admin: str) -> str:
-    user, key = horde.register("mod")
-    assert change(horde, admin, user, moderator=True).body == {"moderator": True}
+def moderator(cloud: Cloud, admin: str) -> str:
+    user, key = cloud.register("mod")
+    assert change(cloud, admin, user, moderator=True).body == {"moderator": True}
     return key
 
 
@@ -66,10 +66,10 @@ def nulls(value: Any) -> bool:
 # --- what is shown --------------------------------------------------------------------------------
 
 
-def test_a_new_account_is_shown_whole_and_without_nulls(horde: Cloud) -> None:
-    ada, key = horde.register("ada")
-    horde.clock.pass_seconds(100)
-    found = find(horde, key)
+def test_a_new_account_is_shown_whole_and_without_nulls(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada")
+    cloud.clock.pass_seconds(100)
+    found = find(cloud, key)
     assert 99 <= found.pop("account_age") <= 110
     amounts = {"image": 0, "text": 0, "interrogation": 0}
     assert found == {
@@ -111,18 +111,18 @@ def test_a_new_account_is_shown_whole_and_without_nulls(horde: Cloud) -> None:
         "monthly_kudos": {"amount": 0},
         "sharedkey_ids": [],
     }
-    assert not nulls(find(horde, ANONYMOUS))
+    assert not nulls(find(cloud, ANONYMOUS))
 
 
-def test_an_account_says_where_its_kudos_come_from(horde: Cloud) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    bob, other = horde.register("bob", kudos=50)
-    worker = horde.worker_key(ada)
-    horde.generate(key, params={"n": 2})  # 20
-    horde.draw(worker)  # + 14
-    horde.call("POST /api/v2/kudos/transfer", {"username": f"bob#{bob}", "amount": 30}, key=key)
-    horde.call("POST /api/v2/kudos/award", {"username": f"bob#{bob}", "amount": 5}, key=key)
-    mine, his = find(horde, key), find(horde, other)
+def test_an_account_says_where_its_kudos_come_from(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada", kudos=1000)
+    bob, other = cloud.register("bob", kudos=50)
+    worker = cloud.worker_key(ada)
+    cloud.generate(key, params={"n": 2})  # 20
+    cloud.draw(worker)  # + 14
+    cloud.call("POST /api/v2/kudos/transfer", {"username": f"bob#{bob}", "amount": 30}, key=key)
+    cloud.call("POST /api/v2/kudos/award", {"username": f"bob#{bob}", "amount": 5}, key=key)
+    mine, his = find(cloud, key), find(cloud, other)
     parts = mine["kudos_details"]
     assert (parts["accumulated"], parts["admin"], parts["gifted"]) == (-6, 1014, -30)
     assert sum(parts.values()) == mine["kudos"] == 978
@@ -131,16 +131,16 @@ def test_an_account_says_where_its_kudos_come_from(horde: Cloud) -> None:
     assert sum(parts.values()) == his["kudos"] == 99
 
 
-def test_an_account_counts_the_images_it_asked_for_and_drew(horde: Cloud) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    fleet, owner = horde.register("fleet")
-    worker = horde.worker_key(fleet)
-    request = horde.generate(key, params={"n": 3, "steps": 20}).body["id"]
-    job = horde.pop(worker).body
-    horde.upload(job["r2_upload"])
-    assert horde.submit(worker, job["id"], state="censored").status == 200
-    horde.cancel(request)  # asked for is asked for
-    mine, theirs = find(horde, key), find(horde, owner)
+def test_an_account_counts_the_images_it_asked_for_and_drew(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada", kudos=1000)
+    fleet, owner = cloud.register("fleet")
+    worker = cloud.worker_key(fleet)
+    request = cloud.generate(key, params={"n": 3, "steps": 20}).body["id"]
+    job = cloud.pop(worker).body
+    cloud.upload(job["r2_upload"])
+    assert cloud.submit(worker, job["id"], state="censored").status == 200
+    cloud.cancel(request)  # asked for is asked for
+    mine, theirs = find(cloud, key), find(cloud, owner)
     assert mine["usage"] == {"megapixelsteps": 15.73, "requests": 3}
     assert mine["records"]["request"]["image"] == 3
     assert mine["contributions"]["fulfillments"] == 0
@@ -150,66 +150,69 @@ def test_an_account_counts_the_images_it_asked_for_and_drew(horde: Cloud) -> Non
     assert ada != fleet
 
 
-def test_an_owner_finds_the_accounts_workers_and_others_their_number(horde: Cloud) -> None:
-    ada, key = horde.register("ada")
-    worker = horde.worker_key(ada)
+def test_an_owner_finds_the_accounts_workers_and_others_their_number(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada")
+    worker = cloud.worker_key(ada)
     for name in ("one", "two"):
-        horde.pop(worker, name=name)
-    ids = {row["id"]["S"] for row in horde.rows("WORKER")}
-    assert set(find(horde, key)["worker_ids"]) == ids
-    assert show(horde, ada).body["worker_count"] == 2
+        cloud.pop(worker, name=name)
+    ids = {row["id"]["S"] for row in cloud.rows("WORKER")}
+    assert set(find(cloud, key)["worker_ids"]) == ids
+    assert show(cloud, ada).body["worker_count"] == 2
     gone = min(ids)
-    assert horde.call("DELETE /api/v2/workers/{id}", key=key, id=gone).status == 200
-    assert find(horde, key)["worker_ids"] == [max(ids)]
-    horde.clock.pass_seconds(WORKER_KEEP_S)
-    assert find(horde, key)["worker_count"] == 0
+    assert cloud.call("DELETE /api/v2/workers/{id}", key=key, id=gone).status == 200
+    assert find(cloud, key)["worker_ids"] == [max(ids)]
+    cloud.clock.pass_seconds(WORKER_KEEP_S)
+    assert find(cloud, key)["worker_count"] == 0
 
 
-def test_a_worker_at_work_stays_in_its_owners_list(horde: Cloud) -> None:
-    ada, key = horde.register("ada")
-    worker = horde.worker_key(ada)
+def test_a_worker_at_work_stays_in_its_owners_list(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada")
+    worker = cloud.worker_key(ada)
     for _ in range(3):
-        horde.pop(worker)
-        horde.clock.pass_seconds(WORKER_KEEP_S / 2)
-    assert len(find(horde, key)["worker_ids"]) == 1
+        cloud.pop(worker)
+        cloud.clock.pass_seconds(WORKER_KEEP_S / 2)
+    assert len(find(cloud, key)["worker_ids"]) == 1
 
 
-def test_an_owner_finds_the_requests_that_are_not_over(horde: Cloud) -> None:
-    ada, key = horde.register("ada", kudos=1000)
+def test_an_owner_finds_the_requests_that_are_not_over(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada", kudos=1000)
     ids = []
     for _ in range(2):
-        ids.append(horde.generate(key).body["id"])
-        horde.clock.pass_seconds(1)
-    horde.generate(ANONYMOUS)
-    assert find(horde, key)["active_generations"]["image"] == ids[::-1]
-    job = horde.pop(horde.worker_key(horde.register("owner")[0])).body
+        ids.append(cloud.generate(key).body["id"])
+        cloud.clock.pass_seconds(1)
+    cloud.generate(ANONYMOUS)
+    assert find(cloud, key)["active_generations"]["image"] == ids[::-1]
+    job = cloud.pop(cloud.worker_key(cloud.register("owner")[0])).body
     assert job["id"]
-    assert find(horde, key)["active_generations"]["image"] == ids[::-1]
-    horde.cancel(ids[1])
-    assert find(horde, key)["active_generations"]["image"] == ids[:1]
-    for seconds in (REQUEST_LIFE_S + 1, 60):  # the lease ends first, then the request
-        horde.clock.pass_seconds(seconds)
-        horde.sweep()
-    assert find(horde, key)["active_generations"]["image"] == []
-    assert "active_generations" not in show(horde, ada).body
+    assert find(cloud, key)["active_generations"]["image"] == ids[::-1]
+    cloud.cancel(ids[1])
+    assert find(cloud, key)["active_generations"]["image"] == ids[:1]
+    for seconds in (
+        ruleset.IN_FORCE.request_life_s + 1,
+        60,
+    ):  # the lease ends first, then the request
+        cloud.clock.pass_seconds(seconds)
+        cloud.sweep()
+    assert find(cloud, key)["active_generations"]["image"] == []
+    assert "active_generations" not in show(cloud, ada).body
 
 
-def test_a_shared_key_finds_its_owner_and_no_more(horde: Cloud) -> None:
-    ada, key = horde.register("ada")
-    made = horde.call("PUT /api/v2/sharedkeys", {"name": "friends"}, key=key).body["id"]
-    assert find(horde, key)["sharedkey_ids"] == [made]
-    change(horde, key, ada, contact="ada@example.org")
-    found = find(horde, made)
+def test_a_shared_key_finds_its_owner_and_no_more(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada")
+    made = cloud.call("PUT /api/v2/sharedkeys", {"name": "friends"}, key=key).body["id"]
+    assert find(cloud, key)["sharedkey_ids"] == [made]
+    change(cloud, key, ada, contact="ada@example.org")
+    found = find(cloud, made)
     assert (found["id"], found["username"]) == (ada, "ada (Shared Key: friends)")
     assert {"sharedkey_ids", "contact", "worker_ids"}.isdisjoint(found)
     unknown = "11111111-2222-4333-8444-555555555555"
-    refused(horde.call("GET /api/v2/find_user", key=unknown), "UserNotFound", 404)
+    refused(cloud.call("GET /api/v2/find_user", key=unknown), "UserNotFound", 404)
 
 
-def test_an_account_is_shown_by_its_number(horde: Cloud, moderator: str) -> None:
-    (ada, key), (_, other) = horde.register("ada"), horde.register("bob")
-    change(horde, key, ada, contact="ada@example.org")
-    change(horde, moderator, ada, admin_comment="a good one")
+def test_an_account_is_shown_by_its_number(cloud: Cloud, moderator: str) -> None:
+    (ada, key), (_, other) = cloud.register("ada"), cloud.register("bob")
+    change(cloud, key, ada, contact="ada@example.org")
+    change(cloud, moderator, ada, admin_comment="a good one")
     owners = {"sharedkey_ids", "contact", "worker_ids", "active_generations"}
     private = {*owners, "admin_comment"}
     for who, seen in (
@@ -219,20 +222,20 @@ def test_an_account_is_shown_by_its_number(horde: Cloud, moderator: str) -> None
         (key, owners),
         (moderator, private),
     ):
-        body = show(horde, ada, who).body
+        body = show(cloud, ada, who).body
         assert body["username"] == f"ada#{ada}"
         assert private & set(body) == seen
-    refused(show(horde, ada, "x" * 22), "InvalidAPIKey", 401)
-    assert show(horde, 0).body["username"] == "Anonymous#0"
+    refused(show(cloud, ada, "x" * 22), "InvalidAPIKey", 401)
+    assert show(cloud, 0).body["username"] == "Anonymous#0"
 
 
 @pytest.mark.parametrize("number", ["99", "x", "-1", "1.0", "²", "9" * 5000, "99999999999", "\x00"])
-def test_an_unknown_account_is_a_404(horde: Cloud, number: str) -> None:
-    _, key = horde.register("ada")
+def test_an_unknown_account_is_a_404(cloud: Cloud, number: str) -> None:
+    _, key = cloud.register("ada")
     for answer in (
-        show(horde, number),
-        change(horde, key, number, username="someone"),
-        delete(horde, key, number),
+        show(cloud, number),
+        change(cloud, key, number, username="someone"),
+        delete(cloud, key, number),
     ):
         refused(answer, "UserNotFound", 404)
 
@@ -240,24 +243,24 @@ def test_an_unknown_account_is_a_404(horde: Cloud, number: str) -> None:
 # --- the list -------------------------------------------------------------------------------------
 
 
-def test_the_list_is_in_order_of_kudos_whatever_moves_them(horde: Cloud) -> None:
-    keys = dict(horde.register(f"user{n}", kudos=n * 100) for n in range(1, 5))
-    assert listed(horde) == [4, 3, 2, 1]
-    horde.call("POST /api/v2/kudos/transfer", {"username": "user1#1", "amount": 400}, key=keys[4])
-    horde.store.grant(2, 150)
-    assert listed(horde) == [1, 2, 3, 4]
-    assert horde.generate(keys[1], params={"n": 20}).status == 202  # 200
-    assert listed(horde) == [2, 1, 3, 4] if horde.kudos(2) > horde.kudos(1) else [1, 2, 3, 4]
+def test_the_list_is_in_order_of_kudos_whatever_moves_them(cloud: Cloud) -> None:
+    keys = dict(cloud.register(f"user{n}", kudos=n * 100) for n in range(1, 5))
+    assert listed(cloud) == [4, 3, 2, 1]
+    cloud.call("POST /api/v2/kudos/transfer", {"username": "user1#1", "amount": 400}, key=keys[4])
+    cloud.store.accounts.grant(2, 150)
+    assert listed(cloud) == [1, 2, 3, 4]
+    assert cloud.generate(keys[1], params={"n": 20}).status == 202  # 200
+    assert listed(cloud) == [2, 1, 3, 4] if cloud.kudos(2) > cloud.kudos(1) else [1, 2, 3, 4]
 
 
-def test_the_list_has_25_accounts_a_page(horde: Cloud) -> None:
+def test_the_list_has_25_accounts_a_page(cloud: Cloud) -> None:
     for n in range(1, 28):
-        horde.register(f"user{n}", kudos=n if n % 2 else 0)
+        cloud.register(f"user{n}", kudos=n if n % 2 else 0)
     rich = [*range(27, 0, -2), *range(2, 28, 2)]
-    assert listed(horde, sort="age") == list(range(1, 26))
-    assert listed(horde, sort="age", page="2") == [26, 27]
-    assert listed(horde, sort="age", page="3") == []
-    pages = [listed(horde, page=str(n)) for n in range(1, 4)]
+    assert listed(cloud, sort="age") == list(range(1, 26))
+    assert listed(cloud, sort="age", page="2") == [26, 27]
+    assert listed(cloud, sort="age", page="3") == []
+    pages = [listed(cloud, page=str(n)) for n in range(1, 4)]
     assert [len(page) for page in pages] == [25, 2, 0]
     assert [user for page in pages for user in page] == rich
 
@@ -273,38 +276,38 @@ def test_the_list_has_25_accounts_a_page(horde: Cloud) -> None:
     ],
 )
 def test_a_list_that_is_not_is_a_schema_error(
-    horde: Cloud, query: dict[str, str], field: str
+    cloud: Cloud, query: dict[str, str], field: str
 ) -> None:
-    answer = horde.call("GET /api/v2/users", query=query)
+    answer = cloud.call("GET /api/v2/users", query=query)
     assert (answer.status, list(answer.body["errors"])) == (400, [field])
 
 
 @pytest.mark.parametrize(
     "query", [{"page": "41"}, {"page": "10001", "sort": "age"}, {"page": "9" * 40}]
 )
-def test_a_page_beyond_the_last_is_empty(horde: Cloud, query: dict[str, str]) -> None:
-    horde.register("ada")
-    assert listed(horde, **query) == []
+def test_a_page_beyond_the_last_is_empty(cloud: Cloud, query: dict[str, str]) -> None:
+    cloud.register("ada")
+    assert listed(cloud, **query) == []
 
 
-def test_the_list_shows_what_everybody_may_see(horde: Cloud, moderator: str) -> None:
-    body = horde.call("GET /api/v2/users", key=moderator).body
+def test_the_list_shows_what_everybody_may_see(cloud: Cloud, moderator: str) -> None:
+    body = cloud.call("GET /api/v2/users", key=moderator).body
     assert all({"sharedkey_ids", "contact", "admin_comment"}.isdisjoint(user) for user in body)
-    masked = horde.call("GET /api/v2/users", headers={"X-Fields": "id"}).body
+    masked = cloud.call("GET /api/v2/users", headers={"X-Fields": "id"}).body
     assert all(list(user) == ["id"] for user in masked)
 
 
 # --- changes --------------------------------------------------------------------------------------
 
 
-def test_an_owner_renames_himself_and_leaves_a_contact(horde: Cloud) -> None:
-    ada, key = horde.register("ada")
-    answer = change(horde, key, ada, username="lovelace", contact="ada@example.org")
+def test_an_owner_renames_himself_and_leaves_a_contact(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada")
+    answer = change(cloud, key, ada, username="lovelace", contact="ada@example.org")
     assert (answer.status, answer.body) == (
         200,
         {"username": f"lovelace#{ada}", "contact": "ada@example.org"},
     )
-    assert find(horde, key)["username"] == f"lovelace#{ada}"
+    assert find(cloud, key)["username"] == f"lovelace#{ada}"
 
 
 @pytest.mark.parametrize(
@@ -327,23 +330,23 @@ def test_an_owner_renames_himself_and_leaves_a_contact(horde: Cloud) -> None:
     ],
 )
 def test_a_change_out_of_range_is_a_schema_error(
-    horde: Cloud, admin: str, field: str, value: Any
+    cloud: Cloud, admin: str, field: str, value: Any
 ) -> None:
-    ada, _ = horde.register("ada")
-    answer = change(horde, admin, ada, **{field: value})
+    ada, _ = cloud.register("ada")
+    answer = change(cloud, admin, ada, **{field: value})
     assert (answer.status, list(answer.body["errors"])) == (400, [field])
 
 
-def test_a_name_of_more_than_30_characters_is_too_long(horde: Cloud) -> None:
-    ada, key = horde.register("ada")
-    refused(change(horde, key, ada, username="x" * 31), "TooLongUserName", 400)
-    assert change(horde, key, ada, username="x" * 30).status == 200
+def test_a_name_of_more_than_30_characters_is_too_long(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada")
+    refused(change(cloud, key, ada, username="x" * 31), "TooLongUserName", 400)
+    assert change(cloud, key, ada, username="x" * 30).status == 200
 
 
-def test_a_change_of_nothing_is_refused(horde: Cloud) -> None:
-    ada, key = horde.register("ada")
+def test_a_change_of_nothing_is_refused(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada")
     for fields in ({}, {"username": None}, {"colour": "red"}):
-        refused(change(horde, key, ada, **fields), "NoUserModSelected", 400)
+        refused(change(cloud, key, ada, **fields), "NoUserModSelected", 400)
 
 
 @pytest.mark.parametrize(
@@ -363,13 +366,13 @@ def test_a_change_of_nothing_is_refused(horde: Cloud) -> None:
     ],
 )
 def test_what_has_no_effect_is_refused_and_nothing_is_changed(
-    horde: Cloud, admin: str, field: str
+    cloud: Cloud, admin: str, field: str
 ) -> None:
-    ada, _ = horde.register("ada")
-    answer = change(horde, admin, ada, **{field: True, "username": "changed"})
+    ada, _ = cloud.register("ada")
+    answer = change(cloud, admin, ada, **{field: True, "username": "changed"})
     refused(answer, "BadRequest", 400)
     assert field in answer.body["message"]
-    assert show(horde, ada).body["username"] == f"ada#{ada}"
+    assert show(cloud, ada).body["username"] == f"ada#{ada}"
 
 
 @pytest.mark.parametrize(
@@ -388,125 +391,125 @@ def test_what_has_no_effect_is_refused_and_nothing_is_changed(
     ],
 )
 def test_who_may_change_what(
-    horde: Cloud, moderator: str, admin: str, field: str, value: Any, rc: str
+    cloud: Cloud, moderator: str, admin: str, field: str, value: Any, rc: str
 ) -> None:
-    (ada, key), (_, other) = horde.register("ada"), horde.register("bob")
+    (ada, key), (_, other) = cloud.register("ada"), cloud.register("bob")
     for who in (other, ANONYMOUS):
-        refused(change(horde, who, ada, **{field: value}), rc)
-    by_owner = change(horde, key, ada, **{field: value})
-    by_moderator = change(horde, moderator, ada, **{field: value})
+        refused(change(cloud, who, ada, **{field: value}), rc)
+    by_owner = change(cloud, key, ada, **{field: value})
+    by_moderator = change(cloud, moderator, ada, **{field: value})
     assert (by_owner.status == 200) is (rc == "NotOwner")
     assert (by_moderator.status == 200) is (rc != "NotAdmin")
-    assert change(horde, admin, ada, **{field: value}).status == 200
-    refused(change(horde, "x" * 22, ada, **{field: value}), "InvalidAPIKey", 401)
-    assert "apikey" in horde.call(f"PUT {ONE}", {field: value}, id=str(ada)).body["errors"]
+    assert change(cloud, admin, ada, **{field: value}).status == 200
+    refused(change(cloud, "x" * 22, ada, **{field: value}), "InvalidAPIKey", 401)
+    assert "apikey" in cloud.call(f"PUT {ONE}", {field: value}, id=str(ada)).body["errors"]
 
 
-def test_nobody_changes_or_deletes_the_anonymous_account(horde: Cloud, admin: str) -> None:
-    refused(change(horde, admin, 0, concurrency=5), "AnonForbiddenUserMod")
-    refused(change(horde, ANONYMOUS, 0, username="nobody"), "AnonForbiddenUserMod")
-    refused(delete(horde, ANONYMOUS, 0), "AnonForbiddenUserMod")
+def test_nobody_changes_or_deletes_the_anonymous_account(cloud: Cloud, admin: str) -> None:
+    refused(change(cloud, admin, 0, concurrency=5), "AnonForbiddenUserMod")
+    refused(change(cloud, ANONYMOUS, 0, username="nobody"), "AnonForbiddenUserMod")
+    refused(delete(cloud, ANONYMOUS, 0), "AnonForbiddenUserMod")
 
 
 def test_a_moderator_sets_how_much_an_account_may_have_waiting(
-    horde: Cloud, moderator: str
+    cloud: Cloud, moderator: str
 ) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    assert change(horde, moderator, ada, concurrency=2).body == {"concurrency": 2}
-    assert find(horde, key)["concurrency"] == 2
-    assert horde.generate(key, params={"n": 3}).status == 429
-    assert change(horde, moderator, ada, concurrency=0).body == {"concurrency": 0}
-    assert horde.generate(key).status == 429
-    assert change(horde, moderator, ada, concurrency=3).status == 200
-    assert horde.generate(key, params={"n": 3}).status == 202
+    ada, key = cloud.register("ada", kudos=1000)
+    assert change(cloud, moderator, ada, concurrency=2).body == {"concurrency": 2}
+    assert find(cloud, key)["concurrency"] == 2
+    assert cloud.generate(key, params={"n": 3}).status == 429
+    assert change(cloud, moderator, ada, concurrency=0).body == {"concurrency": 0}
+    assert cloud.generate(key).status == 429
+    assert change(cloud, moderator, ada, concurrency=3).status == 200
+    assert cloud.generate(key, params={"n": 3}).status == 202
 
 
-def test_a_flag_is_set_and_taken_away(horde: Cloud, moderator: str) -> None:
-    (ada, key), (bob, _) = horde.register("ada", kudos=100), horde.register("bob")
+def test_a_flag_is_set_and_taken_away(cloud: Cloud, moderator: str) -> None:
+    (ada, key), (bob, _) = cloud.register("ada", kudos=100), cloud.register("bob")
     body = {"username": f"bob#{bob}", "amount": 10}
-    assert change(horde, moderator, ada, flagged=True).body == {"flagged": True}
-    assert find(horde, key)["flagged"] is True
-    answer = horde.call("POST /api/v2/kudos/transfer", body, key=key)
+    assert change(cloud, moderator, ada, flagged=True).body == {"flagged": True}
+    assert find(cloud, key)["flagged"] is True
+    answer = cloud.call("POST /api/v2/kudos/transfer", body, key=key)
     refused(answer, "SourceAccountFlagged", 400)
-    assert change(horde, moderator, ada, flagged=False).body == {"flagged": False}
-    assert horde.call("POST /api/v2/kudos/transfer", body, key=key).status == 200
+    assert change(cloud, moderator, ada, flagged=False).body == {"flagged": False}
+    assert cloud.call("POST /api/v2/kudos/transfer", body, key=key).status == 200
 
 
 def test_an_admin_gives_and_takes_kudos_with_an_entry_in_the_ledger(
-    horde: Cloud, admin: str
+    cloud: Cloud, admin: str
 ) -> None:
-    ada, _ = horde.register("ada", kudos=6)
-    answer = change(horde, admin, ada, kudos=100, trusted=True)
+    ada, _ = cloud.register("ada", kudos=6)
+    answer = change(cloud, admin, ada, kudos=100, trusted=True)
     assert answer.body == {"new_kudos": 120, "trusted": True}
-    entry = horde.ledger(ada)[-1]
+    entry = cloud.ledger(ada)[-1]
     assert (entry["kind"], entry["amount"]) == ("ADMIN_ADJUSTMENT", 100)
-    refused(change(horde, admin, ada, kudos=-107, flagged=True), "BadRequest", 400)
-    assert show(horde, ada).body["flagged"] is False
-    assert change(horde, admin, ada, kudos=-106).body == {"new_kudos": 14}
-    assert change(horde, admin, ada, kudos=0).body == {"new_kudos": 14}
+    refused(change(cloud, admin, ada, kudos=-107, flagged=True), "BadRequest", 400)
+    assert show(cloud, ada).body["flagged"] is False
+    assert change(cloud, admin, ada, kudos=-106).body == {"new_kudos": 14}
+    assert change(cloud, admin, ada, kudos=0).body == {"new_kudos": 14}
 
 
 def test_a_moderator_who_is_one_no_longer_may_do_nothing(
-    horde: Cloud, admin: str, moderator: str
+    cloud: Cloud, admin: str, moderator: str
 ) -> None:
-    ada, _ = horde.register("ada")
-    assert change(horde, moderator, ada, trusted=True).status == 200
-    assert change(horde, admin, find(horde, moderator)["id"], moderator=False).status == 200
-    refused(change(horde, moderator, ada, trusted=False), "NotModerator")
+    ada, _ = cloud.register("ada")
+    assert change(cloud, moderator, ada, trusted=True).status == 200
+    assert change(cloud, admin, find(cloud, moderator)["id"], moderator=False).status == 200
+    refused(change(cloud, moderator, ada, trusted=False), "NotModerator")
 
 
 # --- deleting -------------------------------------------------------------------------------------
 
 
-def test_a_deleted_accounts_keys_are_refused_everywhere(horde: Cloud) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    made = horde.call("PUT /api/v2/sharedkeys", {"name": "friends"}, key=key).body["id"]
-    worker = horde.worker_key(ada)
-    assert delete(horde, key, ada).body == {"message": "OK"}
+def test_a_deleted_accounts_keys_are_refused_everywhere(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada", kudos=1000)
+    made = cloud.call("PUT /api/v2/sharedkeys", {"name": "friends"}, key=key).body["id"]
+    worker = cloud.worker_key(ada)
+    assert delete(cloud, key, ada).body == {"message": "OK"}
     for answer in (
-        horde.call("GET /api/v2/find_user", key=key),
-        horde.call("GET /api/v2/find_user", key=made),
-        horde.generate(key),
-        horde.generate(made),
-        horde.pop(worker),
-        change(horde, key, ada, username="again"),
-        delete(horde, key, ada),
-        horde.call("POST /api/v2/kudos/transfer", {"username": "x#1"}, key=key),
-        horde.call("PUT /api/v2/sharedkeys", {"name": "more"}, key=key),
-        horde.call("DELETE /api/v2/sharedkeys/{id}", key=key, id=made),
+        cloud.call("GET /api/v2/find_user", key=key),
+        cloud.call("GET /api/v2/find_user", key=made),
+        cloud.generate(key),
+        cloud.generate(made),
+        cloud.pop(worker),
+        change(cloud, key, ada, username="again"),
+        delete(cloud, key, ada),
+        cloud.call("POST /api/v2/kudos/transfer", {"username": "x#1"}, key=key),
+        cloud.call("PUT /api/v2/sharedkeys", {"name": "more"}, key=key),
+        cloud.call("DELETE /api/v2/sharedkeys/{id}", key=key, id=made),
     ):
         refused(answer, "DeletedUser")
-    assert horde.kudos(ada) == 1014
+    assert cloud.kudos(ada) == 1014
 
 
 def test_a_deleted_account_is_off_the_list_until_it_is_undeleted(
-    horde: Cloud, moderator: str
+    cloud: Cloud, moderator: str
 ) -> None:
-    ada, key = horde.register("ada", kudos=500)
-    assert delete(horde, key, ada).status == 200
-    assert ada not in listed(horde)
-    assert ada not in horde.store.richest(10)  # it takes nobody's place on a page
-    assert ada not in listed(horde, sort="age")
-    assert show(horde, ada).body["deleted"] is True
-    assert change(horde, moderator, ada, undelete=False).status == 200
-    assert show(horde, ada).body["deleted"] is True
-    assert change(horde, moderator, ada, undelete=True).body == {"deleted": False}
-    assert listed(horde)[0] == ada
-    assert ada in listed(horde, sort="age")
-    assert find(horde, key)["kudos"] == 514
+    ada, key = cloud.register("ada", kudos=500)
+    assert delete(cloud, key, ada).status == 200
+    assert ada not in listed(cloud)
+    assert ada not in cloud.store.accounts.top_by_kudos(10)  # it takes nobody's place on a page
+    assert ada not in listed(cloud, sort="age")
+    assert show(cloud, ada).body["deleted"] is True
+    assert change(cloud, moderator, ada, undelete=False).status == 200
+    assert show(cloud, ada).body["deleted"] is True
+    assert change(cloud, moderator, ada, undelete=True).body == {"deleted": False}
+    assert listed(cloud)[0] == ada
+    assert ada in listed(cloud, sort="age")
+    assert find(cloud, key)["kudos"] == 514
 
 
-def test_only_the_owner_and_moderators_delete_an_account(horde: Cloud, moderator: str) -> None:
-    (ada, _), (_, other) = horde.register("ada"), horde.register("bob")
+def test_only_the_owner_and_moderators_delete_an_account(cloud: Cloud, moderator: str) -> None:
+    (ada, _), (_, other) = cloud.register("ada"), cloud.register("bob")
     for who in (other, ANONYMOUS):
-        refused(delete(horde, who, ada), "NotOwner")
-    assert delete(horde, moderator, ada).status == 200
-    assert delete(horde, moderator, ada).status == 200
+        refused(delete(cloud, who, ada), "NotOwner")
+    assert delete(cloud, moderator, ada).status == 200
+    assert delete(cloud, moderator, ada).status == 200
 
 
-def test_what_a_deleted_account_asked_for_is_refunded_to_it(horde: Cloud) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    request = horde.generate(key).body["id"]
-    assert delete(horde, key, ada).status == 200
-    horde.cancel(request)
-    assert horde.kudos(ada) == 1014
+def test_what_a_deleted_account_asked_for_is_refunded_to_it(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada", kudos=1000)
+    request = cloud.generate(key).body["id"]
+    assert delete(cloud, key, ada).status == 200
+    cloud.cancel(request)
+    assert cloud.kudos(ada) == 1014

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from horde import openapi
+from horde.edge import openapi
 from tests.support.cloud import ANONYMOUS, Cloud
 from tests.support.wsgi import Gateway
 
@@ -51,16 +51,16 @@ bounded = settings(
 class Known:
     """Things that exist, so that not every guess ends at a 404 or 401."""
 
-    def __init__(self, horde: Cloud) -> None:
-        user, key = horde.register("ada", kudos=100_000)
-        owner, _ = horde.register("owner")
-        worker = horde.worker_key(owner)
-        done = horde.generate(key, shared=True, params={"n": 2}).body["id"]
-        horde.draw(worker)
-        waiting = horde.generate(key).body["id"]
-        made = horde.call("PUT /api/v2/sharedkeys", {"name": "friends"}, key=key).body["id"]
+    def __init__(self, cloud: Cloud) -> None:
+        user, key = cloud.register("ada", kudos=100_000)
+        owner, _ = cloud.register("owner")
+        worker = cloud.worker_key(owner)
+        done = cloud.generate(key, shared=True, params={"n": 2}).body["id"]
+        cloud.draw(worker)
+        waiting = cloud.generate(key).body["id"]
+        made = cloud.call("PUT /api/v2/sharedkeys", {"name": "friends"}, key=key).body["id"]
         self.keys = [key, key, ANONYMOUS, worker, made, "wrong"]
-        (drawer,) = horde.store.workers_seen(0, 1)
+        (drawer,) = cloud.store.workers.seen_since(0, 1)
         self.paths = {"id": [done, waiting, str(user), drawer, made], "name": ["w1"]}
         self.dice = random.Random(0)
 
@@ -80,10 +80,10 @@ DESCRIBED = sorted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("route", DESCRIBED)
-def test_every_answer_is_as_described(horde: Cloud, route: str) -> None:
+def test_every_answer_is_as_described(cloud: Cloud, route: str) -> None:
     method, _, path = route.partition(" ")
-    known = Known(horde)
-    schema = schemathesis.openapi.from_wsgi("/api/swagger.json", Gateway(horde))
+    known = Known(cloud)
+    schema = schemathesis.openapi.from_wsgi("/api/swagger.json", Gateway(cloud))
     operation = schema[path][method]
 
     @given(case=operation.as_strategy(generation_mode=GenerationMode.POSITIVE))

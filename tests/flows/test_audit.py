@@ -12,16 +12,20 @@ from typing import Any
 
 import pytest
 
-from horde import clock, statistics
-from horde.clock import DAY_S
+from horde import clock
+from horde.rules import dates, statistics
+from horde.rules.dates import DAY_S
 from horde.store import Store
+from horde.store import counters as counter_items
+from horde.store.audit import AuditStore
+from horde.store.items import Row, row_of
+from horde.store.settlements import settlement_of
 from infra.operate import commands
 from infra.operate.audit.books import Books
 from infra.operate.audit.checks import Rule, View, judge
 from infra.operate.audit.run import audit
-from tests.support.cloud import ANONYMOUS, Cloud, cloud, png_base64
+from tests.support.cloud import ANONYMOUS, Cloud, fresh_cloud, png_base64
 
-Row = tuple[str, str]
 Item = dict[str, Any]
 
 
@@ -36,13 +40,13 @@ class Made:
     ids: dict[str, str] = field(default_factory=dict)
 
     def user(self, name: str) -> Row:
-        return (f"USER#{self.ids[name]}", "USER")
+        return Row(f"USER#{self.ids[name]}", "USER")
 
     def request(self, name: str) -> Row:
-        return (f"REQUEST#{self.ids[name]}", "REQUEST")
+        return Row(f"REQUEST#{self.ids[name]}", "REQUEST")
 
     def image(self, name: str, index: int = 0) -> Row:
-        return (f"GENERATION#{self.generation(name, index)}", "GENERATION")
+        return Row(f"GENERATION#{self.generation(name, index)}", "GENERATION")
 
     def generation(self, name: str, index: int = 0) -> str:
         return str(self.items[self.request(name)]["generations"]["L"][index]["S"])
@@ -58,7 +62,7 @@ class Made:
         return row
 
     def key(self, name: str = "gift") -> Row:
-        return (f"SHAREDKEY#{self.ids[name]}", "SHAREDKEY")
+        return Row(f"SHAREDKEY#{self.ids[name]}", "SHAREDKEY")
 
     def change(self, row: Row, **changes: Any) -> None:
         """Set attributes of an item, or take away those that are None."""
@@ -94,8 +98,8 @@ class Made:
         return row
 
     def ledger_row(self, user: str, days_ago: float = 0) -> Row:
-        at = clock.iso(int((self.now + 1 - days_ago * DAY_S) * 1000))  # after all others of today
-        return (f"USER#{self.ids[user]}", f"LEDGER#{at}#{uuid.uuid4()}")
+        at = dates.iso(int((self.now + 1 - days_ago * DAY_S) * 1000))  # after all others of today
+        return Row(f"USER#{self.ids[user]}", f"LEDGER#{at}#{uuid.uuid4()}")
 
     def found(self) -> set[tuple[str, Rule]]:
         books = Books(before=self.before, after=self.after)
@@ -114,33 +118,34 @@ def name(row: Row) -> str:
     return "/".join(row)
 
 
-def row_of(item: Item) -> Row:
-    return (item["pk"]["S"], item["sk"]["S"])
+def reads(cloud: Cloud) -> AuditStore:
+    return AuditStore(cloud.store.table)
 
 
-def everything(table: Store) -> dict[Row, Item]:
-    return {row_of(item): item for page in table.everything() for item in page}
+def everything(store: Store) -> dict[Row, Item]:
+    pages = AuditStore(store.table).everything()
+    return {row_of(item): item for page in pages for item in page}
 
 
-def fill(horde: Cloud) -> dict[str, str]:
+def fill(cloud: Cloud) -> dict[str, str]:
     """Do something of everything; returns the names of what came of it."""
     ids: dict[str, str] = {}
     keys: dict[str, str] = {}
     for user, kudos in (("owner", 0), ("ada", 1000), ("bob", 0), ("poor", 18), ("gone", 0)):
-        number, keys[user] = horde.register(user, kudos=kudos)
+        number, keys[user] = cloud.register(user, kudos=kudos)
         ids[user] = str(number)
-    worker = horde.worker_key(int(ids["owner"]))
+    worker = cloud.worker_key(int(ids["owner"]))
 
     def ask(what: str, key: str = keys["ada"], **fields: Any) -> None:
-        answer = horde.generate(key, **fields)
+        answer = cloud.generate(key, **fields)
         assert answer.status == 202, answer
         ids[what] = answer.body["id"]
 
     def give(state: str, count: int = 1) -> None:
-        job = horde.pop(worker, amount=count).body
+        job = cloud.pop(worker, amount=count).body
         for one, url in zip(job["ids"], job["r2_uploads"], strict=True):
-            horde.upload(url)
-            assert horde.submit(worker, one, state=state).status == 200
+            cloud.upload(url)
+            assert cloud.submit(worker, one, state=state).status == 200
 
     ask("shared", shared=True, params={"n": 2})
     give("ok")
@@ -149,41 +154,41 @@ def fill(horde: Cloud) -> dict[str, str]:
     give("ok")
     ask("painted", source_image=png_base64(), source_processing="img2img")
     give("ok")
-    ask("forgiven", keys["poor"], params={"n": 3})
+    ask("waived", keys["poor"], params={"n": 3})
     give("ok")
-    horde.cancel(ids["forgiven"])
-    ids["gift"] = horde.call(
+    cloud.cancel(ids["waived"])
+    ids["gift"] = cloud.call(
         "PUT /api/v2/sharedkeys", {"name": "gift", "kudos": 100}, key=keys["ada"]
     ).body["id"]
     ask("gifted", ids["gift"], params={"n": 2})
     give("ok")
-    horde.cancel(ids["gifted"])
+    cloud.cancel(ids["gifted"])
     ask("nobodys", ANONYMOUS)
-    horde.cancel(ids["nobodys"])
+    cloud.cancel(ids["nobodys"])
     ask("leased")
-    assert horde.pop(worker).body["id"]
+    assert cloud.pop(worker).body["id"]
     ask("waiting")
     ask("waiting shared", shared=True)
     transfer = {"username": f"bob#{ids['bob']}", "amount": 30}
-    assert horde.call("POST /api/v2/kudos/transfer", transfer, key=keys["ada"]).status == 200
-    generations = horde.status(ids["shared"]).body["generations"]
+    assert cloud.call("POST /api/v2/kudos/transfer", transfer, key=keys["ada"]).status == 200
+    generations = cloud.status(ids["shared"]).body["generations"]
     (shown,) = [one["id"] for one in generations if not one["censored"]]
     rating = {"ratings": [{"id": shown, "rating": 8}]}
-    answer = horde.call("POST /api/v2/generate/rate/{id}", rating, id=ids["shared"])
+    answer = cloud.call("POST /api/v2/generate/rate/{id}", rating, id=ids["shared"])
     assert answer.body["reward"] == 5, answer
-    gone = horde.call("DELETE /api/v2/users/{id}", key=keys["gone"], id=ids["gone"])
+    gone = cloud.call("DELETE /api/v2/users/{id}", key=keys["gone"], id=ids["gone"])
     assert gone.status == 200, gone
-    horde.settle_async()
-    horde.settle_async()
+    cloud.settle_async()
+    cloud.settle_async()
     return ids
 
 
 @pytest.fixture(scope="module")
 def _made(template: dict[str, Any], clients: dict[str, Any]) -> Made:
-    with cloud(template, clients) as horde:
-        ids = fill(horde)
-        counted = horde.store.counted()
-        made = Made(everything(horde.store), counted, dict(counted), clock.now(), ids)
+    with fresh_cloud(template, clients) as cloud:
+        ids = fill(cloud)
+        counted = reads(cloud).counted()
+        made = Made(everything(cloud.store), counted, dict(counted), clock.now(), ids)
     assert any(sk == "SHARED" for _, sk in made.items)
     return made
 
@@ -196,8 +201,8 @@ def made(_made: Made) -> Made:
 @pytest.fixture
 def bare(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
     """A cloud that nobody audits after the test."""
-    with cloud(template, clients) as horde:
-        yield horde
+    with fresh_cloud(template, clients) as cloud:
+        yield cloud
 
 
 def test_of_what_the_flows_made_nothing_is_found(made: Made) -> None:
@@ -210,7 +215,7 @@ def test_of_what_the_flows_made_nothing_is_found(made: Made) -> None:
 
 
 def test_an_empty_table_is_in_order(bare: Cloud) -> None:
-    assert audit(bare.store).lines() == [
+    assert audit(reads(bare)).lines() == [
         "all in order; 0 items: 0 accounts, 0 entries, 0 requests, 0 images"
     ]
 
@@ -252,7 +257,7 @@ def test_an_item_is_under_its_own_name(made: Made) -> None:
 def test_what_is_no_item_of_ours_does_not_end_the_audit(made: Made) -> None:
     for row in (("GENERATION#x", "GENERATION"), ("REQUEST#x", "REQUEST"), ("USER#x", "USER")):
         whole = made.items[made.image("waiting")] | made.items[made.request("waiting")]
-        made.items[row] = whole | {"pk": {"S": row[0]}, "sk": {"S": row[1]}, "id": {"S": "x"}}
+        made.items[Row(*row)] = whole | {"pk": {"S": row[0]}, "sk": {"S": row[1]}, "id": {"S": "x"}}
     assert {item for item, rule in made.found() if rule is Rule.READABLE} == {
         *("GENERATION#x/GENERATION", "REQUEST#x/REQUEST", "USER#x/USER")
     }
@@ -289,7 +294,7 @@ def test_a_refund_is_entered_once(made: Made) -> None:
 def test_a_reward_is_entered_once(made: Made) -> None:
     again = made.ledger_row("owner")
     made.items[again] = dict(made.items[made.entry("REWARD", made.generation("anonymous"))])
-    made.change(again, sk=again[1], tallied=None)
+    made.change(again, sk=again[1], posted=None)
     assert made.found() == {(name(again), Rule.ONCE)}
 
 
@@ -324,7 +329,7 @@ def test_a_transfer_is_between_two_users(made: Made) -> None:
     rows = [row for row, item in made.items.items() if item.get("kind") == {"S": "TRANSFER"}]
     (got,) = [row for row in rows if row[0] == made.user("bob")[0]]
     (sent,) = [row for row in rows if row != got]
-    moved = (sent[0], got[1] + "0")
+    moved = Row(sent[0], got[1] + "0")
     made.items[moved] = made.items.pop(got) | {"pk": {"S": moved[0]}, "sk": {"S": moved[1]}}
     made.move("bob", "received", -30)
     made.move("ada", "received", 30)
@@ -370,7 +375,8 @@ def test_a_lost_entry_is_found(made: Made) -> None:
 
 def test_a_balance_is_not_under_its_floor(made: Made) -> None:
     made.change(made.user("bob"), floor=45)
-    assert made.found() == {(name(made.user("bob")), Rule.FLOOR)}
+    user = name(made.user("bob"))
+    assert made.found() == {(user, Rule.FLOOR), (user, Rule.OPENED)}
 
 
 def test_an_account_was_opened_once(made: Made) -> None:
@@ -402,12 +408,12 @@ def test_a_ledger_is_an_accounts(made: Made) -> None:
 
 def test_no_request_writes_the_anonymous_account(made: Made) -> None:
     account = made.items[made.user("bob")]
-    made.items["USER#0", "USER"] = account | {"pk": {"S": "USER#0"}, "id": {"N": "0"}}
+    made.items[Row("USER#0", "USER")] = account | {"pk": {"S": "USER#0"}, "id": {"N": "0"}}
     assert made.found() == {("USER#0/USER", Rule.NOBODY)}
 
 
 def test_the_anonymous_account_has_no_ledger(made: Made) -> None:
-    row = ("USER#0", made.ledger_row("bob")[1])
+    row = Row("USER#0", made.ledger_row("bob")[1])
     made.write(row, "ADMIN_ADJUSTMENT", 5, "grants", "operator")
     assert made.found() == {("USER#0/LEDGER", Rule.NOBODY)}
 
@@ -438,7 +444,7 @@ def test_a_request_of_an_account_was_charged(made: Made) -> None:
 
 def test_the_charge_is_its_owners(made: Made) -> None:
     row = made.entry("GENERATION", made.ids["waiting"])
-    other = (made.user("bob")[0], row[1])
+    other = Row(made.user("bob")[0], row[1])
     made.items[other] = made.items.pop(row) | {"pk": {"S": other[0]}}
     amount = made.number(other, "amount")
     made.move("ada", "accumulated", -amount)
@@ -462,8 +468,8 @@ def test_an_anonymous_request_gets_nothing_back(made: Made) -> None:
 
 
 def test_what_was_forgiven_comes_off_refunds_first(made: Made) -> None:
-    made.add(made.request("forgiven"), forgiven=1)
-    assert made.found() == {(name(made.request("forgiven")), Rule.FORGIVEN)}
+    made.add(made.request("waived"), waived=1)
+    assert made.found() == {(name(made.request("waived")), Rule.WAIVED)}
 
 
 def test_a_refund_of_what_was_forgiven_gives_nothing(made: Made) -> None:
@@ -473,15 +479,15 @@ def test_a_refund_of_what_was_forgiven_gives_nothing(made: Made) -> None:
         if row[0] == made.user("poor")[0] and item.get("kind") == {"S": "REFUND"}
     )
     postings = made.items[row]["postings"]["M"]
-    off = int(postings["forgiveness"]["N"])
+    off = int(postings["waiver"]["N"])
     assert off > 0
-    del postings["forgiveness"]
+    del postings["waiver"]
     made.add(row, amount=off)
     made.move("poor", "accumulated", off)
-    request = name(made.request("forgiven"))
-    assert (request, Rule.FORGIVEN) in made.found()
+    request = name(made.request("waived"))
+    assert (request, Rule.WAIVED) in made.found()
     assert made.found() <= {
-        (request, Rule.FORGIVEN),
+        (request, Rule.WAIVED),
         (request, Rule.GIVEN_BACK),
         (name(made.user("poor")), Rule.GIVEN_BACK),
     }
@@ -518,7 +524,7 @@ def test_an_image_is_one_of_its_requests(made: Made) -> None:
 
 @pytest.mark.parametrize("gone", ["request", "images", "both"])
 def test_rows_that_may_be_gone_are_not_missed(made: Made, gone: str) -> None:
-    request, images = made.request("forgiven"), [made.image("forgiven", i) for i in range(3)]
+    request, images = made.request("waived"), [made.image("waived", i) for i in range(3)]
     made.change(request, due_at=None, due_shard=None, listed=None, listed_at=None)
     for row in (request, *images):
         made.change(row, gone_at=made.now + 2 * DAY_S)
@@ -602,7 +608,7 @@ def test_a_cancelled_image_gives_its_tax_back_too(made: Made) -> None:
 def test_a_refund_is_its_requesters(made: Made) -> None:
     index = index_of(made, "shared", "censored")
     row = made.entry("REFUND", made.generation("shared", index))
-    other = (made.user("bob")[0], row[1])
+    other = Row(made.user("bob")[0], row[1])
     made.items[other] = made.items.pop(row) | {"pk": {"S": other[0]}}
     amount = made.number(other, "amount")
     made.move("ada", "accumulated", -amount)
@@ -687,7 +693,7 @@ def test_only_what_was_delivered_of_a_shared_request_is_in_the_data_set(
     image = made.image(request_name)
     generation = made.generation(request_name)
     made.change(image, shared_at=made.now * 1000)
-    made.items[f"SHARED#{generation}", "SHARED"] = {
+    made.items[Row(f"SHARED#{generation}", "SHARED")] = {
         "pk": {"S": f"SHARED#{generation}"},
         "sk": {"S": "SHARED"},
         "generation_id": {"S": generation},
@@ -710,12 +716,12 @@ def test_what_is_in_the_data_set_is_marked_and_recorded(made: Made, lost: str) -
     if lost == "mark":
         made.change(row, shared_at=None)
     else:
-        del made.items[f"SHARED#{made.generation('anonymous')}", "SHARED"]
+        del made.items[Row(f"SHARED#{made.generation('anonymous')}", "SHARED")]
     assert made.found() == {(name(row), Rule.PUBLISHED)}
 
 
 def test_what_is_in_the_data_set_is_known_by_its_owner(made: Made) -> None:
-    row = (f"SHARED#{made.generation('anonymous')}", "SHARED")
+    row = Row(f"SHARED#{made.generation('anonymous')}", "SHARED")
     made.change(row, user_id=int(made.ids["ada"]))
     assert made.found() == {(name(made.image("anonymous")), Rule.PUBLISHED)}
 
@@ -734,7 +740,7 @@ def test_an_award_is_of_a_request_that_was_rated(made: Made) -> None:
 
 def test_a_rating_pays_the_requests_owner(made: Made) -> None:
     row = made.entry("AWARD", made.ids["shared"])
-    other = (made.user("bob")[0], row[1])
+    other = Row(made.user("bob")[0], row[1])
     made.items[other] = made.items.pop(row) | {"pk": {"S": other[0]}}
     made.move("ada", "awarded", -5)
     made.move("bob", "awarded", 5)
@@ -804,31 +810,30 @@ def test_statistics_are_the_sums_of_what_they_counted(made: Made, amount: int) -
     for row in rows:
         tampered = copy.deepcopy(made)
         counter(tampered, row, "images", amount)
-        assert tampered.found() == {(name(row), Rule.TALLIED)}
+        assert tampered.found() == {(name(row), Rule.COUNTED)}
 
 
 def test_what_is_flagged_is_counted(made: Made) -> None:
-    made.change(made.entry("REWARD", made.generation("painted")), tallied=None)
+    made.change(made.entry("REWARD", made.generation("painted")), posted=None)
     unpaid = {Rule.BALANCE, Rule.DETAILS, Rule.FULFILLED}
-    assert {rule for _, rule in made.found()} == {Rule.TALLIED, *unpaid}
+    assert {rule for _, rule in made.found()} == {Rule.COUNTED, *unpaid}
 
 
 def test_what_is_not_counted_yet_is_not_missed(made: Made) -> None:
     row = made.entry("REWARD", made.generation("painted"))
-    event = statistics.read(made.items[row])
-    assert event is not None
+    event = settlement_of(made.items[row])
     made.move("owner", "accumulated", -made.number(row, "amount"))
     made.add(made.user("owner"), fulfilled=-1)
-    for counted, counts in statistics.counters([event]).items():
+    for series, counts in statistics.counters([event]).items():
         for attribute, amount in counts.add.items():
-            counter(made, counted, attribute, -amount)
-    made.change(row, tallied=None)
+            counter(made, counter_items.row(series), attribute, -amount)
+    made.change(row, posted=None)
     assert made.found() == set()
 
 
 def test_anonymous_requests_are_counted(made: Made) -> None:
-    counter(made, ("USER#0", "RECORD"), "requests", -1)
-    assert made.found() == {("USER#0/RECORD", Rule.TALLIED)}
+    counter(made, Row("USER#0", "STATS"), "requests", -1)
+    assert made.found() == {("USER#0/STATS", Rule.COUNTED)}
 
 
 def test_a_forgotten_workers_record_is_not_judged(made: Made) -> None:
@@ -841,22 +846,22 @@ def test_a_record_that_began_anew_may_be_smaller(made: Made) -> None:
     (row,) = [row for row in made.before if row[0].startswith("WORKER#")]
     for counters in (made.before, made.after):
         counters[row] = {}
-    assert made.found() == {(name(row), Rule.TALLIED)}
+    assert made.found() == {(name(row), Rule.COUNTED)}
     made.now += 90 * DAY_S
-    assert (name(row), Rule.TALLIED) not in made.found()
+    assert (name(row), Rule.COUNTED) not in made.found()
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
-class Moving(Store):
+class Moving(AuditStore):
     """A table that moved while it was read, and moves on while parts of it are read anew.
 
     Of what is read first each item is as it was before the move or after it, by chance.
     """
 
-    def __init__(self, horde: Cloud, before: dict[Row, Item], seed: int) -> None:
-        super().__init__(horde.table, horde.db)
+    def __init__(self, cloud: Cloud, before: dict[Row, Item], seed: int) -> None:
+        super().__init__(cloud.store.table)
         self.before, self.random = before, random.Random(seed)
         self.moves: list[Callable[[], object]] = []
 
@@ -877,32 +882,32 @@ class Moving(Store):
 class Busy:
     """A horde in which everything happens."""
 
-    def __init__(self, horde: Cloud) -> None:
-        self.horde = horde
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
         (self.ada, key), (self.bob, other) = (
-            horde.register(name, kudos=500) for name in ("ada", "bob")
+            cloud.register(name, kudos=500) for name in ("ada", "bob")
         )
-        self.worker = horde.worker_key(horde.register("owner")[0])
+        self.worker = cloud.worker_key(cloud.register("owner")[0])
         wish = {"name": "gift", "kudos": 500}
-        gift = horde.call("PUT /api/v2/sharedkeys", wish, key=key).body["id"]
+        gift = cloud.call("PUT /api/v2/sharedkeys", wish, key=key).body["id"]
         self.keys = (key, other, gift, ANONYMOUS)
-        self.left = [horde.generate(key).body["id"] for key in self.keys]
+        self.left = [cloud.generate(key).body["id"] for key in self.keys]
 
     def live(self) -> None:
-        horde = self.horde
+        cloud = self.cloud
         for request in self.left[:2]:
-            horde.cancel(request)
-        horde.draw(self.worker)
-        self.left = [horde.generate(key).body["id"] for key in self.keys]
-        horde.pop(self.worker)
-        horde.register("new")
+            cloud.cancel(request)
+        cloud.draw(self.worker)
+        self.left = [cloud.generate(key).body["id"] for key in self.keys]
+        cloud.pop(self.worker)
+        cloud.register("new")
         self.trade()
-        horde.settle_async()
+        cloud.settle_async()
 
     def trade(self) -> None:
-        sender = self.horde.store.user(self.ada)
+        sender = self.cloud.store.accounts.get(self.ada)
         assert sender is not None
-        assert self.horde.store.transfer(sender, self.bob, 5, None)
+        assert self.cloud.store.transfers.transfer(sender, self.bob, 5, None)
 
 
 @pytest.fixture
@@ -911,29 +916,29 @@ def busy(bare: Cloud) -> Busy:
 
 
 def test_parallel_parts_read_each_item_once(busy: Busy) -> None:
-    items = everything(busy.horde.store)
+    items = everything(busy.cloud.store)
     for segments in (1, 3, 8):
-        parts = [list(busy.horde.store.everything(i, segments)) for i in range(segments)]
+        parts = [list(reads(busy.cloud).everything(i, segments)) for i in range(segments)]
         read = [row_of(item) for part in parts for page in part for item in page]
         assert sorted(read) == sorted(items)
-        report = audit(busy.horde.store, segments=segments)
+        report = audit(reads(busy.cloud), segments=segments)
         assert (report.findings, report.books.items) == ((), len(items))
 
 
 def test_a_part_that_cannot_be_read_fails_the_audit(bare: Cloud) -> None:
-    class Broken(Store):
+    class Broken(AuditStore):
         def everything(self, segment: int = 0, segments: int = 1) -> Iterator[list[Item]]:
             if segment == 1:
                 raise OSError
             yield from super().everything(segment, segments)
 
     with pytest.raises(OSError):
-        audit(Broken(bare.table, bare.db), segments=3)
+        audit(Broken(bare.store.table), segments=3)
 
 
 def moved(busy: Busy) -> dict[Row, Item]:
     """Let things happen; returns the table as it was before."""
-    before = everything(busy.horde.store)
+    before = everything(busy.cloud.store)
     busy.live()
     return before
 
@@ -941,22 +946,22 @@ def moved(busy: Busy) -> dict[Row, Item]:
 def test_of_a_table_that_moves_nothing_is_found(busy: Busy) -> None:
     before = moved(busy)
     for seed in range(10):
-        report = audit(Moving(busy.horde, before, seed), segments=1, pauses=(0, 0))
+        report = audit(Moving(busy.cloud, before, seed), segments=1, pauses=(0, 0))
         assert report.findings == (), report.lines()
 
 
 def test_of_an_account_that_moves_while_it_is_read_anew_nothing_is_found(busy: Busy) -> None:
-    moving = Moving(busy.horde, moved(busy), 1)
+    moving = Moving(busy.cloud, moved(busy), 1)
     moving.moves = [busy.trade] * 8
     assert audit(moving, segments=1, pauses=(0, 0, 0)).findings == ()
     assert moving.moves == []
 
 
 def test_old_rewards_that_are_paid_while_it_reads_are_no_finding(busy: Busy) -> None:
-    busy.horde.draw(busy.worker)
-    busy.horde.clock.pass_seconds(3600)
-    before, counted = everything(busy.horde.store), busy.horde.store.counted()
-    busy.horde.stream()
+    busy.cloud.draw(busy.worker)
+    busy.cloud.clock.pass_seconds(3600)
+    before, counted = everything(busy.cloud.store), reads(busy.cloud).counted()
+    busy.cloud.stream()
 
     class Counted(Moving):
         first = True
@@ -966,21 +971,21 @@ def test_old_rewards_that_are_paid_while_it_reads_are_no_finding(busy: Busy) -> 
             return counted if first else super().counted(*only)
 
     for seed in range(10):
-        report = audit(Counted(busy.horde, before, seed), segments=1, pauses=(0, 0))
+        report = audit(Counted(busy.cloud, before, seed), segments=1, pauses=(0, 0))
         assert report.findings == (), report.lines()
 
 
 def test_what_is_wrong_is_found_while_the_table_moves(busy: Busy) -> None:
     user = {"pk": {"S": f"USER#{busy.ada}"}, "sk": {"S": "USER"}}
-    busy.horde.db.update_item(
-        TableName=busy.horde.table,
+    busy.cloud.db.update_item(
+        TableName=busy.cloud.table,
         Key=user,
         UpdateExpression="ADD kudos :one, listed_at :one, awarded :one",
         ExpressionAttributeValues={":one": {"N": "1"}},
     )
     before = moved(busy)
     for seed in range(5):
-        moving = Moving(busy.horde, before, seed)
+        moving = Moving(busy.cloud, before, seed)
         moving.moves = [busy.trade] * 2
         report = audit(moving, segments=1, pauses=(0, 0, 0))
         assert {(finding.item, finding.rule) for finding in report.findings} == {
@@ -992,7 +997,7 @@ def test_what_is_wrong_is_found_while_the_table_moves(busy: Busy) -> None:
 def test_what_is_no_account_is_found_again(bare: Cloud) -> None:
     row = {"pk": {"S": "USER#x"}, "sk": {"S": "USER"}}
     bare.db.put_item(TableName=bare.table, Item=row)
-    (finding,) = audit(bare.store, pauses=(0,)).findings
+    (finding,) = audit(reads(bare), pauses=(0,)).findings
     assert (finding.item, finding.rule) == ("USER#x/USER", Rule.READABLE)
 
 
@@ -1000,7 +1005,7 @@ def test_what_was_put_right_meanwhile_is_not_found(bare: Cloud) -> None:
     ada, _ = bare.register("ada")
     row = {"pk": {"S": f"USER#{ada}"}, "sk": {"S": "LEDGER#2999-01-01T00:00:00.000Z#x"}}
     bare.db.put_item(TableName=bare.table, Item={**row, "kind": {"S": "?"}})
-    assert len(audit(bare.store, pauses=(0,)).findings) == 1
+    assert len(audit(reads(bare), pauses=(0,)).findings) == 1
     moving = Moving(bare, everything(bare.store), 0)
     moving.moves = [lambda: bare.db.delete_item(TableName=bare.table, Key=row)]
     assert audit(moving, segments=1, pauses=(0,)).findings == ()
@@ -1035,7 +1040,9 @@ def test_the_command_has_a_line_for_each_finding(
     with pytest.raises(SystemExit) as ended:
         commands.main(["--table", bare.table, "audit"])
     assert ended.value.code == 1
-    first, second, last = capsys.readouterr().out.splitlines()
+    first, second, third, last = capsys.readouterr().out.splitlines()
     assert first == f"USER#1/USER: {Rule.FLOOR}: kudos: expected at least 15, found 14"
-    assert second == f"USER#1/USER: {Rule.LISTED}: listed: expected USERS#1, found x"
-    assert last.startswith("2 findings; 4 items: ")
+    opened = f"USER#1/USER: {Rule.OPENED}: kudos it was opened with: expected 15, found 14"
+    assert second == opened
+    assert third == f"USER#1/USER: {Rule.LISTED}: listed: expected USERS#1, found x"
+    assert last.startswith("3 findings; 4 items: ")

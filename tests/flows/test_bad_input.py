@@ -18,32 +18,32 @@ UNKNOWN = "11111111-2222-4333-8444-555555555555"
 @pytest.mark.parametrize(
     "raw", ["", "{", "nonsense", '{"prompt": "a"', "\ud800", "[" * 100_000, LONE]
 )
-def test_malformed_json_is_a_400_with_a_message(horde: Cloud, raw: str) -> None:
-    answer = horde.call(GENERATE, raw=raw, key=ANONYMOUS)
+def test_malformed_json_is_a_400_with_a_message(cloud: Cloud, raw: str) -> None:
+    answer = cloud.call(GENERATE, raw=raw, key=ANONYMOUS)
     assert answer.status == 400
     assert answer.body["message"]
 
 
 @pytest.mark.parametrize("raw", ['"text"', "7", "null", "[]"])
-def test_a_body_that_is_no_object_is_a_400(horde: Cloud, raw: str) -> None:
-    answer = horde.call(GENERATE, raw=raw, key=ANONYMOUS)
+def test_a_body_that_is_no_object_is_a_400(cloud: Cloud, raw: str) -> None:
+    answer = cloud.call(GENERATE, raw=raw, key=ANONYMOUS)
     assert (answer.status, answer.body["message"]) == (400, "Input payload validation failed")
 
 
-def test_another_content_type_is_a_415(horde: Cloud) -> None:
-    answer = horde.call(
+def test_another_content_type_is_a_415(cloud: Cloud) -> None:
+    answer = cloud.call(
         GENERATE, raw="prompt=x", key=ANONYMOUS, headers={"content-type": "text/plain"}
     )
     assert answer.status == 415
     assert "application/json" in answer.body["message"]
 
 
-def test_a_huge_body_is_a_413(horde: Cloud) -> None:
-    answer = horde.call(GENERATE, raw='{"prompt":"' + "x" * 6_000_000 + '"}', key=ANONYMOUS)
+def test_a_huge_body_is_a_413(cloud: Cloud) -> None:
+    answer = cloud.call(GENERATE, raw='{"prompt":"' + "x" * 6_000_000 + '"}', key=ANONYMOUS)
     assert (answer.status, list(answer.body)) == (413, ["message"])
 
 
-def test_a_base64_body_is_read_like_any_other(horde: Cloud) -> None:
+def test_a_base64_body_is_read_like_any_other(cloud: Cloud) -> None:
     raw = base64.b64encode(b'{"prompt": "a red apple"}').decode()
     event = {
         "routeKey": GENERATE,
@@ -51,8 +51,8 @@ def test_a_base64_body_is_read_like_any_other(horde: Cloud) -> None:
         "body": raw,
         "isBase64Encoded": True,
     }
-    assert horde.invoke("generate", event)["statusCode"] == 202
-    assert horde.invoke("generate", {**event, "body": "%%"})["statusCode"] == 400
+    assert cloud.invoke("generate", event)["statusCode"] == 202
+    assert cloud.invoke("generate", {**event, "body": "%%"})["statusCode"] == 400
 
 
 WRONG: list[tuple[str, Any]] = [
@@ -98,21 +98,21 @@ WRONG: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("path", "value"), WRONG)
-def test_a_wrong_value_is_named_by_its_dotted_path(horde: Cloud, path: str, value: Any) -> None:
-    user, key = horde.register(kudos=100)
+def test_a_wrong_value_is_named_by_its_dotted_path(cloud: Cloud, path: str, value: Any) -> None:
+    user, key = cloud.register(kudos=100)
     body: dict[str, Any] = {"prompt": "a red apple"}
     outer, _, inner = path.partition(".")
     body[outer] = {inner: value} if inner else value
-    answer = horde.call(GENERATE, raw=json.dumps(body), key=key)
+    answer = cloud.call(GENERATE, raw=json.dumps(body), key=key)
     assert answer.status == 400, answer
     assert answer.body["message"] == "Input payload validation failed"
     assert "rc" not in answer.body
     assert any(name.startswith(path) for name in answer.body["errors"]), answer.body
-    assert horde.kudos(user) == 114
+    assert cloud.kudos(user) == 114
 
 
-def test_all_schema_errors_come_at_once(horde: Cloud) -> None:
-    answer = horde.generate(params={"width": 500, "n": 0, "sampler_name": "x"}, shared="no")
+def test_all_schema_errors_come_at_once(cloud: Cloud) -> None:
+    answer = cloud.generate(params={"width": 500, "n": 0, "sampler_name": "x"}, shared="no")
     assert answer.body["errors"] == {
         "params.width": "500 is not a multiple of 64",
         "params.n": "0 is less than the minimum of 1",
@@ -122,13 +122,13 @@ def test_all_schema_errors_come_at_once(horde: Cloud) -> None:
     assert answer.body["errors"]["params.sampler_name"].startswith("'x' is not one of ['k_lms'")
 
 
-def test_a_missing_prompt_is_named(horde: Cloud) -> None:
-    answer = horde.call(GENERATE, {}, key=ANONYMOUS)
+def test_a_missing_prompt_is_named(cloud: Cloud) -> None:
+    answer = cloud.call(GENERATE, {}, key=ANONYMOUS)
     assert answer.body["errors"] == {"prompt": "'prompt' is a required property"}
 
 
-def test_unknown_fields_are_ignored_and_null_means_absent(horde: Cloud) -> None:
-    answer = horde.generate(
+def test_unknown_fields_are_ignored_and_null_means_absent(cloud: Cloud) -> None:
+    answer = cloud.generate(
         use_default_badwordsids=True,
         sampler_name="x",
         source_image=None,
@@ -149,9 +149,9 @@ def test_unknown_fields_are_ignored_and_null_means_absent(horde: Cloud) -> None:
     ],
 )
 def test_a_prompt_that_cannot_be_drawn_is_refused_with_its_code(
-    horde: Cloud, prompt: str, rc: str
+    cloud: Cloud, prompt: str, rc: str
 ) -> None:
-    answer = horde.generate(prompt=prompt)
+    answer = cloud.generate(prompt=prompt)
     assert (answer.status, answer.body["rc"]) == (400, rc)
 
 
@@ -176,12 +176,12 @@ UNSUPPORTED: list[tuple[dict[str, Any], int, str]] = [
 
 @pytest.mark.parametrize(("fields", "status", "rc"), UNSUPPORTED)
 def test_what_cannot_be_drawn_yet_is_refused_and_never_skipped(
-    horde: Cloud, fields: dict[str, Any], status: int, rc: str
+    cloud: Cloud, fields: dict[str, Any], status: int, rc: str
 ) -> None:
-    user, key = horde.register(kudos=100)
-    answer = horde.generate(key, **fields)
+    user, key = cloud.register(kudos=100)
+    answer = cloud.generate(key, **fields)
     assert (answer.status, answer.body.get("rc")) == (status, rc), answer.body
-    assert horde.kudos(user) == 114
+    assert cloud.kudos(user) == 114
 
 
 @pytest.mark.parametrize(
@@ -199,104 +199,104 @@ def test_what_cannot_be_drawn_yet_is_refused_and_never_skipped(
     ids=["text", "gif", "cut", "pixels", "side", "bytes", "host", "url"],
 )
 def test_a_source_image_is_bounded_before_it_is_decoded(
-    horde: Cloud, source: str, rc: str, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, source: str, rc: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("horde.http.MAX_BODY", 10_000_000)
-    user, key = horde.register(kudos=100)
-    answer = horde.generate(key, source_image=source)
+    monkeypatch.setattr("horde.edge.http.MAX_BODY", 10_000_000)
+    user, key = cloud.register(kudos=100)
+    answer = cloud.generate(key, source_image=source)
     assert (answer.status, answer.body["rc"]) == (400, rc), answer.body
-    assert horde.kudos(user) == 114
+    assert cloud.kudos(user) == 114
 
 
-def test_a_source_image_is_kept_without_its_metadata(horde: Cloud) -> None:
+def test_a_source_image_is_kept_without_its_metadata(cloud: Cloud) -> None:
     photo = Image.new("RGB", (64, 64), "green")
     exif = photo.getexif()
     exif[0x010E] = "where I live"
     out = io.BytesIO()
     photo.save(out, "JPEG", exif=exif)
-    answer = horde.generate(source_image=base64.b64encode(out.getvalue()).decode())
+    answer = cloud.generate(source_image=base64.b64encode(out.getvalue()).decode())
     assert answer.status == 202
-    kept = horde.s3.get_object(Bucket=horde.bucket("Sources"), Key=f"{answer.body['id']}_src.webp")
+    kept = cloud.s3.get_object(Bucket=cloud.bucket("Sources"), Key=f"{answer.body['id']}_src.webp")
     body = kept["Body"].read()
     assert b"where I live" not in body
     assert Image.open(io.BytesIO(body)).size == (64, 64)
 
 
-def test_a_missing_key_is_a_schema_error_and_a_wrong_one_a_401(horde: Cloud) -> None:
-    answer = horde.call(GENERATE, {"prompt": "x"})
+def test_a_missing_key_is_a_schema_error_and_a_wrong_one_a_401(cloud: Cloud) -> None:
+    answer = cloud.call(GENERATE, {"prompt": "x"})
     assert (answer.status, list(answer.body["errors"])) == (400, ["apikey"])
     for key in ("wrong", "x" * 5000, "ключ"):
-        answer = horde.generate(key)
+        answer = cloud.generate(key)
         assert (answer.status, answer.body["rc"]) == (401, "InvalidAPIKey")
 
 
 @pytest.mark.parametrize(
     "request_id", [UNKNOWN, "x", "", "x" * 5000, "%00", UNKNOWN.replace("-", "")]
 )
-def test_an_unknown_request_is_a_404(horde: Cloud, request_id: str) -> None:
-    for reply in (horde.check(request_id), horde.status(request_id), horde.cancel(request_id)):
+def test_an_unknown_request_is_a_404(cloud: Cloud, request_id: str) -> None:
+    for reply in (cloud.check(request_id), cloud.status(request_id), cloud.cancel(request_id)):
         assert (reply.status, reply.body["rc"]) == (404, "RequestNotFound")
 
 
-def test_check_status_and_cancel_need_no_key(horde: Cloud) -> None:
-    request = horde.generate().body["id"]
-    for reply in (horde.check(request), horde.status(request), horde.cancel(request)):
+def test_check_status_and_cancel_need_no_key(cloud: Cloud) -> None:
+    request = cloud.generate().body["id"]
+    for reply in (cloud.check(request), cloud.status(request), cloud.cancel(request)):
         assert reply.status == 200
 
 
-def test_an_unknown_route_is_a_json_404(horde: Cloud) -> None:
-    answer = horde.call("GET /api/v2/nothing/here")
+def test_an_unknown_route_is_a_json_404(cloud: Cloud) -> None:
+    answer = cloud.call("GET /api/v2/nothing/here")
     assert (answer.status, answer.body["rc"]) == (404, "NotFound")
 
 
-def test_every_answer_has_cors_headers_also_errors(horde: Cloud) -> None:
-    for answer in (horde.call("GET /nope"), horde.generate("wrong"), horde.generate()):
+def test_every_answer_has_cors_headers_also_errors(cloud: Cloud) -> None:
+    for answer in (cloud.call("GET /nope"), cloud.generate("wrong"), cloud.generate()):
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
         assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
 
 
 @pytest.mark.parametrize("username", ["", " ", "a#b", "x" * 31, "a\nb", 7, None])
-def test_a_bad_username_is_refused(horde: Cloud, username: Any) -> None:
-    answer = horde.call("POST /api/register", {"username": username})
+def test_a_bad_username_is_refused(cloud: Cloud, username: Any) -> None:
+    answer = cloud.call("POST /api/register", {"username": username})
     assert answer.status == 400, answer.body
 
 
-def test_find_user_answers_for_a_key_and_refuses_others(horde: Cloud) -> None:
-    user, key = horde.register("ada")
-    found = horde.call("GET /api/v2/find_user", key=key).body
+def test_find_user_answers_for_a_key_and_refuses_others(cloud: Cloud) -> None:
+    user, key = cloud.register("ada")
+    found = cloud.call("GET /api/v2/find_user", key=key).body
     assert (found["username"], found["id"], found["kudos"]) == (f"ada#{user}", user, 14)
-    assert horde.call("GET /api/v2/find_user", key=ANONYMOUS).body["username"] == "Anonymous#0"
+    assert cloud.call("GET /api/v2/find_user", key=ANONYMOUS).body["username"] == "Anonymous#0"
     missing, wrong = (
-        horde.call("GET /api/v2/find_user"),
-        horde.call("GET /api/v2/find_user", key="x"),
+        cloud.call("GET /api/v2/find_user"),
+        cloud.call("GET /api/v2/find_user", key="x"),
     )
     assert (missing.status, missing.body["rc"]) == (401, "InvalidAPIKey")
     assert (wrong.status, wrong.body["rc"]) == (404, "UserNotFound")
 
 
-def test_a_key_is_22_characters_and_only_its_hash_is_stored(horde: Cloud) -> None:
-    _, key = horde.register()
+def test_a_key_is_22_characters_and_only_its_hash_is_stored(cloud: Cloud) -> None:
+    _, key = cloud.register()
     assert len(key) == 22
-    scanned = json.dumps(horde.db.scan(TableName=horde.table)["Items"])
+    scanned = json.dumps(cloud.db.scan(TableName=cloud.table)["Items"])
     assert key not in scanned
 
 
-def test_workers_need_a_worker_key(horde: Cloud) -> None:
-    _, key = horde.register()
+def test_workers_need_a_worker_key(cloud: Cloud) -> None:
+    _, key = cloud.register()
     refusals = {
         ANONYMOUS: (403, "AnonForbiddenWorker"),
         "wrong": (401, "InvalidAPIKey"),
         key: (403, "NotPrivileged"),
     }
     for sent, refusal in refusals.items():
-        for answer in (horde.pop(sent), horde.submit(sent, UNKNOWN)):
+        for answer in (cloud.pop(sent), cloud.submit(sent, UNKNOWN)):
             assert (answer.status, answer.body["rc"]) == refusal
 
 
 @pytest.mark.parametrize("generation_id", [UNKNOWN, "x" * 36])
-def test_submitting_an_unknown_job_is_a_404(horde: Cloud, generation_id: str) -> None:
-    worker = horde.worker_key(horde.register()[0])
-    answer = horde.submit(worker, generation_id)
+def test_submitting_an_unknown_job_is_a_404(cloud: Cloud, generation_id: str) -> None:
+    worker = cloud.worker_key(cloud.register()[0])
+    answer = cloud.submit(worker, generation_id)
     assert (answer.status, answer.body["rc"]) == (404, "InvalidJobID")
     assert "Processing Job with ID" in answer.body["message"]
     assert "does not exist" in answer.body["message"]
@@ -306,9 +306,9 @@ def test_submitting_an_unknown_job_is_a_404(horde: Cloud, generation_id: str) ->
     "fields",
     [{"seed": "x"}, {"state": "great"}, {"id": "short"}, {"gen_metadata": [{"type": "x"}]}],
 )
-def test_a_malformed_submit_is_a_schema_error(horde: Cloud, fields: dict[str, Any]) -> None:
-    worker = horde.worker_key(horde.register()[0])
-    answer = horde.call(
+def test_a_malformed_submit_is_a_schema_error(cloud: Cloud, fields: dict[str, Any]) -> None:
+    worker = cloud.worker_key(cloud.register()[0])
+    answer = cloud.call(
         "POST /api/v2/generate/submit",
         {"id": UNKNOWN, "generation": "R2", "seed": 1, **fields},
         key=worker,
@@ -317,6 +317,6 @@ def test_a_malformed_submit_is_a_schema_error(horde: Cloud, fields: dict[str, An
 
 
 @pytest.mark.parametrize("amount", [0, 21, "1", 1.5])
-def test_a_malformed_pop_is_a_schema_error(horde: Cloud, amount: Any) -> None:
-    worker = horde.worker_key(horde.register()[0])
-    assert list(horde.pop(worker, amount=amount).body["errors"]) == ["amount"]
+def test_a_malformed_pop_is_a_schema_error(cloud: Cloud, amount: Any) -> None:
+    worker = cloud.worker_key(cloud.register()[0])
+    assert list(cloud.pop(worker, amount=amount).body["errors"]) == ["amount"]

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from horde import aws, store
-from horde.model import State
+from horde import aws
+from horde.records import State
+from horde.store import table
+from horde.store.table import Table
 from tests.support.cloud import Cloud
 
 
@@ -23,59 +25,62 @@ def meets_a_transaction(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return real(**kwargs)
 
     monkeypatch.setattr(client, "update_item", conflicting)
-    monkeypatch.setattr(store, "_pause", lambda _attempt: None)
+    monkeypatch.setattr(table, "_pause", lambda _attempt: None)
 
 
 def test_a_plain_write_that_meets_a_transaction_is_tried_again(
-    horde: Cloud, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    user, key = horde.register(kudos=100)
-    worker = horde.worker_key(horde.register("owner")[0])
-    horde.pop(worker)  # it is known from now on
-    request = horde.generate(key, params={"n": 2}).body["id"]
+    user, key = cloud.register(kudos=100)
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    cloud.pop(worker)  # it is known from now on
+    request = cloud.generate(key, params={"n": 2}).body["id"]
     meets_a_transaction(5, monkeypatch)
-    assert horde.pop(worker).body["id"]
+    assert cloud.pop(worker).body["id"]
     meets_a_transaction(5, monkeypatch)
-    assert horde.cancel(request).status == 200
-    assert horde.kudos(user) == 114 - 10
+    assert cloud.cancel(request).status == 200
+    assert cloud.kudos(user) == 114 - 10
 
 
 def test_a_plain_write_that_meets_transactions_without_end_is_a_clear_503(
-    horde: Cloud, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = horde.worker_key(horde.register("owner")[0])
-    horde.pop(worker)
-    horde.generate()
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    cloud.pop(worker)
+    cloud.generate()
     meets_a_transaction(1000, monkeypatch)
-    answer = horde.pop(worker)
+    answer = cloud.pop(worker)
     assert (answer.status, answer.body["rc"]) == (503, "Locked")
 
 
 def test_an_image_that_loses_every_turn_to_its_siblings_is_still_refunded(
-    horde: Cloud, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each refund takes forgiven kudos off the request, so the others must decide anew."""
-    user, key = horde.register(kudos=30)
-    request_id = horde.generate(key, params={"n": 20}).body["id"]
-    last, *others = horde.store.request(request_id).generations  # type: ignore[union-attr]
-    real = store.Store._transact
+    """Each refund deducts waived kudos, so the others must decide anew."""
+    user, key = cloud.register(kudos=30)
+    request_id = cloud.generate(key, params={"n": 20}).body["id"]
+    last, *others = cloud.store.requests.get(request_id).generations  # type: ignore[union-attr]
+    real = Table.transact
     within: list[int] = []
 
     def end(image: str) -> bool:
-        request, generation = horde.store.request(request_id), horde.store.generation(image)
+        request, generation = (
+            cloud.store.requests.get(request_id),
+            cloud.store.requests.generation(image),
+        )
         assert request is not None
         assert generation is not None
-        return horde.store.end_undelivered(request, generation, State.CANCELLED)
+        return cloud.store.endings.end_undelivered(request, generation, State.CANCELLED)
 
-    def a_sibling_first(self: store.Store, parts: list[Any]) -> None:
+    def a_sibling_first(self: Any, parts: list[Any]) -> None:
         if others and not within:
             within.append(1)
             assert end(others.pop())
             within.clear()
         real(self, parts)
 
-    monkeypatch.setattr(store.Store, "_transact", a_sibling_first)
+    monkeypatch.setattr(Table, "transact", a_sibling_first)
     assert end(last)
     while others:
         assert end(others.pop())
-    assert horde.kudos(user) == 14 + 30
+    assert cloud.kudos(user) == 14 + 30

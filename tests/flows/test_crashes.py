@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 import share
-from horde import ending, store
-from horde.model import Generation, Request, State
+from horde import ending
+from horde.records import Generation, Request, State
+from horde.rules import sharing
+from horde.store import transfers
+from horde.store.endings import Endings
+from horde.store.requests import Requests
 from tests.support.crashes import Flow, Report, World, calls, run, worlds
 from tests.support.crashflows import FLOWS, SHARED, asked, cancel, delivered, queued, transfer
 from tests.support.cuts import Made, Mode, Point, points
@@ -33,11 +37,11 @@ def flow_named(name: str) -> Flow:
 
 
 QUICK = [
-    "accept partly forgiven, two images",
+    "accept partly waived, two images",
     "submit shared, one of two",
     "share",
-    "tally",
-    "sweep an expired request, partly forgiven",
+    "payouts",
+    "sweep an expired request, partly waived",
     "cancel two waiting, once",
     "transfer with an Idempotency-Key",
 ]
@@ -83,13 +87,13 @@ def test_a_call_that_is_added_brings_its_points_by_itself(
 ) -> None:
     flow = cancel("two waiting", repeats=False)
     before = calls(world, flow)
-    real = store.Store.mark_cancelled
+    real = Requests.cancel
 
-    def twice(self: store.Store, request_id: str, due_at: int) -> Request | None:
+    def twice(self: Any, request_id: str, due_at: int) -> Request | None:
         real(self, request_id, due_at)
         return real(self, request_id, due_at)
 
-    monkeypatch.setattr(store.Store, "mark_cancelled", twice)
+    monkeypatch.setattr(Requests, "cancel", twice)
     after = calls(world, flow)
     assert len(after) == len(before) + 1
     assert len(points(after)) == len(points(before)) + len(Mode)
@@ -99,13 +103,13 @@ def test_a_call_that_is_added_brings_its_points_by_itself(
 def test_an_image_marked_shared_before_it_is_copied_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = share.metadata
+    real = sharing.row
 
-    def marks(request: Request, generation: Generation, body: bytes) -> dict[str, Any]:
-        world.store.mark_shared(request, generation, "early")
-        return real(request, generation, body)
+    def marks(request: Request, generation: Generation, **file: Any) -> dict[str, Any]:
+        world.store.sharing.mark_shared(request, generation, "early")
+        return real(request, generation, **file)
 
-    monkeypatch.setattr(share, "metadata", marks)
+    monkeypatch.setattr(share, "row", marks)
     report = wrong_with(world, queued("share", partial(delivered, **SHARED), "share"))
     assert any("0 objects in the data set" in what for what in report.wrong)
 
@@ -114,7 +118,7 @@ def test_an_image_marked_shared_before_it_is_copied_is_found(
 def test_a_transfer_that_forgets_its_key_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store.Store, "_once", lambda *_: [])
+    monkeypatch.setattr(transfers, "_use", lambda *_: [])
     report = wrong_with(world, transfer("", repeats=True, with_key=True))
     assert any("20 kudos moved" in what for what in report.wrong)
 
@@ -123,9 +127,9 @@ def test_a_transfer_that_forgets_its_key_is_found(
 def test_a_cancel_that_refunds_before_it_flags_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cancels(table: store.Store, request: Request, images: list[Generation]) -> None:
+    def cancels(table: Any, request: Request, images: list[Generation]) -> None:
         ending.end_waiting(table, request, images, State.CANCELLED)
-        table.mark_cancelled(request.id, 0)
+        table.requests.cancel(request.id, 0)
 
     monkeypatch.setattr(ending, "cancel", cancels)
     wrong_with(world, cancel("two waiting", repeats=False))
@@ -135,7 +139,7 @@ def test_a_cancel_that_refunds_before_it_flags_is_found(
 def test_an_image_that_nobody_puts_back_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store.Store, "requeue", lambda *_: True)
+    monkeypatch.setattr(Endings, "requeue", lambda *_: True)
     report = wrong_with(world, flow_named("sweep a lease that ended"))
     assert any("an image was lost" in what for what in report.wrong)
 

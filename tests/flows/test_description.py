@@ -3,60 +3,60 @@
 import json
 from typing import Any
 
-from horde import openapi
+from horde.edge import openapi
 from tests.support.cloud import Cloud
 
 
-def document(horde: Cloud) -> Any:
-    answer = horde.call("GET /api/swagger.json")
+def document(cloud: Cloud) -> Any:
+    answer = cloud.call("GET /api/swagger.json")
     assert answer.status == 200
     return answer.body
 
 
-def test_every_deployed_route_is_described(horde: Cloud) -> None:
+def test_every_deployed_route_is_described(cloud: Cloud) -> None:
     described = {
         f"{method.upper()} {path}"
-        for path, methods in document(horde)["paths"].items()
+        for path, methods in document(cloud)["paths"].items()
         for method in methods
     }
     hidden = {name for name, route in openapi.routes().items() if route.hidden}
-    assert described == set(horde.routes) - hidden - {"$default"}
+    assert described == set(cloud.routes) - hidden - {"$default"}
 
 
-def test_every_reference_of_the_description_resolves(horde: Cloud) -> None:
-    found = document(horde)
+def test_every_reference_of_the_description_resolves(cloud: Cloud) -> None:
+    found = document(cloud)
     names = {part.split('"')[0] for part in json.dumps(found).split('"#/components/schemas/')[1:]}
     assert names <= set(found["components"]["schemas"])
 
 
-def test_every_operation_has_a_summary_and_its_own_id(horde: Cloud) -> None:
+def test_every_operation_has_a_summary_and_its_own_id(cloud: Cloud) -> None:
     operations = [
-        operation for methods in document(horde)["paths"].values() for operation in methods.values()
+        operation for methods in document(cloud)["paths"].values() for operation in methods.values()
     ]
     assert all(operation["summary"].endswith(".") for operation in operations)
     ids = [operation["operationId"] for operation in operations]
     assert len(set(ids)) == len(ids)
 
 
-def test_a_known_path_with_another_method_is_405(horde: Cloud) -> None:
-    answer = horde.call("PUT /api/v2/generate/check/{id}", id="x")
+def test_a_known_path_with_another_method_is_405(cloud: Cloud) -> None:
+    answer = cloud.call("PUT /api/v2/generate/check/{id}", id="x")
     assert answer.status == 405
     assert answer.body == {"message": "The method is not allowed for the requested URL."}
     assert answer.headers["Allow"] == "GET"
 
 
-def test_an_unknown_path_is_404(horde: Cloud) -> None:
-    answer = horde.call("GET /api/v2/nothing")
+def test_an_unknown_path_is_404(cloud: Cloud) -> None:
+    answer = cloud.call("GET /api/v2/nothing")
     assert (answer.status, answer.body["rc"]) == (404, "NotFound")
 
 
-def test_x_fields_leaves_only_what_was_asked_for(horde: Cloud) -> None:
-    request = horde.generate().body["id"]
-    answer = horde.call(
+def test_x_fields_leaves_only_what_was_asked_for(cloud: Cloud) -> None:
+    request = cloud.generate().body["id"]
+    answer = cloud.call(
         "GET /api/v2/generate/check/{id}", id=request, headers={"X-Fields": "done, waiting"}
     )
     assert answer.body == {"done": False, "waiting": 1}
-    bad = horde.call("GET /api/v2/generate/check/{id}", id=request, headers={"X-Fields": "{"})
+    bad = cloud.call("GET /api/v2/generate/check/{id}", id=request, headers={"X-Fields": "{"})
     assert bad.status == 400
-    wrong = horde.call("GET /api/v2/generate/check/{id}", id="x", headers={"X-Fields": "done"})
+    wrong = cloud.call("GET /api/v2/generate/check/{id}", id="x", headers={"X-Fields": "done"})
     assert wrong.body["rc"] == "RequestNotFound"

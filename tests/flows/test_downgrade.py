@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horde import clock, fleet, limits
-from horde.fleet import Census, Load
-from horde.pricing import accurate_steps
-from horde.schema import GenerateRequest
+from horde import clock, overview
+from horde.edge.bodies import GenerateRequest
+from horde.records import Census, Load
+from horde.rules import admission, ruleset
+from horde.rules.pricing import accurate_steps
 from tests.support.cloud import ANONYMOUS, Cloud, png_base64
 
 HEAVY: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -24,34 +25,34 @@ HEAVY: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("fields", "drawn"), HEAVY)
 def test_a_heavy_request_that_cannot_be_paid_is_reduced(
-    horde: Cloud, fields: dict[str, Any], drawn: dict[str, Any]
+    cloud: Cloud, fields: dict[str, Any], drawn: dict[str, Any]
 ) -> None:
-    assert horde.generate(ANONYMOUS, **fields).body["rc"] == "KudosUpfront"
-    answer = horde.generate(ANONYMOUS, **fields, allow_downgrade=True)
+    assert cloud.generate(ANONYMOUS, **fields).body["rc"] == "KudosUpfront"
+    answer = cloud.generate(ANONYMOUS, **fields, allow_downgrade=True)
     assert answer.status == 202, answer
     assert "reduced" in answer.body["message"]
-    job = horde.pop(horde.worker_key(horde.register("owner")[0])).body
+    job = cloud.pop(cloud.worker_key(cloud.register("owner")[0])).body
     assert {name: job["payload"][name] for name in drawn} == drawn
 
 
 @pytest.mark.parametrize(("fields", "drawn"), HEAVY)
 def test_a_dry_run_says_what_the_reduced_request_costs(
-    horde: Cloud, fields: dict[str, Any], drawn: dict[str, Any]
+    cloud: Cloud, fields: dict[str, Any], drawn: dict[str, Any]
 ) -> None:
-    user, key = horde.register(kudos=3)
-    told = horde.generate(key, **fields, allow_downgrade=True, dry_run=True).body["kudos"]
-    assert horde.generate(key, **fields, allow_downgrade=True).body["kudos"] == told
-    assert horde.kudos(user) == 14
+    user, key = cloud.register(kudos=3)
+    told = cloud.generate(key, **fields, allow_downgrade=True, dry_run=True).body["kudos"]
+    assert cloud.generate(key, **fields, allow_downgrade=True).body["kudos"] == told
+    assert cloud.kudos(user) == 14
     params = {("steps" if name == "ddim_steps" else name): drawn[name] for name in drawn}
     reduced = {"params": {**fields.get("params", {}), **params}}
-    assert horde.generate(key, **reduced, dry_run=True).body["kudos"] == told
+    assert cloud.generate(key, **reduced, dry_run=True).body["kudos"] == told
 
 
-def busy(horde: Cloud, images: int, threads: int) -> None:
+def busy(cloud: Cloud, images: int, threads: int) -> None:
     load = Load(images=images, requests=images, pixelsteps=images * 512 * 512 * 30)
     counted = {"at": clock.now(), "workers": threads, "threads": threads}
-    horde.store.put_census(Census(**counted, models={"stable_diffusion": load}))
-    fleet.forget()
+    cloud.store.census.put(Census(**counted, models={"stable_diffusion": load}))
+    overview.forget()
 
 
 @pytest.mark.parametrize(
@@ -59,36 +60,36 @@ def busy(horde: Cloud, images: int, threads: int) -> None:
     [(0, 0, 1024, 1088), (300, 10, 832, 896), (300, 30, 1024, 1088), (5000, 1, 576, 640)],
 )
 def test_a_long_queue_shrinks_what_is_drawn_without_kudos_upfront(
-    horde: Cloud, images: int, threads: int, free: int, too_large: int
+    cloud: Cloud, images: int, threads: int, free: int, too_large: int
 ) -> None:
-    busy(horde, images, threads)
+    busy(cloud, images, threads)
     large: dict[str, Any] = {"params": {"width": too_large, "height": too_large}}
-    refused = horde.generate(ANONYMOUS, **large)
+    refused = cloud.generate(ANONYMOUS, **large)
     assert (refused.status, refused.body["rc"]) == (403, "KudosUpfront")
-    assert horde.generate(params={"width": free, "height": free}).status == 202
-    assert "reduced" in horde.generate(**large, allow_downgrade=True).body["message"]
-    _, rich = horde.register("rich", kudos=10_000)
-    assert horde.generate(rich, **large).status == 202
+    assert cloud.generate(params={"width": free, "height": free}).status == 202
+    assert "reduced" in cloud.generate(**large, allow_downgrade=True).body["message"]
+    _, rich = cloud.register("rich", kudos=10_000)
+    assert cloud.generate(rich, **large).status == 202
 
 
-def test_a_model_of_a_large_family_may_always_be_asked_for_its_own_size(horde: Cloud) -> None:
-    busy(horde, images=5000, threads=0)
+def test_a_model_of_a_large_family_may_always_be_asked_for_its_own_size(cloud: Cloud) -> None:
+    busy(cloud, images=5000, threads=0)
     own_size: dict[str, Any] = {"models": ["SDXL 1.0"], "params": {"width": 1024, "height": 1024}}
-    assert horde.generate(**own_size).status == 202
+    assert cloud.generate(**own_size).status == 202
 
 
-def test_who_can_pay_gets_what_was_asked_for(horde: Cloud) -> None:
-    _, key = horde.register(kudos=10_000)
-    answer = horde.generate(key, params={"steps": 100}, allow_downgrade=True)
+def test_who_can_pay_gets_what_was_asked_for(cloud: Cloud) -> None:
+    _, key = cloud.register(kudos=10_000)
+    answer = cloud.generate(key, params={"steps": 100}, allow_downgrade=True)
     assert "message" not in answer.body
-    job = horde.pop(horde.worker_key(horde.register("owner")[0])).body
+    job = cloud.pop(cloud.worker_key(cloud.register("owner")[0])).body
     assert job["payload"]["ddim_steps"] == 100
 
 
-def test_a_source_image_is_kept_when_its_request_is_reduced(horde: Cloud) -> None:
-    answer = horde.generate(source_image=png_base64(), params={"steps": 400}, allow_downgrade=True)
+def test_a_source_image_is_kept_when_its_request_is_reduced(cloud: Cloud) -> None:
+    answer = cloud.generate(source_image=png_base64(), params={"steps": 400}, allow_downgrade=True)
     assert answer.status == 202
-    job = horde.pop(horde.worker_key(horde.register("owner")[0])).body
+    job = cloud.pop(cloud.worker_key(cloud.register("owner")[0])).body
     assert job["payload"]["ddim_steps"] == 37  # 30 of them are computed
     assert "source_image" in job
 
@@ -96,7 +97,7 @@ def test_a_source_image_is_kept_when_its_request_is_reduced(horde: Cloud) -> Non
 @given(
     st.integers(1, 48), st.integers(1, 48), st.integers(1, 500), st.booleans(),
     st.sampled_from(["k_euler_a", "k_heun", "lcm", "k_dpm_adaptive", "DDIM"]), st.booleans(),
-    st.one_of(st.none(), st.floats(0.01, 1)), st.integers(limits.MIN_SIDE, limits.MAX_SIDE),
+    st.one_of(st.none(), st.floats(0.01, 1)), st.integers(ruleset.IN_FORCE.min_side, ruleset.IN_FORCE.max_side),
 )  # fmt: skip
 def test_a_reduced_request_never_needs_kudos_upfront_and_never_grows(
     wide: int, high: int, steps: int, slow: bool, sampler: str, img2img: bool,
@@ -113,12 +114,12 @@ def test_a_reduced_request_never_needs_kudos_upfront_and_never_grows(
             },
         }
     )  # fmt: skip
-    less = limits.downgraded(wish, side)
-    assert limits.upfront_reason(less, side) is None
-    assert less.params.width <= wish.params.width
-    assert less.params.height <= wish.params.height
-    assert 1 <= less.params.steps <= wish.params.steps
-    assert less.params.width % 64 == less.params.height % 64 == 0
-    assert accurate_steps(less.params, img2img=img2img) <= max(
-        accurate_steps(wish.params, img2img=img2img), limits.DOWNGRADED_STEPS
-    )
+    spec = wish.spec
+    less = admission.downgraded(spec, side)
+    assert admission.upfront_reason(less, side) is None
+    assert wish.reduced_to(less).spec == less
+    assert less.width <= spec.width
+    assert less.height <= spec.height
+    assert 1 <= less.steps <= spec.steps
+    assert less.width % 64 == less.height % 64 == 0
+    assert accurate_steps(less) <= max(accurate_steps(spec), ruleset.IN_FORCE.downgraded_steps)

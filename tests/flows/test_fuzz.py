@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from horde.schema import GenerateRequest, Params, PopRequest, SubmitRequest
+from horde.edge.bodies import GenerateRequest, Params, PopRequest, SubmitRequest
 from tests.support.cloud import ANONYMOUS, Cloud, png_base64
 
 UUID = "11111111-2222-4333-8444-555555555555"
@@ -68,17 +68,17 @@ quick = settings(
 WORKERS: dict[int, str] = {}
 
 
-def worker_of(horde: Cloud) -> str:
+def worker_of(cloud: Cloud) -> str:
     """Return one worker key for all examples of a test: moto copies its table at every write."""
-    if id(horde) not in WORKERS:
+    if id(cloud) not in WORKERS:
         WORKERS.clear()
-        WORKERS[id(horde)] = horde.worker_key(horde.register()[0])
-    return WORKERS[id(horde)]
+        WORKERS[id(cloud)] = cloud.worker_key(cloud.register()[0])
+    return WORKERS[id(cloud)]
 
 
-def send(horde: Cloud, route: str, body: Any, key: str | None) -> dict[str, Any]:
+def send(cloud: Cloud, route: str, body: Any, key: str | None) -> dict[str, Any]:
     """Send a body and check what every answer must be."""
-    answer = horde.call(route, raw=json.dumps(body), key=key)
+    answer = cloud.call(route, raw=json.dumps(body), key=key)
     assert answer.status < 500, answer
     if answer.status >= 400:
         assert isinstance(answer.body["message"], str)
@@ -94,20 +94,20 @@ def send(horde: Cloud, route: str, body: Any, key: str | None) -> dict[str, Any]
 @example(body={"prompt": "x", "params": {"seed": "\ud800"}})
 @example(body={"prompt": "x", "models": ["\u00fc" * 255]})
 @example(body={"prompt": "x", "workers": [UUID.upper()] * 10_000})
-def test_no_request_breaks_the_server(horde: Cloud, body: Any) -> None:
-    answer = send(horde, "POST /api/v2/generate/async", body, ANONYMOUS)
+def test_no_request_breaks_the_server(cloud: Cloud, body: Any) -> None:
+    answer = send(cloud, "POST /api/v2/generate/async", body, ANONYMOUS)
     if "id" in answer:
-        assert horde.cancel(answer["id"]).body["waiting"] >= 1
+        assert cloud.cancel(answer["id"]).body["waiting"] >= 1
 
 
 @pytest.mark.slow
 @quick
 @given(body=pops)
-def test_no_pop_breaks_the_server(horde: Cloud, body: Any) -> None:
-    worker = worker_of(horde)
-    request = horde.generate().body["id"]
-    send(horde, "POST /api/v2/generate/pop", body, worker)
-    horde.cancel(request)
+def test_no_pop_breaks_the_server(cloud: Cloud, body: Any) -> None:
+    worker = worker_of(cloud)
+    request = cloud.generate().body["id"]
+    send(cloud, "POST /api/v2/generate/pop", body, worker)
+    cloud.cancel(request)
 
 
 @pytest.mark.slow
@@ -118,36 +118,36 @@ def test_no_pop_breaks_the_server(horde: Cloud, body: Any) -> None:
 @example(
     body={"generation": "R2", "seed": 1, "gen_metadata": [{"type": "a", "value": "b" * 10**5}] * 50}
 )
-def test_no_submit_breaks_the_server(horde: Cloud, body: Any) -> None:
-    worker = worker_of(horde)
-    horde.generate()
-    job = horde.pop(worker).body
+def test_no_submit_breaks_the_server(cloud: Cloud, body: Any) -> None:
+    worker = worker_of(cloud)
+    cloud.generate()
+    job = cloud.pop(worker).body
     if isinstance(body, dict):
         body.setdefault("id", job["id"])
-    horde.upload(job["r2_upload"])
-    send(horde, "POST /api/v2/generate/submit", body, worker)
+    cloud.upload(job["r2_upload"])
+    send(cloud, "POST /api/v2/generate/submit", body, worker)
 
 
 @quick
 @given(body=bodies(["username"]), key=st.none() | st.text(max_size=30))
-def test_no_registration_or_key_breaks_the_server(horde: Cloud, body: Any, key: str | None) -> None:
-    send(horde, "POST /api/register", body, key)
-    assert horde.call("GET /api/v2/find_user", key=key).status in {200, 401, 404}
+def test_no_registration_or_key_breaks_the_server(cloud: Cloud, body: Any, key: str | None) -> None:
+    send(cloud, "POST /api/register", body, key)
+    assert cloud.call("GET /api/v2/find_user", key=key).status in {200, 401, 404}
 
 
 @quick
 @given(source=st.binary(max_size=200) | st.just(b"RIFF\x00\x00\x00\x00WEBPVP8 "))
-def test_no_source_image_breaks_the_server(horde: Cloud, source: bytes) -> None:
+def test_no_source_image_breaks_the_server(cloud: Cloud, source: bytes) -> None:
     import base64
 
     whole = base64.b64decode(png_base64())
     for raw in (source, whole[: len(source)] + source, whole[:40] + source + whole[40:]):
         body = {"prompt": "x", "source_image": base64.b64encode(raw).decode()}
-        send(horde, "POST /api/v2/generate/async", body, ANONYMOUS)
+        send(cloud, "POST /api/v2/generate/async", body, ANONYMOUS)
 
 
 @pytest.mark.parametrize("path", ["check", "status"])
-def test_no_id_breaks_the_server(horde: Cloud, path: str) -> None:
+def test_no_id_breaks_the_server(cloud: Cloud, path: str) -> None:
     for request_id in ("\x00", "\ud800", "x" * 10_000, "../../x", UUID.upper(), "{id}"):
-        answer = horde.call(f"GET /api/v2/generate/{path}/{{id}}", id=request_id)
+        answer = cloud.call(f"GET /api/v2/generate/{path}/{{id}}", id=request_id)
         assert answer.status == 404

@@ -1,28 +1,31 @@
-"""Rate limits and concurrency: the Horde's numbers, and whom they hold."""
+"""Rate admission and concurrency: the Horde's numbers, and whom they hold."""
+
+from dataclasses import replace
 
 import pytest
 
+from horde.rules import ruleset
 from tests.support.cloud import ANONYMOUS, Cloud
 
 GENERATE = "POST /api/v2/generate/async"
 
 
 @pytest.fixture
-def limited(horde: Cloud) -> Cloud:
-    horde.overrides["RATE_LIMITS"] = "true"
-    horde.overrides["TRUSTED_IPS"] = "198.51.100.0/24, 2001:db8:1::/48"
-    return horde
+def limited(cloud: Cloud) -> Cloud:
+    cloud.overrides["RATE_LIMITS"] = "true"
+    cloud.overrides["TRUSTED_IPS"] = "198.51.100.0/24, 2001:db8:1::/48"
+    return cloud
 
 
-def at_a_second(horde: Cloud, second: int = 5) -> None:
+def at_a_second(cloud: Cloud, second: int = 5) -> None:
     """Stand at the start of a second, so that no window ends in mid-test, and stay there."""
-    now = horde.clock.now_ms()
-    horde.clock.freeze(now - now % 60_000 + 60_000 + second * 1000)
+    now = cloud.clock.now_ms()
+    cloud.clock.freeze(now - now % 60_000 + 60_000 + second * 1000)
 
 
-def post(horde: Cloud, times: int, *, key: str = ANONYMOUS, ip: str = "203.0.113.7") -> list[int]:
+def post(cloud: Cloud, times: int, *, key: str = ANONYMOUS, ip: str = "203.0.113.7") -> list[int]:
     body = {"prompt": "x", "dry_run": True}
-    return [horde.call(GENERATE, body, key=key, ip=ip).status for _ in range(times)]
+    return [cloud.call(GENERATE, body, key=key, ip=ip).status for _ in range(times)]
 
 
 def test_an_address_may_post_twice_a_second(limited: Cloud) -> None:
@@ -88,26 +91,26 @@ def test_a_household_of_ipv6_addresses_is_one_address(limited: Cloud) -> None:
 
 
 def test_limits_hold_across_processes(limited: Cloud) -> None:
-    from horde import rates
+    from horde.edge import ratelimit
 
     at_a_second(limited)
     assert post(limited, 2) == [200, 200]
-    rates.forget()  # another Lambda process has counted nothing yet
+    ratelimit.forget()  # another Lambda process has counted nothing yet
     assert post(limited, 1) == [429]
 
 
 def test_a_flood_is_refused_without_writing(limited: Cloud) -> None:
     at_a_second(limited)
     post(limited, 3)
-    before = limited.rows("RATE")
+    before = limited.rows("RATELIMIT")
     post(limited, 20)
-    assert limited.rows("RATE") == before
+    assert limited.rows("RATELIMIT") == before
 
 
 def test_no_address_and_no_key_is_kept(limited: Cloud) -> None:
     _, key = limited.register()
     post(limited, 1, key=key)
-    kept = str(limited.rows("RATE"))
+    kept = str(limited.rows("RATELIMIT"))
     assert kept != "[]"
     assert key not in kept
     assert "203.0.113" not in kept
@@ -120,44 +123,43 @@ def test_check_may_be_asked_ten_times_a_second_for_each_request(limited: Cloud) 
     assert limited.check(second).status == 200
 
 
-def test_an_account_may_have_30_images_waiting(horde: Cloud) -> None:
-    _, key = horde.register(kudos=10_000)
-    assert horde.generate(key, params={"n": 20}).status == 202
-    refused = horde.generate(key, params={"n": 11})
+def test_an_account_may_have_30_images_waiting(cloud: Cloud) -> None:
+    _, key = cloud.register(kudos=10_000)
+    assert cloud.generate(key, params={"n": 20}).status == 202
+    refused = cloud.generate(key, params={"n": 11})
     assert (refused.status, refused.body["rc"]) == (429, "TooManyPrompts")
     assert "30" in refused.body["message"]
-    assert horde.generate(key, params={"n": 10}).status == 202
+    assert cloud.generate(key, params={"n": 10}).status == 202
 
 
-def test_images_that_are_drawn_or_cancelled_no_longer_count(horde: Cloud) -> None:
-    _, key = horde.register(kudos=10_000)
-    worker = horde.worker_key(horde.register("owner")[0])
-    first = horde.generate(key, params={"n": 20}).body["id"]
-    second = horde.generate(key, params={"n": 10}).body["id"]
-    assert horde.generate(key).status == 429
-    horde.cancel(second)
-    assert horde.generate(key, params={"n": 10}).status == 202
-    (job,) = horde.pop(worker, amount=1).body["ids"]
-    horde.submit(worker, job, state="faulted")  # waits again, and counts again
-    assert horde.generate(key).status == 429
-    assert horde.check(first).body["waiting"] == 20
-    horde.pop(worker, amount=1)
-    assert horde.generate(key).status == 202
+def test_images_that_are_drawn_or_cancelled_no_longer_count(cloud: Cloud) -> None:
+    _, key = cloud.register(kudos=10_000)
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    first = cloud.generate(key, params={"n": 20}).body["id"]
+    second = cloud.generate(key, params={"n": 10}).body["id"]
+    assert cloud.generate(key).status == 429
+    cloud.cancel(second)
+    assert cloud.generate(key, params={"n": 10}).status == 202
+    (job,) = cloud.pop(worker, amount=1).body["ids"]
+    cloud.submit(worker, job, state="faulted")  # waits again, and counts again
+    assert cloud.generate(key).status == 429
+    assert cloud.check(first).body["waiting"] == 20
+    cloud.pop(worker, amount=1)
+    assert cloud.generate(key).status == 202
 
 
-def test_a_dry_run_is_not_limited_by_what_waits(horde: Cloud) -> None:
-    _, key = horde.register(kudos=10_000)
-    horde.generate(key, params={"n": 20})
-    horde.generate(key, params={"n": 10})
-    assert horde.generate(key, dry_run=True).status == 200
+def test_a_dry_run_is_not_limited_by_what_waits(cloud: Cloud) -> None:
+    _, key = cloud.register(kudos=10_000)
+    cloud.generate(key, params={"n": 20})
+    cloud.generate(key, params={"n": 10})
+    assert cloud.generate(key, dry_run=True).status == 200
 
 
 def test_anonymous_images_are_counted_by_model_up_to_500(
-    horde: Cloud, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from horde import limits
-
-    monkeypatch.setattr(limits, "CONCURRENCY_ANONYMOUS", 3)
-    assert horde.generate(params={"n": 3}).status == 202
-    assert horde.generate().status == 429
-    assert horde.generate(models=["SDXL 1.0"]).status == 202
+    three = replace(ruleset.IN_FORCE, concurrency_anonymous=3)
+    monkeypatch.setattr(ruleset, "IN_FORCE", three)
+    assert cloud.generate(params={"n": 3}).status == 202
+    assert cloud.generate().status == 429
+    assert cloud.generate(models=["SDXL 1.0"]).status == 202

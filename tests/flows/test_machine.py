@@ -27,11 +27,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from horde import pricing, schema, store
-from horde.model import Generation, Request, SharedKey, User
+from horde.edge import bodies
+from horde.records import Generation, Request, SharedKey, User
+from horde.rules import pricing
+from horde.store.items import from_item
 from infra.operate import commands
 from tests.support import rules
-from tests.support.cloud import ANONYMOUS, Cloud, Reply, cloud, png_base64, webp
+from tests.support.cloud import ANONYMOUS, Cloud, Reply, fresh_cloud, png_base64, webp
 
 START_MS = 1_795_000_000_000
 BASELINE = "stable_diffusion_1"
@@ -83,8 +85,8 @@ class Machine(RuleBasedStateMachine):
         patch = self._stack.enter_context(pytest.MonkeyPatch.context())
         # Ids decide the order in which things are swept: hypothesis must be able to repeat it.
         patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=random.getrandbits(128), version=4))
-        self.horde: Cloud = self._stack.enter_context(cloud(self.template, self.clients))
-        self.horde.clock.freeze(START_MS)
+        self.cloud: Cloud = self._stack.enter_context(fresh_cloud(self.template, self.clients))
+        self.cloud.clock.freeze(START_MS)
         self.model = rules.Rules(START_MS)
         self.api_keys: dict[int, str] = {}
         self.worker_keys: dict[int, str] = {}
@@ -114,7 +116,7 @@ class Machine(RuleBasedStateMachine):
         return self._register()
 
     def _register(self) -> int:
-        user, key = self.horde.register("ada")
+        user, key = self.cloud.register("ada")
         self.api_keys[user] = key
         self.model.register(user)
         return user
@@ -127,17 +129,17 @@ class Machine(RuleBasedStateMachine):
 
     def _hire(self, user: int) -> int:
         if user not in self.worker_keys:
-            self.worker_keys[user] = self.horde.worker_key(user)
+            self.worker_keys[user] = self.cloud.worker_key(user)
         return user
 
     @rule(user=users, amount=amounts.flatmap(lambda some: st.sampled_from([some, -some])))
     def grant(self, user: int, amount: int) -> None:
-        assert self.horde.store.grant(user, amount) is self.model.grant(user, amount)
+        assert self.cloud.store.accounts.grant(user, amount) is self.model.grant(user, amount)
 
     @rule(user=users)
     @precondition(lambda self: not any(a.deleted for a in self.model.accounts.values()))
     def delete_user(self, user: int) -> None:
-        answer = self.horde.call("DELETE /api/v2/users/{id}", key=self.api_keys[user], id=str(user))
+        answer = self.cloud.call("DELETE /api/v2/users/{id}", key=self.api_keys[user], id=str(user))
         assert answer.status == 200, answer
         self.model.delete(user)
 
@@ -157,10 +159,10 @@ class Machine(RuleBasedStateMachine):
 
     def _ask(self, api_key: str, payer: Any, wish: rules.Wish) -> Any:
         body = body_of(wish)
-        parsed = schema.parse(schema.GenerateRequest, body)
-        quote = pricing.quote(parsed, shared=False, baseline=BASELINE)
-        lease_s = pricing.lease_seconds(parsed.params, img2img=wish.img2img, baseline=BASELINE)
-        answer = self.horde.call("POST /api/v2/generate/async", body, key=api_key)
+        parsed = bodies.parse(bodies.GenerateRequest, body)
+        quote = pricing.quote(parsed.spec, shared=False, baseline=BASELINE)
+        lease_s = pricing.lease_seconds(parsed.spec, baseline=BASELINE)
+        answer = self.cloud.call("POST /api/v2/generate/async", body, key=api_key)
         try:
             request, total = self.model.ask(
                 payer, wish, price=quote.price, reward=quote.reward, lease_s=lease_s
@@ -169,7 +171,7 @@ class Machine(RuleBasedStateMachine):
             refused(answer, refusal)
             return multiple()
         assert (answer.status, answer.body["kudos"]) == (202, total), answer
-        stored = self.horde.store.request(answer.body["id"])
+        stored = self.cloud.store.requests.get(answer.body["id"])
         assert stored is not None
         request.named(stored.id, stored.generations)
         self.model.requests[stored.id] = request
@@ -177,7 +179,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(request=requests)
     def cancel(self, request: str) -> None:
-        answer = self.horde.cancel(request)
+        answer = self.cloud.cancel(request)
         try:
             self.model.visible(self.model.requests[request])
         except rules.Refused as refusal:
@@ -192,7 +194,7 @@ class Machine(RuleBasedStateMachine):
         self._check(self.model.requests[request])
 
     def _check(self, request: rules.Request) -> None:
-        answer = self.horde.check(request.id)
+        answer = self.cloud.check(request.id)
         try:
             self.model.visible(request)
         except rules.Refused as refusal:
@@ -221,7 +223,7 @@ class Machine(RuleBasedStateMachine):
         }
         if best:
             body["best"] = shown[0]
-        answer = self.horde.call("POST /api/v2/generate/rate/{id}", body, id=request)
+        answer = self.cloud.call("POST /api/v2/generate/rate/{id}", body, id=request)
         try:
             reward = self.model.rate(model, ratings, best=best)
         except rules.Refused as refusal:
@@ -242,7 +244,7 @@ class Machine(RuleBasedStateMachine):
         return multiple(*self._pop(worker, amount=amount, mixed=mixed, img2img=img2img))
 
     def _pop(self, worker: int, *, amount: int, mixed: bool, img2img: bool) -> list[Job]:
-        answer = self.horde.pop(
+        answer = self.cloud.pop(
             self.worker_keys[worker],
             name=f"worker of {worker}",
             amount=amount,
@@ -295,7 +297,7 @@ class Machine(RuleBasedStateMachine):
 
     def _upload(self, job: Job) -> None:
         image, claim, url = job
-        self.horde.upload(url, IMAGES[claim % len(IMAGES)])
+        self.cloud.upload(url, IMAGES[claim % len(IMAGES)])
         self.model.upload(self.model.image(image), claim)
 
     @rule(job=jobs, state=st.sampled_from(["ok", "ok", "ok", "censored", "csam"]))
@@ -315,7 +317,7 @@ class Machine(RuleBasedStateMachine):
 
     def _submit(self, worker: int | None, job: Job, state: str) -> None:
         assert worker is not None
-        answer = self.horde.submit(self.worker_keys[worker], job[0], state=state)
+        answer = self.cloud.submit(self.worker_keys[worker], job[0], state=state)
         try:
             reward = self.model.submit(worker, self.model.image(job[0]), state)
         except rules.Refused as refusal:
@@ -326,7 +328,7 @@ class Machine(RuleBasedStateMachine):
     # --- time -------------------------------------------------------------------------------------
 
     def _pass(self, seconds: int) -> None:
-        self.horde.clock.pass_seconds(seconds)
+        self.cloud.clock.pass_seconds(seconds)
         self.model.now_ms += seconds * 1000
 
     @rule(seconds=st.sampled_from([1, 59, 61, 600]))
@@ -361,37 +363,37 @@ class Machine(RuleBasedStateMachine):
         self._sweep()
 
     def _sweep(self) -> None:
-        self.horde.sweep()
+        self.cloud.sweep()
         self.model.sweep()
 
     # --- what moves by itself --------------------------------------------------------------------
 
     @rule(again=st.booleans(), dispatching=st.booleans())
     def stream(self, again: bool, dispatching: bool) -> None:
-        self.horde.stream(again=again)
+        self.cloud.stream(again=again)
         if dispatching:
-            self.horde.deliver("dispatch", twice=again)
+            self.cloud.deliver("dispatch", twice=again)
 
     @rule(twice=st.booleans())
     def share(self, twice: bool) -> None:
-        self.horde.redrive("share")
-        self.horde.deliver("share", twice=twice)
+        self.cloud.redrive("share")
+        self.cloud.deliver("share", twice=twice)
         self.model.judge()
         self.compare_data_set()
 
     @rule(image=st.none() | jobs, user=users)
     def withdraw(self, image: Job | None, user: int) -> None:
         """Take an image back, or all that a user shared."""
-        bucket = self.horde.bucket("Laion")
+        bucket = self.cloud.bucket("Laion")
         what = image[0] if image else f"ada#{user}"
         owner = self.model.accounts[user]
         mine = [one for one in self.model.images if one.request.owner is owner]
         images = [self.model.image(image[0])] if image else mine
         if image and not images[0].was_shared:
             with pytest.raises(commands.OperatorError):
-                commands.withdraw(self.horde.store, self.horde.s3, bucket, what)
+                commands.withdraw(self.cloud.store, self.cloud.s3, bucket, what)
             return
-        gone = commands.withdraw(self.horde.store, self.horde.s3, bucket, what)
+        gone = commands.withdraw(self.cloud.store, self.cloud.s3, bucket, what)
         assert gone == self.model.withdraw(images)
         self.compare_data_set()
 
@@ -442,7 +444,7 @@ class Machine(RuleBasedStateMachine):
         assert (answer.status, answer.body) == (200, {"awarded": amount}), answer
 
     def _move(self, what: str, user: int, name: str, amount: int, once: str | None) -> Reply:
-        return self.horde.call(
+        return self.cloud.call(
             f"POST /api/v2/kudos/{what}",
             {"username": name, "amount": amount},
             key=self.api_keys[user],
@@ -457,7 +459,7 @@ class Machine(RuleBasedStateMachine):
 
     def _add_key(self, user: int, budget: int, expiry: int) -> Any:
         wish = {"name": "a key", "kudos": budget, "expiry": expiry}
-        answer = self.horde.call("PUT /api/v2/sharedkeys", wish, key=self.api_keys[user])
+        answer = self.cloud.call("PUT /api/v2/sharedkeys", wish, key=self.api_keys[user])
         try:
             key = self.model.add_key(user, budget, expiry)
         except rules.Refused as refusal:
@@ -478,7 +480,7 @@ class Machine(RuleBasedStateMachine):
         """Mostly by its owner."""
         model = self.model.keys[key]
         user = model.owner.id if by is None else by
-        answer = self.horde.call(
+        answer = self.cloud.call(
             "PATCH /api/v2/sharedkeys/{id}",
             {"kudos": budget, "expiry": expiry},
             key=self.api_keys[user],
@@ -494,7 +496,7 @@ class Machine(RuleBasedStateMachine):
     @rule(key=keys)
     def delete_key(self, key: str) -> None:
         model = self.model.keys[key]
-        answer = self.horde.call(
+        answer = self.cloud.call(
             "DELETE /api/v2/sharedkeys/{id}", key=self.api_keys[model.owner.id], id=key
         )
         try:
@@ -509,29 +511,29 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def compare(self) -> None:
         """The table is what the rules say, rewards paid."""
-        self.horde.pay()
+        self.cloud.pay()
         kinds: dict[str, list[Any]] = {
             kind: [] for kind in ("USER", "REQUEST", "GENERATION", "SHAREDKEY")
         }
-        for item in self.horde.items():
+        for item in self.cloud.items():
             kinds.get(item["sk"]["S"], []).append(item)
-        users = [store.from_item(User, item) for item in kinds["USER"]]
+        users = [from_item(User, item) for item in kinds["USER"]]
         assert {one.id: (one.kudos, one.deleted) for one in users} == {
             one.id: (one.kudos, one.deleted) for one in self.model.accounts.values()
         }
-        requests = [store.from_item(Request, item) for item in kinds["REQUEST"]]
+        requests = [from_item(Request, item) for item in kinds["REQUEST"]]
         assert {
-            one.id: (one.cancelled, one.faulted, one.forgiven, one.expires_at, one.shared)
+            one.id: (one.cancelled, one.faulted, one.waived, one.expires_at, one.shared)
             for one in requests
         } == {
-            one.id: (one.cancelled, one.faulted, one.forgiven, one.expires_at, one.shared)
+            one.id: (one.cancelled, one.faulted, one.waived, one.expires_at, one.shared)
             for one in self.model.requests.values()
         }
-        images = [store.from_item(Generation, item) for item in kinds["GENERATION"]]
+        images = [from_item(Generation, item) for item in kinds["GENERATION"]]
         assert {one.id: (str(one.state), one.attempt, one.worker_user) for one in images} == {
             one.id: (one.state, one.claims, one.holder) for one in self.model.images
         }
-        keys = [store.from_item(SharedKey, item) for item in kinds["SHAREDKEY"]]
+        keys = [from_item(SharedKey, item) for item in kinds["SHAREDKEY"]]
         assert {one.id: (one.kudos, one.utilized, one.expires_at) for one in keys} == {
             one.id: (one.budget, one.used, one.expires_at)
             for one in self.model.keys.values()
@@ -540,7 +542,7 @@ class Machine(RuleBasedStateMachine):
 
     def compare_data_set(self) -> None:
         """The LAION bucket holds exactly what was shared and not withdrawn, as it was delivered."""
-        found = {key.rpartition("/")[2]: body for key, body in self.horde.laion().items()}
+        found = {key.rpartition("/")[2]: body for key, body in self.cloud.laion().items()}
         names = [f"{image}.{kind}" for image in self.model.data_set for kind in ("webp", "json")]
         assert sorted(found) == sorted(names)
         for image, claim in self.model.data_set.items():
@@ -564,18 +566,18 @@ class Machine(RuleBasedStateMachine):
             assert not request.count(rules.WAITING, rules.PROCESSING)
             self._check(request)
         self.compare()
-        assert list(self.horde.store.due(self.model.now + rules.DAY_S)) == []
+        assert list(self.cloud.store.due.until(self.model.now + rules.DAY_S)) == []
         self.share(twice=True)
-        self.horde.stream(again=True)
-        self.horde.stream(again=True)
-        assert self.horde.pending["share"] == []
-        assert self.horde.uncounted == []
-        total = self.horde.call("GET /api/v2/stats/img/totals").body["total"]
+        self.cloud.stream(again=True)
+        self.cloud.stream(again=True)
+        assert self.cloud.pending["share"] == []
+        assert self.cloud.uncounted == []
+        total = self.cloud.call("GET /api/v2/stats/img/totals").body["total"]
         assert total["images"] == self.model.delivered
         for account in self.model.accounts.values():
-            ledger = [(entry["kind"], entry["amount"]) for entry in self.horde.ledger(account.id)]
+            ledger = [(entry["kind"], entry["amount"]) for entry in self.cloud.ledger(account.id)]
             assert sorted(ledger) == sorted(account.moves)
-        self.horde.audit()
+        self.cloud.audit()
 
 
 def refused(answer: Reply, refusal: rules.Refused) -> None:

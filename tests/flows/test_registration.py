@@ -12,12 +12,12 @@ from tests.support.cloud import Cloud, Reply
 FORM = "application/x-www-form-urlencoded"
 
 
-def post(horde: Cloud, raw: str, kind: str = FORM) -> Reply:
-    return horde.call("POST /register", raw=raw, headers={"content-type": kind})
+def post(cloud: Cloud, raw: str, kind: str = FORM) -> Reply:
+    return cloud.call("POST /register", raw=raw, headers={"content-type": kind})
 
 
-def register(horde: Cloud, name: str) -> Reply:
-    return post(horde, urlencode({"username": name}))
+def register(cloud: Cloud, name: str) -> Reply:
+    return post(cloud, urlencode({"username": name}))
 
 
 class Tags(HTMLParser):
@@ -36,8 +36,8 @@ class Tags(HTMLParser):
         return attributes
 
 
-def test_the_form_is_a_page_without_a_script(horde: Cloud) -> None:
-    answer = horde.call("GET /register")
+def test_the_form_is_a_page_without_a_script(cloud: Cloud) -> None:
+    answer = cloud.call("GET /register")
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
@@ -48,49 +48,49 @@ def test_the_form_is_a_page_without_a_script(horde: Cloud) -> None:
     assert page.one("form") == {"method": "post", "action": "/register"}
 
 
-def test_the_form_says_what_is_shared_and_under_which_licence(horde: Cloud) -> None:
-    text = horde.call("GET /register").body
+def test_the_form_says_what_is_shared_and_under_which_licence(cloud: Cloud) -> None:
+    text = cloud.call("GET /register").body
     for word in ("CC0", "LAION", "never shared", "always", "/terms", "/privacy"):
         assert word in text
 
 
-def test_the_page_shows_a_key_that_works_and_only_its_hash_is_kept(horde: Cloud) -> None:
-    answer = register(horde, "Ada Lovelace")
+def test_the_page_shows_a_key_that_works_and_only_its_hash_is_kept(cloud: Cloud) -> None:
+    answer = register(cloud, "Ada Lovelace")
     assert answer.status == 201
     assert answer.headers["Cache-Control"] == "no-store"
     (key,) = re.findall(r"<code>([\w-]{22})</code>", answer.body)
-    found = horde.call("GET /api/v2/find_user", key=key).body
+    found = cloud.call("GET /api/v2/find_user", key=key).body
     assert (found["username"], found["kudos"]) == ("Ada Lovelace#1", 14)
     assert "Ada Lovelace#1" in answer.body
-    assert key not in str(horde.db.scan(TableName=horde.table))
+    assert key not in str(cloud.db.scan(TableName=cloud.table))
 
 
-def test_a_form_that_arrives_in_base64_is_read_like_any_other(horde: Cloud) -> None:
+def test_a_form_that_arrives_in_base64_is_read_like_any_other(cloud: Cloud) -> None:
     event = {
         "routeKey": "POST /register",
         "headers": {"content-type": f"{FORM}; charset=UTF-8"},
         "body": base64.b64encode(urlencode({"username": "Zoë"}).encode()).decode(),
         "isBase64Encoded": True,
     }
-    answer = horde.invoke("users", event)
+    answer = cloud.invoke("users", event)
     assert answer["statusCode"] == 201
     assert "Zoë#1" in answer["body"]
 
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 31, "a#b", "a\nb", "a\x00b", "a\x1fb"])
-def test_a_bad_name_shows_the_form_again_with_what_is_wrong(horde: Cloud, name: str) -> None:
-    answer = register(horde, name)
+def test_a_bad_name_shows_the_form_again_with_what_is_wrong(cloud: Cloud, name: str) -> None:
+    answer = register(cloud, name)
     assert answer.status == 400
     assert answer.headers["Content-Type"].startswith("text/html")
     page = Tags(answer.body)
     assert page.one("input")["aria-invalid"] == "true"
     assert 'role="alert"' in answer.body
-    assert horde.rows("USER") == []
+    assert cloud.rows("USER") == []
 
 
 @pytest.mark.parametrize("name", ['"><script>alert(1)</script>', "<b>&amp;'\"", "{0}{api_key}"])
-def test_everything_a_visitor_sends_is_escaped(horde: Cloud, name: str) -> None:
-    for answer in (register(horde, name), register(horde, name + "#")):
+def test_everything_a_visitor_sends_is_escaped(cloud: Cloud, name: str) -> None:
+    for answer in (register(cloud, name), register(cloud, name + "#")):
         page = Tags(answer.body)
         assert {"script", "b"}.isdisjoint(tag for tag, _ in page.found)
     assert Tags(answer.body).one("input")["value"] == name + "#"
@@ -109,14 +109,14 @@ def test_everything_a_visitor_sends_is_escaped(horde: Cloud, name: str) -> None:
         ("username=ada", "", 415),
     ],
 )
-def test_what_is_no_form_opens_no_account(horde: Cloud, raw: str, kind: str, status: int) -> None:
-    answer = post(horde, raw, kind)
+def test_what_is_no_form_opens_no_account(cloud: Cloud, raw: str, kind: str, status: int) -> None:
+    answer = post(cloud, raw, kind)
     assert answer.status == status
     assert Tags(answer.body).one("form")["action"] == "/register"
-    assert horde.rows("USER") == []
+    assert cloud.rows("USER") == []
 
 
-def test_an_address_opens_ten_accounts_a_minute(horde: Cloud) -> None:
-    horde.overrides["RATE_LIMITS"] = "true"
-    horde.clock.freeze(horde.clock.now_ms() // 60_000 * 60_000)
-    assert [register(horde, "ada").status for _ in range(11)] == [201] * 10 + [429]
+def test_an_address_opens_ten_accounts_a_minute(cloud: Cloud) -> None:
+    cloud.overrides["RATE_LIMITS"] = "true"
+    cloud.clock.freeze(cloud.clock.now_ms() // 60_000 * 60_000)
+    assert [register(cloud, "ada").status for _ in range(11)] == [201] * 10 + [429]

@@ -8,21 +8,21 @@ PARAMS = {"width": 512, "height": 512, "steps": 30}
 PRICE = 7  # 6.50 by the closed form, half up
 
 
-def test_an_image_that_is_not_shared_is_taxed_3_kudos(horde: Cloud) -> None:
-    user, key = horde.register(kudos=1000)
-    answer = horde.generate(key, params={**PARAMS, "n": 2})
+def test_an_image_that_is_not_shared_is_taxed_3_kudos(cloud: Cloud) -> None:
+    user, key = cloud.register(kudos=1000)
+    answer = cloud.generate(key, params={**PARAMS, "n": 2})
     assert answer.status == 202
     assert answer.body["kudos"] == 2 * (PRICE + 3)
-    assert horde.kudos(user) == 1014 - 2 * (PRICE + 3)
-    assert horde.ledger(user)[-1]["postings"] == {"price": 2 * PRICE, "tax": 6}
+    assert cloud.kudos(user) == 1014 - 2 * (PRICE + 3)
+    assert cloud.ledger(user)[-1]["postings"] == {"price": 2 * PRICE, "tax": 6}
 
 
-def test_a_shared_image_is_taxed_1_kudo(horde: Cloud) -> None:
-    user, key = horde.register(kudos=1000)
-    answer = horde.generate(key, params={**PARAMS, "n": 2}, shared=True)
+def test_a_shared_image_is_taxed_1_kudo(cloud: Cloud) -> None:
+    user, key = cloud.register(kudos=1000)
+    answer = cloud.generate(key, params={**PARAMS, "n": 2}, shared=True)
     assert answer.body["kudos"] == 2 * (PRICE + 1)
-    assert horde.kudos(user) == 1014 - 2 * (PRICE + 1)
-    assert horde.ledger(user)[-1]["postings"] == {"price": 2 * PRICE, "tax": 2}
+    assert cloud.kudos(user) == 1014 - 2 * (PRICE + 1)
+    assert cloud.ledger(user)[-1]["postings"] == {"price": 2 * PRICE, "tax": 2}
 
 
 @pytest.mark.parametrize(
@@ -33,249 +33,249 @@ def test_a_shared_image_is_taxed_1_kudo(horde: Cloud) -> None:
         ({"width": 512, "height": 512, "steps": 20, "sampler_name": "k_heun"}, []),
     ],
 )
-def test_the_tax_is_flat(horde: Cloud, params: dict[str, object], models: list[str]) -> None:
-    user, key = horde.register(kudos=100_000)
-    horde.generate(key, params=params, models=models)
-    horde.generate(key, params=params, models=models, shared=True)
-    taxes = [entry["postings"]["tax"] for entry in horde.ledger(user)[-2:]]
+def test_the_tax_is_flat(cloud: Cloud, params: dict[str, object], models: list[str]) -> None:
+    user, key = cloud.register(kudos=100_000)
+    cloud.generate(key, params=params, models=models)
+    cloud.generate(key, params=params, models=models, shared=True)
+    taxes = [entry["postings"]["tax"] for entry in cloud.ledger(user)[-2:]]
     assert taxes == [3, 1]
 
 
 @pytest.mark.parametrize("field", ["shared", "share"])
-def test_shared_and_share_are_the_same_field(horde: Cloud, field: str) -> None:
-    _, key = horde.register(kudos=100)
-    answer = horde.generate(key, **{field: True})
-    assert horde.status(answer.body["id"]).body["shared"] is True
+def test_shared_and_share_are_the_same_field(cloud: Cloud, field: str) -> None:
+    _, key = cloud.register(kudos=100)
+    answer = cloud.generate(key, **{field: True})
+    assert cloud.status(answer.body["id"]).body["shared"] is True
     assert "message" not in answer.body
 
 
 @pytest.mark.parametrize("flag", [{}, {"shared": False}, {"shared": True}])
-def test_anonymous_text_to_image_is_always_shared(horde: Cloud, flag: dict[str, bool]) -> None:
-    answer = horde.generate(ANONYMOUS, **flag)
+def test_anonymous_text_to_image_is_always_shared(cloud: Cloud, flag: dict[str, bool]) -> None:
+    answer = cloud.generate(ANONYMOUS, **flag)
     assert answer.body["kudos"] == PRICE + 1
-    assert horde.status(answer.body["id"]).body["shared"] is True
+    assert cloud.status(answer.body["id"]).body["shared"] is True
     assert ("always shared" in answer.body.get("message", "")) is not flag.get("shared", False)
 
 
 @pytest.mark.parametrize("anonymous", [True, False])
 def test_an_image_made_from_a_source_image_is_never_shared(
-    horde: Cloud,
+    cloud: Cloud,
     anonymous: bool,
 ) -> None:
-    key = ANONYMOUS if anonymous else horde.register(kudos=100)[1]
-    answer = horde.generate(
+    key = ANONYMOUS if anonymous else cloud.register(kudos=100)[1]
+    answer = cloud.generate(
         key, source_image=png_base64(), shared=True, params={"denoising_strength": 1.0}
     )
     assert answer.status == 202, answer
     assert answer.body["kudos"] == 8 + 3  # 6.50 x 1.3 = 8.45
     assert "never" in answer.body["message"]
-    assert horde.status(answer.body["id"]).body["shared"] is False
-    worker = horde.worker_key(horde.register("owner")[0])
-    assert len(horde.draw(worker)) == 1
-    horde.settle_async()
-    assert horde.laion() == {}
+    assert cloud.status(answer.body["id"]).body["shared"] is False
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    assert len(cloud.draw(worker)) == 1
+    cloud.settle_async()
+    assert cloud.laion() == {}
 
 
-def test_source_processing_without_a_source_image_is_text_to_image(horde: Cloud) -> None:
-    _, key = horde.register(kudos=100)
-    answer = horde.generate(
+def test_source_processing_without_a_source_image_is_text_to_image(cloud: Cloud) -> None:
+    _, key = cloud.register(kudos=100)
+    answer = cloud.generate(
         key, source_processing="img2img", shared=True, params={"denoising_strength": 0.5}
     )
     assert answer.body["kudos"] == PRICE + 1
-    assert horde.status(answer.body["id"]).body["shared"] is True
+    assert cloud.status(answer.body["id"]).body["shared"] is True
 
 
 @pytest.mark.parametrize("state", ["censored", "csam"])
 def test_a_censored_image_is_never_shared_and_gets_its_price_but_not_its_tax_back(
-    horde: Cloud, state: str
+    cloud: Cloud, state: str
 ) -> None:
-    user, key = horde.register(kudos=100)
-    worker = horde.worker_key(horde.register("owner")[0])
-    request = horde.generate(key, shared=True).body["id"]
-    job = horde.pop(worker).body
-    horde.upload(job["r2_upload"])
-    assert horde.submit(worker, job["id"], state=state).status == 200
-    assert horde.kudos(user) == 114 - 1
-    shown = horde.status(request).body
+    user, key = cloud.register(kudos=100)
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    request = cloud.generate(key, shared=True).body["id"]
+    job = cloud.pop(worker).body
+    cloud.upload(job["r2_upload"])
+    assert cloud.submit(worker, job["id"], state=state).status == 200
+    assert cloud.kudos(user) == 114 - 1
+    shown = cloud.status(request).body
     assert shown["generations"][0]["censored"] is True
     assert shown["kudos"] == 1
-    horde.settle_async()
-    assert horde.laion() == {}
+    cloud.settle_async()
+    assert cloud.laion() == {}
 
 
-def test_a_remark_of_censorship_censors_as_the_state_does(horde: Cloud) -> None:
-    worker = horde.worker_key(horde.register("owner")[0])
-    request = horde.generate().body["id"]
-    job = horde.pop(worker).body
-    horde.upload(job["r2_upload"])
+def test_a_remark_of_censorship_censors_as_the_state_does(cloud: Cloud) -> None:
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    request = cloud.generate().body["id"]
+    job = cloud.pop(worker).body
+    cloud.upload(job["r2_upload"])
     remarks = [{"type": "censorship", "value": "nsfw"}]
-    assert horde.submit(worker, job["id"], gen_metadata=remarks).status == 200
-    generation = horde.status(request).body["generations"][0]
+    assert cloud.submit(worker, job["id"], gen_metadata=remarks).status == 200
+    generation = cloud.status(request).body["generations"][0]
     assert (generation["censored"], generation["gen_metadata"]) == (True, remarks)
-    horde.settle_async()
-    assert horde.laion() == {}
+    cloud.settle_async()
+    assert cloud.laion() == {}
 
 
-def test_a_faulted_image_is_never_shared(horde: Cloud) -> None:
-    user, key = horde.register(kudos=100)
-    worker = horde.worker_key(horde.register("owner")[0])
-    request = horde.generate(key, shared=True).body["id"]
+def test_a_faulted_image_is_never_shared(cloud: Cloud) -> None:
+    user, key = cloud.register(kudos=100)
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    request = cloud.generate(key, shared=True).body["id"]
     for _ in range(3):
-        job = horde.pop(worker).body
-        horde.upload(job["r2_upload"])
-        assert horde.submit(worker, job["id"], state="faulted").body == {"reward": 0}
-    assert horde.status(request).body["faulted"] is True
-    assert horde.kudos(user) == 114
-    horde.settle_async()
-    assert horde.laion() == {}
+        job = cloud.pop(worker).body
+        cloud.upload(job["r2_upload"])
+        assert cloud.submit(worker, job["id"], state="faulted").body == {"reward": 0}
+    assert cloud.status(request).body["faulted"] is True
+    assert cloud.kudos(user) == 114
+    cloud.settle_async()
+    assert cloud.laion() == {}
 
 
-def test_status_says_truthfully_what_is_shared(horde: Cloud) -> None:
-    _, key = horde.register(kudos=100)
-    worker = horde.worker_key(horde.register("owner")[0])
-    shared = horde.generate(key, shared=True).body["id"]
-    private = horde.generate(key).body["id"]
-    horde.draw(worker)
-    horde.settle_async()
-    assert horde.status(shared).body["shared"] is True
-    assert horde.status(private).body["shared"] is False
-    ids = {g["id"] for g in horde.status(shared).body["generations"]}
-    assert {name.split("/")[-1].split(".")[0] for name in horde.laion()} == ids
+def test_status_says_truthfully_what_is_shared(cloud: Cloud) -> None:
+    _, key = cloud.register(kudos=100)
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    shared = cloud.generate(key, shared=True).body["id"]
+    private = cloud.generate(key).body["id"]
+    cloud.draw(worker)
+    cloud.settle_async()
+    assert cloud.status(shared).body["shared"] is True
+    assert cloud.status(private).body["shared"] is False
+    ids = {g["id"] for g in cloud.status(shared).body["generations"]}
+    assert {name.split("/")[-1].split(".")[0] for name in cloud.laion()} == ids
 
 
-def test_priority_is_by_kudos_and_sharing_buys_none(horde: Cloud) -> None:
-    worker = horde.worker_key(horde.register("owner")[0])
-    _, rich = horde.register("rich", kudos=10_000)
-    _, poor = horde.register("poor", kudos=100)
+def test_priority_is_by_kudos_and_sharing_buys_none(cloud: Cloud) -> None:
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    _, rich = cloud.register("rich", kudos=10_000)
+    _, poor = cloud.register("poor", kudos=100)
     order = [
-        horde.generate(ANONYMOUS).body["id"],
-        horde.generate(poor, shared=True).body["id"],
-        horde.generate(rich).body["id"],
+        cloud.generate(ANONYMOUS).body["id"],
+        cloud.generate(poor, shared=True).body["id"],
+        cloud.generate(rich).body["id"],
     ]
-    popped = [horde.store.generation(horde.pop(worker).body["id"]) for _ in order]
+    popped = [cloud.store.requests.generation(cloud.pop(worker).body["id"]) for _ in order]
     assert [g.request_id for g in popped if g] == order[::-1]
 
 
-def test_among_equals_the_oldest_comes_first(horde: Cloud) -> None:
-    worker = horde.worker_key(horde.register("owner")[0])
+def test_among_equals_the_oldest_comes_first(cloud: Cloud) -> None:
+    worker = cloud.worker_key(cloud.register("owner")[0])
     order = []
     for _ in range(3):
-        order.append(horde.generate().body["id"])
-        horde.clock.pass_seconds(1)
-    popped = [horde.store.generation(horde.pop(worker).body["id"]) for _ in order]
+        order.append(cloud.generate().body["id"])
+        cloud.clock.pass_seconds(1)
+    popped = [cloud.store.requests.generation(cloud.pop(worker).body["id"]) for _ in order]
     assert [g.request_id for g in popped if g] == order
 
 
-def test_waiting_gains_five_kudos_of_priority_a_second(horde: Cloud) -> None:
-    worker = horde.worker_key(horde.register("owner")[0])
-    _, key = horde.register("ada", kudos=86)  # 100 kudos, 150 above anonymous
-    early = horde.generate(ANONYMOUS).body["id"]
-    horde.clock.pass_seconds(29)
-    horde.generate(key)
-    horde.clock.pass_seconds(2)
-    late = horde.generate(ANONYMOUS).body["id"]
-    owners = [horde.store.generation(horde.pop(worker).body["id"]) for _ in range(2)]
-    requests = [horde.store.request(g.request_id) for g in owners if g]
+def test_waiting_gains_five_kudos_of_priority_a_second(cloud: Cloud) -> None:
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    _, key = cloud.register("ada", kudos=86)  # 100 kudos, 150 above anonymous
+    early = cloud.generate(ANONYMOUS).body["id"]
+    cloud.clock.pass_seconds(29)
+    cloud.generate(key)
+    cloud.clock.pass_seconds(2)
+    late = cloud.generate(ANONYMOUS).body["id"]
+    owners = [cloud.store.requests.generation(cloud.pop(worker).body["id"]) for _ in range(2)]
+    requests = [cloud.store.requests.get(g.request_id) for g in owners if g]
     assert [r.id == early for r in requests if r] == [False, True]
     assert late not in {r.id for r in requests if r}
 
 
-def test_dry_run_answers_exactly_what_would_be_charged(horde: Cloud) -> None:
-    user, key = horde.register(kudos=1000)
+def test_dry_run_answers_exactly_what_would_be_charged(cloud: Cloud) -> None:
+    user, key = cloud.register(kudos=1000)
     for fields in (
         {"params": {**PARAMS, "n": 3}},
         {"params": {**PARAMS, "n": 2}, "shared": True, "models": ["SDXL 1.0"]},
         {"slow_workers": False},
         {"source_image": png_base64()},
     ):
-        before = horde.kudos(user)
-        dry = horde.generate(key, dry_run=True, **fields)
+        before = cloud.kudos(user)
+        dry = cloud.generate(key, dry_run=True, **fields)
         assert (dry.status, list(dry.body)) == (200, ["kudos"])
-        assert horde.kudos(user) == before
-        assert horde.generate(key, **fields).body["kudos"] == dry.body["kudos"]
-        assert horde.kudos(user) == before - dry.body["kudos"]
+        assert cloud.kudos(user) == before
+        assert cloud.generate(key, **fields).body["kudos"] == dry.body["kudos"]
+        assert cloud.kudos(user) == before - dry.body["kudos"]
 
 
-def test_the_anonymous_account_is_never_written(horde: Cloud) -> None:
-    worker = horde.worker_key(horde.register("owner")[0])
-    horde.generate(ANONYMOUS, params={"n": 2})
-    cancelled = horde.generate(ANONYMOUS).body["id"]
-    horde.cancel(cancelled)
-    horde.draw(worker)
-    horde.settle_async()
-    written = horde.db.query(
-        TableName=horde.table,
+def test_the_anonymous_account_is_never_written(cloud: Cloud) -> None:
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    cloud.generate(ANONYMOUS, params={"n": 2})
+    cancelled = cloud.generate(ANONYMOUS).body["id"]
+    cloud.cancel(cancelled)
+    cloud.draw(worker)
+    cloud.settle_async()
+    written = cloud.db.query(
+        TableName=cloud.table,
         KeyConditionExpression="pk = :pk",
         ExpressionAttributeValues={":pk": {"S": "USER#0"}},
     )["Items"]
-    assert [item["sk"]["S"] for item in written] == ["RECORD"]  # the tally's
+    assert [item["sk"]["S"] for item in written] == ["STATS"]  # the tally's
 
 
-def test_a_balance_never_falls_under_its_floor_and_the_rest_is_forgiven(horde: Cloud) -> None:
-    user, key = horde.register(kudos=6)  # 20, 6 above the floor
-    answer = horde.generate(key, params={**PARAMS, "n": 2})
+def test_a_balance_never_falls_under_its_floor_and_the_rest_is_forgiven(cloud: Cloud) -> None:
+    user, key = cloud.register(kudos=6)  # 20, 6 above the floor
+    answer = cloud.generate(key, params={**PARAMS, "n": 2})
     assert answer.body["kudos"] == 20
-    assert horde.kudos(user) == 14
-    charge = horde.ledger(user)[-1]
+    assert cloud.kudos(user) == 14
+    charge = cloud.ledger(user)[-1]
     assert charge["amount"] == -6
-    assert charge["postings"] == {"price": 14, "tax": 6, "forgiveness": -14}
+    assert charge["postings"] == {"price": 14, "tax": 6, "waiver": -14}
 
 
-def test_the_operator_cannot_take_kudos_under_the_floor(horde: Cloud) -> None:
-    user, _ = horde.register(kudos=6)
-    assert horde.store.grant(user, -7) is False
-    assert horde.kudos(user) == 20
-    assert horde.store.grant(user, -6) is True
-    assert horde.kudos(user) == 14
-    assert horde.store.grant(user + 1, 5) is False
+def test_the_operator_cannot_take_kudos_under_the_floor(cloud: Cloud) -> None:
+    user, _ = cloud.register(kudos=6)
+    assert cloud.store.accounts.grant(user, -7) is False
+    assert cloud.kudos(user) == 20
+    assert cloud.store.accounts.grant(user, -6) is True
+    assert cloud.kudos(user) == 14
+    assert cloud.store.accounts.grant(user + 1, 5) is False
 
 
-def test_a_refund_never_returns_more_than_was_paid(horde: Cloud) -> None:
-    user, key = horde.register(kudos=6)
-    request = horde.generate(key, params={**PARAMS, "n": 2}).body["id"]
-    horde.cancel(request)
-    assert horde.kudos(user) == 20
-    assert [entry["amount"] for entry in horde.ledger(user)[-2:]] == [0, 6]
+def test_a_refund_never_returns_more_than_was_paid(cloud: Cloud) -> None:
+    user, key = cloud.register(kudos=6)
+    request = cloud.generate(key, params={**PARAMS, "n": 2}).body["id"]
+    cloud.cancel(request)
+    assert cloud.kudos(user) == 20
+    assert [entry["amount"] for entry in cloud.ledger(user)[-2:]] == [0, 6]
 
 
-def test_a_heavy_request_needs_its_kudos_upfront(horde: Cloud) -> None:
-    user, key = horde.register(kudos=10)
+def test_a_heavy_request_needs_its_kudos_upfront(cloud: Cloud) -> None:
+    user, key = cloud.register(kudos=10)
     heavy = {"params": {"width": 2048, "height": 2048}}
     for who in (key, ANONYMOUS):
-        answer = horde.generate(who, **heavy)
+        answer = cloud.generate(who, **heavy)
         assert (answer.status, answer.body["rc"]) == (403, "KudosUpfront")
-    assert horde.kudos(user) == 24
-    _, rich = horde.register("rich", kudos=10_000)
-    assert horde.generate(rich, **heavy).status == 202
+    assert cloud.kudos(user) == 24
+    _, rich = cloud.register("rich", kudos=10_000)
+    assert cloud.generate(rich, **heavy).status == 202
 
 
-def test_shared_is_true_exactly_when_an_image_reaches_the_data_set(horde: Cloud) -> None:
-    _, key = horde.register(kudos=1000)
-    worker = horde.worker_key(horde.register("owner")[0])
-    request = horde.generate(key, params={"n": 2}, shared=True).body["id"]
-    assert horde.status(request).body["shared"] is True
-    first, second = (horde.pop(worker).body for _ in range(2))
-    horde.upload(first["r2_upload"])
-    horde.submit(worker, first["id"], state="censored")
-    assert horde.status(request).body["shared"] is True  # the other one still may be
-    horde.upload(second["r2_upload"])
-    horde.submit(worker, second["id"])
-    answer = horde.status(request).body
+def test_shared_is_true_exactly_when_an_image_reaches_the_data_set(cloud: Cloud) -> None:
+    _, key = cloud.register(kudos=1000)
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    request = cloud.generate(key, params={"n": 2}, shared=True).body["id"]
+    assert cloud.status(request).body["shared"] is True
+    first, second = (cloud.pop(worker).body for _ in range(2))
+    cloud.upload(first["r2_upload"])
+    cloud.submit(worker, first["id"], state="censored")
+    assert cloud.status(request).body["shared"] is True  # the other one still may be
+    cloud.upload(second["r2_upload"])
+    cloud.submit(worker, second["id"])
+    answer = cloud.status(request).body
     assert answer["shared"] is True
     shown = {one["id"]: one["shared"] for one in answer["generations"]}
     assert shown == {first["id"]: False, second["id"]: True}
-    horde.settle_async()
-    assert sorted(name.rpartition("/")[2][:36] for name in horde.laion()) == [second["id"]] * 2
+    cloud.settle_async()
+    assert sorted(name.rpartition("/")[2][:36] for name in cloud.laion()) == [second["id"]] * 2
 
 
 def test_a_request_whose_images_were_all_censored_or_cancelled_is_not_shared(
-    horde: Cloud,
+    cloud: Cloud,
 ) -> None:
-    _, key = horde.register(kudos=1000)
-    worker = horde.worker_key(horde.register("owner")[0])
-    request = horde.generate(key, params={"n": 2}, shared=True).body["id"]
-    job = horde.pop(worker).body
-    horde.upload(job["r2_upload"])
-    horde.submit(worker, job["id"], state="censored")
-    assert horde.cancel(request).body["shared"] is True  # as it was before
-    assert horde.status(request).body["shared"] is False
+    _, key = cloud.register(kudos=1000)
+    worker = cloud.worker_key(cloud.register("owner")[0])
+    request = cloud.generate(key, params={"n": 2}, shared=True).body["id"]
+    job = cloud.pop(worker).body
+    cloud.upload(job["r2_upload"])
+    cloud.submit(worker, job["id"], state="censored")
+    assert cloud.cancel(request).body["shared"] is True  # as it was before
+    assert cloud.status(request).body["shared"] is False

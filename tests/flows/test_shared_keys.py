@@ -6,29 +6,30 @@ from typing import Any
 
 import pytest
 
-from horde import store
+from horde.store.endings import Endings
+from horde.store.requests import Requests
 from tests.support.cloud import ANONYMOUS, Cloud, Reply
 
 PRICE, TAX = 7, 3
 ONE = "/api/v2/sharedkeys/{id}"
 
 
-def make(horde: Cloud, key: str, **fields: Any) -> Reply:
-    return horde.call("PUT /api/v2/sharedkeys", {"name": "friends", **fields}, key=key)
+def make(cloud: Cloud, key: str, **fields: Any) -> Reply:
+    return cloud.call("PUT /api/v2/sharedkeys", {"name": "friends", **fields}, key=key)
 
 
-def shared(horde: Cloud, key: str, **fields: Any) -> str:
-    answer = make(horde, key, **fields)
+def shared(cloud: Cloud, key: str, **fields: Any) -> str:
+    answer = make(cloud, key, **fields)
     assert answer.status == 200, answer
     return str(answer.body["id"])
 
 
-def show(horde: Cloud, key_id: str) -> Any:
-    return horde.call(f"GET {ONE}", id=key_id).body
+def show(cloud: Cloud, key_id: str) -> Any:
+    return cloud.call(f"GET {ONE}", id=key_id).body
 
 
-def change(horde: Cloud, key: str, key_id: str, **fields: Any) -> Reply:
-    return horde.call(f"PATCH {ONE}", fields, key=key, id=key_id)
+def change(cloud: Cloud, key: str, key_id: str, **fields: Any) -> Reply:
+    return cloud.call(f"PATCH {ONE}", fields, key=key, id=key_id)
 
 
 def refused(answer: Reply, rc: str, status: int = 403) -> None:
@@ -37,13 +38,13 @@ def refused(answer: Reply, rc: str, status: int = 403) -> None:
 
 
 @pytest.fixture
-def worker(horde: Cloud) -> str:
-    return horde.worker_key(horde.register("owner")[0])
+def worker(cloud: Cloud) -> str:
+    return cloud.worker_key(cloud.register("owner")[0])
 
 
-def test_a_new_key_has_the_hordes_defaults(horde: Cloud) -> None:
-    ada, key = horde.register("ada")
-    answer = make(horde, key)
+def test_a_new_key_has_the_hordes_defaults(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada")
+    answer = make(cloud, key)
     assert answer.body == {
         "id": answer.body["id"],
         "username": f"ada#{ada}",
@@ -55,7 +56,7 @@ def test_a_new_key_has_the_hordes_defaults(horde: Cloud) -> None:
         "max_text_tokens": -1,
     }
     assert str(uuid.UUID(answer.body["id"])) == answer.body["id"]
-    assert show(horde, answer.body["id"]) == answer.body
+    assert show(cloud, answer.body["id"]) == answer.body
 
 
 @pytest.mark.parametrize(
@@ -74,99 +75,99 @@ def test_a_new_key_has_the_hordes_defaults(horde: Cloud) -> None:
         ("max_text_tokens", -2),
     ],
 )
-def test_a_key_out_of_range_is_a_schema_error(horde: Cloud, field: str, value: Any) -> None:
-    _, key = horde.register("ada")
-    answer = make(horde, key, **{field: value})
+def test_a_key_out_of_range_is_a_schema_error(cloud: Cloud, field: str, value: Any) -> None:
+    _, key = cloud.register("ada")
+    answer = make(cloud, key, **{field: value})
     assert (answer.status, list(answer.body["errors"])) == (400, [field])
-    assert horde.rows("SHAREDKEY") == []
+    assert cloud.rows("SHAREDKEY") == []
 
 
 @pytest.mark.parametrize("raw", ["NaN", "Infinity", "1e400", "2.5"])
-def test_a_budget_that_is_no_whole_number_is_a_schema_error(horde: Cloud, raw: str) -> None:
-    _, key = horde.register("ada")
-    answer = horde.call("PUT /api/v2/sharedkeys", raw=f'{{"name": "abc", "kudos": {raw}}}', key=key)
+def test_a_budget_that_is_no_whole_number_is_a_schema_error(cloud: Cloud, raw: str) -> None:
+    _, key = cloud.register("ada")
+    answer = cloud.call("PUT /api/v2/sharedkeys", raw=f'{{"name": "abc", "kudos": {raw}}}', key=key)
     assert (answer.status, list(answer.body["errors"])) == (400, ["kudos"])
 
 
-def test_anonymous_has_no_shared_keys(horde: Cloud) -> None:
-    refused(make(horde, ANONYMOUS), "AnonForbidden")
-    assert make(horde, "x" * 22).status == 401
+def test_anonymous_has_no_shared_keys(cloud: Cloud) -> None:
+    refused(make(cloud, ANONYMOUS), "AnonForbidden")
+    assert make(cloud, "x" * 22).status == 401
 
 
 @pytest.mark.parametrize(("trusted", "most"), [(False, 3), (True, 10)])
 def test_an_account_has_three_shared_keys_and_a_trusted_one_ten(
-    horde: Cloud, trusted: bool, most: int
+    cloud: Cloud, trusted: bool, most: int
 ) -> None:
-    ada, key = horde.register("ada")
+    ada, key = cloud.register("ada")
     if trusted:
-        horde.db.update_item(
-            TableName=horde.table,
+        cloud.db.update_item(
+            TableName=cloud.table,
             Key={"pk": {"S": f"USER#{ada}"}, "sk": {"S": "USER"}},
             UpdateExpression="SET trusted = :true",
             ExpressionAttributeValues={":true": {"BOOL": True}},
         )
-    made = [make(horde, key) for _ in range(most + 1)]
+    made = [make(cloud, key) for _ in range(most + 1)]
     assert [answer.status for answer in made] == [200] * most + [403]
     refused(made[-1], "Forbidden")
-    assert len(horde.rows("SHAREDKEY")) == most
-    assert horde.call(f"DELETE {ONE}", key=key, id=made[0].body["id"]).status == 200
-    assert make(horde, key).status == 200
+    assert len(cloud.rows("SHAREDKEY")) == most
+    assert cloud.call(f"DELETE {ONE}", key=key, id=made[0].body["id"]).status == 200
+    assert make(cloud, key).status == 200
 
 
-def test_what_a_key_asks_for_is_its_owners(horde: Cloud) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, kudos=100)
-    answer = horde.generate(gift, params={"n": 2}, shared=True)
+def test_what_a_key_asks_for_is_its_owners(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=100)
+    answer = cloud.generate(gift, params={"n": 2}, shared=True)
     assert (answer.status, answer.body["kudos"]) == (202, 2 * (PRICE + 1))
-    assert horde.kudos(ada) == 1014 - 16
-    assert (show(horde, gift)["kudos"], show(horde, gift)["utilized"]) == (84, 16)
-    kept = horde.store.request(answer.body["id"])
+    assert cloud.kudos(ada) == 1014 - 16
+    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (84, 16)
+    kept = cloud.store.requests.get(answer.body["id"])
     assert kept is not None
     assert (kept.user_id, kept.sharedkey_id) == (ada, gift)
 
 
-def test_a_key_has_its_owners_priority(horde: Cloud, worker: str) -> None:
-    _, poor = horde.register("poor", kudos=50)
-    _, rich = horde.register("rich", kudos=10_000)
-    first, second = horde.generate(poor), horde.generate(shared(horde, rich))
-    order = [horde.store.generation(horde.pop(worker).body["id"]) for _ in range(2)]
+def test_a_key_has_its_owners_priority(cloud: Cloud, worker: str) -> None:
+    _, poor = cloud.register("poor", kudos=50)
+    _, rich = cloud.register("rich", kudos=10_000)
+    first, second = cloud.generate(poor), cloud.generate(shared(cloud, rich))
+    order = [cloud.store.requests.generation(cloud.pop(worker).body["id"]) for _ in range(2)]
     assert [g.request_id for g in order if g] == [second.body["id"], first.body["id"]]
 
 
-def test_a_request_over_the_budget_is_refused(horde: Cloud) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, kudos=19)
-    refused(horde.generate(gift, params={"n": 2}), "SharedKeyInsufficientKudos")
-    assert horde.generate(gift).status == 202
-    refused(horde.generate(gift), "SharedKeyInsufficientKudos")
-    assert (horde.kudos(ada), show(horde, gift)["kudos"]) == (1004, 9)
+def test_a_request_over_the_budget_is_refused(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=19)
+    refused(cloud.generate(gift, params={"n": 2}), "SharedKeyInsufficientKudos")
+    assert cloud.generate(gift).status == 202
+    refused(cloud.generate(gift), "SharedKeyInsufficientKudos")
+    assert (cloud.kudos(ada), show(cloud, gift)["kudos"]) == (1004, 9)
 
 
-def test_a_used_up_or_disabled_key_is_refused(horde: Cloud) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, kudos=10)
-    assert horde.generate(gift).status == 202
-    refused(horde.generate(gift), "SharedKeyEmpty")
-    refused(horde.generate(shared(horde, key, kudos=0)), "SharedKeyEmpty")
-    assert horde.kudos(ada) == 1004
+def test_a_used_up_or_disabled_key_is_refused(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=10)
+    assert cloud.generate(gift).status == 202
+    refused(cloud.generate(gift), "SharedKeyEmpty")
+    refused(cloud.generate(shared(cloud, key, kudos=0)), "SharedKeyEmpty")
+    assert cloud.kudos(ada) == 1004
 
 
 def test_the_budget_is_a_condition_of_the_transaction(
-    horde: Cloud, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, kudos=15)
-    real = store.Store.accept
+    ada, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=15)
+    real = Requests.accept
 
-    def overtaken(table: store.Store, *args: Any) -> None:
-        monkeypatch.setattr(store.Store, "accept", real)
-        assert horde.generate(gift).status == 202
+    def overtaken(table: Any, *args: Any) -> None:
+        monkeypatch.setattr(Requests, "accept", real)
+        assert cloud.generate(gift).status == 202
         real(table, *args)
 
-    monkeypatch.setattr(store.Store, "accept", overtaken)
-    refused(horde.generate(gift), "SharedKeyInsufficientKudos")
-    assert (horde.kudos(ada), show(horde, gift)["kudos"]) == (1004, 5)
-    assert len(horde.rows("REQUEST")) == 1
+    monkeypatch.setattr(Requests, "accept", overtaken)
+    refused(cloud.generate(gift), "SharedKeyInsufficientKudos")
+    assert (cloud.kudos(ada), show(cloud, gift)["kudos"]) == (1004, 5)
+    assert len(cloud.rows("REQUEST")) == 1
 
 
 @pytest.mark.parametrize(
@@ -179,50 +180,50 @@ def test_the_budget_is_a_condition_of_the_transaction(
     ],
 )
 def test_a_key_that_is_changed_while_it_is_used_holds_as_it_is_then(
-    horde: Cloud,
+    cloud: Cloud,
     monkeypatch: pytest.MonkeyPatch,
     fields: dict[str, int] | None,
     rc: str | None,
     status: int,
 ) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, kudos=100)
-    real = store.Store.accept
+    ada, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=100)
+    real = Requests.accept
 
-    def overtaken(table: store.Store, *args: Any) -> None:
+    def overtaken(table: Any, *args: Any) -> None:
         if fields is None:
-            assert horde.call(f"DELETE {ONE}", key=key, id=gift).status == 200
+            assert cloud.call(f"DELETE {ONE}", key=key, id=gift).status == 200
         else:
-            assert change(horde, key, gift, **fields).status == 200
+            assert change(cloud, key, gift, **fields).status == 200
         real(table, *args)
 
-    monkeypatch.setattr(store.Store, "accept", overtaken)
-    answer = horde.generate(gift)
+    monkeypatch.setattr(Requests, "accept", overtaken)
+    answer = cloud.generate(gift)
     assert (answer.status, answer.body.get("rc")) == (status, rc)
-    assert horde.kudos(ada) == (1014 if rc else 1004)
+    assert cloud.kudos(ada) == (1014 if rc else 1004)
     if fields == {"kudos": -1}:
-        assert (show(horde, gift)["kudos"], show(horde, gift)["utilized"]) == (-1, 10)
+        assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (-1, 10)
 
 
-def test_an_unlimited_key_counts_what_it_spends(horde: Cloud) -> None:
-    _, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, kudos=-1)
+def test_an_unlimited_key_counts_what_it_spends(cloud: Cloud) -> None:
+    _, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=-1)
     for _ in range(3):
-        assert horde.generate(gift).status == 202
-    assert (show(horde, gift)["kudos"], show(horde, gift)["utilized"]) == (-1, 30)
+        assert cloud.generate(gift).status == 202
+    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (-1, 30)
 
 
-def test_an_expired_key_is_refused(horde: Cloud) -> None:
-    _, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, expiry=2)
-    horde.clock.pass_seconds(2 * 24 * 3600 - 60)
-    assert horde.generate(gift).status == 202
-    horde.clock.pass_seconds(120)
-    refused(horde.generate(gift), "SharedKeyExpired")
-    assert show(horde, gift)["expiry"].endswith(" -0000")
-    assert change(horde, key, gift, expiry=-1).status == 200
-    assert "expiry" not in show(horde, gift)
-    assert horde.generate(gift).status == 202
+def test_an_expired_key_is_refused(cloud: Cloud) -> None:
+    _, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, expiry=2)
+    cloud.clock.pass_seconds(2 * 24 * 3600 - 60)
+    assert cloud.generate(gift).status == 202
+    cloud.clock.pass_seconds(120)
+    refused(cloud.generate(gift), "SharedKeyExpired")
+    assert show(cloud, gift)["expiry"].endswith(" -0000")
+    assert change(cloud, key, gift, expiry=-1).status == 200
+    assert "expiry" not in show(cloud, gift)
+    assert cloud.generate(gift).status == 202
 
 
 @pytest.mark.parametrize(
@@ -230,192 +231,192 @@ def test_an_expired_key_is_refused(horde: Cloud) -> None:
     [({"max_image_pixels": 262144}, {"width": 576}), ({"max_image_steps": 20}, {"steps": 21})],
 )
 def test_a_key_bounds_pixels_and_steps(
-    horde: Cloud, bound: dict[str, int], params: dict[str, int]
+    cloud: Cloud, bound: dict[str, int], params: dict[str, int]
 ) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, **bound)
-    refused(horde.generate(gift, params={"steps": 20, **params}), "BadRequest", 400)
-    assert horde.kudos(ada) == 1014
-    assert horde.generate(gift, params={"steps": 20}).status == 202
+    ada, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, **bound)
+    refused(cloud.generate(gift, params={"steps": 20, **params}), "BadRequest", 400)
+    assert cloud.kudos(ada) == 1014
+    assert cloud.generate(gift, params={"steps": 20}).status == 202
 
 
-def test_a_dry_run_with_a_key_spends_nothing(horde: Cloud) -> None:
-    _, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, kudos=10)
-    assert horde.generate(gift, dry_run=True).body == {"kudos": PRICE + TAX}
-    assert show(horde, gift)["utilized"] == 0
+def test_a_dry_run_with_a_key_spends_nothing(cloud: Cloud) -> None:
+    _, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=10)
+    assert cloud.generate(gift, dry_run=True).body == {"kudos": PRICE + TAX}
+    assert show(cloud, gift)["utilized"] == 0
 
 
-def test_a_refund_goes_back_to_the_keys_budget(horde: Cloud, worker: str) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, kudos=100)
-    request = horde.generate(gift, params={"n": 3}).body["id"]
-    job = horde.pop(worker).body
-    horde.cancel(request)
-    assert (show(horde, gift)["kudos"], show(horde, gift)["utilized"]) == (90, 10)
-    horde.upload(job["r2_upload"])
-    assert horde.submit(worker, job["id"], state="censored").status == 200
-    assert (show(horde, gift)["kudos"], show(horde, gift)["utilized"]) == (97, 3)
-    assert horde.kudos(ada) == 1014 - 3
+def test_a_refund_goes_back_to_the_keys_budget(cloud: Cloud, worker: str) -> None:
+    ada, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=100)
+    request = cloud.generate(gift, params={"n": 3}).body["id"]
+    job = cloud.pop(worker).body
+    cloud.cancel(request)
+    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (90, 10)
+    cloud.upload(job["r2_upload"])
+    assert cloud.submit(worker, job["id"], state="censored").status == 200
+    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (97, 3)
+    assert cloud.kudos(ada) == 1014 - 3
 
 
-def test_a_key_pays_what_its_owner_pays_and_gets_back_what_he_gets_back(horde: Cloud) -> None:
-    ada, key = horde.register("ada", kudos=6)
-    gift = shared(horde, key, kudos=100)
-    request = horde.generate(gift, params={"n": 2}).body["id"]  # 20, of which 14 are forgiven
-    assert (horde.kudos(ada), show(horde, gift)["kudos"]) == (14, 94)
-    horde.cancel(request)
-    assert (horde.kudos(ada), show(horde, gift)["kudos"]) == (20, 100)
-    assert show(horde, gift)["utilized"] == 0
+def test_a_key_pays_what_its_owner_pays_and_gets_back_what_he_gets_back(cloud: Cloud) -> None:
+    ada, key = cloud.register("ada", kudos=6)
+    gift = shared(cloud, key, kudos=100)
+    request = cloud.generate(gift, params={"n": 2}).body["id"]  # 20, of which 14 are waived
+    assert (cloud.kudos(ada), show(cloud, gift)["kudos"]) == (14, 94)
+    cloud.cancel(request)
+    assert (cloud.kudos(ada), show(cloud, gift)["kudos"]) == (20, 100)
+    assert show(cloud, gift)["utilized"] == 0
 
 
 @pytest.mark.parametrize(
     ("fields", "left"), [({"kudos": -1}, -1), ({"kudos": 0}, 20), ({"kudos": 7}, 27)]
 )
 def test_a_refund_finds_a_key_that_was_changed(
-    horde: Cloud, fields: dict[str, int], left: int
+    cloud: Cloud, fields: dict[str, int], left: int
 ) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, kudos=100)
-    request = horde.generate(gift, params={"n": 2}).body["id"]
-    assert change(horde, key, gift, **fields).status == 200
-    horde.cancel(request)
-    assert (show(horde, gift)["kudos"], show(horde, gift)["utilized"]) == (left, 0)
-    assert horde.kudos(ada) == 1014
+    ada, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=100)
+    request = cloud.generate(gift, params={"n": 2}).body["id"]
+    assert change(cloud, key, gift, **fields).status == 200
+    cloud.cancel(request)
+    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (left, 0)
+    assert cloud.kudos(ada) == 1014
 
 
 @pytest.mark.parametrize("how", ["deleted", "unlimited"])
 def test_a_refund_that_races_a_change_of_its_key_is_not_lost(
-    horde: Cloud, monkeypatch: pytest.MonkeyPatch, how: str
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, kudos=100)
-    request = horde.generate(gift).body["id"]
-    real = store.Store._give_back
+    ada, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=100)
+    request = cloud.generate(gift).body["id"]
+    real = Endings._back_to_key
 
-    def overtaken(table: store.Store, *args: Any) -> Any:
+    def overtaken(table: Any, *args: Any) -> Any:
         part = real(table, *args)
-        monkeypatch.setattr(store.Store, "_give_back", real)
+        monkeypatch.setattr(Endings, "_back_to_key", real)
         if how == "deleted":
-            assert horde.call(f"DELETE {ONE}", key=key, id=gift).status == 200
+            assert cloud.call(f"DELETE {ONE}", key=key, id=gift).status == 200
         else:
-            assert change(horde, key, gift, kudos=-1).status == 200
+            assert change(cloud, key, gift, kudos=-1).status == 200
         return part
 
-    monkeypatch.setattr(store.Store, "_give_back", overtaken)
-    assert horde.cancel(request).status == 200
-    assert horde.kudos(ada) == 1014
-    assert horde.check(request).body["done"] is True
+    monkeypatch.setattr(Endings, "_back_to_key", overtaken)
+    assert cloud.cancel(request).status == 200
+    assert cloud.kudos(ada) == 1014
+    assert cloud.check(request).body["done"] is True
     if how == "unlimited":
-        assert (show(horde, gift)["kudos"], show(horde, gift)["utilized"]) == (-1, 0)
+        assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (-1, 0)
 
 
-def test_what_a_deleted_key_asked_for_is_drawn_and_refunded(horde: Cloud, worker: str) -> None:
-    ada, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key)
-    drawn, cancelled = (horde.generate(gift).body["id"] for _ in range(2))
-    assert horde.call(f"DELETE {ONE}", key=key, id=gift).body == {"message": "OK"}
-    refused(horde.generate(gift), "InvalidAPIKey", 401)
-    horde.cancel(cancelled)
-    assert len(horde.draw(worker)) == 1
-    assert horde.check(drawn).body["done"] is True
-    assert horde.kudos(ada) == 1004
+def test_what_a_deleted_key_asked_for_is_drawn_and_refunded(cloud: Cloud, worker: str) -> None:
+    ada, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key)
+    drawn, cancelled = (cloud.generate(gift).body["id"] for _ in range(2))
+    assert cloud.call(f"DELETE {ONE}", key=key, id=gift).body == {"message": "OK"}
+    refused(cloud.generate(gift), "InvalidAPIKey", 401)
+    cloud.cancel(cancelled)
+    assert len(cloud.draw(worker)) == 1
+    assert cloud.check(drawn).body["done"] is True
+    assert cloud.kudos(ada) == 1004
 
 
-def test_only_the_owner_changes_and_deletes_a_key(horde: Cloud) -> None:
-    (_, key), (_, other) = horde.register("ada"), horde.register("bob")
-    gift = shared(horde, key)
+def test_only_the_owner_changes_and_deletes_a_key(cloud: Cloud) -> None:
+    (_, key), (_, other) = cloud.register("ada"), cloud.register("bob")
+    gift = shared(cloud, key)
     for who in (other, ANONYMOUS):
-        refused(change(horde, who, gift, kudos=7), "NotOwner")
-        refused(horde.call(f"DELETE {ONE}", key=who, id=gift), "NotOwner")
-    refused(change(horde, gift, gift, kudos=7), "InvalidAPIKey", 401)
-    assert show(horde, gift)["kudos"] == 5000
+        refused(change(cloud, who, gift, kudos=7), "NotOwner")
+        refused(cloud.call(f"DELETE {ONE}", key=who, id=gift), "NotOwner")
+    refused(change(cloud, gift, gift, kudos=7), "InvalidAPIKey", 401)
+    assert show(cloud, gift)["kudos"] == 5000
     changed = change(
-        horde, key, gift, kudos=7, name="few", max_image_pixels=4096, max_image_steps=9
+        cloud, key, gift, kudos=7, name="few", max_image_pixels=4096, max_image_steps=9
     )
     assert changed.status == 200
-    assert show(horde, gift) == changed.body
+    assert show(cloud, gift) == changed.body
     assert (changed.body["kudos"], changed.body["name"]) == (7, "few")
     assert (changed.body["max_image_pixels"], changed.body["max_image_steps"]) == (4096, 9)
 
 
-def test_a_change_of_nothing_is_refused(horde: Cloud) -> None:
-    _, key = horde.register("ada")
-    gift = shared(horde, key)
-    refused(change(horde, key, gift), "NoSharedKeyModSelected", 400)
-    refused(change(horde, key, gift, colour="red", kudos=None), "NoSharedKeyModSelected", 400)
+def test_a_change_of_nothing_is_refused(cloud: Cloud) -> None:
+    _, key = cloud.register("ada")
+    gift = shared(cloud, key)
+    refused(change(cloud, key, gift), "NoSharedKeyModSelected", 400)
+    refused(change(cloud, key, gift, colour="red", kudos=None), "NoSharedKeyModSelected", 400)
 
 
 @pytest.mark.parametrize(
     "key_id", ["11111111-2222-4333-8444-555555555555", "x", "\x00", "\ud800", "1" * 5000]
 )
-def test_an_unknown_key_is_a_404(horde: Cloud, key_id: str) -> None:
-    _, key = horde.register("ada")
-    refused(horde.call(f"GET {ONE}", id=key_id), "SharedKeyNotFound", 404)
-    refused(change(horde, key, key_id, kudos=7), "SharedKeyNotFound", 404)
-    refused(horde.call(f"DELETE {ONE}", key=key, id=key_id), "SharedKeyNotFound", 404)
+def test_an_unknown_key_is_a_404(cloud: Cloud, key_id: str) -> None:
+    _, key = cloud.register("ada")
+    refused(cloud.call(f"GET {ONE}", id=key_id), "SharedKeyNotFound", 404)
+    refused(change(cloud, key, key_id, kudos=7), "SharedKeyNotFound", 404)
+    refused(cloud.call(f"DELETE {ONE}", key=key, id=key_id), "SharedKeyNotFound", 404)
 
 
-def test_a_shared_key_neither_works_nor_gives_kudos_away(horde: Cloud) -> None:
-    (_, key), (bob, _) = horde.register("ada", kudos=1000), horde.register("bob")
-    gift = shared(horde, key)
-    refused(horde.pop(gift), "InvalidAPIKey", 401)
-    refused(make(horde, gift), "InvalidAPIKey", 401)
-    answer = horde.call("POST /api/v2/kudos/transfer", {"username": f"bob#{bob}"}, key=gift)
+def test_a_shared_key_neither_works_nor_gives_kudos_away(cloud: Cloud) -> None:
+    (_, key), (bob, _) = cloud.register("ada", kudos=1000), cloud.register("bob")
+    gift = shared(cloud, key)
+    refused(cloud.pop(gift), "InvalidAPIKey", 401)
+    refused(make(cloud, gift), "InvalidAPIKey", 401)
+    answer = cloud.call("POST /api/v2/kudos/transfer", {"username": f"bob#{bob}"}, key=gift)
     refused(answer, "InvalidAPIKey", 401)
 
 
-def test_kudos_sent_to_a_key_are_its_owners_and_its_to_spend(horde: Cloud) -> None:
-    (ada, key), (bob, other) = horde.register("ada", kudos=1000), horde.register("bob")
-    limited, unlimited = shared(horde, other, kudos=0), shared(horde, other, kudos=-1)
+def test_kudos_sent_to_a_key_are_its_owners_and_its_to_spend(cloud: Cloud) -> None:
+    (ada, key), (bob, other) = cloud.register("ada", kudos=1000), cloud.register("bob")
+    limited, unlimited = shared(cloud, other, kudos=0), shared(cloud, other, kudos=-1)
     for gift in (limited, unlimited):
-        answer = horde.call("POST /api/v2/kudos/transfer", {"username": gift}, key=key)
+        answer = cloud.call("POST /api/v2/kudos/transfer", {"username": gift}, key=key)
         assert (answer.status, answer.body) == (200, {"transferred": 100})
-    assert (horde.kudos(ada), horde.kudos(bob)) == (814, 214)
-    assert [show(horde, gift)["kudos"] for gift in (limited, unlimited)] == [100, -1]
-    assert [show(horde, gift)["utilized"] for gift in (limited, unlimited)] == [0, 0]
-    assert horde.generate(limited).status == 202
+    assert (cloud.kudos(ada), cloud.kudos(bob)) == (814, 214)
+    assert [show(cloud, gift)["kudos"] for gift in (limited, unlimited)] == [100, -1]
+    assert [show(cloud, gift)["utilized"] for gift in (limited, unlimited)] == [0, 0]
+    assert cloud.generate(limited).status == 202
 
 
-def test_kudos_are_not_sent_to_a_key_that_is_dead_or_ones_own(horde: Cloud) -> None:
-    (ada, key), (_, other) = horde.register("ada", kudos=1000), horde.register("bob")
-    over, mine, nobodys = shared(horde, other, expiry=0), shared(horde, key), str(uuid.uuid4())
+def test_kudos_are_not_sent_to_a_key_that_is_dead_or_ones_own(cloud: Cloud) -> None:
+    (ada, key), (_, other) = cloud.register("ada", kudos=1000), cloud.register("bob")
+    over, mine, nobodys = shared(cloud, other, expiry=0), shared(cloud, key), str(uuid.uuid4())
     for gift, rc in (
         (over, "SharedKeyExpired"),
         (mine, "KudosTransferToSelf"),
         (nobodys, "InvalidTargetUsername"),
     ):
-        answer = horde.call("POST /api/v2/kudos/transfer", {"username": gift}, key=key)
+        answer = cloud.call("POST /api/v2/kudos/transfer", {"username": gift}, key=key)
         refused(answer, rc, 400)
-    assert horde.kudos(ada) == 1014
+    assert cloud.kudos(ada) == 1014
 
 
-def test_a_flagged_owners_requests_come_last(horde: Cloud, worker: str) -> None:
-    ada, key = horde.register("ada", kudos=10_000)
-    gift = shared(horde, key)
-    horde.db.update_item(
-        TableName=horde.table,
+def test_a_flagged_owners_requests_come_last(cloud: Cloud, worker: str) -> None:
+    ada, key = cloud.register("ada", kudos=10_000)
+    gift = shared(cloud, key)
+    cloud.db.update_item(
+        TableName=cloud.table,
         Key={"pk": {"S": f"USER#{ada}"}, "sk": {"S": "USER"}},
         UpdateExpression="SET flagged = :true",
         ExpressionAttributeValues={":true": {"BOOL": True}},
     )
-    _, poor = horde.register("poor", kudos=50)
-    last, first = horde.generate(gift).body["id"], horde.generate(poor).body["id"]
-    order = [horde.store.generation(horde.pop(worker).body["id"]) for _ in range(2)]
+    _, poor = cloud.register("poor", kudos=50)
+    last, first = cloud.generate(gift).body["id"], cloud.generate(poor).body["id"]
+    order = [cloud.store.requests.generation(cloud.pop(worker).body["id"]) for _ in range(2)]
     assert [g.request_id for g in order if g] == [first, last]
 
 
-def test_keys_may_be_made_five_times_a_minute(horde: Cloud) -> None:
-    horde.overrides["RATE_LIMITS"] = "true"
-    _, key = horde.register("ada")
-    horde.clock.freeze(horde.clock.now_ms() // 60_000 * 60_000)
-    assert [make(horde, key).status for _ in range(6)] == [200] * 3 + [403] * 2 + [429]
+def test_keys_may_be_made_five_times_a_minute(cloud: Cloud) -> None:
+    cloud.overrides["RATE_LIMITS"] = "true"
+    _, key = cloud.register("ada")
+    cloud.clock.freeze(cloud.clock.now_ms() // 60_000 * 60_000)
+    assert [make(cloud, key).status for _ in range(6)] == [200] * 3 + [403] * 2 + [429]
 
 
 def test_no_refusal_and_no_log_shows_a_key(
-    horde: Cloud, capsys: pytest.CaptureFixture[str]
+    cloud: Cloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, key = horde.register("ada", kudos=1000)
-    gift = shared(horde, key, kudos=5)
-    assert gift not in json.dumps(horde.generate(gift).body)
+    _, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=5)
+    assert gift not in json.dumps(cloud.generate(gift).body)
     assert gift not in capsys.readouterr().out

@@ -6,30 +6,31 @@ from typing import Any
 import pytest
 import requests
 
+from horde.records import Worker
 from tests.support.cloud import ANONYMOUS, Cloud, png_base64, webp
 
 
 @pytest.fixture
-def owner(horde: Cloud) -> int:
-    return horde.register("owner")[0]
+def owner(cloud: Cloud) -> int:
+    return cloud.register("owner")[0]
 
 
 @pytest.fixture
-def worker(horde: Cloud, owner: int) -> str:
-    return horde.worker_key(owner)
+def worker(cloud: Cloud, owner: int) -> str:
+    return cloud.worker_key(owner)
 
 
-def test_a_pop_with_nothing_waiting_is_empty(horde: Cloud, worker: str) -> None:
-    answer = horde.pop(worker)
+def test_a_pop_with_nothing_waiting_is_empty(cloud: Cloud, worker: str) -> None:
+    answer = cloud.pop(worker)
     assert answer.status == 200
     assert answer.body == {"id": None, "ids": [], "payload": {}, "skipped": {}, "messages": []}
 
 
-def test_a_popped_job_has_all_that_a_horde_worker_reads(horde: Cloud, worker: str) -> None:
-    horde.generate(
+def test_a_popped_job_has_all_that_a_horde_worker_reads(cloud: Cloud, worker: str) -> None:
+    cloud.generate(
         prompt="a red apple###blurry", params={"seed": "42", "steps": 20, "cfg_scale": 7}
     )
-    job = horde.pop(worker).body
+    job = cloud.pop(worker).body
     assert job["payload"] == {
         "prompt": "a red apple###blurry",
         "seed": "42",
@@ -53,62 +54,62 @@ def test_a_popped_job_has_all_that_a_horde_worker_reads(horde: Cloud, worker: st
     assert None not in job["payload"].values()
 
 
-def test_an_upload_url_signs_the_host_only(horde: Cloud, worker: str) -> None:
-    horde.generate()
-    assert "SignedHeaders=host&" in horde.pop(worker).body["r2_upload"]
+def test_an_upload_url_signs_the_host_only(cloud: Cloud, worker: str) -> None:
+    cloud.generate()
+    assert "SignedHeaders=host&" in cloud.pop(worker).body["r2_upload"]
 
 
-def test_a_lease_is_the_hordes_ttl(horde: Cloud, worker: str) -> None:
-    _, rich = horde.register(kudos=100_000)
-    horde.generate(rich, params={"width": 1024, "height": 1024, "steps": 30})
-    assert horde.pop(worker).body["ttl"] == 270
-    horde.generate(rich, params={"width": 1024, "height": 1024}, extra_slow_workers=True)
-    assert horde.pop(worker).body["ttl"] == 810
+def test_a_lease_is_the_hordes_ttl(cloud: Cloud, worker: str) -> None:
+    _, rich = cloud.register(kudos=100_000)
+    cloud.generate(rich, params={"width": 1024, "height": 1024, "steps": 30})
+    assert cloud.pop(worker).body["ttl"] == 270
+    cloud.generate(rich, params={"width": 1024, "height": 1024}, extra_slow_workers=True)
+    assert cloud.pop(worker).body["ttl"] == 810
 
 
-def test_an_image_is_claimed_once_however_many_saw_it_waiting(horde: Cloud) -> None:
-    horde.generate()
-    (seen,) = next(iter(horde.store.waiting("stable_diffusion", 10)))
-    claims = [
-        horde.store.claim(seen, worker_id="w", name="w", user_id=1, lease_until=10**10)
-        for _ in range(3)
-    ]
+WORKER = Worker(id="w", name="w", user_id=1, created_at=0, seen_at=0, gone_at=0)
+
+
+def test_an_image_is_claimed_once_however_many_saw_it_waiting(cloud: Cloud) -> None:
+    cloud.generate()
+    (seen,) = next(iter(cloud.store.queue.windows("stable_diffusion", 10)))
+    claims = [cloud.store.queue.claim(seen, WORKER, lease_until=10**10) for _ in range(3)]
     assert [claim is not None for claim in claims] == [True, False, False]
 
 
-def test_a_plain_worker_gets_images_of_one_request_only(horde: Cloud, worker: str) -> None:
-    _, key = horde.register(kudos=1000)
-    first = horde.generate(key, params={"n": 3, "seed": "5"}).body["id"]
-    other = horde.generate(ANONYMOUS).body["id"]
-    job = horde.pop(worker, amount=20).body
-    generations = [horde.store.generation(found) for found in job["ids"]]
+def test_a_plain_worker_gets_images_of_one_request_only(cloud: Cloud, worker: str) -> None:
+    _, key = cloud.register(kudos=1000)
+    first = cloud.generate(key, params={"n": 3, "seed": "5"}).body["id"]
+    other = cloud.generate(ANONYMOUS).body["id"]
+    job = cloud.pop(worker, amount=20).body
+    generations = [cloud.store.requests.generation(found) for found in job["ids"]]
     assert {g.request_id for g in generations if g} == {first}
     assert job["payload"]["n_iter"] == len(job["ids"]) == len(job["r2_uploads"]) == 3
     assert "jobs" not in job
-    assert horde.check(other).body["waiting"] == 1
+    assert cloud.check(other).body["waiting"] == 1
 
 
 def test_a_mixed_batch_takes_images_of_several_requests_that_draw_alike(
-    horde: Cloud, worker: str
+    cloud: Cloud, worker: str
 ) -> None:
-    horde.generate(prompt="a", params={"steps": 8})
-    horde.generate(prompt="b", params={"steps": 9})
-    horde.generate(prompt="c", params={"steps": 8})
-    jobs = horde.pop(worker, amount=4, mixed_batch=True).body["jobs"]
+    cloud.generate(prompt="a", params={"steps": 8})
+    cloud.generate(prompt="b", params={"steps": 9})
+    cloud.generate(prompt="c", params={"steps": 8})
+    jobs = cloud.pop(worker, amount=4, mixed_batch=True).body["jobs"]
     assert [job["payload"]["prompt"] for job in jobs] == ["a", "c"]
     assert [job["payload"]["n_iter"] for job in jobs] == [1, 1]
 
 
-def test_disable_batching_keeps_an_image_alone(horde: Cloud, worker: str) -> None:
-    horde.generate(disable_batching=True)
-    horde.generate()
-    assert len(horde.pop(worker, amount=4, mixed_batch=True).body["jobs"]) == 1
+def test_disable_batching_keeps_an_image_alone(cloud: Cloud, worker: str) -> None:
+    cloud.generate(disable_batching=True)
+    cloud.generate()
+    assert len(cloud.pop(worker, amount=4, mixed_batch=True).body["jobs"]) == 1
 
 
-def test_seeds_follow_the_hordes_rule(horde: Cloud, worker: str) -> None:
-    horde.generate(params={"seed": "10", "n": 3, "seed_variation": 100})
-    horde.generate(params={"seed": "hello"})
-    jobs = horde.pop(worker, amount=4, mixed_batch=True).body["jobs"]
+def test_seeds_follow_the_hordes_rule(cloud: Cloud, worker: str) -> None:
+    cloud.generate(params={"seed": "10", "n": 3, "seed_variation": 100})
+    cloud.generate(params={"seed": "hello"})
+    jobs = cloud.pop(worker, amount=4, mixed_batch=True).body["jobs"]
     seeds = [int(job["payload"]["seed"]) for job in jobs]
     assert sorted(seeds[:3]) == [10, 110, 210]
     assert seeds[3] == int.from_bytes(b"hello", "little") >> 32
@@ -123,116 +124,116 @@ def test_seeds_follow_the_hordes_rule(horde: Cloud, worker: str) -> None:
     ],
 )
 def test_a_worker_gets_only_what_it_can_draw(
-    horde: Cloud,
+    cloud: Cloud,
     worker: str,
     request_fields: dict[str, Any],
     worker_fields: dict[str, Any],
     reason: str,
 ) -> None:
-    horde.generate(**request_fields)
-    answer = horde.pop(worker, **worker_fields).body
+    cloud.generate(**request_fields)
+    answer = cloud.pop(worker, **worker_fields).body
     assert (answer["id"], answer["skipped"]) == (None, {reason: 1})
-    assert horde.pop(worker).body["id"]
+    assert cloud.pop(worker).body["id"]
 
 
-def test_a_worker_gets_only_its_models(horde: Cloud, worker: str) -> None:
-    horde.generate(models=["SDXL 1.0"])
-    assert horde.pop(worker).body["id"] is None
-    assert horde.pop(worker, models=["other", "SDXL 1.0"]).body["model"] == "SDXL 1.0"
+def test_a_worker_gets_only_its_models(cloud: Cloud, worker: str) -> None:
+    cloud.generate(models=["SDXL 1.0"])
+    assert cloud.pop(worker).body["id"] is None
+    assert cloud.pop(worker, models=["other", "SDXL 1.0"]).body["model"] == "SDXL 1.0"
 
 
 def test_a_model_nobody_configured_waits_for_a_volunteer_and_says_so(
-    horde: Cloud, worker: str
+    cloud: Cloud, worker: str
 ) -> None:
-    answer = horde.generate(models=["rare model"]).body
+    answer = cloud.generate(models=["rare model"]).body
     assert answer["warnings"] == [
         {"code": "NoAvailableWorker", "message": answer["warnings"][0]["message"]}
     ]
-    assert horde.check(answer["id"]).body["is_possible"] is False
-    assert horde.pop(worker, models=["rare model"]).body["id"]
-    answer = horde.generate(models=["rare model"]).body
+    assert cloud.check(answer["id"]).body["is_possible"] is False
+    assert cloud.pop(worker, models=["rare model"]).body["id"]
+    answer = cloud.generate(models=["rare model"]).body
     assert "warnings" not in answer
-    assert horde.check(answer["id"]).body["is_possible"] is True
+    assert cloud.check(answer["id"]).body["is_possible"] is True
 
 
 def test_a_model_without_an_endpoint_is_possible_only_while_a_worker_offers_it(
-    horde: Cloud, worker: str
+    cloud: Cloud, worker: str
 ) -> None:
     models = '{"stable_diffusion": {"endpoint": null}}'
-    horde.overrides = {"MODELS": models}
-    request = horde.generate().body["id"]
-    assert horde.check(request).body["is_possible"] is False
-    horde.pop(worker, max_pixels=1)
-    assert horde.check(request).body["is_possible"] is True
-    horde.clock.pass_seconds(301)
-    assert horde.check(request).body["is_possible"] is False
+    cloud.overrides = {"MODELS": models}
+    request = cloud.generate().body["id"]
+    assert cloud.check(request).body["is_possible"] is False
+    cloud.pop(worker, max_pixels=1)
+    assert cloud.check(request).body["is_possible"] is True
+    cloud.clock.pass_seconds(301)
+    assert cloud.check(request).body["is_possible"] is False
 
 
-def test_a_request_for_one_worker_goes_to_it_alone(horde: Cloud, worker: str) -> None:
-    horde.pop(worker, name="w1")
-    horde.pop(worker, name="w2")
-    done = horde.generate().body["id"]
-    horde.draw(worker, name="w1")
-    w1 = horde.status(done).body["generations"][0]["worker_id"]
-    horde.generate(workers=[w1])
-    assert horde.pop(worker, name="w2").body["skipped"] == {"worker_id": 1}
-    assert horde.pop(worker, name="w1").body["id"]
-    horde.generate(workers=[w1], worker_blacklist=True)
-    assert horde.pop(worker, name="w1").body["skipped"] == {"worker_id": 1}
-    assert horde.pop(worker, name="w2").body["id"]
+def test_a_request_for_one_worker_goes_to_it_alone(cloud: Cloud, worker: str) -> None:
+    cloud.pop(worker, name="w1")
+    cloud.pop(worker, name="w2")
+    done = cloud.generate().body["id"]
+    cloud.draw(worker, name="w1")
+    w1 = cloud.status(done).body["generations"][0]["worker_id"]
+    cloud.generate(workers=[w1])
+    assert cloud.pop(worker, name="w2").body["skipped"] == {"worker_id": 1}
+    assert cloud.pop(worker, name="w1").body["id"]
+    cloud.generate(workers=[w1], worker_blacklist=True)
+    assert cloud.pop(worker, name="w1").body["skipped"] == {"worker_id": 1}
+    assert cloud.pop(worker, name="w2").body["id"]
 
 
-def test_a_delivered_image_pays_its_worker_once(horde: Cloud, owner: int, worker: str) -> None:
-    horde.generate()
-    job = horde.pop(worker).body
-    horde.upload(job["r2_upload"])
-    assert horde.submit(worker, job["id"]).body == {"reward": 7}
-    again = horde.submit(worker, job["id"])
+def test_a_delivered_image_pays_its_worker_once(cloud: Cloud, owner: int, worker: str) -> None:
+    cloud.generate()
+    job = cloud.pop(worker).body
+    cloud.upload(job["r2_upload"])
+    assert cloud.submit(worker, job["id"]).body == {"reward": 7}
+    again = cloud.submit(worker, job["id"])
     assert (again.status, again.body["rc"]) == (400, "DuplicateGen")
-    assert horde.kudos(owner) == 14 + 7
+    assert cloud.kudos(owner) == 14 + 7
 
 
-def test_an_image_that_was_not_uploaded_is_not_settled(horde: Cloud, worker: str) -> None:
-    request = horde.generate().body["id"]
-    job = horde.pop(worker).body
-    assert horde.submit(worker, job["id"]).status == 400
-    horde.upload(job["r2_upload"], b"no image at all")
-    assert horde.submit(worker, job["id"]).status == 400
-    horde.upload(job["r2_upload"], b"")
-    assert horde.submit(worker, job["id"]).status == 400
-    assert horde.check(request).body["processing"] == 1
-    horde.upload(job["r2_upload"])
-    assert horde.submit(worker, job["id"]).status == 200
+def test_an_image_that_was_not_uploaded_is_not_settled(cloud: Cloud, worker: str) -> None:
+    request = cloud.generate().body["id"]
+    job = cloud.pop(worker).body
+    assert cloud.submit(worker, job["id"]).status == 400
+    cloud.upload(job["r2_upload"], b"no image at all")
+    assert cloud.submit(worker, job["id"]).status == 400
+    cloud.upload(job["r2_upload"], b"")
+    assert cloud.submit(worker, job["id"]).status == 400
+    assert cloud.check(request).body["processing"] == 1
+    cloud.upload(job["r2_upload"])
+    assert cloud.submit(worker, job["id"]).status == 200
 
 
-def test_a_worker_may_submit_its_image_in_base64(horde: Cloud, worker: str) -> None:
-    request = horde.generate(r2=False).body["id"]
-    job = horde.pop(worker).body
+def test_a_worker_may_submit_its_image_in_base64(cloud: Cloud, worker: str) -> None:
+    request = cloud.generate(r2=False).body["id"]
+    job = cloud.pop(worker).body
     image = webp("green")
     for bad in ("%%%", base64.b64encode(b"no image").decode()):
-        assert horde.submit(worker, job["id"], generation=bad).status == 400
+        assert cloud.submit(worker, job["id"], generation=bad).status == 400
     sent = base64.b64encode(image).decode()
-    assert horde.submit(worker, job["id"], generation=sent).status == 200
-    shown = horde.status(request).body["generations"][0]["img"]
+    assert cloud.submit(worker, job["id"], generation=sent).status == 200
+    shown = cloud.status(request).body["generations"][0]["img"]
     assert base64.b64decode(shown) == image
 
 
-def test_another_users_worker_cannot_submit_it(horde: Cloud, worker: str) -> None:
-    horde.generate()
-    job = horde.pop(worker).body
-    stranger = horde.worker_key(horde.register("stranger")[0])
-    answer = horde.submit(stranger, job["id"])
+def test_another_users_worker_cannot_submit_it(cloud: Cloud, worker: str) -> None:
+    cloud.generate()
+    job = cloud.pop(worker).body
+    stranger = cloud.worker_key(cloud.register("stranger")[0])
+    answer = cloud.submit(stranger, job["id"])
     assert (answer.status, answer.body["rc"]) == (403, "WrongCredentials")
 
 
-def test_a_finished_image_is_shown_as_the_horde_shows_it(horde: Cloud, worker: str) -> None:
-    request = horde.generate(params={"n": 2}).body["id"]
-    job = horde.pop(worker).body
+def test_a_finished_image_is_shown_as_the_horde_shows_it(cloud: Cloud, worker: str) -> None:
+    request = cloud.generate(params={"n": 2}).body["id"]
+    job = cloud.pop(worker).body
     image = webp("purple")
-    horde.upload(job["r2_upload"], image)
+    cloud.upload(job["r2_upload"], image)
     remarks = [{"type": "information", "value": "hello"}]
-    horde.submit(worker, job["id"], seed=99, gen_metadata=remarks)
-    shown = horde.status(request).body
+    cloud.submit(worker, job["id"], seed=99, gen_metadata=remarks)
+    shown = cloud.status(request).body
     assert (shown["finished"], shown["waiting"], shown["done"]) == (1, 1, False)
     (generation,) = shown["generations"]
     answer = requests.get(generation.pop("img"), timeout=5)
@@ -250,10 +251,10 @@ def test_a_finished_image_is_shown_as_the_horde_shows_it(horde: Cloud, worker: s
     }
 
 
-def test_check_counts_without_images(horde: Cloud, worker: str) -> None:
-    horde.generate(params={"n": 3, "steps": 9})
-    request = horde.generate(params={"n": 3}).body["id"]
-    before = horde.check(request).body
+def test_check_counts_without_images(cloud: Cloud, worker: str) -> None:
+    cloud.generate(params={"n": 3, "steps": 9})
+    request = cloud.generate(params={"n": 3}).body["id"]
+    before = cloud.check(request).body
     assert before == {
         "finished": 0,
         "processing": 0,
@@ -268,15 +269,15 @@ def test_check_counts_without_images(horde: Cloud, worker: str) -> None:
     }
     assert before["wait_time"] >= 2
     assert isinstance(before["wait_time"], int)
-    horde.draw(worker)
-    after = horde.check(request).body
+    cloud.draw(worker)
+    after = cloud.check(request).body
     assert (after["finished"], after["done"], after["kudos"]) == (3, True, 24)
     assert (after["wait_time"], after["queue_position"]) == (0, 0)
 
 
-def test_image_to_image_carries_its_source_to_the_worker(horde: Cloud, worker: str) -> None:
-    horde.generate(source_image=png_base64(colour="yellow"), params={"denoising_strength": 0.4})
-    job = horde.pop(worker).body
+def test_image_to_image_carries_its_source_to_the_worker(cloud: Cloud, worker: str) -> None:
+    cloud.generate(source_image=png_base64(colour="yellow"), params={"denoising_strength": 0.4})
+    job = cloud.pop(worker).body
     assert job["source_processing"] == "img2img"
     assert job["payload"]["denoising_strength"] == 0.4
     source = requests.get(job["source_image"], timeout=5)
@@ -284,22 +285,22 @@ def test_image_to_image_carries_its_source_to_the_worker(horde: Cloud, worker: s
     assert source.content[:4] == b"RIFF"
 
 
-def test_a_source_image_is_deleted_with_its_request(horde: Cloud, worker: str) -> None:
-    request = horde.generate(source_image=png_base64()).body["id"]
-    horde.draw(worker)
-    bucket = horde.bucket("Sources")
-    horde.clock.pass_seconds(19 * 60)
-    horde.sweep()
-    assert horde.s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 1
-    assert horde.status(request).status == 200
-    horde.clock.pass_seconds(62)
-    horde.sweep()
-    assert horde.s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
-    assert horde.status(request).status == 404
+def test_a_source_image_is_deleted_with_its_request(cloud: Cloud, worker: str) -> None:
+    request = cloud.generate(source_image=png_base64()).body["id"]
+    cloud.draw(worker)
+    bucket = cloud.bucket("Sources")
+    cloud.clock.pass_seconds(19 * 60)
+    cloud.sweep()
+    assert cloud.s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 1
+    assert cloud.status(request).status == 200
+    cloud.clock.pass_seconds(62)
+    cloud.sweep()
+    assert cloud.s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert cloud.status(request).status == 404
 
 
-def test_nsfw_off_with_censoring_asks_the_worker_to_censor(horde: Cloud, worker: str) -> None:
-    horde.generate(nsfw=False)
-    assert horde.pop(worker).body["payload"]["use_nsfw_censor"] is True
-    horde.generate(nsfw=False, censor_nsfw=False)
-    assert "use_nsfw_censor" not in horde.pop(worker).body["payload"]
+def test_nsfw_off_with_censoring_asks_the_worker_to_censor(cloud: Cloud, worker: str) -> None:
+    cloud.generate(nsfw=False)
+    assert cloud.pop(worker).body["payload"]["use_nsfw_censor"] is True
+    cloud.generate(nsfw=False, censor_nsfw=False)
+    assert "use_nsfw_censor" not in cloud.pop(worker).body["payload"]

@@ -9,8 +9,9 @@ import pytest
 
 import generate
 import status
-from horde import VERSION, kudos, limits, pricing
-from horde.rates import By
+from horde import VERSION
+from horde.edge.ratelimit import By
+from horde.rules import admission, kudos, pricing
 from infra.operate import commands
 from infra.settings import StackSettings
 from tests.support.template import ROOT
@@ -91,9 +92,9 @@ def test_the_readme_names_the_taxes_and_the_floor() -> None:
     assert f"({kudos.FLOOR_PSEUDONYMOUS} kudos)" in table["balance"]
     assert f"exact up to {status.QUEUE_DEPTH}" in README
     text = " ".join(README.split())
-    assert f"more than {limits.MAX_STEPS} steps ({limits.MAX_STEPS_LCM} of `lcm`)" in text
-    assert f"between {limits.MIN_SIDE} and {limits.MAX_SIDE} " in text
-    assert f"may have {limits.CONCURRENCY} images waiting" in text
+    assert f"more than {admission.MAX_STEPS} steps ({admission.MAX_STEPS_LCM} of `lcm`)" in text
+    assert f"between {admission.MIN_SIDE} and {admission.MAX_SIDE} " in text
+    assert f"may have {admission.CONCURRENCY} images waiting" in text
 
 
 def test_every_alarm_that_can_ring_is_in_the_runbook() -> None:

@@ -44,7 +44,7 @@ MAY = {
     "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES,
     "status": ENDING | READ_IMAGES,
     "users": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"),
-    "tally": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")
+    "payouts": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")
     | verbs("BatchGetItem", "PutItem", "UpdateItem")
     | SEND,
     "fleet": verbs("GetItem", "BatchGetItem", "Query"),

@@ -22,12 +22,13 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ReadTimeoutError
 
-from horde import aws, fleet, rates, store
+from horde import aws, overview, store
+from horde.edge import ratelimit
 from tests.support import template as templates
 from tests.support.cloud import REGION, Cloud, FakeRunPod
 
 T = TypeVar("T")
-FUNCTIONS = ("generate", "status", "sweep", "tally", "transfer", "users", "worker")
+FUNCTIONS = ("generate", "status", "sweep", "payouts", "transfer", "users", "worker")
 THREADS = 32
 
 
@@ -180,8 +181,8 @@ def arena(template: dict[str, Any], endpoint: str) -> Iterator[Arena]:
                 patch.setenv(name, value)
         patch.setenv("AWS_ENDPOINT_URL", endpoint)
         patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-        rates.forget()
-        fleet.forget()
+        ratelimit.forget()
+        overview.forget()
         aws.s3()  # made here: clients are not made in threads
         client: Any = aws.dynamodb()
         made.wire = Wire(client._endpoint.http_session)

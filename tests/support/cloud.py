@@ -27,7 +27,10 @@ from moto.s3.models import s3_backends
 from moto.sqs.models import sqs_backends
 from PIL import Image
 
-from horde import aws, clock, fleet, rates, runpod, statistics, store
+from horde import aws, clock, overview, runpod, store
+from horde.edge import ratelimit
+from horde.store.audit import AuditStore, numbers_of
+from horde.store.items import Row, row_of
 from tests.support import quick
 from tests.support import template as templates
 
@@ -407,15 +410,15 @@ class Cloud:
         answer = self.call("POST /api/register", {"username": name})
         assert answer.status == 201, answer
         if kudos:
-            assert self.store.grant(answer.body["id"], kudos)
+            assert self.store.accounts.grant(answer.body["id"], kudos)
         return answer.body["id"], answer.body["api_key"]
 
     def worker_key(self, user_id: int) -> str:
         """Give a user a worker key, as the operator does."""
-        from horde import auth
+        from horde.edge import auth
 
         key = auth.new_key()
-        assert self.store.add_worker_key(user_id, auth.key_hash(key))
+        assert self.store.accounts.add_worker_key(user_id, auth.key_hash(key))
         return key
 
     def generate(self, key: str = ANONYMOUS, **fields: Any) -> Reply:
@@ -469,15 +472,15 @@ class Cloud:
         entered = [
             {"dynamodb": {"NewImage": item, "SequenceNumber": "0"}}
             for item in self.items()
-            if item.get("kind") == {"S": "REWARD"} and "tallied" not in item
+            if item.get("kind") == {"S": "REWARD"} and "posted" not in item
         ]
         if entered:
-            assert self.invoke("tally", {"Records": entered}) == {"batchItemFailures": []}
+            assert self.invoke("payouts", {"Records": entered}) == {"batchItemFailures": []}
 
     def kudos(self, user_id: int) -> int:
         """Return a balance, rewards included."""
         self.pay()
-        user = self.store.user(user_id)
+        user = self.store.accounts.get(user_id)
         assert user is not None
         return user.kudos
 
@@ -536,11 +539,11 @@ class Cloud:
         assert not report.findings, "\n".join(report.lines())
 
 
-class Still(store.Store):
+class Still(AuditStore):
     """A table that nothing moves, read at once: the audit after each test costs next to nothing."""
 
     def __init__(self, cloud: Cloud) -> None:
-        super().__init__(cloud.table, cloud.db)
+        super().__init__(cloud.store.table)
         self._items = list(cloud.items())
 
     def everything(self, segment: int = 0, segments: int = 1) -> Iterator[list[dict[str, Any]]]:
@@ -548,19 +551,14 @@ class Still(store.Store):
         assert (segment, segments) == (0, 1)
         yield self._items
 
-    def counted(
-        self, rows: Iterable[statistics.Row] | None = None
-    ) -> dict[statistics.Row, dict[str, int]]:
-        """Return the counters of statistics and the records."""
-        keys = {(item["pk"]["S"], item["sk"]["S"]): item for item in self._items}
-        wanted = [(pk, "RECORD") for pk, sk in keys if sk == "WORKER"] if rows is None else rows
-        found: dict[statistics.Row, dict[str, int]] = {
-            row: {} for row in [("USER#0", "RECORD"), *wanted] if row[1] == "RECORD"
-        }
-        for row in [*found, *(row for row in keys if row[0] == "STATS")]:
-            numbers = keys.get(row, {}).items()
-            found[row] = {name: int(value["N"]) for name, value in numbers if "N" in value}
-        return found
+    def counted(self, rows: Iterable[Row] | None = None) -> dict[Row, dict[str, int]]:
+        """Return the counters, and what workers have done."""
+        there = {row_of(item): item for item in self._items}
+        workers = [Row(row.pk, "STATS") for row in there if row.sk == "WORKER"]
+        wanted = [Row("USER#0", "STATS"), *(workers if rows is None else rows)]
+        counted = [row for row in wanted if row.sk == "STATS"]
+        counted += [row for row in there if row.pk == "STATS"]
+        return {row: numbers_of(there.get(row, {})) for row in counted}
 
 
 def _record(message: Message) -> dict[str, Any]:
@@ -639,12 +637,14 @@ def new_processes() -> None:
     """Forget what the functions' processes remember, as new ones do."""
     runpod.connect.cache_clear()
     aws.forget_settings()
-    rates.forget()
-    fleet.forget()
-    importlib.import_module("fleet")._kept.clear()
+    ratelimit.forget()
+    overview.forget()
+    importlib.import_module("browse")._kept.clear()
 
 
-def cloud(template: dict[str, Any], clients: dict[str, Any]) -> AbstractContextManager["Cloud"]:
+def fresh_cloud(
+    template: dict[str, Any], clients: dict[str, Any]
+) -> AbstractContextManager["Cloud"]:
     """Make a cloud for one test."""
     return cloud_of(Cloud, template, clients)
 

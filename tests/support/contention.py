@@ -8,7 +8,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from horde import store
+from horde.store.table import CONFLICT_TRIES, pause_s
 
 READS_S = 0.03
 """What comes before its transaction takes each call up to so long more than the fastest."""
@@ -40,9 +40,7 @@ def one_by_one(calls: int, per_second: float) -> list[float]:
     return found
 
 
-def simulate(
-    starts: list[float], transaction_s: float, tries: int = store.CONFLICT_TRIES
-) -> Outcome:
+def simulate(starts: list[float], transaction_s: float, tries: int = CONFLICT_TRIES) -> Outcome:
     """Let calls write one item; a transaction that meets another one on it is refused.
 
     Transactions take ``transaction_s``, more or less.
@@ -60,7 +58,7 @@ def simulate(
         if attempt + 1 == tries:
             failed += 1
             continue
-        again = at + REFUSAL_S + store.pause_s(attempt)
+        again = at + REFUSAL_S + pause_s(attempt)
         heapq.heappush(queue, (again, call, attempt + 1))
     return Outcome(failed, refused, most, busy_until)
 
@@ -70,7 +68,7 @@ def main() -> None:
     random.seed(1)
     print("| calls at once | transaction | tries | calls that fail | refusals a call | all done |")  # noqa: T201
     for transaction_s, calls, tries in itertools.product(
-        (0.01, 0.02, 0.04), (32, 64, 128), (12, store.CONFLICT_TRIES)
+        (0.01, 0.02, 0.04), (32, 64, 128), (12, CONFLICT_TRIES)
     ):
         runs = [simulate(together(calls), transaction_s, tries) for _ in range(1000)]
         failed = sum(run.failed for run in runs) / len(runs) / calls

@@ -26,8 +26,9 @@ import requests
 import urllib3
 from moto.dynamodb.models.table import StreamShard, Table
 
-from horde import store
-from horde.model import OPEN, REQUEST_LIFE_S, Generation, State
+from horde.records import OPEN, Generation, State
+from horde.rules import ruleset
+from horde.store.items import from_item
 from tests.support import direct, proof
 from tests.support.cloud import Cloud, Reply, cloud_of, key_of, new_processes
 from tests.support.cuts import Dead, Errors, Made, Point, Wire, hooked, points, seeded
@@ -182,10 +183,10 @@ class World(Cloud):
                 if g.lease_until is not None and g.state is State.PROCESSING
             ]
             waits = len(leases) < len(still)
-            minute = MINUTE_S if gpus else REQUEST_LIFE_S + 1
+            minute = MINUTE_S if gpus else ruleset.IN_FORCE.request_life_s + 1
             self.clock.pass_seconds(max(1, min([*leases, *([minute] if waits else [])])))
             self.sweep()
-        self.clock.pass_seconds(REQUEST_LIFE_S + 1)
+        self.clock.pass_seconds(ruleset.IN_FORCE.request_life_s + 1)
         self.sweep()
         self.move(gpus=gpus)
 
@@ -215,7 +216,7 @@ class World(Cloud):
 
     def records(self, kind: str, record: type[Any]) -> list[Any]:
         """Return all records of a kind."""
-        return [store.from_item(record, i) for i in self.items() if i["sk"]["S"] == kind]
+        return [from_item(record, i) for i in self.items() if i["sk"]["S"] == kind]
 
     def objects(self, bucket: str) -> dict[str, bytes]:
         """Return all objects of a bucket."""

@@ -7,8 +7,9 @@ import base64
 from functools import partial
 from typing import Any
 
-from horde.model import DELIVERED, OPEN, REQUEST_LIFE_S, Generation, Request, SharedKey, User
-from horde.store import PAID_WITHIN_S
+from horde.records import DELIVERED, OPEN, Generation, Request, SharedKey, User
+from horde.rules import ruleset
+from horde.store.settlements import POSTED_WITHIN_S
 from tests.support import proof
 from tests.support.cloud import ANONYMOUS, Reply, png_base64, webp
 from tests.support.crashes import HOOK, MINUTE_S, After, Facts, Flow, World, nothing_more
@@ -174,7 +175,7 @@ def time_over(world: World, kind: str = "ada", **fields: Any) -> Facts:
     """Nobody drew a request in its time."""
     facts = asked(world, kind, **fields)
     world.move(gpus=False)
-    world.clock.pass_seconds(REQUEST_LIFE_S + 1)
+    world.clock.pass_seconds(ruleset.IN_FORCE.request_life_s + 1)
     return facts
 
 
@@ -190,14 +191,14 @@ def reward_owed(world: World) -> Facts:
     """The stream's records of two settlements were lost."""
     facts = delivered(world, "poor", **TWO)
     world.stream(only="enqueue")
-    world.clock.pass_seconds(PAID_WITHIN_S + 1)
+    world.clock.pass_seconds(POSTED_WITHIN_S + 1)
     return facts
 
 
 def half_cancelled(world: World) -> Facts:
     """A cancel died right after its flag."""
     facts = asked(world, "poor", **TWO)
-    world.store.mark_cancelled(facts["request"], world.clock.now_ms() // 1000)
+    world.store.requests.cancel(facts["request"], world.clock.now_ms() // 1000)
     return facts
 
 
@@ -445,7 +446,7 @@ FLOWS = [
     accept("an account's"),
     accept("an account's, once", repeats=False),
     accept("shared", **SHARED),
-    accept("partly forgiven, two images", "poor", **TWO),
+    accept("partly waived, two images", "poor", **TWO),
     accept("anonymous", "anonymous"),
     accept("anonymous, once", "anonymous", repeats=False),
     accept("by a shared key, two images", by_shared_key=True, **TWO),
@@ -465,9 +466,9 @@ FLOWS = [
     submit("shared, one of two", **SHARED, **TWO),
     submit("shared, once", repeats=False, **SHARED),
     submit("anonymous", "anonymous", repeats=False),
-    submit("with a webhook, partly forgiven", "poor", webhook=f"{HOOK}/hook"),
+    submit("with a webhook, partly waived", "poor", webhook=f"{HOOK}/hook"),
     submit("inline", says=INLINE),
-    submit("censored, partly forgiven", "poor", says={"state": "censored"}, **SHARED),
+    submit("censored, partly waived", "poor", says={"state": "censored"}, **SHARED),
     submit("censored, by a shared key, once", repeats=False, says={"state": "censored"},
            by_shared_key=True),
     submit("faulted a third time, one of two", "poor", says={"state": "faulted"}, **TWO),
@@ -477,13 +478,13 @@ FLOWS = [
     queued("share nothing", delivered, "share"),
     early(),
     queued("webhook", partial(delivered, webhook=f"{HOOK}/hook", **TWO), "webhook"),
-    streamed("tally", partial(delivered, **SHARED, **TWO)),
+    streamed("payouts", partial(delivered, **SHARED, **TWO)),
     streamed("tally anonymous", partial(delivered, kind="anonymous")),
     swept("a lease that ended", lease_over),
     swept("a third lease that ended, one of two", partial(third_lease_over, **TWO)),
-    swept("a third lease of a forgiven request", partial(third_lease_over, kind="poor", **TWO)),
+    swept("a third lease of a waived request", partial(third_lease_over, kind="poor", **TWO)),
     swept("an expired request of two", partial(time_over, **TWO), expires=True),
-    swept("an expired request, partly forgiven", partial(time_over, kind="poor", **TWO),
+    swept("an expired request, partly waived", partial(time_over, kind="poor", **TWO),
           expires=True),
     swept("an expired request of a shared key", partial(time_over, by_shared_key=True),
           expires=True),
@@ -493,8 +494,8 @@ FLOWS = [
     swept("rewards that nobody paid", reward_owed),
     cancel("two waiting", repeats=True),
     cancel("two waiting, once", repeats=False),
-    cancel("partly forgiven", "poor", repeats=True),
-    cancel("partly forgiven, once", "poor", repeats=False),
+    cancel("partly waived", "poor", repeats=True),
+    cancel("partly waived, once", "poor", repeats=False),
     cancel("one held, one waiting", held=True, repeats=True),
     cancel("by a shared key", by_shared_key=True, repeats=True),
     rate(repeats=True),

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from horde.model import DELIVERED, Generation, Request, SharedKey, State, User
+from horde.records import DELIVERED, Generation, Request, SharedKey, State, User
 
 if TYPE_CHECKING:
     from tests.support.crashes import World
@@ -60,7 +60,7 @@ def ledger(world: "World") -> list[Entry]:
             "amount": int(item["amount"]["N"]),
             "postings": {name: int(n["N"]) for name, n in item["postings"]["M"].items()},
             "reference": item["reference"]["S"],
-            "tallied": "tallied" in item,
+            "posted": "posted" in item,
         }
         for item in world.items()
         if item["sk"]["S"].startswith("LEDGER#")
@@ -125,22 +125,22 @@ def _requests(
 def _paid(
     request: Request, images: list[Generation], charges: list[Entry], refunds: list[Entry]
 ) -> Iterator[str]:
-    """Its owner paid for what was delivered and for nothing else; what was forgiven is not paid."""
+    """Its owner paid for what was delivered and for nothing else; what was waived is not paid."""
     if {entry["user"] for entry in [*charges, *refunds]} - {request.user_id}:
         yield "somebody else was charged, or refunded"
     if len(charges) != 1:
         yield f"a request was charged {len(charges)} times"
         return
-    forgiven = -charges[0]["postings"].get("forgiveness", 0)
+    waived = -charges[0]["postings"].get("waiver", 0)
     total = (request.price + request.tax) * request.n
-    if -charges[0]["amount"] != total - forgiven:
-        yield f"charged {-charges[0]['amount']} of {total}, {forgiven} forgiven"
+    if -charges[0]["amount"] != total - waived:
+        yield f"charged {-charges[0]['amount']} of {total}, {waived} waived"
     for image in images:
         back = sum(entry["reference"] == image.id for entry in refunds)
         if back != (0 if image.state is State.OK else 1):
             yield f"an image that is {image.state} was refunded {back} times"
     kept = sum(cost(request, image) for image in images)
-    fair = kept - forgiven + min(forgiven, total - kept)
+    fair = kept - waived + min(waived, total - kept)
     net = -sum(entry["amount"] for entry in [*charges, *refunds])
     if net != fair:
         yield f"a request cost {net} in the end, not {fair}"
@@ -169,7 +169,7 @@ def _rewards(
     )
     if paid != earned:
         yield f"{len(paid)} rewards for {len(earned)} delivered images, or not the right ones"
-    owed = sum(entry["kind"] == "REWARD" and not entry["tallied"] for entry in entries)
+    owed = sum(entry["kind"] == "REWARD" and not entry["posted"] for entry in entries)
     if owed:
         yield f"{owed} rewards were entered and never paid"
 
@@ -257,7 +257,7 @@ def _counters(
     for item in world.items():
         if item["sk"]["S"] == "TOTAL":
             count["total"] += int(item["images"]["N"])
-        elif item["sk"]["S"] == "RECORD":
+        elif item["sk"]["S"] == "STATS":
             who = item["pk"]["S"].partition("#")[0].lower()
             for name in ("images", "asked_images"):
                 count[f"{who} {name}"] += int(item.get(name, {"N": "0"})["N"])

@@ -117,7 +117,7 @@ class Request:
     tax: int
     reward: int
     shared: bool
-    forgiven: int
+    waived: int
     key: SharedKey | None
     rank: int
     """Its place in the queue: best is largest."""
@@ -248,7 +248,7 @@ class Rules:
             tax=tax,
             reward=reward,
             shared=shared,
-            forgiven=total - paid,
+            waived=total - paid,
             key=key,
             rank=standing * 1000 - 5 * self.now_ms,
             lease_s=lease_s,
@@ -294,11 +294,11 @@ class Rules:
         self._give_back(request, request.price + request.tax)
 
     def _give_back(self, request: Request, amount: int) -> None:
-        """What was forgiven was never paid: it comes off first."""
+        """What was waived was never paid: it comes off first."""
         if request.owner is None:
             return
-        off = min(amount, request.forgiven)
-        request.forgiven -= off
+        off = min(amount, request.waived)
+        request.waived -= off
         request.owner.move("REFUND", amount - off)
         if request.key is not None and not request.key.removed:
             request.key.spend(off - amount)
@@ -439,7 +439,7 @@ class Rules:
         if request.owner is None:
             return 0
         earned = sum(10 if artifacts else 5 for artifacts in ratings) if ratings else 15
-        reward = max(0, min(earned, request.cost - request.forgiven - 1))
+        reward = max(0, min(earned, request.cost - request.waived - 1))
         if reward:
             request.owner.move("AWARD", reward)
         return reward

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from horde import store
+from horde.store.table import CONFLICT_TRIES, pause_s
 from tests.support.contention import simulate, together
 
 TIMEOUT_S = 15
@@ -21,5 +21,5 @@ def test_calls_of_one_account_at_once_all_get_through(calls: int, transaction_s:
 
 def test_a_call_gives_up_before_its_function_is_ended() -> None:
     random.seed(1)
-    waits = [sum(map(store.pause_s, range(store.CONFLICT_TRIES))) for _ in range(1000)]
+    waits = [sum(map(pause_s, range(CONFLICT_TRIES))) for _ in range(1000)]
     assert max(waits) < TIMEOUT_S * 0.6

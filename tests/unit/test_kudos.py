@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horde import kudos
+from horde.records import User
+from horde.rules import kudos
+
+USER = User(id=1, alias="ada", kudos=14, floor=14, created_at=0)
 
 amounts = st.integers(0, 10_000)
 
@@ -15,7 +18,7 @@ def test_a_charge_stops_at_the_floor_and_forgives_the_rest(
 ) -> None:
     entry = kudos.accept(1, balance=balance, floor=14, price=price, tax=tax, n=n)
     assert balance + entry.amount >= 14
-    assert -entry.amount + entry.forgiven == (price + tax) * n
+    assert -entry.amount + entry.waived == (price + tax) * n
     assert entry.amount + sum(entry.postings.values()) == 0
 
 
@@ -30,10 +33,10 @@ def test_refunds_of_all_images_return_exactly_what_was_paid_and_never_more(
     balance: int, price: int, tax: int, n: int, back: list[bool]
 ) -> None:
     charge = kudos.accept(1, balance=balance, floor=14, price=price, tax=tax, n=n)
-    left, returned = charge.forgiven, 0
+    left, returned = charge.waived, 0
     for censored in (*back[:n], *[False] * (n - len(back[:n]))):
-        entry = kudos.refund(1, price=price, tax=0 if censored else tax, forgiven_left=left)
-        left -= entry.forgiven
+        entry = kudos.refund(1, price=price, tax=0 if censored else tax, waived_left=left)
+        left -= entry.waived
         returned += entry.amount
         assert entry.amount >= 0
         assert left >= 0
@@ -44,15 +47,15 @@ def test_refunds_of_all_images_return_exactly_what_was_paid_and_never_more(
 
 def test_forgiven_kudos_come_off_first() -> None:
     charge = kudos.accept(1, balance=29, floor=14, price=7, tax=3, n=3)
-    assert (charge.amount, charge.forgiven) == (-15, 15)
-    first = kudos.refund(1, price=7, tax=3, forgiven_left=15)
-    second = kudos.refund(1, price=7, tax=3, forgiven_left=5)
-    third = kudos.refund(1, price=7, tax=3, forgiven_left=0)
+    assert (charge.amount, charge.waived) == (-15, 15)
+    first = kudos.refund(1, price=7, tax=3, waived_left=15)
+    second = kudos.refund(1, price=7, tax=3, waived_left=5)
+    third = kudos.refund(1, price=7, tax=3, waived_left=0)
     assert [first.amount, second.amount, third.amount] == [0, 5, 10]
 
 
 @pytest.mark.parametrize(
-    "entry", [kudos.reward(1, 7), kudos.grant(1, -3), kudos.grant(1, 3), kudos.opening(1)]
+    "entry", [kudos.reward(1, 7), kudos.grant(1, -3), kudos.grant(1, 3), kudos.opening(USER)]
 )
 def test_every_entry_names_the_system_account_it_stands_against(entry: kudos.Entry) -> None:
     assert entry.amount + sum(entry.postings.values()) == 0

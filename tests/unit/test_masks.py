@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horde import masks
-from horde.errors import HordeError
+from horde.edge import masks
+from horde.rules.refusals import HordeError
 
 BODY = {"id": "a", "done": True, "generations": [{"img": "x", "seed": "1"}, {"img": "y"}]}
 

@@ -7,22 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horde.model import (
-    After,
-    Generation,
-    Progress,
-    Request,
-    State,
-    after_fault,
-    batch_key,
-    priority,
-    progress,
-    seed_of,
-    tickets_missing,
-    wait_seconds,
-    why_not,
-)
-from horde.schema import Params, PopRequest
+import generate
+from horde.edge.bodies import GenerateRequest, PopRequest
+from horde.records import Generation, Request, State
+from horde.rules.estimates import tickets_missing, wait_seconds
+from horde.rules.lifecycle import After, Progress, after_fault, progress
+from horde.rules.matching import batch_key, priority, seed_of, why_not
 
 REQUEST = Request(
     id="r",
@@ -50,6 +40,8 @@ IMAGE = Generation(
     batch_key="k",
     pixels=64 * 64,
     ttl=150,
+    user_id=1,
+    slow_workers=True,
 )
 
 
@@ -193,8 +185,8 @@ def test_the_wait_is_at_least_two_whole_seconds_until_done(
 def test_a_worker_is_told_why_it_cannot_take_an_image(
     change: dict[str, Any], worker: dict[str, Any], reason: str | None
 ) -> None:
-    wants = PopRequest.model_validate({"name": "n", **worker})
-    assert why_not(replace(IMAGE, **change), "w", wants) == reason
+    offer = PopRequest.model_validate({"name": "n", **worker}).offer
+    assert why_not(replace(IMAGE, **change), "w", offer) == reason
 
 
 @pytest.mark.parametrize(
@@ -208,15 +200,20 @@ def test_a_worker_is_told_why_it_cannot_take_an_image(
         {"clip_skip": 2},
         {"tiling": True},
         {"hires_fix": True},
-        {"denoising_strength": 0.5},
+        {"source_image": "x", "denoising_strength": 0.5},
     ],
 )
 def test_what_cannot_share_a_pass_has_another_batch_key(change: dict[str, Any]) -> None:
-    plain = batch_key("m", Params(), kind="")
-    assert batch_key("m", Params.model_validate(change), kind="") != plain
-    assert batch_key("m", Params(seed="7"), kind="") == plain
-    assert batch_key("m", Params(), kind="img2img") != plain
-    assert batch_key("n", Params(), kind="") != plain
+    def payload(source_image: str | None = None, **params: Any) -> dict[str, Any]:
+        body = {"prompt": "x", "source_image": source_image, "params": params}
+        return generate.payload(GenerateRequest.model_validate(body))
+
+    plain = batch_key("m", payload())
+    assert batch_key("m", payload(**change)) != plain
+    assert batch_key("m", payload(seed="7")) == plain
+    assert batch_key("m", payload(denoising_strength=0.5)) == plain  # no source: no effect
+    assert batch_key("m", payload(), kind="img2img") != plain
+    assert batch_key("n", payload()) != plain
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,27 @@
 """The operator's command, on a store of its own."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import NoCredentialsError
 
-from horde.model import ANONYMOUS, User
+from horde.records import User
+from horde.rules.accounts import anonymous
 from horde.store import Store
+from horde.store.accounts import Accounts
 from infra.operate import commands
 
 
-class Accounts(Store):
-    """One account, 7, with 100 kudos over its floor of 14."""
+class OneAccount(Accounts):
+    """One account, 7, with 100 kudos above its floor of 14."""
 
     def __init__(self) -> None:
         self.account = User(id=7, alias="ada", kudos=114, floor=14, created_at=0)
         self.keys: list[str] = []
 
-    def user(self, user_id: int) -> User | None:
-        return {7: self.account, 0: ANONYMOUS}.get(user_id)
+    def get(self, user_id: int) -> User | None:
+        return {7: self.account, 0: anonymous()}.get(user_id)
 
     def grant(self, user_id: int, amount: int) -> bool:
         if self.account.kudos + amount < self.account.floor:
@@ -31,16 +34,18 @@ class Accounts(Store):
         return True
 
 
-def run(accounts: Accounts, *words: str) -> str:
-    return commands.run(accounts, commands.parser().parse_args(words))
+def run(accounts: OneAccount, *words: str) -> str:
+    store = Store("none", Mock())
+    store.accounts = accounts
+    return commands.run(store, commands.parser().parse_args(words))
 
 
 def test_a_grant_shows_the_balance_after_it() -> None:
-    assert run(Accounts(), "grant", "ada#7", "1000") == "ada#7 has 1114 kudos now"
+    assert run(OneAccount(), "grant", "ada#7", "1000") == "ada#7 has 1114 kudos now"
 
 
 def test_a_negative_grant_takes() -> None:
-    assert run(Accounts(), "grant", "ada#7", "-100") == "ada#7 has 14 kudos now"
+    assert run(OneAccount(), "grant", "ada#7", "-100") == "ada#7 has 14 kudos now"
 
 
 @pytest.mark.parametrize(
@@ -56,11 +61,11 @@ def test_a_negative_grant_takes() -> None:
 )
 def test_what_cannot_be_done_says_why(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(commands.OperatorError, match=message):
-        run(Accounts(), *words)
+        run(OneAccount(), *words)
 
 
 def test_a_worker_key_is_shown_and_kept_as_a_hash() -> None:
-    accounts = Accounts()
+    accounts = OneAccount()
     key = run(accounts, "worker-key", "ada#7")
     assert len(key) == 22
     assert [len(kept) for kept in accounts.keys] == [64]

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horde.pricing import accurate_steps, base_kudos, lease_seconds, quote
-from horde.schema import GenerateRequest, Params
+from horde.edge.bodies import GenerateRequest
+from horde.records import ImageSpec
+from horde.rules.pricing import accurate_steps, base_kudos, lease_seconds, quote, tax
 
 
-def wish(**fields: Any) -> GenerateRequest:
-    return GenerateRequest.model_validate({"prompt": "x", **fields})
+def spec(**fields: Any) -> ImageSpec:
+    return GenerateRequest.model_validate({"prompt": "x", **fields}).spec
 
 
 @pytest.mark.parametrize(
@@ -47,15 +48,14 @@ def test_the_closed_form_gives_the_hordes_measured_samples(
 def test_two_pass_samplers_count_twice_and_the_adaptive_one_as_fifty(
     sampler: str, steps: int
 ) -> None:
-    params = Params.model_validate({"sampler_name": sampler})
-    assert accurate_steps(params, img2img=False) == steps
+    assert accurate_steps(spec(params={"sampler_name": sampler})) == steps
 
 
 def test_image_to_image_counts_the_steps_it_computes() -> None:
-    params = Params.model_validate({"steps": 10, "denoising_strength": 0.5})
-    assert accurate_steps(params, img2img=True) == 5
-    assert accurate_steps(params, img2img=False) == 10
-    assert accurate_steps(Params(steps=10), img2img=True) == 8
+    half = {"steps": 10, "denoising_strength": 0.5}
+    assert accurate_steps(spec(params=half, source_image="x")) == 5
+    assert accurate_steps(spec(params=half)) == 10
+    assert accurate_steps(spec(params={"steps": 10}, source_image="x")) == 8
 
 
 @pytest.mark.parametrize(
@@ -70,17 +70,17 @@ def test_image_to_image_counts_the_steps_it_computes() -> None:
     ],
 )
 def test_multipliers_come_before_the_rounding(fields: dict[str, Any], price: int) -> None:
-    assert quote(wish(**fields), shared=False).price == price
+    assert quote(spec(**fields), shared=False).price == price
 
 
 def test_a_familys_multiplier_applies_to_the_base() -> None:
-    big = wish(params={"width": 1024, "height": 1024})
+    big = spec(params={"width": 1024, "height": 1024})
     assert quote(big, shared=True, baseline="stable_diffusion_xl").price == 72
     assert quote(big, shared=True, baseline="flux_1").reward == 288
 
 
 def test_a_worker_earns_the_base_price_without_surcharges() -> None:
-    price = quote(wish(slow_workers=False, source_image="x"), shared=False)
+    price = quote(spec(slow_workers=False, source_image="x"), shared=False)
     assert price.reward == 5  # 24 of 30 steps are computed
     assert price.price == 8
 
@@ -96,8 +96,8 @@ def test_a_total_is_n_times_a_whole_price_plus_the_flat_tax(
     n: int, width: int, height: int, steps: int, shared: bool
 ) -> None:
     params = {"n": n, "width": width * 64, "height": height * 64, "steps": steps}
-    price = quote(wish(params=params), shared=shared)
-    assert price.total == n * (price.price + (1 if shared else 3))
+    price = quote(spec(params=params), shared=shared)
+    assert price.total == n * (price.price + tax(shared=shared))
     assert price.price >= 1
     assert price.price - 0.51 <= float(base_kudos(params["width"] * params["height"], steps)) or (
         price.price == 1
@@ -115,10 +115,10 @@ def test_a_total_is_n_times_a_whole_price_plus_the_flat_tax(
 def test_a_lease_is_thirty_seconds_and_two_a_step_and_megapixel_quarter(
     params: dict[str, Any], seconds: int
 ) -> None:
-    assert lease_seconds(Params.model_validate(params), img2img=False) == seconds
+    assert lease_seconds(spec(params=params)) == seconds
 
 
-def test_slow_families_and_patient_requests_get_three_times_the_lease() -> None:
-    params = Params(width=1024, height=1024)
-    assert lease_seconds(params, img2img=False, baseline="flux_1") == 810
-    assert lease_seconds(params, img2img=False, patient=True) == 810
+def test_slow_families_and_extra_slow_workers_get_three_times_the_lease() -> None:
+    params = {"width": 1024, "height": 1024}
+    assert lease_seconds(spec(params=params), baseline="flux_1") == 810
+    assert lease_seconds(spec(params=params, extra_slow_workers=True)) == 810

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from horde.sharing import Reason, decide
+from horde.rules.sharing import Reason, decide
 
 CASES = list(product([False, True], repeat=3))
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from horde.model import Generation, Request
-from horde.store import encode, from_item, to_item
+from horde.records import Generation, Request
+from horde.store.items import encode, from_item, to_item
 from tests.unit.test_model import IMAGE, REQUEST
 
 
@@ -14,7 +14,7 @@ from tests.unit.test_model import IMAGE, REQUEST
     [
         REQUEST,
         replace(REQUEST, payload={"prompt": "é ### \u2603", "cfg_scale": 7.0}, shared=True),
-        replace(REQUEST, cancelled=True, forgiven=7, source_key="x", r2=True),
+        replace(REQUEST, cancelled=True, waived=7, source_key="x", r2=True),
     ],
 )
 def test_a_request_survives_the_table(record: Request) -> None:

@@ -386,7 +386,9 @@ def accounts(view: View) -> Findings:
     if ANONYMOUS_ID in sums or ANONYMOUS_ID in known:
         yield Finding(
             rule=Rule.NOBODY,
-            item=_own(_user(ANONYMOUS_ID)),
+            item=_own(_user(ANONYMOUS_ID))
+            if ANONYMOUS_ID in known
+            else f"{_user(ANONYMOUS_ID)}/{items.Kind.LEDGER}",
             what="the item",
             expected="none",
             found="an account" if ANONYMOUS_ID in known else f"kudos {sums[0].balance}",
