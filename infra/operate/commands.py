@@ -19,8 +19,8 @@ from horde.auth import key_hash, new_key
 from horde.model import User, user_number
 from horde.store import Store
 from infra.operate.audit.run import SEGMENTS, audit
+from infra.stages import default_stage, stack_of
 
-STACK = "HordeCommons"
 MOST_SEGMENTS = 64
 PARALLEL = Config(max_pool_connections=MOST_SEGMENTS)
 
@@ -140,7 +140,7 @@ def run(store: Store, options: argparse.Namespace, bucket: str = "", client: Any
             return f"{user.username} has {user.kudos} kudos now"
         case "withdraw":
             if not bucket:
-                message = "withdraw needs --stack, whose outputs name the LAION bucket"
+                message = "withdraw needs the stack, whose outputs name the LAION bucket"
                 raise OperatorError(message)
             return f"{withdraw(store, client, bucket, options.what)} images withdrawn"
         case _:
@@ -151,7 +151,12 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     top = argparse.ArgumentParser(prog="bin/operator", description=__doc__)
     where = top.add_mutually_exclusive_group()
-    where.add_argument("--stack", default=STACK, help="the deployed stack (default: %(default)s)")
+    where.add_argument(
+        "--stage",
+        default=default_stage(),
+        help="the deployed stage, of settings/<stage>.json (default: %(default)s, as cdk.json has)",
+    )
+    where.add_argument("--stack", help="its stack, if that has another name")
     where.add_argument("--table", help="its table, where the stack's outputs cannot be read")
     commands = top.add_subparsers(dest="command", required=True)
     add: Any = commands.add_parser("register", help="open an account and print its API key, once")
@@ -192,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.table:
             outputs = {"TableName": options.table}
         else:
-            outputs = outputs_of(session, options.stack)
+            outputs = outputs_of(session, options.stack or stack_of(options.stage))
         store = Store(outputs["TableName"], session.client("dynamodb", config=PARALLEL))
         if options.command == "audit":
             sys.exit(0 if prove(store, options.segments) else 1)
