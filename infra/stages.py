@@ -129,7 +129,8 @@ def _problem(error: ErrorDetails) -> str:
     if error["type"] == "missing":
         hint = "; null means that volunteers alone draw it" if path[-1] == "endpoint" else ""
         return f"{key}: is missing{hint}"
-    wrong = WRONG.get(error["type"], lambda _: f"is wrong: {error['msg']}")(context)
+    explain = WRONG.get(error["type"])
+    wrong = explain(context) if explain else f"is wrong: {error['msg']}"
     if isinstance(context.get("error"), SecretError):
         return f"{key}: {wrong}"
     value = json.dumps(error["input"], ensure_ascii=False)
