@@ -33,6 +33,9 @@ BASELINES = (
 """The model families, by the AI Horde's names; a family decides price, lease and free size."""
 MAX_BATCH = 20
 """The largest ``MAX_BATCH`` of gpu_worker."""
+S3_PREFIXES = ("xn--", "sthree-", "amzn-s3-demo-")
+S3_SUFFIXES = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
+"""How no bucket's name begins or ends (S3 user guide, bucket naming rules)."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -79,8 +82,10 @@ def _network(text: str) -> str:
 def _bucket_name(text: str) -> str:
     """Check a bucket's name by S3's rules for general purpose buckets (S3 user guide)."""
     good = re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text)
-    if not good or ".." in text or re.fullmatch(r"[\d.]+", text):
+    if not good or ".." in text or re.fullmatch(r"\d+(\.\d+){3}", text):
         raise ValueError("is not the name of an S3 bucket")
+    if text.startswith(S3_PREFIXES) or text.endswith(S3_SUFFIXES):
+        raise ValueError("is not the name of an S3 bucket: AWS keeps such names to itself")
     return text
 
 

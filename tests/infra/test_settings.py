@@ -94,6 +94,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"laion_bucket": "a..b"}, 'laion_bucket: "a..b" is not the name'),
     ({"laion_bucket": "192.168.0.1"}, 'laion_bucket: "192.168.0.1" is not the name'),
     ({"laion_bucket": "s3://laion-art"}, 'laion_bucket: "s3://laion-art" is not the name'),
+    ({"laion_bucket": "art--x-s3"}, "AWS keeps such names to itself"),
     ({"laion_bucket": ""}, 'laion_bucket: "" is not the name'),
     ({"laion_bucket": "laion", "laion_role": "writer"}, 'laion_role: "writer" is not the ARN'),
     (
