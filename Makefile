@@ -52,8 +52,8 @@ crash: setup ## every flow cut at every call, and what is left proven; FLOWS='sh
 synth: setup ## the CloudFormation template, into cdk.out/
 	$(CDK) synth --quiet
 
-deploy: setup ## to the AWS account of your credentials; CONTEXT='-c name=value' sets settings
-	$(CDK) deploy $(CONTEXT)
+deploy: setup ## to the AWS account of your credentials; STAGE=name for settings/name.json
+	$(CDK) deploy $(if $(STAGE),-c stage=$(STAGE))
 
 setup: tools $(DONE)/torch $(DONE)/node $(DONE)/layer $(CLIENTS)/stamp ## what all the others need; nothing where nothing changed
 

@@ -1,26 +1,48 @@
-"""The CDK app. Synth is a pure function of the context: no AWS call, no git, no network."""
+"""The CDK app. Synth is a pure function of the settings: no AWS call, no git, no network."""
 
-from aws_cdk import App, CliCredentialsStackSynthesizer, Environment, StackProps
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
 
-from infra.settings import StackSettings
-from infra.stack import HordeCommonsStack
+from infra.stages import SettingsError, read, stack_of
 
-STACK = "HordeCommons"
+if TYPE_CHECKING:
+    from aws_cdk import App
+
+    from infra.settings import StackSettings
+    from infra.stack import HordeCommonsStack
 
 
-def build(app: App) -> HordeCommonsStack:
-    """Add the stack to an app."""
-    settings = StackSettings.of(app)
+def build(app: "App", stage: str, settings: "StackSettings") -> "HordeCommonsStack":
+    """Add a stage's stack to an app."""
+    from aws_cdk import CliCredentialsStackSynthesizer, Environment, StackProps  # noqa: PLC0415
+
+    from infra.stack import HordeCommonsStack  # noqa: PLC0415
+
     # The local cloud's IAM does not know the condition on which the default synthesizer's
-    # publishing role rests (local-cloud.md): with an own endpoint, publish as the caller.
-    synthesizer = CliCredentialsStackSynthesizer() if settings.endpoint_url else None
-    env = Environment(region="us-east-1", account="000000000000") if settings.endpoint_url else None
-    return HordeCommonsStack(
-        app, STACK, settings=settings, props=StackProps(synthesizer=synthesizer, env=env)
+    # publishing role rests: with an endpoint of its own, publish as the caller.
+    local = settings.endpoint_url is not None
+    props = StackProps(
+        synthesizer=CliCredentialsStackSynthesizer() if local else None,
+        env=Environment(region="us-east-1", account="000000000000") if local else None,
     )
+    return HordeCommonsStack(app, stack_of(stage), settings=settings, props=props)
+
+
+def main() -> None:
+    """Synthesize the stage that the CDK's context names; ends with one line where it cannot."""
+    # Read before the CDK is imported, which takes seconds: a refusal needs none of it.
+    try:
+        stage, settings = read(json.loads(os.environ.get("CDK_CONTEXT_JSON", "{}")))
+    except SettingsError as error:
+        sys.exit(str(error))
+    from aws_cdk import App  # noqa: PLC0415
+
+    app = App()
+    build(app, stage, settings)
+    app.synth()
 
 
 if __name__ == "__main__":
-    app = App()
-    build(app)
-    app.synth()
+    main()

@@ -16,7 +16,7 @@ class HordeCommonsStack(Stack):
         super().__init__(scope, name, **props._values)  # noqa: SLF001 - jsii's own way to unpack
         alarms = parts.Alarms(self, "Alarms", email=settings.alarm_email)
 
-        # Where things are.
+        # Where things are kept, and what waits.
         table = parts.HordeTable(self, "Horde")
         outputs = parts.private_bucket(self, "Outputs", days=1)
         sources = parts.private_bucket(self, "Sources", days=1)
@@ -25,85 +25,83 @@ class HordeCommonsStack(Stack):
         uploads = parts.WorkQueue(self, "Uploads", minutes=3, tries=24, alarms=alarms)
         webhooks = parts.WorkQueue(self, "Webhooks", minutes=1, tries=3, alarms=alarms)
 
-        # What the functions are told.
-        where = {"TABLE_NAME": table.table.table_name}
-        models = {"MODELS": parts.as_json(settings.models)}
-        put = {"OUTPUTS_BUCKET": outputs.bucket_name}
-        src = {"SOURCES_BUCKET": sources.bucket_name}
-        runpod = {
-            "RUNPOD_URL": settings.runpod_url,
-            "RUNPOD_KEY_PARAMETER": settings.runpod_key_parameter,
-            "IMAGES_PER_TICKET": str(settings.images_per_ticket),
-        }
-        edge = parts.edge(settings)
-        monthly = {"MONTHLY_KUDOS": str(settings.monthly_kudos)}
+        # The functions' environments, by what they need.
+        api_env = parts.api_env(settings)
+        table_env = {"TABLE_NAME": table.table.table_name}
+        models_env = parts.models_env(settings)
+        outputs_env = {"OUTPUTS_BUCKET": outputs.bucket_name}
+        sources_env = {"SOURCES_BUCKET": sources.bucket_name}
+        laion_env = parts.publishing_env(laion, settings.laion_role)
+        runpod_env = parts.runpod_env(settings)
+        allowance_env = {"MONTHLY_KUDOS": str(settings.monthly_kudos)}
+        contact_env = {"CONTACT": settings.contact}
+        env = (api_env, table_env)
+
         make = parts.Functions(self, "Functions", settings, alarms=alarms, table=table).make
         api = parts.Api(self, "Api", alarms=alarms)
 
         # client -> API -> generate: validate, price, tax, decide what is shared, charge.
-        asked = (edge, where, models, src, monthly)
-        generate = make("generate", *asked, memory=1024, may=parts.ACCEPTING)
+        charging = (*env, models_env, sources_env, allowance_env)
+        generate = make("generate", *charging, memory=1024, may=parts.ACCEPT)
         api.route(generate, "generate")
         sources.grant_put(generate)
 
         # table's stream -> enqueue -> SQS -> dispatch -> RunPod: tickets that carry demand.
-        lost = parts.DeadLetters(self, "NotEnqueued", alarms=alarms)
-        enqueue = make("enqueue", tickets.told, webhooks.told, seconds=30)
-        table.feed_outbox(enqueue, dead=lost)
+        not_enqueued = parts.DeadLetters(self, "NotEnqueued", alarms=alarms)
+        enqueue = make("enqueue", tickets.env, webhooks.env, seconds=30)
+        table.feed_outbox(enqueue, dead=not_enqueued)
         tickets.queue.grant_send_messages(enqueue)
         webhooks.queue.grant_send_messages(enqueue)
-        dispatch = make("dispatch", models, runpod, seconds=30)
+        dispatch = make("dispatch", models_env, runpod_env, seconds=30)
         tickets.drain_into(dispatch, batch=1)
         parts.allow_secret(dispatch, settings.runpod_key_parameter)
 
         # table's stream -> enqueue -> SQS -> webhook -> a client's own server.
-        webhook = make("webhook", where, put, seconds=10, may=("GetItem",))
+        webhook = make("webhook", table_env, outputs_env, seconds=10, may=parts.READ_ITEM)
         webhooks.drain_into(webhook, batch=1)
         outputs.grant_read(webhook, "*.webp")
 
         # table's stream -> payouts: rewards are posted, statistics counted.
-        payouts = make("payouts", where, seconds=30, may=parts.COUNTING)
-        table.feed_payouts(payouts, dead=parts.DeadLetters(self, "NotCounted", alarms=alarms))
+        not_counted = parts.DeadLetters(self, "NotCounted", alarms=alarms)
+        payouts = make("payouts", table_env, seconds=30, may=parts.PAY)
+        table.feed_payouts(payouts, dead=not_counted)
 
         # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
-        worker = make("worker", edge, where, put, src, may=parts.REQUEUING)
+        worker = make("worker", *env, outputs_env, sources_env, may=parts.SETTLE)
         api.route(worker, "worker")
         outputs.grant_put(worker)
         outputs.grant_read(worker, "*.webp")
         sources.grant_read(worker, "*.webp")
 
         # client -> status: check, status, cancel.
-        status = make("status", edge, where, models, put, may=parts.ENDING)
+        status = make("status", *env, models_env, outputs_env, may=parts.READ_WRITE)
         api.route(status, "status")
         outputs.grant_read(status, "*.webp")
 
         # client -> users: registration and accounts; transfer: kudos between them, shared keys.
-        api.route(make("users", edge, where, monthly, may=parts.LISTING), "users")
-        api.route(make("transfer", edge, where, may=parts.SHARING), "transfer")
+        api.route(make("users", *env, allowance_env, may=parts.READ_WRITE), "users")
+        api.route(make("transfer", *env, may=parts.MANAGE), "transfer")
 
-        # client -> browse: workers, models, statistics; manage: what their owners and admins change.
-        api.route(make("browse", edge, where, models, may=parts.SEEING), "browse")
-        api.route(make("manage", edge, where, may=(*parts.WRITING, "DeleteItem")), "manage")
+        # client -> browse: workers, models, statistics; manage: what owners and admins change.
+        api.route(make("browse", *env, models_env, may=parts.READ), "browse")
+        api.route(make("manage", *env, may=parts.MANAGE), "manage")
 
         # client -> about: the API's description, documents, and every unknown route.
-        api.route(make("about", edge, {"CONTACT": settings.contact}), "about")
+        api.route(make("about", api_env, contact_env), "about")
 
-        # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and shareable.
-        share = make(
-            "share",
-            {**where, **put, **uploads.told, **parts.place_of(laion, settings.laion_role)},
-            may=parts.WRITING,
-            seconds=30,
-        )
+        # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and is shared.
+        sharing = (table_env, outputs_env, uploads.env, laion_env)
+        share = make("share", *sharing, seconds=30, may=parts.READ_WRITE_ITEM)
         parts.announce_uploads(outputs, uploads)
         uploads.drain_into(share, batch=5)
         outputs.grant_read(share, "*.webp")
         parts.allow_publishing(share, laion, role=settings.laion_role)
 
-        # every minute -> sweep: leases, ended requests, refunds, lost tickets.
-        missed = parts.DeadLetters(self, "NotSwept", alarms=alarms)
-        sweep = make("sweep", where, models, runpod, src, seconds=55, may=parts.REQUEUING)
-        parts.run_every_minute(sweep, dead=missed)
+        # every minute -> sweep: expired leases, ended requests, refunds, lost tickets and rewards.
+        not_swept = parts.DeadLetters(self, "NotSwept", alarms=alarms)
+        sweeping = (table_env, models_env, runpod_env, sources_env)
+        sweep = make("sweep", *sweeping, seconds=55, may=parts.SETTLE)
+        parts.run_every_minute(sweep, dead=not_swept)
         sources.grant_delete(sweep)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
 

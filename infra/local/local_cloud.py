@@ -42,6 +42,8 @@ from infra.local.processes import (
 )
 from infra.local.proxy import HOST, Proxy
 from infra.operate import commands
+from infra.settings import ModelSettings, StackSettings
+from infra.stages import stack_of
 from layers.build import build as build_layer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +52,8 @@ EMOJI_MODEL = ROOT / "gpu_worker" / "models" / "emoji"
 """Draws pictures worth looking at; ships with the project."""
 TINY_MODEL = ROOT / "build" / "models" / "tiny"
 """Random weights, coloured noise: for tests, where only speed matters. Built when first used."""
-STACK = "HordeCommons"
+STAGE = "local"
+STACK = stack_of(STAGE)
 REGION, ACCOUNT = "us-east-1", "000000000000"
 CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 ENDPOINT = "local"
@@ -74,7 +77,6 @@ class LocalCloud:
     ) -> None:
         self.folder = folder / name
         self.model = model
-        self.rate_limits = rate_limits
         self.auth = auth
         """Whether IAM is enforced: each Lambda can do just what the stack grants it."""
         self.outputs: dict[str, str] = {}
@@ -82,9 +84,17 @@ class LocalCloud:
         self._proxy = Proxy(port)
         self._lasting: list[Part] = []
         self._stack = ExitStack()
-        self._context = json.loads((ROOT / "cdk.json").read_text())["context"]
         self.endpoint = f"http://{HOST}:{free_port()}"
         self.runpod = f"http://{HOST}:{free_port()}"
+        baseline = "stable_diffusion_1"
+        self.settings = StackSettings(
+            models={MODEL: ModelSettings(endpoint=ENDPOINT, baseline=baseline)},
+            endpoint_url=self.endpoint,
+            runpod_url=f"{self.runpod}/v2",
+            rate_limits=rate_limits,
+            trusted_ips=["127.0.0.0/8"],
+            layer="build/layer/host",
+        )
 
     # --- what it offers ----------------------------------------------------------------------
 
@@ -190,17 +200,17 @@ class LocalCloud:
                 "AUTH": "true" if self.auth else "false",
             },
         )
-        commands = [self._synth(parts, env)]
+        steps = [self._synth(parts, env)]
         if self.model == TINY_MODEL and not (TINY_MODEL / "model_index.json").exists():
             say("building the tiny random model")
             build = [sys.executable, "-m", "gpu_worker.tiny", str(TINY_MODEL)]
-            commands.append(parts.start("tiny-model", build, cwd=ROOT, env=env))
+            steps.append(parts.start("tiny-model", build, cwd=ROOT, env=env))
         answers(f"{self.endpoint}/_ministack/health", ministack)
         self._put_runpod_key()
         say("cdk synth and cdk bootstrap")
         bootstrap = self._cdk("bootstrap", f"aws://{ACCOUNT}/{REGION}")
-        commands.append(parts.start("bootstrap", bootstrap, cwd=self.folder, env=env))
-        parts.wait(*commands, seconds=300)
+        steps.append(parts.start("bootstrap", bootstrap, cwd=self.folder, env=env))
+        parts.wait(*steps, seconds=300)
 
         # Its worker loads the model while the stack is deployed; the key will be known by then.
         say("starting the local RunPod with one gpu_worker, and cdk deploy")
@@ -239,20 +249,17 @@ class LocalCloud:
 
     def _synth(self, parts: Parts, env: Mapping[str, str]) -> Part:
         """Run the CDK app as ``cdk synth`` would, once, for bootstrap and deploy."""
-        context = self._context | {
-            "layer": "build/layer/host",
-            "endpoint_url": self.endpoint,
-            "runpod_url": f"{self.runpod}/v2",
-            "models": {MODEL: {"endpoint": ENDPOINT, "baseline": "stable_diffusion_1"}},
-            "rate_limits": self.rate_limits,
-            "trusted_ips": "127.0.0.0/8",
-        }
-        told = {
+        folder = self.folder / "settings"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{STAGE}.json").write_text(self.settings.model_dump_json(indent=2))
+        flags = json.loads((ROOT / "cdk.json").read_text())["context"]
+        context = flags | {"stage": STAGE, "settings": str(folder)}
+        cdk = {
             "CDK_OUTDIR": str(self.folder / "cdk.out"),
             "CDK_CONTEXT_JSON": json.dumps(context),
         }
         return parts.start(
-            "synth", [sys.executable, "-m", "infra.app"], cwd=ROOT, env={**env, **told}
+            "synth", [sys.executable, "-m", "infra.app"], cwd=ROOT, env={**env, **cdk}
         )
 
     def _cdk(self, *arguments: str | Path) -> list[str | Path]:
@@ -260,7 +267,7 @@ class LocalCloud:
 
     def _put_runpod_key(self) -> None:
         self.aws("ssm").put_parameter(
-            Name=self._context["runpod_key_parameter"], Value=RUNPOD_KEY, Type="SecureString"
+            Name=self.settings.runpod_key_parameter, Value=RUNPOD_KEY, Type="SecureString"
         )
 
     def _start_runpod(self, parts: Parts, env: Mapping[str, str]) -> Part:

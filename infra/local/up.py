@@ -47,7 +47,7 @@ Any Horde client works with {url}/api. By hand, in another terminal of this fold
   # the operator's command, the shared images, the logs
   export AWS_ENDPOINT_URL={endpoint} AWS_REGION=us-east-1
   export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
-  bin/operator grant '{username}' 500
+  bin/operator --stage local grant '{username}' 500
   {laion}
   ls {logs}
 """

@@ -21,8 +21,8 @@ from horde.rules.accounts import user_number
 from horde.store import Store
 from horde.store.audit import AuditStore
 from infra.operate.audit.run import SEGMENTS, audit
+from infra.stages import default_stage, stack_of
 
-STACK = "HordeCommons"
 MOST_SEGMENTS = 64
 PARALLEL = Config(max_pool_connections=MOST_SEGMENTS)
 
@@ -143,7 +143,7 @@ def run(store: Store, options: argparse.Namespace, bucket: str = "", client: Any
             return f"{user.username} has {user.kudos} kudos now"
         case "withdraw":
             if not bucket:
-                message = "withdraw needs --stack, whose outputs name the LAION bucket"
+                message = "withdraw needs the stack, whose outputs name the LAION bucket"
                 raise OperatorError(message)
             return f"{withdraw(store, client, bucket, options.what)} images withdrawn"
         case _:
@@ -154,7 +154,12 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     top = argparse.ArgumentParser(prog="bin/operator", description=__doc__)
     where = top.add_mutually_exclusive_group()
-    where.add_argument("--stack", default=STACK, help="the deployed stack (default: %(default)s)")
+    where.add_argument(
+        "--stage",
+        default=default_stage(),
+        help="the deployed stage, of settings/<stage>.json (default: %(default)s, as cdk.json has)",
+    )
+    where.add_argument("--stack", help="its stack, if that has another name")
     where.add_argument("--table", help="its table, where the stack's outputs cannot be read")
     commands = top.add_subparsers(dest="command", required=True)
     add: Any = commands.add_parser("register", help="open an account and print its API key, once")
@@ -195,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.table:
             outputs = {"TableName": options.table}
         else:
-            outputs = outputs_of(session, options.stack)
+            outputs = outputs_of(session, options.stack or stack_of(options.stage))
         store = Store(outputs["TableName"], session.client("dynamodb", config=PARALLEL))
         if options.command == "audit":
             sys.exit(0 if prove(store, options.segments) else 1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from horde.edge import http
 from tests.support.template import ROOT, functions, of_type, routes, synthesize
 
 Template = dict[str, Any]
@@ -203,10 +204,14 @@ def test_an_image_in_the_private_buckets_is_forgotten_after_a_day(template: Temp
             assert rule["ExpirationInDays"] == 1
 
 
-def test_browsers_may_call_the_api_with_its_headers(template: Template) -> None:
+def test_a_preflight_promises_what_the_functions_answers_say(template: Template) -> None:
+    answered = http.serve({}, {"routeKey": "$default"})["headers"]
     (api,) = of_type(template, "AWS::ApiGatewayV2::Api").values()
     cors = api["Properties"]["CorsConfiguration"]
-    assert cors["AllowOrigins"] == ["*"]
+    assert cors["AllowOrigins"] == [answered["Access-Control-Allow-Origin"]]
+    assert ", ".join(cors["AllowHeaders"]) == answered["Access-Control-Allow-Headers"]
+    assert ", ".join(cors["AllowMethods"]) == answered["Access-Control-Allow-Methods"]
+    assert ", ".join(cors["ExposeHeaders"]) == answered["Access-Control-Expose-Headers"]
     assert {"apikey", "Client-Agent", "Content-Type"} <= set(cors["AllowHeaders"])
     assert {"GET", "POST", "DELETE", "OPTIONS"} <= set(cors["AllowMethods"])
 
@@ -214,16 +219,25 @@ def test_browsers_may_call_the_api_with_its_headers(template: Template) -> None:
 @pytest.mark.slow
 def test_the_laion_bucket_may_belong_to_another_account() -> None:
     role = "arn:aws:iam::999999999999:role/horde-writer"
-    models = '{"sdxl": {"endpoint": "abc", "baseline": "stable_diffusion_xl"}}'
-    template = synthesize(laion_bucket="laion-art", laion_role=role, models=models)
+    template = synthesize(laion_bucket="laion-art", laion_role=role)
     assert not [name for name in of_type(template, "AWS::S3::Bucket") if name.startswith("Laion")]
     told = functions(template)["share"][1]["Environment"]["Variables"]
     assert (told["LAION_BUCKET"], told["LAION_ROLE"]) == ("laion-art", role)
     assert "sts:AssumeRole" in actions(template, "share")
-    # `cdk deploy -c 'models={...}'` arrives as text.
-    dispatch = functions(template)["dispatch"][1]["Environment"]["Variables"]
-    assert json.loads(dispatch["MODELS"]) == json.loads(models)
     assert "laion-art" not in json.dumps(of_type(template, "AWS::IAM::Policy"))
+
+
+def test_the_functions_are_told_which_endpoint_draws_a_model(template: Template) -> None:
+    told = functions(template)["dispatch"][1]["Environment"]["Variables"]
+    assert json.loads(told["MODELS"])["SDXL 1.0"] == {
+        "endpoint": "ep2",
+        "baseline": "stable_diffusion_xl",
+    }
+
+
+def test_no_file_of_what_is_deployed_is_long() -> None:
+    deployed = [*(ROOT / "infra").glob("*.py"), *(ROOT / "infra" / "parts").glob("*.py")]
+    assert {path.name for path in deployed if len(path.read_text().splitlines()) > 250} == set()
 
 
 def test_the_stack_reads_as_one_page() -> None:

@@ -10,26 +10,35 @@ import os
 from pathlib import Path
 from typing import Any
 
+from infra import contract
+from infra.settings import StackSettings
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 Resource = dict[str, Any]
 
 
-def synthesize(**context: Any) -> dict[str, Any]:
-    """Return the stack's template with cdk.json's context and these changes."""
-    settings = {
-        **json.loads((ROOT / "cdk.json").read_text())["context"],
-        "models": {
-            "stable_diffusion": {"endpoint": "ep1", "baseline": "stable_diffusion_1"},
-            "SDXL 1.0": {"endpoint": "ep2", "baseline": "stable_diffusion_xl"},
-        },
-        "layer": "tests/support",
-        "rate_limits": False,
-        **context,
-    }
-    stamp = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+def synthesize(stage: str = "prod", **settings: Any) -> dict[str, Any]:
+    """Return a stage's template with these settings, and cdk.json's feature flags."""
+    chosen = StackSettings(
+        **{
+            "models": {
+                "stable_diffusion": {"endpoint": "ep1", "baseline": "stable_diffusion_1"},
+                "SDXL 1.0": {"endpoint": "ep2", "baseline": "stable_diffusion_xl"},
+            },
+            "layer": "tests/support",
+            "rate_limits": False,
+            **settings,
+        }
+    )
+    context = json.loads((ROOT / "cdk.json").read_text())["context"]
+    stamp = hashlib.sha256(json.dumps(context, sort_keys=True).encode())
+    stamp.update(f"{stage} {chosen.model_dump_json()}".encode())
+    agreed = {name: value for name, value in vars(contract).items() if name.isupper()}
+    stamp.update(repr(sorted(agreed.items())).encode())
     for name in sorted(path.stem for path in (ROOT / "functions").glob("*.py")):
         stamp.update(repr(list(getattr(importlib.import_module(name), "ROUTES", []))).encode())
-    for file in [*sorted((ROOT / "infra").glob("*.py")), ROOT / "requirements" / "dev.txt"]:
+    deployed = [*(ROOT / "infra").glob("*.py"), *(ROOT / "infra" / "parts").glob("*.py")]
+    for file in [*sorted(deployed), ROOT / "requirements" / "dev.txt"]:
         stamp.update(file.read_bytes())
     kept = ROOT / "build" / "templates" / f"{stamp.hexdigest()[:32]}.json"
     if not kept.exists():
@@ -39,7 +48,8 @@ def synthesize(**context: Any) -> dict[str, Any]:
 
         from infra.app import build
 
-        template = Template.from_stack(build(App(context=settings))).to_json()
+        app = App(context=context)
+        template = Template.from_stack(build(app, stage, chosen)).to_json()
         kept.parent.mkdir(parents=True, exist_ok=True)
         part = kept.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps(template))

@@ -17,8 +17,10 @@ from horde.store.ledger import append_entry
 
 POSTED_WITHIN_S = 5 * 60
 """A reward that ``payouts`` has not posted by then is posted by the sweep, in seconds."""
-PENDING = {"kind": kudos.Kind.REWARD}
-"""What the stream's filter knows a new settlement by."""
+PENDING_REWARD = {"kind": kudos.Kind.REWARD.value}
+NEW_REQUEST = {SK: Kind.REQUEST.value}
+NEW_WEBHOOK = {SK: Kind.WEBHOOK.value}
+"""What the stream's filters know these new items by: an attribute and its text."""
 POSTED = "posted"
 """The attribute of a settlement that is paid and counted."""
 _FIELDS = ("worker_id", "user_id", "model", "pixelsteps", "claimed_at", "settled_at", "tax")

@@ -1,0 +1,61 @@
+"""The kinds of part that the stack is made of, each with what always comes with it."""
+
+from aws_cdk import CfnOutput, Stack
+
+from infra.parts.alarms import Alarms
+from infra.parts.api import Api
+from infra.parts.buckets import (
+    allow_publishing,
+    announce_uploads,
+    open_data_bucket,
+    private_bucket,
+    publishing_env,
+)
+from infra.parts.environment import api_env, models_env, runpod_env
+from infra.parts.functions import Functions, allow_secret, run_every_minute
+from infra.parts.horde_table import (
+    ACCEPT,
+    MANAGE,
+    PAY,
+    READ,
+    READ_ITEM,
+    READ_WRITE,
+    READ_WRITE_ITEM,
+    SETTLE,
+    HordeTable,
+)
+from infra.parts.queues import DeadLetters, WorkQueue
+
+__all__ = [
+    "ACCEPT",
+    "MANAGE",
+    "PAY",
+    "READ",
+    "READ_ITEM",
+    "READ_WRITE",
+    "READ_WRITE_ITEM",
+    "SETTLE",
+    "Alarms",
+    "Api",
+    "DeadLetters",
+    "Functions",
+    "HordeTable",
+    "WorkQueue",
+    "allow_publishing",
+    "allow_secret",
+    "announce_uploads",
+    "api_env",
+    "models_env",
+    "open_data_bucket",
+    "private_bucket",
+    "publishing_env",
+    "run_every_minute",
+    "runpod_env",
+    "show",
+]
+
+
+def show(stack: Stack, **values: str) -> None:
+    """Add the stack's outputs."""
+    for name, value in values.items():
+        CfnOutput(stack, name, value=value)

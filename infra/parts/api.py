@@ -1,0 +1,51 @@
+"""The HTTP API: which function answers which route."""
+
+from aws_cdk import Duration
+from aws_cdk import aws_apigatewayv2 as apigateway
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk.aws_apigatewayv2_integrations import HttpLambdaIntegration
+from constructs import Construct
+
+from infra.contract import CORS_EXPOSED, CORS_HEADERS, CORS_METHODS, routes_of
+from infra.parts.alarms import Alarms
+
+
+class Api(Construct):
+    """The HTTP API: each route goes to one function, every unknown one to the catch-all.
+
+    A handler answers its own faults with a JSON 500, which Lambda does not count as an error;
+    the alarm on the API's 5xx answers does.
+    """
+
+    def __init__(self, scope: Construct, name: str, *, alarms: Alarms) -> None:
+        super().__init__(scope, name)
+        self.http = apigateway.HttpApi(
+            self,
+            "Http",
+            cors_preflight=apigateway.CorsPreflightOptions(
+                allow_origins=["*"],
+                allow_headers=CORS_HEADERS,
+                expose_headers=CORS_EXPOSED,
+                allow_methods=[apigateway.CorsHttpMethod[method] for method in CORS_METHODS],
+                max_age=Duration.days(1),
+            ),
+        )
+        metric = self.http.metric_server_error(statistic="Sum")
+        alarms.on("ApiFaults", metric, "clients were answered 5xx; the functions' logs say why")
+
+    def route(self, function: lambda_.Function, file: str) -> None:
+        """Send the routes that ``functions/<file>.py`` answers to its Lambda."""
+        integration = HttpLambdaIntegration(f"To{function.node.id}", function)
+        for route in routes_of(file):
+            method, _, path = route.partition(" ")
+            key = (
+                apigateway.HttpRouteKey.with_(path, apigateway.HttpMethod[method])
+                if path
+                else apigateway.HttpRouteKey.DEFAULT
+            )
+            name = "".join(
+                part.strip("{}$").capitalize() for part in route.replace(" ", "/").split("/")
+            )
+            apigateway.HttpRoute(
+                self, name, http_api=self.http, route_key=key, integration=integration
+            )

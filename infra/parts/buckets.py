@@ -1,0 +1,71 @@
+"""Buckets: private ones whose objects expire, and the one of the open data."""
+
+from typing import Any
+
+from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_s3_notifications as notifications
+from constructs import Construct
+
+from infra.parts.queues import WorkQueue
+
+
+def private_bucket(scope: Construct, name: str, *, days: int) -> s3.Bucket:
+    """Return a private bucket, reachable only by presigned URL; objects expire after ``days``."""
+    everywhere = s3.CorsRule(
+        allowed_methods=[s3.HttpMethods.GET], allowed_origins=["*"], allowed_headers=["*"]
+    )
+    expire = s3.LifecycleRule(
+        expiration=Duration.days(days),
+        abort_incomplete_multipart_upload_after=Duration.days(1),
+    )
+    return _bucket(
+        scope,
+        name,
+        removal=RemovalPolicy.DESTROY,
+        lifecycle_rules=[expire],
+        cors=[everywhere],
+    )
+
+
+def open_data_bucket(scope: Construct, name: str, *, existing: str | None) -> s3.IBucket:
+    """Return the LAION bucket: an ``existing`` one, maybe of another account, or our own."""
+    if existing:
+        return s3.Bucket.from_bucket_name(scope, name, existing)
+    return _bucket(scope, name, removal=RemovalPolicy.RETAIN)
+
+
+def _bucket(scope: Construct, name: str, *, removal: RemovalPolicy, **more: Any) -> s3.Bucket:
+    return s3.Bucket(
+        scope,
+        name,
+        block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+        enforce_ssl=True,
+        object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+        removal_policy=removal,
+        **more,
+    )
+
+
+def announce_uploads(bucket: s3.Bucket, work: WorkQueue) -> None:
+    """Send a message for every object that arrives in a bucket; S3 retries by itself."""
+    bucket.add_event_notification(
+        s3.EventType.OBJECT_CREATED, notifications.SqsDestination(work.queue)
+    )
+
+
+def publishing_env(laion: s3.IBucket, role: str | None) -> dict[str, str]:
+    """Return the environment of the function that writes the open data."""
+    return {"LAION_BUCKET": laion.bucket_name, "LAION_ROLE": role or ""}
+
+
+def allow_publishing(function: lambda_.Function, bucket: s3.IBucket, *, role: str | None) -> None:
+    """Let a function write the open data, by another account's role where there is one."""
+    if role:
+        function.add_to_role_policy(
+            iam.PolicyStatement(actions=["sts:AssumeRole"], resources=[role])
+        )
+    else:
+        bucket.grant_put(function, "incoming/*")

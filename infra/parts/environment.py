@@ -1,0 +1,29 @@
+"""The operator's settings as a Lambda's environment takes them."""
+
+import json
+
+from infra.settings import StackSettings
+
+
+def api_env(settings: StackSettings) -> dict[str, str]:
+    """Return the environment of every function behind the API."""
+    return {
+        "RATE_LIMITS": json.dumps(settings.rate_limits),
+        "TRUSTED_IPS": ",".join(settings.trusted_ips),
+        "ADMINS": ",".join(map(str, settings.admins)),
+    }
+
+
+def models_env(settings: StackSettings) -> dict[str, str]:
+    """Return the environment of a function that asks which models an endpoint draws."""
+    models = {name: model.model_dump() for name, model in settings.models.items()}
+    return {"MODELS": json.dumps(models, separators=(",", ":"), sort_keys=True)}
+
+
+def runpod_env(settings: StackSettings) -> dict[str, str]:
+    """Return the environment of a function that makes tickets."""
+    return {
+        "RUNPOD_URL": settings.runpod_url,
+        "RUNPOD_KEY_PARAMETER": settings.runpod_key_parameter,
+        "IMAGES_PER_TICKET": str(settings.images_per_ticket),
+    }

@@ -1,0 +1,116 @@
+"""Lambdas: one per file of ``functions/``, with its log, its alarm and its rights to the table."""
+
+from collections.abc import Mapping, Sequence
+
+from aws_cdk import ArnFormat, Duration, RemovalPolicy, Stack
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_lambda_destinations as destinations
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from infra.parts.alarms import Alarms
+from infra.parts.horde_table import HordeTable
+from infra.parts.queues import DeadLetters
+from infra.settings import StackSettings
+
+
+class Functions(Construct):
+    """Makes the Lambdas: arm64, Python 3.13, with the wheels layer."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        name: str,
+        settings: StackSettings,
+        *,
+        alarms: Alarms,
+        table: HordeTable,
+    ) -> None:
+        super().__init__(scope, name)
+        self._settings, self._alarms, self._table = settings, alarms, table
+        self._layer = lambda_.LayerVersion(
+            self,
+            "Wheels",
+            code=lambda_.Code.from_asset(settings.layer),
+            compatible_runtimes=[lambda_.Runtime.PYTHON_3_13],
+            compatible_architectures=[lambda_.Architecture.ARM_64],
+        )
+        self._code = lambda_.Code.from_asset(
+            "functions", exclude=["**/__pycache__", "**/*.pyc", "**/.*"]
+        )
+
+    def make(
+        self,
+        name: str,
+        *env: Mapping[str, str],
+        may: Sequence[str] = (),
+        memory: int = 512,
+        seconds: int = 15,
+    ) -> lambda_.Function:
+        """Return the Lambda of ``functions/<name>.py`` with an alarm on its errors.
+
+        ``env`` is its environment; ``may`` is all that it may do to the table, such as
+        ``GetItem``; ``memory`` is in MB, ``seconds`` its timeout.
+        """
+        endpoint = self._settings.endpoint_url
+        stack = Stack.of(self)
+        function = lambda_.Function(
+            self,
+            name.capitalize(),
+            runtime=lambda_.Runtime.PYTHON_3_13,
+            architecture=lambda_.Architecture.ARM_64,
+            handler=f"{name}.handler",
+            code=self._code,
+            layers=[self._layer],
+            memory_size=memory,
+            timeout=Duration.seconds(seconds),
+            environment={
+                **{key: value for part in env for key, value in part.items()},
+                # Presigned URLs must name the region, or new buckets answer them by redirects.
+                "AWS_ENDPOINT_URL_S3": endpoint or f"https://s3.{stack.region}.{stack.url_suffix}",
+                **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {}),
+            },
+            logging_format=lambda_.LoggingFormat.JSON,
+            system_log_level_v2=lambda_.SystemLogLevel.WARN,
+            log_group=logs.LogGroup(
+                self,
+                f"{name.capitalize()}Logs",
+                retention=logs.RetentionDays.ONE_MONTH,
+                removal_policy=RemovalPolicy.DESTROY,
+            ),
+        )
+        if may:
+            self._table.allow(function, *may)
+        metric = function.metric_errors(statistic="Sum")
+        self._alarms.on(f"{name.capitalize()}Errors", metric, f"{name} fails; see its log")
+        return function
+
+
+def run_every_minute(function: lambda_.Function, *, dead: DeadLetters) -> None:
+    """Run a function every minute; a run that failed or never came leaves a dead letter.
+
+    A failed run is not retried: the next one comes within the minute.
+    """
+    function.configure_async_invoke(
+        retry_attempts=0, on_failure=destinations.SqsDestination(dead.queue)
+    )
+    events.Rule(
+        function,
+        "EveryMinute",
+        schedule=events.Schedule.rate(Duration.minutes(1)),
+        targets=[targets.LambdaFunction(function, dead_letter_queue=dead.queue)],
+    )
+
+
+def allow_secret(function: lambda_.Function, parameter: str) -> None:
+    """Let a function read one SecureString parameter of Systems Manager."""
+    arn = Stack.of(function).format_arn(
+        service="ssm",
+        resource="parameter",
+        resource_name=parameter.lstrip("/"),
+        arn_format=ArnFormat.SLASH_RESOURCE_NAME,
+    )
+    function.add_to_role_policy(iam.PolicyStatement(actions=["ssm:GetParameter"], resources=[arn]))

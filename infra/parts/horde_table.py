@@ -1,0 +1,119 @@
+"""The table, its stream, and what a function may do to it."""
+
+from typing import TYPE_CHECKING, Any
+
+from aws_cdk import RemovalPolicy
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_lambda_event_sources as sources
+from constructs import Construct
+
+from infra.contract import (
+    DUE,
+    LISTED,
+    NEW_REQUEST,
+    NEW_WEBHOOK,
+    PENDING_REWARD,
+    PK,
+    SK,
+    TTL,
+    WAITING,
+)
+from infra.parts.queues import DeadLetters
+
+if TYPE_CHECKING:
+    from horde.store.items import Index
+
+READ_ITEM = ("GetItem",)
+READ = (*READ_ITEM, "BatchGetItem", "Query")
+"""Read items and lists; change nothing."""
+READ_WRITE_ITEM = (*READ_ITEM, "PutItem", "UpdateItem")
+"""Read and write single items, alone or in transactions."""
+READ_WRITE = (*READ, "PutItem", "UpdateItem")
+"""Read items and lists, and write items: accounts, the end of a request with its refunds."""
+MANAGE = (*READ_WRITE_ITEM, "DeleteItem")
+"""Create, change and delete single items: shared keys, workers."""
+ACCEPT = (*READ_WRITE_ITEM, "Query")
+"""Charge and record a request, and count what waits."""
+SETTLE = (*READ_WRITE, "ConditionCheckItem")
+"""End an image, or put it back into the queue of a request that still waits."""
+PAY = ("BatchGetItem", "PutItem", "UpdateItem")
+"""Pay and count what the stream brings, once."""
+
+
+class HordeTable(Construct):
+    """The table, its stream and its sparse indexes; ``horde.store`` knows what is in it."""
+
+    def __init__(self, scope: Construct, name: str) -> None:
+        super().__init__(scope, name)
+        keys_only = dynamodb.ProjectionType.KEYS_ONLY
+        self.table = dynamodb.TableV2(
+            self,
+            "Table",
+            partition_key=_text(PK),
+            sort_key=_text(SK),
+            billing=dynamodb.Billing.on_demand(),
+            dynamo_stream=dynamodb.StreamViewType.NEW_IMAGE,
+            time_to_live_attribute=TTL,
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=True
+            ),
+            removal_policy=RemovalPolicy.RETAIN,
+            global_secondary_indexes=[
+                _index(WAITING),
+                _index(DUE, projection_type=keys_only),
+                _index(LISTED, projection_type=keys_only),
+            ],
+        )
+
+    def feed_payouts(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
+        """Feed a function every new request and every reward of the ledger, at least once."""
+        request, reward = _pattern(NEW_REQUEST), _pattern(PENDING_REWARD)
+        self._feed(function, dead, {"Keys": request}, {"NewImage": reward})
+
+    def feed_outbox(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
+        """Feed a function every new request and webhook, in order per item, at least once."""
+        request, webhook = _pattern(NEW_REQUEST), _pattern(NEW_WEBHOOK)
+        self._feed(function, dead, {"Keys": request}, {"Keys": webhook})
+
+    def _feed(self, function: lambda_.Function, dead: DeadLetters, *patterns: Any) -> None:
+        """Feed a function the new items that match a pattern; what fails five times is dead."""
+        function.add_event_source(
+            sources.DynamoEventSource(
+                self.table,
+                starting_position=lambda_.StartingPosition.TRIM_HORIZON,
+                batch_size=100,
+                retry_attempts=5,
+                bisect_batch_on_error=True,
+                report_batch_item_failures=True,
+                on_failure=sources.SqsDlq(dead.queue),
+                filters=[
+                    lambda_.FilterCriteria.filter(
+                        {"eventName": lambda_.FilterRule.is_equal("INSERT"), "dynamodb": pattern}
+                    )
+                    for pattern in patterns
+                ],
+            )
+        )
+
+    def allow(self, function: lambda_.Function, *verbs: str) -> None:
+        """Let a function do these things to the table, such as ``GetItem``, and nothing else."""
+        self.table.grant(function, *(f"dynamodb:{verb}" for verb in verbs))
+
+
+def _pattern(wanted: dict[str, str]) -> dict[str, Any]:
+    """Return the filter that lets an item with these texts through."""
+    return {name: {"S": lambda_.FilterRule.is_equal(text)} for name, text in wanted.items()}
+
+
+def _text(name: str) -> dynamodb.Attribute:
+    return dynamodb.Attribute(name=name, type=dynamodb.AttributeType.STRING)
+
+
+def _index(index: "Index", **more: Any) -> dynamodb.GlobalSecondaryIndexPropsV2:
+    return dynamodb.GlobalSecondaryIndexPropsV2(
+        index_name=index.name,
+        partition_key=_text(index.partition),
+        sort_key=dynamodb.Attribute(name=index.sort, type=dynamodb.AttributeType.NUMBER),
+        **more,
+    )

@@ -1,0 +1,54 @@
+"""Queues: work that is retried, and dead letters that somebody is told of."""
+
+from aws_cdk import Duration
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_lambda_event_sources as sources
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from infra.parts.alarms import Alarms
+
+
+class DeadLetters(Construct):
+    """A queue for what an async edge gave up on, with its alarm; messages are kept for 14 days."""
+
+    def __init__(self, scope: Construct, name: str, *, alarms: Alarms) -> None:
+        super().__init__(scope, name)
+        self.queue = sqs.Queue(
+            self,
+            "Queue",
+            retention_period=Duration.days(14),
+            encryption=sqs.QueueEncryption.SQS_MANAGED,
+        )
+        metric = self.queue.metric_approximate_number_of_messages_visible(statistic="Maximum")
+        alarms.on(
+            name, metric, f"{name}: messages were given up on; docs/operations.md says what to do"
+        )
+
+
+class WorkQueue(Construct):
+    """A queue with its dead-letter queue and alarm.
+
+    A message that fails comes back after ``minutes``; after ``tries`` it is a dead letter.
+    """
+
+    def __init__(
+        self, scope: Construct, name: str, *, minutes: int, tries: int, alarms: Alarms
+    ) -> None:
+        super().__init__(scope, name)
+        dead = DeadLetters(self, f"{name}Dead", alarms=alarms)
+        self.queue = sqs.Queue(
+            self,
+            "Queue",
+            visibility_timeout=Duration.minutes(minutes),
+            encryption=sqs.QueueEncryption.SQS_MANAGED,
+            dead_letter_queue=sqs.DeadLetterQueue(queue=dead.queue, max_receive_count=tries),
+        )
+        self.env = {f"{name.upper()}_QUEUE_URL": self.queue.queue_url}
+        """The environment of a function that sends to the queue, or hides its messages longer."""
+
+    def drain_into(self, function: lambda_.Function, *, batch: int) -> None:
+        """Feed a function ``batch`` messages at once; only those that fail come back."""
+        function.add_event_source(
+            sources.SqsEventSource(self.queue, batch_size=batch, report_batch_item_failures=True)
+        )
