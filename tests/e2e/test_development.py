@@ -1,17 +1,19 @@
 """Every command of docs/development.md works as it stands, and shows what the page says."""
 
-import contextlib
+import ast
 import json
 import os
 import shlex
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.local.client import until
+from infra.local.dev import letters, running
 from infra.local.dev.__main__ import parser
 from tests.e2e.conftest import PATIENCE_S, Horde
 from tests.support.recipes import Recipe, fenced, recipes
@@ -54,11 +56,13 @@ def first_line(command: str) -> str:
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    watch = threading.Timer(LIMIT_S, process.kill)
+    watch.start()
     with process:
         assert process.stdout is not None
-        with contextlib.suppress(StopIteration):
-            line = next(process.stdout)
+        line = process.stdout.readline()
         process.terminate()
+    watch.cancel()
     return line
 
 
@@ -122,19 +126,20 @@ def test_every_recipe_works_and_shows_what_the_page_says(used: Horde) -> None:
     used.all_judged()  # what was redriven
 
 
-def test_a_breakpoint_in_the_code_stops_there(used: Horde, tmp_path: Any) -> None:
+def test_a_breakpoint_in_the_code_stops_there(used: Horde, tmp_path: Path) -> None:
     source = (ROOT / "functions" / "sweep.py").read_text()
-    edited = source.replace("_context: object)", "_context: object, _here: None = None)")
-    assert edited != source
-    head, colon, body = edited.partition("_here: None = None) -> dict[str, int]:\n")
-    assert colon, "the handler's signature has changed"
-    docstring, newline, rest = body.partition("\n")
-    (tmp_path / "sweep.py").write_text(f"{head}{colon}{docstring}{newline}    breakpoint()\n{rest}")
+    (handler,) = (
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and node.name == "handler"
+    )
+    lines = source.splitlines(keepends=True)
+    lines.insert(handler.body[1].lineno - 1, "    breakpoint()\n")  # after the docstring
+    (tmp_path / "sweep.py").write_text("".join(lines))
     env = shell(on(used, "bin/dev env sweep")).stdout
-    event = "infra/local/events/minute.json"
-    command = f"{sys.executable} -m infra.local.dev.handler sweep {event}"
+    command = f"{sys.executable} -m infra.local.dev.handler sweep infra/local/events/minute.json"
     script = f"set -a\n{env}\nPYTHONPATH={tmp_path}:$PYTHONPATH\nexec {command}"
-    done = shell(script, "p event['source']\nc\n")
+    done = shell(script, f"p {handler.args.args[0].arg}['source']\nc\n")
     assert done.returncode == 0, done.stdout
     assert "(Pdb) 'aws.events'" in done.stdout
     assert '"due":' in done.stdout
@@ -183,29 +188,30 @@ def test_a_handler_has_its_own_rights_here_and_no_more(used: Horde) -> None:
     assert "AccessDenied" in done.stdout
 
 
-def test_a_redrive_that_is_cut_loses_no_message(used: Horde, monkeypatch: Any) -> None:
-    from infra.local.dev import letters, running
-
+@pytest.mark.parametrize("cut", ["send_message", "delete_message"])
+def test_a_redrive_that_is_cut_loses_no_message(
+    used: Horde, monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
     cloud = running.find(used.cloud.folder.name)
+    letters.redrive(cloud, "Uploads")  # what another test has left
     bury(used)
     real = running.Cloud.aws
 
     def aws(self: running.Cloud, service: str) -> Any:
+        def die(**_: Any) -> None:
+            raise CutError
+
         client = real(self, service)
         if service == "sqs":
-
-            def delete_message(**_: Any) -> None:
-                raise CutError
-
-            client.delete_message = delete_message
+            setattr(client, cut, die)
         return client
 
-    monkeypatch.setattr(running.Cloud, "aws", aws)
-    monkeypatch.setattr(letters, "HOLD_S", 0)
-    with pytest.raises(CutError):
-        letters.redrive(cloud, "Uploads")
-    monkeypatch.undo()
-    # Sent, and still there: the next redrive sends it twice, which share takes.
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Cloud, "aws", aws)
+        patch.setattr(letters, "HOLD_S", 0)
+        with pytest.raises(CutError):
+            letters.redrive(cloud, "Uploads")
+    # It is still there. Where it was sent as well, share gets it twice, and takes that.
     assert letters.redrive(cloud, "Uploads") == "1 of 1 messages moved from UploadsDead to Uploads"
     assert letters.redrive(cloud, "UploadsDead").startswith("0 of 0 ")
     used.all_judged()
