@@ -227,6 +227,9 @@ class LocalCloud:
         answers(f"{self.url}/api/v2/status/heartbeat", ministack)
         self._open_accounts()
         self._wait_for_worker(runpod)
+        # For bin/dev, which works on a cloud that another process has brought up.
+        state = {"endpoint": self.endpoint, "worker_key": self.worker_key}
+        (self.folder / "cloud.json").write_text(json.dumps(state))
         say(f"the cloud is up: {self.url}/api/v2")
 
     def _claim_folder(self) -> None:
@@ -239,6 +242,7 @@ class LocalCloud:
             raise LocalCloudError(message) from None
         for leftover in ("tmp", "cdk.out", "logs"):
             shutil.rmtree(self.folder / leftover, ignore_errors=True)
+        (self.folder / "cloud.json").unlink(missing_ok=True)
         (self.folder / "tmp").mkdir()
 
     def _end(self, parts: Parts) -> None:

@@ -1,0 +1,162 @@
+"""A function's cold start in fresh processes: how long it takes, and which packages take it.
+
+As on Lambda: the layer with its ``.pyc``; ``functions/`` as it is deployed, without; and of this
+environment's packages those alone that Lambda's runtime brings. Unlike Lambda: the interpreter and
+its speed are this machine's, and Lambda's own bootstrap and the fetching of the code are left out.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.local.dev.handler import DevError
+from infra.local.dev.running import LAYER, ROOT
+from layers.build import build
+
+RUNTIME = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
+"""What Lambda's Python runtime has beside the standard library (boto3 and what it needs)."""
+_IMPORT = re.compile(r"import time:\s*(\d+) \|\s*\d+ \|\s*(\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """CPU (user and system) and wall seconds of each of several runs."""
+
+    cpu: list[float]
+    wall: list[float]
+
+    def row(self, name: str) -> str:
+        """Return a line of the table, in ms."""
+        cells = [
+            f"{1000 * pick(values):9.1f}"
+            for values in (self.cpu, self.wall)
+            for pick in (statistics.median, min)
+        ]
+        return f"{name:24}{''.join(cells)}"
+
+
+def spawn(command: Sequence[str | Path], env: Mapping[str, str]) -> tuple[float, float, str]:
+    """Run a process to its end; returns its CPU and wall seconds and its stderr.
+
+    Raises DevError where it fails.
+    """
+    with tempfile.TemporaryFile("w+") as noise:
+        begun = time.perf_counter()
+        process = subprocess.Popen(
+            command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=noise
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        noise.seek(0)
+        text = noise.read()
+    if process.returncode:
+        last = text.strip().splitlines()[-1:] or ["no word of why"]
+        message = f"the fresh process ended with {process.returncode}: {last[0]}"
+        raise DevError(message)
+    return usage.ru_utime + usage.ru_stime, wall, text
+
+
+def packages(text: str, ours: Container[str]) -> list[tuple[str, float, int]]:
+    """Return packages, own seconds of their modules and how many, of ``-X importtime``'s lines.
+
+    The modules of the packages that are ``ours`` are told one by one.
+    """
+    own: dict[str, int] = defaultdict(int)
+    modules: dict[str, int] = defaultdict(int)
+    for micros, module in _IMPORT.findall(text):
+        package = module.partition(".")[0]
+        if package in ours:
+            package = module
+        own[package] += int(micros)
+        modules[package] += 1
+    ranked = sorted(own, key=lambda package: -own[package])
+    return [(package, own[package] / 1e6, modules[package]) for package in ranked]
+
+
+def _runtime(scratch: Path) -> Path:
+    """Return a folder with links to the packages of Lambda's runtime."""
+    folder = scratch / "runtime"
+    folder.mkdir()
+    for name in RUNTIME:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            origin = Path(spec.origin)
+            found = origin.parent if origin.name == "__init__.py" else origin
+            (folder / found.name).symlink_to(found)
+    return folder
+
+
+def profile(
+    function: str, *, runs: int, top: int, event: str | None, env: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield the lines of a function's cold start; ``env`` is for the event, if there is one.
+
+    Raises DevError.
+    """
+    if not (ROOT / "functions" / f"{function}.py").exists():
+        message = f"there is no functions/{function}.py"
+        raise DevError(message)
+    build("host")
+    with tempfile.TemporaryDirectory() as scratch:
+        code = Path(scratch) / "functions"
+        shutil.copytree(
+            ROOT / "functions", code, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+        )
+        fresh = {
+            **env,
+            "PYTHONPATH": os.pathsep.join(map(str, (LAYER, code, _runtime(Path(scratch))))),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        python = [sys.executable, "-S", "-P"]
+        load = f"import {function}"
+        bare, loaded = [], []
+        spawn([*python, "-c", load], fresh)  # the files' first read is the disk's
+        for _ in range(runs):  # in turn, so that what disturbs one disturbs the other
+            bare.append(spawn([*python, "-c", "pass"], fresh))
+            loaded.append(spawn([*python, "-c", load], fresh))
+        version = ".".join(map(str, sys.version_info[:3]))
+        yield f"cold start of {function}: {runs} fresh processes, Python {version}, ms"
+        yield f"{'':24}{'CPU':>9}{'min':>9}{'wall':>9}{'min':>9}   (medians and minima)"
+        yield Times([c for c, _, _ in bare], [w for _, w, _ in bare]).row("interpreter alone")
+        yield Times([c for c, _, _ in loaded], [w for _, w, _ in loaded]).row("handler imported")
+        if event is not None:
+            yield from _calls(function, event, runs, python, fresh)
+        _, _, text = spawn([*python, "-X", "importtime", "-c", load], fresh)
+        ours = {path.stem for path in code.iterdir()}
+    ranked = packages(text, ours)
+    yield f"where the import goes: own time of packages, and of modules of functions/; first {top}"
+    yield f"{'':24}{'own ms':>9}{'modules':>9}"
+    for package, own, count in ranked[:top]:
+        yield f"{package:24}{1000 * own:9.1f}{count:9}"
+
+
+def _calls(
+    function: str, event: str, runs: int, python: Sequence[str], env: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield what the first and the second call cost a process that has imported the handler."""
+    told = {**env, "PYTHONPATH": f"{env['PYTHONPATH']}{os.pathsep}{ROOT}"}
+    module = ["-m", "infra.local.dev.handler", function, event, "--times", "2"]
+    found = []
+    for _ in range(runs):
+        done = subprocess.run(
+            [*python, *module], env=told, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or ["no word of why"]
+            raise DevError(last[0].removeprefix("bin/dev: "))
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    for index, name in enumerate(("first event", "second event")):
+        cpu, wall = zip(*(calls[index] for calls in found), strict=True)
+        yield Times(list(cpu), list(wall)).row(name)
