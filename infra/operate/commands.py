@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import boto3
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from horde.edge.auth import key_hash, new_key
 from horde.records import User
+from horde.rules import ruleset
 from horde.rules.accounts import user_number
 from horde.store import Store
 from horde.store.audit import AuditStore
@@ -113,6 +115,15 @@ def prove(store: Store, segments: int) -> bool:
     return not report.findings
 
 
+def numbers(version: str) -> list[str]:
+    """Return a line for each number of a ruleset; the first names it."""
+    rules = ruleset.of(version)
+    of = "in force" if rules == ruleset.IN_FORCE else "of earlier requests"
+    width = max(len(spec.name) for spec in fields(rules))
+    lines = [f"{name:<{width}}  {value}" for name, value in asdict(rules).items()]
+    return [f"the ruleset {of}", *lines]
+
+
 def outputs_of(session: boto3.Session, stack: str) -> dict[str, str]:
     """Return a stack's outputs; raises OperatorError."""
     try:
@@ -173,6 +184,14 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("username", metavar="alias#id")
     add = commands.add_parser("withdraw", help="take shared images out of the data set")
     add.add_argument("what", metavar="image-id|alias#id")
+    add = commands.add_parser("rules", help="print the taxes, floors, rewards and limits in force")
+    add.add_argument(
+        "version",
+        nargs="?",
+        choices=[rules.version for rules in ruleset.RULESETS],
+        default=ruleset.IN_FORCE.version,
+        help="another version that requests were accepted under (default: %(default)s)",
+    )
     add = commands.add_parser("audit", help="prove from the whole table that the kudos are right")
     add.add_argument(
         "--segments",
@@ -194,6 +213,9 @@ def _segments(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = parser().parse_args(arguments)
+    if options.command == "rules":
+        print("\n".join(numbers(options.version)))
+        return
     try:
         # The AWS tools read AWS_REGION too; boto3 alone does not.
         session = boto3.Session(region_name=os.environ.get("AWS_REGION"))

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from infra.local.client import until
+from infra.local.api_client import until
 from infra.local.dev import letters, running
 from infra.local.dev.__main__ import parser
-from tests.e2e.conftest import PATIENCE_S, Horde
+from tests.e2e.conftest import PATIENCE_S, OperatedCloud
 from tests.support.recipes import Recipe, fenced, recipes
 from tests.support.template import ROOT
 
@@ -28,9 +28,9 @@ class CutError(Exception):
     """A run that dies."""
 
 
-def on(horde: Horde, command: str) -> str:
+def on(cloud: OperatedCloud, command: str) -> str:
     """Say of which cloud: a developer's own may run beside the tests'."""
-    return command.replace("bin/dev ", f"bin/dev --cloud {horde.cloud.folder.name} ")
+    return command.replace("bin/dev ", f"bin/dev --cloud {cloud.local.folder.name} ")
 
 
 def shell(command: str, typed: str = "") -> subprocess.CompletedProcess[str]:
@@ -66,18 +66,18 @@ def first_line(command: str) -> str:
     return line
 
 
-def messages(horde: Horde, function: str) -> list[str]:
+def messages(cloud: OperatedCloud, function: str) -> list[str]:
     """What a deployed function has logged."""
-    group = horde.cloud.aws("lambda").get_function_configuration(
-        FunctionName=horde.cloud.function(function)
+    group = cloud.local.aws("lambda").get_function_configuration(
+        FunctionName=cloud.local.function(function)
     )["LoggingConfig"]["LogGroup"]
-    pages = horde.cloud.aws("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
+    pages = cloud.local.aws("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
     return [event["message"] for page in pages for event in page["events"]]
 
 
-def bury(horde: Horde) -> None:
+def bury(cloud: OperatedCloud) -> None:
     """Put a message among the dead letters of the uploads: to die takes it over an hour."""
-    sqs = horde.cloud.aws("sqs")
+    sqs = cloud.local.aws("sqs")
     urls = sqs.list_queues()["QueueUrls"]
     (dead,) = (url for url in urls if "UploadsDead" in url)
     body = json.loads(UPLOAD.read_text())["Records"][0]["body"]
@@ -85,33 +85,33 @@ def bury(horde: Horde) -> None:
 
 
 @pytest.fixture(scope="module")
-def used(horde: Horde) -> Horde:
+def used(cloud: OperatedCloud) -> OperatedCloud:
     """A cloud that has drawn an image, counted its reward, and has a dead letter."""
-    before = len(messages(horde, "payouts"))
+    before = len(messages(cloud, "payouts"))
     body = {"prompt": "a fox", "params": {"width": 64, "height": 64, "steps": 4}}
-    horde.done(horde.anonymous, horde.anonymous.generate(body)["id"])
+    cloud.done(cloud.anonymous, cloud.anonymous.generate(body)["id"])
     # Its request and its reward are counted, maybe together.
     what = "the image to be counted"
-    until(what, lambda: len(messages(horde, "payouts")) > before, seconds=PATIENCE_S)
-    horde.all_judged()
-    bury(horde)
-    return horde
+    until(what, lambda: len(messages(cloud, "payouts")) > before, seconds=PATIENCE_S)
+    cloud.all_judged()
+    bury(cloud)
+    return cloud
 
 
-def run(horde: Horde, recipe: Recipe) -> str:
+def run(cloud: OperatedCloud, recipe: Recipe) -> str:
     """Run a recipe's commands in order; returns all that they show."""
     output = ""
     for command in recipe.commands:
         if command.endswith(" --follow"):
-            output += first_line(on(horde, command))
+            output += first_line(on(cloud, command))
             continue
-        done = shell(on(horde, command), "".join(f"{line}\n" for line in recipe.typed))
+        done = shell(on(cloud, command), "".join(f"{line}\n" for line in recipe.typed))
         assert done.returncode == 0, f"{command}\n{done.stdout}"
         output += done.stdout
     return output
 
 
-def test_every_recipe_works_and_shows_what_the_page_says(used: Horde) -> None:
+def test_every_recipe_works_and_shows_what_the_page_says(used: OperatedCloud) -> None:
     # In the page's order: some use the file that the one before has written.
     ran = 0
     for recipe in recipes():
@@ -126,7 +126,7 @@ def test_every_recipe_works_and_shows_what_the_page_says(used: Horde) -> None:
     used.all_judged()  # what was redriven
 
 
-def test_a_breakpoint_in_the_code_stops_there(used: Horde, tmp_path: Path) -> None:
+def test_a_breakpoint_in_the_code_stops_there(used: OperatedCloud, tmp_path: Path) -> None:
     source = (ROOT / "functions" / "sweep.py").read_text()
     (handler,) = (
         node
@@ -137,7 +137,9 @@ def test_a_breakpoint_in_the_code_stops_there(used: Horde, tmp_path: Path) -> No
     lines.insert(handler.body[1].lineno - 1, "    breakpoint()\n")  # after the docstring
     (tmp_path / "sweep.py").write_text("".join(lines))
     env = shell(on(used, "bin/dev env sweep")).stdout
-    command = f"{sys.executable} -m infra.local.dev.handler sweep infra/local/events/minute.json"
+    command = (
+        f"{sys.executable} -m infra.local.dev.run_handler sweep infra/local/events/minute.json"
+    )
     script = f"set -a\n{env}\nPYTHONPATH={tmp_path}:$PYTHONPATH\nexec {command}"
     done = shell(script, f"p {handler.args.args[0].arg}['source']\nc\n")
     assert done.returncode == 0, done.stdout
@@ -145,7 +147,7 @@ def test_a_breakpoint_in_the_code_stops_there(used: Horde, tmp_path: Path) -> No
     assert '"due":' in done.stdout
 
 
-def test_the_ide_s_configuration_runs_the_handler(used: Horde) -> None:
+def test_the_ide_s_configuration_runs_the_handler(used: OperatedCloud) -> None:
     (text,) = fenced("json")
     (launch,) = json.loads(text)["configurations"]
     path = Path(launch["envFile"].replace("${workspaceFolder}", str(ROOT)))
@@ -163,7 +165,7 @@ def test_the_ide_s_configuration_runs_the_handler(used: Horde) -> None:
     assert json.loads(done.stdout)["statusCode"] == 200
 
 
-def test_every_sample_event_is_taken_here_and_deployed(used: Horde) -> None:
+def test_every_sample_event_is_taken_here_and_deployed(used: OperatedCloud) -> None:
     for function, event in (
         ("worker", "pop"),
         ("generate", "price"),
@@ -180,7 +182,7 @@ def test_every_sample_event_is_taken_here_and_deployed(used: Horde) -> None:
             assert not answer.get("batchItemFailures")
 
 
-def test_a_handler_has_its_own_rights_here_and_no_more(used: Horde) -> None:
+def test_a_handler_has_its_own_rights_here_and_no_more(used: OperatedCloud) -> None:
     env = shell(on(used, "bin/dev env webhook")).stdout
     # webhook reads single items of the table; it may not list the queues.
     ask = "import boto3; boto3.client('sqs').list_queues()"
@@ -190,9 +192,9 @@ def test_a_handler_has_its_own_rights_here_and_no_more(used: Horde) -> None:
 
 @pytest.mark.parametrize("cut", ["send_message", "delete_message"])
 def test_a_redrive_that_is_cut_loses_no_message(
-    used: Horde, monkeypatch: pytest.MonkeyPatch, cut: str
+    used: OperatedCloud, monkeypatch: pytest.MonkeyPatch, cut: str
 ) -> None:
-    cloud = running.find(used.cloud.folder.name)
+    cloud = running.find(used.local.folder.name)
     letters.redrive(cloud, "Uploads")  # what another test has left
     bury(used)
     real = running.Cloud.aws

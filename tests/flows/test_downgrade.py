@@ -97,7 +97,8 @@ def test_a_source_image_is_kept_when_its_request_is_reduced(cloud: Cloud) -> Non
 @given(
     st.integers(1, 48), st.integers(1, 48), st.integers(1, 500), st.booleans(),
     st.sampled_from(["k_euler_a", "k_heun", "lcm", "k_dpm_adaptive", "DDIM"]), st.booleans(),
-    st.one_of(st.none(), st.floats(0.01, 1)), st.integers(ruleset.IN_FORCE.min_side, ruleset.IN_FORCE.max_side),
+    st.one_of(st.none(), st.floats(0.01, 1)),
+    st.integers(ruleset.IN_FORCE.min_side, ruleset.IN_FORCE.max_side),
 )  # fmt: skip
 def test_a_reduced_request_never_needs_kudos_upfront_and_never_grows(
     wide: int, high: int, steps: int, slow: bool, sampler: str, img2img: bool,

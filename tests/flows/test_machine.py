@@ -2,8 +2,8 @@
 
 Each example drives a fresh horde by up to fifty calls, late workers, lost leases and jumps of the
 clock, and after each step compares every balance, request, image and shared key with
-``tests.support.rules``. At the end everything is let end: the books, every ledger, the statistics
-and the LAION bucket must be what the rules say. `make fuzz` runs it for longer.
+``tests.support.rulebook``. At the end everything is let end: the books, every ledger, the
+statistics and the LAION bucket must be what the rules say. `make fuzz` runs it for longer.
 """
 
 import os
@@ -29,10 +29,10 @@ from hypothesis.stateful import (
 
 from horde.edge import bodies
 from horde.records import Generation, Request, SharedKey, User
-from horde.rules import pricing
+from horde.rules import pricing, ruleset
 from horde.store.items import from_item
 from infra.operate import commands
-from tests.support import rules
+from tests.support import rulebook
 from tests.support.cloud import ANONYMOUS, Cloud, Reply, fresh_cloud, png_base64, webp
 
 START_MS = 1_795_000_000_000
@@ -48,18 +48,18 @@ Job = tuple[str, int, str]
 """An image, the number of its claim, and where to upload it."""
 
 wishes = st.builds(
-    lambda shape, n, shared, img2img: rules.Wish(shape[0], shape[1], n, shared, img2img),
+    lambda shape, n, shared, img2img: rulebook.Wish(shape[0], shape[1], n, shared, img2img),
     st.sampled_from([(64, 4), (64, 4), (512, 30), (512, 60)]),
     st.sampled_from([1, 1, 2, 2, 3, 8]),
     st.booleans(),
     st.sampled_from([False, False, False, True]),
 )
 amounts = st.sampled_from([1, 3, 10, 30, 100])
-days = st.sampled_from([rules.UNLIMITED, 0, 1, 30])
+days = st.sampled_from([rulebook.UNLIMITED, 0, 1, 30])
 tokens = st.sampled_from([None, "a", "b"])
 
 
-def body_of(wish: rules.Wish) -> dict[str, Any]:
+def body_of(wish: rulebook.Wish) -> dict[str, Any]:
     """The body that asks for it."""
     params = {"width": wish.side, "height": wish.side, "steps": wish.steps, "n": wish.n}
     source = {"source_image": SOURCE} if wish.img2img else {}
@@ -87,7 +87,7 @@ class Machine(RuleBasedStateMachine):
         patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=random.getrandbits(128), version=4))
         self.cloud: Cloud = self._stack.enter_context(fresh_cloud(self.template, self.clients))
         self.cloud.clock.freeze(START_MS)
-        self.model = rules.Rules(START_MS)
+        self.model = rulebook.Rules(START_MS)
         self.api_keys: dict[int, str] = {}
         self.worker_keys: dict[int, str] = {}
 
@@ -104,11 +104,11 @@ class Machine(RuleBasedStateMachine):
     def hire(self) -> Any:
         return multiple(self._hire(self._register()), self._hire(self._register()))
 
-    @initialize(target=keys, budget=st.just(rules.UNLIMITED) | amounts)
+    @initialize(target=keys, budget=st.just(rulebook.UNLIMITED) | amounts)
     def lend(self, budget: int) -> Any:
         user = self._register()
         self.grant(user, 30)
-        return self._add_key(user, budget, rules.UNLIMITED)
+        return self._add_key(user, budget, rulebook.UNLIMITED)
 
     @rule(target=users)
     @precondition(lambda self: len(self.api_keys) < MOST_USERS)
@@ -146,18 +146,18 @@ class Machine(RuleBasedStateMachine):
     # --- asking -----------------------------------------------------------------------------------
 
     @rule(target=requests, user=users, wish=wishes)
-    def ask(self, user: int, wish: rules.Wish) -> Any:
+    def ask(self, user: int, wish: rulebook.Wish) -> Any:
         return self._ask(self.api_keys[user], user, wish)
 
     @rule(target=requests, wish=wishes)
-    def ask_anonymously(self, wish: rules.Wish) -> Any:
+    def ask_anonymously(self, wish: rulebook.Wish) -> Any:
         return self._ask(ANONYMOUS, None, wish)
 
     @rule(target=requests, key=keys, wish=wishes)
-    def ask_with_a_shared_key(self, key: str, wish: rules.Wish) -> Any:
+    def ask_with_a_shared_key(self, key: str, wish: rulebook.Wish) -> Any:
         return self._ask(key, self.model.keys[key], wish)
 
-    def _ask(self, api_key: str, payer: Any, wish: rules.Wish) -> Any:
+    def _ask(self, api_key: str, payer: Any, wish: rulebook.Wish) -> Any:
         body = body_of(wish)
         parsed = bodies.parse(bodies.GenerateRequest, body)
         quote = pricing.quote(parsed.spec, shared=False, baseline=BASELINE)
@@ -167,7 +167,7 @@ class Machine(RuleBasedStateMachine):
             request, total = self.model.ask(
                 payer, wish, price=quote.price, reward=quote.reward, lease_s=lease_s
             )
-        except rules.Refused as refusal:
+        except rulebook.Refused as refusal:
             refused(answer, refusal)
             return multiple()
         assert (answer.status, answer.body["kudos"]) == (202, total), answer
@@ -182,7 +182,7 @@ class Machine(RuleBasedStateMachine):
         answer = self.cloud.cancel(request)
         try:
             self.model.visible(self.model.requests[request])
-        except rules.Refused as refusal:
+        except rulebook.Refused as refusal:
             refused(answer, refusal)
             return
         shown = self.model.requests[request].counts()
@@ -193,11 +193,11 @@ class Machine(RuleBasedStateMachine):
     def check(self, request: str) -> None:
         self._check(self.model.requests[request])
 
-    def _check(self, request: rules.Request) -> None:
+    def _check(self, request: rulebook.Request) -> None:
         answer = self.cloud.check(request.id)
         try:
             self.model.visible(request)
-        except rules.Refused as refusal:
+        except rulebook.Refused as refusal:
             refused(answer, refusal)
             return
         shown = request.counts()
@@ -212,7 +212,7 @@ class Machine(RuleBasedStateMachine):
     def rate(self, request: str, ratings: list[bool], best: bool, last: bool) -> None:
         """The first images or the last ones, so that a second call is not the first one."""
         model = self.model.requests[request]
-        shown = [image.id for image in model.images if image.state == rules.OK] or [NOBODY]
+        shown = [image.id for image in model.images if image.state == rulebook.OK] or [NOBODY]
         shown = shown[::-1] if last else shown
         ratings = ratings[: len(shown)]
         body: dict[str, Any] = {
@@ -226,7 +226,7 @@ class Machine(RuleBasedStateMachine):
         answer = self.cloud.call("POST /api/v2/generate/rate/{id}", body, id=request)
         try:
             reward = self.model.rate(model, ratings, best=best)
-        except rules.Refused as refusal:
+        except rulebook.Refused as refusal:
             refused(answer, refusal)
             return
         assert (answer.status, answer.body["reward"]) == (200, reward), answer
@@ -253,7 +253,7 @@ class Machine(RuleBasedStateMachine):
         )
         try:
             self.model.caller(worker)
-        except rules.Refused as refusal:
+        except rulebook.Refused as refusal:
             refused(answer, refusal)
             return []
         assert answer.status == 200, answer
@@ -320,7 +320,7 @@ class Machine(RuleBasedStateMachine):
         answer = self.cloud.submit(self.worker_keys[worker], job[0], state=state)
         try:
             reward = self.model.submit(worker, self.model.image(job[0]), state)
-        except rules.Refused as refusal:
+        except rulebook.Refused as refusal:
             refused(answer, refusal)
             return
         assert (answer.status, answer.body) == (200, {"reward": reward}), answer
@@ -356,7 +356,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def wait_for_a_day(self) -> None:
-        self._pass(rules.DAY_S)
+        self._pass(rulebook.DAY_S)
 
     @rule()
     def sweep(self) -> None:
@@ -428,7 +428,7 @@ class Machine(RuleBasedStateMachine):
         answer = self._move("transfer", sender, name, amount, once)
         try:
             self.model.transfer(sender, target, amount, once)
-        except rules.Refused as refusal:
+        except rulebook.Refused as refusal:
             refused(answer, refusal)
             return
         assert (answer.status, answer.body) == (200, {"transferred": amount}), answer
@@ -438,7 +438,7 @@ class Machine(RuleBasedStateMachine):
         answer = self._move("award", giver, f"ada#{receiver}", amount, once)
         try:
             self.model.award(giver, receiver, amount, once)
-        except rules.Refused as refusal:
+        except rulebook.Refused as refusal:
             refused(answer, refusal)
             return
         assert (answer.status, answer.body) == (200, {"awarded": amount}), answer
@@ -453,7 +453,7 @@ class Machine(RuleBasedStateMachine):
 
     # --- shared keys -----------------------------------------------------------------------------
 
-    @rule(target=keys, user=users, budget=st.just(rules.UNLIMITED) | amounts, expiry=days)
+    @rule(target=keys, user=users, budget=st.just(rulebook.UNLIMITED) | amounts, expiry=days)
     def add_key(self, user: int, budget: int, expiry: int) -> Any:
         return self._add_key(user, budget, expiry)
 
@@ -462,7 +462,7 @@ class Machine(RuleBasedStateMachine):
         answer = self.cloud.call("PUT /api/v2/sharedkeys", wish, key=self.api_keys[user])
         try:
             key = self.model.add_key(user, budget, expiry)
-        except rules.Refused as refusal:
+        except rulebook.Refused as refusal:
             refused(answer, refusal)
             return multiple()
         assert answer.status == 200, answer
@@ -473,7 +473,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         key=keys,
         by=st.none() | users,
-        budget=st.none() | amounts | st.sampled_from([0, rules.UNLIMITED]),
+        budget=st.none() | amounts | st.sampled_from([0, rulebook.UNLIMITED]),
         expiry=st.none() | days,
     )
     def change_key(self, key: str, by: int | None, budget: int | None, expiry: int | None) -> None:
@@ -488,7 +488,7 @@ class Machine(RuleBasedStateMachine):
         )
         try:
             self.model.change_key(user, model, budget=budget, days=expiry)
-        except rules.Refused as refusal:
+        except rulebook.Refused as refusal:
             refused(answer, refusal)
             return
         assert answer.status == 200, answer
@@ -501,7 +501,7 @@ class Machine(RuleBasedStateMachine):
         )
         try:
             self.model.remove_key(model.owner.id, model)
-        except rules.Refused as refusal:
+        except rulebook.Refused as refusal:
             refused(answer, refusal)
             return
         assert answer.status == 200, answer
@@ -560,13 +560,13 @@ class Machine(RuleBasedStateMachine):
     def _let_all_end(self) -> None:
         """Workers go, time passes; then everything is settled."""
         for _ in range(3):
-            self._pass(rules.LIFE_S)
+            self._pass(ruleset.IN_FORCE.request_life_s)
             self._sweep()
         for request in self.model.requests.values():
-            assert not request.count(rules.WAITING, rules.PROCESSING)
+            assert not request.count(rulebook.WAITING, rulebook.PROCESSING)
             self._check(request)
         self.compare()
-        assert list(self.cloud.store.due.until(self.model.now + rules.DAY_S)) == []
+        assert list(self.cloud.store.due.until(self.model.now + rulebook.DAY_S)) == []
         self.share(twice=True)
         self.cloud.stream(again=True)
         self.cloud.stream(again=True)
@@ -580,7 +580,7 @@ class Machine(RuleBasedStateMachine):
         self.cloud.audit()
 
 
-def refused(answer: Reply, refusal: rules.Refused) -> None:
+def refused(answer: Reply, refusal: rulebook.Refused) -> None:
     assert 400 <= answer.status < 500, answer
     assert answer.body.get("rc") == refusal.rc, (answer, refusal)
 

@@ -48,7 +48,7 @@ MAY = {
     "payouts": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")
     | verbs("BatchGetItem", "PutItem", "UpdateItem")
     | SEND,
-    "fleet": verbs("GetItem", "BatchGetItem", "Query"),
+    "browse": verbs("GetItem", "BatchGetItem", "Query"),
     "manage": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
     "webhook": verbs("GetItem") | CONSUME | READ_IMAGES,
     "transfer": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),

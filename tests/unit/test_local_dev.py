@@ -13,7 +13,7 @@ import pytest
 
 from infra.local.dev import letters, logs, profile, running
 from infra.local.dev.__main__ import main, parser
-from infra.local.dev.handler import DevError, read_event
+from infra.local.dev.run_handler import DevError, read_event
 from infra.local.processes import identity
 from tests.support.recipes import PAGE, pattern, recipes
 from tests.support.template import ROOT
@@ -86,7 +86,7 @@ def test_the_worker_s_key_is_filled_into_an_event() -> None:
 def run_handler(folder: Path, code: str, *words: str, typed: str = "") -> Any:
     (folder / "handmade.py").write_text(code)
     (folder / "event.json").write_text('{"n": 3}')
-    command = [sys.executable, "-m", "infra.local.dev.handler", "handmade"]
+    command = [sys.executable, "-m", "infra.local.dev.run_handler", "handmade"]
     return subprocess.run(
         [*command, str(folder / "event.json"), *words],
         cwd=ROOT,

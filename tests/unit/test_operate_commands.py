@@ -1,12 +1,13 @@
 """The operator's command, on a store of its own."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import NoCredentialsError
 
 from horde.records import User
+from horde.rules import ruleset
 from horde.rules.accounts import anonymous
 from horde.store import Store
 from horde.store.accounts import Accounts
@@ -80,3 +81,14 @@ def test_missing_credentials_are_a_clear_message(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     with pytest.raises(SystemExit, match="Unable to locate credentials"):
         commands.main(["user", "ada#7"])
+
+
+def test_rules_prints_each_number_in_force_and_needs_no_cloud(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boto3.Session", None)
+    commands.main(["rules"])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "the ruleset in force"
+    shown = dict(line.split(maxsplit=1) for line in lines)
+    assert shown == {name: str(value) for name, value in asdict(ruleset.IN_FORCE).items()}

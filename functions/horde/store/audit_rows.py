@@ -5,7 +5,7 @@ No Lambda imports this; a test holds that.
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,6 +56,10 @@ class IndexKeys:
     due_shard: str | None = None
     due_at: int | None = None
     gone_at: int | None = None
+
+    def places(self) -> dict[str, str | int | None]:
+        """Return the attributes of the indexes by their names, without when it may go."""
+        return {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name != TTL}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.local.dev import letters, logs, running
-from infra.local.dev.handler import DevError, read_event
 from infra.local.dev.profile import profile
+from infra.local.dev.run_handler import DevError, read_event
 
 
 def invoke(cloud: running.Cloud, options: argparse.Namespace) -> None:
     """Become a process that runs the handler: its terminal is this one."""
     env = cloud.environment(options.function)
-    command = [sys.executable, "-m", "infra.local.dev.handler", options.function, options.event]
+    command = [sys.executable, "-m", "infra.local.dev.run_handler", options.function, options.event]
     command += ["--debug"] if options.debug else []
     sys.stdout.flush()
     os.execve(sys.executable, command, env)  # noqa: S606 - on purpose: nothing stands in between

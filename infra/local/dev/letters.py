@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from infra.local.dev.handler import DevError
+from infra.local.dev.run_handler import DevError
 from infra.local.dev.running import REGION, Cloud, Queue
 
 AT_ONCE = 10

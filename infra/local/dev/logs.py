@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from infra.local.dev.handler import DevError
+from infra.local.dev.run_handler import DevError
 from infra.local.dev.running import Cloud
 
 EVERY_S = 1.0

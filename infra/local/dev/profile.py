@@ -20,7 +20,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.local.dev.handler import DevError
+from infra.local.dev.run_handler import DevError
 from infra.local.dev.running import LAYER, ROOT
 from layers.build import build
 
@@ -147,7 +147,7 @@ def _calls(
 ) -> Iterator[str]:
     """Yield what the first and the second call cost a process that has imported the handler."""
     told = {**env, "PYTHONPATH": f"{env['PYTHONPATH']}{os.pathsep}{ROOT}"}
-    module = ["-m", "infra.local.dev.handler", function, event, "--times", "2"]
+    module = ["-m", "infra.local.dev.run_handler", function, event, "--times", "2"]
     found = []
     for _ in range(runs):
         done = subprocess.run(

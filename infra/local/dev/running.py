@@ -14,7 +14,7 @@ from typing import Any
 
 import boto3
 
-from infra.local.dev.handler import DevError
+from infra.local.dev.run_handler import DevError
 from infra.local.processes import LOCAL, identity
 
 ROOT = Path(__file__).resolve().parents[3]

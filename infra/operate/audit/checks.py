@@ -32,7 +32,9 @@ from horde.store import counters, items
 from horde.store.audit_rows import AccountRow, EntryRow, ImageRow, IndexKeys, RequestRow
 from horde.store.counters import STATS_KEEP_S, scope_of
 from horde.store.items import (
+    DUE,
     KEEP_S,
+    LISTED,
     Row,
     due_shard,
     partition,
@@ -452,10 +454,10 @@ def _given_back(account: AccountRow, ledger: _Sums) -> Findings:
 def _listed(account: AccountRow) -> Findings:
     user, finding = account.user, _of_account(account.user)
     if account.listed_at != user.kudos:
-        yield finding(Rule.LISTED, "listed_at", user.kudos, account.listed_at or "none")
+        yield finding(Rule.LISTED, LISTED.sort, user.kudos, account.listed_at or "none")
     listed = "none" if user.deleted else users_list(user.id)
     if (account.listed or "none") != listed:
-        yield finding(Rule.LISTED, "listed", listed, account.listed or "none")
+        yield finding(Rule.LISTED, LISTED.partition, listed, account.listed or "none")
 
 
 # --- requests -------------------------------------------------------------------------------------
@@ -503,13 +505,13 @@ def _open_or_closed(view: View, row: RequestRow) -> Findings:
     goes_on = keys.gone_at is None and not (request.cancelled or request.faulted)
     listed = requests_list(request.user_id) if goes_on and not request.anonymous else "none"
     if (keys.listed or "none") != listed:
-        yield finding(Rule.GOING_ON, "listed", listed, keys.listed or "none")
+        yield finding(Rule.GOING_ON, LISTED.partition, listed, keys.listed or "none")
     if keys.gone_at is None:
         if keys.due_at is None or keys.due_shard != due_shard(request.id):
-            yield finding(Rule.DUE, "due_shard", due_shard(request.id), keys.due_shard or "none")
+            yield finding(Rule.DUE, DUE.partition, due_shard(request.id), keys.due_shard or "none")
         return
     if keys.due_at is not None or keys.due_shard is not None:
-        yield finding(Rule.DUE, "due_shard", "none", keys.due_shard or "none")
+        yield finding(Rule.DUE, DUE.partition, "none", keys.due_shard or "none")
     images = [view.books.images.get(name) for name in request.generations]
     still = sum(image is not None and image.generation.state in OPEN for image in images)
     if still:
@@ -603,9 +605,10 @@ def _indexed(view: View, image: ImageRow) -> Findings:
         )
         if generation.lease_until is not None:
             yield finding(rule, "lease_until", "none", generation.lease_until)
-    for name in ("wait_model", "listed", "listed_at", "due_shard", "due_at"):
-        if getattr(keys, name) != getattr(expected, name):
-            yield finding(rule, name, getattr(expected, name), getattr(keys, name))
+    found = keys.places()
+    for name, right in expected.places().items():
+        if found[name] != right:
+            yield finding(rule, name, right, found[name])
 
 
 def _refunded(view: View, image: ImageRow, request: Request | None) -> Findings:

@@ -1,23 +1,20 @@
-"""The rules of the horde a second time, from the README and the Horde's API, with no table.
+"""The rules of the horde a second time, from the docs and the Horde's API, with no table.
 
-One thread, plain dictionaries, time as a number: what the handlers must come to, however they are
-driven. Of the code under test it knows only ``pricing.quote``, as a number that it is given.
+One thread, plain dictionaries, time as a number: the state that the handlers must reach, however
+they are driven. Of the code under test it takes the numbers of the ruleset, and prices as numbers
+it is given; the logic is its own. CONTRIBUTING says what this, the audit and ``proof`` are for.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-FLOOR = 14
-"""Kudos of a new account; no balance falls under them."""
-ANONYMOUS_STANDING = -50
-TAX_SHARED, TAX_PRIVATE = 1, 3
-LIFE_S = 20 * 60
+from horde.rules.ruleset import IN_FORCE
+
+FLOOR = IN_FORCE.floor
+"""Kudos of a new account; no balance falls below them."""
 MINUTE_S = 60
 DAY_S = 24 * 3600
-MOST_FAULTS = 3
-MOST_WAITING = 30
-MOST_KEYS = 3
-USUAL_STEPS = 40
+MAX_KEYS = 3
 AWARDER = 1
 WINDOW = 32
 """Waiting images that a pop looks at together."""
@@ -84,7 +81,7 @@ class Wish:
     @property
     def heavy(self) -> bool:
         """Whether it must be paid in full; image-to-image computes 0.8 of its steps."""
-        return self.steps * (0.8 if self.img2img else 1) > USUAL_STEPS
+        return self.steps * (0.8 if self.img2img else 1) > IN_FORCE.max_steps
 
 
 @dataclass
@@ -227,15 +224,15 @@ class Rules:
         key = payer if isinstance(payer, SharedKey) else None
         owner = self._spender(payer)
         shared = not wish.img2img and (owner is None or wish.shared)
-        tax = TAX_SHARED if shared else TAX_PRIVATE
+        tax = IN_FORCE.tax_shared if shared else IN_FORCE.tax_private
         total = (price + tax) * wish.n
-        if owner is not None and self._waiting_of(owner) + wish.n > MOST_WAITING:
+        if owner is not None and self._waiting_of(owner) + wish.n > IN_FORCE.concurrency:
             raise Refused("TooManyPrompts")
         if key is not None and key.budget != UNLIMITED and key.budget < total:
             raise Refused("SharedKeyInsufficientKudos")
         if wish.heavy and (0 if owner is None else owner.spendable) < total:
             raise Refused("KudosUpfront")
-        standing = ANONYMOUS_STANDING if owner is None else owner.kudos
+        standing = IN_FORCE.floor_anonymous if owner is None else owner.kudos
         paid = total if owner is None else min(total, owner.spendable)
         if owner is not None:
             owner.move("GENERATION", -paid)
@@ -252,7 +249,7 @@ class Rules:
             key=key,
             rank=standing * 1000 - 5 * self.now_ms,
             lease_s=lease_s,
-            expires_at=self.now + LIFE_S,
+            expires_at=self.now + IN_FORCE.request_life_s,
         )
         return request, total
 
@@ -342,7 +339,7 @@ class Rules:
         for image in images:
             image.state, image.claims, image.holder = PROCESSING, image.claims + 1, owner_id
             image.lease_until = self.now + image.request.lease_s
-            image.request.expires_at = self.now + LIFE_S
+            image.request.expires_at = self.now + IN_FORCE.request_life_s
 
     def upload(self, image: Image, claim: int) -> None:
         image.uploads.add(claim)
@@ -368,7 +365,7 @@ class Rules:
         self.accounts[owner_id].move("REWARD", request.reward)
         if image.state == CENSORED:
             self._give_back(request, request.price)
-        request.expires_at = self.now + LIFE_S
+        request.expires_at = self.now + IN_FORCE.request_life_s
         return request.reward
 
     def _fault(self, image: Image) -> None:
@@ -378,7 +375,7 @@ class Rules:
             self._end(image, CANCELLED)
         elif request.expires_at <= self.now:
             self._end(image, EXPIRED)
-        elif request.faulted or image.claims >= MOST_FAULTS:
+        elif request.faulted or image.claims >= IN_FORCE.max_faults:
             request.faulted = True
             self._end(image, FAULTED)
             self._end_waiting(request, FAULTED)
@@ -520,7 +517,7 @@ class Rules:
     def add_key(self, owner_id: int, budget: int, days: int) -> SharedKey:
         """Make a shared key, still without its id."""
         owner = self.caller(owner_id)
-        if sum(key.owner is owner and not key.removed for key in self.keys.values()) == MOST_KEYS:
+        if sum(key.owner is owner and not key.removed for key in self.keys.values()) == MAX_KEYS:
             raise Refused("Forbidden")
         return SharedKey("", owner, budget, self._end_of(days))
 

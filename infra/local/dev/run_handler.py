@@ -1,6 +1,6 @@
 """Run one handler on one event, in this process: a breakpoint in it stops here.
 
-``python -m infra.local.dev.handler worker event.json`` in the environment that ``bin/dev env
+``python -m infra.local.dev.run_handler worker event.json`` in the environment that ``bin/dev env
 worker`` prints; ``bin/dev invoke`` does both. The handler's log goes to stderr, what it returns to
 stdout. There is no time limit and no memory limit, as there is on AWS.
 
@@ -121,7 +121,9 @@ def timed(name: str, path: str, times: int) -> list[tuple[float, float]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m infra.local.dev.handler", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.local.dev.run_handler", description=__doc__
+    )
     parser.add_argument("function")
     parser.add_argument("event")
     parser.add_argument("--debug", action="store_true", help="stop at the handler's first line")
