@@ -1,4 +1,4 @@
-"""A plain Horde client, as any other: it knows nothing of the server but its address."""
+"""A plain Horde client: it knows only the server's address."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said."""
+    """A server's response."""
 
     status: int
     headers: Mapping[str, str]
@@ -23,12 +23,12 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The parsed body; raises ValueError where it is no JSON."""
+        """The parsed body; raises ValueError if it is not JSON."""
         return json.loads(self.data)
 
 
 class Refused(Exception):  # noqa: N818 - it is the server's answer
-    """A status that was not expected."""
+    """The status is not the expected one."""
 
     def __init__(self, what: str, answer: Answer) -> None:
         super().__init__(f"{what}: {answer.status} {answer.data[:300]!r}")
@@ -84,7 +84,7 @@ class Client:
         return answer.json
 
     def register(self, alias: str) -> Any:
-        """Open an account: id, username, kudos, api_key."""
+        """Open an account; returns its id, username, kudos and api_key."""
         return self.expect(201, "POST", "/api/register", {"username": alias})
 
     def kudos(self) -> int:
@@ -97,7 +97,7 @@ class Client:
         return int(answer["kudos"])
 
     def generate(self, body: Mapping[str, Any]) -> Any:
-        """Send a request: id, kudos, maybe a message."""
+        """Send a request; returns its id, its kudos and maybe a message."""
         return self.expect(202, "POST", "/api/v2/generate/async", body)
 
     def check(self, request_id: str) -> Any:
@@ -109,18 +109,18 @@ class Client:
         return self.expect(200, "GET", f"/api/v2/generate/status/{request_id}")
 
     def cancel(self, request_id: str) -> Any:
-        """Cancel what waits of a request."""
+        """Cancel the images of a request that still wait."""
         return self.expect(200, "DELETE", f"/api/v2/generate/status/{request_id}")
 
     def download(self, url: str) -> bytes:
-        """Return what is behind a presigned URL."""
+        """Download a presigned URL."""
         answer = self.fetch("GET", url)
         if answer.status != 200:  # noqa: PLR2004
             raise Refused("GET of an image", answer)
         return answer.data
 
     def pop(self, **fields: Any) -> Any:
-        """Ask for work, as a worker does; each key has a worker of its own name."""
+        """Ask for work, as a worker does; each key's worker has its own name."""
         name = f"by hand {hashlib.sha256(str(self.api_key).encode()).hexdigest()[:8]}"
         body = {"name": name, "models": ["stable_diffusion"], "amount": 1, **fields}
         return self.expect(200, "POST", "/api/v2/generate/pop", body)

@@ -1,4 +1,4 @@
-"""``make down``: end the local clouds of this checkout, and what a killed one has left."""
+"""``make down``: end the local clouds of this checkout, and whatever a killed one left."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ PATIENCE_S = 20.0
 
 
 def is_same(row: dict[str, object]) -> bool:
-    """Say whether a recorded process still runs, and is not a stranger with its number."""
+    """Say whether a recorded process still runs; its id may have been reused meanwhile."""
     pid, known = row["pid"], row["identity"]
     return isinstance(pid, int) and known is not None and identity(pid) == known
 
@@ -44,7 +44,7 @@ def end_run(folder: Path) -> int:
 
 
 def main() -> None:
-    """End every run that has its state here."""
+    """End every run of this checkout."""
     folders = sorted(path.parent for path in LOCAL.glob("*/processes.json"))
     ended = {folder.name: end_run(folder) for folder in folders}
     for name, count in ended.items():

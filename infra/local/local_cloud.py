@@ -2,8 +2,8 @@
 
     client -> proxy -> MiniStack (API, Lambdas, table, queues, buckets) -> RunPod -> gpu_worker
 
-Used by ``make demo``, ``make up`` and tests/e2e. Several clouds may run at once: every port is a
-free one, and each has its own folder under ``.local/``.
+``make demo``, ``make up`` and tests/e2e use it. Several clouds can run at once: each takes free
+ports and has its own folder under ``.local/``; its settings are ``settings/local.json`` there.
 """
 
 import fcntl
@@ -49,9 +49,9 @@ from layers.build import build as build_layer
 ROOT = Path(__file__).resolve().parents[2]
 CDK = ROOT / "node_modules" / ".bin" / "cdk"
 EMOJI_MODEL = ROOT / "gpu_worker" / "models" / "emoji"
-"""Draws pictures worth looking at; ships with the project."""
+"""The model that ships with the project; its pictures are worth looking at."""
 TINY_MODEL = ROOT / "build" / "models" / "tiny"
-"""Random weights, coloured noise: for tests, where only speed matters. Built when first used."""
+"""Random weights that draw noise, for tests where only speed matters; built on first use."""
 STAGE = "local"
 STACK = stack_of(STAGE)
 REGION, ACCOUNT = "us-east-1", "000000000000"
@@ -63,7 +63,7 @@ OLDEST_NODE = 20
 
 
 class LocalCloud:
-    """A running cloud, as a context manager. ``name`` is its folder under ``.local/``."""
+    """A running cloud, as a context manager; ``name`` is its folder under ``.local/``."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class LocalCloud:
         self.folder = folder / name
         self.model = model
         self.auth = auth
-        """Whether IAM is enforced: each Lambda can do just what the stack grants it."""
+        """Whether IAM is enforced, so that a Lambda can do only what the stack grants it."""
         self.outputs: dict[str, str] = {}
         self.worker_key = new_key()
         self._proxy = Proxy(port)
@@ -136,15 +136,15 @@ class LocalCloud:
         }
 
     def dead(self) -> Part | None:
-        """Return a part that has ended by itself, if any."""
+        """Return a part that has ended on its own, if any."""
         return next((part for part in self._lasting if not part.running), None)
 
     def uploads_waiting(self) -> int:
-        """Count the uploads that nobody has judged yet: to be shared, or never."""
+        """Count the uploads that ``share`` has not decided on yet."""
         return self.messages("share", "UPLOADS_QUEUE_URL")
 
     def messages(self, function: str, variable: str) -> int:
-        """Count a queue's messages, also those being worked on; a function's variable names it."""
+        """Count the messages, in flight too, of the queue that a function's variable names."""
         name = self.function(function)
         told = self.aws("lambda").get_function_configuration(FunctionName=name)["Environment"]
         names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
@@ -156,7 +156,7 @@ class LocalCloud:
     # --- its life ----------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """Bring everything up; raises LocalCloudError and leaves nothing behind."""
+        """Start everything; raises LocalCloudError, and then leaves nothing behind."""
         try:
             with self._stack:
                 self._start()
@@ -212,7 +212,7 @@ class LocalCloud:
         steps.append(parts.start("bootstrap", bootstrap, cwd=self.folder, env=env))
         parts.wait(*steps, seconds=300)
 
-        # Its worker loads the model while the stack is deployed; the key will be known by then.
+        # The worker loads its model during the deploy; its key is registered before it pops.
         say("starting the local RunPod with one gpu_worker, and cdk deploy")
         runpod = self._start_runpod(parts, env)
         self._lasting = [ministack, runpod]
@@ -304,7 +304,7 @@ class LocalCloud:
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """Return what the parts inherit: nothing of the caller's AWS, CDK or Python settings."""
+    """Return the parts' environment, without the caller's AWS, CDK or Python settings."""
     foreign = ("AWS_", "CDK_", "PYTHONPATH", "MINISTACK_", "LOCALSTACK_", "RUNPOD_", "HORDE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     local = {
@@ -318,24 +318,24 @@ def environment(endpoint: str) -> dict[str, str]:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "CDK_DISABLE_CLI_TELEMETRY": "true",
         "CDK_DISABLE_VERSION_CHECK": "true",
-        # Otherwise a banner that fills the screen; check_tools says what is too old.
+        # Otherwise jsii prints a banner; check_tools reports a Node that is too old.
         "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "20,21,23",
         "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "true",
         "PYTHONUNBUFFERED": "1",
     }
-    # Loopback goes through nobody's proxy.
+    # Loopback never goes through a proxy.
     return kept | local | dict.fromkeys(("NO_PROXY", "no_proxy"), f"{HOST},localhost")
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def check_tools() -> None:
-    """Make sure of what pip cannot install; raises LocalCloudError."""
+    """Check for the tools that pip cannot install; raises LocalCloudError."""
     node = shutil.which("node")
     if node is None:
         message = f"node is not installed; the AWS CDK needs Node.js {OLDEST_NODE} or newer"
@@ -350,7 +350,7 @@ def check_tools() -> None:
 
 
 def answers(url: str, part: Part, *, seconds: float = 60) -> None:
-    """Wait until a part answers 200 at an address."""
+    """Wait until a part answers 200 at a URL."""
 
     def probe() -> bool:
         try:
@@ -362,7 +362,7 @@ def answers(url: str, part: Part, *, seconds: float = 60) -> None:
 
 
 def wait(what: str, probe: Callable[[], bool], part: Part, *, seconds: float) -> None:
-    """Wait for something of a part, with a line of progress where that takes long."""
+    """Wait until ``probe`` is true; prints progress, and fails as soon as the part has ended."""
     said = time.monotonic()
 
     def step() -> bool:
@@ -382,9 +382,9 @@ def wait(what: str, probe: Callable[[], bool], part: Part, *, seconds: float) ->
 
 
 def run(main: Callable[[], int], ordinary: int | None = None) -> None:
-    """Run a command on a local cloud: signals clean up, failures show the log that says why.
+    """Run a command on a local cloud; a signal cleans up, a failure shows the log that says why.
 
-    ``ordinary`` is the signal that ends it as it should.
+    ``ordinary`` is the signal that ends it with status 0.
     """
     raise_on_signals(ordinary)
     try:

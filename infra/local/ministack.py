@@ -1,11 +1,11 @@
-"""MiniStack, with two of its edges rounded off: ``python -m infra.local.ministack``.
+"""MiniStack with two workarounds: ``python -m infra.local.ministack``.
 
-The stack's buckets refuse plain HTTP, and with IAM enforced MiniStack keeps to that. On loopback
-nobody ends TLS, so each request is given the header that a TLS terminator would give it.
+The stack's buckets refuse plain HTTP, and MiniStack enforces that together with IAM. Loopback has
+no TLS, so every request gets the header that a TLS terminator would set.
 
-And MiniStack unpacks the layer, 50 MB in 1,200 files, for every Lambda process that it starts.
-Here it is unpacked once and linked to: less to wait for at a cold start, and megabytes, not
-gigabytes, to clean up.
+MiniStack unpacks the layer, 50 MB in 1,200 files, for every Lambda process that it starts. Here it
+is unpacked once and linked: cold starts are shorter, and there are megabytes to clean up instead of
+gigabytes.
 """
 
 import hashlib

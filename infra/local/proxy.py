@@ -1,7 +1,7 @@
-"""One plain address for the API, with the Horde's paths, in front of the local API Gateway.
+"""A proxy that gives the local API the Horde's paths.
 
-On AWS the stack's own address has these paths already; the local gateway has
-``/_aws/execute-api/<id>/$default`` before them. Nothing else is changed on the way.
+On AWS the API's own address has these paths; the local gateway prefixes them with
+``/_aws/execute-api/<id>/$default``. The proxy changes nothing else.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ CORS = {"Access-Control-Allow-Origin": "*"}
 
 
 class Proxy:
-    """A server in a thread of this process; ``target`` may be set after the start."""
+    """A server in a thread of this process; ``target`` can be set after it has started."""
 
     def __init__(self, port: int = 0) -> None:
         self.target: str | None = None
-        """The API's address up to and with its stage."""
+        """The API's address, including its stage."""
         self.port = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -47,7 +47,7 @@ class Proxy:
         return f"http://{HOST}:{self.port}"
 
     def __enter__(self) -> Self:
-        """Serve; raises OSError where the port is taken."""
+        """Serve; raises OSError if the port is taken."""
         self._thread.start()
         try:
             asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
@@ -72,7 +72,7 @@ class Proxy:
         self._loop.close()
 
     async def _start(self) -> None:
-        # The encoding of an answer passes as it is.
+        # A response keeps its encoding.
         self._session = aiohttp.ClientSession(
             auto_decompress=False,
             connector=aiohttp.TCPConnector(limit=0),
@@ -122,6 +122,6 @@ class Proxy:
 
 
 def unavailable(message: str) -> web.Response:
-    """Return the 502 of a cloud that is not there, as JSON: Horde clients crash on HTML."""
+    """Return a 502 as JSON: Horde clients crash on HTML."""
     text = json.dumps({"message": message, "rc": "BadGateway"})
     return web.Response(status=502, text=text, content_type="application/json", headers=CORS)

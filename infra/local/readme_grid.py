@@ -1,7 +1,7 @@
-"""``make grid``: the README's grid of prompts, each drawn by way of the whole local cloud.
+"""``make grid``: draw the README's grid of prompts through the whole local cloud.
 
-As any client would: a request over HTTPS, a poll, a download. The worker draws what it can of
-them in one pass, since they differ only in prompt and seed.
+Each prompt is an ordinary client's request, polls and download. They differ only in prompt and
+seed, so the worker draws many of them in one pass.
 """
 
 import io
@@ -31,7 +31,7 @@ def drawn(client: Client, request_id: str) -> Image.Image:
 
 
 def main() -> int:
-    """Draw the grid; 0 when it is there."""
+    """Draw the grid; returns 0."""
     with LocalCloud("grid", rate_limits=False) as cloud:
         client = cloud.client()
         params = {"width": SIDE, "height": SIDE, "steps": STEPS, "seed": SEED}

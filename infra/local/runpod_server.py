@@ -1,4 +1,4 @@
-"""A small RunPod for one endpoint on this machine: its public API, its worker protocol, its scaler.
+"""A local RunPod for one endpoint: its public API, its worker protocol and its scaler.
 
 `python -m infra.local.runpod_server --port P --endpoint ID --api-key KEY` starts and stops real
 worker processes as RunPod does: `ceil(jobs / scaler value)` of them (REQUEST_COUNT), down again
@@ -43,14 +43,14 @@ EXECUTION_TIMEOUT = 600.0
 TTL = 86400.0
 """Seconds from submission; RunPod's default for policy.ttl (milliseconds). Then a job is gone."""
 RETENTION = 1800.0
-"""Seconds that a finished job can be asked for."""
+"""Seconds for which the status of a finished job is kept."""
 LONG_POLL = 20.0
 """Seconds that a worker's job-take and job-stop are held open."""
 TICK = 0.2
 GRACE = 30.0
 """Seconds between SIGTERM and the leash for a worker that is scaled down."""
 RESTART_DELAY = 2.0
-"""Seconds without a new worker after one ended by itself, so that a broken one does not spin."""
+"""Seconds before a worker that ended on its own is replaced, so that a broken one does not spin."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -93,12 +93,12 @@ class Job:
         return default if value is None else float(value) / 1000
 
     def end(self, status: str, **result: Any) -> None:
-        """Keep the first end that a job comes to."""
+        """End a job; only the first call has an effect."""
         if self.finished is None:
             self.status, self.result, self.finished = status, result, time.monotonic()
 
     def answer(self) -> dict[str, Any]:
-        """Say what /status says; times in milliseconds."""
+        """Return the body of /status; times are in milliseconds."""
         answer: dict[str, Any] = {"id": self.id, "status": self.status}
         if self.started is not None:
             answer["delayTime"] = round(1000 * (self.started - self.created))
@@ -117,10 +117,10 @@ class Worker:
     leash: asyncio.subprocess.Process
     idle_since: float
     ready: bool = False
-    """It has asked for a job: its model is loaded."""
+    """Whether it has asked for a job, and so has loaded its model."""
     stopping: bool = False
     stops: list[str] = field(default_factory=list)
-    """Jobs that it is to be told to stop."""
+    """Jobs that it must be told to stop."""
 
     def kill(self) -> None:
         """End the worker and whatever it has started, now."""
@@ -240,7 +240,7 @@ class LocalRunPod:
         )
 
     async def purge(self, _: web.Request) -> web.StreamResponse:
-        """POST /purge-queue: what waits goes, what runs stays."""
+        """POST /purge-queue: cancel the queued jobs; running ones go on."""
         queued = self._queue()
         for job in queued:
             job.end("CANCELLED")
@@ -435,7 +435,7 @@ class LocalRunPod:
         watcher.add_done_callback(self._watchers.discard)
 
     async def _watch(self, worker: Worker) -> None:
-        """Clean up after a worker, however it ended; its jobs go back once, then fail."""
+        """Clean up after a worker, however it ended; its jobs are requeued once, then fail."""
         await worker.process.wait()
         worker.kill()
         await worker.leash.wait()

@@ -1,7 +1,7 @@
-"""The operator's hand: accounts, kudos, worker keys and the audit of a deployed stack.
+"""The operator's commands: accounts, kudos, worker keys and the audit of a deployed stack.
 
-``bin/operator grant 'alias#7' 1000`` and the like; ``bin/operator --help`` lists all of it. Uses
-the credentials and region that the AWS tools use.
+``bin/operator grant 'alias#7' 1000`` and the like; ``bin/operator --help`` lists them. They
+use the credentials and the region of the AWS tools.
 """
 
 import argparse
@@ -30,7 +30,7 @@ PARALLEL = Config(max_pool_connections=MOST_SEGMENTS)
 
 
 class OperatorError(Exception):
-    """What was asked for cannot be done; the message says why."""
+    """The command cannot be carried out; the message says why."""
 
 
 def find(store: Store, username: str) -> User:
@@ -52,13 +52,13 @@ def find(store: Store, username: str) -> User:
 
 
 def register(store: Store, alias: str) -> tuple[User, str]:
-    """Open an account; returns it and its API key, which nothing shows again."""
+    """Open an account; returns it and its API key, which is never shown again."""
     api_key = new_key()
     return store.accounts.register(alias, key_hash(api_key)), api_key
 
 
 def grant(store: Store, username: str, amount: int) -> User:
-    """Give kudos, or take them where negative; returns the account after it."""
+    """Give kudos, or take them if ``amount`` is negative; returns the account afterwards."""
     user = find(store, username)
     if not amount:
         message = "an amount of 0 changes nothing"
@@ -73,7 +73,7 @@ def grant(store: Store, username: str, amount: int) -> User:
 
 
 def worker_key(store: Store, username: str) -> str:
-    """Give a user a key that may pop and submit; nothing shows it again."""
+    """Give a user a key that may pop and submit; it is never shown again."""
     user, api_key = find(store, username), new_key()
     if not store.accounts.add_worker_key(user.id, key_hash(api_key)):
         message = f"{username!r} was removed meanwhile"
@@ -84,8 +84,8 @@ def worker_key(store: Store, username: str) -> str:
 def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
     """Take an image (its id), or all of a user's (``alias#id``), out of the data set.
 
-    Returns how many images that were; raises OperatorError. A run that is cut is run again: an
-    image is marked after both of its files are gone. Copies made by others stay.
+    Returns the number of images; raises OperatorError. After a crash, run it again: an image is
+    marked once both of its files are deleted. Copies made by others stay.
     """
     if "#" in what:
         found = list(store.sharing.of_user(find(store, what).id))
@@ -106,7 +106,7 @@ def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
 def prove(store: Store, segments: int) -> bool:
     """Audit the whole table; print a line for each finding and a last one that counts.
 
-    ``segments`` parts of the table are read in parallel. Returns whether all is in order.
+    ``segments`` parts of the table are read in parallel. Returns whether there is no finding.
     """
     reads = AuditStore(store.table)
     with tqdm(total=reads.size() or None, unit=" items", disable=None, leave=False) as bar:
@@ -141,7 +141,7 @@ def outputs_of(session: boto3.Session, stack: str) -> dict[str, str]:
 
 
 def run(store: Store, options: argparse.Namespace, bucket: str = "", client: Any = None) -> str:
-    """Do one command; returns what to print."""
+    """Run one command; returns what to print."""
     match options.command:
         case "register":
             user, api_key = register(store, options.alias)

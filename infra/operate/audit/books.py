@@ -21,7 +21,7 @@ from horde.store.items import Item, Kind, Row, row_of
 
 @dataclass(slots=True)
 class Books:
-    """What was read of the table: a kilobyte or two of memory for each item."""
+    """Everything that was read; it takes a kilobyte or two of memory per item."""
 
     items: int = 0
     accounts: dict[int, AccountRow] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Books:
     """The same counters after everything was read."""
 
     def put(self, item: Item) -> None:
-        """Take an item; one that is not as this system writes it is kept as ``unreadable``."""
+        """Add an item; one in another form than this system writes is kept as ``unreadable``."""
         row = row_of(item)
         self.drop(row)
         try:
@@ -82,7 +82,7 @@ class Books:
                 self.entries.pop(row, None)
 
     def refresh(self, rows: Iterable[Row], items: Iterable[Item]) -> None:
-        """Put what was read of some rows anew; those of them that were not found are gone."""
+        """Replace some rows by what a re-read found; rows that were not found are removed."""
         found = {row_of(item): item for item in items}
         for row in rows:
             if row not in found:

@@ -49,7 +49,7 @@ SLACK_S = 3600
 
 
 class Rule(StrEnum):
-    """The rules, as a finding says them."""
+    """The rules, as a finding words them."""
 
     READABLE = "an item is as this system writes it"
     KNOWN = "an entry is of a known kind and moves kudos as that kind does"
@@ -95,7 +95,7 @@ class Finding:
     item: str
     """``pk/sk`` of the item; of a shared key, which is a secret, only the beginning."""
     what: str
-    """Which part of the item."""
+    """The part of the item that is wrong."""
     expected: int | str
     found: int | str
     about: frozenset[str] = field(default=frozenset(), compare=False)
@@ -103,14 +103,14 @@ class Finding:
 
     @property
     def place(self) -> tuple[object, ...]:
-        """Where it is, whatever was found there."""
+        """The rule and where it is broken, whatever was found there."""
         return (self.rule, self.item, self.what)
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes it the same finding when it is looked at again.
+        """What must be equal for it to be the same finding after a re-read.
 
-        Of two sums that both move on, how far they are apart.
+        For two sums that both change, the difference between them.
         """
         if isinstance(self.expected, int) and isinstance(self.found, int):
             return (*self.place, self.found - self.expected)
@@ -137,11 +137,11 @@ SIDES: dict[str, frozenset[str]] = {
     Kind.AWARD: frozenset({Side.AWARDS}),
     Kind.ALLOWANCE: frozenset({Side.ALLOWANCES}),
 }
-"""The system accounts against which each kind of entry stands."""
+"""The system accounts that each kind of entry may be posted against."""
 ONCE = frozenset({Kind.ACCEPT, Kind.REFUND, Kind.REWARD})
 OPENING = "registration"
 AWARDED_BY = "by "
-"""How the reference of an award begins that is no rating's."""
+"""The start of an award's reference where it is not for a rating."""
 DETAILS = ("accumulated", "gifted", "received", "admin", "awarded", "recurring")
 FIELDS = {
     Scope.WORKER: ("images", "pixelsteps", "kudos"),
@@ -152,7 +152,7 @@ FIELDS = {
 
 @dataclass
 class View:
-    """The books with what several rules ask of them; ``now`` is in seconds since the epoch."""
+    """The books, with lookups that several rules share; ``now`` is in seconds since the epoch."""
 
     books: Books
     now: int
@@ -178,20 +178,20 @@ class View:
         ]
 
     def cost(self, request: Request) -> int:
-        """Return what a request's owner paid for it, refunds taken off."""
+        """Return what a request's owner paid for it, net of refunds."""
         charges = self.event(Kind.ACCEPT, request.id)
         return -sum(entry.amount for entry in [*charges, *self.refunds(request)])
 
     def expired(self, gone_at: int | None) -> bool:
-        """Say whether what goes at this time, or goes with it, may be gone."""
+        """Say whether an item that expires at this time may be gone."""
         return gone_at is not None and gone_at <= self.now + SLACK_S
 
     def young(self, entry: EntryRow) -> bool:
-        """Say whether what an entry was written for must still be there."""
+        """Say whether the request or image of an entry must still exist."""
         return entry.written_at + KEEP_S > self.now + SLACK_S
 
     def around(self, request_id: str, *generations: str) -> frozenset[str]:
-        """Return the partitions that decide what is true of a request and its images."""
+        """Return the partitions that decide the findings of a request and its images."""
         row = self.books.requests.get(request_id)
         names, users = {_request(request_id)}, set()
         for name in [*generations, *(row.request.generations if row else [])]:
@@ -254,7 +254,7 @@ def readable(view: View) -> Findings:
 
 
 def entries(view: View) -> Findings:
-    """Each entry by itself: known, balanced, and once."""
+    """Each entry is known, balanced, and there once."""
     for entry in view.books.entries.values():
         about = frozenset({entry.row[0]})
         sides = SIDES.get(entry.kind)
@@ -301,7 +301,7 @@ def entries(view: View) -> Findings:
 
 
 def transfers(view: View) -> Findings:
-    """Both sides of each transfer."""
+    """Each transfer has both sides."""
     for (kind, reference), found in view.events.items():
         if kind != Kind.TRANSFER:
             continue
@@ -320,7 +320,7 @@ def transfers(view: View) -> Findings:
 
 
 def reasons(view: View) -> Findings:
-    """Each entry's request or image: it is there, or is gone since it is over."""
+    """Each entry's request or image exists, or has expired."""
     books = view.books
     for entry in view.books.entries.values():
         reference, there = entry.reference, True
@@ -346,12 +346,12 @@ def reasons(view: View) -> Findings:
 
 @dataclass(slots=True)
 class _Sums:
-    """What a ledger says of its account."""
+    """What the entries of one ledger add up to."""
 
     balance: int = 0
     details: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
-    """What its requests paid, refunds taken off, by the system's accounts."""
+    """What its requests paid, net of refunds, by system account."""
     openings: int = 0
     opened_with: int = 0
     rewards: int = 0
@@ -371,7 +371,7 @@ class _Sums:
 
 
 def accounts(view: View) -> Findings:
-    """Each account with its ledger."""
+    """Each account agrees with its ledger."""
     sums: dict[int, _Sums] = defaultdict(_Sums)
     for entry in view.books.entries.values():
         sums[entry.user_id].add(entry)
@@ -402,7 +402,7 @@ def accounts(view: View) -> Findings:
 
 
 def _of(item: str, about: frozenset[str]) -> Callable[..., Finding]:
-    """Return how findings of one item are made."""
+    """Return a function that makes findings about one item."""
 
     def finding(rule: Rule, what: str, expected: object, found: object) -> Finding:
         return Finding(
@@ -464,7 +464,7 @@ def _listed(account: AccountRow) -> Findings:
 
 
 def requests(view: View) -> Findings:
-    """Each request with its entries and its images."""
+    """Each request agrees with its entries and its images."""
     for row in view.books.requests.values():
         yield from _kept_rules(view, row)
         yield from _open_or_closed(view, row)
@@ -519,7 +519,7 @@ def _open_or_closed(view: View, row: RequestRow) -> Findings:
 
 
 def _uncharged(view: View, request: Request) -> Findings:
-    """Nobody pays for an anonymous request, so nobody gets anything back."""
+    """Nobody pays for an anonymous request, so nobody is refunded."""
     finding = _of_request(view, request)
     charges, awards = (view.event(kind, request.id) for kind in (Kind.ACCEPT, Kind.AWARD))
     for name, found in (("charges", charges), ("awards", awards)):
@@ -563,7 +563,7 @@ def _charged(view: View, request: Request) -> Findings:
 
 
 def images(view: View) -> Findings:
-    """Each image: its request, its place in the indexes, its refund and its reward."""
+    """Each image agrees with its request, its index keys, its refund and its reward."""
     for image in view.books.images.values():
         generation = image.generation
         row = view.books.requests.get(generation.request_id)
@@ -680,7 +680,7 @@ def published(view: View) -> Findings:
 
 
 def awards(view: View) -> Findings:
-    """Each award of a rating."""
+    """Each award of a rating goes to the rated request's owner."""
     for entry in view.books.entries.values():
         row = view.books.requests.get(entry.reference) if entry.kind == Kind.AWARD else None
         if row is None or row.request.anonymous:
@@ -705,7 +705,7 @@ def awards(view: View) -> Findings:
 
 
 def sharedkeys(view: View) -> Findings:
-    """Each shared key: its requests, its budget and its owner."""
+    """Each shared key agrees with its requests, its budget and its owner."""
     asked: dict[str, list[Request]] = defaultdict(list)
     for row in view.books.requests.values():
         if row.request.sharedkey_id is not None:

@@ -30,14 +30,14 @@ from infra.operate.audit.checks import STATS, TRANSFERS, Check, Finding, View, j
 
 SEGMENTS = 4
 PAUSES_S = (0.2, 1.0, 3.0)
-"""Before each time that something suspicious is read anew, in seconds."""
+"""Seconds before each re-read of what is suspicious."""
 TAIL_MS = 10 * 60 * 1000
-"""Entries older than this before the audit began were in the table when it began."""
+"""Entries this much older than the audit's start, in ms, were in the table when it started."""
 QUIET_TRIES = 5
-"""Times that an account is read to find it unchanged between two reads."""
+"""How often an account is read in order to find it unchanged between two reads."""
 
 Progress = Callable[[int], object]
-"""Is told of so many more items."""
+"""Called with the number of items just read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ def audit(
 ) -> Report:
     """Prove the table: return what breaks a rule, and broke it each time it was read.
 
-    ``segments`` parts are read in parallel; ``pauses`` are in seconds. Raises botocore's errors.
+    ``segments`` parts of the table are read in parallel; ``pauses`` are in seconds. Raises
+    botocore's errors.
     """
     since = clock.now_ms() - TAIL_MS
     books = Books(before=store.counted())
@@ -90,14 +91,14 @@ def audit(
 
 
 def still(suspicious: list[tuple[Check, Finding]], view: View) -> list[tuple[Check, Finding]]:
-    """Return what is found again; what is new is of rows of which only a part was read anew."""
+    """Return what is found again; new findings come from rows that were only re-read in part."""
     places = {finding.place for _, finding in suspicious}
     checks = list(dict.fromkeys(check for check, _ in suspicious))
     return [found for found in judge(view, checks) if found[1].place in places]
 
 
 def pages(store: AuditStore, segments: int) -> Iterable[list[Item]]:
-    """Yield the whole table in pages, read by one thread for each part."""
+    """Yield the whole table in pages; one thread reads each segment."""
     if segments == 1:
         yield from store.everything()
         return
@@ -154,7 +155,7 @@ def read_again(store: AuditStore, books: Books, findings: Iterable[Finding], sin
 
 
 def _read_account(store: AuditStore, books: Books, user_id: int, since: int) -> None:
-    """Read an account, its shared keys and the end of its ledger, unchanged meanwhile if it can be.
+    """Re-read an account, its shared keys and its ledger's end, unchanged meanwhile if possible.
 
     No read of several items is a snapshot, but each write of kudos changes the account.
     """
@@ -181,7 +182,7 @@ def _read_account(store: AuditStore, books: Books, user_id: int, since: int) -> 
 
 
 def _read_reasons(store: AuditStore, books: Books, tail: list[Item]) -> None:
-    """Read the requests of new charges, which a shared key may have paid."""
+    """Read the requests of new charges: a shared key may have paid them."""
     charges = [
         item["reference"]["S"]
         for item in tail
