@@ -15,9 +15,12 @@ def api_env(settings: StackSettings) -> dict[str, str]:
 
 
 def models_env(settings: StackSettings) -> dict[str, str]:
-    """Return the environment of a function that asks which models an endpoint draws."""
+    """Return the environment of a function that asks which models an endpoint draws.
+
+    The order of the file is kept: a request that names no model gets the first one.
+    """
     models = {name: model.model_dump() for name, model in settings.models.items()}
-    return {"MODELS": json.dumps(models, separators=(",", ":"), sort_keys=True)}
+    return {"MODELS": json.dumps(models, separators=(",", ":"))}
 
 
 def runpod_env(settings: StackSettings) -> dict[str, str]:

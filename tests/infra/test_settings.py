@@ -350,3 +350,11 @@ def test_two_stages_in_one_account_share_no_name() -> None:
         assert not fixed, logical
     assert not [one for one in template.get("Outputs", {}).values() if "Export" in one]
     assert of_type(template, "AWS::DynamoDB::GlobalTable")
+
+
+@pytest.mark.slow
+def test_the_operators_first_model_is_the_first_of_the_file() -> None:
+    one = {"endpoint": None, "baseline": "stable_diffusion_1"}
+    template = synthesize(models={"z first": one, "a second": one})
+    told = functions(template)["generate"][1]["Environment"]["Variables"]["MODELS"]
+    assert list(json.loads(told)) == ["z first", "a second"]
