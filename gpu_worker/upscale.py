@@ -10,14 +10,16 @@ import json
 import os
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from gpu_worker import weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DECLARATION = "horde.json"
 """The file beside model_index.json in which a model declares `{"native_size": 64}`."""

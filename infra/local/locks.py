@@ -1,8 +1,9 @@
 """Lock the groups of pyproject.toml, and check that each lock can be installed where it is used.
 
 ``make lock`` writes requirements/<group>.txt for each group; versions that still fit are kept, so
-delete a file to take newer ones. ``make lockcheck`` resolves each lock for every Python and platform
-of its row, from wheels alone, and prints a table. Both ask the package index and install nothing.
+delete a file to take newer ones. ``make lockcheck`` resolves each lock for every Python and
+platform of its row, from wheels alone, and prints a table. Both ask the package index and install
+nothing.
 Standard library only.
 """
 
@@ -83,7 +84,8 @@ def lock() -> None:
     """Write all lock files. Raises CalledProcessError where uv finds no solution."""
     for each in LOCKS:
         print(f"locking requirements/{each.file.name}", flush=True)
-        command = [UV, "pip", "compile", "--quiet", "--universal", "--python-version", PYTHONS[0]]
+        command: list[str | Path] = [UV, "pip", "compile", "--quiet", "--universal"]
+        command += ["--python-version", PYTHONS[0]]
         command += ["--generate-hashes", "--no-header", "--no-annotate", "--group", each.group]
         command += ["--output-file", each.file.relative_to(ROOT)]
         if not each.alone:
@@ -115,7 +117,8 @@ def resolve(file: Path, python: str, platform: str, *options: str) -> str:
 
     What the last minutes have brought is not asked for again; the network gets three tries.
     """
-    command = [UV, "pip", "compile", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command: list[str | Path] = [UV, "pip", "compile", "--quiet", "--no-deps"]
+    command += ["--only-binary", ":all:"]
     command += ["--python-version", python, "--python-platform", PLATFORMS[platform], *options]
     env = {**os.environ, "MACOSX_DEPLOYMENT_TARGET": MACOS}
     said = ""
@@ -123,7 +126,12 @@ def resolve(file: Path, python: str, platform: str, *options: str) -> str:
         offline = ["--offline"] if pause is None else []
         time.sleep(pause or 0)
         done = subprocess.run(
-            [*command, *offline, file], cwd=ROOT, env=env, text=True, capture_output=True, check=False
+            [*command, *offline, file],
+            cwd=ROOT,
+            env=env,
+            text=True,
+            capture_output=True,
+            check=False,
         )
         if done.returncode == 0:
             return ""
@@ -136,7 +144,8 @@ def resolve(file: Path, python: str, platform: str, *options: str) -> str:
 def check(locks: tuple[Lock, ...] = LOCKS) -> int:
     """Print the table; return how many places fail."""
     for each in locks:  # once over the network; the rest is answered from uv's cache
-        command = [UV, "pip", "compile", "--quiet", "--universal", "--no-deps", each.file]
+        command: list[str | Path] = [UV, "pip", "compile", "--quiet", "--universal"]
+        command += ["--no-deps", each.file]
         subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
     with ThreadPoolExecutor(JOBS) as pool:
         runs = {

@@ -16,9 +16,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "requirements"
@@ -28,8 +31,10 @@ UV = VENV / "bin" / "uv"
 NODE_MODULES = ROOT / "node_modules"
 CLIENTS = ROOT / "build" / "clients-venv"
 OLDEST_NODE = 20
-CUDA_DISK_MB = 6000
-"""What torch with CUDA takes unpacked, 4,600 MB, and room to do it."""
+CUDA_MB = 4700
+"""What torch with CUDA takes on disk."""
+CUDA_ROOM_MB = 7000
+"""What must be free for that."""
 ASK_S = 30
 """Seconds to find out whether PyTorch's index can be reached."""
 
@@ -115,7 +120,8 @@ def call(*command: str | Path, env: Mapping[str, str] | None = None) -> None:
         check=False,
     )
     if done.returncode:
-        raise SetupError(f"{done.stdout.strip()}\nfailed: {' '.join(map(str, command))}")
+        message = f"{done.stdout.strip()}\nfailed: {' '.join(map(str, command))}"
+        raise SetupError(message)
 
 
 def lock(name: str) -> Path:
@@ -178,20 +184,23 @@ def install_torch() -> None:
     """
     wanted = os.environ.get("TORCH", "")
     if wanted not in {"", "cpu", "cuda"}:
-        raise SetupError(f"TORCH={wanted} is neither cpu nor cuda")
+        message = f"TORCH={wanted} is neither cpu nor cuda"
+        raise SetupError(message)
     linux = platform.system() == "Linux"
     if linux and wanted != "cuda" and (_torch_by_pip() or _torch_by_uv()):
         return
     brings_cuda = linux and platform.machine() not in {"aarch64", "arm64"}
     if brings_cuda and wanted == "cpu":
-        raise SetupError(f"no CPU build of torch for Python {_python()} can be had from here")
+        message = f"no CPU build of torch for Python {_python()} can be had from here"
+        raise SetupError(message)
     if brings_cuda:
         free = shutil.disk_usage(VENV).free / 1e6
         why = "as asked" if wanted == "cuda" else "no CPU build can be had from here"
-        say(f"  {why}: PyPI's, with CUDA, {download('torch')}, {CUDA_DISK_MB} MB of disk;")
-        say("  TORCH=cpu refuses it")
-        if free < CUDA_DISK_MB:
-            raise SetupError(f"torch needs {CUDA_DISK_MB} MB of disk, and {free:.0f} MB are free")
+        say(f"  {why}: the build with CUDA, {download('torch')}, {CUDA_MB} MB on disk")
+        say("  (TORCH=cpu ends here instead)")
+        if free < CUDA_ROOM_MB:
+            message = f"that needs {CUDA_ROOM_MB} MB of disk, and {free:.0f} MB are free"
+            raise SetupError(message)
     install("torch")
 
 
@@ -244,11 +253,13 @@ def check_node() -> None:
     needed = f"Node.js {OLDEST_NODE} or newer with npm is needed"
     for name in ("node", "npm"):
         if not shutil.which(name):
-            raise SetupError(f"{needed}: there is no command {name}")
+            message = f"{needed}: there is no command {name}"
+            raise SetupError(message)
     shown = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)
     found = re.match(r"v(\d+)\.", shown.stdout)
     if not found or int(found[1]) < OLDEST_NODE:
-        raise SetupError(f"{needed}: node is {shown.stdout.strip() or 'broken'}")
+        message = f"{needed}: node is {shown.stdout.strip() or 'broken'}"
+        raise SetupError(message)
 
 
 def build_layer() -> None:
@@ -276,7 +287,13 @@ STEPS = {
         _group("local", "the Python packages of the local cloud", within=("dev",)),
         _group("test", "the Python packages that test the functions", within=("dev",)),
         _group("dev", "all Python packages, with tests and linters"),
-        Step("torch", "torch", install_torch, [lock("torch"), lock("torch-cpu")]),
+        Step(
+            "torch",
+            "torch",
+            install_torch,
+            [lock("torch"), lock("torch-cpu")],
+            size=download("torch-cpu") or download("torch"),
+        ),
         Step(
             "weights",
             "the upscaler's weights",

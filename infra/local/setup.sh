@@ -8,7 +8,7 @@ NEEDED='Python 3.11 or newer with venv is needed'
 # Say in a sentence why an interpreter will not do; nothing where it will.
 why_not() {
   command -v "$1" >/dev/null 2>&1 || { echo "there is no command $1"; return; }
-  "$1" -c 'import sys
+  said=$("$1" -c 'import sys
 if sys.version_info < (3, 11):
     print(sys.argv[1] + " is Python %d.%d" % sys.version_info[:2])
 else:
@@ -16,7 +16,8 @@ else:
         import ensurepip, venv
     except ImportError:
         print(sys.argv[1] + " has no venv (Debian and Ubuntu: apt install python%d.%d-venv)"
-              % sys.version_info[:2])' "$1" 2>/dev/null || echo "$1 does not run"
+              % sys.version_info[:2])' "$1" 2>&1) || said="$1 does not run: $said"
+  echo "$said" | head -n 1
 }
 
 if [ -n "${PYTHON:-}" ]; then

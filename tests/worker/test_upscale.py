@@ -64,7 +64,7 @@ def test_damaged_weights_are_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with (tmp_path / "realesr-animevideov3-x2.bin").open("r+b") as file:
         file.write(b"\0")
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
-    with pytest.raises(UpscalerMissingError, match="x2.bin are not those of"):
+    with pytest.raises(UpscalerMissingError, match=r"x2\.bin are not those of"):
         Upscaler()
 
 
