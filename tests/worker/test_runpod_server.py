@@ -168,6 +168,20 @@ def test_a_dead_workers_job_goes_back_once_and_then_fails(tmp_path: Path) -> Non
     asyncio.run(scenario())
 
 
+def test_a_worker_that_ends_unasked_is_listed_with_its_exit_code(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        command = ("sh", "-c", "echo no model here; exit 3")
+        async with an_endpoint(tmp_path, workers_min=1, command=command) as client:
+            await until(lambda: bool(client.local.ended))
+            url = client.local.url.removesuffix("/v2")
+            async with client.http.get(f"{url}/_local/ended") as response:
+                first = (await response.json())[0]
+            assert (first["code"], first["ready"]) == (3, False)
+            assert "no model here" in (tmp_path / f"{first['id']}.log").read_text()
+
+    asyncio.run(scenario())
+
+
 def test_workers_follow_the_queue_and_leave_when_idle(tmp_path: Path) -> None:
     async def scenario() -> None:
         limits = {"workers_min": 1, "workers_max": 2, "scaler_value": 2, "idle_timeout": 0.2}

