@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from infra.local.cloud import LocalCloud, environment
+from infra.local.local_cloud import LocalCloud, environment
 from infra.local.processes import LocalCloudError, Parts
 
 if TYPE_CHECKING:
