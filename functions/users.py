@@ -44,15 +44,15 @@ REGISTER = """<h1>Open an account</h1>
 {alert}
 <form method="post" action="/register">
 <p><label for="username">Your name here</label><br>
-<input id="username" name="username" value="{name}" required maxlength="30" autocomplete="nickname"{marks}>
-<br><small id="rule">Up to 30 characters, no #. Others see it.</small></p>
+<input id="username" name="username" value="{name}" required maxlength="{longest}" autocomplete="nickname"{marks}>
+<br><small id="rule">Up to {longest} characters, no #. Others see it.</small></p>
 <p><button>Open the account</button></p>
 </form>
 <h2>What is shared</h2>
 <p>With an account you decide, request by request: <code>shared: true</code> gives the image with its
 prompt and settings to an open data set for LAION, under
-<a href="https://creativecommons.org/publicdomain/zero/1.0/">CC0 1.0</a>, for a tax of {{tax_shared}}
-kudos per image instead of {{tax_private}}. Without it nothing is shared. Your name is never part of it. Image-to-image and
+<a href="https://creativecommons.org/publicdomain/zero/1.0/">CC0 1.0</a>, for a tax of {tax_shared}
+kudos per image instead of {tax_private}. Without it nothing is shared. Your name is never part of it. Image-to-image and
 inpainting are never shared; text-to-image without an account always is.</p>
 <p>By opening an account you agree to the <a href="/terms">terms of service</a>; the
 <a href="/privacy">privacy policy</a> says what is kept.</p>
@@ -108,10 +108,12 @@ def register_by_form(call: Call) -> Response:
 def _form(name: str = "", wrong: str = "", status: HTTPStatus = HTTPStatus.OK) -> Response:
     alert = f'<p id="wrong" role="alert"><strong>{escape(wrong)}</strong></p>' if wrong else ""
     marks = ' aria-invalid="true" aria-describedby="wrong rule"' if wrong else ""
-    body = ruleset.fill(
-        REGISTER.format(
-            alert=alert, name=escape(name[:100]), marks=marks or ' aria-describedby="rule"'
-        )
+    # The numbers first: what a visitor typed is shown as it is.
+    body = ruleset.fill(REGISTER).format(
+        alert=alert,
+        name=escape(name[:100]),
+        marks=marks or ' aria-describedby="rule"',
+        longest=accounts.MAX_NAME,
     )
     return page("That name will not do" if wrong else "Open an account", body, status, NOT_KEPT)
 
@@ -141,7 +143,7 @@ def find_user(call: Call) -> Response:
 def list_users(call: Call) -> Response:
     """List accounts, 25 a page: those with the most kudos first, or the oldest first.
 
-    By kudos the list ends after 40 pages.
+    The list by kudos ends early; the one by age does not.
     """
     query, store = parse(UsersQuery, dict(call.query)), _store()
     start, end = (query.page - 1) * PAGE, query.page * PAGE

@@ -14,13 +14,14 @@ import urllib3
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from horde import aws
+from horde.rules import ruleset
 
 TICKET_VERSION = 1
 SHIFT_MS = 8 * 60 * 1000
 """Execution timeout of a ticket; a worker's shift is shorter."""
-TICKET_LIFE_MS = 20 * 60 * 1000 + SHIFT_MS
-"""A ticket nobody took in 20 minutes may go: its images have expired too. RunPod counts from the
-submission and drops running jobs as well, so a whole shift is added."""
+TICKET_LIFE_MS = ruleset.IN_FORCE.request_life_s * 1000 + SHIFT_MS
+"""A ticket that nobody took in the life of a request may go: its images have expired too. RunPod
+counts from the submission and drops running jobs as well, so a whole shift is added."""
 
 
 class Model(BaseModel):

@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from horde.rules import ruleset
 from infra.local.api_client import Client, until
 from infra.local.local_cloud import ROOT, LocalCloud, run
 from infra.local.processes import BEAT_S, LocalCloudError, say
@@ -32,7 +33,7 @@ PATIENCE_S = 900
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What must come of a request. ``price`` and ``tax`` are kudos per image, by hand."""
+    """What must come of a request. ``price`` and ``tax`` are kudos per image."""
 
     shared: bool
     why: str
@@ -108,7 +109,7 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
         commands.grant(cloud.store, account["username"], GRANT)
         clients[alias] = cloud.client(account["api_key"])
         say(f"registered {account['username']}; the operator grants {GRANT} kudos")
-    anonymous = cloud.client()
+    anonymous, rules = cloud.client(), ruleset.IN_FORCE
     # 512x512 at 12 steps is 2.60 kudos by the Horde's formula, so 3; image-to-image at strength
     # 0.6 computes 7.2 steps, 1.56, times 1.3 for the source, so 2.
     return [
@@ -117,7 +118,7 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
             "registered, shared: true",
             clients["demo-ada"],
             body("a red apple", shared=True, params={"n": 2}),
-            Rule(shared=True, why="requested", price=3, tax=1),
+            Rule(shared=True, why="requested", price=3, tax=rules.tax_shared),
             alias="demo-ada",
         ),
         Wish(
@@ -125,7 +126,7 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
             "registered, no flag",
             clients["demo-ben"],
             body("a purple heart"),
-            Rule(shared=False, why="not requested", price=3, tax=3),
+            Rule(shared=False, why="not requested", price=3, tax=rules.tax_private),
             alias="demo-ben",
         ),
         Wish(
@@ -137,7 +138,7 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
                 shared=True,
                 why="anonymous text-to-image is always shared",
                 price=3,
-                tax=1,
+                tax=rules.tax_shared,
                 message="Anonymous text-to-image is always shared",
             ),
         ),
@@ -151,7 +152,12 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
                 source_processing="img2img",
                 params={"denoising_strength": 0.6},
             ),
-            Rule(shared=False, why="image-to-image is never shared", price=2, tax=3),
+            Rule(
+                shared=False,
+                why="image-to-image is never shared",
+                price=2,
+                tax=rules.tax_private,
+            ),
         ),
     ]
 

@@ -25,6 +25,7 @@ from pydantic import (
 from horde.edge.errors import PayloadError
 from horde.records import ImageSpec, Offer
 from horde.records import Rating as ImageRating
+from horde.rules.accounts import MAX_NAME
 
 ANONYMOUS_KEY = "0000000000"
 
@@ -424,7 +425,7 @@ class RegisterRequest(_Body):
 
     username: Annotated[
         StrictStr,
-        Field(min_length=1, max_length=30, pattern=NAME),
+        Field(min_length=1, max_length=MAX_NAME, pattern=NAME),
         AfterValidator(_trimmed),
     ]
 

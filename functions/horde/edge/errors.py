@@ -9,6 +9,9 @@ from typing import Any
 
 from horde.rules.refusals import HordeError
 
+MAX_BODY_MB = 6
+"""Of a request's body: as much as a Lambda takes."""
+
 
 class PayloadError(HordeError):
     """The body does not fit the schema: dotted paths, all errors at once, no ``rc``."""
@@ -49,12 +52,14 @@ class UnsupportedMediaType(MalformedBody):
 
 
 class BodyTooLarge(MalformedBody):
-    """The body is larger than a Lambda takes (6 MB)."""
+    """The body is larger than a Lambda takes."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
     def __init__(self) -> None:
-        HordeError.__init__(self, "The request body is larger than this server takes (6 MB).")
+        HordeError.__init__(
+            self, f"The request body is larger than this server takes ({MAX_BODY_MB} MB)."
+        )
 
 
 class NulByteInPayload(HordeError):

@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from horde import VERSION, aws
 from horde.edge import masks, ratelimit
 from horde.edge.errors import (
+    MAX_BODY_MB,
     BodyTooLarge,
     MalformedBody,
     NulByteInPayload,
@@ -38,8 +39,8 @@ from horde.rules.refusals import HordeError
 
 logger = Logger(service="horde-commons", use_rfc3339=True)
 
-MAX_BODY = 6_000_000
-"""Bytes of a body; a Lambda takes 6 MB."""
+MAX_BODY = MAX_BODY_MB * 1_000_000
+"""Bytes of a body."""
 MAX_FORM, MAX_FIELDS = 20_000, 20
 """Bytes and fields of a form."""
 FORM = "application/x-www-form-urlencoded"

@@ -158,7 +158,7 @@ class AnonForbiddenUserMod(HordeError):
 
 
 class TooLongUserName(HordeError):
-    """A user name of more than 30 characters."""
+    """A user name that is too long."""
 
     rc = "TooLongUserName"
 

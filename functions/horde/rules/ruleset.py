@@ -4,7 +4,8 @@ Each request names the version it was accepted under, and ``bin/operator audit``
 one. So a number is changed by adding a version, never by editing one under which requests were
 accepted:
 
-    RULESETS = (RULESETS of today, replace(IN_FORCE, version="2027-01", tax_shared=2))
+    SECOND = replace(FIRST, version="2027-01", tax_shared=2)
+    RULESETS = (FIRST, SECOND)
 
 Texts that clients read (terms, news, OpenAPI, pages, the demo) take the numbers from here.
 """
@@ -75,33 +76,32 @@ class Ruleset:
     """A request ends this long after its last pop or submit."""
 
 
-RULESETS = (
-    Ruleset(
-        version=FIRST_RULESET,
-        tax_shared=1,
-        tax_private=3,
-        floor=14,
-        floor_anonymous=-50,
-        source_image=Decimal("1.3"),
-        fast_workers_only=Decimal("1.2"),
-        worker_blacklist=Decimal("1.1"),
-        per_rating=5,
-        per_artifacts=5,
-        best_alone=15,
-        best_with_low_rating=15,
-        max_steps=40,
-        max_steps_lcm=10,
-        downgraded_steps=30,
-        max_side=1024,
-        min_side=576,
-        side_per_thread=10,
-        side_per_queued=0.9,
-        concurrency=30,
-        concurrency_anonymous=500,
-        max_faults=3,
-        request_life_s=20 * 60,
-    ),
+FIRST = Ruleset(
+    version=FIRST_RULESET,
+    tax_shared=1,
+    tax_private=3,
+    floor=14,
+    floor_anonymous=-50,
+    source_image=Decimal("1.3"),
+    fast_workers_only=Decimal("1.2"),
+    worker_blacklist=Decimal("1.1"),
+    per_rating=5,
+    per_artifacts=5,
+    best_alone=15,
+    best_with_low_rating=15,
+    max_steps=40,
+    max_steps_lcm=10,
+    downgraded_steps=30,
+    max_side=1024,
+    min_side=576,
+    side_per_thread=10,
+    side_per_queued=0.9,
+    concurrency=30,
+    concurrency_anonymous=500,
+    max_faults=3,
+    request_life_s=20 * 60,
 )
+RULESETS = (FIRST,)
 """Every version, the oldest first; the last one is in force."""
 IN_FORCE = RULESETS[-1]
 
