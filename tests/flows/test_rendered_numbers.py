@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from horde.edge import openapi
 from horde.rules import ruleset
 from tests.support.cloud import Cloud
 from tests.support.template import ROOT
@@ -48,7 +49,7 @@ def read(cloud: Cloud, route: str) -> str:
 
     about._news.cache_clear()
     about.html.cache_clear()
-    about.openapi.document.cache_clear()
+    openapi.document.cache_clear()
     return str(cloud.call(route).body)
 
 
