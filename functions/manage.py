@@ -68,11 +68,12 @@ def change_worker(call: Call) -> Response:
     if body.paused is not None and not moderates:
         raise NotModerator
     store, name = _store(), changes.pop("name", None)
-    if name is not None and name != worker.name and not store.workers.rename(worker, name):
-        raise PolymorphicNameConflict(name)
     if body.maintenance is False:
         changes["maintenance_msg"] = ""
-    if changes and store.workers.change(worker.id, **changes) is None:
+    if name is not None and name != worker.name:
+        if not store.workers.rename(worker, name, changes):
+            raise PolymorphicNameConflict(name)
+    elif changes and store.workers.change(worker.id, **changes) is None:
         raise WorkerNotFound(worker.id)
     return Response(WorkerChanged(**body.model_dump(exclude_none=True)))
 

@@ -241,6 +241,19 @@ def test_a_renamed_worker_stays_itself_and_its_old_name_is_free(cloud: Cloud, wo
     assert cloud.pop(stranger, name="first").status == 200
 
 
+@pytest.mark.parametrize("name", ["second", "FIRST"])
+def test_a_worker_is_renamed_and_changed_in_one_write_or_not_at_all(
+    cloud: Cloud, worker: str, name: str
+) -> None:
+    for taken in ("first", "taken"):
+        cloud.pop(worker, name=taken)
+    refused = change(cloud, worker, "first", name="taken", info="new")
+    assert (refused.status, "info" in the_worker(cloud, "first")) == (400, False)
+    assert change(cloud, worker, "first", name=name, info="new", maintenance=True).status == 200
+    found = the_worker(cloud, name)
+    assert (found["info"], found["maintenance_mode"]) == ("new", True)
+
+
 def test_a_deleted_worker_is_gone_and_what_it_holds_is_still_paid(
     cloud: Cloud, worker: str
 ) -> None:

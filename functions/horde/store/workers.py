@@ -1,6 +1,6 @@
 """Workers, their names, and the models they offer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -30,7 +30,7 @@ from horde.store.items import (
     workers_shard,
 )
 from horde.store.table import Table
-from horde.store.transaction import ABSENT, delete, new, update
+from horde.store.transaction import ABSENT, delete, new, sets, update
 
 WORKER_KEEP_S = 30 * DAY_S
 """A worker that did not pop for this long is deleted, its name free again, in seconds."""
@@ -169,24 +169,26 @@ class Workers:
         """Change what a worker is told to do, or its info; None if it is gone."""
         return _worker(self._table.change(key(Kind.WORKER, worker_id), changes))
 
-    def rename(self, worker: Worker, name: str) -> bool:
-        """Give a worker another name, and free its old one; False if that is taken.
+    def rename(self, worker: Worker, name: str, changes: Mapping[str, Any] | None = None) -> bool:
+        """Give a worker another name and free its old one; False if that is taken.
 
-        The worker is as it was read; whoever renamed it meanwhile wins.
+        ``changes`` are set with it, all or nothing. The worker is as it was read; whoever renamed
+        it meanwhile wins.
         """
-        item_key = key(Kind.WORKER, worker.id)
+        item_key, changed = key(Kind.WORKER, worker.id), {**(changes or {}), "name": name}
         if name.casefold() == worker.name.casefold():
-            return self._table.change(item_key, {"name": name}, {"name": worker.name}) is not None
+            return self._table.change(item_key, changed, {"name": worker.name}) is not None
+        expression, names, values = sets(changed)
         return self._table.try_transact(
             [
                 new(_name_item(worker, name)),
                 _free_name(worker),
                 update(
                     item_key,
-                    "SET #name = :new",
+                    expression,
                     "#name = :old",
-                    encode_all({"old": worker.name, "new": name}),
-                    {"#name": "name"},
+                    values | {":old": encode(worker.name)},
+                    names,
                 ),
             ]
         )
