@@ -352,7 +352,7 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     if missing:
-        disk = sum(map(megabytes, (VENV, NODE_MODULES, ROOT / "build")))
+        disk = sum(map(megabytes, {STEPS[name].folder for name in GOALS[arguments[0]]}))
         say(f"done in {time.monotonic() - begun:.0f} s; {disk:.0f} MB on disk")
     return 0
 
