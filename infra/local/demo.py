@@ -27,8 +27,8 @@ from infra.operate import commands
 FOLDER = ROOT / "demo-images"
 SIDE, STEPS = 512, 12
 GRANT = 1000
-PATIENCE_S = 900
-"""Seconds for all images; a machine with nothing else to do needs 20."""
+PATIENCE_S = 600
+"""Seconds for all images, and for their sharing; an idle machine needs 20."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +222,13 @@ def collect(cloud: LocalCloud, requests: list[Wish]) -> None:
     expected = sum(wish.n for wish in requests if wish.rule.shared)
     say(f"waiting for {expected} images and their metadata in the LAION bucket")
     try:
-        until("the shared images", lambda: len(keys()) >= 2 * expected, seconds=60)
+        until("the shared images", lambda: len(keys()) >= 2 * expected, seconds=PATIENCE_S)
         # So that a missing one is not just late: every upload has been judged.
-        until("the uploads queue to be empty", lambda: cloud.uploads_waiting() == 0, seconds=60)
+        until(
+            "the uploads queue to be empty",
+            lambda: cloud.uploads_waiting() == 0,
+            seconds=PATIENCE_S,
+        )
     except TimeoutError as error:
         say(f"  {error}")
     for key in keys():

@@ -61,7 +61,7 @@ ENDPOINT = "local"
 MODEL = "stable_diffusion"
 RUNPOD_KEY = "rpa_local"
 OLDEST_NODE = 20
-STARTING_S = 900
+STARTING_S = 600
 """Seconds for a step of the start. What fails says so at once, so this is for what hangs."""
 CHECK_S = 0.5
 """Seconds between two looks at the worker while it starts."""
@@ -385,7 +385,7 @@ def check_tools() -> None:
         raise LocalCloudError(message)
 
 
-def answers(url: str, part: Part, *, seconds: float = 60) -> None:
+def answers(url: str, part: Part, *, seconds: float = STARTING_S) -> None:
     """Wait until a part answers 200 at a URL."""
 
     def probe() -> bool:

@@ -100,11 +100,10 @@ def sizes(lock: Lock) -> str:
     """Return what a lock downloads, as the comment that setup.py reads. Raises LockError."""
     shown = []
     for platform in PLATFORMS:
-        places = [place for place in lock.places() if lock.archive or place[1] == platform]
-        python, resolved = next(place for place in places if place[0] in {SIZED, "3.12"})
+        place = lock.places()[0] if lock.archive else (SIZED, platform)
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "pylock.toml"
-            if why := resolve(lock.file, python, resolved, "--format=pylock.toml", f"-o{out}"):
+            if why := resolve(lock.file, *place, "--format=pylock.toml", f"-o{out}"):
                 raise LockError(why)
             packages = tomllib.loads(out.read_text())["packages"]
         megabytes = math.ceil(sum(package["wheels"][0]["size"] for package in packages) / 1e6)
@@ -141,12 +140,17 @@ def resolve(file: Path, python: str, platform: str, *options: str) -> str:
     return said
 
 
+def warm(file: Path) -> None:
+    """Ask the index for all packages of a lock, so that `resolve` finds them in uv's cache."""
+    command: list[str | Path] = [UV, "pip", "compile", "--quiet", "--universal"]
+    command += ["--no-deps", file]
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+
+
 def check(locks: tuple[Lock, ...] = LOCKS) -> int:
     """Print the table; return how many places fail."""
-    for each in locks:  # once over the network; the rest is answered from uv's cache
-        command: list[str | Path] = [UV, "pip", "compile", "--quiet", "--universal"]
-        command += ["--no-deps", each.file]
-        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+    for each in locks:
+        warm(each.file)
     with ThreadPoolExecutor(JOBS) as pool:
         runs = {
             (lock.group, *place): pool.submit(resolve, lock.file, *place)

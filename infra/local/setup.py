@@ -240,12 +240,7 @@ def fetch_weights() -> None:
 
 def npm(*options: str) -> Callable[[], None]:
     """Return what installs the packages of npm."""
-
-    def run() -> None:
-        check_node()
-        call("npm", "ci", "--no-audit", "--no-fund", *options)
-
-    return run
+    return lambda: call("npm", "ci", "--no-audit", "--no-fund", *options)
 
 
 def check_node() -> None:
@@ -332,8 +327,8 @@ GOALS = {
     "lock": ("venv",),
     "deploy": ("venv", "deploy", "node"),
     "demo": ("venv", "local", "torch", "weights", "node", "layer"),
-    "functions": ("venv", "test", "node"),
-    "check": ("venv", "dev", "torch", "weights", "node"),
+    "functions": ("venv", "test"),
+    "check": ("venv", "dev", "torch", "weights"),
     "test": ("venv", "dev", "torch", "weights", "node-dev", "layer", "clients"),
 }
 """What each kind of command needs, in order."""
@@ -347,6 +342,8 @@ def main(arguments: Sequence[str]) -> int:
     begun = time.monotonic()
     missing = []
     try:
+        if arguments[0] != "lock":
+            check_node()  # before anything is downloaded; the CDK's Python packages run it, too
         for name in GOALS[arguments[0]]:
             if not STEPS[name].done():
                 missing.append(name)
@@ -355,7 +352,7 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     if missing:
-        disk = sum(map(megabytes, (VENV, NODE_MODULES, ROOT / "build")))
+        disk = sum(map(megabytes, {STEPS[name].folder for name in GOALS[arguments[0]]}))
         say(f"done in {time.monotonic() - begun:.0f} s; {disk:.0f} MB on disk")
     return 0
 

@@ -16,10 +16,11 @@ import boto3
 
 from infra.local.dev.run_handler import DevError
 from infra.local.processes import LOCAL, identity
+from infra.stages import stack_of
 
 ROOT = Path(__file__).resolve().parents[3]
 LAYER = ROOT / "build" / "layer" / "host" / "python"
-STACK = "HordeCommons"
+STACK = stack_of("local")
 REGION = "us-east-1"
 PREFERRED = "up"
 _QUEUE = re.compile(r"(\w+)Queue[0-9A-F]{8}")
