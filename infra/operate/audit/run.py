@@ -99,14 +99,14 @@ def still(suspicious: list[tuple[Check, Finding]], view: View) -> list[tuple[Che
 def pages(store: AuditStore, segments: int) -> Iterable[list[Item]]:
     """Yield the whole table in pages, read by one thread for each part."""
     if segments == 1:
-        yield from store.everything()
+        yield from store.scan()
         return
     read: SimpleQueue[list[Item] | None] = SimpleQueue()
     stopped = threading.Event()
 
     def part(segment: int) -> None:
         try:
-            for page in store.everything(segment, segments):
+            for page in store.scan(segment, segments):
                 if stopped.is_set():
                     return
                 read.put(page)
