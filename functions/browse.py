@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 STATS_MS = 30_000
 """For how long a process answers the statistics it has read."""
-_kept: dict[Callable[[Store, int], object], tuple[int, Any]] = {}
+_stats_cache: dict[Callable[[Store, int], object], tuple[int, Any]] = {}
 MAX_LISTED = 250
 """Workers listed of each part of the list."""
 
@@ -246,9 +246,9 @@ def image_models(call: Call) -> Response:
 def _recent(read: Callable[[Store, int], T]) -> T:
     """Return what ``read`` finds, from this process's memory if that is recent."""
     now = clock.now_ms()
-    kept = _kept.get(read)
+    kept = _stats_cache.get(read)
     if kept is None or kept[0] <= now - STATS_MS:
-        _kept[read] = kept = (now, read(_store(), now))
+        _stats_cache[read] = kept = (now, read(_store(), now))
     found: T = kept[1]
     return found
 

@@ -102,7 +102,7 @@ def generate(call: Call) -> Response:
     admission.check_upfront(body.spec, side, total=price.total, available=available)
     source = None
     if body.source_image:
-        source = images.source_of(body.source_image, body.source_mask, paints=body.paints)
+        source = images.source_of(body.source_image, body.source_mask, painting=body.painting)
 
     # The last refusal is behind us: from here on it is written.
     user = store.accounts.give_allowance(user, settings.monthly_kudos)
@@ -137,7 +137,7 @@ def check_webhook(url: str | None) -> None:
     """Refuse a webhook that will never be called: only https, only public hosts."""
     if url is not None:
         try:
-            outbound.split(url)
+            outbound.parse_url(url)
         except outbound.OutboundError as error:
             raise PayloadError({"webhook": f"{url[:100]!r} cannot be called: {error}"}) from None
 
@@ -251,7 +251,7 @@ def plan(
         r2=body.r2,
         source_key=f"{request_id}_src.webp" if img2img else None,
         source_processing=body.source_processing if img2img else None,
-        mask_key=f"{request_id}_msk.webp" if body.paints else None,
+        mask_key=f"{request_id}_msk.webp" if body.painting else None,
         webhook=body.webhook,
         ruleset=ruleset.IN_FORCE.version,
     )
@@ -272,7 +272,7 @@ def plan(
             steps=math.ceil(pricing.accurate_steps(spec)),
             nsfw=body.nsfw,
             img2img=img2img,
-            painting=body.paints,
+            painting=body.painting,
             trusted_only=body.trusted_workers,
             slow_workers=body.slow_workers,
             extra_slow_workers=body.extra_slow_workers,

@@ -185,7 +185,7 @@ ROUTES = {
         body=RateRequest,
         responses={200: Rated},
         errors=(RequestNotFound, AestheticsError, Busy),
-        limits=ratelimit.RATE,
+        limits=ratelimit.RATING,
     ),
     "DELETE /api/v2/generate/status/{id}": Route(
         run=cancel,

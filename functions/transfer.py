@@ -1,7 +1,7 @@
-"""POST kudos/transfer, kudos/award, /v2/sharedkeys: kudos for others to have, or to spend.
+"""POST kudos/transfer and kudos/award, and /v2/sharedkeys: kudos that others receive or spend.
 
-Everything a call changes is one transaction: there is no crash window. A client that lost the
-answer asks again with the same ``Idempotency-Key`` and hears it.
+Each call writes in one transaction, so there is no crash window. A client that lost the response
+can repeat the call with the same ``Idempotency-Key`` and gets the same response.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ from horde.store import Store, connect
 from horde.store.transfers import IdempotencyKey
 
 TRIES = 5
-"""Accounts move under us now and then; each try decides anew from what is there."""
+"""Tries of a call whose accounts change meanwhile; each try reads them again."""
 
 
 class Settings(ApiSettings):
@@ -48,44 +48,43 @@ class Settings(ApiSettings):
 
 
 def transfer(call: Call) -> Response:
-    """Give some of your kudos to another user, or to what a shared key may spend.
+    """Give some of your kudos to another user, or to the budget of a shared key.
 
-    With the header `Idempotency-Key` the same call can be sent again for a day and moves nothing
-    the second time.
+    With the header `Idempotency-Key`, a call can be repeated for a day without moving kudos again.
     """
     store, api_key = _store(), call.required_key()
     body = parse(TransferRequest, call.json())
     sender: User | None = auth.user_of(store, api_key)
-    once = _once(call, body)
+    idempotency = _idempotency_key(call, body)
     for _ in range(TRIES):
         if sender is None:
             break
-        if _was_done(store, sender, once):
+        if _already_done(store, sender, idempotency):
             return Response(KudosTransferred(transferred=body.amount))
         transfers.check_sender(sender)
         receiver, key = _target(store, body.username)
         recently = store.transfers.sent_recently(receiver.id, sender.id)
         transfers.check(sender, receiver, body.amount, received_recently=recently)
-        if store.transfers.transfer(sender, receiver.id, body.amount, once, key):
+        if store.transfers.transfer(sender, receiver.id, body.amount, idempotency, key):
             return Response(KudosTransferred(transferred=body.amount))
         sender = store.accounts.get(sender.id)
     raise Busy
 
 
 def award(call: Call) -> Response:
-    """Award new kudos to a user; only the horde's first account may."""
+    """Award new kudos to a user. Only the horde's first account may do this."""
     store, api_key = _store(), call.required_key()
     body = parse(AwardRequest, call.json())
     giver = auth.user_of(store, api_key)
     if giver.id != transfers.AWARDER_ID:
         raise NotAllowedAwards
-    once = _once(call, body)
+    idempotency = _idempotency_key(call, body)
     for _ in range(TRIES):
-        if _was_done(store, giver, once):
+        if _already_done(store, giver, idempotency):
             return Response(KudosAwarded(awarded=body.amount))
         receiver = _user(store, body.username, rc="InvalidAwardUsername")
         transfers.check_award(giver, receiver, body.amount)
-        if store.transfers.award(giver.id, receiver.id, body.amount, once):
+        if store.transfers.award(giver.id, receiver.id, body.amount, idempotency):
             return Response(KudosAwarded(awarded=body.amount))
     raise Busy
 
@@ -94,8 +93,8 @@ def _store() -> Store:
     return connect(Settings.load().table_name)
 
 
-def _once(call: Call, body: TransferRequest) -> IdempotencyKey | None:
-    """Return the ``Idempotency-Key`` of a call and its body; only hashes are kept."""
+def _idempotency_key(call: Call, body: TransferRequest) -> IdempotencyKey | None:
+    """Return the hashes of a call's ``Idempotency-Key`` and body, or None without that header."""
     key = call.headers.get("idempotency-key")
     if not key:
         return None
@@ -103,19 +102,22 @@ def _once(call: Call, body: TransferRequest) -> IdempotencyKey | None:
     return IdempotencyKey(auth.key_hash(key), hashlib.sha256(text.encode()).hexdigest())
 
 
-def _was_done(store: Store, user: User, once: IdempotencyKey | None) -> bool:
-    """Say whether this was done before; raises KudosTransferRefused for another body."""
-    used_with = store.transfers.used_with(user.id, once.key) if once else None
-    if once is None or used_with is None:
+def _already_done(store: Store, user: User, idempotency: IdempotencyKey | None) -> bool:
+    """Return whether this call took effect before.
+
+    Raises KudosTransferRefused if the idempotency key was used with another body.
+    """
+    used_with = store.transfers.used_with(user.id, idempotency.key) if idempotency else None
+    if idempotency is None or used_with is None:
         return False
-    if used_with != once.body:
-        message = "This Idempotency-Key was used for another transfer within the last day."
+    if used_with != idempotency.body:
+        message = "This Idempotency-Key was already used for another transfer in the last 24 hours."
         raise KudosTransferRefused(message, rc="IdempotencyKeyConflict")
     return True
 
 
 def _target(store: Store, username: str) -> tuple[User, SharedKey | None]:
-    """Return who is given kudos, and the shared key that may spend them if one was named."""
+    """Return the receiver of a transfer, and the shared key if ``username`` is one."""
     rc = "InvalidTargetUsername"
     if not is_uuid(username):
         return _user(store, username, rc), None
@@ -129,7 +131,7 @@ def _target(store: Store, username: str) -> tuple[User, SharedKey | None]:
 
 
 def _user(store: Store, username: str, rc: str) -> User:
-    """Return whose name this is (``alias#id``); raises KudosTransferRefused."""
+    """Return the user with this name (``alias#id``); raises KudosTransferRefused."""
     alias, _, digits = username.rpartition("#")
     number = user_number(digits)
     user = None if number is None else store.accounts.get(number)
@@ -140,7 +142,7 @@ def _user(store: Store, username: str, rc: str) -> User:
 
 
 def add_sharedkey(call: Call) -> Response:
-    """Make a key that lets others spend your kudos, within its bounds."""
+    """Create a key that lets others spend your kudos, within its limits."""
     store, api_key = _store(), call.required_key()
     body = parse(SharedKeyRequest, call.json())
     owner = auth.user_of(store, api_key)
@@ -161,12 +163,12 @@ def add_sharedkey(call: Call) -> Response:
 
 
 def show_sharedkey(call: Call) -> Response:
-    """Say what a shared key may spend; its id is the key, so it needs no other."""
+    """Show a shared key's budget and limits. Its id is the key, so no API key is needed."""
     return Response(_details(*_find(_store(), call)))
 
 
 def change_sharedkey(call: Call) -> Response:
-    """Change a shared key of yours."""
+    """Change one of your shared keys."""
     store, api_key = _store(), call.required_key()
     body = parse(SharedKeyChange, call.json())
     key, owner = _own(store, call, api_key)
@@ -182,7 +184,7 @@ def change_sharedkey(call: Call) -> Response:
 
 
 def delete_sharedkey(call: Call) -> Response:
-    """Take a shared key of yours away; what was asked for with it is still drawn."""
+    """Delete one of your shared keys. Requests made with it are still drawn."""
     store, api_key = _store(), call.required_key()
     key, _ = _own(store, call, api_key)
     if not store.sharedkeys.remove(key):

@@ -238,7 +238,7 @@ def _single(store: Store, user: User, rank: Privilege, key: SharedKey | None = N
     workers = store.workers.ids_of(user.id, MAX_LISTED)
     requests = store.requests.open_of(user.id, MAX_LISTED) if rank >= Privilege.OWNER else []
     monthly = allowance.amount(user, Settings.load().monthly_kudos)
-    more = profiles.single(user, workers, requests, rank, allowance=monthly)
+    more = profiles.detail_fields(user, workers, requests, rank, allowance=monthly)
     return shown.model_copy(update=more)
 
 

@@ -122,13 +122,13 @@ def s3_as(role_arn: str) -> "S3Client":
     return session.create_client("s3", config=_s3_config())  # type: ignore[return-value]
 
 
-def forget_settings() -> None:
+def clear_settings() -> None:
     """Drop all settings, for tests that change the environment."""
     _load.cache_clear()
 
 
-def forget() -> None:
+def clear_cache() -> None:
     """Drop all clients and settings, for tests that change the cloud under them."""
-    forget_settings()
+    clear_settings()
     for made in (_session, dynamodb, sqs, ssm, s3, s3_as):
         made.cache_clear()

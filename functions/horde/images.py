@@ -1,8 +1,8 @@
-"""Images in the private buckets: source images in, finished images out.
+"""Images in the private buckets: source images and finished images.
 
-Layout: ``<generation>/<attempt>.webp`` in the outputs bucket (put there by the worker with a
-presigned URL), ``<request>_src.webp`` and ``<request>_msk.webp`` in the sources bucket. Both
-buckets forget after a day.
+A worker uploads ``<generation>/<attempt>.webp`` to the outputs bucket by a presigned URL. The
+sources bucket holds ``<request>_src.webp`` and ``<request>_msk.webp``. Objects in both buckets
+expire after a day.
 """
 
 import base64
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 URL_SECONDS = 1800
-"""Life of every presigned URL (horde-api.md 1.3 and 2)."""
+"""Lifetime of every presigned URL, in seconds (horde-api.md 1.3 and 2)."""
 MAX_SOURCE_BYTES = 5 * 1024 * 1024
 MAX_SOURCE_SIDE = 3072
 MAX_SOURCE_PIXELS = MAX_SOURCE_SIDE**2
 MAX_OUTPUT_BYTES = 20 * 1024 * 1024
 SOURCE_FORMATS = ("PNG", "JPEG", "WEBP")
-WEBP_HEADER = 12
-WEBP_SIDE = 16383
-"""The format's own limit, in pixels."""
+WEBP_HEADER_BYTES = 12
+MAX_WEBP_SIDE = 16383
+"""The WebP format's own limit, in pixels."""
 
 
 def is_webp(head: bytes) -> bool:
-    """Say whether a file's first bytes are those of a WebP image."""
-    return head[:4] == b"RIFF" and head[8:WEBP_HEADER] == b"WEBP"
+    """Return whether a file starts like a WebP image; its first 12 bytes are enough."""
+    return head[:4] == b"RIFF" and head[8:WEBP_HEADER_BYTES] == b"WEBP"
 
 
-def _unbase64(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     text = "".join(text.split())
@@ -46,24 +46,24 @@ def _unbase64(text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source image as a WebP file without its metadata, and the mask of what is painted anew."""
+    """A source image as a WebP file without metadata, and the mask of the part to repaint."""
 
     image: bytes
     mask: bytes | None = None
-    """White is painted, black is kept."""
+    """White is repainted, black is kept."""
 
 
-def source_of(image: str, mask: str | None, *, paints: bool) -> Source:
-    """Read a client's source image and mask: base64 or URLs.
+def source_of(image: str, mask: str | None, *, painting: bool) -> Source:
+    """Return a client's source image and mask, which it sends as base64 or URLs.
 
-    Without a mask the image's own transparency says what is painted. Bounded by its length, then
-    by the size its header claims, before a pixel is decoded. Raises ImageValidationFailed with the
-    Horde's rc.
+    Without a mask, the transparent part of the image is repainted. The length of the data and the
+    size in its header are checked before any pixel is decoded. Raises ImageValidationFailed with
+    the Horde's rc.
     """
     from PIL import ImageOps  # noqa: PLC0415 - most requests have no source
 
     source = _decoded(image, "source image")
-    if not paints:
+    if not painting:
         return Source(_webp(source.convert("RGB")))
     if mask is not None:
         painted = _decoded(mask, "source mask").convert("L")
@@ -71,8 +71,8 @@ def source_of(image: str, mask: str | None, *, paints: bool) -> Source:
         painted = ImageOps.invert(source.convert("RGBA").getchannel("A"))
     if painted.getextrema() == (0, 0):
         message = (
-            "Nothing of the source image is to be painted: send a source_mask that is white there, "
-            "or make it transparent."
+            "No part of the source image is marked for repainting. Send a source_mask that is "
+            "white there, or make that part transparent."
         )
         raise ImageValidationFailed(message, rc="InpaintingMissingMask")
     return Source(_webp(source.convert("RGB")), _webp(painted.convert("RGB")))
@@ -84,7 +84,7 @@ def _decoded(text: str, what: str) -> "Image":
     try:
         data = _bytes_of(text, what)
         image = Image.open(io.BytesIO(data), formats=SOURCE_FORMATS)
-        if image.width * image.height > MAX_SOURCE_PIXELS or max(image.size) > WEBP_SIDE:
+        if image.width * image.height > MAX_SOURCE_PIXELS or max(image.size) > MAX_WEBP_SIDE:
             message = f"The {what} is larger than {MAX_SOURCE_SIDE}x{MAX_SOURCE_SIDE} pixels."
             raise ImageValidationFailed(message, rc="SourceImageResolutionExceeded")
         image.load()
@@ -96,7 +96,7 @@ def _decoded(text: str, what: str) -> "Image":
         UnidentifiedImageError,
         Image.DecompressionBombError,
     ):
-        message = f"The {what} is no readable PNG, JPEG or WebP image in base64, and no URL of one."
+        message = f"The {what} is neither a readable PNG, JPEG or WebP image in base64 nor its URL."
         raise ImageValidationFailed(message, rc="SourceImageUnreadable") from None
     return image
 
@@ -111,7 +111,7 @@ def _bytes_of(text: str, what: str) -> bytes:
     if len(text) * 3 // 4 > MAX_SOURCE_BYTES:
         message = f"The {what} is larger than {MAX_SOURCE_BYTES // 2**20} MB."
         raise ImageValidationFailed(message, rc="SourceImageSizeExceeded")
-    return _unbase64(text)
+    return _decode_base64(text)
 
 
 def _webp(image: "Image") -> bytes:
@@ -126,14 +126,14 @@ def put_webp(client: "S3Client", bucket: str, key: str, body: bytes) -> None:
 
 
 def upload_url(client: "S3Client", bucket: str, key: str) -> str:
-    """Return a URL that takes one PUT. Only the host is signed: workers send no content type."""
+    """Return a URL for one PUT. Only the host is signed, since workers send no content type."""
     return client.generate_presigned_url(
         "put_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=URL_SECONDS
     )
 
 
 def download_url(client: "S3Client", bucket: str, key: str) -> str:
-    """Return a URL that answers ``image/webp``, whatever content type the object was put with."""
+    """Return a URL that serves ``image/webp``, whatever content type the object was stored with."""
     return client.generate_presigned_url(
         "get_object",
         Params={"Bucket": bucket, "Key": key, "ResponseContentType": "image/webp"},
@@ -142,7 +142,7 @@ def download_url(client: "S3Client", bucket: str, key: str) -> str:
 
 
 def read(client: "S3Client", bucket: str, key: str) -> bytes | None:
-    """Return a whole image, or None if it is not there."""
+    """Return an image file, or None if there is none."""
     try:
         return client.get_object(Bucket=bucket, Key=key)["Body"].read()
     except ClientError as error:
@@ -152,12 +152,9 @@ def read(client: "S3Client", bucket: str, key: str) -> bytes | None:
 
 
 def check_uploaded(client: "S3Client", bucket: str, key: str, generation_id: str) -> None:
-    """Make sure that what a worker says it uploaded is there and a WebP file.
-
-    Reads the first bytes only; raises NotUploaded.
-    """
+    """Raise NotUploaded unless a worker has uploaded a WebP file. Reads its first bytes only."""
     try:
-        answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{WEBP_HEADER - 1}")
+        answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{WEBP_HEADER_BYTES - 1}")
         head = answer["Body"].read()
     except ClientError as error:
         if error.response["Error"]["Code"] not in {
@@ -173,12 +170,12 @@ def check_uploaded(client: "S3Client", bucket: str, key: str, generation_id: str
 
 
 def submitted_webp(text: str, generation_id: str) -> bytes:
-    """Return the file of a submit that carries its image in base64; raises NotUploaded."""
+    """Return the WebP file that a submit carries in base64; raises NotUploaded or Unsupported."""
     if len(text) * 3 // 4 > MAX_OUTPUT_BYTES:
         message = "The submitted image is too large."
         raise Unsupported(message)
     try:
-        body = _unbase64(text)
+        body = _decode_base64(text)
     except (binascii.Error, ValueError):
         body = b""
     if not is_webp(body):

@@ -42,6 +42,6 @@ def overview(store: Store) -> Overview:
     return _cached[store][1]
 
 
-def forget() -> None:
+def clear_cache() -> None:
     """Drop what this process has read, for tests."""
     _cached.clear()

@@ -123,7 +123,7 @@ def reads(cloud: Cloud) -> AuditStore:
 
 
 def everything(store: Store) -> dict[Row, Item]:
-    pages = AuditStore(store.table).everything()
+    pages = AuditStore(store.table).scan()
     return {row_of(item): item for page in pages for item in page}
 
 
@@ -865,8 +865,8 @@ class Moving(AuditStore):
         self.before, self.random = before, random.Random(seed)
         self.moves: list[Callable[[], object]] = []
 
-    def everything(self, segment: int = 0, segments: int = 1) -> Iterator[list[Item]]:
-        after = {row_of(item): item for page in super().everything() for item in page}
+    def scan(self, segment: int = 0, segments: int = 1) -> Iterator[list[Item]]:
+        after = {row_of(item): item for page in super().scan() for item in page}
         for row in self.before | after:
             item = self.random.choice([self.before, after]).get(row)
             if item is not None:
@@ -918,7 +918,7 @@ def busy(bare: Cloud) -> Busy:
 def test_parallel_parts_read_each_item_once(busy: Busy) -> None:
     items = everything(busy.cloud.store)
     for segments in (1, 3, 8):
-        parts = [list(reads(busy.cloud).everything(i, segments)) for i in range(segments)]
+        parts = [list(reads(busy.cloud).scan(i, segments)) for i in range(segments)]
         read = [row_of(item) for part in parts for page in part for item in page]
         assert sorted(read) == sorted(items)
         report = audit(reads(busy.cloud), segments=segments)
@@ -927,10 +927,10 @@ def test_parallel_parts_read_each_item_once(busy: Busy) -> None:
 
 def test_a_part_that_cannot_be_read_fails_the_audit(bare: Cloud) -> None:
     class Broken(AuditStore):
-        def everything(self, segment: int = 0, segments: int = 1) -> Iterator[list[Item]]:
+        def scan(self, segment: int = 0, segments: int = 1) -> Iterator[list[Item]]:
             if segment == 1:
                 raise OSError
-            yield from super().everything(segment, segments)
+            yield from super().scan(segment, segments)
 
     with pytest.raises(OSError):
         audit(Broken(bare.store.table), segments=3)

@@ -52,7 +52,7 @@ def busy(cloud: Cloud, images: int, threads: int) -> None:
     load = Load(images=images, requests=images, pixelsteps=images * 512 * 512 * 30)
     counted = {"at": clock.now(), "workers": threads, "threads": threads}
     cloud.store.census.put(Census(**counted, models={"stable_diffusion": load}))
-    overview.forget()
+    overview.clear_cache()
 
 
 @pytest.mark.parametrize(

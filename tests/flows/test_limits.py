@@ -95,7 +95,7 @@ def test_limits_hold_across_processes(limited: Cloud) -> None:
 
     at_a_second(limited)
     assert post(limited, 2) == [200, 200]
-    ratelimit.forget()  # another Lambda process has counted nothing yet
+    ratelimit.clear_cache()  # another Lambda process has counted nothing yet
     assert post(limited, 1) == [429]
 
 

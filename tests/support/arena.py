@@ -171,7 +171,7 @@ def arena(template: dict[str, Any], endpoint: str) -> Iterator[Arena]:
             return plain(name, given.merge(config), **more)
 
         patch.setattr(aws, "_client", wide)
-        aws.forget()
+        aws.clear_cache()
         session: Any = boto3.Session(region_name=REGION)
         names = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm")
         clients = {name: session.client(name, config=config) for name in names}
@@ -181,8 +181,8 @@ def arena(template: dict[str, Any], endpoint: str) -> Iterator[Arena]:
                 patch.setenv(name, value)
         patch.setenv("AWS_ENDPOINT_URL", endpoint)
         patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-        ratelimit.forget()
-        overview.forget()
+        ratelimit.clear_cache()
+        overview.clear_cache()
         aws.s3()  # made here: clients are not made in threads
         client: Any = aws.dynamodb()
         made.wire = Wire(client._endpoint.http_session)
@@ -193,7 +193,7 @@ def arena(template: dict[str, Any], endpoint: str) -> Iterator[Arena]:
         patch.setattr("horde.clock.now_ms", made.clock.now_ms)
         yield made
         made.remove()
-    aws.forget()
+    aws.clear_cache()
 
 
 def at_once(*calls: Callable[[], T]) -> list[T]:

@@ -613,12 +613,12 @@ def moto_clients() -> Iterator[dict[str, Any]]:
         for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):
             patch.delenv(name, raising=False)
         session = boto3.Session(region_name=REGION)
-        aws.forget()
+        aws.clear_cache()
         yield {
             name: session.client(name)
             for name in ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm")
         }
-        aws.forget()
+        aws.clear_cache()
 
 
 def _empty() -> None:
@@ -636,9 +636,9 @@ def _empty() -> None:
 def new_processes() -> None:
     """Forget what the functions' processes remember, as new ones do."""
     runpod.connect.cache_clear()
-    aws.forget_settings()
-    ratelimit.forget()
-    overview.forget()
+    aws.clear_settings()
+    ratelimit.clear_cache()
+    overview.clear_cache()
     importlib.import_module("browse")._kept.clear()
 
 

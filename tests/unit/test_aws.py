@@ -29,7 +29,7 @@ def test_a_foreign_bucket_is_written_with_a_role_that_renews_itself(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    aws.forget()
+    aws.clear_cache()
     with mock_aws():
         client = aws.s3_as("arn:aws:iam::999999999999:role/horde-writer")
         client.create_bucket(Bucket="laion-art")
@@ -37,7 +37,7 @@ def test_a_foreign_bucket_is_written_with_a_role_that_renews_itself(
         assert client.get_object(Bucket="laion-art", Key="a")["Body"].read() == b"x"
         credentials = client._request_signer._credentials  # type: ignore[attr-defined]
         assert credentials.method == "assume-role"
-    aws.forget()
+    aws.clear_cache()
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,6 @@ def test_presigned_urls_name_the_region_and_the_buckets_own_host(
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-    aws.forget()
+    aws.clear_cache()
     assert images.upload_url(aws.s3(), "outputs", "k").startswith(start)
-    aws.forget()
+    aws.clear_cache()

@@ -1,1 +1,1 @@
-"""The edge: HTTP in and out, keys, rate limits, and what clients send and are answered."""
+"""The HTTP edge: requests, responses, API keys, rate limits, pages and the OpenAPI document."""

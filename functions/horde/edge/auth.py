@@ -1,4 +1,4 @@
-"""API keys: made once, shown once, kept as a hash."""
+"""API keys: created once, shown once, stored as a hash."""
 
 import hashlib
 import secrets
@@ -12,17 +12,17 @@ from horde.store import Store
 
 
 def new_key() -> str:
-    """Return a fresh key: 22 characters, 128 random bits (the shape horde_sdk insists on)."""
+    """Return a new key of 22 characters (128 random bits); horde_sdk requires this length."""
     return secrets.token_urlsafe(16)
 
 
 def key_hash(api_key: str) -> str:
-    """Return what is stored of a key. 128 random bits need no salt and no slow hash."""
+    """Return the SHA-256 stored for a key; 128 random bits need neither a salt nor a slow hash."""
     return hashlib.sha256(api_key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def user_of(store: Store, api_key: str) -> User:
-    """Return whose key this is; raises InvalidAPIKey or DeletedUser."""
+    """Return the user that a key belongs to; raises InvalidAPIKey or DeletedUser."""
     if api_key == ANONYMOUS_KEY:
         return accounts.anonymous()
     key = store.accounts.key(key_hash(api_key))
@@ -35,10 +35,10 @@ def user_of(store: Store, api_key: str) -> User:
 
 
 def spender_of(store: Store, api_key: str, now: int) -> tuple[User, SharedKey | None]:
-    """Return whose kudos a key spends: its user's, or those of a shared key's owner.
+    """Return the account that a key spends from, and the shared key if it is one.
 
-    A shared key is a UUID. ``now`` is in seconds. Raises what ``user_of`` does, and
-    SharedKeyExpired or SharedKeyEmpty.
+    A shared key is a UUID and spends its owner's kudos. ``now`` is in seconds. Raises
+    InvalidAPIKey, DeletedUser, SharedKeyExpired or SharedKeyEmpty.
     """
     if not is_uuid(api_key):
         return user_of(store, api_key), None
@@ -48,7 +48,7 @@ def spender_of(store: Store, api_key: str, now: int) -> tuple[User, SharedKey | 
 
 
 def owner_of(store: Store, api_key: str) -> tuple[SharedKey, User]:
-    """Return a shared key and whose it is; raises InvalidAPIKey or DeletedUser."""
+    """Return a shared key and its owner; raises InvalidAPIKey or DeletedUser."""
     key = store.sharedkeys.get(api_key.lower())
     owner = store.accounts.get(key.user_id) if key else None
     if key is None or owner is None:
@@ -59,9 +59,9 @@ def owner_of(store: Store, api_key: str) -> tuple[SharedKey, User]:
 
 
 def worker_user(store: Store, api_key: str) -> int:
-    """Return the id of the user whose worker key this is; the account itself is not read.
+    """Return the id of the user that a worker key belongs to, without reading the account.
 
-    Raises InvalidAPIKey, AnonForbiddenWorker, or NotPrivileged for an ordinary user's key.
+    Raises InvalidAPIKey, AnonForbiddenWorker, or NotPrivileged for a key that is not a worker key.
     """
     if api_key == ANONYMOUS_KEY:
         raise AnonForbiddenWorker
@@ -75,7 +75,10 @@ def worker_user(store: Store, api_key: str) -> int:
 
 
 def worker_owner(store: Store, api_key: str) -> int:
-    """Return whose worker key this is; raises DeletedUser too, where the account was deleted."""
+    """Return the id of the user that a worker key belongs to.
+
+    Raises what ``worker_user`` does, and DeletedUser.
+    """
     user_id = worker_user(store, api_key)
     user = store.accounts.get(user_id)
     if user is not None and user.deleted:

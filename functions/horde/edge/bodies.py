@@ -1,8 +1,8 @@
-"""What clients and workers may send, as pydantic models.
+"""The bodies and queries that clients and workers may send, as pydantic models.
 
-Names, ranges, enums and *effective* defaults are the AI Horde's (horde-api.md 1.1: where its
-published schema and its parser disagree, the parser wins). Unknown fields are ignored, ``null``
-means absent, booleans must be JSON booleans.
+Names, ranges, enums and defaults are the AI Horde's. Where its published schema and its parser
+disagree, the parser wins (horde-api.md 1.1). Unknown fields are ignored, ``null`` means absent, and
+booleans must be JSON booleans.
 """
 
 from typing import Annotated, Any, Literal, TypeVar
@@ -69,14 +69,14 @@ ControlType = Literal[
 SourceProcessing = Literal["img2img", "inpainting", "outpainting", "remix"]
 
 MAX_PIXELS_STORED = 2**53
-"""A larger number is no JSON number in every client."""
+"""The largest integer that every JSON client reads exactly."""
 STEPS = 30
 STEPS_CONTROLNET = 20
 STEPS_CONTROLNET_MAX = 40
 
 
 def _number(value: object) -> object:
-    # Strict about type as JSON schema is: "7" and true are no numbers, 7 and 7.5 are.
+    # As strict about types as JSON Schema: 7 and 7.5 are numbers, "7" and true are not.
     if isinstance(value, bool) or not isinstance(value, int | float):
         message = f"{value!r} is not of type 'number'"
         raise ValueError(message)  # noqa: TRY004 - pydantic turns only ValueError into a message
@@ -102,7 +102,7 @@ class _Body(BaseModel):
 
 
 class Lora(_Body):
-    """One LoRA; refused until an endpoint can load them."""
+    """One LoRA. Refused until an endpoint can load LoRAs."""
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=255)]
     model: Weight = 1.0
@@ -112,7 +112,7 @@ class Lora(_Body):
 
 
 class TextualInversion(_Body):
-    """One textual inversion; refused until an endpoint can load them."""
+    """One textual inversion. Refused until an endpoint can load them."""
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=255)]
     inject_ti: Literal["prompt", "negprompt"] | None = None
@@ -134,7 +134,7 @@ class ExtraSourceImage(_Body):
 
 
 class Params(_Body):
-    """``params`` of a request: how to draw."""
+    """``params`` of a request: how to draw its images."""
 
     sampler_name: Sampler = "k_euler_a"
     cfg_scale: Annotated[Number, Field(ge=0, le=100)] = 5.0
@@ -165,7 +165,7 @@ class Params(_Body):
     @field_validator("seed", mode="before")
     @classmethod
     def _seed_is_text(cls, value: object) -> object:
-        # The schema says string; several clients send a number. Both mean the same.
+        # The schema asks for a string, but several clients send a number.
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("cfg_scale")
@@ -223,18 +223,18 @@ class GenerateRequest(_Body):
     style: Annotated[StrictStr, Field(min_length=3, max_length=1024)] | None = None
 
     @property
-    def paints(self) -> bool:
-        """Whether only a part of the source image is painted anew."""
+    def painting(self) -> bool:
+        """Whether only part of the source image is repainted: inpainting or outpainting."""
         return bool(self.source_image) and self.source_processing in {"inpainting", "outpainting"}
 
     @property
     def uses_images(self) -> bool:
-        """Whether the picture is made from somebody's picture; such requests are never shared."""
+        """Whether the request is based on any image; such requests are never shared."""
         return bool(self.source_image or self.source_mask or self.extra_source_images)
 
     @property
     def spec(self) -> ImageSpec:
-        """What price, limits and lease depend on."""
+        """The values that the price, the limits and the lease depend on."""
         params = self.params
         return ImageSpec(
             width=params.width,
@@ -250,14 +250,14 @@ class GenerateRequest(_Body):
         )
 
     def reduced_to(self, spec: ImageSpec) -> "GenerateRequest":
-        """Return the same request with the size, steps and sampler of ``spec``."""
+        """Return this request with the size, steps, sampler and slow workers of ``spec``."""
         changes = {name: getattr(spec, name) for name in ("width", "height", "steps")}
         params = self.params.model_copy(update={**changes, "sampler_name": spec.sampler_name})
         return self.model_copy(update={"slow_workers": spec.slow_workers, "params": params})
 
 
 class PopRequest(_Body):
-    """The body of ``POST /v2/generate/pop``: what a worker can draw."""
+    """The body of ``POST /v2/generate/pop``: which images a worker can draw."""
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=100)]
     models: Annotated[list[ModelName], Field(max_length=300)] = []
@@ -276,13 +276,13 @@ class PopRequest(_Body):
     extra_slow_worker: StrictBool = False
     blacklist: Annotated[list[StrictStr], Field(max_length=200)] = []
     priority_usernames: Annotated[list[StrictStr], Field(max_length=100)] = []
-    """``alias#id``; the first ten are heeded, after the owner's own."""
+    """``alias#id``; the first ten count, after the owner's own."""
     mixed_batch: StrictBool = False
-    """Extension: the worker takes images of several requests in one response (``jobs``)."""
+    """Extension: the worker accepts images of several requests in one response (``jobs``)."""
 
     @property
     def offer(self) -> Offer:
-        """What the worker can draw."""
+        """The images that the worker can draw."""
         return Offer(
             bridge_agent=self.bridge_agent,
             models=list(dict.fromkeys(self.models)),
@@ -304,7 +304,7 @@ class PopRequest(_Body):
 
 
 class GenMetadata(_Body):
-    """One remark of a worker about an image."""
+    """One remark by a worker about an image."""
 
     type: Annotated[StrictStr, Field(max_length=100)]
     value: Annotated[StrictStr, Field(max_length=1000)]
@@ -316,7 +316,7 @@ class SubmitRequest(_Body):
 
     id: Annotated[StrictStr, Field(min_length=36, max_length=36)]
     generation: StrictStr
-    """``R2`` when the image was uploaded, else the WebP file in base64."""
+    """``R2`` if the image was uploaded, else the WebP file in base64."""
     state: Literal["ok", "censored", "faulted", "csam"] = "ok"
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
     gen_metadata: Annotated[list[GenMetadata], Field(max_length=50)] = []
@@ -334,7 +334,7 @@ class ModelQuery(_Body):
     min_count: Annotated[int, Field(ge=0)] | None = None
     max_count: Annotated[int, Field(ge=0)] | None = None
     model_state: Literal["known", "custom", "all"] = "all"
-    """``known`` are the operator's models, ``custom`` those that only volunteers draw."""
+    """``known``: the operator's models; ``custom``: models that only volunteers draw."""
 
 
 class ModelStatsQuery(_Body):
@@ -375,12 +375,12 @@ UuidText = Annotated[StrictStr, Field(min_length=36, max_length=36)]
 
 
 class Rating(_Body):
-    """What somebody thinks of one image."""
+    """One person's rating of one image."""
 
     id: UuidText
     rating: Annotated[StrictInt, Field(ge=1, le=10)]
     artifacts: Annotated[StrictInt, Field(ge=0, le=5)] | None = None
-    """How flawed it is: 0 not at all, 5 completely."""
+    """How flawed the image is, from 0 (not at all) to 5 (completely)."""
 
 
 class RateRequest(_Body):
@@ -391,12 +391,12 @@ class RateRequest(_Body):
 
     @property
     def best_id(self) -> str | None:
-        """The best image's id as it is stored."""
+        """The id of the best image, in lower case as it is stored."""
         return self.best.lower() if self.best else None
 
     @property
     def rated(self) -> list[ImageRating]:
-        """The ratings by the images' ids as they are stored."""
+        """The ratings, with image ids in lower case as they are stored."""
         return [
             ImageRating(generation_id=one.id.lower(), rating=one.rating, artifacts=one.artifacts)
             for one in self.ratings
@@ -404,15 +404,15 @@ class RateRequest(_Body):
 
 
 class DocumentQuery(_Body):
-    """How a document is wanted."""
+    """The query of ``GET /v2/documents/{name}``."""
 
     format: Literal["html", "markdown"] = "html"
 
 
 def _trimmed(name: str) -> str:
-    # After the other checks, so that what is taken always fits the published schema.
+    # Runs after the other checks, so every accepted name also fits the published schema.
     if not name.strip():
-        message = "a name needs a character that can be seen"
+        message = "a name needs at least one visible character"
         raise ValueError(message)
     return name.strip()
 
@@ -444,7 +444,7 @@ Note = Annotated[StrictStr, Field(min_length=5, max_length=500)]
 
 
 def _whole(value: object) -> object:
-    # horde_sdk sends 5.0 for 5.
+    # horde_sdk sends 5.0 instead of 5.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -460,7 +460,7 @@ class TransferRequest(_Body):
 
 
 class AwardRequest(TransferRequest):
-    """The body of ``POST /v2/kudos/award``: new kudos, so there is a bound."""
+    """The body of ``POST /v2/kudos/award``. An award creates kudos, so the amount is bounded."""
 
     amount: Annotated[Whole, Field(le=1_000_000_000)] = 100
 
@@ -468,9 +468,9 @@ class AwardRequest(TransferRequest):
 class UserChange(_Body):
     """The body of ``PUT /v2/users/{id}``.
 
-    By the owner or a moderator: ``username``, ``contact``; by a moderator: ``concurrency``,
-    ``trusted``, ``flagged``, ``admin_comment``, ``undelete``; by an admin: ``kudos``,
-    ``monthly_kudos``, ``moderator``. The others are refused.
+    The owner or a moderator may set ``username`` and ``contact``; a moderator ``concurrency``,
+    ``trusted``, ``flagged``, ``admin_comment`` and ``undelete``; an admin ``kudos``,
+    ``monthly_kudos`` and ``moderator``. The other fields are refused.
     """
 
     username: UserName | None = None
@@ -481,10 +481,10 @@ class UserChange(_Body):
     admin_comment: Note | None = None
     undelete: StrictBool | None = None
     kudos: Annotated[Whole, Field(ge=-1_000_000_000, le=1_000_000_000)] | None = None
-    """Given, or taken where below zero."""
+    """Kudos to give, or to take if negative."""
     moderator: StrictBool | None = None
     monthly_kudos: Annotated[Whole, Field(ge=0, le=1_000_000_000)] | None = None
-    """Its own allowance instead of the operator's for everybody."""
+    """Monthly allowance in kudos, instead of the operator's default."""
     public_workers: Any = None
     usage_multiplier: Any = None
     worker_invited: Any = None
@@ -499,16 +499,16 @@ class UserChange(_Body):
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What is to be set, by field; a null changes nothing."""
+        """The new values, by field; null changes nothing."""
         sent = {name: getattr(self, name) for name in self.model_fields_set}
         return {name: value for name, value in sent.items() if value is not None}
 
 
 class SharedKeyChange(_Body):
-    """The body of ``PATCH /v2/sharedkeys/{id}``; -1 means without bound."""
+    """The body of ``PATCH /v2/sharedkeys/{id}``; -1 means unlimited."""
 
     kudos: Annotated[Whole, Field(ge=-1, le=50_000_000)] | None = None
-    """What may be spent with it from now on; 0 disables it."""
+    """Kudos that the key may spend from now on; 0 disables it."""
     expiry: Annotated[Whole, Field(ge=-1, le=36_500)] | None = None
     """Days from now."""
     name: Annotated[StrictStr, Field(min_length=3, max_length=255)] | None = None
@@ -518,7 +518,7 @@ class SharedKeyChange(_Body):
 
 
 class SharedKeyRequest(SharedKeyChange):
-    """The body of ``PUT /v2/sharedkeys``; -1 means without bound."""
+    """The body of ``PUT /v2/sharedkeys``; -1 means unlimited."""
 
     kudos: Annotated[Whole, Field(ge=-1, le=50_000_000)] = 5000
     expiry: Annotated[Whole, Field(ge=-1, le=36_500)] = -1
@@ -532,23 +532,23 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parse(model: type[M], body: object) -> M:
-    """Validate a JSON body.
+    """Return a JSON body as a model.
 
-    Raises PayloadError with every error at once, by dotted path, in the Horde's words.
+    Raises PayloadError with all errors, by dotted path, in the Horde's wording.
     """
     if not isinstance(body, dict):
         raise PayloadError({"": f"{body!r} is not of type 'object'"[:200]})
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise PayloadError({_path(e["loc"]): _words(e) for e in error.errors()}) from None
+        raise PayloadError({_path(e["loc"]): _message(e) for e in error.errors()}) from None
 
 
 def _path(location: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in location)
 
 
-def _words(error: Any) -> str:  # noqa: C901, PLR0911 - a flat table of pydantic's errors
+def _message(error: Any) -> str:  # noqa: C901, PLR0911 - a flat table of pydantic's errors
     value, context = error["input"], error.get("ctx", {})
     shown = repr(value)[:100]
     match error["type"]:

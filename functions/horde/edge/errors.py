@@ -1,7 +1,6 @@
-"""What is wrong with an HTTP request itself, before any rule has looked at it.
+"""Errors in the HTTP request itself, found before any rule is applied.
 
-Refusals with a reason of the horde's own are in ``rules.refusals``; both are turned into
-responses in ``edge.http``.
+Refusals by the horde's rules are in ``rules.refusals``; ``edge.http`` turns both into responses.
 """
 
 from http import HTTPStatus
@@ -14,7 +13,7 @@ MAX_BODY_MB = 6
 
 
 class PayloadError(HordeError):
-    """The body does not fit the schema: dotted paths, all errors at once, no ``rc``."""
+    """The body does not fit the schema: all errors by dotted path, and no ``rc``."""
 
     def __init__(self, errors: dict[str, str]) -> None:
         super().__init__("Input payload validation failed")
@@ -26,7 +25,7 @@ class PayloadError(HordeError):
 
 
 class MalformedBody(HordeError):
-    """The body is not JSON at all."""
+    """The body is not valid JSON."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -39,7 +38,7 @@ class MalformedBody(HordeError):
 
 
 class UnsupportedMediaType(MalformedBody):
-    """The body is announced as something other than JSON (or, for a form, than a form)."""
+    """The ``Content-Type`` is not JSON (for a form: not a form)."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
@@ -52,18 +51,18 @@ class UnsupportedMediaType(MalformedBody):
 
 
 class BodyTooLarge(MalformedBody):
-    """The body is larger than a Lambda takes."""
+    """The body is larger than a Lambda accepts."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
     def __init__(self) -> None:
         HordeError.__init__(
-            self, f"The request body is larger than this server takes ({MAX_BODY_MB} MB)."
+            self, f"The request body is larger than this server accepts ({MAX_BODY_MB} MB)."
         )
 
 
 class NulByteInPayload(HordeError):
-    """A NUL byte in a string that would be stored."""
+    """The body contains a NUL byte, which must not be stored."""
 
     rc = "NulByteInPayload"
 
@@ -72,7 +71,7 @@ class NulByteInPayload(HordeError):
 
 
 class TooManyRequests(MalformedBody):
-    """A rate limit is reached: the limit as message and no ``rc``, as the Horde answers."""
+    """A rate limit is reached. As in the Horde, the message is the limit and there is no ``rc``."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
 
@@ -82,7 +81,7 @@ class TooManyRequests(MalformedBody):
 
 
 class MethodNotAllowed(MalformedBody):
-    """The path exists, with other methods."""
+    """The path exists, but not with this method."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
 
@@ -92,7 +91,7 @@ class MethodNotAllowed(MalformedBody):
 
 
 class RouteNotFound(HordeError):
-    """No such route."""
+    """There is no such route."""
 
     status, rc = HTTPStatus.NOT_FOUND, "NotFound"
 

@@ -1,12 +1,12 @@
-"""The edge: API Gateway events in, the Horde's responses out.
+"""Turn API Gateway events into calls of route functions, and their results into responses.
 
-API Gateway has matched the route already. ``serve`` looks its name up, counts the request against
-the route's limits, calls the function and turns every HordeError into its response. Anything else
-is our fault: it is logged and answered with a JSON 500, since clients crash on other formats. The
-alarm on the API's 5xx responses rings.
+API Gateway has already matched the route. ``serve`` looks it up by name, counts the request against
+its rate limits, calls its function and turns every HordeError into a response. Any other exception
+is our bug: ``serve`` logs it and answers with a JSON 500, since clients crash on other formats. The
+alarm on the API's 5xx responses then fires.
 
-A ``Route`` says what its function takes and returns; the deployed routes and the OpenAPI are both
-read from there.
+A ``Route`` declares what its function takes and returns. The deployed routes and the OpenAPI
+document are both generated from it.
 """
 
 import base64
@@ -40,9 +40,9 @@ from horde.rules.refusals import HordeError
 logger = Logger(service="horde-commons", use_rfc3339=True)
 
 MAX_BODY = MAX_BODY_MB * 1_000_000
-"""Bytes of a body."""
+"""Largest body in bytes."""
 MAX_FORM, MAX_FIELDS = 20_000, 20
-"""Bytes and fields of a form."""
+"""Largest form in bytes, and its largest number of fields."""
 FORM = "application/x-www-form-urlencoded"
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -62,7 +62,7 @@ MISSING_KEY = (
 
 
 def is_uuid(text: str) -> bool:
-    """Say whether a text is a UUID in its usual form."""
+    """Return whether a text is a UUID in its hyphenated form."""
     try:
         return str(uuid.UUID(text)) == text.lower()
     except ValueError:
@@ -71,7 +71,7 @@ def is_uuid(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP request, of API Gateway's payload format 2.0."""
+    """One HTTP request, in API Gateway's payload format 2.0."""
 
     route: str
     path: Mapping[str, str]
@@ -85,7 +85,7 @@ class Call:
 
     @classmethod
     def of(cls, event: Mapping[str, Any]) -> "Call":
-        """Read a Lambda event."""
+        """Return the request in a Lambda event."""
         http = event.get("requestContext", {}).get("http", {})
         return cls(
             route=event["routeKey"],
@@ -101,11 +101,11 @@ class Call:
 
     @property
     def api_key(self) -> str | None:
-        """The key as sent, or None."""
+        """The API key as sent, or None."""
         return self.headers.get("apikey") or None
 
     def required_key(self) -> str:
-        """Return the key; raises PayloadError where the header is missing, as the Horde does."""
+        """Return the API key; raises PayloadError if the header is missing, as the Horde does."""
         if self.api_key is None:
             raise PayloadError({"apikey": MISSING_KEY})
         return self.api_key
@@ -131,14 +131,14 @@ class Call:
             return body
         try:
             text = json.dumps(body, ensure_ascii=False).encode()
-        except UnicodeEncodeError:  # a lone surrogate: no store takes it
+        except UnicodeEncodeError:  # a lone surrogate, which DynamoDB cannot store
             raise MalformedBody from None
         if b"\\u0000" in text:
             raise NulByteInPayload
         return body
 
     def form(self) -> dict[str, str]:
-        """Return the fields of an HTML form; of those sent twice the last.
+        """Return the fields of an HTML form; the last value wins if a field is repeated.
 
         Raises BodyTooLarge, UnsupportedMediaType, MalformedBody or NulByteInPayload.
         """
@@ -166,7 +166,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response: a model or plain JSON; text of another ``kind`` goes out as it is."""
+    """A response: a model or plain JSON. A body of another ``kind`` is sent unchanged."""
 
     body: Any
     status: HTTPStatus = HTTPStatus.OK
@@ -181,7 +181,7 @@ class ApiSettings(aws.Settings):
     rate_limits: bool
     trusted_ips: str
     admins: str
-    """Ids of the accounts the operator named, comma-separated."""
+    """Ids of the accounts that the operator made admins, comma-separated."""
 
 
 class Key(StrEnum):
@@ -194,24 +194,24 @@ class Key(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """The function of a route, and all that its description says."""
+    """A route's function, and what the OpenAPI document says about the route."""
 
     run: Callable[[Call], Response]
     responses: Mapping[int, type[Wire] | type[WireList[Any]] | str]
-    """By status: a model, or the media type of what is not JSON."""
+    """By status: a model, or the media type of a response that is not JSON."""
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     key: Key = Key.UNUSED
     errors: tuple[type[HordeError], ...] = ()
-    """What else it may refuse with, beside what body, key and limits bring."""
+    """Refusals beyond those that follow from ``body``, ``query``, ``key`` and ``limits``."""
     limits: tuple[ratelimit.Limit, ...] = ()
     tag: str = ""
     hidden: bool = False
-    """Left out of the OpenAPI."""
+    """Whether the route is left out of the OpenAPI document."""
 
 
 def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, Any]:
-    """Serve one API Gateway event by the route it names."""
+    """Return the response to one API Gateway event, from the route that the event names."""
     name, call = str(event.get("routeKey")), Call.of(event)
     headers: dict[str, str] = {}
     mask: masks.Mask = {}
@@ -226,10 +226,10 @@ def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, An
     except HordeError as refusal:
         response = Response(refusal.body(), refusal.status, headers=refusal.headers)
     except Exception:
-        logger.exception("our fault", extra={"route": name})
+        logger.exception("unexpected error", extra={"route": name})
         body = {"message": "Something went wrong on our side. Please try again.", "rc": "Internal"}
         response = Response(body, HTTPStatus.INTERNAL_SERVER_ERROR)
-    # One line per invocation, and no prompt, key or address in it.
+    # One line per invocation, without prompt, key or address.
     rc = response.body.get("rc") if isinstance(response.body, dict) else None
     logger.info("answered", extra={"route": name, "status": int(response.status), "rc": rc})
     return {
@@ -242,12 +242,12 @@ def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, An
             **headers,
             **response.headers,
         },
-        "body": _written(response, mask),
+        "body": _encoded(response, mask),
         **({"isBase64Encoded": True} if response.is_base64 else {}),
     }
 
 
-def _written(response: Response, mask: masks.Mask) -> str:
+def _encoded(response: Response, mask: masks.Mask) -> str:
     if response.kind != JSON:
         return str(response.body)
     body = response.body

@@ -1,7 +1,7 @@
-"""``X-Fields``: which parts of a response a client wants, such as ``id,generations{img,seed}``.
+"""``X-Fields``: the fields of a response that a client wants, as in ``id,generations{img,seed}``.
 
-The grammar is flask-restx's (horde-api.md 1.0). A mask of a list is applied to each of its parts;
-``*`` takes the rest.
+The grammar is flask-restx's (horde-api.md 1.0). The mask of a list applies to each of its elements;
+``*`` stands for all other fields.
 """
 
 import re
@@ -12,17 +12,17 @@ from horde.rules.refusals import HordeError
 Mask = dict[str, "Mask | None"]
 
 _TOKEN = re.compile(r"\s*([{},]|[^{},\s]+)\s*")
-MOST = 2000
-"""Characters of a mask."""
+MAX_LENGTH = 2000
+"""Longest mask, in characters."""
 
 
 class BadMask(HordeError):  # noqa: N818 - named like its rc
-    """A mask that cannot be read."""
+    """The mask cannot be parsed."""
 
 
 def parse(text: str) -> Mask:
-    """Read a mask, before anything is done; raises BadMask. An empty one asks for everything."""
-    if len(text) > MOST:
+    """Parse a mask; an empty one selects everything. Raises BadMask."""
+    if len(text) > MAX_LENGTH:
         raise BadMask("The X-Fields mask is too long.")
     tokens = _TOKEN.findall(text)
     if tokens[:1] == ["{"]:
@@ -34,7 +34,7 @@ def parse(text: str) -> Mask:
 
 
 def _bad() -> BadMask:
-    return BadMask("The X-Fields mask cannot be read; it looks like: id,generations{img,seed}")
+    return BadMask("The X-Fields mask cannot be parsed. Example: id,generations{img,seed}")
 
 
 def _fields(tokens: list[str]) -> tuple[Mask, list[str]]:
@@ -58,7 +58,7 @@ def _fields(tokens: list[str]) -> tuple[Mask, list[str]]:
 
 
 def apply(mask: Mask, body: Any) -> Any:
-    """Return what a mask leaves of a JSON body."""
+    """Return the parts of a JSON body that a mask selects."""
     if isinstance(body, list):
         return [apply(mask, part) for part in body]
     if not isinstance(body, dict):

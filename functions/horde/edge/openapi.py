@@ -1,6 +1,6 @@
-"""The API's description, read from the routes and their models: there is no second truth.
+"""The OpenAPI 3.1 document, generated from the routes and their models.
 
-OpenAPI 3.1. Built when asked for, from whatever handlers are deployed beside this package.
+It is built on request, from the handlers that are deployed beside this package.
 """
 
 import importlib
@@ -33,10 +33,10 @@ UUID_PATHS = ("/generate/check/", "/generate/status/", "/generate/rate/")
 DESCRIPTION = """\
 A serverless AI Horde: the AI Horde's image API. Shared images become an open data set (CC0) for
 LAION. Sharing lowers the tax: +{tax_shared} kudos per image instead of +{tax_private}. Anonymous
-text-to-image is always shared, image-to-image and inpainting never are.
+text-to-image is always shared; image-to-image and inpainting never are.
 
-Send your key in the header `apikey`; `0000000000` is anonymous. Pick a response's fields with the
-header `X-Fields`.
+Send your API key in the header `apikey`; `0000000000` is the anonymous key. The header `X-Fields`
+selects the fields of a response.
 """
 
 
@@ -50,7 +50,7 @@ def routes() -> Mapping[str, Route]:
 
 
 def methods_of(path: str) -> list[str]:
-    """Return the methods that a path has, such as ``/api/v2/find_user``; empty if it is unknown."""
+    """Return the methods of a path such as ``/api/v2/find_user``; none if the path is unknown."""
     found = []
     for name in routes():
         method, _, template = name.partition(" ")
@@ -107,7 +107,7 @@ def _models(route: Route) -> Iterator[tuple[type[BaseModel], str]]:
 
 
 def _nullable(schema: dict[str, Any]) -> None:
-    """Say that null means absent: clients send it, and the parser takes it."""
+    """Allow null in optional fields: clients send it, and the parser treats it as absent."""
     required = schema.get("required", [])
     for name, inner in schema.get("properties", {}).items():
         if name not in required and {"type": "null"} not in inner.get("anyOf", []):
@@ -119,7 +119,7 @@ def _nullable(schema: dict[str, Any]) -> None:
 
 def _errors(route: Route) -> Iterator[type[HordeError]]:
     yield from route.errors
-    yield MalformedBody  # an X-Fields mask that cannot be read
+    yield MalformedBody  # an X-Fields mask that cannot be parsed
     if route.body is not None:
         yield from (PayloadError, BodyTooLarge, UnsupportedMediaType, NulByteInPayload)
     if route.query is not None:
@@ -160,7 +160,7 @@ def _operation(path: str, route: Route, references: Mapping[Any, Any]) -> dict[s
     for status, response in route.responses.items():
         if isinstance(response, str):
             content = {response: {}}
-            text = "As it is."
+            text = "The file."
         else:
             content = {"application/json": {"schema": references[response, "serialization"]}}
             text = (response.__doc__ or "").strip().partition("\n")[0]

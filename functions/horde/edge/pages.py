@@ -1,4 +1,4 @@
-"""HTML pages: one look, no script, nothing from elsewhere."""
+"""HTML pages with one style, no inline script and nothing from other hosts."""
 
 from collections.abc import Mapping
 from html import escape
@@ -31,6 +31,6 @@ def page(
     status: HTTPStatus = HTTPStatus.OK,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return a page; ``body`` is HTML, the title is escaped here."""
+    """Return a page. ``body`` is HTML and not escaped; the title is plain text and escaped here."""
     text = HEAD.format(title=escape(title)) + body
     return Response(text, status, kind=HTML, headers={**POLICY, **(headers or {})})

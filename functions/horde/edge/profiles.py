@@ -1,4 +1,4 @@
-"""How an account is shown: what everybody sees of it, what its owner sees, what moderators see."""
+"""The fields of an account that the public, its owner and moderators see."""
 
 from typing import Any
 
@@ -22,9 +22,9 @@ from horde.rules.dates import iso
 def details(
     user: User, rank: Privilege, *, now: int, admins: str, key: SharedKey | None = None
 ) -> UserDetails:
-    """Return what a list shows of an account; ``now`` is in seconds.
+    """Return the fields of an account that a list shows; ``now`` is in seconds.
 
-    ``key`` is the shared key by which it was found: its holder learns who owns it, no more.
+    ``key`` is the shared key that the account was looked up by. Its holder learns only who owns it.
     """
     shown = UserDetails(
         username=f"{user.alias} (Shared Key: {key.name})" if key else user.username,
@@ -43,10 +43,10 @@ def details(
     return shown if user.anonymous else shown.model_copy(update=_counts(user, now))
 
 
-def single(
+def detail_fields(
     user: User, workers: list[str], requests: list[str], rank: Privilege, *, allowance: int
 ) -> dict[str, Any]:
-    """Return what only the page of one account shows; ``allowance`` is in kudos per month."""
+    """Return the fields that a list leaves out; ``allowance`` is in kudos per month."""
     shown: dict[str, Any] = {"worker_count": len(workers)}
     if rank >= Privilege.OWNER:
         at = user.allowed_at

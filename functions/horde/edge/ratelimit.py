@@ -1,10 +1,10 @@
-"""The Horde's rate limits: fixed windows, counted before anything else is looked at.
+"""The Horde's rate limits: fixed windows, counted before any other check.
 
-There are two kinds. A limit that protects us from floods of reads is counted in the memory of each
-Lambda process: it costs nothing and writes nothing; several processes together may let more
-through. A limit that must hold (``exact``) is counted in the table, one write per caller and
-request, on an item of that caller and window alone. What one process has seen by itself is a lower
-bound of the truth, so a flood is refused from memory and never becomes a flood of writes.
+There are two kinds. A limit that only protects us from floods of reads is counted in the memory of
+each Lambda process. This writes nothing, but several processes together may let more through. A
+limit that must hold (``exact``) is counted in the table: one write per request, to an item of that
+caller and window alone. The count in memory is a lower bound of the real one. So a flood is refused
+from memory and never becomes a flood of writes.
 """
 
 import hashlib
@@ -21,23 +21,23 @@ from horde.edge.errors import TooManyRequests
 from horde.store import connect
 
 MAX_WINDOWS = 20_000
-"""Windows remembered by a process before those that are over are dropped."""
+"""Windows that a process remembers before it drops those that have ended."""
 ANONYMOUS_PARTS = 8
-"""The anonymous key's count is spread over this many items, by address: no item is hot."""
+"""Items over which the anonymous key's count is spread, by address, so that none becomes hot."""
 
 
 class By(StrEnum):
-    """Whose requests are counted together."""
+    """Which requests are counted together."""
 
     IP = "ip"
     KEY = "key"
     PATH = "path"
-    """Those of one address to one path, so for each request id apart."""
+    """Requests from one address to one path, and so to each request id separately."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most ``count`` requests in ``seconds``. ``trusted`` is for the operator's addresses."""
+    """At most ``count`` requests in ``seconds``; ``trusted`` replaces it for trusted addresses."""
 
     count: int
     seconds: int
@@ -45,21 +45,21 @@ class Limit:
     exact: bool = False
     trusted: int | None = None
     anonymous: int | None = None
-    """For the anonymous key, which many people share."""
+    """Replaces ``count`` for the anonymous key, which many people share."""
 
     def allowed(self, *, trusted: bool, anonymous: bool) -> int:
-        """Return the count that holds for a caller."""
+        """Return the number of requests that a caller may send per window."""
         if anonymous and self.by is By.KEY and self.anonymous is not None:
             return self.anonymous
         return self.trusted if trusted and self.trusted is not None else self.count
 
     def __str__(self) -> str:
-        """Return the limit in the Horde's words, such as ``2 per 1 second``."""
-        return words(self.count, self.seconds)
+        """Return the limit in the Horde's wording, such as ``2 per 1 second``."""
+        return limit_text(self.count, self.seconds)
 
 
-def words(count: int, seconds: int) -> str:
-    """Return a limit in the Horde's words."""
+def limit_text(count: int, seconds: int) -> str:
+    """Return a limit in the Horde's wording, such as ``2 per 1 second``."""
     units = {1: "second", 60: "minute", 3600: "hour"}
     return f"{count} per 1 {units.get(seconds, f'{seconds} seconds')}"
 
@@ -72,9 +72,9 @@ GENERATE = (
 """POST generate/async (horde-api.md 1.1)."""
 CHECK = (Limit(10, 1, By.PATH),)
 STATUS = (Limit(10, 60, By.PATH, trusted=120),)
-RATE = (Limit(5, 60, By.PATH, trusted=60),)
+RATING = (Limit(5, 60, By.PATH, trusted=60),)
 REGISTER = (Limit(10, 60, By.IP, exact=True, trusted=600),)
-"""Accounts cost nothing and start with kudos that cannot be spent upfront."""
+"""Registration is free, and a new account's kudos cannot be spent upfront."""
 TRANSFER = (Limit(1, 1, By.KEY, exact=True), Limit(90, 3600, By.KEY, exact=True))
 """POST kudos/transfer (horde-api.md 1.5)."""
 USER = (Limit(60, 60, By.PATH, trusted=600),)
@@ -85,17 +85,17 @@ READ = (Limit(90, 60, By.PATH, trusted=600),)
 
 
 class Settings(aws.Settings):
-    """Whether limits hold, whom the operator trusts, and where exact ones are counted."""
+    """Whether limits are enforced, which addresses are trusted, and the table of exact counts."""
 
     rate_limits: bool
     trusted_ips: str
-    """Addresses and networks (CIDR), separated by commas."""
+    """Addresses and networks (CIDR), comma-separated."""
     table_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request, as far as limits are concerned."""
+    """Where a request comes from, as the limits distinguish it."""
 
     ip: str
     api_key: str | None
@@ -103,7 +103,7 @@ class Caller:
     """Method and path."""
 
     def subject(self, by: By) -> str | None:
-        """Return what is counted together, hashed: no address and no key is kept."""
+        """Return the hash that requests are counted by; no address or key is stored."""
         match by:
             case By.IP:
                 return _hash(network(self.ip))
@@ -120,7 +120,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """How near a caller is to a limit: what the ``X-RateLimit`` headers say."""
+    """How close a caller is to a limit, as the ``X-RateLimit`` headers report it."""
 
     count: int
     limit: int
@@ -130,11 +130,11 @@ class LimitStatus:
 
     @property
     def over(self) -> bool:
-        """Whether this request is one too many."""
+        """Whether this request exceeds the limit."""
         return self.count > self.limit
 
     def headers(self) -> dict[str, str]:
-        """Return the headers of every response of a limited route."""
+        """Return the headers that every response of a limited route carries."""
         return {
             "X-RateLimit-Limit": str(self.limit),
             "X-RateLimit-Remaining": str(max(0, self.limit - self.count)),
@@ -144,7 +144,7 @@ class LimitStatus:
 
 
 def network(ip: str) -> str:
-    """Return the address itself, or the /64 of an IPv6 one: a household, not its every address."""
+    """Return an IPv4 address itself, or the /64 of an IPv6 address, which is one household."""
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:
@@ -164,7 +164,7 @@ def _networks(listed: str) -> tuple[Any, ...]:
 
 
 def is_trusted(ip: str, listed: str) -> bool:
-    """Say whether an address is in one of the operator's networks."""
+    """Return whether an address is in one of the listed networks."""
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:
@@ -179,8 +179,8 @@ def _hash(text: str) -> str:
 _seen: dict[tuple[str, int, int], int] = {}
 
 
-def forget() -> None:
-    """Drop what this process has counted, for tests."""
+def clear_cache() -> None:
+    """Drop the counts of this process, for tests."""
     _seen.clear()
 
 
@@ -194,7 +194,7 @@ def _count_here(subject: str, seconds: int, now: int) -> int:
 
 
 def check(limits: Sequence[Limit], route: str, caller: Caller) -> LimitStatus | None:
-    """Count a request; returns the tightest limit. Raises TooManyRequests."""
+    """Count a request and return the tightest limit's status; raises TooManyRequests."""
     if not limits:
         return None
     settings, now = Settings.load(), clock.now()
@@ -221,7 +221,7 @@ def check(limits: Sequence[Limit], route: str, caller: Caller) -> LimitStatus | 
         groups.setdefault(subject, []).append(here)
         if limit.exact:
             exact.add(subject)
-    # Memory first: who is over the limit already writes nothing.
+    # Memory first: a caller who is over the limit already causes no write.
     tightest = _tightest([one for group in groups.values() for one in group])
     if exact:
         counted = [
@@ -246,6 +246,6 @@ def _tightest(found: list[LimitStatus]) -> LimitStatus | None:
         return None
     worst = min(found, key=lambda one: (one.limit - one.count, -one.reset_at))
     if worst.over:
-        # The Horde counts a refused request too; a client that waits as told gets through.
-        raise TooManyRequests(words(worst.limit, worst.seconds), worst.headers())
+        # Like the Horde, count refused requests too; a client that honours Retry-After passes.
+        raise TooManyRequests(limit_text(worst.limit, worst.seconds), worst.headers())
     return worst

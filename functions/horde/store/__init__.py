@@ -1,8 +1,8 @@
-"""The table: the only package that knows its keys, indexes and conditions.
+"""The table. No other package knows its keys, indexes and conditions.
 
-A caller names the room: ``store.queue.claim(...)``, ``store.requests.accept(...)``. Every verb is
-one call or one transaction. Conditions carry names; a verb whose condition fails says so by its
-result and changes nothing.
+A caller names the room: ``store.queue.claim(...)``, ``store.requests.accept(...)``. Every method is
+one call or one transaction. If its condition fails, it changes nothing and reports the failure by
+its result. Conditions are named local variables.
 
 Items (``pk`` / ``sk``):
 
@@ -12,33 +12,33 @@ Items (``pk`` / ``sk``):
                                                pending until it is marked posted
 ``KEY#<sha256>``      ``KEY``                  an API key's hash -> user, and whether it is a
                                                worker key
-``COUNTER``           ``USERS``                the last user id given out
+``COUNTER``           ``USERS``                the last user id assigned
 ``REQUEST#<id>``      ``REQUEST``              a request
 ``GENERATION#<id>``   ``GENERATION``           one image of a request
 ``WORKER#<id>``       ``WORKER``               a worker, as of its last pop
 ``USER#<id>``         ``WORKER#<id>``          a worker that this account owns
-``WORKER#<id>``       ``STATS``                what it has done so far
-``USER#0``            ``STATS``                what the anonymous account asked for and got
-``STATS``             ``MINUTE#<time>``, ...   what was drawn, by minute, day and model, and ever
-``COUNTED#<id>``      ``COUNTED``              an anonymous request that is counted already
-``FLEET``             ``CENSUS``               the minute's census of workers and queues
-``FLEET``             ``MODES``                what the operator switched
-``NAME#<name>``       ``NAME``                 which worker has this name, in small letters
-``MODEL#<name>``      ``MODEL``                until when a live worker offers this model
-``SHARED#<id>``       ``SHARED``               which user's image is in the data set (private;
+``WORKER#<id>``       ``STATS``                a worker's statistics
+``USER#0``            ``STATS``                the anonymous account's statistics
+``STATS``             ``MINUTE#<time>``, ...   images and work by minute, by day, by model
+``COUNTED#<id>``      ``COUNTED``              marks an anonymous request as counted
+``FLEET``             ``CENSUS``               the last census of workers and queues
+``FLEET``             ``MODES``                the modes that the operator has set
+``NAME#<name>``       ``NAME``                 a worker's name in lower case -> the worker
+``MODEL#<name>``      ``MODEL``                when an online worker last offered this model
+``SHARED#<id>``       ``SHARED``               an image in the data set and its author (private;
                                                for withdrawal)
-``WEBHOOK#<id>``      ``WEBHOOK``              an image whose webhook is to be called (outbox)
-``RATING#<id>``       ``RATING``               what somebody thinks of a shared image
+``WEBHOOK#<id>``      ``WEBHOOK``              an image whose webhook must be called (outbox)
+``RATING#<id>``       ``RATING``               the rating of a shared image
 ``SHAREDKEY#<id>``    ``SHAREDKEY``            a key that lets others spend an account's kudos
-``RATELIMIT#...``     ``RATELIMIT``            one caller's requests to one route in one window
-``IDEMPOTENCY#...``   ``IDEMPOTENCY``          an ``Idempotency-Key`` and what it was used for
+``RATELIMIT#...``     ``RATELIMIT``            the count of one caller's requests to one route
+``IDEMPOTENCY#...``   ``IDEMPOTENCY``          an ``Idempotency-Key`` and the body it was used with
 ``PAIR#<id>#<id>``    ``PAIR``                 the last transfer between two users
 ====================  =======================  ===============================================
 
-The indexes are sparse: ``waiting`` holds the images that wait, the best last; ``due`` holds leases
-and requests by the time they run out, and rewards until they are posted; ``listed`` holds an
-account's waiting images and its requests, all users by their kudos, and workers by the time they
-were last seen (``store.items``).
+The indexes are sparse (``store.items``). ``waiting`` holds waiting images, the highest priority
+last. ``due`` holds leases and requests by the time they expire, and rewards until they are posted.
+``listed`` holds an account's waiting images and requests, all users by kudos, and workers by the
+time they were last seen.
 """
 
 from functools import cache
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """The rooms of one table."""
+    """The rooms of one table, as attributes."""
 
     def __init__(self, table: str, client: "DynamoDBClient") -> None:
         self.table = Table(table, client)
@@ -90,5 +90,5 @@ def _connected(table: str) -> Store:
 
 
 def connect(table: str) -> Store:
-    """Return the store of a table, one per process."""
+    """Return the store of a table; there is one per process."""
     return _connected(table)

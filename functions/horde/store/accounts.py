@@ -1,4 +1,4 @@
-"""Accounts and API keys: who may spend, and how a balance is moved by hand."""
+"""Accounts and API keys: registration, changes, grants and the monthly allowance."""
 
 import heapq
 import itertools
@@ -34,18 +34,18 @@ from horde.store.table import Table
 from horde.store.transaction import EXISTS, check, new
 
 DELETED: Mapping[str, Any] = {"deleted": True, LISTED.partition: None}
-"""What ``change`` sets to delete an account: it leaves the list of users."""
+"""The changes that delete an account; it leaves the list of users too."""
 _LAST_ID = (Kind.COUNTER, "USERS")
 
 
 def undeleted(user: User) -> dict[str, Any]:
-    """Return what ``change`` sets to undo a deletion."""
+    """Return the changes that undo an account's deletion."""
     return {"deleted": None, LISTED.partition: users_list(user.id)}
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Whose an API key is, and whether it may run workers."""
+    """The owner of an API key, and whether it is a worker key."""
 
     user_id: int
     worker: bool
@@ -58,26 +58,26 @@ class Accounts:
         self._table = table
 
     def key(self, key_hash: str) -> Key | None:
-        """Look an API key up by its hash."""
+        """Look up an API key by its hash."""
         item = self._table.get(key(Kind.KEY, key_hash))
         return from_item(Key, item) if item else None
 
     def get(self, user_id: int) -> User | None:
-        """Read an account; the anonymous one is not in the table."""
+        """Read an account. The anonymous account is not in the table, but is returned too."""
         if user_id == ANONYMOUS_ID:
             return accounts.anonymous()
         item = self._table.get(key(Kind.USER, user_id))
         return from_item(User, item) if item else None
 
     def get_many(self, ids: Iterable[int]) -> dict[int, User]:
-        """Read accounts, by their ids."""
+        """Read accounts; returns those that exist, by id."""
         items = self._table.batch(key(Kind.USER, user_id) for user_id in dict.fromkeys(ids))
         return {user.id: user for user in (from_item(User, item) for item in items)}
 
     def top_by_kudos(self, limit: int) -> list[int]:
-        """Return the ids of the ``limit`` accounts with the most kudos, best first.
+        """Return the ids of the ``limit`` accounts with the most kudos, richest first.
 
-        Deleted ones are not listed. The index is eventually consistent.
+        Deleted accounts are left out. The index is eventually consistent.
         """
         shards = [self._top_of(shard, limit) for shard in range(USER_SHARDS)]
         merged = heapq.merge(*shards)
@@ -88,16 +88,20 @@ class Accounts:
         return sorted((-int(item[LISTED.sort]["N"]), int(id_of(item))) for item in found)
 
     def change(self, user: User, changes: Mapping[str, Any], grant: int = 0) -> bool:
-        """Set an account's fields (None or False removes one) and move kudos by an admin's hand.
+        """Set an account's fields and grant it kudos, both or neither.
 
-        Both or neither; False if the account is gone or would fall below its floor.
+        None or False removes a field. ``grant`` may be negative. Returns False if the account is
+        gone or would fall below its floor.
         """
         if not grant:
             return self._table.change(key(Kind.USER, user.id), changes) is not None
         return self._grant(user, grant, "admin", changes)
 
     def grant(self, user_id: int, amount: int) -> bool:
-        """Move kudos by the operator's hand; False if no such user or it would pass the floor."""
+        """Grant kudos for the operator, or take them if ``amount`` is negative.
+
+        Returns False if there is no such user or the balance would fall below its floor.
+        """
         user = self.get(user_id)
         return user is not None and self._grant(user, amount, "operator")
 
@@ -111,9 +115,9 @@ class Accounts:
         )
 
     def register(self, alias: str, key_hash: str) -> User:
-        """Open an account at its floor with one API key.
+        """Open an account with one API key, its balance at its floor.
 
-        Crash window: after the counter, before the account: a number is skipped, nothing else.
+        Crash window: a crash between the counter and the account only skips a number.
         """
         answer = self._table.add(key_of(_LAST_ID), "ADD last_id :one", {"one": 1})
         floor = ruleset.IN_FORCE.floor
@@ -136,7 +140,7 @@ class Accounts:
         return user
 
     def add_worker_key(self, user_id: int, key_hash: str) -> bool:
-        """Give a user a key that may pop and submit; False if there is no such user."""
+        """Add a worker key to an account; returns False if there is no such user."""
         parts = [
             _new_key(key_hash, user_id, worker=True),
             check(key(Kind.USER, user_id), EXISTS),
@@ -144,10 +148,10 @@ class Accounts:
         return self._table.try_transact(parts)
 
     def give_allowance(self, user: User, default: int) -> User:
-        """Give an account its kudos of this month, once, and return it as it is then.
+        """Give an account this month's allowance once, and return the account as it is afterwards.
 
-        ``default`` is everybody's amount. The month is a condition of the transaction: there is no
-        crash window, and two calls at once give once.
+        ``default`` is the amount, in kudos, of accounts that have none of their own. The month is a
+        condition of the transaction. So there is no crash window, and concurrent calls give once.
         """
         now = clock.now()
         amount = allowance.due(user, default, now)
@@ -161,10 +165,10 @@ class Accounts:
             reference=f"month {month}",
             changes={"allowed_at": now},
         )
-        self._table.try_transact(parts)  # what another call gave meanwhile is given
+        self._table.try_transact(parts)  # False: a concurrent call gave this month's allowance
         return self.get(user.id) or user
 
 
 def _new_key(key_hash: str, user_id: int, *, worker: bool) -> Item:
-    held = {"user_id": {"N": str(user_id)}, "worker": {"BOOL": worker}}
-    return new({**key(Kind.KEY, key_hash), **held})
+    attributes = {"user_id": {"N": str(user_id)}, "worker": {"BOOL": worker}}
+    return new({**key(Kind.KEY, key_hash), **attributes})

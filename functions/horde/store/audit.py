@@ -1,6 +1,6 @@
-"""Reads for the audit alone: the whole table, and what decides a finding, read anew.
+"""Reads for the audit alone: the whole table, and the rows that confirm a finding.
 
-No Lambda imports this; a test holds that.
+No Lambda imports this module (``tests/infra/test_rooms.py``).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,36 +28,36 @@ from horde.store.table import Table
 
 
 def ledger_from(since_ms: int) -> str:
-    """Return the sort key from which on a ledger's entries were written since a time."""
+    """Return the lowest sort key of ledger entries written at or after a time, in ms."""
     return f"{Kind.LEDGER}#{iso(since_ms)}"
 
 
 class AuditStore:
-    """The table as the audit reads it. Nothing here writes."""
+    """The table as the audit reads it. No method writes."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._counters = Counters(table)
 
     def size(self) -> int:
-        """Return about how many items there are; DynamoDB counts them every six hours."""
+        """Return the approximate number of items; DynamoDB updates it every six hours."""
         described = self._table.client.describe_table(TableName=self._table.name)
         return described["Table"]["ItemCount"]
 
-    def everything(self, segment: int = 0, segments: int = 1) -> Iterator[list[Item]]:
+    def scan(self, segment: int = 0, segments: int = 1) -> Iterator[list[Item]]:
         """Yield the items of one of ``segments`` parts of the table, a page at a time.
 
-        The parts together are all of it; they may be read in parallel. Each item is as it is when
-        its page is read: this is no snapshot.
+        The parts together are the whole table and may be read in parallel. Each page shows the
+        table at the time it is read, so the scan is not a snapshot.
         """
         return self._table.scan(Segment=segment, TotalSegments=segments, ConsistentRead=True)
 
     def rows(self, keys: Iterable[Row]) -> list[Item]:
-        """Read items by their keys, in no order; those that are not there are left out."""
+        """Read items by their keys, in no order; missing items are left out."""
         return self._table.batch(key_of(row) for row in dict.fromkeys(keys))
 
     def account_since(self, user_id: int, since_ms: int) -> list[Item]:
-        """Read an account and its ledger's entries since a time, the account last."""
+        """Read an account's ledger entries since a time (ms), and then the account itself."""
         pages = self._table.pages(
             f"{PK} = :pk AND {SK} >= :since",
             {"pk": partition(Kind.USER, user_id), "since": ledger_from(since_ms)},
@@ -66,7 +66,7 @@ class AuditStore:
         return [item for page in pages for item in page]
 
     def transfers_since(self, since_ms: int) -> list[Item]:
-        """Read all entries of transfers since a time. Reads the whole table."""
+        """Read all ledger entries of transfers since a time (ms). Scans the whole table."""
         bounds = {"since": ledger_from(since_ms), "until": f"{Kind.LEDGER}#~"}
         pages = self._table.scan(
             FilterExpression=f"kind = :kind AND {SK} BETWEEN :since AND :until",
@@ -76,9 +76,9 @@ class AuditStore:
         return [item for page in pages for item in page]
 
     def counted(self, rows: Iterable[Row] | None = None) -> dict[Row, dict[str, int]]:
-        """Read the counters and what workers have done: of these rows, or of all.
+        """Read counters and workers' statistics: those of ``rows``, or all.
 
-        A worker that has no statistics yet has empty ones; a deleted worker has none.
+        A worker without statistics maps to an empty dictionary; a deleted worker is left out.
         """
         if rows is None:
             wanted = [row(Series(Scope.ANONYMOUS))]
@@ -104,5 +104,5 @@ class AuditStore:
 
 
 def numbers_of(item: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
-    """Return an item's numbers by name."""
+    """Return an item's numeric attributes by name."""
     return {name: int(value["N"]) for name, value in item.items() if "N" in value}

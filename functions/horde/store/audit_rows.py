@@ -1,6 +1,6 @@
-"""The table's items as the audit sees them: typed, and read without trusting them.
+"""The table's items as the audit sees them: typed rows, parsed without trusting the items.
 
-No Lambda imports this; a test holds that.
+No Lambda imports this module (``tests/infra/test_rooms.py``).
 """
 
 import uuid
@@ -17,7 +17,7 @@ from horde.store.settlements import POSTED, settlement_of
 
 @dataclass(frozen=True, slots=True)
 class AccountRow:
-    """An account, and where it stands in the list of all."""
+    """An account, and its place in the list of all users."""
 
     user: User
     listed: str | None
@@ -35,20 +35,20 @@ class EntryRow:
     postings: Mapping[str, int]
     reference: str
     posted: bool = False
-    """Whether a reward is paid and counted."""
+    """Whether a reward has been paid and counted."""
     settlement: Settlement | None = None
-    """What a reward was for."""
+    """The delivered image that a reward is for."""
 
     @property
     def written_at(self) -> int:
-        """When it was written, in seconds since the epoch; raises ValueError."""
+        """When the entry was written, in seconds since the epoch; raises ValueError."""
         text = self.row.sk.split("#")[1].replace("Z", "+00:00")
         return int(datetime.fromisoformat(text).astimezone(UTC).timestamp())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexKeys:
-    """Where an item stands in the indexes, and when it may go, in seconds since the epoch."""
+    """An item's attributes in the indexes and its TTL; times are in seconds since the epoch."""
 
     wait_model: str | None = None
     listed: str | None = None
@@ -58,13 +58,13 @@ class IndexKeys:
     gone_at: int | None = None
 
     def places(self) -> dict[str, str | int | None]:
-        """Return the attributes of the indexes by their names, without when it may go."""
+        """Return the attributes of the indexes by name, without the TTL."""
         return {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name != TTL}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestRow:
-    """A request; its payload is left out."""
+    """A request, without its payload."""
 
     request: Request
     keys: IndexKeys
@@ -97,7 +97,7 @@ class PublishedRow:
 
 @dataclass(frozen=True, slots=True)
 class CountedRow:
-    """The mark of an anonymous request that statistics have counted."""
+    """The item that marks an anonymous request as counted."""
 
     request_id: str
 
@@ -106,7 +106,7 @@ AuditRow = AccountRow | EntryRow | RequestRow | ImageRow | SharedKeyRow | Publis
 
 
 def kind_of(row: Row) -> str:
-    """Return what an item is, by its key: a kind, or the sort key of what has none."""
+    """Return the first part of an item's sort key, which is usually its kind."""
     return row.sk.partition("#")[0]
 
 
@@ -116,7 +116,7 @@ def name_of(row: Row) -> str:
 
 
 def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kinds
-    """Return an item as a typed row; None if the audit has no use for it.
+    """Return an item as a typed row, or None if the audit does not check its kind.
 
     Raises KeyError, ValueError, TypeError or AttributeError for an item that this system did not
     write.
@@ -145,7 +145,7 @@ def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kind
 
 def _account(name: str, item: Item) -> AccountRow:
     user = from_item(User, item)
-    _is_its_own(str(user.id), name)
+    _check_id(str(user.id), name)
     return AccountRow(user, _text(item, LISTED.partition), _number(item, LISTED.sort))
 
 
@@ -161,22 +161,22 @@ def _entry(row: Row, name: str, item: Item) -> EntryRow:
         posted=POSTED in item,
         settlement=settlement_of(item) if kind == kudos.Kind.REWARD else None,
     )
-    _ = entry.written_at  # raises for a key that is none
+    _ = entry.written_at  # raises ValueError for a malformed sort key
     return entry
 
 
 def _request(name: str, item: Item) -> RequestRow:
-    # Prompts are long, and nobody's business here.
+    # Prompts are long, and the audit has no need to see them.
     request = from_item(Request, {**item, "payload": {"S": "{}"}})
-    _is_its_own(request.id, name)
-    _is_a_uuid(name)
+    _check_id(request.id, name)
+    _check_uuid(name)
     return RequestRow(request, _keys(item), "rated_at" in item)
 
 
 def _image(name: str, item: Item) -> ImageRow:
     generation = from_item(Generation, item)
-    _is_its_own(generation.id, name)
-    _is_a_uuid(name)
+    _check_id(generation.id, name)
+    _check_uuid(name)
     return ImageRow(generation, _keys(item))
 
 
@@ -199,13 +199,13 @@ def _keys(item: Item) -> IndexKeys:
     )
 
 
-def _is_its_own(found: str, name: str) -> None:
+def _check_id(found: str, name: str) -> None:
     if found != name:
         message = f"its id is {found!r}"
         raise ValueError(message)
 
 
-def _is_a_uuid(name: str) -> None:
+def _check_uuid(name: str) -> None:
     if str(uuid.UUID(name)) != name:
         message = f"{name!r} is not a lowercase UUID"
         raise ValueError(message)

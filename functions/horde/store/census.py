@@ -1,4 +1,4 @@
-"""The minute's census, and what the operator switched."""
+"""The last census, and the modes that the operator has set."""
 
 import json
 from dataclasses import asdict, fields
@@ -19,7 +19,7 @@ class Censuses:
         self._table = table
 
     def put(self, census: Census) -> None:
-        """Write the minute's census over the last one."""
+        """Replace the last census."""
         rows = {name: list(asdict(load).values()) for name, load in census.models.items()}
         counts = {"at": census.at, "workers": census.workers, "threads": census.threads}
         self._table.put(
@@ -31,7 +31,7 @@ class Censuses:
         )
 
     def read(self) -> tuple[Census, bool]:
-        """Read the last census, and whether the operator switched maintenance on."""
+        """Return the last census, and whether the horde is in maintenance."""
         answer = self._table.query(f"{PK} = :fleet", {"fleet": Kind.FLEET})
         found: dict[str, Any] = {item[SK]["S"]: item for item in answer["Items"]}
         census, names = Census(), [spec.name for spec in fields(Load)]
@@ -50,5 +50,5 @@ class Censuses:
 
     def set_maintenance(self, *, on: bool) -> None:
         """Switch maintenance on or off."""
-        switched = {"maintenance": encode(on), "changed_at": encode(clock.now())}
-        self._table.put({**key_of((Kind.FLEET, _MODES)), **switched})
+        modes = {"maintenance": encode(on), "changed_at": encode(clock.now())}
+        self._table.put({**key_of((Kind.FLEET, _MODES)), **modes})

@@ -1,6 +1,7 @@
-"""The counters: statistics by minute, day and model, and what workers have done.
+"""The counters: statistics by minute, day and model, and of each worker.
 
-Whoever adds to one does so in the transaction of what it counts (``add`` returns the part).
+``add`` returns a part for the transaction that writes the counted event, so each event is counted
+exactly once.
 """
 
 import hashlib
@@ -28,14 +29,14 @@ from horde.store.table import Table
 from horde.store.transaction import update
 
 STATS_KEEP_S = 90 * DAY_S
-"""A worker that drew nothing for this long starts anew, in seconds."""
+"""Seconds without a drawn image after which a worker's statistics are deleted."""
 COUNTERS = Kind.STATS.value
-"""The partition of the counters that are nobody's."""
+"""The partition of the counters that belong to no worker or account."""
 MINUTE_MS = 60_000
 
 
 def row(series: Series) -> Row:
-    """Return the key of a series' item. A model's name may be longer than a sort key: hashed."""
+    """Return the key of a series' item. Model names are hashed: they may exceed a sort key."""
     if series.scope is Scope.WORKER:
         return Row(partition(Kind.WORKER, series.name), Kind.STATS)
     if series.scope is Scope.ANONYMOUS:
@@ -54,7 +55,7 @@ def row(series: Series) -> Row:
 
 
 def scope_of(row: Row) -> Scope:
-    """Return what an item of counters is about, by its key."""
+    """Return the scope of a counter item, from its key."""
     if row.pk != COUNTERS:
         return Scope.WORKER if row.pk.startswith(f"{Kind.WORKER}#") else Scope.ANONYMOUS
     return _SCOPES[row.sk.partition("#")[0]]
@@ -70,7 +71,10 @@ _SCOPES = {
 
 
 def add(series: Series, counter: Counter, changes: Mapping[str, int] | None = None) -> Item:
-    """Return the part that adds to a series' numbers, and sets some; a new item starts at 0."""
+    """Return the part that adds ``counter`` to a series and sets the fields of ``changes``.
+
+    A new item starts at 0.
+    """
     fixed: dict[str, Any] = dict(changes or {})
     if counter.gone_at:
         fixed[TTL] = counter.gone_at
@@ -89,18 +93,18 @@ def add(series: Series, counter: Counter, changes: Mapping[str, int] | None = No
 
 
 class Counters:
-    """What was counted."""
+    """Reads of the counters."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
 
     def anonymous(self) -> WorkerStats:
-        """Read what the anonymous account asked for and got."""
+        """Read the anonymous account's statistics."""
         item = self._table.get(stats_key(Kind.USER, ANONYMOUS_ID))
         return from_item(WorkerStats, item) if item else NO_STATS
 
     def totals(self, now_ms: int) -> Totals:
-        """Sum the counters of what was drawn; ``now_ms`` is the time to look back from."""
+        """Return the images and work up to ``now_ms`` (ms since the epoch), by period."""
 
         def minute_of(ms: int) -> str:
             return row(Series(Scope.MINUTE, period=minute(ms))).sk
@@ -121,7 +125,7 @@ class Counters:
         )
 
     def by_model(self, now_ms: int) -> ModelCounts:
-        """Sum the counters of images by model."""
+        """Return the images by model up to ``now_ms`` (ms since the epoch)."""
         today = f"MODELDAY#{day(now_ms)}#"
         month = self.between(f"MODELDAY#{day(_month_ago(now_ms))}#", f"{today}~")
         return ModelCounts(
@@ -131,7 +135,7 @@ class Counters:
         )
 
     def between(self, first: str, last: str, *, consistent: bool = False) -> list[Item]:
-        """Read the counters between two sort keys, both included."""
+        """Read the counters between two sort keys, inclusive."""
         pages = self._table.pages(
             f"{PK} = :stats AND {SK} BETWEEN :first AND :last",
             {"stats": COUNTERS, "first": first, "last": last},

@@ -1,4 +1,4 @@
-"""What ran out: leases, requests, and rewards that nobody posted."""
+"""The due index: leases and requests that have expired, and rewards not posted in time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from horde.store.table import Table
 class DueRow:
     """One row of the due index.
 
-    A lease (``GENERATION``) or a request (``REQUEST``) that ran out, or a reward that nobody
-    posted (``LEDGER``; its id is its whole sort key).
+    It is an expired lease (``GENERATION``), an expired request (``REQUEST``), or a reward not
+    posted in time (``LEDGER``, whose id is its whole sort key).
     """
 
     kind: Kind
     id: str
     user_id: int = 0
-    """Whose ledger it is in."""
+    """The account whose ledger holds a reward."""
 
 
 class DueRows:
@@ -28,7 +28,7 @@ class DueRows:
         self._table = table
 
     def until(self, now: int) -> Iterator[DueRow]:
-        """Yield what ran out by ``now`` (seconds), oldest first in each shard."""
+        """Yield the rows that are due by ``now`` (seconds), oldest first in each shard."""
         for shard in range(DUE_SHARDS):
             pages = self._table.pages(
                 f"{DUE.partition} = :shard AND {DUE.sort} <= :now",

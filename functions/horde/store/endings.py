@@ -1,4 +1,4 @@
-"""How a leased image ends: settled, refunded, or back in the queue. Each is one transaction."""
+"""How an image leaves its state: settled, refunded, or requeued. Each is one transaction."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -52,11 +52,12 @@ class Endings:
         seed: int,
         gen_metadata: list[dict[str, str]],
     ) -> bool:
-        """Record a delivered image and its worker's pending reward; a censored one is refunded.
+        """Record a delivered image and its worker's pending reward.
 
-        Exactly one settlement of a generation wins, and only of the lease it was read with. A
-        censored image gives its price back, not its tax. The reward is entered here and posted by
-        ``payouts``: a fleet has one owner, whose account would be a hot key.
+        Exactly one settlement of a generation succeeds, and only under the lease that it was read
+        with; else returns False. A censored image refunds its price, but not its tax. The reward
+        stays pending until ``payouts`` posts it: one account often owns a whole fleet, and its item
+        would become hot.
         """
         settled_at = clock.now_ms()
         changes = {
@@ -73,9 +74,10 @@ class Endings:
     def end_undelivered(
         self, request: Request, generation: Generation, state: State, *, last_fault: bool = False
     ) -> bool:
-        """End an image that was not delivered and give its price and tax back, both or neither.
+        """End an image that was not delivered and refund its price and tax, both or neither.
 
-        ``last_fault`` marks the request faulted in the same transaction, and due for the sweep.
+        ``last_fault`` also marks the request faulted and due for the sweep, in the same
+        transaction. Returns False if the image has changed since it was read.
         """
         back = (request.price, request.tax)
         more = _count_fault(generation)
@@ -113,28 +115,28 @@ class Endings:
                 self._table.transact([ended, *to_key, *refund, *touched, *more])
             except ConditionFailed as failed:
                 if 0 in failed.which:
-                    return False  # somebody else ended it
+                    return False  # another run ended it
                 if to_key and 1 in failed.which:
                     continue  # the shared key was changed or removed: read it again
                 fresh = self._requests.get(request.id)
                 if fresh is None or fresh.waived == request.waived:
                     raise
-                request = fresh  # another refund deducted waived kudos: decide anew
+                request = fresh  # another refund deducted waived kudos: decide again
                 continue
             return True
         raise Busy
 
     def _back_to_key(self, request: Request, amount: int) -> list[Item]:
-        """Return the part that refunds the shared key that paid, if there still is one."""
+        """Return the part that refunds the shared key that paid, if it still exists."""
         if not request.sharedkey_id or not amount:
             return []
         shared = self._sharedkeys.get(request.sharedkey_id)
         return [sharedkeys.give_back(shared, amount)] if shared else []
 
     def requeue(self, request: Request, generation: Generation) -> bool:
-        """Put an image whose worker failed back into the queue.
+        """Put an image whose worker failed back into the queue; returns whether it was.
 
-        A cancelled or faulted request is not revived: that is a condition here, not a check.
+        A condition of the write keeps a cancelled or faulted request from being revived.
         """
         still_wanted = (
             f"{EXISTS} AND attribute_not_exists(cancelled) AND attribute_not_exists(faulted)"
@@ -157,7 +159,7 @@ def _list_of(generation: Generation) -> str:
 
 
 def _webhook(generation: Generation) -> Item:
-    """Return the outbox item that the stream turns into a call of the webhook."""
+    """Return the outbox item that makes the stream call the webhook."""
     return new(
         {
             **key(Kind.WEBHOOK, generation.id),
@@ -168,7 +170,7 @@ def _webhook(generation: Generation) -> Item:
 
 
 def _touch_request(request: Request, waived: int, *, last_fault: bool) -> list[Item]:
-    """Return the part that deducts waived kudos and marks the request faulted, if it must."""
+    """Return the part that deducts ``waived`` kudos and marks the request faulted, if needed."""
     changes: list[str] = []
     values: dict[str, Any] = {}
     if waived:
@@ -192,7 +194,7 @@ def _touch_request(request: Request, waived: int, *, last_fault: bool) -> list[I
 
 
 def _count_fault(generation: Generation) -> list[Item]:
-    """Count a claim that came to nothing in its worker's statistics."""
+    """Return the part that counts a failed claim in its worker's statistics."""
     if generation.state is not State.PROCESSING or generation.worker_id is None:
         return []
     return [add(Series(Scope.WORKER, generation.worker_id), Counter({"faults": 1}))]

@@ -1,7 +1,7 @@
 """DynamoDB's JSON, the table's attribute names and the keys of its items.
 
-Nothing outside this package writes a key or an attribute's name: the stack, the stream's filters
-and the audit take them from here.
+No other package spells a key or an attribute name: the stack, the stream's filters and the audit
+import them from here.
 """
 
 import json
@@ -21,11 +21,11 @@ PK, SK = "pk", "sk"
 TTL = "gone_at"
 """When DynamoDB may delete an item, in seconds since the epoch."""
 KEEP_S = 2 * DAY_S
-"""How long an ended request's items stay for late events, in seconds; then TTL takes them."""
+"""Seconds that an ended request's items stay for late events before TTL deletes them."""
 
 
 class Index(NamedTuple):
-    """A sparse index: its name, and the attributes that are its partition and sort key."""
+    """A sparse index: its name and the attributes of its partition key and sort key."""
 
     name: str
     partition: str
@@ -33,21 +33,21 @@ class Index(NamedTuple):
 
 
 WAITING = Index("waiting", "wait_model", "priority")
-"""Images that wait, by model, the best last."""
+"""Waiting images by model, the highest priority last."""
 DUE = Index("due", "due_shard", "due_at")
-"""Leases and requests by the time they run out, and rewards until they are posted; keys only."""
+"""Leases and requests by the time they expire, and rewards until they are posted; keys only."""
 LISTED = Index("listed", "listed", "listed_at")
-"""What is looked up as a list; keys only."""
+"""Items that are read as lists; keys only."""
 DUE_SHARDS = 8
-"""The due index is spread over this many partitions, so that none of them is hot."""
+"""Partitions of the due index, so that none becomes hot."""
 USER_SHARDS = 16
-"""The list of all users, in order of their kudos, is spread over this many partitions."""
+"""Partitions of the list of all users, which is sorted by kudos."""
 WORKER_SHARDS = 4
-"""The list of workers is spread over this many partitions."""
+"""Partitions of the list of workers."""
 
 
 class Kind(StrEnum):
-    """The first part of a partition key, and the sort key where an item has its partition alone."""
+    """The first part of a partition key, and the sort key of an item alone in its partition."""
 
     USER = "USER"
     LEDGER = "LEDGER"
@@ -71,29 +71,29 @@ class Kind(StrEnum):
 
 
 class Row(NamedTuple):
-    """The key of an item as text."""
+    """The key of an item, as text."""
 
     pk: str
     sk: str
 
 
 def row_of(item: Mapping[str, Any]) -> Row:
-    """Return an item's key as text."""
+    """Return the key of an item, as text."""
     return Row(item[PK]["S"], item[SK]["S"])
 
 
 def partition(kind: Kind, key: object) -> str:
-    """Return the partition of an item and of what belongs to it, such as ``USER#7``."""
+    """Return the partition of an item and of all that belongs to it, such as ``USER#7``."""
     return f"{kind}#{key}"
 
 
 def key_of(row: tuple[str, str]) -> Item:
-    """Return an item's key as DynamoDB takes it."""
+    """Return an item's key in DynamoDB's JSON."""
     return {PK: {"S": row[0]}, SK: {"S": row[1]}}
 
 
 def key(kind: Kind, name: object) -> Item:
-    """Return the key of an item that is known by its kind and id."""
+    """Return the key of an item by its kind and id."""
     return key_of((partition(kind, name), kind))
 
 
@@ -111,22 +111,22 @@ def id_of(item: Item) -> str:
 
 
 def due_shard(key: str) -> str:
-    """Return the partition of the due index for an id."""
+    """Return the partition of the due index for a UUID."""
     return f"due#{uuid.UUID(key).int % DUE_SHARDS}"
 
 
 def due(key: str, at_s: int) -> Item:
-    """Return the attributes of an item that is due at a time (seconds)."""
+    """Return the attributes that make an item due at a time (seconds since the epoch)."""
     return {DUE.partition: {"S": due_shard(key)}, DUE.sort: {"N": str(at_s)}}
 
 
 def listed(name: str, at: int) -> Item:
-    """Return the attributes of an item that stands in a list, in order of ``at``."""
+    """Return the attributes that put an item into a list, sorted by ``at``."""
     return {LISTED.partition: {"S": name}, LISTED.sort: {"N": str(at)}}
 
 
 def waiting_list(user_id: int, model: str) -> str:
-    """Return the list of an account's waiting images; the anonymous account has one per model."""
+    """Return the list of an account's waiting images; the anonymous account's is per model."""
     return f"WAITING#{user_id}" if user_id else f"WAITING#{user_id}#{model}"
 
 
@@ -136,17 +136,17 @@ def requests_list(user_id: int) -> str:
 
 
 def users_list(user_id: int) -> str:
-    """Return which part of the list of all users an account stands in, in order of its kudos."""
+    """Return the part of the list of all users that holds an account; it is sorted by kudos."""
     return f"USERS#{user_id % USER_SHARDS}"
 
 
 def workers_shard(shard: int) -> str:
-    """Return one part of the list of all workers, in order of when they were seen."""
+    """Return one part of the list of all workers; it is sorted by when they were seen."""
     return f"WORKERS#{shard}"
 
 
 def workers_list(worker_id: str) -> str:
-    """Return which part of the list of all workers a worker stands in."""
+    """Return the part of the list of all workers that holds a worker."""
     return workers_shard(uuid.UUID(worker_id).int % WORKER_SHARDS)
 
 
@@ -195,17 +195,17 @@ def json_text(value: Any) -> str:
 
 
 def to_item(record: Any) -> Item:
-    """Return a record's attributes, leaving out what is empty (items stay under 1 KB)."""
+    """Return a record's attributes; empty values are left out to keep items under 1 KB."""
     attributes = {}
     for name, value in asdict(record).items():
-        if is_nothing(value):
+        if is_empty(value):
             continue
         attributes[name] = {"S": json_text(value)} if name in _JSON_FIELDS else encode(value)
     return attributes
 
 
 def from_item(kind: type[T], item: Item) -> T:
-    """Return the record of an item; attributes of the indexes are ignored."""
+    """Return an item as a record; attributes of the indexes are ignored."""
     values = {}
     for spec in fields(kind):  # type: ignore[arg-type]
         if spec.name in item:
@@ -216,6 +216,6 @@ def from_item(kind: type[T], item: Item) -> T:
     return kind(**values)
 
 
-def is_nothing(value: Any) -> bool:
-    """Say whether a value is stored by leaving its attribute out."""
+def is_empty(value: Any) -> bool:
+    """Return whether a value is stored by leaving its attribute out."""
     return value is None or value is False or value in ([], frozenset())

@@ -1,4 +1,4 @@
-"""The ledger: an entry and the balance it moves, in one transaction.
+"""The ledger: one transaction appends an entry and moves the balance.
 
 ``post`` returns both parts. A reward is the one exception: ``settle`` appends it as pending, and
 ``payouts`` applies it to the balance later (``store.settlements``).
@@ -16,28 +16,28 @@ from horde.store.transaction import EXISTS, new, sets, update
 
 
 class Condition(NamedTuple):
-    """What must hold of an account for its kudos to move."""
+    """A condition on an account without which its kudos do not move."""
 
     expression: str
     values: Mapping[str, int] = {}
 
 
 IN_GOOD_STANDING = Condition("attribute_not_exists(deleted) AND attribute_not_exists(flagged)")
-"""False is never stored: a flag is there or it is not."""
+"""Neither deleted nor flagged. False is never stored, so a flag is either present or absent."""
 
 
 def balance_is(kudos: int) -> Condition:
-    """Return the condition that a balance is exactly as it was seen."""
+    """Return the condition that a balance is still exactly what was read."""
     return Condition("kudos = :seen", {"seen": kudos})
 
 
 def balance_at_least(kudos: int) -> Condition:
-    """Return the condition that enough is there."""
-    return Condition("kudos >= :least", {"least": kudos})
+    """Return the condition that a balance is at least this many kudos."""
+    return Condition("kudos >= :minimum", {"minimum": kudos})
 
 
 def no_allowance_since(month: int) -> Condition:
-    """Return the condition that an account had no allowance since a time in seconds."""
+    """Return the condition that an account got no allowance since ``month`` (seconds)."""
     return Condition("(attribute_not_exists(allowed_at) OR allowed_at < :month)", {"month": month})
 
 
@@ -48,7 +48,10 @@ def post(
     counts: Mapping[str, int] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> list[Item]:
-    """Return the parts that append an entry and move its account's balance."""
+    """Return the parts that append an entry and move its account's balance.
+
+    ``counts`` are added to the account's fields; ``changes`` are set.
+    """
     balance = apply_to_balance([entry], *conditions, counts=counts, changes=changes)
     return [balance, append_entry(entry, reference=reference)]
 
@@ -59,11 +62,11 @@ def apply_to_balance(
     counts: Mapping[str, int] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Item:
-    """Return the part that moves one account's balance by these entries of it.
+    """Return the part that moves an account's balance by entries, all of that account.
 
-    The balance, where it comes from and its place in the list of users are one update, so they
-    cannot disagree. Without a condition the account need only exist. ``counts`` are added to the
-    account's fields, ``changes`` are set.
+    One update changes the balance, its ``kudos_details`` and its place in the list of users, so
+    they cannot disagree. The account must exist, whatever the conditions. ``counts`` are added to
+    the account's fields; ``changes`` are set.
     """
     total = sum(entry.amount for entry in entries)
     added = dict(counts or {})
@@ -84,7 +87,7 @@ def apply_to_balance(
 
 
 def append_entry(entry: kudos.Entry, *, reference: str, more: Item | None = None) -> Item:
-    """Return the part that appends an entry; ``more`` is what a reward says of its image."""
+    """Return the part that appends an entry; ``more`` holds the further attributes of a reward."""
     written = f"{iso(clock.now_ms())}#{uuid4()}"
     return new(
         {

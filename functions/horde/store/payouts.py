@@ -1,7 +1,8 @@
-"""Posting: rewards are paid and events counted, each exactly once.
+"""Posting: pay rewards and count events, each exactly once.
 
-What is posted is flagged in the transaction that pays and counts it: a settlement in its ledger
-entry, an anonymous request by an item of its own, since others write the request.
+The transaction that pays and counts an event also flags it as posted. A settlement is flagged in
+its ledger entry. An anonymous request is flagged by an item of its own, since other code writes the
+request.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,9 +40,9 @@ class Payouts:
         self._table = table
 
     def post(self, events: Sequence[Event]) -> int:
-        """Pay and count events that are not posted yet; returns how many.
+        """Pay and count the events that are not posted yet; returns how many they are.
 
-        Raises ConditionFailed where an owner has no account.
+        Raises ConditionFailed if an owner has no account.
         """
         left = list({_flag_row(event): event for event in events}.values())
         while left:
@@ -67,12 +68,12 @@ class Payouts:
         return 0
 
     def pending(self, owner_id: int, entry_id: str) -> Settlement | None:
-        """Read a settlement, for the sweep that found it due."""
+        """Read a settlement by its owner and its entry's sort key."""
         item = self._table.get(key_of((partition(Kind.USER, owner_id), entry_id)))
         return settlement_of(item) if item else None
 
     def _speeds(self, events: Iterable[Event]) -> dict[Series, dict[str, int]]:
-        """Return the speed of each worker after these images, as fields of its statistics."""
+        """Return each worker's speed after these images, as fields of its statistics."""
         drawn: dict[str, list[Settlement]] = {}
         for event in events:
             if isinstance(event, Settlement):
@@ -80,8 +81,8 @@ class Payouts:
         found = self._table.batch(stats_key(Kind.WORKER, worker_id) for worker_id in drawn)
         known = {id_of(item): from_item(WorkerStats, item) for item in found}
         return {
-            Series(Scope.WORKER, worker_id): moving_speed(known.get(worker_id, NO_STATS), theirs)
-            for worker_id, theirs in drawn.items()
+            Series(Scope.WORKER, worker_id): moving_speed(known.get(worker_id, NO_STATS), images)
+            for worker_id, images in drawn.items()
         }
 
 
@@ -100,15 +101,15 @@ def _flag(event: Event) -> Item:
 
 
 def _pay(events: Iterable[Event]) -> list[Item]:
-    """Return the parts that pay rewards whose entries are written already: one per owner."""
+    """Return the parts, one per owner, that pay rewards whose entries already exist."""
     owed: dict[int, list[Settlement]] = {}
     for event in events:
         if isinstance(event, Settlement):
             owed.setdefault(event.owner_id, []).append(event)
     parts = []
-    for owner_id, theirs in owed.items():
-        entries = [kudos.reward(owner_id, settlement.reward) for settlement in theirs]
-        worked = sum(settlement.pixelsteps for settlement in theirs)
-        counts = {"fulfilled": len(theirs), "contributed": worked}
+    for owner_id, settlements in owed.items():
+        entries = [kudos.reward(owner_id, settlement.reward) for settlement in settlements]
+        pixelsteps = sum(settlement.pixelsteps for settlement in settlements)
+        counts = {"fulfilled": len(settlements), "contributed": pixelsteps}
         parts.append(apply_to_balance(entries, counts=counts))
     return parts

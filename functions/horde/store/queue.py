@@ -1,4 +1,4 @@
-"""What waits, best first, and how a worker claims it."""
+"""The queue of waiting images, and how a worker claims one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,16 +20,17 @@ from horde.store.table import Table
 
 
 class Queue:
-    """The images that wait for a worker.
+    """The images that wait for a worker, by priority.
 
-    The indexes are eventually consistent: an image they show may be gone. A claim decides.
+    The indexes are eventually consistent and may show an image that no longer waits. The condition
+    of ``claim`` decides.
     """
 
     def __init__(self, table: Table) -> None:
         self._table = table
 
     def windows(self, model: str, page: int) -> Iterator[list[Generation]]:
-        """Yield windows of what waits for a model, best first, ``page`` images at a time."""
+        """Yield a model's waiting images, highest priority first, ``page`` images at a time."""
         found = self._table.pages(
             f"{WAITING.partition} = :model",
             {"model": model},
@@ -43,7 +44,10 @@ class Queue:
     def claim(
         self, generation: Generation, worker: Worker, *, lease_until: int
     ) -> Generation | None:
-        """Give a waiting image to one worker until ``lease_until`` (seconds); None if too late."""
+        """Lease a waiting image to a worker until ``lease_until`` (seconds since the epoch).
+
+        Returns the image as claimed, or None if it no longer waits.
+        """
         still_waiting = "#state = :waiting"
         claimed = self._table.try_update(
             key(Kind.GENERATION, generation.id),
@@ -69,7 +73,7 @@ class Queue:
         return from_item(Generation, claimed) if claimed else None
 
     def ahead(self, model: str, priority: int, limit: int) -> int:
-        """Count the images that wait before a priority, up to ``limit``."""
+        """Count the images of a model with a higher priority, up to ``limit``."""
         return self._table.count(
             WAITING,
             model,
@@ -80,15 +84,15 @@ class Queue:
         )
 
     def count_of(self, user: User, model: str, limit: int) -> int:
-        """Count an account's waiting images, up to ``limit``; the anonymous one's by model."""
+        """Count an account's waiting images up to ``limit``; the anonymous account's by model."""
         return self._table.count(LISTED, waiting_list(user.id, model), limit)
 
     def ids_of(self, user_id: int, limit: int) -> list[str]:
-        """Return the ids of an account's waiting images, oldest first; not the anonymous one's."""
+        """Return the ids of an account's waiting images, oldest first; none if anonymous."""
         return [id_of(item) for item in self._table.read_list(waiting_list(user_id, ""), limit)]
 
     def waiting_since(self, model: str, before_ms: int, limit: int) -> int:
-        """Count images that have waited since before a time; looks at ``limit`` at most."""
+        """Count images that were waiting before a time (ms), among the first ``limit``."""
         return self._table.count(
             WAITING,
             model,
@@ -98,7 +102,7 @@ class Queue:
         )
 
     def size(self, model: str, limit: int) -> QueueSize:
-        """Measure what waits for a model; of more than ``limit`` images the best ones."""
+        """Sum up a model's waiting images, up to the ``limit`` with the highest priority."""
         images, pixelsteps = 0, 0
         start: dict[str, Any] = {}
         requests: set[str] = set()

@@ -1,4 +1,4 @@
-"""Counters of the rate limits that must hold across processes."""
+"""Counters of the rate limits that hold across processes."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,10 @@ class RateLimits:
         self._table = table
 
     def count(self, subject: str, windows: Sequence[int], now: int) -> list[int]:
-        """Count one request of ``subject`` in fixed windows of so many seconds, in one write.
+        """Count one request of ``subject`` in several fixed windows, in one write.
 
-        ``now`` is in seconds; returns each window's count, this request included.
+        ``windows`` are their lengths in seconds, ``now`` is in seconds since the epoch. Returns the
+        count of each window, including this request.
         """
         longest = max(windows)
         counters = [f"w{seconds}_{now % longest // seconds}" for seconds in windows]

@@ -1,7 +1,7 @@
 """Requests and their images, from the charge to the close.
 
-The charge's condition is in ``_charge``: enough above the floor, or exactly the balance that was
-seen where part of the charge is waived.
+``_charge`` has the charge's condition: the account has enough above its floor. If part of the
+charge is waived, the balance must be exactly the one that was read.
 """
 
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ from horde.store.table import DECISION_TRIES, ConditionFailed, Table
 from horde.store.transaction import EXISTS, new
 
 OPEN = f"attribute_exists({DUE.sort})"
-"""A request that is not closed stands in the due index."""
+"""A request is in the due index until it is closed."""
 
 
 class Requests:
@@ -59,12 +59,12 @@ class Requests:
         user: User,
         shared: SharedKey | None = None,
     ) -> None:
-        """Charge the user and record the request with its images, or do neither.
+        """Charge the user and record the request with its images, both or neither.
 
-        Anonymous requests charge nobody: their account would be a hot key. For everybody else
-        the charge is decided from the account as it was read, and held by a condition. A request
-        that came with a shared key is charged to its budget as well. Raises Busy, and what a
-        shared key may refuse with.
+        An anonymous request charges nobody, since one account for all would be a hot key. Any
+        other charge is computed from the account as read, and guarded by a condition. A request
+        with a shared key is also charged to that key's budget. Raises Busy, InvalidAPIKey,
+        SharedKeyExpired, SharedKeyEmpty or SharedKeyInsufficientKudos.
         """
         seen: User | None = user
         for _ in range(DECISION_TRIES):
@@ -77,11 +77,11 @@ class Requests:
                 self._table.transact(parts)
             except ConditionFailed as failed:
                 if max(failed.which) < len(charge):
-                    # The balance or the budget moved under us: decide anew.
+                    # The balance or the budget has changed since it was read: decide again.
                     seen = self._accounts.get(user.id)
                     shared = self._fresh(shared, (request.price + request.tax) * request.n)
                     continue
-            return  # or this very request is in the table already: our own retry
+            return  # accepted, now or by an earlier try whose response was lost
         raise Busy
 
     def _fresh(self, shared: SharedKey | None, total: int) -> SharedKey | None:
@@ -107,7 +107,7 @@ class Requests:
         return from_item(Generation, item) if item else None
 
     def generations(self, request: Request) -> list[Generation]:
-        """Read all images of a request, in their order."""
+        """Read all images of a request, by index."""
         found = self.generations_by_id(request.generations)
         return sorted(found, key=lambda generation: generation.index)
 
@@ -117,16 +117,16 @@ class Requests:
         return [from_item(Generation, item) for item in items]
 
     def prompts(self, request_ids: Iterable[str]) -> dict[str, str]:
-        """Read the prompts of requests, by their ids."""
+        """Return the prompts of requests, by request id."""
         ids = dict.fromkeys(request_ids)
         items = self._table.batch(key(Kind.REQUEST, request_id) for request_id in ids)
         found = [from_item(Request, item) for item in items]
         return {request.id: str(request.payload.get("prompt", "")) for request in found}
 
     def open_of(self, user_id: int, limit: int) -> list[str]:
-        """Return the ids of an account's requests, newest first, done or not.
+        """Return the ids of an account's requests, finished or not, newest first.
 
-        Those that were cancelled, have faulted or have expired are not listed.
+        Cancelled, faulted and expired requests are left out.
         """
         found = self._table.read_list(requests_list(user_id), limit, last_first=True)
         return [id_of(item) for item in found]
@@ -134,15 +134,15 @@ class Requests:
     # --- change -----------------------------------------------------------------------------
 
     def extend_expiry(self, request_id: str, expires_at: int) -> Request | None:
-        """Move a request's end (seconds since the epoch) and read it; None if it is closed."""
+        """Set when a request expires (seconds since the epoch); returns None if it is closed."""
         change = f"SET expires_at = :at, {DUE.sort} = :at"
         return self._update(request_id, change, OPEN, {":at": encode(expires_at)})
 
     def cancel(self, request_id: str, due_at: int) -> Request | None:
-        """Flag a request so that nothing of it is requeued, and make it due for the sweep.
+        """Flag a request so that none of its images is requeued, and make it due for the sweep.
 
-        None if it is closed. A second time is as good as the first: it ends what was left waiting
-        by a first one that was cut.
+        Returns None if it is closed. Idempotent: a second call ends the images that an interrupted
+        first call left waiting.
         """
         return self._update(
             request_id,
@@ -152,14 +152,14 @@ class Requests:
         )
 
     def reschedule(self, request: Request, due_at: int) -> None:
-        """Have the sweep come back to a request at ``due_at``, in seconds."""
+        """Set when the sweep next looks at a request (seconds since the epoch)."""
         self._update(request.id, f"SET {DUE.sort} = :at", OPEN, {":at": encode(due_at)})
 
     def close(self, request: Request) -> None:
-        """Take an ended request off the due index; its items go two days later.
+        """Remove an ended request from the due index; its items are deleted ``KEEP_S`` later.
 
-        Crash window: some images are marked, the request is still due: the next sweep does it
-        again. Whoever extended it meanwhile has its items for these two days all the same.
+        Crash window: if only some images got a TTL, the request is still due and the next sweep
+        repeats the close. If the request was extended meanwhile, its items still last ``KEEP_S``.
         """
         gone = {":gone": encode(clock.now() + KEEP_S)}
         for generation_id in request.generations:
@@ -191,8 +191,8 @@ def _charge(request: Request, user: User, shared: SharedKey | None) -> tuple[Req
     can_pay = (
         balance_is(user.kudos) if entry.waived else balance_at_least(user.floor - entry.amount)
     )
-    asked = {"requested": request.n, "used": request.n * request.pixelsteps}
-    charge = post(entry, can_pay, reference=request.id, counts=asked)
+    counts = {"requested": request.n, "used": request.n * request.pixelsteps}
+    charge = post(entry, can_pay, reference=request.id, counts=counts)
     if shared is not None:
         total = (request.price + request.tax) * request.n
         charge.append(sharedkeys.spend(shared, paid=-entry.amount, total=total))
@@ -205,7 +205,7 @@ def _request_item(request: Request) -> Item:
         **key(Kind.REQUEST, request.id),
         **to_item(request),
         **due(request.id, request.expires_at),
-        # The anonymous account's list would be a hot key, and nobody may see it.
+        # The anonymous account has no list: it would be a hot key, and nobody may see it.
         **({} if request.anonymous else listed(requests_list(request.user_id), request.created_at)),
     }
 

@@ -1,9 +1,9 @@
-"""What the table's stream tells: settlements, anonymous requests, new requests and webhooks.
+"""The items that the table's stream delivers: settlements, new requests and webhooks.
 
-A settlement is a ledger entry of the worker's owner. It is *pending* from ``settle`` on, with the
-fields of ``Settlement`` beside the entry's own, and due; ``payouts`` marks it *posted* in the
-transaction that moves the balance. This file alone knows its encoding: ``settle`` writes it, the
-stream's filter lets it through, ``payouts`` reads it from the stream, the sweep from the table.
+A settlement is a ledger entry of the worker's owner. ``settle`` writes it as *pending* and due,
+with the fields of ``Settlement`` beside the entry's own. ``payouts`` marks it *posted* in the
+transaction that moves the balance. Only this module knows its encoding. ``settle`` writes it, the
+stream's filter selects it, ``payouts`` reads it from the stream and the sweep from the table.
 """
 
 from collections.abc import Mapping
@@ -16,19 +16,19 @@ from horde.store.items import DUE, SK, Item, Kind, Row, due, encode, id_of, part
 from horde.store.ledger import append_entry
 
 POSTED_WITHIN_S = 5 * 60
-"""A reward that ``payouts`` has not posted by then is posted by the sweep, in seconds."""
+"""Seconds after which the sweep posts a reward that ``payouts`` has not posted."""
 PENDING_REWARD = {"kind": kudos.Kind.REWARD.value}
 NEW_REQUEST = {SK: Kind.REQUEST.value}
 NEW_WEBHOOK = {SK: Kind.WEBHOOK.value}
-"""What the stream's filters know these new items by: an attribute and its text."""
+"""The attribute and text by which the stream's filters select these new items."""
 POSTED = "posted"
-"""The attribute of a settlement that is paid and counted."""
+"""The attribute of a settlement that has been paid and counted."""
 _FIELDS = ("worker_id", "user_id", "model", "pixelsteps", "claimed_at", "settled_at", "tax")
-"""Fields of a settlement that are stored beside those of its ledger entry."""
+"""The fields of a settlement that are stored beside those of its ledger entry."""
 
 
 def pending(request: Request, generation: Generation, settled_at: int) -> Item:
-    """Return the part that enters a delivered image's reward; ``settled_at`` is in ms."""
+    """Return the part that appends a delivered image's reward; ``settled_at`` is in ms."""
     settlement = Settlement(
         entry_id="",
         owner_id=generation.worker_user or 0,
@@ -51,7 +51,7 @@ def pending(request: Request, generation: Generation, settled_at: int) -> Item:
 
 
 def settlement_of(item: Mapping[str, Any]) -> Settlement:
-    """Read a settlement from its ledger entry, of the table or of the stream.
+    """Return the settlement in a ledger entry, from the table or the stream.
 
     Raises KeyError or ValueError for an entry that this system did not write.
     """
@@ -76,14 +76,14 @@ def row_of_settlement(settlement: Settlement) -> Row:
 
 
 def event_of(image: Mapping[str, Any]) -> Event | None:
-    """Return what a new item's stream image counts as; None if it counts nowhere.
+    """Return the event that a new item in the stream stands for, or None if it is not counted.
 
     Raises KeyError or ValueError for an item that this system did not write.
     """
     if image[SK]["S"] != Kind.REQUEST:
         return settlement_of(image)
     if int(image["user_id"]["N"]) != ANONYMOUS_ID:
-        return None  # an account's own requests are counted with its balance
+        return None  # ``accept`` counts an account's own requests with its balance
     return AnonymousRequest(request_id=image["id"]["S"], images=int(image["n"]["N"]))
 
 
@@ -96,13 +96,13 @@ class NewRequest(NamedTuple):
 
 
 class WebhookDue(NamedTuple):
-    """An image whose webhook is to be called."""
+    """An image whose webhook must be called."""
 
     generation_id: str
 
 
 def outbox_of(image: Mapping[str, Any]) -> NewRequest | WebhookDue:
-    """Return what a new item's stream image sends on its way.
+    """Return the message that a new item in the stream asks to send.
 
     Raises KeyError or ValueError for an item that this system did not write.
     """
@@ -112,4 +112,4 @@ def outbox_of(image: Mapping[str, Any]) -> NewRequest | WebhookDue:
 
 
 POSTING = f"SET {POSTED} = :true REMOVE {DUE.partition}, {DUE.sort}"
-"""What marks a settlement posted."""
+"""The update expression that marks a settlement posted."""

@@ -1,4 +1,4 @@
-"""Shared keys and their budgets: a budget moves in the transaction that moves the kudos."""
+"""Shared keys and their budgets. A budget changes in the transaction that moves the kudos."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ class SharedKeys:
         return from_item(SharedKey, item) if item else None
 
     def add(self, shared: SharedKey, limit: int) -> bool:
-        """Give a user a shared key; False if there are ``limit`` of them or the user is gone."""
+        """Add a shared key; returns False if its owner is gone or has ``limit`` keys already."""
         room_for_one_more = "attribute_not_exists(sharedkey_ids) OR size(sharedkey_ids) < :limit"
         parts = [
             new({**key(Kind.SHAREDKEY, shared.id), **to_item(shared)}),
@@ -38,12 +38,12 @@ class SharedKeys:
     def change(
         self, key_id: str, user_id: int, changes: Mapping[str, int | str | None]
     ) -> SharedKey | None:
-        """Set fields of a user's shared key, or remove those that are None; None if it is gone."""
+        """Set fields of a user's shared key; None removes one. Returns None if the key is gone."""
         changed = self._table.change(key(Kind.SHAREDKEY, key_id), changes, {"user_id": user_id})
         return from_item(SharedKey, changed) if changed else None
 
     def remove(self, shared: SharedKey) -> bool:
-        """Delete a shared key; False if it is gone. What it asked for is still drawn."""
+        """Delete a shared key; returns False if it is gone. Its requests are still drawn."""
         parts = [
             delete(key(Kind.SHAREDKEY, shared.id), EXISTS),
             update(
@@ -57,9 +57,9 @@ class SharedKeys:
 
 
 def spend(shared: SharedKey, *, paid: int, total: int) -> Item:
-    """Return the part that spends ``paid`` kudos where the key may spend ``total``.
+    """Return the part that spends ``paid`` kudos, if the budget covers ``total``.
 
-    The difference is what the owner's floor waives.
+    The difference is the part of the charge that is waived.
     """
     may_spend, values = _NOT_EXPIRED, {"now": clock.now()}
     if shared.kudos != UNLIMITED:
@@ -69,12 +69,12 @@ def spend(shared: SharedKey, *, paid: int, total: int) -> Item:
 
 
 def raise_budget(shared: SharedKey, amount: int) -> Item:
-    """Return the part that lets a key that has not expired spend so much more."""
+    """Return the part that raises the budget of a key that has not expired."""
     return _move_budget(shared, _NOT_EXPIRED, add=amount, used=0, now=clock.now())
 
 
 def give_back(shared: SharedKey, amount: int) -> Item:
-    """Return the part that returns a refund to the shared key that paid."""
+    """Return the part that adds a refund to the budget of the shared key that paid."""
     return _move_budget(shared, EXISTS, add=amount, used=-amount)
 
 
@@ -82,14 +82,17 @@ _NOT_EXPIRED = "(attribute_not_exists(expires_at) OR expires_at > :now)"
 
 
 def _move_budget(shared: SharedKey, condition: str, *, add: int, used: int, **values: int) -> Item:
-    """Move a key's budget and what it has used, where it is still (un)limited as it was read."""
+    """Return the part that changes a key's budget and what it has used.
+
+    The key must still be limited, or unlimited, as it was when it was read.
+    """
     limited = shared.kudos != UNLIMITED
-    still_so = "kudos >= :zero" if limited else "kudos = :unlimited"
+    same_kind_of_budget = "kudos >= :zero" if limited else "kudos = :unlimited"
     placed: dict[str, Any] = {**values, "used": used}
     placed |= {"zero": 0, "add": add} if limited else {"unlimited": UNLIMITED}
     return update(
         key(Kind.SHAREDKEY, shared.id),
         "ADD utilized :used" + (", kudos :add" if limited else ""),
-        f"{still_so} AND {condition}",
+        f"{same_kind_of_budget} AND {condition}",
         encode_all(placed),
     )

@@ -1,4 +1,4 @@
-"""What is in the data set: marks, withdrawals and ratings."""
+"""The images in the data set: marks, withdrawals and ratings."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,13 +12,13 @@ from horde.store.transaction import EXISTS, new, update
 
 
 class Sharing:
-    """The private record of shared images, and what is thought of them."""
+    """The private record of shared images, and their ratings."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
 
     def mark_shared(self, request: Request, generation: Generation, object_key: str) -> None:
-        """Record that an image is in the data set, and whose it is; a second time does nothing."""
+        """Record that an image is in the data set, and its author. Idempotent."""
         now = clock.now_ms()
         delivered_and_not_yet_shared = "#state = :ok AND attribute_not_exists(shared_at)"
         parts = [
@@ -43,12 +43,12 @@ class Sharing:
         self._table.try_transact(parts)
 
     def get(self, generation_id: str) -> Shared | None:
-        """Read where a shared image is in the data set, and whose it is."""
+        """Read a shared image's object key and author."""
         item = self._table.get(key(Kind.SHARED, generation_id))
         return from_item(Shared, item) if item else None
 
     def of_user(self, user_id: int) -> Iterator[Shared]:
-        """Yield a user's shared images. Reads the whole table: for the operator's rare use."""
+        """Yield a user's shared images. Scans the whole table, so it is for the operator only."""
         pages = self._table.scan(
             FilterExpression=f"{SK} = :shared AND user_id = :user",
             ExpressionAttributeValues=encode_all({"shared": Kind.SHARED, "user": user_id}),
@@ -58,7 +58,7 @@ class Sharing:
                 yield from_item(Shared, item)
 
     def mark_withdrawn(self, shared: Shared) -> None:
-        """Record that an image was taken out of the data set; a second time does nothing."""
+        """Record that an image was withdrawn from the data set. Idempotent."""
         self._table.try_update(
             key(Kind.SHARED, shared.generation_id),
             "SET withdrawn_at = if_not_exists(withdrawn_at, :now)",
@@ -69,7 +69,10 @@ class Sharing:
     def rate(
         self, request: Request, ratings: Sequence[Rating], *, best: str | None, reward: int
     ) -> bool:
-        """Keep the ratings of a request's images and pay its owner, once; False the second time."""
+        """Store the ratings of a request's images and pay its owner ``reward`` kudos, once.
+
+        Returns False if the request has been rated before.
+        """
         rated = {rating.generation_id: _rating_fields(rating) for rating in ratings}
         if best is not None:
             rated.setdefault(best, {})

@@ -1,6 +1,6 @@
-"""One table: reads, conditional writes, transactions, and trying again where writes meet.
+"""One table: reads, conditional writes, transactions, and retries of conflicting writes.
 
-The only file that knows botocore's errors.
+No other module of this package handles botocore's errors.
 """
 
 import random
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONFLICT_TRIES = 30
-"""Tries of a write that meets others on its item: about five seconds; docs/contention.md."""
+"""Tries of a write that conflicts with others, about five seconds (docs/contention.md)."""
 DECISION_TRIES = 30
-"""Decisions from an item that others change meanwhile: more than a request has images."""
+"""Tries of a decision whose item others change meanwhile; more than a request has images."""
 BATCH = 100
-"""Items that DynamoDB reads or writes at once."""
+"""Items that DynamoDB reads or writes in one call."""
 
 
-class ConditionFailed(Exception):  # noqa: N818 - not an error, an answer
-    """A condition did not hold; nothing was written. ``which`` are the indexes of the parts."""
+class ConditionFailed(Exception):  # noqa: N818 - an expected result, not an error
+    """A condition did not hold, so nothing was written. ``which``: indexes of the failed parts."""
 
     def __init__(self, which: tuple[int, ...] = ()) -> None:
         super().__init__(which)
@@ -37,24 +37,24 @@ class ConditionFailed(Exception):  # noqa: N818 - not an error, an answer
 
 
 class Table:
-    """One table of one client."""
+    """One DynamoDB table, read and written through one client."""
 
     def __init__(self, name: str, client: "DynamoDBClient") -> None:
         self.name = name
         self.client = client
 
     def get(self, key: Item) -> Item | None:
-        """Read one item, consistently."""
+        """Read one item with strong consistency."""
         return self.client.get_item(TableName=self.name, Key=key, ConsistentRead=True).get("Item")
 
     def put(self, item: Item) -> None:
-        """Write an item, whatever was there."""
+        """Write an item, replacing any that exists."""
         self.client.put_item(TableName=self.name, Item=item)
 
     def batch(self, wanted: Iterable[Item]) -> list[Item]:
-        """Read items by their keys, in no order; those that are not there are left out.
+        """Read items by their keys, in no order; missing items are left out.
 
-        Raises Busy where DynamoDB leaves keys unread too often.
+        Raises Busy if DynamoDB leaves keys unread too often.
         """
         keys, found, tries = list(wanted), [], 0
         while keys:
@@ -73,7 +73,7 @@ class Table:
         return found
 
     def query(self, condition: str, values: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-        """Read one page of a query; ``values`` are plain, by their names."""
+        """Read one page of a query. ``values`` are plain Python values by placeholder."""
         answer: Any = self.client.query(
             TableName=self.name,
             KeyConditionExpression=condition,
@@ -85,7 +85,7 @@ class Table:
     def pages(
         self, condition: str, values: Mapping[str, Any], **options: Any
     ) -> Iterator[list[Item]]:
-        """Yield all pages of a query, one read at a time."""
+        """Yield all pages of a query, one read per page."""
         start: dict[str, Any] = {}
         while True:
             answer = self.query(condition, values, **options, **start)
@@ -95,14 +95,14 @@ class Table:
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     def scan(self, **options: Any) -> Iterator[list[Item]]:
-        """Yield the whole table, or what a filter leaves of it, a page at a time."""
+        """Yield the whole table, or the items that a filter selects, a page at a time."""
         for page in self.client.get_paginator("scan").paginate(TableName=self.name, **options):
             yield [dict(item) for item in page["Items"]]
 
     def read_list(
         self, name: str, limit: int, *, last_first: bool = False, since: int | None = None
     ) -> list[Item]:
-        """Read the keys of up to ``limit`` items of a list; ``since``: those after it."""
+        """Read the keys of up to ``limit`` items of a list, sorted after ``since`` if given."""
         later = {} if since is None else {"since": since}
         condition = f"{LISTED.partition} = :list"
         condition += f" AND {LISTED.sort} > :since" if later else ""
@@ -130,7 +130,7 @@ class Table:
         return int(answer["Count"])
 
     def add(self, key: Item, expression: str, values: Mapping[str, Any]) -> Item:
-        """Update one item, made if it is not there, and return what was updated."""
+        """Update or create one item and return the updated attributes."""
         answer = self.client.update_item(
             TableName=self.name,
             Key=key,
@@ -143,9 +143,10 @@ class Table:
     def change(
         self, key: Item, changes: Mapping[str, Any], seen: Mapping[str, Any] | None = None
     ) -> Item | None:
-        """Set attributes of an existing item, or remove those that are None or False.
+        """Set attributes of an existing item; None or False removes one.
 
-        ``seen`` are attributes as they must still be. Returns the item, None if a condition failed.
+        ``seen`` are attributes that must not have changed. Returns the item, or None if the item is
+        gone or has changed.
         """
         expression, names, values = sets(changes)
         conditions = [EXISTS]
@@ -162,7 +163,7 @@ class Table:
         values: Item,
         names: Mapping[str, str] | None = None,
     ) -> Item | None:
-        """Update one item by itself and return it; None if its condition does not hold."""
+        """Update one item outside a transaction; returns it, or None if the condition failed."""
         part = update(key, expression, condition, values, names)["Update"]
         try:
             answer = retry_on_conflict(
@@ -175,7 +176,7 @@ class Table:
         return answer["Attributes"]
 
     def try_transact(self, parts: list[Item]) -> bool:
-        """Write all parts; False if a condition failed and nothing was written."""
+        """Write all parts; returns False if a condition failed and nothing was written."""
         try:
             self.transact(parts)
         except ConditionFailed:
@@ -185,8 +186,8 @@ class Table:
     def transact(self, parts: list[Item]) -> None:
         """Write all parts or none; raises ConditionFailed or Busy.
 
-        The token makes a retry of a lost answer safe for ten minutes, the parts' conditions for
-        ever.
+        The client token makes a retry after a lost response safe for ten minutes; the conditions
+        of the parts make it safe for good.
         """
         items = [
             {verb: {"TableName": self.name, **body} for verb, body in part.items()}
@@ -207,14 +208,14 @@ class Table:
             raise
 
 
-# --- writes that meet -----------------------------------------------------------------------
+# --- conflicting writes ---------------------------------------------------------------------
 
 
 def retry_on_conflict(write: Callable[..., T], **arguments: Any) -> T:
-    """Write, and where that meets a transaction on the same item, write again; raises Busy.
+    """Write, and retry with jitter if another transaction holds the same item; raises Busy.
 
-    Nothing queues on an item: of two transactions at once, or a transaction and a plain write,
-    DynamoDB refuses one, which is tried again here with jitter.
+    DynamoDB does not queue writes to an item. Of two concurrent transactions, or a transaction and
+    a plain write, it refuses one.
     """
     for attempt in range(CONFLICT_TRIES):
         try:
@@ -238,7 +239,7 @@ def _reasons(error: ClientError) -> list[str]:
 def _is_conflict(error: ClientError) -> bool:
     reasons = _reasons(error)
     if "ConditionalCheckFailed" in reasons:
-        return False  # an answer: it would not have been written anyhow
+        return False  # a retry would fail the same condition
     return _code(error) in {"TransactionInProgressException", "TransactionConflictException"} or (
         "TransactionConflict" in reasons or "ThrottlingError" in reasons
     )
@@ -249,5 +250,5 @@ def _pause(attempt: int) -> None:
 
 
 def pause_s(attempt: int) -> float:
-    """Return how long to wait after a refused write, in seconds: more each time, never alike."""
+    """Return the delay after a refused write, in seconds: exponential, with jitter."""
     return random.uniform(0.005, min(0.4, 0.02 * 2**attempt))  # noqa: S311 - jitter

@@ -1,4 +1,4 @@
-"""Kudos between accounts, new kudos by award, and what a client wants done once."""
+"""Transfers of kudos between accounts, awards of new kudos, and idempotency keys."""
 
 from dataclasses import dataclass
 from uuid import uuid4
@@ -14,14 +14,14 @@ from horde.store.table import Table
 from horde.store.transaction import ABSENT, new, update
 
 IDEMPOTENCY_S = DAY_S
-"""How long an ``Idempotency-Key`` is remembered, in seconds."""
+"""Seconds for which an ``Idempotency-Key`` is remembered."""
 COOL_DOWN_S = 60
-"""Who was given kudos may send some back after this many seconds."""
+"""Seconds after which the receiver of a transfer may send kudos back (horde-api.md 1.5)."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """What a client wants done once: its ``Idempotency-Key`` and its body, both hashed."""
+    """A call that must take effect once: its ``Idempotency-Key`` and its body, both hashed."""
 
     key: str
     body: str
@@ -38,15 +38,15 @@ class Transfers:
         sender: User,
         receiver_id: int,
         amount: int,
-        once: IdempotencyKey | None,
+        idempotency: IdempotencyKey | None,
         shared: SharedKey | None = None,
     ) -> bool:
-        """Move kudos from one user to another, both entries or neither.
+        """Move kudos from one user to another, with both entries or neither.
 
-        With a shared key of the receiver's, its budget grows by as much. The rules are conditions
-        here: enough above the sender's floor, both in good standing, nothing just came the other
-        way, and this idempotency key is unused. False if one of them does not hold; the caller
-        reads anew and says which.
+        ``shared`` is a shared key of the receiver, whose budget grows by the amount. Returns False
+        if a condition fails: enough above the sender's floor, both accounts in good standing, no
+        transfer in the other direction within ``COOL_DOWN_S``, idempotency key unused. The caller
+        then reads again to find out which.
         """
         sent, got = kudos.transfer(sender.id, receiver_id, amount)
         reference = str(uuid4())
@@ -55,31 +55,34 @@ class Transfers:
             *post(sent, enough, IN_GOOD_STANDING, reference=reference),
             *post(got, IN_GOOD_STANDING, reference=reference),
             _cool_down(sender.id, receiver_id),
-            *_use(sender.id, once),
+            *_use(sender.id, idempotency),
             *([] if shared is None else [sharedkeys.raise_budget(shared, amount)]),
         ]
         return self._table.try_transact(parts)
 
     def award(
-        self, giver_id: int, receiver_id: int, amount: int, once: IdempotencyKey | None
+        self, giver_id: int, receiver_id: int, amount: int, idempotency: IdempotencyKey | None
     ) -> bool:
-        """Give new kudos to a user in good standing; False if it is not, or ``once`` is used."""
+        """Give new kudos to a user.
+
+        Returns False if the user is not in good standing or the idempotency key has been used.
+        """
         entry = kudos.award(receiver_id, amount)
         parts = [
             *post(entry, IN_GOOD_STANDING, reference=f"by {giver_id}"),
-            *_use(giver_id, once),
+            *_use(giver_id, idempotency),
         ]
         return self._table.try_transact(parts)
 
     def used_with(self, user_id: int, idempotency_key: str) -> str | None:
-        """Return the hash of the body that an ``Idempotency-Key`` was used with, if it was."""
+        """Return the hash of the body that an ``Idempotency-Key`` was used with, or None."""
         item = self._table.get(key(Kind.IDEMPOTENCY, f"{user_id}#{idempotency_key}"))
         if item is None or int(item[TTL]["N"]) <= clock.now():
             return None
         return str(item["body"]["S"])
 
     def sent_recently(self, giver: int, receiver: int) -> bool:
-        """Say whether one user sent kudos to another within the last minute."""
+        """Return whether one user sent kudos to another within the last ``COOL_DOWN_S``."""
         item = self._table.get(key(Kind.PAIR, _pair(giver, receiver)))
         return (
             item is not None
@@ -94,23 +97,23 @@ def _pair(one: int, other: int) -> str:
 
 def _cool_down(giver: int, receiver: int) -> Item:
     now = clock.now()
-    nothing_just_came_back = f"{ABSENT} OR giver = :giver OR sent_at <= :before"
+    no_recent_transfer_back = f"{ABSENT} OR giver = :giver OR sent_at <= :before"
     values = {"giver": giver, "before": now - COOL_DOWN_S, "now": now, "gone": now + KEEP_S}
     return update(
         key(Kind.PAIR, _pair(giver, receiver)),
         f"SET giver = :giver, sent_at = :now, {TTL} = :gone",
-        nothing_just_came_back,
+        no_recent_transfer_back,
         encode_all(values),
     )
 
 
-def _use(user_id: int, once: IdempotencyKey | None) -> list[Item]:
-    if once is None:
+def _use(user_id: int, idempotency: IdempotencyKey | None) -> list[Item]:
+    if idempotency is None:
         return []
     now = clock.now()
     item = {
-        **key(Kind.IDEMPOTENCY, f"{user_id}#{once.key}"),
-        "body": {"S": once.body},
+        **key(Kind.IDEMPOTENCY, f"{user_id}#{idempotency.key}"),
+        "body": {"S": idempotency.body},
         TTL: encode(now + IDEMPOTENCY_S),
     }
     unused = f"{ABSENT} OR {TTL} <= :now"

@@ -33,8 +33,8 @@ from horde.store.table import Table
 from horde.store.transaction import ABSENT, delete, new, sets, update
 
 WORKER_KEEP_S = 30 * DAY_S
-"""A worker that did not pop for this long is deleted, its name free again, in seconds."""
-_OFFERED = (
+"""Seconds without a pop after which a worker is deleted and its name is free again."""
+_OFFER_FIELDS = (
     "bridge_agent",
     "models",
     "max_pixels",
@@ -48,7 +48,7 @@ _OFFERED = (
     "sdxl_controlnet",
     "extra_slow",
 )
-"""Fields of an offer that are kept with its worker."""
+"""The fields of an offer that are stored with its worker."""
 
 
 class Workers:
@@ -60,14 +60,14 @@ class Workers:
     # --- read -------------------------------------------------------------------------------
 
     def named(self, name: str) -> str | None:
-        """Return the id of the worker that has this name, in any case of its letters."""
+        """Return the id of the worker with this name, ignoring case."""
         item = self._table.get(_name_key(name))
         return str(item["worker_id"]["S"]) if item else None
 
     def with_owner(
         self, worker_id: str | None, user_id: int
     ) -> tuple[Worker | None, WorkerStats, User | None]:
-        """Read a worker with its statistics, and its owner."""
+        """Read a worker, its statistics and its owner; a missing worker or owner is None."""
         keys = [key(Kind.USER, user_id)]
         if worker_id is not None:
             keys += [key(Kind.WORKER, worker_id), stats_key(Kind.WORKER, worker_id)]
@@ -84,7 +84,7 @@ class Workers:
         return _worker(self._table.get(key(Kind.WORKER, worker_id)))
 
     def get_many(self, ids: Iterable[str]) -> list[tuple[Worker, WorkerStats]]:
-        """Read workers with their statistics, by name."""
+        """Read workers with their statistics, sorted by name."""
         keys = [make(Kind.WORKER, worker_id) for worker_id in ids for make in (key, stats_key)]
         workers, stats = [], {}
         for item in self._table.batch(keys):
@@ -108,7 +108,7 @@ class Workers:
         ]
 
     def seen_since(self, since: int, limit: int) -> list[str]:
-        """Return the ids of workers seen after a time (seconds), up to ``limit`` of a shard."""
+        """Return the ids of workers seen after a time (seconds), up to ``limit`` per shard."""
         return [
             id_of(item)
             for shard in range(WORKER_SHARDS)
@@ -118,16 +118,16 @@ class Workers:
         ]
 
     def model_is_live(self, model: str) -> bool:
-        """Say whether an online worker offers a model: at once, where the census lags a minute."""
+        """Return whether an online worker offers a model; unlike the census, without a delay."""
         item = self._table.get(key(Kind.MODEL, model))
         return item is not None and int(item["seen_at"]["N"]) > clock.now() - ONLINE_S
 
     # --- change -----------------------------------------------------------------------------
 
     def register(self, worker: Worker, instead_of: str | None = None) -> bool:
-        """Register a new worker; False if its name was taken meanwhile.
+        """Register a new worker; returns False if its name has been taken meanwhile.
 
-        ``instead_of`` is the worker whose name it takes over, one that is gone.
+        ``instead_of`` is the id of a deleted worker whose name it takes over.
         """
         owned = {**_owned_key(worker), TTL: encode(worker.gone_at)}
         named = _name_item(worker, worker.name)
@@ -137,20 +137,20 @@ class Workers:
         return self._table.try_transact([free, new(_worker_item(worker)), new(owned)])
 
     def seen(self, worker: Worker, offer: Offer) -> None:
-        """Remember that a worker is at work, and what it offers; ``worker`` is as it was read.
+        """Record that a worker is online, and its offer; ``worker`` is as it was read.
 
-        Of several processes that see it in the same minute one writes.
+        If several processes see the worker at once, one of them writes.
         """
         now = clock.now()
         gone_at = worker.gone_at
-        if gone_at < now + WORKER_KEEP_S - DAY_S:  # once a day: the name first, then the worker
+        if gone_at < now + WORKER_KEEP_S - DAY_S:  # extend once a day: the name before the worker
             gone_at = now + WORKER_KEEP_S
             name = _name_key(worker.name)
             self._table.change(name, {TTL: gone_at}, {"worker_id": worker.id})
             self._table.change(_owned_key(worker), {TTL: gone_at})
         offered, away = asdict(offer), now - worker.seen_at
         changes = {
-            **{name: offered[name] for name in _OFFERED},
+            **{name: offered[name] for name in _OFFER_FIELDS},
             "seen_at": now,
             LISTED.sort: now,
             TTL: gone_at,
@@ -166,14 +166,13 @@ class Workers:
             )
 
     def change(self, worker_id: str, **changes: Any) -> Worker | None:
-        """Change what a worker is told to do, or its info; None if it is gone."""
+        """Set fields of a worker, such as its maintenance; returns None if it is gone."""
         return _worker(self._table.change(key(Kind.WORKER, worker_id), changes))
 
     def rename(self, worker: Worker, name: str, changes: Mapping[str, Any] | None = None) -> bool:
-        """Give a worker another name and free its old one; False if that is taken.
+        """Rename a worker and free its old name; ``changes`` are set with it, all or nothing.
 
-        ``changes`` are set with it, all or nothing. The worker is as it was read; whoever renamed
-        it meanwhile wins.
+        Returns False if the name is taken, or if the worker was renamed since it was read.
         """
         item_key, changed = key(Kind.WORKER, worker.id), {**(changes or {}), "name": name}
         if name.casefold() == worker.name.casefold():
@@ -194,14 +193,15 @@ class Workers:
         )
 
     def delete(self, worker: Worker) -> bool:
-        """Delete a worker and its statistics, and free its name; False if it is gone already.
+        """Delete a worker and its statistics, and free its name; returns False if it is gone.
 
-        What it holds is still its owner's to submit. A worker that goes on popping is a new one.
+        Its owner may still submit the images it has claimed. If the worker pops again, it is
+        registered as a new one.
         """
-        still_so_named = ("#name = :name", encode_all({"name": worker.name}), {"#name": "name"})
+        same_name = ("#name = :name", encode_all({"name": worker.name}), {"#name": "name"})
         return self._table.try_transact(
             [
-                delete(key(Kind.WORKER, worker.id), *still_so_named),
+                delete(key(Kind.WORKER, worker.id), *same_name),
                 _free_name(worker),
                 delete(stats_key(Kind.WORKER, worker.id)),
                 delete(_owned_key(worker)),
@@ -232,6 +232,6 @@ def _worker_item(worker: Worker) -> Item:
 
 
 def _worker(item: Item | None) -> Worker | None:
-    """Return the worker of an item; TTL may take days to delete one that is gone."""
+    """Return the worker in an item, or None if it has expired: TTL may delete it days later."""
     worker = from_item(Worker, item) if item else None
     return worker if worker is not None and worker.gone_at > clock.now() else None

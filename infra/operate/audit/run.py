@@ -100,14 +100,14 @@ def still(suspicious: list[tuple[Check, Finding]], view: View) -> list[tuple[Che
 def pages(store: AuditStore, segments: int) -> Iterable[list[Item]]:
     """Yield the whole table in pages; one thread reads each segment."""
     if segments == 1:
-        yield from store.everything()
+        yield from store.scan()
         return
     read: SimpleQueue[list[Item] | None] = SimpleQueue()
     stopped = threading.Event()
 
     def part(segment: int) -> None:
         try:
-            for page in store.everything(segment, segments):
+            for page in store.scan(segment, segments):
                 if stopped.is_set():
                     return
                 read.put(page)
