@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.cloud import Cloud, fresh_cloud, moto_clients
+from tests.support.cloud import Cloud, fresh_cloud
+from tests.support.moto_aws import moto_clients
 
 
 @pytest.fixture(scope="session")

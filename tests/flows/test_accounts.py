@@ -6,7 +6,8 @@ import pytest
 
 from horde.rules import ruleset
 from horde.store.workers import WORKER_KEEP_S
-from tests.support.cloud import ANONYMOUS, Cloud, Reply
+from tests.support.api_calls import ANONYMOUS, Reply
+from tests.support.cloud import Cloud
 
 ONE = "/api/v2/users/{id}"
 

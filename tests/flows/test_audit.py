@@ -24,7 +24,9 @@ from infra.operate import commands
 from infra.operate.audit.books import Books
 from infra.operate.audit.checks import Rule, View, judge
 from infra.operate.audit.run import audit
-from tests.support.cloud import ANONYMOUS, Cloud, fresh_cloud, png_base64
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud, fresh_cloud
+from tests.support.images import png_base64
 
 Item = dict[str, Any]
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.cloud import ANONYMOUS, Cloud, png_base64
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64
 
 GENERATE = "POST /api/v2/generate/async"
 LONE = r'{"prompt": "a lone surrogate: \ud800"}'

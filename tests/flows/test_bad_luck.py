@@ -20,7 +20,9 @@ from horde.store.endings import Endings
 from horde.store.items import Kind
 from horde.store.requests import Requests
 from horde.store.sharing import Sharing
-from tests.support.cloud import ANONYMOUS, Cloud, key_of, webp
+from tests.support.api_calls import ANONYMOUS, key_of
+from tests.support.cloud import Cloud
+from tests.support.images import webp
 
 PRICE, TAX = 7, 3
 

@@ -11,7 +11,9 @@ from horde.edge.bodies import GenerateRequest
 from horde.records import Census, Load
 from horde.rules import admission, ruleset
 from horde.rules.pricing import accurate_steps
-from tests.support.cloud import ANONYMOUS, Cloud, png_base64
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64
 
 HEAVY: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"params": {"steps": 100}}, {"ddim_steps": 30}),

@@ -6,7 +6,9 @@ import pytest
 
 from horde.store.accounts import DELETED
 from horde.store.workers import Workers
-from tests.support.cloud import ANONYMOUS, Cloud, Reply, png_base64
+from tests.support.api_calls import ANONYMOUS, Reply
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64
 
 
 @pytest.fixture

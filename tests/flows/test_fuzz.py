@@ -8,7 +8,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from horde.edge.bodies import GenerateRequest, Params, PopRequest, SubmitRequest
-from tests.support.cloud import ANONYMOUS, Cloud, png_base64
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64
 
 UUID = "11111111-2222-4333-8444-555555555555"
 text = st.text(max_size=20) | st.sampled_from(

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from horde.rules import ruleset
-from tests.support.cloud import ANONYMOUS, Cloud
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
 
 GENERATE = "POST /api/v2/generate/async"
 

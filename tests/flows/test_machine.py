@@ -33,7 +33,9 @@ from horde.rules import pricing, ruleset
 from horde.store.items import from_item
 from infra.operate import commands
 from tests.support import rulebook
-from tests.support.cloud import ANONYMOUS, Cloud, Reply, fresh_cloud, png_base64, webp
+from tests.support.api_calls import ANONYMOUS, Reply
+from tests.support.cloud import Cloud, fresh_cloud
+from tests.support.images import png_base64, webp
 
 START_MS = 1_795_000_000_000
 BASELINE = "stable_diffusion_1"

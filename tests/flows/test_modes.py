@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.cloud import ANONYMOUS, Cloud, Reply
+from tests.support.api_calls import ANONYMOUS, Reply
+from tests.support.cloud import Cloud
 
 PUT = "PUT /api/v2/status/modes"
 GET = "GET /api/v2/status/modes"

@@ -11,7 +11,9 @@ from PIL import Image
 
 from horde import outbound
 from tests.support import tls
-from tests.support.cloud import ANONYMOUS, Cloud, png_base64
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64
 
 
 def encoded(image: Image.Image) -> str:

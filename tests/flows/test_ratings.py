@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.flows.test_rules import PRICE
-from tests.support.cloud import ANONYMOUS, Cloud, Reply
+from tests.support.api_calls import ANONYMOUS, Reply
+from tests.support.cloud import Cloud
+from tests.support.numbers import PRICE
 
 NOBODY = "11111111-2222-4333-8444-555555555555"
 

@@ -7,7 +7,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.support.cloud import Cloud, Reply
+from tests.support.api_calls import Reply
+from tests.support.cloud import Cloud
 
 FORM = "application/x-www-form-urlencoded"
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.support.cloud import ANONYMOUS, Cloud, png_base64
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64
 
 PARAMS = {"width": 512, "height": 512, "steps": 30}
 PRICE = 7  # 6.50 by the closed form, half up

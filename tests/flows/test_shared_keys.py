@@ -8,7 +8,8 @@ import pytest
 
 from horde.store.endings import Endings
 from horde.store.requests import Requests
-from tests.support.cloud import ANONYMOUS, Cloud, Reply
+from tests.support.api_calls import ANONYMOUS, Reply
+from tests.support.cloud import Cloud
 
 PRICE, TAX = 7, 3
 ONE = "/api/v2/sharedkeys/{id}"

@@ -8,8 +8,9 @@ from horde.records import Settlement, WorkerStats
 from horde.rules.estimates import moving_speed
 from horde.store.settlements import event_of
 from horde.store.table import Table
-from tests.flows.test_rules import PRICE
-from tests.support.cloud import ANONYMOUS, Cloud
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.numbers import PRICE
 
 PS = 512 * 512 * 30
 """The pixelsteps of a usual image."""
@@ -159,7 +160,7 @@ def test_a_record_that_comes_again_is_not_counted_again(cloud: Cloud, worker: st
 
 def test_a_record_twice_in_one_batch_is_counted_once(cloud: Cloud, worker: str) -> None:
     draw(cloud, worker, n=2)
-    records = cloud._records()
+    records = cloud.records_of_the_stream()
     rewards = [
         r for r in records if r["dynamodb"].get("NewImage", {}).get("kind") == {"S": "REWARD"}
     ]
@@ -176,7 +177,7 @@ def test_records_out_of_order_are_counted_in_their_own_time(cloud: Cloud, worker
         cloud.clock.pass_seconds(600)
     rewards = [
         r
-        for r in cloud._records()
+        for r in cloud.records_of_the_stream()
         if r["eventName"] == "INSERT"
         and "tax" in r["dynamodb"]["NewImage"]
         and r["dynamodb"]["NewImage"]["sk"]["S"].startswith("LEDGER#")
@@ -362,16 +363,13 @@ def test_nothing_is_counted_where_everything_was(cloud: Cloud, worker: str) -> N
     cloud.stream()
     events = [
         event
-        for record in [r for r in _all_records(cloud) if r["eventName"] == "INSERT"]
+        for record in [
+            r for r in cloud.records_of_the_stream(again=True) if r["eventName"] == "INSERT"
+        ]
         if _counts(record) and (event := event_of(record["dynamodb"]["NewImage"]))
     ]
     assert events
     assert cloud.store.payouts.post(events) == 0
-
-
-def _all_records(cloud: Cloud) -> list[Any]:
-    cloud._iterators.clear()
-    return cloud._records()
 
 
 def _counts(record: Any) -> bool:

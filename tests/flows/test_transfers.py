@@ -7,7 +7,8 @@ import pytest
 
 from horde.store.accounts import DELETED
 from horde.store.transfers import Transfers
-from tests.support.cloud import ANONYMOUS, Cloud, Reply
+from tests.support.api_calls import ANONYMOUS, Reply
+from tests.support.cloud import Cloud
 
 TRANSFER, AWARD = "POST /api/v2/kudos/transfer", "POST /api/v2/kudos/award"
 

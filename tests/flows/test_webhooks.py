@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from horde import outbound
-from tests.flows.test_rules import PRICE
 from tests.support import tls
 from tests.support.cloud import Cloud
+from tests.support.numbers import PRICE
 
 
 @pytest.fixture

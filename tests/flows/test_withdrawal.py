@@ -5,7 +5,8 @@ import json
 import pytest
 
 from infra.operate import commands
-from tests.support.cloud import ANONYMOUS, Cloud
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
 
 
 def shared(cloud: Cloud, key: str, n: int = 1) -> list[str]:

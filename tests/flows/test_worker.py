@@ -7,7 +7,9 @@ import pytest
 import requests
 
 from horde.records import Worker
-from tests.support.cloud import ANONYMOUS, Cloud, png_base64, webp
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64, webp
 
 
 @pytest.fixture
