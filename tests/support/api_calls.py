@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from horde.edge import auth
+from horde.store.accounts import DELETED
 from tests.support.deployment import Deployment
 from tests.support.images import webp
 from tests.support.numbers import HANG_S
@@ -91,15 +92,23 @@ class ApiCalls(Deployment):
             assert self.store.accounts.grant(answer.body["id"], kudos)
         return answer.body["id"], answer.body["api_key"]
 
-    def find_user(self, key: str) -> Any:
-        """Ask for the account of a key, as it is stored now."""
-        answer = self.call("GET /api/v2/find_user", key=key)
-        assert answer.status == 200, answer
-        return answer.body
-
     def change_user(self, key: str, user: object, **fields: Any) -> Reply:
         """Change an account."""
         return self.call("PUT /api/v2/users/{id}", fields, key=key, id=str(user))
+
+    def set_flags(self, user_id: int, **flags: bool) -> None:
+        """Set an account's flags behind the API's back."""
+        user = self.store.accounts.get(user_id)
+        assert user is not None
+        assert self.store.accounts.change(user, DELETED if flags.get("deleted") else flags)
+
+    def transfer(
+        self, key: str, username: str, amount: Any = 10, *, once: str | None = None
+    ) -> Reply:
+        """Send kudos to a user, or to a shared key; ``once`` is an idempotency key."""
+        body = {"username": username, "amount": amount}
+        headers = {"Idempotency-Key": once} if once else None
+        return self.call("POST /api/v2/kudos/transfer", body, key=key, headers=headers)
 
     def generate(self, key: str = ANONYMOUS, **fields: Any) -> Reply:
         """Ask for images."""
@@ -130,9 +139,9 @@ class ApiCalls(Deployment):
         assert self.store.accounts.add_worker_key(user_id, auth.key_hash(key))
         return key
 
-    def hire(self, name: str = "owner") -> str:
-        """Open an account that has a worker; returns its worker key."""
-        return self.worker_key(self.register(name)[0])
+    def new_worker(self, owner: str = "owner") -> str:
+        """Open an account for a worker's owner; returns its worker key."""
+        return self.worker_key(self.register(owner)[0])
 
     def worker_named(self, name: str = "w1", key: str | None = None) -> Any:
         """Ask for a worker by its name, as the owner of ``key``."""

@@ -35,6 +35,13 @@ class Cloud(ApiCalls, Delivery):
         assert user is not None
         return user.kudos
 
+    def find_user(self, key: str) -> Any:
+        """Ask for the account of a key, rewards included."""
+        self.pay()
+        answer = self.call("GET /api/v2/find_user", key=key)
+        assert answer.status == 200, answer
+        return answer.body
+
 
 def new_processes() -> None:
     """Forget what the functions' processes remember, as new ones do."""

@@ -19,8 +19,8 @@ class FakeRunPod:
 
     key: str = "runpod-key"
     mode: str = "ok"
-    """``ok``; ``error``: answers 500; ``nothing``: closes the connection; ``nonsense``: answers what
-    is no answer; ``lose``: says that it took a job, and did not."""
+    """``ok``; ``error``: answers 500; ``nothing``: closes the connection; ``nonsense``: answers
+    with something else; ``lose``: says that it took a job, and did not."""
     jobs: list[dict[str, Any]] = field(default_factory=list)
     in_progress: int = 0
     url: str = ""

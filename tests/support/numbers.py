@@ -18,6 +18,7 @@ OVER_S = LIFE_S + 1
 """Seconds after which a request that nobody touched is over."""
 MAX_FAULTS = IN_FORCE.max_faults
 CONCURRENCY = IN_FORCE.concurrency
+MAX_STEPS = IN_FORCE.max_steps
 
 PRICE = 7
 """Kudos of a usual image, without tax: 512 x 512 at 30 steps are 6.50, half up."""
