@@ -16,8 +16,8 @@ import pytest
 from horde import ending
 from horde.records import Generation, Request, State, Worker
 from tests.e2e.conftest import OperatedCloud, wish
+from tests.support.api_calls import Reply
 from tests.support.arena import Arena, arena, at_once
-from tests.support.cloud import Reply
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

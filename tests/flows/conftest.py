@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.cloud import Cloud, fresh_cloud, moto_clients
+from tests.support.cloud import Cloud, fresh_cloud
+from tests.support.moto_aws import moto_clients
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +22,32 @@ def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
     with fresh_cloud(template, clients) as made:
         yield made
         made.audit()
+
+
+@pytest.fixture
+def owner(cloud: Cloud) -> int:
+    """An account that has a worker."""
+    return cloud.register("owner")[0]
+
+
+@pytest.fixture
+def worker(cloud: Cloud, owner: int) -> str:
+    """The key of its worker."""
+    return cloud.worker_key(owner)
+
+
+@pytest.fixture
+def admin(cloud: Cloud) -> str:
+    """The key of an account that the operator named; it is the first one."""
+    cloud.overrides["ADMINS"] = "77, 1"
+    user, key = cloud.register("root")
+    assert user == 1
+    return key
+
+
+@pytest.fixture
+def moderator(cloud: Cloud, admin: str) -> str:
+    """The key of an account that an admin made a moderator."""
+    user, key = cloud.register("mod")
+    assert cloud.change_user(admin, user, moderator=True).body == {"moderator": True}
+    return key

@@ -6,49 +6,50 @@ from typing import Any
 import pytest
 
 from horde.store.accounts import DELETED
+from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud
+from tests.support.numbers import FLOOR, FLOOR_ANONYMOUS
 
-ONE = "PUT /api/v2/users/{id}"
+MONTHLY = 50
 
 
 def at(cloud: Cloud, year: int, month: int, day: int) -> None:
     cloud.clock.freeze(int(datetime(year, month, day, tzinfo=UTC).timestamp() * 1000))
 
 
-def find(cloud: Cloud, key: str) -> Any:
-    return cloud.call("GET /api/v2/find_user", key=key).body
-
-
 @pytest.fixture
 def monthly(cloud: Cloud) -> Cloud:
-    cloud.overrides["MONTHLY_KUDOS"] = "50"
+    cloud.overrides["MONTHLY_KUDOS"] = str(MONTHLY)
     return cloud
 
 
 def test_nobody_is_given_kudos_by_the_month_unless_the_operator_says_so(cloud: Cloud) -> None:
     ada, key = cloud.register("ada")
-    assert find(cloud, key)["monthly_kudos"] == {"amount": 0}
+    assert cloud.find_user(key)["monthly_kudos"] == {"amount": 0}
     cloud.generate(key)
-    assert cloud.kudos(ada) == 14
+    assert cloud.kudos(ada) == FLOOR
 
 
 def test_an_account_is_given_its_kudos_once_a_month(monthly: Cloud) -> None:
     at(monthly, 2026, 1, 31)
     ada, key = monthly.register("ada")
-    assert [find(monthly, key)["kudos"] for _ in range(2)] == [64, 64]
+    assert [monthly.find_user(key)["kudos"] for _ in range(2)] == [FLOOR + MONTHLY] * 2
     at(monthly, 2026, 2, 1)
     assert monthly.generate(key, dry_run=True).status == 200
-    assert monthly.kudos(ada) == 64  # a dry run writes nothing
+    assert monthly.kudos(ada) == FLOOR + MONTHLY  # a dry run writes nothing
     assert monthly.generate(key).status == 202
     assert monthly.ledger(ada)[-2]["kind"] == "RECURRING"
     monthly.cancel(str(monthly.rows("REQUEST")[0]["id"]["S"]))
-    assert monthly.kudos(ada) == 114
+    assert monthly.kudos(ada) == FLOOR + 2 * MONTHLY
     at(monthly, 2026, 6, 1)  # months that passed unused are lost
-    shown = find(monthly, key)
-    assert shown["kudos"] == shown["kudos_details"]["recurring"] + 14 == 164
-    assert shown["monthly_kudos"] == {"amount": 50, "last_received": "2026-06-01T00:00:00.000Z"}
+    shown = monthly.find_user(key)
+    assert shown["kudos"] == shown["kudos_details"]["recurring"] + FLOOR == FLOOR + 3 * MONTHLY
+    assert shown["monthly_kudos"] == {
+        "amount": MONTHLY,
+        "last_received": "2026-06-01T00:00:00.000Z",
+    }
     entry = monthly.ledger(ada)[-1]
-    assert (entry["kind"], entry["postings"]) == ("RECURRING", {"allowances": -50})
+    assert (entry["kind"], entry["postings"]) == ("RECURRING", {"allowances": -MONTHLY})
 
 
 def test_two_at_once_are_given_one_allowance(monthly: Cloud) -> None:
@@ -56,15 +57,15 @@ def test_two_at_once_are_given_one_allowance(monthly: Cloud) -> None:
     user = monthly.store.accounts.get(ada)
     assert user is not None
     # Both calls read the account before the other one wrote it.
-    given = [monthly.store.accounts.give_allowance(user, 50).kudos for _ in range(2)]
-    assert given == [64, 64]
-    assert monthly.kudos(ada) == 64
+    given = [monthly.store.accounts.give_allowance(user, MONTHLY).kudos for _ in range(2)]
+    assert given == [FLOOR + MONTHLY] * 2
+    assert monthly.kudos(ada) == FLOOR + MONTHLY
 
 
 def test_an_allowance_pays_for_the_request_that_brings_it(monthly: Cloud) -> None:
     ada, key = monthly.register("ada")
     assert monthly.generate(key, slow_workers=False).status == 202  # needs its kudos upfront
-    assert 14 < monthly.kudos(ada) < 64
+    assert FLOOR < monthly.kudos(ada) < FLOOR + MONTHLY
 
 
 def test_an_admin_sets_what_one_account_is_given(monthly: Cloud) -> None:
@@ -74,9 +75,12 @@ def test_an_admin_sets_what_one_account_is_given(monthly: Cloud) -> None:
     )
     for user, amount in ((ada, 500), (bob, 0)):
         body = {"monthly_kudos": amount}
-        answer = monthly.call(ONE, body, key=admins_key, id=str(user))
+        answer = monthly.change_user(admins_key, user, **body)
         assert (answer.status, answer.body) == (200, body)
-    assert (find(monthly, key)["kudos"], find(monthly, other)["kudos"]) == (514, 14)
+    assert (monthly.find_user(key)["kudos"], monthly.find_user(other)["kudos"]) == (
+        FLOOR + 500,
+        FLOOR,
+    )
 
 
 @pytest.mark.parametrize("mark", [{"flagged": True}, DELETED])
@@ -86,11 +90,11 @@ def test_an_account_in_bad_standing_is_given_nothing(monthly: Cloud, mark: dict[
     assert user is not None
     monthly.store.accounts.change(user, mark)
     monthly.generate(key)
-    find(monthly, key)
-    assert monthly.kudos(ada) == 14
+    monthly.call("GET /api/v2/find_user", key=key)
+    assert monthly.kudos(ada) == FLOOR
     # Also by the table's own condition, for a call that read the account before.
-    assert monthly.store.accounts.give_allowance(user, 50).kudos == 14
+    assert monthly.store.accounts.give_allowance(user, MONTHLY).kudos == FLOOR
 
 
 def test_the_anonymous_account_is_given_nothing(monthly: Cloud) -> None:
-    assert find(monthly, "0000000000")["kudos"] == -50
+    assert monthly.find_user(ANONYMOUS)["kudos"] == FLOOR_ANONYMOUS

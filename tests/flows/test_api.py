@@ -23,7 +23,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from horde.edge import openapi
-from tests.support.cloud import ANONYMOUS, Cloud
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
 from tests.support.wsgi import Gateway
 
 EXAMPLES = int(os.environ.get("FUZZ", "12"))

@@ -15,6 +15,7 @@ import pytest
 from horde import clock
 from horde.rules import dates, statistics
 from horde.rules.dates import DAY_S
+from horde.rules.ruleset import IN_FORCE
 from horde.store import Store
 from horde.store import counters as counter_items
 from horde.store.audit import AuditStore
@@ -24,7 +25,10 @@ from infra.operate import commands
 from infra.operate.audit.books import Books
 from infra.operate.audit.checks import Rule, View, judge
 from infra.operate.audit.run import audit
-from tests.support.cloud import ANONYMOUS, Cloud, fresh_cloud, png_base64
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud, fresh_cloud
+from tests.support.images import png_base64
+from tests.support.numbers import FLOOR, TAX
 
 Item = dict[str, Any]
 
@@ -169,13 +173,11 @@ def fill(cloud: Cloud) -> dict[str, str]:
     assert cloud.pop(worker).body["id"]
     ask("waiting")
     ask("waiting shared", shared=True)
-    transfer = {"username": f"bob#{ids['bob']}", "amount": 30}
-    assert cloud.call("POST /api/v2/kudos/transfer", transfer, key=keys["ada"]).status == 200
+    assert cloud.transfer(keys["ada"], f"bob#{ids['bob']}", 30).status == 200
     generations = cloud.status(ids["shared"]).body["generations"]
     (shown,) = [one["id"] for one in generations if not one["censored"]]
-    rating = {"ratings": [{"id": shown, "rating": 8}]}
-    answer = cloud.call("POST /api/v2/generate/rate/{id}", rating, id=ids["shared"])
-    assert answer.body["reward"] == 5, answer
+    answer = cloud.rate(ids["shared"], ratings=[{"id": shown, "rating": 8}])
+    assert answer.body["reward"] == IN_FORCE.per_rating, answer
     gone = cloud.call("DELETE /api/v2/users/{id}", key=keys["gone"], id=ids["gone"])
     assert gone.status == 200, gone
     cloud.settle_async()
@@ -381,7 +383,7 @@ def test_a_balance_is_not_under_its_floor(made: Made) -> None:
 
 def test_an_account_was_opened_once(made: Made) -> None:
     row = made.entry("FLOOR_ADJUSTMENT", "registration", made.user("bob")[0])
-    made.change(row, kind="ADMIN_ADJUSTMENT", postings={"M": {"grants": {"N": "-14"}}})
+    made.change(row, kind="ADMIN_ADJUSTMENT", postings={"M": {"grants": {"N": str(-FLOOR)}}})
     assert made.found() == {(name(made.user("bob")), Rule.OPENED)}
 
 
@@ -467,12 +469,12 @@ def test_an_anonymous_request_gets_nothing_back(made: Made) -> None:
     assert made.found() == {(image, Rule.REFUNDED)}
 
 
-def test_what_was_forgiven_comes_off_refunds_first(made: Made) -> None:
+def test_what_was_waived_comes_off_refunds_first(made: Made) -> None:
     made.add(made.request("waived"), waived=1)
     assert made.found() == {(name(made.request("waived")), Rule.WAIVED)}
 
 
-def test_a_refund_of_what_was_forgiven_gives_nothing(made: Made) -> None:
+def test_a_refund_of_what_was_waived_gives_nothing(made: Made) -> None:
     row = next(
         row
         for row, item in made.items.items()
@@ -682,7 +684,7 @@ def test_nothing_made_from_a_source_image_is_shared(made: Made) -> None:
 
 
 def test_anonymous_text_to_image_is_shared(made: Made) -> None:
-    made.change(made.request("nobodys"), shared=None, tax=3)
+    made.change(made.request("nobodys"), shared=None, tax=TAX)
     assert made.found() == {(name(made.request("nobodys")), Rule.SHAREABLE)}
 
 
@@ -836,13 +838,13 @@ def test_anonymous_requests_are_counted(made: Made) -> None:
     assert made.found() == {("USER#0/STATS", Rule.COUNTED)}
 
 
-def test_a_forgotten_workers_record_is_not_judged(made: Made) -> None:
+def test_a_deleted_workers_statistics_are_not_judged(made: Made) -> None:
     (row,) = [row for row in made.before if row[0].startswith("WORKER#")]
     del made.before[row], made.after[row]
     assert made.found() == set()
 
 
-def test_a_record_that_began_anew_may_be_smaller(made: Made) -> None:
+def test_statistics_that_began_anew_may_be_smaller(made: Made) -> None:
     (row,) = [row for row in made.before if row[0].startswith("WORKER#")]
     for counters in (made.before, made.after):
         counters[row] = {}
@@ -880,16 +882,16 @@ class Moving(AuditStore):
 
 
 class Busy:
-    """A horde in which everything happens."""
+    """A cloud in which everything happens."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
         (self.ada, key), (self.bob, other) = (
             cloud.register(name, kudos=500) for name in ("ada", "bob")
         )
-        self.worker = cloud.worker_key(cloud.register("owner")[0])
-        wish = {"name": "gift", "kudos": 500}
-        gift = cloud.call("PUT /api/v2/sharedkeys", wish, key=key).body["id"]
+        self.worker = cloud.new_worker()
+        body = {"name": "gift", "kudos": 500}
+        gift = cloud.call("PUT /api/v2/sharedkeys", body, key=key).body["id"]
         self.keys = (key, other, gift, ANONYMOUS)
         self.left = [cloud.generate(key).body["id"] for key in self.keys]
 
@@ -1035,14 +1037,17 @@ def test_the_command_has_a_line_for_each_finding(
         TableName=bare.table,
         Key={"pk": {"S": "USER#1"}, "sk": {"S": "USER"}},
         UpdateExpression="SET floor = :floor, listed = :nowhere",
-        ExpressionAttributeValues={":floor": {"N": "15"}, ":nowhere": {"S": "x"}},
+        ExpressionAttributeValues={":floor": {"N": str(FLOOR + 1)}, ":nowhere": {"S": "x"}},
     )
     with pytest.raises(SystemExit) as ended:
         commands.main(["--table", bare.table, "audit"])
     assert ended.value.code == 1
     first, second, third, last = capsys.readouterr().out.splitlines()
-    assert first == f"USER#1/USER: {Rule.FLOOR}: kudos: expected at least 15, found 14"
-    opened = f"USER#1/USER: {Rule.OPENED}: kudos it was opened with: expected 15, found 14"
+    assert (
+        first == f"USER#1/USER: {Rule.FLOOR}: kudos: expected at least {FLOOR + 1}, found {FLOOR}"
+    )
+    kudos = f"expected {FLOOR + 1}, found {FLOOR}"
+    opened = f"USER#1/USER: {Rule.OPENED}: kudos it was opened with: {kudos}"
     assert second == opened
     assert third == f"USER#1/USER: {Rule.LISTED}: listed: expected USERS#1, found x"
     assert last.startswith("3 findings; 4 items: ")

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.cloud import ANONYMOUS, Cloud, png_base64
+from tests.support.api_calls import ANONYMOUS, UNKNOWN
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64
+from tests.support.numbers import FLOOR
 
 GENERATE = "POST /api/v2/generate/async"
 LONE = r'{"prompt": "a lone surrogate: \ud800"}'
-UNKNOWN = "11111111-2222-4333-8444-555555555555"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_a_wrong_value_is_named_by_its_dotted_path(cloud: Cloud, path: str, valu
     assert answer.body["message"] == "Input payload validation failed"
     assert "rc" not in answer.body
     assert any(name.startswith(path) for name in answer.body["errors"]), answer.body
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
 def test_all_schema_errors_come_at_once(cloud: Cloud) -> None:
@@ -181,7 +183,7 @@ def test_what_cannot_be_drawn_yet_is_refused_and_never_skipped(
     user, key = cloud.register(kudos=100)
     answer = cloud.generate(key, **fields)
     assert (answer.status, answer.body.get("rc")) == (status, rc), answer.body
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_a_source_image_is_bounded_before_it_is_decoded(
     user, key = cloud.register(kudos=100)
     answer = cloud.generate(key, source_image=source)
     assert (answer.status, answer.body["rc"]) == (400, rc), answer.body
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
 def test_a_source_image_is_kept_without_its_metadata(cloud: Cloud) -> None:
@@ -264,7 +266,7 @@ def test_a_bad_username_is_refused(cloud: Cloud, username: Any) -> None:
 def test_find_user_answers_for_a_key_and_refuses_others(cloud: Cloud) -> None:
     user, key = cloud.register("ada")
     found = cloud.call("GET /api/v2/find_user", key=key).body
-    assert (found["username"], found["id"], found["kudos"]) == (f"ada#{user}", user, 14)
+    assert (found["username"], found["id"], found["kudos"]) == (f"ada#{user}", user, FLOOR)
     assert cloud.call("GET /api/v2/find_user", key=ANONYMOUS).body["username"] == "Anonymous#0"
     missing, wrong = (
         cloud.call("GET /api/v2/find_user"),
@@ -295,7 +297,7 @@ def test_workers_need_a_worker_key(cloud: Cloud) -> None:
 
 @pytest.mark.parametrize("generation_id", [UNKNOWN, "x" * 36])
 def test_submitting_an_unknown_job_is_a_404(cloud: Cloud, generation_id: str) -> None:
-    worker = cloud.worker_key(cloud.register()[0])
+    worker = cloud.new_worker()
     answer = cloud.submit(worker, generation_id)
     assert (answer.status, answer.body["rc"]) == (404, "InvalidJobID")
     assert "Processing Job with ID" in answer.body["message"]
@@ -307,7 +309,7 @@ def test_submitting_an_unknown_job_is_a_404(cloud: Cloud, generation_id: str) ->
     [{"seed": "x"}, {"state": "great"}, {"id": "short"}, {"gen_metadata": [{"type": "x"}]}],
 )
 def test_a_malformed_submit_is_a_schema_error(cloud: Cloud, fields: dict[str, Any]) -> None:
-    worker = cloud.worker_key(cloud.register()[0])
+    worker = cloud.new_worker()
     answer = cloud.call(
         "POST /api/v2/generate/submit",
         {"id": UNKNOWN, "generation": "R2", "seed": 1, **fields},
@@ -318,5 +320,5 @@ def test_a_malformed_submit_is_a_schema_error(cloud: Cloud, fields: dict[str, An
 
 @pytest.mark.parametrize("amount", [0, 21, "1", 1.5])
 def test_a_malformed_pop_is_a_schema_error(cloud: Cloud, amount: Any) -> None:
-    worker = cloud.worker_key(cloud.register()[0])
+    worker = cloud.new_worker()
     assert list(cloud.pop(worker, amount=amount).body["errors"]) == ["amount"]

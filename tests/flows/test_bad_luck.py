@@ -20,14 +20,11 @@ from horde.store.endings import Endings
 from horde.store.items import Kind
 from horde.store.requests import Requests
 from horde.store.sharing import Sharing
-from tests.support.cloud import ANONYMOUS, Cloud, key_of, webp
-
-PRICE, TAX = 7, 3
-
-
-@pytest.fixture
-def worker(cloud: Cloud) -> str:
-    return cloud.worker_key(cloud.register("owner")[0])
+from tests.support.api_calls import ANONYMOUS, UNKNOWN, key_of
+from tests.support.cloud import Cloud
+from tests.support.delivery import sqs_record
+from tests.support.images import webp
+from tests.support.numbers import COST, FLOOR, HANG_S, LIFE_S, MAX_FAULTS, OVER_S, PRICE, TAX
 
 
 def die_after_pop(cloud: Cloud, worker: str, amount: int = 1) -> dict[str, Any]:
@@ -49,7 +46,7 @@ def test_a_worker_that_dies_after_its_pop_loses_nothing(cloud: Cloud, worker: st
     assert (counts["waiting"], counts["processing"], counts["restarted"]) == (1, 0, 1)
     assert cloud.draw(worker) == [job["id"]]
     assert cloud.check(request).body["done"] is True
-    assert cloud.kudos(user) == 114 - PRICE - TAX
+    assert cloud.kudos(user) == FLOOR + 100 - COST
 
 
 def test_a_lease_that_still_runs_is_left_alone(cloud: Cloud, worker: str) -> None:
@@ -60,17 +57,17 @@ def test_a_lease_that_still_runs_is_left_alone(cloud: Cloud, worker: str) -> Non
     assert cloud.check(request).body["processing"] == 1
 
 
-def test_the_third_fault_ends_a_request_and_refunds_all_its_images(
+def test_the_last_fault_ends_a_request_and_refunds_all_its_images(
     cloud: Cloud, worker: str
 ) -> None:
     user, key = cloud.register(kudos=100)
     request = cloud.generate(key, params={"n": 2}).body["id"]
-    for _ in range(3):
+    for _ in range(MAX_FAULTS):
         assert cloud.check(request).body["faulted"] is False
         die_after_pop(cloud, worker, amount=2)
     counts = cloud.check(request).body
-    assert (counts["faulted"], counts["done"], counts["restarted"]) == (True, True, 6)
-    assert cloud.kudos(user) == 114
+    assert (counts["faulted"], counts["done"], counts["restarted"]) == (True, True, 2 * MAX_FAULTS)
+    assert cloud.kudos(user) == FLOOR + 100
     assert cloud.pop(worker).body["id"] is None
 
 
@@ -90,11 +87,11 @@ def test_what_was_delivered_before_the_last_fault_stays_charged(cloud: Cloud, wo
     job = cloud.pop(worker).body
     cloud.upload(job["r2_upload"])
     assert cloud.submit(worker, job["id"]).status == 200
-    for _ in range(3):
+    for _ in range(MAX_FAULTS):
         die_after_pop(cloud, worker)
     shown = cloud.status(request).body
     assert (shown["faulted"], len(shown["generations"])) == (True, 1)
-    assert cloud.kudos(user) == 114 - PRICE - TAX
+    assert cloud.kudos(user) == FLOOR + 100 - COST
 
 
 def test_an_image_in_flight_when_its_request_faults_may_still_be_delivered(
@@ -103,14 +100,14 @@ def test_an_image_in_flight_when_its_request_faults_may_still_be_delivered(
     user, key = cloud.register(kudos=100)
     request = cloud.generate(key, params={"n": 2}).body["id"]
     held = cloud.pop(worker).body
-    for _ in range(3):
+    for _ in range(MAX_FAULTS):
         assert cloud.submit(worker, cloud.pop(worker).body["id"], state="faulted").status == 200
     assert cloud.check(request).body["faulted"] is True
     assert cloud.check(request).body["processing"] == 1
     cloud.upload(held["r2_upload"])
     assert cloud.submit(worker, held["id"]).status == 200
     assert len(cloud.status(request).body["generations"]) == 1
-    assert cloud.kudos(user) == 114 - PRICE - TAX
+    assert cloud.kudos(user) == FLOOR + 100 - COST
 
 
 def test_a_submit_after_the_lease_but_before_the_sweep_still_counts(
@@ -134,13 +131,13 @@ def test_a_submit_after_the_requeue_is_aborted(cloud: Cloud, worker: str) -> Non
 def test_a_late_worker_overwrites_nothing(cloud: Cloud, worker: str) -> None:
     request = cloud.generate().body["id"]
     late = die_after_pop(cloud, worker)
-    other = cloud.worker_key(cloud.register("other")[0])
+    other = cloud.new_worker("other")
     assert cloud.draw(other) == [late["id"]]
     cloud.upload(late["r2_upload"], webp("black"))
     answer = cloud.submit(worker, late["id"])
     assert (answer.status, answer.body["rc"]) == (403, "WrongCredentials")
     shown = cloud.status(request).body["generations"][0]["img"]
-    assert requests.get(shown, timeout=5).content == webp()
+    assert requests.get(shown, timeout=HANG_S).content == webp()
     cloud.settle_async()
     cloud.settle_async()
     (image,) = [body for name, body in cloud.laion().items() if name.endswith(".webp")]
@@ -176,11 +173,11 @@ def test_a_cancelled_request_is_refunded_while_waiting(cloud: Cloud, worker: str
     request = cloud.generate(key, params={"n": 3}).body["id"]
     before = cloud.cancel(request).body
     assert before["waiting"] == 3
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
     assert cloud.check(request).body["done"] is True
     assert cloud.pop(worker).body["id"] is None
     cloud.cancel(request)
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
 def test_what_a_worker_holds_of_a_cancelled_request_is_delivered_and_charged(
@@ -190,11 +187,11 @@ def test_what_a_worker_holds_of_a_cancelled_request_is_delivered_and_charged(
     request = cloud.generate(key, params={"n": 2}).body["id"]
     job = cloud.pop(worker).body
     cloud.cancel(request)
-    assert cloud.kudos(user) == 114 - PRICE - TAX
+    assert cloud.kudos(user) == FLOOR + 100 - COST
     cloud.upload(job["r2_upload"])
     assert cloud.submit(worker, job["id"]).status == 200
     assert len(cloud.status(request).body["generations"]) == 1
-    assert cloud.kudos(user) == 114 - PRICE - TAX
+    assert cloud.kudos(user) == FLOOR + 100 - COST
 
 
 @pytest.mark.parametrize("by", ["fault", "lease"])
@@ -210,7 +207,7 @@ def test_a_cancelled_request_cannot_be_revived(cloud: Cloud, worker: str, by: st
         cloud.sweep()
     assert cloud.pop(worker).body["id"] is None
     assert cloud.check(request).body["done"] is True
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
 def test_a_fault_read_before_a_cancel_does_not_revive_it(cloud: Cloud, worker: str) -> None:
@@ -223,7 +220,7 @@ def test_a_fault_read_before_a_cancel_does_not_revive_it(cloud: Cloud, worker: s
     assert seen[1] is not None
     ending.fault(cloud.store, seen[0], seen[1])
     assert cloud.pop(worker).body["id"] is None
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
 def test_a_cancel_that_dies_half_way_is_finished_by_the_sweep(
@@ -243,9 +240,9 @@ def test_a_cancel_that_dies_half_way_is_finished_by_the_sweep(
     with monkeypatch.context() as patch:
         patch.setattr(Endings, "end_undelivered", dies_after_one)
         assert cloud.cancel(request).status == 500
-    assert cloud.kudos(user) == 114 - 2 * (PRICE + TAX)
+    assert cloud.kudos(user) == FLOOR + 100 - 2 * COST
     cloud.sweep()
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
     assert cloud.check(request).body["done"] is True
 
 
@@ -262,7 +259,7 @@ def test_a_second_cancel_finishes_one_that_was_cut(
         patch.setattr(Endings, "end_undelivered", dies)
         assert cloud.cancel(request).status == 500
     assert cloud.cancel(request).status == 200
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
 def test_a_request_that_ended_early_is_swept_once_and_not_every_minute(cloud: Cloud) -> None:
@@ -276,23 +273,23 @@ def test_a_request_that_ended_early_is_swept_once_and_not_every_minute(cloud: Cl
 def test_an_expired_request_is_refunded_and_gone(cloud: Cloud, worker: str) -> None:
     user, key = cloud.register(kudos=100)
     request = cloud.generate(key, params={"n": 2}).body["id"]
-    cloud.clock.pass_seconds(20 * 60 + 1)
+    cloud.clock.pass_seconds(OVER_S)
     assert cloud.check(request).status == 404
     cloud.sweep()
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
     assert cloud.pop(worker).body["id"] is None
     cloud.sweep()
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
-def test_each_pop_and_submit_gives_a_request_twenty_minutes_more(cloud: Cloud, worker: str) -> None:
+def test_each_pop_and_submit_renews_the_life_of_a_request(cloud: Cloud, worker: str) -> None:
     request = cloud.generate(params={"n": 2}).body["id"]
     for _ in range(2):
-        cloud.clock.pass_seconds(19 * 60)
+        cloud.clock.pass_seconds(LIFE_S - 60)
         job = cloud.pop(worker).body
         cloud.upload(job["r2_upload"])
         assert cloud.submit(worker, job["id"]).status == 200
-    cloud.clock.pass_seconds(19 * 60)
+    cloud.clock.pass_seconds(LIFE_S - 60)
     cloud.sweep()
     assert len(cloud.status(request).body["generations"]) == 2
     cloud.clock.pass_seconds(61)
@@ -305,12 +302,12 @@ def test_a_lease_longer_than_the_requests_life_is_waited_for(cloud: Cloud, worke
         key, params={"width": 3072, "height": 3072, "steps": 100}, extra_slow_workers=True
     ).body
     job = cloud.pop(worker, max_pixels=10**8).body
-    assert job["ttl"] > 20 * 60
-    cloud.clock.pass_seconds(21 * 60)
+    assert job["ttl"] > LIFE_S
+    cloud.clock.pass_seconds(LIFE_S + 60)
     cloud.sweep()
     cloud.upload(job["r2_upload"])
     assert cloud.submit(worker, job["id"]).status == 200
-    assert cloud.kudos(user) == 1_000_014 - request["kudos"]
+    assert cloud.kudos(user) == FLOOR + 1_000_000 - request["kudos"]
     assert len(cloud.status(request["id"]).body["generations"]) == 1
 
 
@@ -321,9 +318,9 @@ def test_an_image_whose_lease_ends_after_its_request_is_refunded_once(
     cloud.generate(key, params={"n": 2})
     cloud.pop(worker)
     for _ in range(4):
-        cloud.clock.pass_seconds(20 * 60 + 1)
+        cloud.clock.pass_seconds(OVER_S)
         cloud.sweep()
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
     assert list(cloud.store.due.until(10**11)) == []
 
 
@@ -332,7 +329,7 @@ def test_an_image_that_is_claimed_while_its_request_ends_keeps_it_open(
 ) -> None:
     user, key = cloud.register(kudos=100)
     request = cloud.generate(key).body["id"]
-    cloud.clock.pass_seconds(1201)
+    cloud.clock.pass_seconds(OVER_S)
     real, jobs = Endings.end_undelivered, list[Any]()
 
     def too_late(self: Any, *args: Any, **kwargs: Any) -> bool:
@@ -348,9 +345,9 @@ def test_an_image_that_is_claimed_while_its_request_ends_keeps_it_open(
     assert cloud.submit(worker, jobs[0]["id"], state="faulted").status == 200
     assert cloud.check(request).body["waiting"] == 1
     for _ in range(2):
-        cloud.clock.pass_seconds(1201)
+        cloud.clock.pass_seconds(OVER_S)
         cloud.sweep()
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
 def test_an_image_that_is_settled_while_its_request_is_closed_can_be_fetched(
@@ -360,7 +357,7 @@ def test_an_image_that_is_settled_while_its_request_is_closed_can_be_fetched(
     request = cloud.generate(key).body["id"]
     job = cloud.pop(worker).body
     cloud.upload(job["r2_upload"])
-    cloud.clock.pass_seconds(1201)
+    cloud.clock.pass_seconds(OVER_S)
     real = Requests.generations
     said: list[int] = []
 
@@ -376,7 +373,7 @@ def test_an_image_that_is_settled_while_its_request_is_closed_can_be_fetched(
     cloud.sweep()
     assert said == [0, 200]
     assert len(cloud.status(request).body["generations"]) == 1
-    assert cloud.kudos(user) == 114 - PRICE - 3
+    assert cloud.kudos(user) == FLOOR + 100 - COST
 
 
 def test_two_sweeps_change_nothing_twice(cloud: Cloud, worker: str) -> None:
@@ -390,7 +387,7 @@ def test_two_sweeps_change_nothing_twice(cloud: Cloud, worker: str) -> None:
     cloud.clock.pass_seconds(3600)
     cloud.sweep()
     cloud.sweep()
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
 def test_a_lagging_due_row_does_not_end_another_workers_lease(cloud: Cloud, worker: str) -> None:
@@ -417,14 +414,14 @@ def test_one_row_that_cannot_be_swept_does_not_hold_the_others(
             raise KeyError(request_id)
         return real(self, request_id)
 
-    cloud.clock.pass_seconds(1201)
+    cloud.clock.pass_seconds(OVER_S)
     with monkeypatch.context() as patch:
         patch.setattr(Requests, "get", poisoned)
         with pytest.raises(ExceptionGroup):
             cloud.sweep()
-    assert cloud.kudos(user) == 114 - PRICE - TAX
+    assert cloud.kudos(user) == FLOOR + 100 - COST
     cloud.sweep()
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
     assert cloud.check(good).status == 404
 
 
@@ -449,7 +446,7 @@ def test_what_was_decided_from_a_stale_read_changes_nothing(cloud: Cloud, worker
     assert settle(second_lease) is False
     assert endings.requeue(request, second_lease) is False
     assert endings.end_undelivered(request, second_lease, State.FAULTED) is False
-    assert cloud.kudos(user) == 114 - PRICE - TAX
+    assert cloud.kudos(user) == FLOOR + 100 - COST
 
 
 # --- the queue and RunPod -------------------------------------------------------------------------
@@ -537,13 +534,13 @@ def test_a_job_in_progress_counts_as_demand(cloud: Cloud) -> None:
 def test_runpod_out_of_order_does_not_keep_the_sweep_from_refunding(cloud: Cloud) -> None:
     user, key = cloud.register(kudos=100)
     cloud.generate(key)
-    cloud.clock.pass_seconds(1201)
+    cloud.clock.pass_seconds(OVER_S)
     cloud.generate()
     cloud.clock.pass_seconds(61)
     cloud.runpod.mode = "error"
     with pytest.raises(ExceptionGroup):
         cloud.sweep()
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
 def test_a_runpod_key_that_was_changed_is_read_anew(cloud: Cloud) -> None:
@@ -561,7 +558,7 @@ def test_a_runpod_key_that_was_changed_is_read_anew(cloud: Cloud) -> None:
 
 def test_one_bad_message_does_not_hold_its_batch(cloud: Cloud) -> None:
     def record(number: int, body: Any) -> dict[str, Any]:
-        return {"messageId": str(number), "body": body, "receiptHandle": "x", "attributes": {}}
+        return sqs_record(body, str(number))
 
     good = json.dumps({"model": "stable_diffusion", "images": 1, "request_id": "r"})
     event = {"Records": [record(1, "{"), record(2, good), record(3, "{}")]}
@@ -581,7 +578,7 @@ def test_a_message_or_stream_record_that_comes_twice_costs_an_empty_pop(
     assert len(cloud.runpod.jobs) == 4
     assert len(cloud.draw(worker)) == 1
     assert cloud.pop(worker).body["id"] is None
-    assert cloud.kudos(user) == 114 - PRICE - TAX
+    assert cloud.kudos(user) == FLOOR + 100 - COST
 
 
 def test_a_stream_record_that_cannot_be_enqueued_is_retried_alone(
@@ -630,10 +627,7 @@ def test_an_early_event_that_cannot_be_put_off_does_not_hold_its_batch(
     cloud.deliver("share")
     (early,) = cloud.pending["share"]
     bodies = {"early": early.body, "settled": json.dumps({"Records": []})}
-    records = [
-        {"messageId": name, "body": body, "receiptHandle": "x", "attributes": {}}
-        for name, body in bodies.items()
-    ]
+    records = [sqs_record(body, name) for name, body in bodies.items()]
     answer = cloud.invoke("share", {"Records": records})
     assert answer == {"batchItemFailures": [{"itemIdentifier": "early"}]}
 
@@ -723,7 +717,7 @@ def test_what_was_cancelled_or_expired_is_never_shared(cloud: Cloud, worker: str
     job = cloud.pop(worker).body
     cloud.upload(job["r2_upload"])
     for _ in range(5):
-        cloud.clock.pass_seconds(1201)
+        cloud.clock.pass_seconds(OVER_S)
         cloud.sweep()
         cloud.deliver("share")
     assert cloud.laion() == {}
@@ -732,14 +726,14 @@ def test_what_was_cancelled_or_expired_is_never_shared(cloud: Cloud, worker: str
 
 @pytest.mark.parametrize("body", ['{"Service": "Amazon S3", "Event": "s3:TestEvent"}', "{}"])
 def test_s3s_test_event_is_taken_quietly(cloud: Cloud, body: str) -> None:
-    record = {"messageId": "1", "body": body, "receiptHandle": "x", "attributes": {}}
+    record = sqs_record(body)
     assert cloud.invoke("share", {"Records": [record]}) == {"batchItemFailures": []}
 
 
 def test_an_event_of_an_unknown_object_is_dropped(cloud: Cloud) -> None:
-    key = "11111111-2222-4333-8444-555555555555/1.webp"
+    key = f"{UNKNOWN}/1.webp"
     event = json.dumps({"Records": [{"s3": {"object": {"key": key}}}]})
-    record = {"messageId": "1", "body": event, "receiptHandle": "x", "attributes": {}}
+    record = sqs_record(event)
     assert cloud.invoke("share", {"Records": [record]}) == {"batchItemFailures": []}
     assert key_of(f"https://outputs.s3.amazonaws.com/{key}?x=1") == key
 
@@ -773,7 +767,7 @@ def test_a_transaction_conflict_is_tried_again(
     user, key = cloud.register(kudos=100)
     conflicted(cloud, 5, monkeypatch)
     assert cloud.generate(key).status == 202
-    assert cloud.kudos(user) == 114 - PRICE - TAX
+    assert cloud.kudos(user) == FLOOR + 100 - COST
 
 
 def test_conflicts_without_end_are_a_clear_503_and_move_nothing(
@@ -783,7 +777,7 @@ def test_conflicts_without_end_are_a_clear_503_and_move_nothing(
     conflicted(cloud, 1000, monkeypatch)
     answer = cloud.generate(key)
     assert (answer.status, answer.body["rc"]) == (503, "Locked")
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
 def test_an_accept_whose_answer_was_lost_charges_once(
@@ -804,12 +798,12 @@ def test_an_accept_whose_answer_was_lost_charges_once(
 
     monkeypatch.setattr(client, "transact_write_items", loses_the_answer)
     assert cloud.generate(key).status == 202
-    assert cloud.kudos(user) == 114 - PRICE - TAX
+    assert cloud.kudos(user) == FLOOR + 100 - COST
 
 
 @pytest.mark.parametrize(
     ("kudos", "meanwhile", "waived"),
-    [(10, -8, 8), (6, -3, 7), (6, 20, 0)],
+    [(COST, -8, 8), (COST - 4, -3, 7), (COST - 4, 20, 0)],
     ids=["enough before", "waived before", "enough after"],
 )
 def test_a_balance_that_moves_between_read_and_charge_is_decided_anew(
@@ -829,7 +823,7 @@ def test_a_balance_that_moves_between_read_and_charge_is_decided_anew(
     answer = cloud.generate(key)
     monkeypatch.undo()
     assert answer.status == 202
-    assert cloud.kudos(user) == 14 + max(0, kudos + meanwhile - PRICE - TAX)
+    assert cloud.kudos(user) == FLOOR + max(0, kudos + meanwhile - PRICE - TAX)
     assert cloud.ledger(user)[-1]["postings"].get("waiver", 0) == -waived
 
 
@@ -840,7 +834,7 @@ def test_our_own_fault_is_a_json_500_that_says_nothing_private(
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(Requests, "get", breaks)
-    answer = cloud.check("11111111-2222-4333-8444-555555555555")
+    answer = cloud.check(UNKNOWN)
     assert answer.status == 500
     assert "secret" not in json.dumps(answer.body)
     assert cloud.call("GET /api/v2/status/heartbeat", key=ANONYMOUS).status == 200

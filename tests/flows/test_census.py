@@ -6,14 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.cloud import Cloud
-
-PS = 512 * 512 * 30
-"""The pixelsteps of a usual image."""
-
-
-@pytest.fixture
-def worker(cloud: Cloud) -> str:
-    return cloud.worker_key(cloud.register("owner")[0])
+from tests.support.numbers import OVER_S, PIXELSTEPS
 
 
 def census(cloud: Cloud) -> None:
@@ -61,12 +54,12 @@ def test_the_census_counts_what_waits_and_who_draws(cloud: Cloud, worker: str) -
     cloud.generate(models=["rare"])
     census(cloud)
     found = by_name(cloud, "stable_diffusion")
-    assert (found["count"], found["jobs"], found["queued"]) == (3, 3, 3 * PS)
+    assert (found["count"], found["jobs"], found["queued"]) == (3, 3, 3 * PIXELSTEPS)
     assert found["performance"] == 0  # nobody has drawn anything yet
     assert by_name(cloud, "rare")["count"] == 2
     whole = performance(cloud)
     assert (whole["worker_count"], whole["thread_count"]) == (2, 3)
-    assert (whole["queued_requests"], whole["queued_megapixelsteps"]) == (4, 4 * PS / 1e6)
+    assert (whole["queued_requests"], whole["queued_megapixelsteps"]) == (4, 4 * PIXELSTEPS / 1e6)
     assert {value for name, value in whole.items() if "text" in name or "token" in name} == {0}
 
 
@@ -138,7 +131,7 @@ def test_a_census_that_fails_holds_nothing_else_up(
     from horde.store.census import Censuses
 
     request = cloud.generate().body["id"]
-    cloud.clock.pass_seconds(1201)
+    cloud.clock.pass_seconds(OVER_S)
 
     def broken(*_: Any) -> None:
         raise OSError

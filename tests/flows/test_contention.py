@@ -10,6 +10,7 @@ from horde.records import State
 from horde.store import table
 from horde.store.table import Table
 from tests.support.cloud import Cloud
+from tests.support.numbers import COST, FLOOR
 
 
 def meets_a_transaction(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,20 +33,20 @@ def test_a_plain_write_that_meets_a_transaction_is_tried_again(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user, key = cloud.register(kudos=100)
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     cloud.pop(worker)  # it is known from now on
     request = cloud.generate(key, params={"n": 2}).body["id"]
     meets_a_transaction(5, monkeypatch)
     assert cloud.pop(worker).body["id"]
     meets_a_transaction(5, monkeypatch)
     assert cloud.cancel(request).status == 200
-    assert cloud.kudos(user) == 114 - 10
+    assert cloud.kudos(user) == FLOOR + 100 - COST
 
 
 def test_a_plain_write_that_meets_transactions_without_end_is_a_clear_503(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     cloud.pop(worker)
     cloud.generate()
     meets_a_transaction(1000, monkeypatch)
@@ -83,4 +84,4 @@ def test_an_image_that_loses_every_turn_to_its_siblings_is_still_refunded(
     assert end(last)
     while others:
         assert end(others.pop())
-    assert cloud.kudos(user) == 14 + 30
+    assert cloud.kudos(user) == FLOOR + 30

@@ -11,7 +11,10 @@ from horde.edge.bodies import GenerateRequest
 from horde.records import Census, Load
 from horde.rules import admission, ruleset
 from horde.rules.pricing import accurate_steps
-from tests.support.cloud import ANONYMOUS, Cloud, png_base64
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64
+from tests.support.numbers import FLOOR
 
 HEAVY: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"params": {"steps": 100}}, {"ddim_steps": 30}),
@@ -31,7 +34,7 @@ def test_a_heavy_request_that_cannot_be_paid_is_reduced(
     answer = cloud.generate(ANONYMOUS, **fields, allow_downgrade=True)
     assert answer.status == 202, answer
     assert "reduced" in answer.body["message"]
-    job = cloud.pop(cloud.worker_key(cloud.register("owner")[0])).body
+    job = cloud.pop(cloud.new_worker()).body
     assert {name: job["payload"][name] for name in drawn} == drawn
 
 
@@ -40,12 +43,12 @@ def test_a_dry_run_says_what_the_reduced_request_costs(
     cloud: Cloud, fields: dict[str, Any], drawn: dict[str, Any]
 ) -> None:
     user, key = cloud.register(kudos=3)
-    told = cloud.generate(key, **fields, allow_downgrade=True, dry_run=True).body["kudos"]
-    assert cloud.generate(key, **fields, allow_downgrade=True).body["kudos"] == told
-    assert cloud.kudos(user) == 14
+    cost = cloud.generate(key, **fields, allow_downgrade=True, dry_run=True).body["kudos"]
+    assert cloud.generate(key, **fields, allow_downgrade=True).body["kudos"] == cost
+    assert cloud.kudos(user) == FLOOR
     params = {("steps" if name == "ddim_steps" else name): drawn[name] for name in drawn}
     reduced = {"params": {**fields.get("params", {}), **params}}
-    assert cloud.generate(key, **reduced, dry_run=True).body["kudos"] == told
+    assert cloud.generate(key, **reduced, dry_run=True).body["kudos"] == cost
 
 
 def busy(cloud: Cloud, images: int, threads: int) -> None:
@@ -82,14 +85,14 @@ def test_who_can_pay_gets_what_was_asked_for(cloud: Cloud) -> None:
     _, key = cloud.register(kudos=10_000)
     answer = cloud.generate(key, params={"steps": 100}, allow_downgrade=True)
     assert "message" not in answer.body
-    job = cloud.pop(cloud.worker_key(cloud.register("owner")[0])).body
+    job = cloud.pop(cloud.new_worker()).body
     assert job["payload"]["ddim_steps"] == 100
 
 
 def test_a_source_image_is_kept_when_its_request_is_reduced(cloud: Cloud) -> None:
     answer = cloud.generate(source_image=png_base64(), params={"steps": 400}, allow_downgrade=True)
     assert answer.status == 202
-    job = cloud.pop(cloud.worker_key(cloud.register("owner")[0])).body
+    job = cloud.pop(cloud.new_worker()).body
     assert job["payload"]["ddim_steps"] == 37  # 30 of them are computed
     assert "source_image" in job
 
@@ -104,7 +107,7 @@ def test_a_reduced_request_never_needs_kudos_upfront_and_never_grows(
     wide: int, high: int, steps: int, slow: bool, sampler: str, img2img: bool,
     strength: float | None, side: int,
 ) -> None:  # fmt: skip
-    wish = GenerateRequest.model_validate(
+    body = GenerateRequest.model_validate(
         {
             "prompt": "x",
             "slow_workers": slow,
@@ -115,10 +118,10 @@ def test_a_reduced_request_never_needs_kudos_upfront_and_never_grows(
             },
         }
     )  # fmt: skip
-    spec = wish.spec
+    spec = body.spec
     less = admission.downgraded(spec, side)
     assert admission.upfront_reason(less, side) is None
-    assert wish.reduced_to(less).spec == less
+    assert body.reduced_to(less).spec == less
     assert less.width <= spec.width
     assert less.height <= spec.height
     assert 1 <= less.steps <= spec.steps

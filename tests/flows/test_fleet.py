@@ -4,19 +4,11 @@ from typing import Any
 
 import pytest
 
-from horde.store.accounts import DELETED
 from horde.store.workers import Workers
-from tests.support.cloud import ANONYMOUS, Cloud, Reply, png_base64
-
-
-@pytest.fixture
-def owner(cloud: Cloud) -> int:
-    return cloud.register("owner")[0]
-
-
-@pytest.fixture
-def worker(cloud: Cloud, owner: int) -> str:
-    return cloud.worker_key(owner)
+from tests.support.api_calls import ANONYMOUS, UNKNOWN, Reply
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64
+from tests.support.numbers import MAX_STEPS, REWARD
 
 
 def workers(cloud: Cloud, key: str | None = None, **query: str) -> Any:
@@ -25,21 +17,9 @@ def workers(cloud: Cloud, key: str | None = None, **query: str) -> Any:
     return answer.body
 
 
-def the_worker(cloud: Cloud, name: str = "w1", key: str | None = None) -> Any:
-    answer = cloud.call("GET /api/v2/workers/name/{name}", name=name, key=key)
-    assert answer.status == 200, answer
-    return answer.body
-
-
 def change(cloud: Cloud, key: str | None, who: str = "w1", **fields: Any) -> Reply:
-    worker_id = the_worker(cloud, who)["id"]
+    worker_id = cloud.worker_named(who)["id"]
     return cloud.call("PUT /api/v2/workers/{id}", fields, key=key, id=worker_id)
-
-
-def set_user(cloud: Cloud, user_id: int, **flags: bool) -> None:
-    user = cloud.store.accounts.get(user_id)
-    assert user is not None
-    assert cloud.store.accounts.change(user, DELETED if flags.get("deleted") else flags)
 
 
 def test_a_first_pop_registers_a_worker_with_what_it_offers(cloud: Cloud, worker: str) -> None:
@@ -75,7 +55,7 @@ def test_a_first_pop_registers_a_worker_with_what_it_offers(cloud: Cloud, worker
         "sdxl_controlnet": False,
     }
     assert cloud.call("GET /api/v2/workers/{id}", id=found["id"]).body == found
-    assert the_worker(cloud) == the_worker(cloud, "W1") == found
+    assert cloud.worker_named() == cloud.worker_named("W1") == found
 
 
 def test_a_worker_is_listed_for_five_minutes_and_found_for_longer(
@@ -86,7 +66,7 @@ def test_a_worker_is_listed_for_five_minutes_and_found_for_longer(
     assert [found["name"] for found in workers(cloud)] == ["w1"]
     cloud.clock.pass_seconds(2)
     assert workers(cloud) == []
-    assert the_worker(cloud)["online"] is False
+    assert cloud.worker_named()["online"] is False
     cloud.pop(worker)
     assert [found["name"] for found in workers(cloud)] == ["w1"]
 
@@ -102,7 +82,7 @@ def test_the_list_can_be_asked_by_name_and_type(cloud: Cloud, worker: str) -> No
 
 def test_a_workers_name_is_its_own_among_all_owners(cloud: Cloud, worker: str) -> None:
     cloud.pop(worker, name="Painter")
-    stranger = cloud.worker_key(cloud.register("stranger")[0])
+    stranger = cloud.new_worker("stranger")
     answer = cloud.pop(stranger, name="painter")
     assert (answer.status, answer.body["rc"]) == (400, "PolymorphicNameConflict")
     assert cloud.pop(worker, name="painter").status == 200  # the same worker
@@ -113,7 +93,7 @@ def test_a_worker_nobody_saw_for_a_month_is_forgotten_and_its_name_free(
     cloud: Cloud, worker: str
 ) -> None:
     cloud.pop(worker)
-    stranger = cloud.worker_key(cloud.register("stranger")[0])
+    stranger = cloud.new_worker("stranger")
     cloud.clock.pass_seconds(20 * 86400)
     cloud.pop(worker)  # keeps it
     cloud.clock.pass_seconds(20 * 86400)
@@ -142,22 +122,22 @@ def test_a_worker_is_written_once_a_minute(
     cloud.clock.pass_seconds(60)
     cloud.pop(worker)
     assert len(seen) == 2
-    assert the_worker(cloud)["uptime"] in {60, 61}
+    assert cloud.worker_named()["uptime"] in {60, 61}
 
 
 def test_who_owns_a_worker_is_for_the_owner_and_moderators(cloud: Cloud, worker: str) -> None:
     moderator, key = cloud.register("mod")
     cloud.pop(worker)
-    assert "owner" not in the_worker(cloud)
-    assert "owner" not in the_worker(cloud, key=key)
-    assert the_worker(cloud, key=worker)["owner"].startswith("owner#")
-    set_user(cloud, moderator, moderator=True)
-    found = the_worker(cloud, key=key)
+    assert "owner" not in cloud.worker_named()
+    assert "owner" not in cloud.worker_named(key=key)
+    assert cloud.worker_named(key=worker)["owner"].startswith("owner#")
+    cloud.set_flags(moderator, moderator=True)
+    found = cloud.worker_named(key=key)
     assert (found["owner"].partition("#")[0], found["paused"]) == ("owner", False)
 
 
 def test_an_unknown_worker_is_404(cloud: Cloud) -> None:
-    for worker_id in ("x", "11111111-2222-4333-8444-555555555555"):
+    for worker_id in ("x", UNKNOWN):
         answer = cloud.call("GET /api/v2/workers/{id}", id=worker_id)
         assert (answer.status, answer.body["rc"]) == (404, "WorkerNotFound")
     answer = cloud.call("GET /api/v2/workers/name/{name}", name="nobody")
@@ -173,7 +153,7 @@ def test_a_worker_in_maintenance_gets_only_its_owners_images(cloud: Cloud) -> No
         200,
         {"maintenance": True, "maintenance_msg": "new fans"},
     )
-    assert the_worker(cloud)["maintenance_mode"] is True
+    assert cloud.worker_named()["maintenance_mode"] is True
     waiting = cloud.generate().body["id"]
     refused = cloud.pop(worker)
     assert (refused.status, refused.body["rc"]) == (403, "WorkerMaintenance")
@@ -193,7 +173,7 @@ def test_a_paused_worker_gets_nothing_and_only_moderators_pause(cloud: Cloud) ->
     cloud.pop(worker)
     answer = change(cloud, key, paused=True)
     assert (answer.status, answer.body["rc"]) == (403, "NotModerator")
-    set_user(cloud, moderator, moderator=True)
+    cloud.set_flags(moderator, moderator=True)
     assert change(cloud, mod_key, paused=True).status == 200
     cloud.generate(key)
     refused = cloud.pop(worker)
@@ -206,7 +186,7 @@ def test_only_its_owner_and_moderators_change_a_worker(cloud: Cloud, worker: str
     for key in (stranger, ANONYMOUS):
         for answer in (
             change(cloud, key, maintenance=True),
-            cloud.call("DELETE /api/v2/workers/{id}", key=key, id=the_worker(cloud)["id"]),
+            cloud.call("DELETE /api/v2/workers/{id}", key=key, id=cloud.worker_named()["id"]),
         ):
             assert (answer.status, answer.body["rc"]) == (403, "NotOwner")
     assert change(cloud, None, maintenance=True).status == 400
@@ -215,7 +195,7 @@ def test_only_its_owner_and_moderators_change_a_worker(cloud: Cloud, worker: str
     assert (answer.status, answer.body["rc"]) == (400, "NoWorkerModSelected")
     assert change(cloud, worker, name="tiny").status == 400
     assert change(cloud, worker, info="x" * 1001).status == 400
-    assert change(cloud, worker, team="11111111-2222-4333-8444-555555555555").status == 400
+    assert change(cloud, worker, team=UNKNOWN).status == 400
 
 
 def test_what_an_owner_said_survives_the_next_pops(cloud: Cloud, worker: str) -> None:
@@ -223,21 +203,21 @@ def test_what_an_owner_said_survives_the_next_pops(cloud: Cloud, worker: str) ->
     change(cloud, worker, info="in the attic")
     cloud.clock.pass_seconds(61)
     cloud.pop(worker, threads=3)
-    found = the_worker(cloud)
+    found = cloud.worker_named()
     assert (found["info"], found["threads"]) == ("in the attic", 3)
 
 
 def test_a_renamed_worker_stays_itself_and_its_old_name_is_free(cloud: Cloud, worker: str) -> None:
     cloud.pop(worker, name="first")
     cloud.pop(worker, name="other")
-    old = the_worker(cloud, "first")["id"]
+    old = cloud.worker_named("first")["id"]
     taken = change(cloud, worker, "first", name="other")
     assert (taken.status, taken.body["rc"]) == (400, "PolymorphicNameConflict")
     assert change(cloud, worker, "first", name="second").body == {"name": "second"}
     cloud.pop(worker, name="second")
-    assert the_worker(cloud, "second")["id"] == old
+    assert cloud.worker_named("second")["id"] == old
     assert change(cloud, worker, "second", name="SECOND").status == 200
-    stranger = cloud.worker_key(cloud.register("stranger")[0])
+    stranger = cloud.new_worker("stranger")
     assert cloud.pop(stranger, name="first").status == 200
 
 
@@ -248,9 +228,9 @@ def test_a_worker_is_renamed_and_changed_in_one_write_or_not_at_all(
     for taken in ("first", "taken"):
         cloud.pop(worker, name=taken)
     refused = change(cloud, worker, "first", name="taken", info="new")
-    assert (refused.status, "info" in the_worker(cloud, "first")) == (400, False)
+    assert (refused.status, "info" in cloud.worker_named("first")) == (400, False)
     assert change(cloud, worker, "first", name=name, info="new", maintenance=True).status == 200
-    found = the_worker(cloud, name)
+    found = cloud.worker_named(name)
     assert (found["info"], found["maintenance_mode"]) == ("new", True)
 
 
@@ -259,26 +239,26 @@ def test_a_deleted_worker_is_gone_and_what_it_holds_is_still_paid(
 ) -> None:
     cloud.generate()
     job = cloud.pop(worker).body
-    old = the_worker(cloud)["id"]
+    old = cloud.worker_named()["id"]
     answer = cloud.call("DELETE /api/v2/workers/{id}", key=worker, id=old)
     assert (answer.status, answer.body) == (200, {"deleted_id": old, "deleted_name": "w1"})
     assert cloud.call("DELETE /api/v2/workers/{id}", key=worker, id=old).status == 404
     assert workers(cloud) == []
     cloud.upload(job["r2_upload"])
-    assert cloud.submit(worker, job["id"]).body == {"reward": 7}
+    assert cloud.submit(worker, job["id"]).body == {"reward": REWARD}
     cloud.pop(worker)
-    assert the_worker(cloud)["id"] != old
+    assert cloud.worker_named()["id"] != old
 
 
 def test_workers_of_deleted_and_flagged_accounts_get_nothing(
     cloud: Cloud, owner: int, worker: str
 ) -> None:
     cloud.generate()
-    set_user(cloud, owner, flagged=True)
+    cloud.set_flags(owner, flagged=True)
     answer = cloud.pop(worker)
     assert (answer.status, answer.body["rc"]) == (403, "WorkerFlaggedMaintenance")
     assert "maintenance mode" in answer.body["message"]
-    set_user(cloud, owner, deleted=True)
+    cloud.set_flags(owner, deleted=True)
     assert cloud.pop(worker).body["rc"] == "DeletedUser"
 
 
@@ -296,12 +276,12 @@ def test_a_worker_serves_its_owner_first_and_then_whom_it_names(cloud: Cloud) ->
     friend, friends_key = cloud.register("friend", kudos=20)
     _, rich = cloud.register("rich", kudos=1000)
     worker = cloud.worker_key(user)
-    wanted = [
+    asked = [
         cloud.generate(rich, prompt="rich", params={"steps": 8}),
         cloud.generate(friends_key, prompt="friend", params={"steps": 8}),
         cloud.generate(key, prompt="own", params={"steps": 8}),
     ]
-    assert {answer.status for answer in wanted} == {202}
+    assert {answer.status for answer in asked} == {202}
     names = [f"friend#{friend}", "anyone#0"]
     drawn = [
         cloud.pop(worker, priority_usernames=names).body["payload"]["prompt"] for _ in range(3)
@@ -331,10 +311,10 @@ def test_a_blacklisted_word_is_skipped_and_counted(cloud: Cloud, worker: str) ->
 
 
 @pytest.mark.parametrize(
-    ("wish", "wants", "reason"),
+    ("fields", "offer", "reason"),
     [
         (
-            {"params": {"sampler_name": "k_heun", "steps": 30}},
+            {"params": {"sampler_name": "k_heun", "steps": MAX_STEPS // 2 + 1}},
             {"limit_max_steps": True},
             "step_count",
         ),
@@ -343,18 +323,18 @@ def test_a_blacklisted_word_is_skipped_and_counted(cloud: Cloud, worker: str) ->
     ],
 )
 def test_a_worker_is_not_given_what_it_may_not_or_will_not_draw(
-    cloud: Cloud, worker: str, wish: dict[str, Any], wants: dict[str, Any], reason: str
+    cloud: Cloud, worker: str, fields: dict[str, Any], offer: dict[str, Any], reason: str
 ) -> None:
     _, key = cloud.register(kudos=1000)
-    assert cloud.generate(key, **wish).status == 202
-    assert cloud.pop(worker, **wants).body["skipped"] == {reason: 1}
+    assert cloud.generate(key, **fields).status == 202
+    assert cloud.pop(worker, **offer).body["skipped"] == {reason: 1}
 
 
 def test_a_trusted_owners_worker_draws_for_those_who_want_one(
     cloud: Cloud, owner: int, worker: str
 ) -> None:
     cloud.generate(trusted_workers=True)
-    set_user(cloud, owner, trusted=True)
+    cloud.set_flags(owner, trusted=True)
     assert cloud.pop(worker).body["id"]
 
 

@@ -8,11 +8,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from horde.edge.bodies import GenerateRequest, Params, PopRequest, SubmitRequest
-from tests.support.cloud import ANONYMOUS, Cloud, png_base64
+from tests.support.api_calls import ANONYMOUS, UNKNOWN
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64
 
-UUID = "11111111-2222-4333-8444-555555555555"
 text = st.text(max_size=20) | st.sampled_from(
-    ["", " ", "###", "\x00", "\ud800", "9" * 5000, "x" * 3000, UUID, "img2img", "k_heun", "R2"]
+    ["", " ", "###", "\x00", "\ud800", "9" * 5000, "x" * 3000, UNKNOWN, "img2img", "k_heun", "R2"]
 )
 scalar = (
     st.none()
@@ -50,7 +51,7 @@ def bodies(fields: list[str], **usual: Any) -> st.SearchStrategy[Any]:
 
 
 params = good_params | st.dictionaries(st.sampled_from(list(Params.model_fields)), anything)
-wishes = st.builds(
+requests = st.builds(
     lambda body, more: {**body, "params": more} if isinstance(body, dict) else body,
     bodies(list(GenerateRequest.model_fields), prompt="a fox"),
     params,
@@ -72,7 +73,7 @@ def worker_of(cloud: Cloud) -> str:
     """Return one worker key for all examples of a test: moto copies its table at every write."""
     if id(cloud) not in WORKERS:
         WORKERS.clear()
-        WORKERS[id(cloud)] = cloud.worker_key(cloud.register()[0])
+        WORKERS[id(cloud)] = cloud.new_worker()
     return WORKERS[id(cloud)]
 
 
@@ -89,11 +90,11 @@ def send(cloud: Cloud, route: str, body: Any, key: str | None) -> dict[str, Any]
 
 
 @quick
-@given(body=wishes)
+@given(body=requests)
 @example(body={"prompt": "x", "params": {"seed": "9" * 5000}})
 @example(body={"prompt": "x", "params": {"seed": "\ud800"}})
 @example(body={"prompt": "x", "models": ["\u00fc" * 255]})
-@example(body={"prompt": "x", "workers": [UUID.upper()] * 10_000})
+@example(body={"prompt": "x", "workers": [UNKNOWN.upper()] * 10_000})
 def test_no_request_breaks_the_server(cloud: Cloud, body: Any) -> None:
     answer = send(cloud, "POST /api/v2/generate/async", body, ANONYMOUS)
     if "id" in answer:
@@ -148,6 +149,6 @@ def test_no_source_image_breaks_the_server(cloud: Cloud, source: bytes) -> None:
 
 @pytest.mark.parametrize("path", ["check", "status"])
 def test_no_id_breaks_the_server(cloud: Cloud, path: str) -> None:
-    for request_id in ("\x00", "\ud800", "x" * 10_000, "../../x", UUID.upper(), "{id}"):
+    for request_id in ("\x00", "\ud800", "x" * 10_000, "../../x", UNKNOWN.upper(), "{id}"):
         answer = cloud.call(f"GET /api/v2/generate/{path}/{{id}}", id=request_id)
         assert answer.status == 404

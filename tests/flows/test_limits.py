@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from horde.rules import ruleset
-from tests.support.cloud import ANONYMOUS, Cloud
+from tests.support.api_calls import ANONYMOUS, refused
+from tests.support.cloud import Cloud
+from tests.support.numbers import CONCURRENCY
 
 GENERATE = "POST /api/v2/generate/async"
 
@@ -123,19 +125,36 @@ def test_check_may_be_asked_ten_times_a_second_for_each_request(limited: Cloud) 
     assert limited.check(second).status == 200
 
 
-def test_an_account_may_have_30_images_waiting(cloud: Cloud) -> None:
+IMAGES = 5
+"""Of one request."""
+
+
+def fill_but(cloud: Cloud, key: str, left: int) -> str:
+    """Let all images wait that an account may have, but these; returns the first request."""
+    requests = [
+        cloud.generate(key, params={"n": IMAGES})
+        for _ in range(IMAGES, CONCURRENCY - left + 1, IMAGES)
+    ]
+    rest = (CONCURRENCY - left) % IMAGES
+    if rest:
+        requests.append(cloud.generate(key, params={"n": rest}))
+    assert {answer.status for answer in requests} == {202}
+    return str(requests[0].body["id"])
+
+
+def test_an_account_may_have_a_limited_number_of_images_waiting(cloud: Cloud) -> None:
     _, key = cloud.register(kudos=10_000)
-    assert cloud.generate(key, params={"n": 20}).status == 202
-    refused = cloud.generate(key, params={"n": 11})
-    assert (refused.status, refused.body["rc"]) == (429, "TooManyPrompts")
-    assert "30" in refused.body["message"]
+    fill_but(cloud, key, 10)
+    answer = cloud.generate(key, params={"n": 11})
+    refused(answer, "TooManyPrompts", 429)
+    assert str(CONCURRENCY) in answer.body["message"]
     assert cloud.generate(key, params={"n": 10}).status == 202
 
 
 def test_images_that_are_drawn_or_cancelled_no_longer_count(cloud: Cloud) -> None:
     _, key = cloud.register(kudos=10_000)
-    worker = cloud.worker_key(cloud.register("owner")[0])
-    first = cloud.generate(key, params={"n": 20}).body["id"]
+    worker = cloud.new_worker()
+    first = fill_but(cloud, key, 10)
     second = cloud.generate(key, params={"n": 10}).body["id"]
     assert cloud.generate(key).status == 429
     cloud.cancel(second)
@@ -143,19 +162,19 @@ def test_images_that_are_drawn_or_cancelled_no_longer_count(cloud: Cloud) -> Non
     (job,) = cloud.pop(worker, amount=1).body["ids"]
     cloud.submit(worker, job, state="faulted")  # waits again, and counts again
     assert cloud.generate(key).status == 429
-    assert cloud.check(first).body["waiting"] == 20
+    assert cloud.check(first).body["waiting"] == IMAGES
     cloud.pop(worker, amount=1)
     assert cloud.generate(key).status == 202
 
 
 def test_a_dry_run_is_not_limited_by_what_waits(cloud: Cloud) -> None:
     _, key = cloud.register(kudos=10_000)
-    cloud.generate(key, params={"n": 20})
-    cloud.generate(key, params={"n": 10})
+    fill_but(cloud, key, 0)
+    assert cloud.generate(key).status == 429
     assert cloud.generate(key, dry_run=True).status == 200
 
 
-def test_anonymous_images_are_counted_by_model_up_to_500(
+def test_anonymous_images_are_counted_by_model_up_to_their_limit(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three = replace(ruleset.IN_FORCE, concurrency_anonymous=3)

@@ -1,6 +1,6 @@
 """Many users and workers, in any order, against the rules written a second time.
 
-Each example drives a fresh horde by up to fifty calls, late workers, lost leases and jumps of the
+Each example drives a fresh cloud by up to fifty calls, late workers, lost leases and jumps of the
 clock, and after each step compares every balance, request, image and shared key with
 ``tests.support.rulebook``. At the end everything is let end: the books, every ledger, the
 statistics and the LAION bucket must be what the rules say. `make fuzz` runs it for longer.
@@ -29,11 +29,14 @@ from hypothesis.stateful import (
 
 from horde.edge import bodies
 from horde.records import Generation, Request, SharedKey, User
-from horde.rules import pricing, ruleset
+from horde.rules import pricing
 from horde.store.items import from_item
 from infra.operate import commands
 from tests.support import rulebook
-from tests.support.cloud import ANONYMOUS, Cloud, Reply, fresh_cloud, png_base64, webp
+from tests.support.api_calls import ANONYMOUS, Reply
+from tests.support.cloud import Cloud, fresh_cloud
+from tests.support.images import png_base64, webp
+from tests.support.numbers import LIFE_S
 
 START_MS = 1_795_000_000_000
 BASELINE = "stable_diffusion_1"
@@ -43,12 +46,12 @@ EXAMPLES = int(os.environ.get("FUZZ", "160")) // 4
 SOURCE = png_base64()
 IMAGES = [webp(colour) for colour in ("red", "green", "blue", "white")]
 """What workers upload: another one for each claim of an image."""
-NOBODY = str(uuid.UUID(int=0))
+NO_IMAGE = str(uuid.UUID(int=0))
 Job = tuple[str, int, str]
 """An image, the number of its claim, and where to upload it."""
 
-wishes = st.builds(
-    lambda shape, n, shared, img2img: rulebook.Wish(shape[0], shape[1], n, shared, img2img),
+bodies_sent = st.builds(
+    lambda shape, n, shared, img2img: rulebook.Body(shape[0], shape[1], n, shared, img2img),
     st.sampled_from([(64, 4), (64, 4), (512, 30), (512, 60)]),
     st.sampled_from([1, 1, 2, 2, 3, 8]),
     st.booleans(),
@@ -59,15 +62,15 @@ days = st.sampled_from([rulebook.UNLIMITED, 0, 1, 30])
 tokens = st.sampled_from([None, "a", "b"])
 
 
-def body_of(wish: rulebook.Wish) -> dict[str, Any]:
-    """The body that asks for it."""
-    params = {"width": wish.side, "height": wish.side, "steps": wish.steps, "n": wish.n}
-    source = {"source_image": SOURCE} if wish.img2img else {}
-    return {"prompt": "a fox", "params": params, "shared": wish.shared, **source}
+def json_of(body: rulebook.Body) -> dict[str, Any]:
+    """The body as clients send it."""
+    params = {"width": body.side, "height": body.side, "steps": body.steps, "n": body.n}
+    source = {"source_image": SOURCE} if body.img2img else {}
+    return {"prompt": "a fox", "params": params, "shared": body.shared, **source}
 
 
 class Machine(RuleBasedStateMachine):
-    """A horde and its rules, driven side by side."""
+    """The system and the rule book, driven side by side."""
 
     template: dict[str, Any]
     clients: dict[str, Any]
@@ -101,8 +104,10 @@ class Machine(RuleBasedStateMachine):
         return multiple(*found)
 
     @initialize(target=workers)
-    def hire(self) -> Any:
-        return multiple(self._hire(self._register()), self._hire(self._register()))
+    def register_workers(self) -> Any:
+        return multiple(
+            self._register_worker(self._register()), self._register_worker(self._register())
+        )
 
     @initialize(target=keys, budget=st.just(rulebook.UNLIMITED) | amounts)
     def lend(self, budget: int) -> Any:
@@ -123,11 +128,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(target=workers, user=users)
     @precondition(lambda self: len(self.worker_keys) < 3)
-    def hire_user(self, user: int) -> int:
-        """Somebody who also asks for images."""
-        return self._hire(user)
+    def register_worker_of(self, user: int) -> int:
+        """The worker of somebody who also asks for images."""
+        return self._register_worker(user)
 
-    def _hire(self, user: int) -> int:
+    def _register_worker(self, user: int) -> int:
         if user not in self.worker_keys:
             self.worker_keys[user] = self.cloud.worker_key(user)
         return user
@@ -145,30 +150,30 @@ class Machine(RuleBasedStateMachine):
 
     # --- asking -----------------------------------------------------------------------------------
 
-    @rule(target=requests, user=users, wish=wishes)
-    def ask(self, user: int, wish: rulebook.Wish) -> Any:
-        return self._ask(self.api_keys[user], user, wish)
+    @rule(target=requests, user=users, body=bodies_sent)
+    def ask(self, user: int, body: rulebook.Body) -> Any:
+        return self._ask(self.api_keys[user], user, body)
 
-    @rule(target=requests, wish=wishes)
-    def ask_anonymously(self, wish: rulebook.Wish) -> Any:
-        return self._ask(ANONYMOUS, None, wish)
+    @rule(target=requests, body=bodies_sent)
+    def ask_anonymously(self, body: rulebook.Body) -> Any:
+        return self._ask(ANONYMOUS, None, body)
 
-    @rule(target=requests, key=keys, wish=wishes)
-    def ask_with_a_shared_key(self, key: str, wish: rulebook.Wish) -> Any:
-        return self._ask(key, self.model.keys[key], wish)
+    @rule(target=requests, key=keys, body=bodies_sent)
+    def ask_with_a_shared_key(self, key: str, body: rulebook.Body) -> Any:
+        return self._ask(key, self.model.keys[key], body)
 
-    def _ask(self, api_key: str, payer: Any, wish: rulebook.Wish) -> Any:
-        body = body_of(wish)
-        parsed = bodies.parse(bodies.GenerateRequest, body)
+    def _ask(self, api_key: str, payer: Any, body: rulebook.Body) -> Any:
+        sent = json_of(body)
+        parsed = bodies.parse(bodies.GenerateRequest, sent)
         quote = pricing.quote(parsed.spec, shared=False, baseline=BASELINE)
         lease_s = pricing.lease_seconds(parsed.spec, baseline=BASELINE)
-        answer = self.cloud.call("POST /api/v2/generate/async", body, key=api_key)
+        answer = self.cloud.call("POST /api/v2/generate/async", sent, key=api_key)
         try:
             request, total = self.model.ask(
-                payer, wish, price=quote.price, reward=quote.reward, lease_s=lease_s
+                payer, body, price=quote.price, reward=quote.reward, lease_s=lease_s
             )
         except rulebook.Refused as refusal:
-            refused(answer, refusal)
+            assert_refused(answer, refusal)
             return multiple()
         assert (answer.status, answer.body["kudos"]) == (202, total), answer
         stored = self.cloud.store.requests.get(answer.body["id"])
@@ -183,7 +188,7 @@ class Machine(RuleBasedStateMachine):
         try:
             self.model.visible(self.model.requests[request])
         except rulebook.Refused as refusal:
-            refused(answer, refusal)
+            assert_refused(answer, refusal)
             return
         shown = self.model.requests[request].counts()
         assert (answer.status, {name: answer.body[name] for name in shown}) == (200, shown)
@@ -198,7 +203,7 @@ class Machine(RuleBasedStateMachine):
         try:
             self.model.visible(request)
         except rulebook.Refused as refusal:
-            refused(answer, refusal)
+            assert_refused(answer, refusal)
             return
         shown = request.counts()
         assert (answer.status, {name: answer.body[name] for name in shown}) == (200, shown)
@@ -212,7 +217,7 @@ class Machine(RuleBasedStateMachine):
     def rate(self, request: str, ratings: list[bool], best: bool, last: bool) -> None:
         """The first images or the last ones, so that a second call is not the first one."""
         model = self.model.requests[request]
-        shown = [image.id for image in model.images if image.state == rulebook.OK] or [NOBODY]
+        shown = [image.id for image in model.images if image.state == rulebook.OK] or [NO_IMAGE]
         shown = shown[::-1] if last else shown
         ratings = ratings[: len(shown)]
         body: dict[str, Any] = {
@@ -227,7 +232,7 @@ class Machine(RuleBasedStateMachine):
         try:
             reward = self.model.rate(model, ratings, best=best)
         except rulebook.Refused as refusal:
-            refused(answer, refusal)
+            assert_refused(answer, refusal)
             return
         assert (answer.status, answer.body["reward"]) == (200, reward), answer
 
@@ -254,7 +259,7 @@ class Machine(RuleBasedStateMachine):
         try:
             self.model.caller(worker)
         except rulebook.Refused as refusal:
-            refused(answer, refusal)
+            assert_refused(answer, refusal)
             return []
         assert answer.status == 200, answer
         if mixed and answer.body["id"]:
@@ -321,7 +326,7 @@ class Machine(RuleBasedStateMachine):
         try:
             reward = self.model.submit(worker, self.model.image(job[0]), state)
         except rulebook.Refused as refusal:
-            refused(answer, refusal)
+            assert_refused(answer, refusal)
             return
         assert (answer.status, answer.body) == (200, {"reward": reward}), answer
 
@@ -429,7 +434,7 @@ class Machine(RuleBasedStateMachine):
         try:
             self.model.transfer(sender, target, amount, once)
         except rulebook.Refused as refusal:
-            refused(answer, refusal)
+            assert_refused(answer, refusal)
             return
         assert (answer.status, answer.body) == (200, {"transferred": amount}), answer
 
@@ -439,7 +444,7 @@ class Machine(RuleBasedStateMachine):
         try:
             self.model.award(giver, receiver, amount, once)
         except rulebook.Refused as refusal:
-            refused(answer, refusal)
+            assert_refused(answer, refusal)
             return
         assert (answer.status, answer.body) == (200, {"awarded": amount}), answer
 
@@ -458,12 +463,12 @@ class Machine(RuleBasedStateMachine):
         return self._add_key(user, budget, expiry)
 
     def _add_key(self, user: int, budget: int, expiry: int) -> Any:
-        wish = {"name": "a key", "kudos": budget, "expiry": expiry}
-        answer = self.cloud.call("PUT /api/v2/sharedkeys", wish, key=self.api_keys[user])
+        body = {"name": "a key", "kudos": budget, "expiry": expiry}
+        answer = self.cloud.call("PUT /api/v2/sharedkeys", body, key=self.api_keys[user])
         try:
             key = self.model.add_key(user, budget, expiry)
         except rulebook.Refused as refusal:
-            refused(answer, refusal)
+            assert_refused(answer, refusal)
             return multiple()
         assert answer.status == 200, answer
         key.id = answer.body["id"]
@@ -489,7 +494,7 @@ class Machine(RuleBasedStateMachine):
         try:
             self.model.change_key(user, model, budget=budget, days=expiry)
         except rulebook.Refused as refusal:
-            refused(answer, refusal)
+            assert_refused(answer, refusal)
             return
         assert answer.status == 200, answer
 
@@ -502,7 +507,7 @@ class Machine(RuleBasedStateMachine):
         try:
             self.model.remove_key(model.owner.id, model)
         except rulebook.Refused as refusal:
-            refused(answer, refusal)
+            assert_refused(answer, refusal)
             return
         assert answer.status == 200, answer
 
@@ -560,7 +565,7 @@ class Machine(RuleBasedStateMachine):
     def _let_all_end(self) -> None:
         """Workers go, time passes; then everything is settled."""
         for _ in range(3):
-            self._pass(ruleset.IN_FORCE.request_life_s)
+            self._pass(LIFE_S)
             self._sweep()
         for request in self.model.requests.values():
             assert not request.count(rulebook.WAITING, rulebook.PROCESSING)
@@ -580,7 +585,7 @@ class Machine(RuleBasedStateMachine):
         self.cloud.audit()
 
 
-def refused(answer: Reply, refusal: rulebook.Refused) -> None:
+def assert_refused(answer: Reply, refusal: rulebook.Refused) -> None:
     assert 400 <= answer.status < 500, answer
     assert answer.body.get("rc") == refusal.rc, (answer, refusal)
 
@@ -600,14 +605,14 @@ def run(template: dict[str, Any], clients: dict[str, Any], examples: int, steps:
     )
 
 
-def test_the_horde_keeps_the_rules_in_any_order(
+def test_the_system_keeps_the_rules_in_any_order(
     template: dict[str, Any], clients: dict[str, Any]
 ) -> None:
     run(template, clients, examples=2, steps=30)
 
 
 @pytest.mark.slow
-def test_the_horde_keeps_the_rules_in_any_order_for_longer(
+def test_the_system_keeps_the_rules_in_any_order_for_longer(
     template: dict[str, Any], clients: dict[str, Any]
 ) -> None:
     run(template, clients, examples=EXAMPLES, steps=50)

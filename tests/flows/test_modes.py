@@ -3,19 +3,12 @@
 import re
 from typing import Any
 
-import pytest
-
-from tests.support.cloud import ANONYMOUS, Cloud, Reply
+from tests.support.api_calls import ANONYMOUS, Reply
+from tests.support.cloud import Cloud
+from tests.support.numbers import FLOOR, REWARD
 
 PUT = "PUT /api/v2/status/modes"
 GET = "GET /api/v2/status/modes"
-
-
-@pytest.fixture
-def admin(cloud: Cloud) -> str:
-    user_id, key = cloud.register("admin")
-    cloud.overrides["ADMINS"] = f"{user_id}"
-    return key
 
 
 def switch(cloud: Cloud, key: str | None, **modes: Any) -> Reply:
@@ -38,7 +31,7 @@ def test_in_maintenance_new_requests_are_answered_503_and_not_charged(
         assert (answer.status, answer.body["rc"]) == (503, "MaintenanceMode")
         assert answer.headers["Retry-After"] == "60"
     assert cloud.generate(key, n="many", params={"n": "many"}).status == 400
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
     assert cloud.rows("REQUEST") == []
     assert cloud.call(GET).body["maintenance_mode"] is True
     switch(cloud, admin, maintenance_mode=False)
@@ -52,7 +45,7 @@ def test_in_maintenance_what_waits_is_drawn_paid_and_shown(cloud: Cloud, admin: 
     switch(cloud, admin, maintenance_mode=True)
     cloud.draw(worker)
     assert cloud.status(request).body["finished"] == 1
-    assert cloud.kudos(owner) == 14 + 7
+    assert cloud.kudos(owner) == FLOOR + REWARD
 
 
 def test_maintenance_is_heard_of_within_ten_seconds(cloud: Cloud, admin: str) -> None:

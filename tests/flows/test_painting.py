@@ -11,13 +11,10 @@ from PIL import Image
 
 from horde import outbound
 from tests.support import tls
-from tests.support.cloud import ANONYMOUS, Cloud, png_base64
-
-
-def encoded(image: Image.Image) -> str:
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return base64.b64encode(out.getvalue()).decode()
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.images import encoded, png_base64
+from tests.support.numbers import FLOOR, HANG_S, OVER_S
 
 
 def half_mask() -> Image.Image:
@@ -33,13 +30,13 @@ def level(mask: Image.Image, at: tuple[int, int]) -> int:
 
 
 def fetched(url: str) -> Image.Image:
-    answer = requests.get(url, timeout=5)
+    answer = requests.get(url, timeout=HANG_S)
     assert answer.headers["Content-Type"] == "image/webp"
     return Image.open(io.BytesIO(answer.content))
 
 
 def popped(cloud: Cloud, **more: Any) -> Any:
-    return cloud.pop(cloud.worker_key(cloud.register("owner")[0]), **more).body
+    return cloud.pop(cloud.new_worker(), **more).body
 
 
 @pytest.mark.parametrize("processing", ["inpainting", "outpainting"])
@@ -72,7 +69,7 @@ def test_inpainting_with_nothing_to_paint_is_refused(cloud: Cloud, mask: str | N
         key, source_image=png_base64(), source_mask=mask, source_processing="inpainting"
     )
     assert (answer.status, answer.body["rc"]) == (400, "InpaintingMissingMask")
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
 
 
 def test_inpainting_is_never_shared_and_pays_the_full_tax(cloud: Cloud) -> None:
@@ -88,7 +85,7 @@ def test_inpainting_is_never_shared_and_pays_the_full_tax(cloud: Cloud) -> None:
         assert cloud.status(answer.body["id"]).body["shared"] is False
         plain = cloud.generate(key, **{**fields, "dry_run": True})
         assert plain.body["kudos"] == answer.body["kudos"]
-    cloud.draw(cloud.worker_key(cloud.register("owner")[0]))
+    cloud.draw(cloud.new_worker())
     cloud.settle_async()
     assert cloud.laion() == {}
 
@@ -122,7 +119,7 @@ def test_the_mask_goes_with_its_request(cloud: Cloud) -> None:
         f"{answer.body['id']}_src.webp",
         f"{answer.body['id']}_msk.webp",
     }
-    cloud.clock.pass_seconds(21 * 60)
+    cloud.clock.pass_seconds(OVER_S)
     cloud.sweep()
     assert "Contents" not in cloud.s3.list_objects_v2(Bucket=cloud.bucket("Sources"))
 

@@ -7,7 +7,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.dynamodb.models import dynamodb_backends
 
-from tests.support.cloud import ACCOUNT, REGION
+from tests.support.moto_aws import ACCOUNT, REGION
 
 KEYS = [("pk", "HASH"), ("sk", "RANGE")]
 

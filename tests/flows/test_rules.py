@@ -2,34 +2,46 @@
 
 import pytest
 
-from tests.support.cloud import ANONYMOUS, Cloud, png_base64
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64
+from tests.support.numbers import (
+    COST,
+    COST_SHARED,
+    FLOOR,
+    FLOOR_ANONYMOUS,
+    MAX_FAULTS,
+    MAX_STEPS,
+    PRICE,
+    TAX,
+    TAX_SHARED,
+)
 
 PARAMS = {"width": 512, "height": 512, "steps": 30}
-PRICE = 7  # 6.50 by the closed form, half up
 
 
-def test_an_image_that_is_not_shared_is_taxed_3_kudos(cloud: Cloud) -> None:
+def test_an_image_that_is_not_shared_is_taxed_the_full_tax(cloud: Cloud) -> None:
     user, key = cloud.register(kudos=1000)
     answer = cloud.generate(key, params={**PARAMS, "n": 2})
     assert answer.status == 202
-    assert answer.body["kudos"] == 2 * (PRICE + 3)
-    assert cloud.kudos(user) == 1014 - 2 * (PRICE + 3)
-    assert cloud.ledger(user)[-1]["postings"] == {"price": 2 * PRICE, "tax": 6}
+    assert answer.body["kudos"] == 2 * COST
+    assert cloud.kudos(user) == FLOOR + 1000 - 2 * COST
+    assert cloud.ledger(user)[-1]["postings"] == {"price": 2 * PRICE, "tax": 2 * TAX}
 
 
-def test_a_shared_image_is_taxed_1_kudo(cloud: Cloud) -> None:
+def test_a_shared_image_is_taxed_the_lower_tax(cloud: Cloud) -> None:
     user, key = cloud.register(kudos=1000)
     answer = cloud.generate(key, params={**PARAMS, "n": 2}, shared=True)
-    assert answer.body["kudos"] == 2 * (PRICE + 1)
-    assert cloud.kudos(user) == 1014 - 2 * (PRICE + 1)
-    assert cloud.ledger(user)[-1]["postings"] == {"price": 2 * PRICE, "tax": 2}
+    assert answer.body["kudos"] == 2 * COST_SHARED
+    assert cloud.kudos(user) == FLOOR + 1000 - 2 * COST_SHARED
+    assert cloud.ledger(user)[-1]["postings"] == {"price": 2 * PRICE, "tax": 2 * TAX_SHARED}
 
 
 @pytest.mark.parametrize(
     ("params", "models"),
     [
         ({"width": 64, "height": 64, "steps": 1}, ["stable_diffusion"]),
-        ({"width": 1024, "height": 1024, "steps": 40}, ["SDXL 1.0"]),
+        ({"width": 1024, "height": 1024, "steps": MAX_STEPS}, ["SDXL 1.0"]),
         ({"width": 512, "height": 512, "steps": 20, "sampler_name": "k_heun"}, []),
     ],
 )
@@ -38,7 +50,7 @@ def test_the_tax_is_flat(cloud: Cloud, params: dict[str, object], models: list[s
     cloud.generate(key, params=params, models=models)
     cloud.generate(key, params=params, models=models, shared=True)
     taxes = [entry["postings"]["tax"] for entry in cloud.ledger(user)[-2:]]
-    assert taxes == [3, 1]
+    assert taxes == [TAX, TAX_SHARED]
 
 
 @pytest.mark.parametrize("field", ["shared", "share"])
@@ -52,7 +64,7 @@ def test_shared_and_share_are_the_same_field(cloud: Cloud, field: str) -> None:
 @pytest.mark.parametrize("flag", [{}, {"shared": False}, {"shared": True}])
 def test_anonymous_text_to_image_is_always_shared(cloud: Cloud, flag: dict[str, bool]) -> None:
     answer = cloud.generate(ANONYMOUS, **flag)
-    assert answer.body["kudos"] == PRICE + 1
+    assert answer.body["kudos"] == COST_SHARED
     assert cloud.status(answer.body["id"]).body["shared"] is True
     assert ("always shared" in answer.body.get("message", "")) is not flag.get("shared", False)
 
@@ -67,10 +79,10 @@ def test_an_image_made_from_a_source_image_is_never_shared(
         key, source_image=png_base64(), shared=True, params={"denoising_strength": 1.0}
     )
     assert answer.status == 202, answer
-    assert answer.body["kudos"] == 8 + 3  # 6.50 x 1.3 = 8.45
+    assert answer.body["kudos"] == 8 + TAX  # 6.50 x 1.3 = 8.45
     assert "never" in answer.body["message"]
     assert cloud.status(answer.body["id"]).body["shared"] is False
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     assert len(cloud.draw(worker)) == 1
     cloud.settle_async()
     assert cloud.laion() == {}
@@ -81,7 +93,7 @@ def test_source_processing_without_a_source_image_is_text_to_image(cloud: Cloud)
     answer = cloud.generate(
         key, source_processing="img2img", shared=True, params={"denoising_strength": 0.5}
     )
-    assert answer.body["kudos"] == PRICE + 1
+    assert answer.body["kudos"] == COST_SHARED
     assert cloud.status(answer.body["id"]).body["shared"] is True
 
 
@@ -90,21 +102,21 @@ def test_a_censored_image_is_never_shared_and_gets_its_price_but_not_its_tax_bac
     cloud: Cloud, state: str
 ) -> None:
     user, key = cloud.register(kudos=100)
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     request = cloud.generate(key, shared=True).body["id"]
     job = cloud.pop(worker).body
     cloud.upload(job["r2_upload"])
     assert cloud.submit(worker, job["id"], state=state).status == 200
-    assert cloud.kudos(user) == 114 - 1
+    assert cloud.kudos(user) == FLOOR + 100 - TAX_SHARED
     shown = cloud.status(request).body
     assert shown["generations"][0]["censored"] is True
-    assert shown["kudos"] == 1
+    assert shown["kudos"] == TAX_SHARED
     cloud.settle_async()
     assert cloud.laion() == {}
 
 
 def test_a_remark_of_censorship_censors_as_the_state_does(cloud: Cloud) -> None:
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     request = cloud.generate().body["id"]
     job = cloud.pop(worker).body
     cloud.upload(job["r2_upload"])
@@ -118,21 +130,21 @@ def test_a_remark_of_censorship_censors_as_the_state_does(cloud: Cloud) -> None:
 
 def test_a_faulted_image_is_never_shared(cloud: Cloud) -> None:
     user, key = cloud.register(kudos=100)
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     request = cloud.generate(key, shared=True).body["id"]
-    for _ in range(3):
+    for _ in range(MAX_FAULTS):
         job = cloud.pop(worker).body
         cloud.upload(job["r2_upload"])
         assert cloud.submit(worker, job["id"], state="faulted").body == {"reward": 0}
     assert cloud.status(request).body["faulted"] is True
-    assert cloud.kudos(user) == 114
+    assert cloud.kudos(user) == FLOOR + 100
     cloud.settle_async()
     assert cloud.laion() == {}
 
 
 def test_status_says_truthfully_what_is_shared(cloud: Cloud) -> None:
     _, key = cloud.register(kudos=100)
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     shared = cloud.generate(key, shared=True).body["id"]
     private = cloud.generate(key).body["id"]
     cloud.draw(worker)
@@ -144,7 +156,7 @@ def test_status_says_truthfully_what_is_shared(cloud: Cloud) -> None:
 
 
 def test_priority_is_by_kudos_and_sharing_buys_none(cloud: Cloud) -> None:
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     _, rich = cloud.register("rich", kudos=10_000)
     _, poor = cloud.register("poor", kudos=100)
     order = [
@@ -157,7 +169,7 @@ def test_priority_is_by_kudos_and_sharing_buys_none(cloud: Cloud) -> None:
 
 
 def test_among_equals_the_oldest_comes_first(cloud: Cloud) -> None:
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     order = []
     for _ in range(3):
         order.append(cloud.generate().body["id"])
@@ -167,8 +179,8 @@ def test_among_equals_the_oldest_comes_first(cloud: Cloud) -> None:
 
 
 def test_waiting_gains_five_kudos_of_priority_a_second(cloud: Cloud) -> None:
-    worker = cloud.worker_key(cloud.register("owner")[0])
-    _, key = cloud.register("ada", kudos=86)  # 100 kudos, 150 above anonymous
+    worker = cloud.new_worker()
+    _, key = cloud.register("ada", kudos=150 + FLOOR_ANONYMOUS - FLOOR)  # 150 above anonymous
     early = cloud.generate(ANONYMOUS).body["id"]
     cloud.clock.pass_seconds(29)
     cloud.generate(key)
@@ -197,7 +209,7 @@ def test_dry_run_answers_exactly_what_would_be_charged(cloud: Cloud) -> None:
 
 
 def test_the_anonymous_account_is_never_written(cloud: Cloud) -> None:
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     cloud.generate(ANONYMOUS, params={"n": 2})
     cancelled = cloud.generate(ANONYMOUS).body["id"]
     cloud.cancel(cancelled)
@@ -208,25 +220,25 @@ def test_the_anonymous_account_is_never_written(cloud: Cloud) -> None:
         KeyConditionExpression="pk = :pk",
         ExpressionAttributeValues={":pk": {"S": "USER#0"}},
     )["Items"]
-    assert [item["sk"]["S"] for item in written] == ["STATS"]  # the tally's
+    assert [item["sk"]["S"] for item in written] == ["STATS"]  # of payouts
 
 
-def test_a_balance_never_falls_under_its_floor_and_the_rest_is_forgiven(cloud: Cloud) -> None:
-    user, key = cloud.register(kudos=6)  # 20, 6 above the floor
+def test_a_balance_never_falls_below_its_floor_and_the_rest_is_waived(cloud: Cloud) -> None:
+    user, key = cloud.register(kudos=6)
     answer = cloud.generate(key, params={**PARAMS, "n": 2})
-    assert answer.body["kudos"] == 20
-    assert cloud.kudos(user) == 14
+    assert answer.body["kudos"] == 2 * COST
+    assert cloud.kudos(user) == FLOOR
     charge = cloud.ledger(user)[-1]
     assert charge["amount"] == -6
-    assert charge["postings"] == {"price": 14, "tax": 6, "waiver": -14}
+    assert charge["postings"] == {"price": 2 * PRICE, "tax": 2 * TAX, "waiver": 6 - 2 * COST}
 
 
-def test_the_operator_cannot_take_kudos_under_the_floor(cloud: Cloud) -> None:
+def test_the_operator_cannot_take_kudos_below_the_floor(cloud: Cloud) -> None:
     user, _ = cloud.register(kudos=6)
     assert cloud.store.accounts.grant(user, -7) is False
-    assert cloud.kudos(user) == 20
+    assert cloud.kudos(user) == FLOOR + 6
     assert cloud.store.accounts.grant(user, -6) is True
-    assert cloud.kudos(user) == 14
+    assert cloud.kudos(user) == FLOOR
     assert cloud.store.accounts.grant(user + 1, 5) is False
 
 
@@ -234,8 +246,11 @@ def test_a_refund_never_returns_more_than_was_paid(cloud: Cloud) -> None:
     user, key = cloud.register(kudos=6)
     request = cloud.generate(key, params={**PARAMS, "n": 2}).body["id"]
     cloud.cancel(request)
-    assert cloud.kudos(user) == 20
-    assert [entry["amount"] for entry in cloud.ledger(user)[-2:]] == [0, 6]
+    assert cloud.kudos(user) == FLOOR + 6
+    assert [entry["amount"] for entry in cloud.ledger(user)[-2:]] == [
+        max(0, 6 - COST),
+        min(6, COST),
+    ]
 
 
 def test_a_heavy_request_needs_its_kudos_upfront(cloud: Cloud) -> None:
@@ -244,14 +259,14 @@ def test_a_heavy_request_needs_its_kudos_upfront(cloud: Cloud) -> None:
     for who in (key, ANONYMOUS):
         answer = cloud.generate(who, **heavy)
         assert (answer.status, answer.body["rc"]) == (403, "KudosUpfront")
-    assert cloud.kudos(user) == 24
+    assert cloud.kudos(user) == FLOOR + 10
     _, rich = cloud.register("rich", kudos=10_000)
     assert cloud.generate(rich, **heavy).status == 202
 
 
 def test_shared_is_true_exactly_when_an_image_reaches_the_data_set(cloud: Cloud) -> None:
     _, key = cloud.register(kudos=1000)
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     request = cloud.generate(key, params={"n": 2}, shared=True).body["id"]
     assert cloud.status(request).body["shared"] is True
     first, second = (cloud.pop(worker).body for _ in range(2))
@@ -272,7 +287,7 @@ def test_a_request_whose_images_were_all_censored_or_cancelled_is_not_shared(
     cloud: Cloud,
 ) -> None:
     _, key = cloud.register(kudos=1000)
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     request = cloud.generate(key, params={"n": 2}, shared=True).body["id"]
     job = cloud.pop(worker).body
     cloud.upload(job["r2_upload"])

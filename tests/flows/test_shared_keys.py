@@ -8,9 +8,10 @@ import pytest
 
 from horde.store.endings import Endings
 from horde.store.requests import Requests
-from tests.support.cloud import ANONYMOUS, Cloud, Reply
+from tests.support.api_calls import ANONYMOUS, UNKNOWN, Reply, refused
+from tests.support.cloud import Cloud
+from tests.support.numbers import COST, COST_SHARED, FLOOR, TAX
 
-PRICE, TAX = 7, 3
 ONE = "/api/v2/sharedkeys/{id}"
 
 
@@ -30,16 +31,6 @@ def show(cloud: Cloud, key_id: str) -> Any:
 
 def change(cloud: Cloud, key: str, key_id: str, **fields: Any) -> Reply:
     return cloud.call(f"PATCH {ONE}", fields, key=key, id=key_id)
-
-
-def refused(answer: Reply, rc: str, status: int = 403) -> None:
-    assert (answer.status, answer.body.get("rc")) == (status, rc), answer
-    assert answer.body["message"]
-
-
-@pytest.fixture
-def worker(cloud: Cloud) -> str:
-    return cloud.worker_key(cloud.register("owner")[0])
 
 
 def test_a_new_key_has_the_hordes_defaults(cloud: Cloud) -> None:
@@ -90,7 +81,7 @@ def test_a_budget_that_is_no_whole_number_is_a_schema_error(cloud: Cloud, raw: s
 
 
 def test_anonymous_has_no_shared_keys(cloud: Cloud) -> None:
-    refused(make(cloud, ANONYMOUS), "AnonForbidden")
+    refused(make(cloud, ANONYMOUS), "AnonForbidden", 403)
     assert make(cloud, "x" * 22).status == 401
 
 
@@ -100,15 +91,10 @@ def test_an_account_has_three_shared_keys_and_a_trusted_one_ten(
 ) -> None:
     ada, key = cloud.register("ada")
     if trusted:
-        cloud.db.update_item(
-            TableName=cloud.table,
-            Key={"pk": {"S": f"USER#{ada}"}, "sk": {"S": "USER"}},
-            UpdateExpression="SET trusted = :true",
-            ExpressionAttributeValues={":true": {"BOOL": True}},
-        )
+        cloud.set_flags(ada, trusted=True)
     made = [make(cloud, key) for _ in range(most + 1)]
     assert [answer.status for answer in made] == [200] * most + [403]
-    refused(made[-1], "Forbidden")
+    refused(made[-1], "Forbidden", 403)
     assert len(cloud.rows("SHAREDKEY")) == most
     assert cloud.call(f"DELETE {ONE}", key=key, id=made[0].body["id"]).status == 200
     assert make(cloud, key).status == 200
@@ -118,9 +104,12 @@ def test_what_a_key_asks_for_is_its_owners(cloud: Cloud) -> None:
     ada, key = cloud.register("ada", kudos=1000)
     gift = shared(cloud, key, kudos=100)
     answer = cloud.generate(gift, params={"n": 2}, shared=True)
-    assert (answer.status, answer.body["kudos"]) == (202, 2 * (PRICE + 1))
-    assert cloud.kudos(ada) == 1014 - 16
-    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (84, 16)
+    assert (answer.status, answer.body["kudos"]) == (202, 2 * COST_SHARED)
+    assert cloud.kudos(ada) == FLOOR + 1000 - 2 * COST_SHARED
+    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (
+        100 - 2 * COST_SHARED,
+        2 * COST_SHARED,
+    )
     kept = cloud.store.requests.get(answer.body["id"])
     assert kept is not None
     assert (kept.user_id, kept.sharedkey_id) == (ada, gift)
@@ -136,27 +125,27 @@ def test_a_key_has_its_owners_priority(cloud: Cloud, worker: str) -> None:
 
 def test_a_request_over_the_budget_is_refused(cloud: Cloud) -> None:
     ada, key = cloud.register("ada", kudos=1000)
-    gift = shared(cloud, key, kudos=19)
-    refused(cloud.generate(gift, params={"n": 2}), "SharedKeyInsufficientKudos")
+    gift = shared(cloud, key, kudos=2 * COST - 1)
+    refused(cloud.generate(gift, params={"n": 2}), "SharedKeyInsufficientKudos", 403)
     assert cloud.generate(gift).status == 202
-    refused(cloud.generate(gift), "SharedKeyInsufficientKudos")
-    assert (cloud.kudos(ada), show(cloud, gift)["kudos"]) == (1004, 9)
+    refused(cloud.generate(gift), "SharedKeyInsufficientKudos", 403)
+    assert (cloud.kudos(ada), show(cloud, gift)["kudos"]) == (FLOOR + 1000 - COST, COST - 1)
 
 
 def test_a_used_up_or_disabled_key_is_refused(cloud: Cloud) -> None:
     ada, key = cloud.register("ada", kudos=1000)
-    gift = shared(cloud, key, kudos=10)
+    gift = shared(cloud, key, kudos=COST)
     assert cloud.generate(gift).status == 202
-    refused(cloud.generate(gift), "SharedKeyEmpty")
-    refused(cloud.generate(shared(cloud, key, kudos=0)), "SharedKeyEmpty")
-    assert cloud.kudos(ada) == 1004
+    refused(cloud.generate(gift), "SharedKeyEmpty", 403)
+    refused(cloud.generate(shared(cloud, key, kudos=0)), "SharedKeyEmpty", 403)
+    assert cloud.kudos(ada) == FLOOR + 1000 - COST
 
 
 def test_the_budget_is_a_condition_of_the_transaction(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada, key = cloud.register("ada", kudos=1000)
-    gift = shared(cloud, key, kudos=15)
+    gift = shared(cloud, key, kudos=2 * COST - 5)
     real = Requests.accept
 
     def overtaken(table: Any, *args: Any) -> None:
@@ -165,8 +154,8 @@ def test_the_budget_is_a_condition_of_the_transaction(
         real(table, *args)
 
     monkeypatch.setattr(Requests, "accept", overtaken)
-    refused(cloud.generate(gift), "SharedKeyInsufficientKudos")
-    assert (cloud.kudos(ada), show(cloud, gift)["kudos"]) == (1004, 5)
+    refused(cloud.generate(gift), "SharedKeyInsufficientKudos", 403)
+    assert (cloud.kudos(ada), show(cloud, gift)["kudos"]) == (FLOOR + 1000 - COST, COST - 5)
     assert len(cloud.rows("REQUEST")) == 1
 
 
@@ -200,9 +189,9 @@ def test_a_key_that_is_changed_while_it_is_used_holds_as_it_is_then(
     monkeypatch.setattr(Requests, "accept", overtaken)
     answer = cloud.generate(gift)
     assert (answer.status, answer.body.get("rc")) == (status, rc)
-    assert cloud.kudos(ada) == (1014 if rc else 1004)
+    assert cloud.kudos(ada) == FLOOR + 1000 - (0 if rc else COST)
     if fields == {"kudos": -1}:
-        assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (-1, 10)
+        assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (-1, COST)
 
 
 def test_an_unlimited_key_counts_what_it_spends(cloud: Cloud) -> None:
@@ -210,7 +199,7 @@ def test_an_unlimited_key_counts_what_it_spends(cloud: Cloud) -> None:
     gift = shared(cloud, key, kudos=-1)
     for _ in range(3):
         assert cloud.generate(gift).status == 202
-    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (-1, 30)
+    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (-1, 3 * COST)
 
 
 def test_an_expired_key_is_refused(cloud: Cloud) -> None:
@@ -219,7 +208,7 @@ def test_an_expired_key_is_refused(cloud: Cloud) -> None:
     cloud.clock.pass_seconds(2 * 24 * 3600 - 60)
     assert cloud.generate(gift).status == 202
     cloud.clock.pass_seconds(120)
-    refused(cloud.generate(gift), "SharedKeyExpired")
+    refused(cloud.generate(gift), "SharedKeyExpired", 403)
     assert show(cloud, gift)["expiry"].endswith(" -0000")
     assert change(cloud, key, gift, expiry=-1).status == 200
     assert "expiry" not in show(cloud, gift)
@@ -236,14 +225,14 @@ def test_a_key_bounds_pixels_and_steps(
     ada, key = cloud.register("ada", kudos=1000)
     gift = shared(cloud, key, **bound)
     refused(cloud.generate(gift, params={"steps": 20, **params}), "BadRequest", 400)
-    assert cloud.kudos(ada) == 1014
+    assert cloud.kudos(ada) == FLOOR + 1000
     assert cloud.generate(gift, params={"steps": 20}).status == 202
 
 
 def test_a_dry_run_with_a_key_spends_nothing(cloud: Cloud) -> None:
     _, key = cloud.register("ada", kudos=1000)
-    gift = shared(cloud, key, kudos=10)
-    assert cloud.generate(gift, dry_run=True).body == {"kudos": PRICE + TAX}
+    gift = shared(cloud, key, kudos=COST)
+    assert cloud.generate(gift, dry_run=True).body == {"kudos": COST}
     assert show(cloud, gift)["utilized"] == 0
 
 
@@ -253,25 +242,28 @@ def test_a_refund_goes_back_to_the_keys_budget(cloud: Cloud, worker: str) -> Non
     request = cloud.generate(gift, params={"n": 3}).body["id"]
     job = cloud.pop(worker).body
     cloud.cancel(request)
-    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (90, 10)
+    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (100 - COST, COST)
     cloud.upload(job["r2_upload"])
     assert cloud.submit(worker, job["id"], state="censored").status == 200
-    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (97, 3)
-    assert cloud.kudos(ada) == 1014 - 3
+    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (100 - TAX, TAX)
+    assert cloud.kudos(ada) == FLOOR + 1000 - TAX
 
 
-def test_a_key_pays_what_its_owner_pays_and_gets_back_what_he_gets_back(cloud: Cloud) -> None:
+def test_a_key_pays_what_its_owner_pays_and_gets_back_what_its_owner_gets_back(
+    cloud: Cloud,
+) -> None:
     ada, key = cloud.register("ada", kudos=6)
     gift = shared(cloud, key, kudos=100)
-    request = cloud.generate(gift, params={"n": 2}).body["id"]  # 20, of which 14 are waived
-    assert (cloud.kudos(ada), show(cloud, gift)["kudos"]) == (14, 94)
+    request = cloud.generate(gift, params={"n": 2}).body["id"]  # all but 6 kudos are waived
+    assert (cloud.kudos(ada), show(cloud, gift)["kudos"]) == (FLOOR, 94)
     cloud.cancel(request)
-    assert (cloud.kudos(ada), show(cloud, gift)["kudos"]) == (20, 100)
+    assert (cloud.kudos(ada), show(cloud, gift)["kudos"]) == (FLOOR + 6, 100)
     assert show(cloud, gift)["utilized"] == 0
 
 
 @pytest.mark.parametrize(
-    ("fields", "left"), [({"kudos": -1}, -1), ({"kudos": 0}, 20), ({"kudos": 7}, 27)]
+    ("fields", "left"),
+    [({"kudos": -1}, -1), ({"kudos": 0}, 2 * COST), ({"kudos": 7}, 2 * COST + 7)],
 )
 def test_a_refund_finds_a_key_that_was_changed(
     cloud: Cloud, fields: dict[str, int], left: int
@@ -282,7 +274,7 @@ def test_a_refund_finds_a_key_that_was_changed(
     assert change(cloud, key, gift, **fields).status == 200
     cloud.cancel(request)
     assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (left, 0)
-    assert cloud.kudos(ada) == 1014
+    assert cloud.kudos(ada) == FLOOR + 1000
 
 
 @pytest.mark.parametrize("how", ["deleted", "unlimited"])
@@ -305,7 +297,7 @@ def test_a_refund_that_races_a_change_of_its_key_is_not_lost(
 
     monkeypatch.setattr(Endings, "_back_to_key", overtaken)
     assert cloud.cancel(request).status == 200
-    assert cloud.kudos(ada) == 1014
+    assert cloud.kudos(ada) == FLOOR + 1000
     assert cloud.check(request).body["done"] is True
     if how == "unlimited":
         assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (-1, 0)
@@ -320,15 +312,15 @@ def test_what_a_deleted_key_asked_for_is_drawn_and_refunded(cloud: Cloud, worker
     cloud.cancel(cancelled)
     assert len(cloud.draw(worker)) == 1
     assert cloud.check(drawn).body["done"] is True
-    assert cloud.kudos(ada) == 1004
+    assert cloud.kudos(ada) == FLOOR + 1000 - COST
 
 
 def test_only_the_owner_changes_and_deletes_a_key(cloud: Cloud) -> None:
     (_, key), (_, other) = cloud.register("ada"), cloud.register("bob")
     gift = shared(cloud, key)
     for who in (other, ANONYMOUS):
-        refused(change(cloud, who, gift, kudos=7), "NotOwner")
-        refused(cloud.call(f"DELETE {ONE}", key=who, id=gift), "NotOwner")
+        refused(change(cloud, who, gift, kudos=7), "NotOwner", 403)
+        refused(cloud.call(f"DELETE {ONE}", key=who, id=gift), "NotOwner", 403)
     refused(change(cloud, gift, gift, kudos=7), "InvalidAPIKey", 401)
     assert show(cloud, gift)["kudos"] == 5000
     changed = change(
@@ -347,9 +339,7 @@ def test_a_change_of_nothing_is_refused(cloud: Cloud) -> None:
     refused(change(cloud, key, gift, colour="red", kudos=None), "NoSharedKeyModSelected", 400)
 
 
-@pytest.mark.parametrize(
-    "key_id", ["11111111-2222-4333-8444-555555555555", "x", "\x00", "\ud800", "1" * 5000]
-)
+@pytest.mark.parametrize("key_id", [UNKNOWN, "x", "\x00", "\ud800", "1" * 5000])
 def test_an_unknown_key_is_a_404(cloud: Cloud, key_id: str) -> None:
     _, key = cloud.register("ada")
     refused(cloud.call(f"GET {ONE}", id=key_id), "SharedKeyNotFound", 404)
@@ -372,7 +362,7 @@ def test_kudos_sent_to_a_key_are_its_owners_and_its_to_spend(cloud: Cloud) -> No
     for gift in (limited, unlimited):
         answer = cloud.call("POST /api/v2/kudos/transfer", {"username": gift}, key=key)
         assert (answer.status, answer.body) == (200, {"transferred": 100})
-    assert (cloud.kudos(ada), cloud.kudos(bob)) == (814, 214)
+    assert (cloud.kudos(ada), cloud.kudos(bob)) == (FLOOR + 800, FLOOR + 200)
     assert [show(cloud, gift)["kudos"] for gift in (limited, unlimited)] == [100, -1]
     assert [show(cloud, gift)["utilized"] for gift in (limited, unlimited)] == [0, 0]
     assert cloud.generate(limited).status == 202
@@ -388,18 +378,13 @@ def test_kudos_are_not_sent_to_a_key_that_is_dead_or_ones_own(cloud: Cloud) -> N
     ):
         answer = cloud.call("POST /api/v2/kudos/transfer", {"username": gift}, key=key)
         refused(answer, rc, 400)
-    assert cloud.kudos(ada) == 1014
+    assert cloud.kudos(ada) == FLOOR + 1000
 
 
 def test_a_flagged_owners_requests_come_last(cloud: Cloud, worker: str) -> None:
     ada, key = cloud.register("ada", kudos=10_000)
     gift = shared(cloud, key)
-    cloud.db.update_item(
-        TableName=cloud.table,
-        Key={"pk": {"S": f"USER#{ada}"}, "sk": {"S": "USER"}},
-        UpdateExpression="SET flagged = :true",
-        ExpressionAttributeValues={":true": {"BOOL": True}},
-    )
+    cloud.set_flags(ada, flagged=True)
     _, poor = cloud.register("poor", kudos=50)
     last, first = cloud.generate(gift).body["id"], cloud.generate(poor).body["id"]
     order = [cloud.store.requests.generation(cloud.pop(worker).body["id"]) for _ in range(2)]

@@ -8,21 +8,9 @@ from horde.records import Settlement, WorkerStats
 from horde.rules.estimates import moving_speed
 from horde.store.settlements import event_of
 from horde.store.table import Table
-from tests.flows.test_rules import PRICE
-from tests.support.cloud import ANONYMOUS, Cloud
-
-PS = 512 * 512 * 30
-"""The pixelsteps of a usual image."""
-
-
-@pytest.fixture
-def owner(cloud: Cloud) -> int:
-    return cloud.register("owner")[0]
-
-
-@pytest.fixture
-def worker(cloud: Cloud, owner: int) -> str:
-    return cloud.worker_key(owner)
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.numbers import FLOOR, MAX_FAULTS, PIXELSTEPS, REWARD, TAX_SHARED
 
 
 def totals(cloud: Cloud) -> Any:
@@ -35,10 +23,6 @@ def totals(cloud: Cloud) -> Any:
 def by_model(cloud: Cloud, **query: str) -> Any:
     cloud.clock.pass_seconds(31)
     return cloud.call("GET /api/v2/stats/img/models", query=query).body
-
-
-def the_worker(cloud: Cloud, name: str = "w1") -> Any:
-    return cloud.call("GET /api/v2/workers/name/{name}", name=name).body
 
 
 def draw(cloud: Cloud, worker: str, n: int = 1, seconds: float = 0, **fields: Any) -> None:
@@ -69,7 +53,7 @@ def test_each_delivered_image_is_counted_in_every_span(cloud: Cloud, worker: str
     at_noon(cloud)
     draw(cloud, worker, n=2)
     cloud.stream()
-    two, none = {"images": 2, "ps": 2 * PS}, {"images": 0, "ps": 0}
+    two, none = {"images": 2, "ps": 2 * PIXELSTEPS}, {"images": 0, "ps": 0}
     cloud.clock.pass_seconds(60 - 31)
     found = totals(cloud)
     assert [found[span] for span in ("minute", "hour", "day", "month", "total")] == [two] * 5
@@ -92,7 +76,7 @@ def test_the_past_minute_is_in_the_fleets_performance(cloud: Cloud, worker: str)
     cloud.stream()
     cloud.clock.pass_seconds(60)
     found = cloud.call("GET /api/v2/status/performance").body
-    assert found["past_minute_megapixelsteps"] == PS / 1e6
+    assert found["past_minute_megapixelsteps"] == PIXELSTEPS / 1e6
 
 
 def test_images_are_counted_by_model(cloud: Cloud, worker: str) -> None:
@@ -113,10 +97,10 @@ def test_a_worker_has_a_record_of_what_it_did(cloud: Cloud, worker: str) -> None
     job = cloud.pop(worker).body
     cloud.submit(worker, job["id"], state="faulted")
     cloud.stream()
-    found = the_worker(cloud)
+    found = cloud.worker_named()
     assert found["requests_fulfilled"] == 2
-    assert found["kudos_rewards"] == found["kudos_details"]["generated"] == 14
-    assert found["megapixelsteps_generated"] == 2 * PS / 1e6
+    assert found["kudos_rewards"] == found["kudos_details"]["generated"] == 2 * REWARD
+    assert found["megapixelsteps_generated"] == 2 * PIXELSTEPS / 1e6
     assert found["uncompleted_jobs"] == 1
 
 
@@ -124,16 +108,16 @@ def test_a_claim_that_comes_to_nothing_is_counted_however_it_ends(
     cloud: Cloud, worker: str
 ) -> None:
     cloud.generate()
-    for _ in range(2):
+    for _ in range(MAX_FAULTS - 1):
         cloud.submit(worker, cloud.pop(worker).body["id"], state="faulted")
     cloud.pop(worker)
     cloud.clock.pass_seconds(200)
-    cloud.sweep()  # the lease ran out: the third fault ends it
-    assert the_worker(cloud)["uncompleted_jobs"] == 3
+    cloud.sweep()  # the lease ran out: the last fault ends it
+    assert cloud.worker_named()["uncompleted_jobs"] == MAX_FAULTS
     cloud.generate()
     request = cloud.generate(params={"steps": 8}).body["id"]
     cloud.cancel(request)  # nobody had it
-    assert the_worker(cloud)["uncompleted_jobs"] == 3
+    assert cloud.worker_named()["uncompleted_jobs"] == MAX_FAULTS
 
 
 def test_a_censored_image_was_drawn_too(cloud: Cloud, worker: str) -> None:
@@ -148,25 +132,25 @@ def test_a_censored_image_was_drawn_too(cloud: Cloud, worker: str) -> None:
 def test_a_record_that_comes_again_is_not_counted_again(cloud: Cloud, worker: str) -> None:
     draw(cloud, worker, n=3)
     cloud.stream()
-    once = totals(cloud), the_worker(cloud), by_model(cloud)
+    once = totals(cloud), cloud.worker_named(), by_model(cloud)
     cloud.stream(again=True)
     draw(cloud, worker)  # new ones among old ones
     cloud.stream(again=True)
     assert totals(cloud)["total"]["images"] == once[0]["total"]["images"] + 1 == 4
-    assert the_worker(cloud)["requests_fulfilled"] == 4
+    assert cloud.worker_named()["requests_fulfilled"] == 4
     assert totals(cloud)["anonymous"]["requests"] == 2
 
 
 def test_a_record_twice_in_one_batch_is_counted_once(cloud: Cloud, worker: str) -> None:
     draw(cloud, worker, n=2)
-    records = cloud._records()
+    records = cloud.records_of_the_stream()
     rewards = [
         r for r in records if r["dynamodb"].get("NewImage", {}).get("kind") == {"S": "REWARD"}
     ]
     inserted = [r for r in rewards if r["eventName"] == "INSERT"]
     assert len(inserted) == 2
     assert cloud.invoke("payouts", {"Records": inserted * 3}) == {"batchItemFailures": []}
-    assert totals(cloud)["total"] == {"images": 2, "ps": 2 * PS}
+    assert totals(cloud)["total"] == {"images": 2, "ps": 2 * PIXELSTEPS}
 
 
 def test_records_out_of_order_are_counted_in_their_own_time(cloud: Cloud, worker: str) -> None:
@@ -176,7 +160,7 @@ def test_records_out_of_order_are_counted_in_their_own_time(cloud: Cloud, worker
         cloud.clock.pass_seconds(600)
     rewards = [
         r
-        for r in cloud._records()
+        for r in cloud.records_of_the_stream()
         if r["eventName"] == "INSERT"
         and "tax" in r["dynamodb"]["NewImage"]
         and r["dynamodb"]["NewImage"]["sk"]["S"].startswith("LEDGER#")
@@ -216,7 +200,7 @@ def test_a_batch_that_is_cut_counts_the_rest_when_it_comes_again(
     assert len(calls) > 4
     assert cloud.uncounted == []
     assert totals(cloud)["total"]["images"] == 5
-    assert the_worker(cloud)["requests_fulfilled"] == 5
+    assert cloud.worker_named()["requests_fulfilled"] == 5
 
 
 def test_a_record_that_cannot_be_read_is_left_alone(cloud: Cloud, worker: str) -> None:
@@ -265,7 +249,7 @@ def test_more_counters_than_a_transaction_takes_are_counted_in_parts(
     assert len(sizes) > 1
     assert max(sizes) <= 12
     assert totals(cloud)["total"]["images"] == 5
-    assert {the_worker(cloud, f"w{n}")["requests_fulfilled"] for n in range(5)} == {1}
+    assert {cloud.worker_named(f"w{n}")["requests_fulfilled"] for n in range(5)} == {1}
 
 
 def test_the_anonymous_accounts_requests_images_and_taxes_are_counted(
@@ -282,7 +266,7 @@ def test_the_anonymous_accounts_requests_images_and_taxes_are_counted(
         "requests": 2,
         "images_requested": 5,
         "images": 3,  # a cancelled image burns no tax
-        "taxes": 3,
+        "taxes": 3 * TAX_SHARED,
     }
 
 
@@ -296,15 +280,15 @@ def test_a_workers_speed_is_what_it_drew_by_the_time_it_had_work(cloud: Cloud, w
     cloud.clock.freeze(cloud.clock.now_ms())
     draw(cloud, worker, n=4, seconds=6)
     cloud.stream()
-    assert the_worker(cloud)["performance"] == "1.3 megapixelsteps per second"
+    assert cloud.worker_named()["performance"] == "1.3 megapixelsteps per second"
     cloud.clock.pass_seconds(3600)  # idle time is not slowness
     draw(cloud, worker, n=4, seconds=6)
     cloud.stream()
-    assert the_worker(cloud)["performance"] == "1.3 megapixelsteps per second"
+    assert cloud.worker_named()["performance"] == "1.3 megapixelsteps per second"
     cloud.sweep()
     cloud.clock.pass_seconds(10)
     (found,) = cloud.call("GET /api/v2/status/models/{name}", name="stable_diffusion").body
-    assert found["performance"] == pytest.approx(PS / 6, rel=0.05)
+    assert found["performance"] == pytest.approx(PIXELSTEPS / 6, rel=0.05)
 
 
 def test_a_slow_worker_gets_no_request_that_refuses_slow_workers(cloud: Cloud, worker: str) -> None:
@@ -362,16 +346,13 @@ def test_nothing_is_counted_where_everything_was(cloud: Cloud, worker: str) -> N
     cloud.stream()
     events = [
         event
-        for record in [r for r in _all_records(cloud) if r["eventName"] == "INSERT"]
+        for record in [
+            r for r in cloud.records_of_the_stream(again=True) if r["eventName"] == "INSERT"
+        ]
         if _counts(record) and (event := event_of(record["dynamodb"]["NewImage"]))
     ]
     assert events
     assert cloud.store.payouts.post(events) == 0
-
-
-def _all_records(cloud: Cloud) -> list[Any]:
-    cloud._iterators.clear()
-    return cloud._records()
 
 
 def _counts(record: Any) -> bool:
@@ -390,9 +371,9 @@ def test_a_reward_is_paid_once_when_it_is_counted(cloud: Cloud) -> None:
         balances.append((account.kudos, account.fulfilled))
         cloud.stream(again=True)
         cloud.stream(again=True)
-    assert balances[0] == (14, 0)
+    assert balances[0] == (FLOOR, 0)
     assert balances[1][1] == 3
-    assert balances[1][0] == 14 + sum(entry["amount"] for entry in cloud.ledger(owner)[1:])
+    assert balances[1][0] == FLOOR + sum(entry["amount"] for entry in cloud.ledger(owner)[1:])
     assert {due.kind for due in cloud.store.due.until(10**11)} == {"REQUEST"}
 
 
@@ -405,6 +386,6 @@ def test_a_reward_whose_record_was_lost_is_paid_by_the_sweep(cloud: Cloud) -> No
     cloud.sweep()
     account = cloud.store.accounts.get(owner)
     assert account is not None
-    assert (account.fulfilled, account.kudos - 14) == (2, 2 * PRICE)
+    assert (account.fulfilled, account.kudos - FLOOR) == (2, 2 * REWARD)
     cloud.sweep()
     assert cloud.store.accounts.get(owner) == account

@@ -5,36 +5,19 @@ from typing import Any
 
 import pytest
 
-from horde.store.accounts import DELETED
 from horde.store.transfers import Transfers
-from tests.support.cloud import ANONYMOUS, Cloud, Reply
+from tests.support.api_calls import ANONYMOUS, refused
+from tests.support.cloud import Cloud
+from tests.support.numbers import COST, FLOOR
 
 TRANSFER, AWARD = "POST /api/v2/kudos/transfer", "POST /api/v2/kudos/award"
 
 
-def send(cloud: Cloud, key: str, to: str, amount: Any = 10, once: str | None = None) -> Reply:
-    headers = {"Idempotency-Key": once} if once else None
-    return cloud.call(TRANSFER, {"username": to, "amount": amount}, key=key, headers=headers)
-
-
-def refused(answer: Reply, rc: str, status: int = 400) -> None:
-    assert (answer.status, answer.body.get("rc")) == (status, rc), answer
-    assert answer.body["message"]
-
-
-def flag(cloud: Cloud, user: int, name: str) -> None:
-    """Set a flag of an account behind the API's back."""
-    account = cloud.store.accounts.get(user)
-    assert account is not None
-    changes = DELETED if name == "deleted" else {name: True}
-    assert cloud.store.accounts.change(account, changes)
-
-
 def test_a_transfer_moves_kudos_and_makes_none(cloud: Cloud) -> None:
     (ada, key), (bob, _) = cloud.register("ada", kudos=100), cloud.register("bob")
-    answer = send(cloud, key, f"bob#{bob}", 30)
+    answer = cloud.transfer(key, f"bob#{bob}", 30)
     assert (answer.status, answer.body) == (200, {"transferred": 30})
-    assert (cloud.kudos(ada), cloud.kudos(bob)) == (84, 44)
+    assert (cloud.kudos(ada), cloud.kudos(bob)) == (FLOOR + 70, FLOOR + 30)
     sent, got = cloud.ledger(ada)[-1], cloud.ledger(bob)[-1]
     assert (sent["kind"], sent["amount"], sent["postings"]) == ("TRANSFER", -30, {"transfers": 30})
     assert (got["kind"], got["amount"], got["postings"]) == ("TRANSFER", 30, {"transfers": -30})
@@ -45,20 +28,20 @@ def test_an_amount_left_out_is_100(cloud: Cloud) -> None:
     (ada, key), (bob, _) = cloud.register("ada", kudos=100), cloud.register("bob")
     answer = cloud.call(TRANSFER, {"username": f"bob#{bob}"}, key=key)
     assert (answer.status, answer.body) == (200, {"transferred": 100})
-    assert cloud.kudos(ada) == 14
+    assert cloud.kudos(ada) == FLOOR
 
 
 def test_a_whole_amount_may_be_written_as_a_float(cloud: Cloud) -> None:
     (_, key), (bob, _) = cloud.register("ada", kudos=100), cloud.register("bob")
-    assert send(cloud, key, f"bob#{bob}", 5.0).body == {"transferred": 5}
+    assert cloud.transfer(key, f"bob#{bob}", 5.0).body == {"transferred": 5}
 
 
 def test_the_floor_cannot_be_given_away(cloud: Cloud) -> None:
     (ada, key), (bob, _) = cloud.register("ada", kudos=6), cloud.register("bob")
-    refused(send(cloud, key, f"bob#{bob}", 7), "KudosTransferNotEnough")
-    assert send(cloud, key, f"bob#{bob}", 6).status == 200
-    refused(send(cloud, key, f"bob#{bob}", 1), "KudosTransferNotEnough")
-    assert (cloud.kudos(ada), cloud.kudos(bob)) == (14, 20)
+    refused(cloud.transfer(key, f"bob#{bob}", 7), "KudosTransferNotEnough")
+    assert cloud.transfer(key, f"bob#{bob}", 6).status == 200
+    refused(cloud.transfer(key, f"bob#{bob}", 1), "KudosTransferNotEnough")
+    assert (cloud.kudos(ada), cloud.kudos(bob)) == (FLOOR, FLOOR + 6)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +56,8 @@ def test_the_floor_cannot_be_given_away(cloud: Cloud) -> None:
 )
 def test_an_amount_that_cannot_be_moved_is_refused(cloud: Cloud, amount: Any, rc: str) -> None:
     (ada, key), (bob, _) = cloud.register("ada", kudos=100), cloud.register("bob")
-    refused(send(cloud, key, f"bob#{bob}", amount), rc)
-    assert (cloud.kudos(ada), cloud.kudos(bob)) == (114, 14)
+    refused(cloud.transfer(key, f"bob#{bob}", amount), rc)
+    assert (cloud.kudos(ada), cloud.kudos(bob)) == (FLOOR + 100, FLOOR)
 
 
 @pytest.mark.parametrize("raw", ["NaN", "Infinity", "-Infinity", "1.5", '"7"', "true", "[1]"])
@@ -83,7 +66,7 @@ def test_an_amount_that_is_no_whole_number_is_a_schema_error(cloud: Cloud, raw: 
     answer = cloud.call(TRANSFER, raw=f'{{"username": "bob#{bob}", "amount": {raw}}}', key=key)
     assert answer.status == 400
     assert list(answer.body["errors"]) == ["amount"]
-    assert cloud.kudos(ada) == 114
+    assert cloud.kudos(ada) == FLOOR + 100
 
 
 @pytest.mark.parametrize(
@@ -91,26 +74,26 @@ def test_an_amount_that_is_no_whole_number_is_a_schema_error(cloud: Cloud, raw: 
 )
 def test_a_transfer_to_nobody_is_refused(cloud: Cloud, name: str) -> None:
     (ada, key), _ = cloud.register("ada", kudos=100), cloud.register("bob")
-    refused(send(cloud, key, name), "InvalidTargetUsername")
-    assert cloud.kudos(ada) == 114
+    refused(cloud.transfer(key, name), "InvalidTargetUsername")
+    assert cloud.kudos(ada) == FLOOR + 100
 
 
 def test_the_anonymous_account_neither_gives_nor_gets(cloud: Cloud) -> None:
     ada, key = cloud.register("ada", kudos=100)
-    refused(send(cloud, ANONYMOUS, f"ada#{ada}"), "KudosTransferFromAnon")
-    refused(send(cloud, key, "Anonymous#0"), "KudosTransferToAnon")
-    assert cloud.kudos(ada) == 114
+    refused(cloud.transfer(ANONYMOUS, f"ada#{ada}"), "KudosTransferFromAnon")
+    refused(cloud.transfer(key, "Anonymous#0"), "KudosTransferToAnon")
+    assert cloud.kudos(ada) == FLOOR + 100
 
 
-def test_nobody_transfers_to_himself(cloud: Cloud) -> None:
+def test_nobody_transfers_to_their_own_account(cloud: Cloud) -> None:
     ada, key = cloud.register("ada", kudos=100)
-    refused(send(cloud, key, f"ada#{ada}"), "KudosTransferToSelf")
+    refused(cloud.transfer(key, f"ada#{ada}"), "KudosTransferToSelf")
 
 
 def test_a_transfer_needs_a_key(cloud: Cloud) -> None:
     ada, _ = cloud.register("ada")
     assert "apikey" in cloud.call(TRANSFER, {"username": f"ada#{ada}"}).body["errors"]
-    refused(send(cloud, "x" * 22, f"ada#{ada}"), "InvalidAPIKey", 401)
+    refused(cloud.transfer("x" * 22, f"ada#{ada}"), "InvalidAPIKey", 401)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +109,9 @@ def test_a_flagged_or_deleted_account_neither_gives_nor_gets(
     cloud: Cloud, who: str, name: str, rc: str, status: int
 ) -> None:
     (ada, key), (bob, _) = cloud.register("ada", kudos=100), cloud.register("bob")
-    flag(cloud, {"ada": ada, "bob": bob}[who], name)
-    refused(send(cloud, key, f"bob#{bob}"), rc, status)
-    assert (cloud.kudos(ada), cloud.kudos(bob)) == (114, 14)
+    cloud.set_flags({"ada": ada, "bob": bob}[who], **{name: True})
+    refused(cloud.transfer(key, f"bob#{bob}"), rc, status)
+    assert (cloud.kudos(ada), cloud.kudos(bob)) == (FLOOR + 100, FLOOR)
 
 
 @pytest.mark.parametrize("who", ["sender", "receiver"])
@@ -137,9 +120,9 @@ def test_good_standing_is_a_condition_of_the_transaction(cloud: Cloud, who: str,
     (ada, _), (bob, _) = cloud.register("ada", kudos=100), cloud.register("bob")
     seen = cloud.store.accounts.get(ada)
     assert seen is not None
-    flag(cloud, {"sender": ada, "receiver": bob}[who], name)  # after it was looked at
+    cloud.set_flags({"sender": ada, "receiver": bob}[who], **{name: True})  # after it was looked at
     assert cloud.store.transfers.transfer(seen, bob, 10, None) is False
-    assert (cloud.kudos(ada), cloud.kudos(bob)) == (114, 14)
+    assert (cloud.kudos(ada), cloud.kudos(bob)) == (FLOOR + 100, FLOOR)
 
 
 def test_what_was_spent_meanwhile_cannot_be_transferred(cloud: Cloud) -> None:
@@ -149,7 +132,7 @@ def test_what_was_spent_meanwhile_cannot_be_transferred(cloud: Cloud) -> None:
     assert cloud.generate(key, params={"n": 8}).status == 202
     assert cloud.store.transfers.transfer(seen, bob, 100, None) is False
     assert cloud.store.transfers.transfer(seen, bob + 1, 1, None) is False
-    assert (cloud.kudos(ada), cloud.kudos(bob)) == (34, 14)
+    assert (cloud.kudos(ada), cloud.kudos(bob)) == (FLOOR + 100 - 8 * COST, FLOOR)
 
 
 def test_a_transfer_that_lost_a_race_is_decided_anew(
@@ -164,58 +147,58 @@ def test_a_transfer_that_lost_a_race_is_decided_anew(
         return real(table, *args)
 
     monkeypatch.setattr(Transfers, "transfer", after_a_spree)
-    refused(send(cloud, key, f"bob#{bob}", 50), "KudosTransferNotEnough")
-    assert (cloud.kudos(ada), cloud.kudos(bob)) == (19, 14)
+    refused(cloud.transfer(key, f"bob#{bob}", 50), "KudosTransferNotEnough")
+    assert (cloud.kudos(ada), cloud.kudos(bob)) == (FLOOR + 5, FLOOR)
 
 
 def test_kudos_are_not_sent_back_within_a_minute(cloud: Cloud) -> None:
     (ada, key), (bob, other) = cloud.register("ada", kudos=100), cloud.register("bob", kudos=100)
-    assert send(cloud, key, f"bob#{bob}").status == 200
-    refused(send(cloud, other, f"ada#{ada}"), "TooFastKudosTransfers")
-    assert send(cloud, key, f"bob#{bob}").status == 200
+    assert cloud.transfer(key, f"bob#{bob}").status == 200
+    refused(cloud.transfer(other, f"ada#{ada}"), "TooFastKudosTransfers")
+    assert cloud.transfer(key, f"bob#{bob}").status == 200
     seen = cloud.store.accounts.get(bob)
     assert seen is not None
     # A condition, not only a check.
     assert cloud.store.transfers.transfer(seen, ada, 10, None) is False
     cloud.clock.pass_seconds(61)
-    assert send(cloud, other, f"ada#{ada}").status == 200
-    refused(send(cloud, key, f"bob#{bob}"), "TooFastKudosTransfers")
+    assert cloud.transfer(other, f"ada#{ada}").status == 200
+    refused(cloud.transfer(key, f"bob#{bob}"), "TooFastKudosTransfers")
 
 
 def test_the_same_idempotency_key_moves_kudos_once(cloud: Cloud) -> None:
     (ada, key), (bob, _) = cloud.register("ada", kudos=30), cloud.register("bob")
     for _ in range(3):
-        answer = send(cloud, key, f"bob#{bob}", 20, once="abc")
+        answer = cloud.transfer(key, f"bob#{bob}", 20, once="abc")
         assert (answer.status, answer.body) == (200, {"transferred": 20})
-    assert (cloud.kudos(ada), cloud.kudos(bob)) == (24, 34)
-    assert send(cloud, key, f"bob#{bob}", 5, once="abcd").status == 200
-    assert cloud.kudos(ada) == 19
+    assert (cloud.kudos(ada), cloud.kudos(bob)) == (FLOOR + 10, FLOOR + 20)
+    assert cloud.transfer(key, f"bob#{bob}", 5, once="abcd").status == 200
+    assert cloud.kudos(ada) == FLOOR + 5
 
 
 def test_an_idempotency_key_cannot_be_used_for_something_else(cloud: Cloud) -> None:
     (ada, key), (bob, _) = cloud.register("ada", kudos=100), cloud.register("bob")
-    assert send(cloud, key, f"bob#{bob}", 20, once="abc").status == 200
-    refused(send(cloud, key, f"bob#{bob}", 21, once="abc"), "IdempotencyKeyConflict")
-    assert cloud.kudos(ada) == 94
+    assert cloud.transfer(key, f"bob#{bob}", 20, once="abc").status == 200
+    refused(cloud.transfer(key, f"bob#{bob}", 21, once="abc"), "IdempotencyKeyConflict")
+    assert cloud.kudos(ada) == FLOOR + 80
 
 
 def test_users_do_not_share_idempotency_keys(cloud: Cloud) -> None:
     (_, key), (_, other) = cloud.register("ada", kudos=100), cloud.register("bob", kudos=100)
     carl, _ = cloud.register("carl")
     for who in (key, other):
-        assert send(cloud, who, f"carl#{carl}", 20, once="abc").status == 200
-    assert cloud.kudos(carl) == 54
+        assert cloud.transfer(who, f"carl#{carl}", 20, once="abc").status == 200
+    assert cloud.kudos(carl) == FLOOR + 40
 
 
 def test_an_idempotency_key_is_forgotten_after_a_day(cloud: Cloud) -> None:
     (_, key), (bob, _) = cloud.register("ada", kudos=100), cloud.register("bob")
-    assert send(cloud, key, f"bob#{bob}", 20, once="abc").status == 200
+    assert cloud.transfer(key, f"bob#{bob}", 20, once="abc").status == 200
     cloud.clock.pass_seconds(24 * 3600 - 10)
-    assert send(cloud, key, f"bob#{bob}", 20, once="abc").status == 200
-    assert cloud.kudos(bob) == 34
+    assert cloud.transfer(key, f"bob#{bob}", 20, once="abc").status == 200
+    assert cloud.kudos(bob) == FLOOR + 20
     cloud.clock.pass_seconds(20)  # TTL takes its time: the row may still be there
-    assert send(cloud, key, f"bob#{bob}", 20, once="abc").status == 200
-    assert cloud.kudos(bob) == 54
+    assert cloud.transfer(key, f"bob#{bob}", 20, once="abc").status == 200
+    assert cloud.kudos(bob) == FLOOR + 40
 
 
 def test_two_at_once_with_one_idempotency_key_move_kudos_once(
@@ -226,17 +209,17 @@ def test_two_at_once_with_one_idempotency_key_move_kudos_once(
 
     def overtaken(table: Any, *args: Any) -> bool:
         monkeypatch.setattr(Transfers, "transfer", real)
-        assert send(cloud, key, f"bob#{bob}", 20, once="abc").status == 200
+        assert cloud.transfer(key, f"bob#{bob}", 20, once="abc").status == 200
         return real(table, *args)
 
     monkeypatch.setattr(Transfers, "transfer", overtaken)
-    assert send(cloud, key, f"bob#{bob}", 20, once="abc").body == {"transferred": 20}
-    assert (cloud.kudos(ada), cloud.kudos(bob)) == (94, 34)
+    assert cloud.transfer(key, f"bob#{bob}", 20, once="abc").body == {"transferred": 20}
+    assert (cloud.kudos(ada), cloud.kudos(bob)) == (FLOOR + 80, FLOOR + 20)
 
 
 def test_no_idempotency_key_is_kept_as_it_was_sent(cloud: Cloud) -> None:
     (_, key), (bob, _) = cloud.register("ada", kudos=100), cloud.register("bob")
-    assert send(cloud, key, f"bob#{bob}", once="secret\ud800" + "x" * 5000).status == 200
+    assert cloud.transfer(key, f"bob#{bob}", once="secret\ud800" + "x" * 5000).status == 200
     (row,) = cloud.rows("IDEMPOTENCY")
     assert "secret" not in json.dumps(row)
     assert "gone_at" in row
@@ -246,15 +229,15 @@ def test_a_key_may_transfer_once_a_second_and_90_times_an_hour(cloud: Cloud) -> 
     cloud.overrides["RATE_LIMITS"] = "true"
     (_, key), (bob, _) = cloud.register("ada", kudos=1000), cloud.register("bob")
     cloud.clock.freeze(cloud.clock.now_ms() // 3_600_000 * 3_600_000 + 3_600_000)
-    assert [send(cloud, key, f"bob#{bob}", 1).status for _ in range(2)] == [200, 429]
+    assert [cloud.transfer(key, f"bob#{bob}", 1).status for _ in range(2)] == [200, 429]
     seen = []
     for _ in range(88):
         cloud.clock.pass_seconds(1)
-        seen.append(send(cloud, key, f"bob#{bob}", 0).status)  # what is refused counts
+        seen.append(cloud.transfer(key, f"bob#{bob}", 0).status)  # what is refused counts
     assert seen == [400] * 88
     cloud.clock.pass_seconds(1)
-    assert send(cloud, key, f"bob#{bob}", 1).status == 429
-    assert cloud.kudos(bob) == 14 + 1
+    assert cloud.transfer(key, f"bob#{bob}", 1).status == 429
+    assert cloud.kudos(bob) == FLOOR + 1
 
 
 def test_only_the_first_account_awards_kudos(cloud: Cloud) -> None:
@@ -262,13 +245,13 @@ def test_only_the_first_account_awards_kudos(cloud: Cloud) -> None:
     assert first == 1
     answer = cloud.call(AWARD, {"username": f"bob#{bob}", "amount": 40}, key=key)
     assert (answer.status, answer.body) == (200, {"awarded": 40})
-    assert (cloud.kudos(first), cloud.kudos(bob)) == (14, 104)
+    assert (cloud.kudos(first), cloud.kudos(bob)) == (FLOOR, FLOOR + 90)
     entry = cloud.ledger(bob)[-1]
     assert (entry["kind"], entry["postings"]) == ("AWARD", {"awards": -40})
     for who in (other, ANONYMOUS):
         answer = cloud.call(AWARD, {"username": f"ada#{first}", "amount": 40}, key=who)
         refused(answer, "NotAllowedAwards", 403)
-    assert cloud.kudos(first) == 14
+    assert cloud.kudos(first) == FLOOR
 
 
 @pytest.mark.parametrize(
@@ -288,7 +271,7 @@ def test_an_award_that_makes_no_sense_is_refused(
     (_, key), (bob, _) = cloud.register("ada"), cloud.register("bob")
     answer = cloud.call(AWARD, {"username": name, "amount": amount}, key=key)
     assert (answer.status, answer.body.get("rc")) == (400, rc)
-    assert cloud.kudos(bob) == 14
+    assert cloud.kudos(bob) == FLOOR
 
 
 def test_an_award_with_an_idempotency_key_is_given_once(cloud: Cloud) -> None:
@@ -296,5 +279,5 @@ def test_an_award_with_an_idempotency_key_is_given_once(cloud: Cloud) -> None:
     body, headers = {"username": f"bob#{bob}", "amount": 40}, {"Idempotency-Key": "a"}
     for _ in range(2):
         assert cloud.call(AWARD, body, key=key, headers=headers).body == {"awarded": 40}
-    assert cloud.kudos(bob) == 54
+    assert cloud.kudos(bob) == FLOOR + 40
     refused(cloud.call(TRANSFER, body, key=key, headers=headers), "IdempotencyKeyConflict")

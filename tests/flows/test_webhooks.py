@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from horde import outbound
-from tests.flows.test_rules import PRICE
 from tests.support import tls
 from tests.support.cloud import Cloud
+from tests.support.numbers import COST_SHARED, TAX
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def drawn(cloud: Cloud, hook: tls.Server, **fields: object) -> str:
     _, key = cloud.register(kudos=1000)
     answer = cloud.generate(key, webhook=hook.url(), **fields)
     assert answer.status == 202, answer
-    cloud.draw(cloud.worker_key(cloud.register("owner")[0]))
+    cloud.draw(cloud.new_worker())
     cloud.stream()
     return str(answer.body["id"])
 
@@ -32,12 +32,12 @@ def drawn(cloud: Cloud, hook: tls.Server, **fields: object) -> str:
 def test_a_webhook_hears_of_every_finished_image(cloud: Cloud, hook: tls.Server) -> None:
     request = drawn(cloud, hook, params={"n": 2}, shared=True)
     cloud.deliver("webhook")
-    told = [json.loads(body) for _, _, body in hook.got]
+    calls = [json.loads(body) for _, _, body in hook.got]
     shown = cloud.status(request).body["generations"]
-    assert {one["id"] for one in told} == {one["id"] for one in shown}
-    for one in told:
+    assert {one["id"] for one in calls} == {one["id"] for one in shown}
+    for one in calls:
         assert one["request"] == request
-        assert one["kudos"] == PRICE + 1
+        assert one["kudos"] == COST_SHARED
         assert one["censored"] is False
         assert one["img"].startswith("https://")
         assert isinstance(one["seed"], str)
@@ -77,7 +77,7 @@ def test_a_webhook_that_fails_once_is_heard_the_second_time(cloud: Cloud, hook: 
 def test_a_censored_image_costs_its_tax_and_says_so(cloud: Cloud, hook: tls.Server) -> None:
     _, key = cloud.register(kudos=1000)
     cloud.generate(key, webhook=hook.url())
-    worker = cloud.worker_key(cloud.register("owner")[0])
+    worker = cloud.new_worker()
     job = cloud.pop(worker).body
     cloud.upload(job["r2_upload"])
     cloud.submit(worker, job["id"], state="censored")
@@ -85,7 +85,7 @@ def test_a_censored_image_costs_its_tax_and_says_so(cloud: Cloud, hook: tls.Serv
     cloud.deliver("webhook")
     ((_, _, body),) = hook.got
     assert json.loads(body)["censored"] is True
-    assert json.loads(body)["kudos"] == 3
+    assert json.loads(body)["kudos"] == TAX
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_name_that_turns_private_later_is_not_called(
 
     _, key = cloud.register(kudos=1000)
     cloud.generate(key, webhook="https://rebind.example.org/")
-    cloud.draw(cloud.worker_key(cloud.register("owner")[0]))
+    cloud.draw(cloud.new_worker())
     cloud.stream()
     private = [(2, 1, 6, "", ("10.0.0.1", 443))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: private)

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from infra.operate import commands
-from tests.support.cloud import ANONYMOUS, Cloud
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
 
 
 def shared(cloud: Cloud, key: str, n: int = 1) -> list[str]:
@@ -63,7 +64,7 @@ def test_an_event_that_comes_again_does_not_bring_a_withdrawn_image_back(cloud: 
 def test_what_was_never_shared_cannot_be_taken_back(cloud: Cloud) -> None:
     _, key = cloud.register(kudos=100)
     cloud.generate(key)
-    (image,) = cloud.draw(cloud.worker_key(cloud.register("owner")[0]))
+    (image,) = cloud.draw(cloud.new_worker())
     cloud.settle_async()
     with pytest.raises(commands.OperatorError, match="no image"):
         withdraw(cloud, image)

@@ -7,17 +7,10 @@ import pytest
 import requests
 
 from horde.records import Worker
-from tests.support.cloud import ANONYMOUS, Cloud, png_base64, webp
-
-
-@pytest.fixture
-def owner(cloud: Cloud) -> int:
-    return cloud.register("owner")[0]
-
-
-@pytest.fixture
-def worker(cloud: Cloud, owner: int) -> str:
-    return cloud.worker_key(owner)
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.images import png_base64, webp
+from tests.support.numbers import COST_SHARED, FLOOR, HANG_S, LIFE_S, REWARD
 
 
 def test_a_pop_with_nothing_waiting_is_empty(cloud: Cloud, worker: str) -> None:
@@ -187,10 +180,10 @@ def test_a_delivered_image_pays_its_worker_once(cloud: Cloud, owner: int, worker
     cloud.generate()
     job = cloud.pop(worker).body
     cloud.upload(job["r2_upload"])
-    assert cloud.submit(worker, job["id"]).body == {"reward": 7}
+    assert cloud.submit(worker, job["id"]).body == {"reward": REWARD}
     again = cloud.submit(worker, job["id"])
     assert (again.status, again.body["rc"]) == (400, "DuplicateGen")
-    assert cloud.kudos(owner) == 14 + 7
+    assert cloud.kudos(owner) == FLOOR + REWARD
 
 
 def test_an_image_that_was_not_uploaded_is_not_settled(cloud: Cloud, worker: str) -> None:
@@ -221,7 +214,7 @@ def test_a_worker_may_submit_its_image_in_base64(cloud: Cloud, worker: str) -> N
 def test_another_users_worker_cannot_submit_it(cloud: Cloud, worker: str) -> None:
     cloud.generate()
     job = cloud.pop(worker).body
-    stranger = cloud.worker_key(cloud.register("stranger")[0])
+    stranger = cloud.new_worker("stranger")
     answer = cloud.submit(stranger, job["id"])
     assert (answer.status, answer.body["rc"]) == (403, "WrongCredentials")
 
@@ -236,7 +229,7 @@ def test_a_finished_image_is_shown_as_the_horde_shows_it(cloud: Cloud, worker: s
     shown = cloud.status(request).body
     assert (shown["finished"], shown["waiting"], shown["done"]) == (1, 1, False)
     (generation,) = shown["generations"]
-    answer = requests.get(generation.pop("img"), timeout=5)
+    answer = requests.get(generation.pop("img"), timeout=HANG_S)
     assert (answer.content, answer.headers["Content-Type"]) == (image, "image/webp")
     assert generation == {
         "seed": "99",
@@ -271,7 +264,7 @@ def test_check_counts_without_images(cloud: Cloud, worker: str) -> None:
     assert isinstance(before["wait_time"], int)
     cloud.draw(worker)
     after = cloud.check(request).body
-    assert (after["finished"], after["done"], after["kudos"]) == (3, True, 24)
+    assert (after["finished"], after["done"], after["kudos"]) == (3, True, 3 * COST_SHARED)
     assert (after["wait_time"], after["queue_position"]) == (0, 0)
 
 
@@ -280,7 +273,7 @@ def test_image_to_image_carries_its_source_to_the_worker(cloud: Cloud, worker: s
     job = cloud.pop(worker).body
     assert job["source_processing"] == "img2img"
     assert job["payload"]["denoising_strength"] == 0.4
-    source = requests.get(job["source_image"], timeout=5)
+    source = requests.get(job["source_image"], timeout=HANG_S)
     assert source.status_code == 200
     assert source.content[:4] == b"RIFF"
 
@@ -289,7 +282,7 @@ def test_a_source_image_is_deleted_with_its_request(cloud: Cloud, worker: str) -
     request = cloud.generate(source_image=png_base64()).body["id"]
     cloud.draw(worker)
     bucket = cloud.bucket("Sources")
-    cloud.clock.pass_seconds(19 * 60)
+    cloud.clock.pass_seconds(LIFE_S - 60)
     cloud.sweep()
     assert cloud.s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 1
     assert cloud.status(request).status == 200

@@ -25,7 +25,9 @@ from botocore.exceptions import ReadTimeoutError
 from horde import aws, overview, store
 from horde.edge import ratelimit
 from tests.support import template as templates
-from tests.support.cloud import REGION, Cloud, FakeRunPod
+from tests.support.cloud import Cloud
+from tests.support.fake_runpod import FakeRunPod
+from tests.support.moto_aws import REGION
 
 T = TypeVar("T")
 FUNCTIONS = ("generate", "status", "sweep", "payouts", "transfer", "users", "worker")

@@ -30,7 +30,8 @@ from horde.records import OPEN, Generation, State
 from horde.rules import ruleset
 from horde.store.items import from_item
 from tests.support import direct, proof
-from tests.support.cloud import Cloud, Reply, cloud_of, key_of, new_processes
+from tests.support.api_calls import Reply, key_of
+from tests.support.cloud import Cloud, cloud_of, new_processes
 from tests.support.cuts import Dead, Errors, Made, Point, Wire, hooked, points, seeded
 
 START_MS = 1_800_000_000_000
@@ -223,8 +224,9 @@ class World(Cloud):
         keys = self._backend("s3").buckets[self.bucket(bucket)].keys
         return {name: key.value for name, key in keys.items()}
 
-    def _records(self) -> list[dict[str, Any]]:
+    def records_of_the_stream(self, *, again: bool = False) -> list[dict[str, Any]]:
         """Take the stream's records out of it: a transaction that fails copies the table."""
+        assert not again, "they are gone"
         shard = self._shard()
         found = [record.to_json() for record in shard.items]
         shard.starting_sequence_number += len(found)

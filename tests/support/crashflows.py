@@ -11,8 +11,9 @@ from horde.records import DELIVERED, OPEN, Generation, Request, SharedKey, User
 from horde.rules import ruleset
 from horde.store.settlements import POSTED_WITHIN_S
 from tests.support import proof
-from tests.support.cloud import ANONYMOUS, Reply, png_base64, webp
+from tests.support.api_calls import ANONYMOUS, Reply
 from tests.support.crashes import HOOK, MINUTE_S, After, Facts, Flow, World, nothing_more
+from tests.support.images import png_base64, webp
 
 SHARED: Facts = {"shared": True}
 TWO: Facts = {"params": {"n": 2}}

@@ -3,9 +3,9 @@
 import sys
 import time
 
-from tests.support.cloud import moto_clients
 from tests.support.crashes import run, worlds
 from tests.support.crashflows import FLOWS
+from tests.support.moto_aws import moto_clients
 from tests.support.template import synthesize
 
 ROW = "{:<48} {:>6} {:>7} {:>7} {:>6} {:>7}\n"

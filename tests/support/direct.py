@@ -22,7 +22,7 @@ from moto.dynamodb.models.dynamo_type import LimitedSizeDict
 from moto.dynamodb.models.table import Table
 from moto.dynamodb.responses import DynamoHandler
 
-from tests.support.cloud import ACCOUNT, REGION
+from tests.support.moto_aws import ACCOUNT, REGION
 
 
 class _Pickler(pickle.Pickler):

@@ -1,4 +1,4 @@
-"""The rules of the horde a second time, from the docs and the Horde's API, with no table.
+"""The rules a second time, from the docs and the Horde's API, with no table.
 
 One thread, plain dictionaries, time as a number: the state that the handlers must reach, however
 they are driven. Of the code under test it takes the numbers of the ruleset, and prices as numbers
@@ -25,7 +25,7 @@ FAULTED, CANCELLED, EXPIRED = "faulted", "cancelled", "expired"
 
 
 class Refused(Exception):  # noqa: N818 - an answer
-    """The horde says no, with this ``rc``."""
+    """A call is refused, with this ``rc``."""
 
     def __init__(self, rc: str) -> None:
         super().__init__(rc)
@@ -69,8 +69,8 @@ class SharedKey:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is asked for."""
+class Body:
+    """What a request asks for."""
 
     side: int = 64
     steps: int = 4
@@ -109,7 +109,7 @@ class Request:
     """What was asked for, and what was paid for it."""
 
     owner: Account | None
-    wish: Wish
+    body: Body
     price: int
     tax: int
     reward: int
@@ -127,7 +127,7 @@ class Request:
     rated: bool = False
 
     def named(self, request_id: str, image_ids: Iterable[str]) -> None:
-        """Take the ids that the horde gave."""
+        """Take the ids that the system gave."""
         self.id = request_id
         self.images = [Image(one, self) for one in image_ids]
 
@@ -157,7 +157,7 @@ class Request:
 
 
 class Rules:
-    """A horde as it should be. ``now_ms`` is set by whoever moves the clock."""
+    """The system as it should be. ``now_ms`` is set by whoever moves the clock."""
 
     def __init__(self, now_ms: int) -> None:
         self.now_ms = now_ms
@@ -211,7 +211,7 @@ class Rules:
     def ask(
         self,
         payer: int | SharedKey | None,
-        wish: Wish,
+        body: Body,
         *,
         price: int,
         reward: int,
@@ -223,16 +223,16 @@ class Rules:
         """
         key = payer if isinstance(payer, SharedKey) else None
         owner = self._spender(payer)
-        shared = not wish.img2img and (owner is None or wish.shared)
+        shared = not body.img2img and (owner is None or body.shared)
         tax = IN_FORCE.tax_shared if shared else IN_FORCE.tax_private
-        total = (price + tax) * wish.n
-        if owner is not None and self._waiting_of(owner) + wish.n > IN_FORCE.concurrency:
+        total = (price + tax) * body.n
+        if owner is not None and self._waiting_of(owner) + body.n > IN_FORCE.concurrency:
             raise Refused("TooManyPrompts")
         if key is not None and key.budget != UNLIMITED and key.budget < total:
             raise Refused("SharedKeyInsufficientKudos")
-        if wish.heavy and (0 if owner is None else owner.spendable) < total:
+        if body.heavy and (0 if owner is None else owner.spendable) < total:
             raise Refused("KudosUpfront")
-        standing = IN_FORCE.floor_anonymous if owner is None else owner.kudos
+        effective_kudos = IN_FORCE.floor_anonymous if owner is None else owner.kudos
         paid = total if owner is None else min(total, owner.spendable)
         if owner is not None:
             owner.move("GENERATION", -paid)
@@ -240,14 +240,14 @@ class Rules:
             key.spend(paid)
         request = Request(
             owner=owner,
-            wish=wish,
+            body=body,
             price=price,
             tax=tax,
             reward=reward,
             shared=shared,
             waived=total - paid,
             key=key,
-            rank=standing * 1000 - 5 * self.now_ms,
+            rank=effective_kudos * 1000 - 5 * self.now_ms,
             lease_s=lease_s,
             expires_at=self.now + IN_FORCE.request_life_s,
         )
@@ -309,7 +309,7 @@ class Rules:
         fits = [
             image
             for image in self.images
-            if image.state == WAITING and (img2img or not image.request.wish.img2img)
+            if image.state == WAITING and (img2img or not image.request.body.img2img)
         ]
         own = [i for i in fits if i.request.owner is self.accounts[owner_id]]
         choice = own or fits
@@ -435,7 +435,10 @@ class Rules:
         request.rated = True
         if request.owner is None:
             return 0
-        earned = sum(10 if artifacts else 5 for artifacts in ratings) if ratings else 15
+        earned = IN_FORCE.best_alone
+        if ratings:
+            extra = IN_FORCE.per_artifacts * sum(ratings)
+            earned = IN_FORCE.per_rating * len(ratings) + extra
         reward = max(0, min(earned, request.cost - request.waived - 1))
         if reward:
             request.owner.move("AWARD", reward)
@@ -548,5 +551,5 @@ class Rules:
 
 
 def _look(image: Image) -> tuple[int, int, bool]:
-    wish = image.request.wish
-    return wish.side, wish.steps, wish.img2img
+    body = image.request.body
+    return body.side, body.steps, body.img2img

@@ -12,13 +12,14 @@ from horde.rules.accounts import anonymous
 from horde.store import Store
 from horde.store.accounts import Accounts
 from infra.operate import commands
+from tests.support.numbers import FLOOR
 
 
 class OneAccount(Accounts):
-    """One account, 7, with 100 kudos above its floor of 14."""
+    """One account, 7, with 100 kudos above its floor."""
 
     def __init__(self) -> None:
-        self.account = User(id=7, alias="ada", kudos=114, floor=14, created_at=0)
+        self.account = User(id=7, alias="ada", kudos=FLOOR + 100, floor=FLOOR, created_at=0)
         self.keys: list[str] = []
 
     def get(self, user_id: int) -> User | None:
@@ -42,11 +43,11 @@ def run(accounts: OneAccount, *words: str) -> str:
 
 
 def test_a_grant_shows_the_balance_after_it() -> None:
-    assert run(OneAccount(), "grant", "ada#7", "1000") == "ada#7 has 1114 kudos now"
+    assert run(OneAccount(), "grant", "ada#7", "1000") == f"ada#7 has {FLOOR + 1100} kudos now"
 
 
 def test_a_negative_grant_takes() -> None:
-    assert run(OneAccount(), "grant", "ada#7", "-100") == "ada#7 has 14 kudos now"
+    assert run(OneAccount(), "grant", "ada#7", "-100") == f"ada#7 has {FLOOR} kudos now"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,190 @@
+"""Doubles Lambda's event source mappings and the minute's schedule: streams, queues, retries, DLQs.
+
+Nothing moves by itself: an edge moves when a test moves it. Filters, retry counts and dead letter
+queues are those of the template. It differs from AWS in that one batch holds all there is, one
+message is one batch, a message that failed comes again at the next call and not after a timeout,
+and records of the stream are never lost by age.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tests.support import template as templates
+from tests.support.deployment import Item
+from tests.support.fake_runpod import FakeRunPod
+from tests.support.reading import Reading
+
+Record = dict[str, Any]
+"""A record of the table's stream."""
+
+
+@dataclass
+class Message:
+    """A message in one of our queues, and how often it was received."""
+
+    id: str
+    body: str
+    receipt: str
+    receives: int = 0
+
+
+def sqs_record(body: str, name: str = "1", receives: int = 1) -> dict[str, Any]:
+    """Return a message as Lambda hands it over."""
+    return {
+        "messageId": name,
+        "receiptHandle": name,
+        "body": body,
+        "attributes": {"ApproximateReceiveCount": str(receives)},
+    }
+
+
+class Delivery(Reading):
+    """The edges between functions."""
+
+    def __init__(self, template: Item, clients: dict[str, Any], fake_runpod: FakeRunPod) -> None:
+        super().__init__(template, clients, fake_runpod)
+        self.pending: dict[str, list[Message]] = {"dispatch": [], "share": [], "webhook": []}
+        """Messages that failed and come again, by their function."""
+        self.dead: dict[str, list[Message]] = {"dispatch": [], "share": [], "webhook": []}
+        self.dead_records: list[Record] = []
+        """Of ``enqueue``."""
+        self.uncounted: list[Record] = []
+        """Of ``payouts``."""
+        self._iterators: dict[str, str] = {}
+
+    # --- the stream -------------------------------------------------------------------------------
+
+    def stream(self, *, again: bool = False, only: str | None = None) -> int:
+        """Deliver the table's new stream records to each consumer through the template's filters.
+
+        Returns how many left for ``enqueue``. ``again``: all there are; ``only``: to one consumer,
+        the others miss them.
+        """
+        records, delivered = self.records_of_the_stream(again=again), {}
+        for file, mapping in self._consumers().items():
+            patterns = [
+                json.loads(found["Pattern"]) for found in mapping["FilterCriteria"]["Filters"]
+            ]
+            wanted = [
+                record
+                for record in records
+                if any(_matches(pattern, record) for pattern in patterns)
+            ]
+            if only in (None, file):
+                self._feed(file, wanted, mapping["MaximumRetryAttempts"])
+            delivered[file] = len(wanted)
+        return delivered["enqueue"]
+
+    def _consumers(self) -> dict[str, dict[str, Any]]:
+        files = {name: file for file, (name, _) in self.functions.items()}
+        return {
+            files[found["Properties"]["FunctionName"]["Ref"]]: found["Properties"]
+            for found in templates.of_type(
+                self.template, "AWS::Lambda::EventSourceMapping"
+            ).values()
+            if "FilterCriteria" in found["Properties"]
+        }
+
+    def _feed(self, file: str, records: list[Record], most: int) -> None:
+        dead = self.dead_records if file == "enqueue" else self.uncounted
+        position, tries = 0, 0
+        while position < len(records):
+            batch = records[position:]
+            failures = self.invoke(file, {"Records": batch})["batchItemFailures"]
+            if not failures:
+                break
+            numbers = [record["dynamodb"]["SequenceNumber"] for record in batch]
+            position += numbers.index(failures[0]["itemIdentifier"])
+            tries += 1
+            if tries > most:
+                dead.append(records[position])
+                position, tries = position + 1, 0
+
+    def records_of_the_stream(self, *, again: bool = False) -> list[Record]:
+        """Return the records that are new since the last call, or all of them ``again``."""
+        if again:
+            self._iterators.clear()
+        arn = self.db.describe_table(TableName=self.table)["Table"]["LatestStreamArn"]
+        found: list[Record] = []
+        description = self.streams.describe_stream(StreamArn=arn)["StreamDescription"]
+        for shard in description["Shards"]:
+            name = shard["ShardId"]
+            if name not in self._iterators:
+                self._iterators[name] = self.streams.get_shard_iterator(
+                    StreamArn=arn, ShardId=name, ShardIteratorType="TRIM_HORIZON"
+                )["ShardIterator"]
+            answer = self.streams.get_records(ShardIterator=self._iterators[name])
+            self._iterators[name] = answer["NextShardIterator"]
+            found += [dict(record) for record in answer["Records"]]
+        return found
+
+    def pay(self) -> None:
+        """Let ``payouts`` post the settlements that are pending; the stream keeps its records."""
+        pending = [
+            {"dynamodb": {"NewImage": item, "SequenceNumber": "0"}}
+            for item in self.items()
+            if item.get("kind") == {"S": "REWARD"} and "posted" not in item
+        ]
+        if pending:
+            assert self.invoke("payouts", {"Records": pending}) == {"batchItemFailures": []}
+
+    # --- the queues -------------------------------------------------------------------------------
+
+    def _queue_of(self, file: str) -> tuple[str, int]:
+        (source,) = [
+            found["Properties"]["EventSourceArn"]["Fn::GetAtt"][0]
+            for found in templates.of_type(
+                self.template, "AWS::Lambda::EventSourceMapping"
+            ).values()
+            if found["Properties"]["FunctionName"]["Ref"] == self.functions[file][0]
+        ]
+        redrive = self.template["Resources"][source]["Properties"]["RedrivePolicy"]
+        return self.names[source], redrive["maxReceiveCount"]
+
+    def deliver(self, file: str, *, twice: bool = False) -> int:
+        """Deliver what is in a function's queue once; what fails waits for the next call."""
+        url, most = self._queue_of(file)
+        waiting, self.pending[file] = self.pending[file], []
+        # A message whose visibility ran out in real time comes again; here it is one that waits.
+        known = {message.id for message in [*waiting, *self.dead[file]]}
+        while got := self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
+            waiting += [
+                Message(m["MessageId"], m["Body"], m["ReceiptHandle"])
+                for m in got
+                if m["MessageId"] not in known
+            ]
+        for message in waiting:
+            message.receives += 1
+            record = sqs_record(message.body, message.id, message.receives)
+            event = {"Records": [record | {"receiptHandle": message.receipt}] * (1 + twice)}
+            if self.invoke(file, event)["batchItemFailures"]:
+                (self.dead if message.receives >= most else self.pending)[file].append(message)
+            else:
+                self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message.receipt)
+        return len(waiting)
+
+    def redrive(self, file: str) -> None:
+        """Bring a function's dead letters back, as the operator does."""
+        for message in self.dead[file]:
+            message.receives = 0
+        self.pending[file] += self.dead[file]
+        self.dead[file] = []
+
+    # --- all of them ------------------------------------------------------------------------------
+
+    def sweep(self) -> Any:
+        """Run the sweep once."""
+        return self.invoke("sweep", {})
+
+    def settle_async(self) -> None:
+        """Move every async edge until nothing moves."""
+        self.stream()
+        self.deliver("dispatch")
+        self.deliver("share")
+
+
+def _matches(pattern: Any, value: Any) -> bool:
+    if isinstance(pattern, list):
+        return value in pattern
+    return all(key in value and _matches(inner, value[key]) for key, inner in pattern.items())

@@ -1,0 +1,99 @@
+"""Doubles nothing: reads the table, the ledger and the data set past the API, and audits them."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from moto.dynamodb.models import dynamodb_backends
+
+from horde.store.audit import AuditStore, numbers_of
+from horde.store.items import Row, row_of
+from infra.operate.audit.run import audit
+from tests.support.deployment import Deployment, Item
+from tests.support.moto_aws import ACCOUNT, REGION
+
+
+class Reading(Deployment):
+    """What is stored."""
+
+    def items(self) -> Iterator[Item]:
+        """Yield every item from moto's own memory: a scan costs more than what was tested."""
+        table = dynamodb_backends[ACCOUNT][REGION].tables[self.table]
+        for rows in table.items.values():
+            for item in rows.values():
+                yield item.to_json()["Attributes"]
+
+    def rows(self, kind: str) -> list[Item]:
+        """Return every item of one kind."""
+        pages = self.db.get_paginator("scan").paginate(
+            TableName=self.table,
+            FilterExpression="sk = :kind",
+            ExpressionAttributeValues={":kind": {"S": kind}},
+        )
+        return [dict(item) for page in pages for item in page["Items"]]
+
+    def ledger(self, user_id: int) -> list[dict[str, Any]]:
+        """Return a user's ledger, oldest first."""
+        items = self.db.query(
+            TableName=self.table,
+            KeyConditionExpression="pk = :pk AND begins_with(sk, :ledger)",
+            ExpressionAttributeValues={
+                ":pk": {"S": f"USER#{user_id}"},
+                ":ledger": {"S": "LEDGER#"},
+            },
+        )["Items"]
+        return [
+            {
+                "kind": item["kind"]["S"],
+                "amount": int(item["amount"]["N"]),
+                "postings": {name: int(n["N"]) for name, n in item["postings"]["M"].items()},
+                "reference": item["reference"]["S"],
+            }
+            for item in items
+        ]
+
+    def objects_of(self, part: str) -> dict[str, bytes]:
+        """Return every object of the bucket whose logical id starts so, by its key."""
+        name = self.bucket(part)
+        listed = self.s3.list_objects_v2(Bucket=name).get("Contents", [])
+        return {
+            found["Key"]: self.s3.get_object(Bucket=name, Key=found["Key"])["Body"].read()
+            for found in listed
+        }
+
+    def laion(self) -> dict[str, bytes]:
+        """Return every object of the data set."""
+        return self.objects_of("Laion")
+
+    def everything(self) -> dict[str, Any]:
+        """Return all that is stored: every item, by its key, and every object of every bucket."""
+        stored: dict[str, Any] = {"/".join(row_of(item)): item for item in self.items()}
+        for part in ("Outputs", "Sources", "Laion"):
+            stored |= {f"{part} {name}": body for name, body in self.objects_of(part).items()}
+        return stored
+
+    def audit(self) -> None:
+        """Prove the table, as ``bin/operator audit`` does."""
+        report = audit(Still(self), segments=1, pauses=(0,))
+        assert not report.findings, "\n".join(report.lines())
+
+
+class Still(AuditStore):
+    """A table that nothing moves, read at once: the audit after each test costs next to nothing."""
+
+    def __init__(self, cloud: Reading) -> None:
+        super().__init__(cloud.store.table)
+        self._items = list(cloud.items())
+
+    def everything(self, segment: int = 0, segments: int = 1) -> Iterator[list[Item]]:
+        """Yield the whole table."""
+        assert (segment, segments) == (0, 1)
+        yield self._items
+
+    def counted(self, rows: Iterable[Row] | None = None) -> dict[Row, dict[str, int]]:
+        """Return the counters, and what workers have done."""
+        there = {row_of(item): item for item in self._items}
+        workers = [Row(row.pk, "STATS") for row in there if row.sk == "WORKER"]
+        wanted = [Row("USER#0", "STATS"), *(workers if rows is None else rows)]
+        counted = [row for row in wanted if row.sk == "STATS"]
+        counted += [row for row in there if row.pk == "STATS"]
+        return {row: numbers_of(there.get(row, {})) for row in counted}
