@@ -246,10 +246,10 @@ def image_models(call: Call) -> Response:
 def _recent(read: Callable[[Store, int], T]) -> T:
     """Return what ``read`` finds, from this process's memory if that is recent."""
     now = clock.now_ms()
-    kept = _stats_cache.get(read)
-    if kept is None or kept[0] <= now - STATS_MS:
-        _stats_cache[read] = kept = (now, read(_store(), now))
-    found: T = kept[1]
+    cached = _stats_cache.get(read)
+    if cached is None or cached[0] <= now - STATS_MS:
+        _stats_cache[read] = cached = (now, read(_store(), now))
+    found: T = cached[1]
     return found
 
 

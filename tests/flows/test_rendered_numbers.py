@@ -36,7 +36,7 @@ NO_RULES = (
     "512x512 at 12 steps is 2.60 kudos",
     "computes 7.2 steps",
     "512x512 with 30 steps in six seconds",  # a GPU
-    "22 characters, 128 random bits",  # a key
+    "22 characters (128 random bits)",  # a key
     "in the 60 minutes until now",  # an hour
     "in 1/1000 kudos",  # a unit
     '"+00:00"',  # a time zone

@@ -444,7 +444,7 @@ Note = Annotated[StrictStr, Field(min_length=5, max_length=500)]
 
 
 def _whole(value: object) -> object:
-    # horde_sdk sends 5.0 instead of 5.
+    # horde_sdk sends 5.0 for 5.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
