@@ -639,7 +639,7 @@ def new_processes() -> None:
     aws.clear_settings()
     ratelimit.clear_cache()
     overview.clear_cache()
-    importlib.import_module("browse")._kept.clear()
+    importlib.import_module("browse")._cached.clear()
 
 
 def fresh_cloud(
