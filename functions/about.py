@@ -1,4 +1,4 @@
-"""What the API says about itself, and the answer to every unknown route. Touches no data."""
+"""Pages, documents, news, heartbeat, the OpenAPI document and unknown routes. Reads no data."""
 
 import base64
 import json
@@ -42,18 +42,18 @@ A_DAY = {"Cache-Control": "public, max-age=86400"}
 
 
 class Settings(ApiSettings):
-    """How to reach whoever runs this."""
+    """How to reach the operator."""
 
     contact: str
 
 
 def heartbeat(_call: Call) -> Response:
-    """Say that the API answers; nothing behind it is touched."""
+    """Return that the API is up; reads nothing behind it."""
     return Response(Heartbeat(message="OK", version=VERSION))
 
 
 def news(_call: Call) -> Response:
-    """Say what is new, newest first: ``edge/news.json``, kept by hand."""
+    """Return the news, newest first."""
     return Response(_news())
 
 
@@ -64,7 +64,7 @@ def _news() -> News:
 
 
 def swagger(_call: Call) -> Response:
-    """Describe the API as OpenAPI 3.1."""
+    """Return the OpenAPI 3.1 document."""
     return Response(openapi.document())
 
 
@@ -86,9 +86,13 @@ def _document(name: str, call: Call) -> Response:
 
 
 def markdown(name: str) -> str:
-    """Return a document of ``edge/documents``, with the numbers in force and the contact."""
+    """Return a document of ``edge/documents`` with the numbers in force and the contact."""
     contact = Settings.load().contact
-    who = f"Operated by {contact}." if contact else "Ask whoever gave you this address for contact."
+    who = (
+        f"Operated by {contact}."
+        if contact
+        else "To contact the operator, ask whoever gave you this address."
+    )
     path = files("horde").joinpath("edge", "documents", f"{name}.md")
     text = ruleset.fill(path.read_text("utf-8"))
     return text.replace("{terms_version}", TERMS_VERSION).replace("{operator}", who)
@@ -103,7 +107,7 @@ def html(name: str) -> str:
 
 
 def _asset(name: str, kind: str) -> Response:
-    """Return a file of Swagger UI as the layer has it, compressed."""
+    """Return a file of Swagger UI from the layer, which has it compressed."""
     body = files("swagger_ui").joinpath(f"{name}.gz").read_bytes()
     headers = {**A_DAY, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
     return Response(base64.b64encode(body).decode(), kind=kind, headers=headers, is_base64=True)
@@ -118,11 +122,11 @@ PAGES: dict[str, Callable[[], Response]] = {
     "/api/swagger-ui-bundle.js": lambda: _asset("swagger-ui-bundle.js", "text/javascript"),
     "/api/swagger-ui-init.js": lambda: Response(INIT, kind="text/javascript", headers=A_DAY),
 }
-"""For people's browsers, with or without a slash at the end; no part of the API."""
+"""Pages for browsers, with or without a trailing slash; not part of the API."""
 
 
 def unknown(call: Call) -> Response:
-    """Show a page, or refuse what no route takes."""
+    """Show a page, or refuse a path or method that no route has."""
     page = PAGES.get(call.raw_path.rstrip("/"))
     methods = ["GET", "HEAD"] if page else openapi.methods_of(call.raw_path)
     if page and call.method in methods:
@@ -145,5 +149,5 @@ ROUTES = {
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry."""
+    """Lambda's entry point."""
     return serve(ROUTES, event)

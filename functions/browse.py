@@ -1,4 +1,4 @@
-"""GET workers, models and statistics: the public reads. Changes nothing."""
+"""GET workers, models, statistics and modes: public reads that write nothing."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -31,14 +31,14 @@ from horde.store import Store, connect
 T = TypeVar("T")
 
 STATS_MS = 30_000
-"""For how long a process answers the statistics it has read."""
-_stats_cache: dict[Callable[[Store, int], object], tuple[int, Any]] = {}
+"""Milliseconds for which a process caches the statistics it has read."""
+_cached: dict[Callable[[Store, int], object], tuple[int, Any]] = {}
 MAX_LISTED = 250
-"""Workers listed of each part of the list."""
+"""Most workers listed per shard of their list."""
 
 
 class Settings(ApiSettings):
-    """Names of what this function uses."""
+    """The names of this function's resources."""
 
     table_name: str
     models: Models
@@ -66,7 +66,7 @@ def workers(call: Call) -> Response:
 
 
 def worker(call: Call) -> Response:
-    """Show a worker by its id, seen lately or not."""
+    """Show a worker by its id, online or not."""
     worker_id = call.path.get("id", "")
     found = is_uuid(worker_id) and _shown(call, worker_id.lower())
     if not found:
@@ -75,7 +75,7 @@ def worker(call: Call) -> Response:
 
 
 def worker_by_name(call: Call) -> Response:
-    """Show a worker by its name, in any case of its letters."""
+    """Show a worker by its name, ignoring case."""
     name = call.path.get("name", "")
     store = _store()
     worker_id = store.workers.named(name[:100]) or store.workers.named(unquote(name)[:100])
@@ -100,7 +100,7 @@ def _viewer(call: Call) -> User | None:
 def details(
     worker: Worker, stats: WorkerStats, owner: User | None, viewer: User | None
 ) -> WorkerDetails:
-    """Return a worker as the Horde shows it; who owns it is for the owner and moderators."""
+    """Return a worker as the Horde shows it; only its owner and moderators see the owner."""
     moderates = viewer is not None and accounts.is_moderator(viewer, Settings.load().admins)
     owns = viewer is not None and viewer.id == worker.user_id
     return WorkerDetails(
@@ -137,7 +137,7 @@ def details(
 
 
 def models(call: Call) -> Response:
-    """List the models that the operator's endpoints or any worker at work draw."""
+    """List the models that the operator's endpoints or any online worker draw."""
     query = parse(ModelQuery, dict(call.query))
     if query.type != "image":
         return Response(ModelList([]))
@@ -153,13 +153,13 @@ def models(call: Call) -> Response:
 
 
 def model(call: Call) -> Response:
-    """Show one model, as a list; an empty one where nobody draws it."""
+    """Show one model, as a list that is empty if no worker draws it."""
     name = call.path.get("name", "")
     return Response(ModelList([row for row in _models() if row.name in {name, unquote(name)}]))
 
 
 def _models() -> list[ActiveModel]:
-    """Return what the census knows, and those of the operator's that an endpoint draws."""
+    """Return the models that workers in the census or the operator's endpoints draw."""
     seen, configured = overview(_store()), Settings.load().models
     names = {name for name, load in seen.census.models.items() if load.workers}
     names |= {name for name in configured if has_endpoint(configured, name)}
@@ -180,7 +180,7 @@ def _models() -> list[ActiveModel]:
 
 
 def fleet_performance(_call: Call) -> Response:
-    """Count what waits, and who draws."""
+    """Count waiting images, workers and threads."""
     census = overview(_store()).census
     loads = census.models.values()
     return Response(
@@ -203,7 +203,7 @@ def fleet_performance(_call: Call) -> Response:
 
 
 def image_totals(_call: Call) -> Response:
-    """Count what was drawn, up to a minute late."""
+    """Count drawn images; the counts are up to a minute late."""
     totals, anonymous = _recent(_totals), _recent(_anonymous)
 
     def shown(amount: Amount) -> ImageAmount:
@@ -227,7 +227,7 @@ def image_totals(_call: Call) -> Response:
 
 
 def image_models(call: Call) -> Response:
-    """Count images by model, up to a minute late."""
+    """Count drawn images by model; the counts are up to a minute late."""
     query, configured = parse(ModelStatsQuery, dict(call.query)), Settings.load().models
     counts = _recent(_by_model)
 
@@ -244,11 +244,11 @@ def image_models(call: Call) -> Response:
 
 
 def _recent(read: Callable[[Store, int], T]) -> T:
-    """Return what ``read`` finds, from this process's memory if that is recent."""
+    """Return the result of ``read``, cached in this process for ``STATS_MS``."""
     now = clock.now_ms()
-    cached = _stats_cache.get(read)
+    cached = _cached.get(read)
     if cached is None or cached[0] <= now - STATS_MS:
-        _stats_cache[read] = cached = (now, read(_store(), now))
+        _cached[read] = cached = (now, read(_store(), now))
     found: T = cached[1]
     return found
 
@@ -266,7 +266,7 @@ def _anonymous(store: Store, _now_ms: int) -> WorkerStats:
 
 
 def modes(_call: Call) -> Response:
-    """Say whether new requests are taken, as of ten seconds ago at the most."""
+    """Return whether the horde is in maintenance; at most ten seconds old."""
     on = overview(_store()).maintenance
     return Response(Modes(maintenance_mode=on, invite_only_mode=False, raid_mode=False))
 
@@ -316,5 +316,5 @@ ROUTES = {
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry."""
+    """Lambda's entry point."""
     return serve(ROUTES, event)

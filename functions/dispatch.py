@@ -1,8 +1,8 @@
-"""SQS -> RunPod ``/run``: a ticket for every batch-full of a request's images.
+"""SQS -> RunPod ``/run``: one ticket for every batch of a request's images.
 
-Crash window: RunPod took a ticket but this run died before it could say so: the message comes
-again and makes tickets twice, which costs an empty pop each. RunPod being down sends messages to
-the DLQ after their retries; the images wait in the table, and the sweep makes new tickets.
+Crash window: if this run dies after RunPod took a ticket, the message is delivered again and its
+tickets are sent twice, which costs one empty pop each. If RunPod is down, messages end in the DLQ
+after their retries. The images still wait in the table, and the sweep sends new tickets.
 """
 
 import json
@@ -14,7 +14,7 @@ from horde.runpod import Models
 
 
 class Settings(aws.Settings):
-    """Names of what this function uses."""
+    """The names of this function's resources."""
 
     models: Models
     runpod_url: str
@@ -23,16 +23,16 @@ class Settings(aws.Settings):
 
 
 def tickets(images: int, per_ticket: int) -> list[int]:
-    """Split a request's images into batch-fulls: 10 by 4 is [4, 4, 2]."""
+    """Split a request's images into batches: 10 images at 4 per ticket are [4, 4, 2]."""
     return [min(per_ticket, images - start) for start in range(0, images, per_ticket)]
 
 
 def dispatch(message: dict[str, Any]) -> int:
-    """Send one message's tickets; returns how many. Raises RunPodError."""
+    """Send one message's tickets and return how many they are; raises RunPodError."""
     settings = Settings.load()
     model = settings.models.get(message["model"])
     if model is None or model.endpoint is None:
-        return 0  # volunteers draw it: they pop by themselves
+        return 0  # only volunteers draw the model, and they pop without tickets
     account = runpod.connect(settings.runpod_url, settings.runpod_key_parameter)
     sizes = tickets(message["images"], settings.images_per_ticket)
     for size in sizes:
@@ -46,7 +46,7 @@ def dispatch(message: dict[str, Any]) -> int:
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry; only the messages that failed come back."""
+    """Lambda's entry point; only failed messages are delivered again."""
     failed, sent = [], 0
     for record in event["Records"]:
         try:

@@ -1,7 +1,8 @@
-"""DynamoDB stream -> SQS: a message for every new request, and for every webhook to be called.
+"""DynamoDB stream -> SQS: one message for every new request and every webhook call.
 
-The stream is the outbox of the transactions: a record comes at least once and in order per
-item. A record that fails is retried alone and ends in the DLQ; the sweep tops up its tickets.
+The stream is the outbox of the transactions. It delivers each record at least once, and in order
+per item. A record that fails is retried alone and ends in the DLQ; the sweep then sends the tickets
+of a request.
 """
 
 import json
@@ -13,14 +14,14 @@ from horde.store.settlements import NewRequest, outbox_of
 
 
 class Settings(aws.Settings):
-    """Names of what this function uses."""
+    """The names of this function's resources."""
 
     tickets_queue_url: str
     webhooks_queue_url: str
 
 
 def message_of(image: dict[str, Any]) -> tuple[str, str]:
-    """Return the queue and its message for a new item's stream image."""
+    """Return the queue and the message for a new item in the stream."""
     settings = Settings.load()
     found = outbox_of(image)
     if isinstance(found, NewRequest):
@@ -31,11 +32,11 @@ def message_of(image: dict[str, Any]) -> tuple[str, str]:
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry; returns which record failed, and the stream goes on from there."""
+    """Lambda's entry point; returns the record that failed, from which the stream continues."""
     records = event["Records"]
     for record in records:
         try:
-            # The event source's filter lets only new requests and webhooks through.
+            # The filter of the event source selects only new requests and webhooks.
             url, body = message_of(record["dynamodb"]["NewImage"])
             aws.sqs().send_message(QueueUrl=url, MessageBody=body)
         except Exception:  # noqa: BLE001 - the edge: logged, and tried again

@@ -1,14 +1,13 @@
-"""POST /v2/generate/async: validate, price, decide what is shared, charge and record.
+"""POST /v2/generate/async: validate, price, decide on sharing, charge and record.
 
-The order of the checks: the body, maintenance, prompt and webhook; then the account, and what
-cannot be drawn; then, unless it is a ``dry_run``, the limits of account and shared key and the
-source image. Nothing is written before the last refusal, so a refused request and a ``dry_run``
-leave no trace but their count against the rate limits.
+The checks run in this order: body, maintenance, prompt and webhook; then the account and
+unsupported features; then, unless it is a ``dry_run``, the limits of the account and the shared
+key, and the source image. Nothing is written before the last check. So a refused request or a
+``dry_run`` only counts against the rate limits.
 
-Crash windows: an account is given its monthly kudos, but the request is not accepted: it keeps
-them. A source image is stored before the request exists: without a request the bucket deletes it
-after a day. After the transaction nothing is left to do here: the table's stream carries the
-request on.
+Crash windows: an account that got its monthly kudos keeps them, even if its request is not
+accepted. A source image is stored before its request; without a request, the bucket deletes it
+after a day. After the transaction nothing is left to do, since the table's stream takes over.
 """
 
 import math
@@ -46,7 +45,7 @@ from horde.runpod import Model, Models, has_endpoint
 from horde.store import Store, connect
 
 MAX_WORKERS = 5
-"""Workers that a request may name; further ones are ignored, as in the Horde."""
+"""Workers that a request may name; the Horde ignores further ones too (horde-api.md 1.1)."""
 NO_WORKER = (
     "Warning: No available workers can fulfill this request. It will expire in "
     "{request_life_minutes} minutes unless a worker appears. Please consider choosing a different "
@@ -55,7 +54,7 @@ NO_WORKER = (
 
 
 class Settings(ApiSettings):
-    """Names of what this function uses; ``models`` is what the operator's endpoints draw."""
+    """The names of this function's resources, the operator's models, and the monthly allowance."""
 
     table_name: str
     sources_bucket: str
@@ -64,7 +63,7 @@ class Settings(ApiSettings):
 
 
 def generate(call: Call) -> Response:
-    """Take a request, or say what it would cost (``dry_run``)."""
+    """Accept a request, or return what it would cost (``dry_run``)."""
     settings = Settings.load()
     store = connect(settings.table_name)
     api_key = call.required_key()
@@ -93,7 +92,7 @@ def generate(call: Call) -> Response:
     ):
         body = body.reduced_to(admission.downgraded(body.spec, side))
         price = pricing.quote(body.spec, shared=decision.shared, baseline=baseline)
-        reduced = admission.reduced_to(body.spec)
+        reduced = admission.downgrade_message(body.spec)
     if body.dry_run:
         return Response(RequestCost(kudos=price.total))
     waiting = store.queue.count_of(user, model, admission.concurrency(user))
@@ -104,7 +103,7 @@ def generate(call: Call) -> Response:
     if body.source_image:
         source = images.source_of(body.source_image, body.source_mask, painting=body.painting)
 
-    # The last refusal is behind us: from here on it is written.
+    # All checks have passed. The writes start here.
     user = store.accounts.give_allowance(user, settings.monthly_kudos)
     request, generations = plan(
         body,
@@ -134,7 +133,7 @@ def generate(call: Call) -> Response:
 
 
 def check_webhook(url: str | None) -> None:
-    """Refuse a webhook that will never be called: only https, only public hosts."""
+    """Refuse a webhook unless it is an https URL of a public host; raises PayloadError."""
     if url is not None:
         try:
             outbound.parse_url(url)
@@ -143,7 +142,10 @@ def check_webhook(url: str | None) -> None:
 
 
 def check_drawable(body: GenerateRequest) -> None:  # noqa: C901, PLR0912 - a flat list
-    """Refuse what cannot be drawn yet; nothing is ignored silently. docs/api.md lists it."""
+    """Refuse features that are not supported yet (docs/api.md) instead of ignoring them.
+
+    Raises Unsupported, StyleNotFound or RequiresTrust.
+    """
     params = body.params
     if body.style is not None:
         message = f"Style '{body.style}' not found; this horde has no styles yet."
@@ -187,7 +189,10 @@ def check_drawable(body: GenerateRequest) -> None:  # noqa: C901, PLR0912 - a fl
 
 
 def check_workers(store: Store, workers: list[str]) -> list[str]:
-    """Return the workers a request names (the first five); raises WorkerNotFound."""
+    """Return the first ``MAX_WORKERS`` workers that a request names.
+
+    Raises PayloadError or WorkerNotFound.
+    """
     named = workers[:MAX_WORKERS]
     for worker_id in named:
         if not is_uuid(worker_id):
@@ -198,10 +203,10 @@ def check_workers(store: Store, workers: list[str]) -> list[str]:
 
 
 def choose_model(wanted: list[str], configured: dict[str, Model]) -> str:
-    """Choose the model whose queue the images wait in: the first that an endpoint draws.
+    """Return the model in whose queue the images wait: the first that the operator configured.
 
-    A request that names none takes any, so the operator's first. A model that nobody configured
-    waits for a volunteer.
+    A request that names no model accepts any, so it gets the operator's first. Images of a model
+    that is not configured wait for a volunteer.
     """
     for name in wanted:
         if name in configured:
@@ -225,10 +230,10 @@ def plan(
     params, spec, img2img = body.params, body.spec, body.spec.img2img
     request_id, created_at = str(uuid.uuid4()), clock.now_ms()
     ids = [str(uuid.uuid4()) for _ in range(params.n)]
-    drawn = payload(body)
-    alike = matching.batch_key(
+    job_payload = payload(body)
+    batch_key = matching.batch_key(
         model,
-        drawn,
+        job_payload,
         kind=body.source_processing if img2img else "",
         alone=request_id if body.disable_batching else "",
     )
@@ -240,7 +245,7 @@ def plan(
         model=model,
         n=params.n,
         generations=ids,
-        payload=drawn,
+        payload=job_payload,
         price=price.price,
         tax=price.tax,
         reward=price.reward,
@@ -265,7 +270,7 @@ def plan(
             model=model,
             priority=matching.priority(matching.effective_kudos(user), created_at),
             created_at=created_at,
-            batch_key=alike,
+            batch_key=batch_key,
             pixels=spec.pixels,
             ttl=pricing.lease_seconds(spec, baseline=baseline),
             user_id=user.id,
@@ -337,5 +342,5 @@ ROUTES = {
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry."""
+    """Lambda's entry point."""
     return serve(ROUTES, event)

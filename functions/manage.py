@@ -1,6 +1,6 @@
-"""PUT and DELETE workers, PUT modes: what owners, moderators and admins change by hand.
+"""PUT and DELETE workers, PUT modes: changes by owners, moderators and admins.
 
-Apart from pop and submit: nothing else may delete an item, and a fault here stops no drawing.
+A function apart from pop and submit. It alone may delete workers, and its bugs stop no drawing.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ from horde.store import Store, connect
 
 
 class Settings(ApiSettings):
-    """Names of what this function uses."""
+    """The names of this function's resources."""
 
     table_name: str
 
@@ -35,9 +35,9 @@ def _store() -> Store:
 
 
 def _own(call: Call) -> tuple[Worker, bool]:
-    """Return the worker that a call names, and whether a moderator calls.
+    """Return the worker in a call's path, and whether the caller is a moderator.
 
-    Raises WorkerNotFound, or NotOwner for everybody but its owner and moderators.
+    Raises WorkerNotFound, or NotOwner if the caller is neither its owner nor a moderator.
     """
     store, settings = _store(), Settings.load()
     user = auth.user_of(store, call.required_key())
@@ -54,12 +54,12 @@ def _own(call: Call) -> tuple[Worker, bool]:
 def change_worker(call: Call) -> Response:
     """Put a worker into maintenance or out of it, pause it, rename it, or describe it.
 
-    ``paused`` is for moderators. A worker hears of it by its next pop.
+    Only moderators may set `paused`. The change takes effect at the worker's next pop.
     """
     body = parse(WorkerChange, call.json())
     changes = body.model_dump(exclude_none=True)
     if body.team is not None:
-        message = "There are no teams here."
+        message = "This horde has no teams."
         raise Unsupported(message)
     if not changes:
         message = "No worker modification selected!"
@@ -79,7 +79,7 @@ def change_worker(call: Call) -> Response:
 
 
 def delete_worker(call: Call) -> Response:
-    """Delete a worker and its statistics; one that goes on popping is a new one."""
+    """Delete a worker and its statistics. If it pops again, it is registered as a new worker."""
     worker, _ = _own(call)
     if not _store().workers.delete(worker):
         raise WorkerNotFound(worker.id)
@@ -87,18 +87,18 @@ def delete_worker(call: Call) -> Response:
 
 
 def change_modes(call: Call) -> Response:
-    """Switch maintenance on or off: whether new requests are taken.
+    """Switch maintenance on or off. In maintenance, the horde accepts no new requests.
 
-    For admins. Pops and submits go on, so what waits is still drawn. Each Lambda process hears of
-    it within ten seconds.
+    Only admins may do this. Pops and submits continue, so waiting images are still drawn. The
+    switch takes effect within ten seconds.
     """
     store, settings = _store(), Settings.load()
     body = parse(ModesChange, call.json())
     accounts.require_admin(auth.user_of(store, call.required_key()), settings.admins)
     if body.invite_only_mode or body.raid_mode:
         message = (
-            "There is no invite-only mode and no raid mode here: workers need a worker key of the "
-            "operator's anyway. Only maintenance_mode can be switched."
+            "This horde has no invite-only mode and no raid mode, since workers always need a "
+            "worker key from the operator. Only maintenance_mode can be switched."
         )
         raise Unsupported(message, rc="BadRequest")
     if body.maintenance_mode is None:
@@ -145,5 +145,5 @@ ROUTES = {
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry."""
+    """Lambda's entry point."""
     return serve(ROUTES, event)

@@ -1,9 +1,9 @@
-"""DynamoDB stream -> rewards and counters: pending rewards are posted, statistics counted.
+"""DynamoDB stream -> rewards and counters: post pending rewards and count statistics.
 
-A record comes at least once, maybe twice, and from parallel shards in any order: what is posted is
-flagged in the transaction that posts it. Crash windows: a batch that is cut comes again, and what
-was posted of it is not posted again. A record that cannot be posted ends in the DLQ. The sweep
-posts a settlement that was lost this way; for an anonymous request the statistics stay too small.
+The stream delivers each record at least once, and those of parallel shards in any order. The
+transaction that posts an event also flags it. So after a crash the batch is delivered again, and
+nothing is posted twice. A record that cannot be posted ends in the DLQ. The sweep posts its
+settlement later; an anonymous request then stays uncounted.
 """
 
 from typing import Any
@@ -13,28 +13,28 @@ from horde.edge.http import logger
 from horde.store import connect
 from horde.store.settlements import event_of
 
-AT_ONCE = 40
-"""Records posted in one transaction at most; DynamoDB takes 100 items."""
+MAX_RECORDS = 40
+"""Most records in one transaction, which may have 100 items in DynamoDB."""
 
 
 class Settings(aws.Settings):
-    """Names of what this function uses."""
+    """The names of this function's resources."""
 
     table_name: str
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry; returns from which record on the stream is to come again."""
+    """Lambda's entry point; returns the record from which the stream must continue."""
     store = connect(Settings.load().table_name)
     records, posted = event["Records"], 0
-    for start in range(0, len(records), AT_ONCE):
-        batch = records[start : start + AT_ONCE]
+    for start in range(0, len(records), MAX_RECORDS):
+        batch = records[start : start + MAX_RECORDS]
         events, unread = [], None
         for record in batch:
             try:
                 found = event_of(record["dynamodb"]["NewImage"])
             except (KeyError, ValueError):
-                logger.exception("not read")
+                logger.exception("unreadable record")
                 unread = record
                 break
             if found is not None:

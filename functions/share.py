@@ -1,9 +1,9 @@
-"""S3 ObjectCreated -> SQS -> the LAION bucket: only what was delivered, uncensored and shareable.
+"""S3 ObjectCreated -> SQS -> the LAION bucket: copy delivered images that are shared.
 
-An event that comes before its settlement is tried again later, with growing pauses; one that
-comes twice writes the same bytes to the same keys. Crash windows: the image is written but not
-its metadata, or both but not the mark in the table: the message comes again and writes all of it
-once more. The metadata comes last, so readers that list ``.json`` never meet a missing image.
+An event that arrives before its settlement is retried later, with growing pauses. A repeated event
+writes the same bytes to the same keys. Crash windows: if this run dies between the image, its
+metadata and the mark in the table, the message is delivered again and everything is written again.
+The metadata comes after the image, so a reader that lists ``.json`` never misses an image.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ MAX_PAUSE_S = 300
 
 
 class Settings(aws.Settings):
-    """Names of what this function uses; the bucket may be another account's, by its role."""
+    """The names of this function's resources; ``laion_role`` gives access to another account."""
 
     table_name: str
     outputs_bucket: str
@@ -31,7 +31,10 @@ class Settings(aws.Settings):
 
 
 def share(key: str) -> Verdict:
-    """Share one uploaded image, if it may be."""
+    """Share one uploaded image if the rules allow it.
+
+    Raises RuntimeError if a settled image cannot be read.
+    """
     settings = Settings.load()
     store = connect(settings.table_name)
     generation_id, _, name = key.partition("/")
@@ -49,7 +52,7 @@ def share(key: str) -> Verdict:
         raise RuntimeError(message)
     delivered_on = day(generation.settled_at or request.created_at)
     prefix = f"incoming/date={delivered_on}/{generation.id}"
-    client = aws.s3_as(settings.laion_role) if settings.laion_role else aws.s3()
+    client = aws.s3_with_role(settings.laion_role) if settings.laion_role else aws.s3()
     sha256 = hashlib.sha256(body).hexdigest()
     published = row(request, generation, sha256=sha256, size=len(body))
     images.put_webp(client, settings.laion_bucket, f"{prefix}.webp", body)
@@ -64,12 +67,12 @@ def share(key: str) -> Verdict:
 
 
 def pause_seconds(receives: int) -> int:
-    """Return how long an early event waits: 2, 4, 8 ... 300 seconds, over an hour in all."""
+    """Return the pause before an early event's next try: 2, 4, 8 and so on up to 300 seconds."""
     return int(min(MAX_PAUSE_S, 2**receives))
 
 
 def keys_of(body: str) -> list[str]:
-    """Return the object keys of an S3 event; its test event has none."""
+    """Return the object keys in an S3 event; the test event that S3 sends has none."""
     return [
         unquote_plus(record["s3"]["object"]["key"])
         for record in json.loads(body).get("Records", [])
@@ -77,14 +80,14 @@ def keys_of(body: str) -> list[str]:
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry; only the messages that failed or came too early come back."""
+    """Lambda's entry point; only messages that failed or came too early are delivered again."""
     failed = []
     verdicts: list[str] = []
     for record in event["Records"]:
         try:
             found = [share(key) for key in keys_of(record["body"])]
             if Verdict.LATER in found:
-                _put_off(record)
+                _postpone(record)
                 failed.append({"itemIdentifier": record["messageId"]})
         except Exception:  # noqa: BLE001 - the edge: logged, and tried again
             logger.exception("not shared")
@@ -95,7 +98,7 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     return {"batchItemFailures": failed}
 
 
-def _put_off(record: dict[str, Any]) -> None:
+def _postpone(record: dict[str, Any]) -> None:
     receives = int(record["attributes"]["ApproximateReceiveCount"])
     aws.sqs().change_message_visibility(
         QueueUrl=Settings.load().uploads_queue_url,

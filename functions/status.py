@@ -1,10 +1,10 @@
-"""GET check and status, DELETE status, POST rate: how far a request is, and its images.
+"""GET check and status, DELETE status, POST rate: a request's progress and its images.
 
-No key is asked for: a request's UUID is the capability, as every client expects.
+No API key is needed: a request's UUID is the capability, as every client expects.
 
-Cancelling is a flag, then one transaction per waiting image. Crash window: flagged, but some
-images still wait; the flag made the request due, so the next sweep ends and refunds them, and a
-worker that takes one meanwhile delivers it, charged.
+A cancel flags the request and then ends each waiting image in its own transaction. Crash window:
+the request is flagged, but some images still wait. The flag also makes the request due, so the next
+sweep ends and refunds them. An image that a worker claims meanwhile is delivered and charged.
 """
 
 import base64
@@ -24,13 +24,13 @@ from horde.runpod import Models, has_endpoint
 from horde.store import Store, connect
 
 QUEUE_DEPTH = 100
-"""``queue_position`` is exact up to here; further back it is this number."""
+"""Images counted for ``queue_position``; a request further back shows this number plus one."""
 MAX_INLINE = 3_500_000
-"""Bytes of images sent as base64 in one response; a Lambda returns at most 6 MB of JSON."""
+"""Most bytes of base64 images in one response; a Lambda returns at most 6 MB of JSON."""
 
 
 class Settings(ApiSettings):
-    """Names of what this function uses."""
+    """The names of this function's resources, and the operator's models."""
 
     table_name: str
     outputs_bucket: str
@@ -38,19 +38,19 @@ class Settings(ApiSettings):
 
 
 def check(call: Call) -> Response:
-    """Count a request's images."""
+    """Return the progress of a request."""
     request, generations = _find(call)
     return Response(RequestCheck(**_counts(request, generations)))
 
 
 def status(call: Call) -> Response:
-    """Count a request's images and show those that are done."""
+    """Return the progress of a request, and its delivered images."""
     request, generations = _find(call)
     return Response(_full(request, generations))
 
 
 def cancel(call: Call) -> Response:
-    """Cancel what still waits, and return the status as it was before."""
+    """Cancel a request's waiting images, and return the status before that."""
     request, generations = _find(call)
     response = Response(_full(request, generations))
     ending.cancel(_store(), request, generations)
@@ -60,7 +60,7 @@ def cancel(call: Call) -> Response:
 def rate(call: Call) -> Response:
     """Rate the images of a finished shared request, once.
 
-    Ratings are kept with the data set; they earn the request's owner kudos, whoever ratelimit.
+    Ratings belong to the data set. They earn kudos for the owner of the request, whoever rates.
     """
     body = parse(RateRequest, call.json())
     rated, best = body.rated, body.best_id
@@ -70,8 +70,8 @@ def rate(call: Call) -> Response:
     if not _store().sharing.rate(request, rated, best=best, reward=reward):
         message = "This request has been rated already."
         raise AestheticsError(message, rc="AestheticsAlreadyExist")
-    nobody = "Thank you! Anonymous requests earn no kudos; register at /register to earn some."
-    return Response(Rated(reward=reward, message=nobody if request.anonymous else None))
+    thanks = "Thank you! Anonymous requests earn no kudos; register at /register to earn some."
+    return Response(Rated(reward=reward, message=thanks if request.anonymous else None))
 
 
 def _store() -> Store:
@@ -112,7 +112,7 @@ def _ahead(request: Request, generations: list[Generation], state: Progress) -> 
 
 
 def _wait(request: Request, generations: list[Generation], state: Progress, ahead: int) -> int:
-    """Estimate the wait by the last census; images ahead are taken as the queue's average."""
+    """Estimate the wait from the last census, assuming average work for the images ahead."""
     load = overview(_store()).census.load(request.model)
     own = generations[0].pixelsteps if generations else 0
     return estimates.wait_seconds(
@@ -144,7 +144,7 @@ def _full(request: Request, generations: list[Generation]) -> RequestStatus:
 
 
 def _img(request: Request, generation: Generation, budget: int) -> str:
-    """Return a presigned URL, or base64 where the client asked for it and it still fits."""
+    """Return a presigned URL, or base64 if the client wants it and it fits the budget in bytes."""
     bucket = Settings.load().outputs_bucket
     if not request.r2:
         body = images.read(aws.s3(), bucket, generation.image_key)
@@ -197,5 +197,5 @@ ROUTES = {
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry."""
+    """Lambda's entry point."""
     return serve(ROUTES, event)

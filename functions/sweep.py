@@ -1,7 +1,7 @@
-"""Every minute: leases end, requests are refunded, lost tickets replaced, the fleet counted.
+"""Every minute: end leases and requests, post late rewards, replace lost tickets, count the fleet.
 
-Each step is one that any other run may repeat: a sweep that dies, or two at once, change nothing
-twice, since every effect is conditional on the state it was decided from.
+Any other run may repeat each step. Every write is conditional on the state that it was decided
+from. So nothing is done twice if a sweep dies, or if two run at once.
 """
 
 from typing import Any
@@ -15,18 +15,18 @@ from horde.store import Store, connect
 from horde.store.due import DueRow
 from horde.store.items import Kind
 
-PATIENCE_MS = 60_000
-"""Images that wait for less than this still have their first ticket on its way."""
+TICKET_GRACE_MS = 60_000
+"""An image younger than this may still have its first ticket on the way."""
 MAX_COUNTED = 1000
 MAX_TICKETS = 100
 MAX_WORKERS = 250
-"""Workers counted of each part of their list."""
+"""Most workers in the census per shard of their list."""
 MAX_QUEUED = 5000
-"""Images that a census counts of each model's queue."""
+"""Most images in the census per model."""
 
 
 class Settings(aws.Settings):
-    """Names of what this function uses."""
+    """The names of this function's resources, and the operator's models."""
 
     table_name: str
     sources_bucket: str
@@ -37,13 +37,13 @@ class Settings(aws.Settings):
 
 
 def sweep_due(store: Store, due: DueRow, now: int) -> None:
-    """End one lease or request that ran out, or post one reward that was not posted."""
+    """End one expired lease or request, or post one late reward; ``now`` is in seconds."""
     if due.kind is Kind.GENERATION:
         generation = store.requests.generation(due.id)
         if generation is None or generation.state is not State.PROCESSING:
             return
         if (generation.lease_until or 0) > now:
-            return  # the index lags behind: it is another worker's lease by now
+            return  # the index lags behind, and another worker has the lease by now
         request = store.requests.get(generation.request_id)
         if request is not None:
             ending.fault(store, request, generation)
@@ -63,9 +63,9 @@ def sweep_due(store: Store, due: DueRow, now: int) -> None:
 
 
 def top_up(store: Store) -> int:
-    """Make tickets for images that wait with no demand behind them; returns how many."""
-    settings, made = Settings.load(), 0
-    before = clock.now_ms() - PATIENCE_MS
+    """Send tickets for waiting images that have none; returns how many. Raises RunPodError."""
+    settings, sent = Settings.load(), 0
+    before = clock.now_ms() - TICKET_GRACE_MS
     for name, model in settings.models.items():
         if model.endpoint is None:
             continue
@@ -79,14 +79,14 @@ def top_up(store: Store) -> int:
             account.run(
                 model.endpoint, model=name, request_id=None, images=settings.images_per_ticket
             )
-            made += 1
-    return made
+            sent += 1
+    return sent
 
 
 def count_fleet(store: Store) -> int:
-    """Write the minute's census; returns how many workers are at work.
+    """Write the census and return the number of online workers.
 
-    The work is bounded: so many workers, so many models, so many images of each.
+    The number of workers, of models and of images per model is bounded.
     """
     now = clock.now()
     workers = store.workers.get_many(store.workers.seen_since(now - ONLINE_S, MAX_WORKERS))
@@ -98,7 +98,7 @@ def count_fleet(store: Store) -> int:
 
 
 def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:
-    """Lambda's entry. One bad row does not keep the others waiting; the alarm hears of it."""
+    """Lambda's entry point. A row that fails does not stop the others, but raises the alarm."""
     store, now = connect(Settings.load().table_name), clock.now()
     swept, errors = 0, []
     for due in list(store.due.until(now)):
@@ -113,7 +113,7 @@ def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:
         try:
             counts[name] = step(store)
         except Exception as error:  # noqa: BLE001 - the edge: logged, and tried again
-            logger.exception("not done", extra={"step": step.__name__})
+            logger.exception("step failed", extra={"step": step.__name__})
             errors.append(error)
     logger.info("swept", extra={**counts, "errors": len(errors)})
     if errors:

@@ -42,7 +42,7 @@ TRIES = 5
 
 
 class Settings(ApiSettings):
-    """Names of what this function uses."""
+    """The names of this function's resources."""
 
     table_name: str
 
@@ -273,5 +273,5 @@ ROUTES = {
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry."""
+    """Lambda's entry point."""
     return serve(ROUTES, event)

@@ -1,7 +1,7 @@
-"""POST /api/register and the form /register, GET find_user, /v2/users: accounts.
+"""Accounts: POST /api/register, the form /register, GET find_user, /v2/users.
 
-A change of an account is one update, with its ledger entry in the same transaction where kudos
-move: there is no crash window.
+A change of an account is one update. If kudos move, their ledger entry is in the same transaction.
+So there is no crash window.
 """
 
 from html import escape
@@ -36,46 +36,47 @@ from horde.store.accounts import DELETED, undeleted
 
 PAGE = 25
 MAX_LISTED = 100
-"""Workers and open requests shown of an account."""
-PAGES_BY_KUDOS, PAGES_BY_AGE = 40, 10_000
-"""The list by kudos ends after 1000 accounts: reading further costs as much as all before it."""
-NOT_KEPT = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+"""Most workers and requests shown for an account."""
+MAX_PAGES_BY_KUDOS, MAX_PAGES_BY_AGE = 40, 10_000
+"""The list by kudos ends after 1000 accounts, since each page reads all pages before it."""
+NO_STORE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 REGISTER = """<h1>Open an account</h1>
 {alert}
 <form method="post" action="/register">
-<p><label for="username">Your name here</label><br>
+<p><label for="username">Choose a user name</label><br>
 <input id="username" name="username" value="{name}" required maxlength="{longest}" autocomplete="nickname"{marks}>
 <br><small id="rule">Up to {longest} characters, no #. Others see it.</small></p>
 <p><button>Open the account</button></p>
 </form>
 <h2>What is shared</h2>
-<p>With an account you decide, request by request: <code>shared: true</code> gives the image with its
-prompt and settings to an open data set for LAION, under
-<a href="https://creativecommons.org/publicdomain/zero/1.0/">CC0 1.0</a>, for a tax of {tax_shared}
-kudos per image instead of {tax_private}. Without it nothing is shared. Your name is never part of it. Image-to-image and
-inpainting are never shared; text-to-image without an account always is.</p>
-<p>By opening an account you agree to the <a href="/terms">terms of service</a>; the
-<a href="/privacy">privacy policy</a> says what is kept.</p>
+<p>With an account you decide for each request. <code>shared: true</code> adds the images, with prompt
+and settings, to an open data set for LAION under
+<a href="https://creativecommons.org/publicdomain/zero/1.0/">CC0 1.0</a>. The tax is then {tax_shared}
+kudos per image instead of {tax_private}. Without <code>shared: true</code>, nothing is shared. Your
+name is never shared. Image-to-image and inpainting are never shared; text-to-image without an account
+always is.</p>
+<p>By opening an account you agree to the <a href="/terms">terms of service</a>. The
+<a href="/privacy">privacy policy</a> lists the data that is stored.</p>
 """  # noqa: E501 - one line for a tag
 REGISTERED = """<h1>Welcome, {username}</h1>
 <p>This is your API key:</p>
 <p><code>{api_key}</code></p>
-<p><strong>Keep it now: nothing will ever show it again,</strong> and there is no other way into the
-account. Whoever has it spends your kudos. Put it into your client as its API key, and this address
-as the horde's.</p>
-<p><a href="/api/">What the API can do</a></p>
+<p><strong>Save it now: it will never be shown again,</strong> and there is no other way into the
+account. Anyone who has it can spend your kudos. In your client, enter it as the API key, and this
+site as the address of the horde.</p>
+<p><a href="/api/">API documentation</a></p>
 """
 
 
 class Settings(ApiSettings):
-    """Names of what this function uses."""
+    """The names of this function's resources, and the monthly allowance."""
 
     table_name: str
     monthly_kudos: int
 
 
 def register(call: Call) -> Response:
-    """Open a pseudonymous account; the response is the only place that ever shows its key."""
+    """Open a pseudonymous account. Only this response shows its API key."""
     body = parse(RegisterRequest, call.json())
     api_key = auth.new_key()
     user = _store().accounts.register(body.username, auth.key_hash(api_key))
@@ -84,25 +85,25 @@ def register(call: Call) -> Response:
 
 
 def registration_form(_call: Call) -> Response:
-    """Show the form that opens an account, for people with a browser."""
+    """Show the registration form."""
     return _form()
 
 
 def register_by_form(call: Call) -> Response:
-    """Open an account from the form; this page is the only place that ever shows its key."""
+    """Open an account from the registration form. Only this page shows its API key."""
     name = ""
     try:
         fields = call.form()
         name = fields.get("username", "")
-        wanted = parse(RegisterRequest, fields)
+        body = parse(RegisterRequest, fields)
         api_key = auth.new_key()
-        user = _store().accounts.register(wanted.username, auth.key_hash(api_key))
+        user = _store().accounts.register(body.username, auth.key_hash(api_key))
     except PayloadError as refusal:
         return _form(name, refusal.errors.get("username", refusal.message), refusal.status)
     except HordeError as refusal:
         return _form(name, refusal.message, refusal.status)
-    body = REGISTERED.format(username=escape(user.username), api_key=escape(api_key))
-    return page("Your account", body, HTTPStatus.CREATED, NOT_KEPT)
+    html = REGISTERED.format(username=escape(user.username), api_key=escape(api_key))
+    return page("Your account", html, HTTPStatus.CREATED, NO_STORE)
 
 
 def _form(name: str = "", wrong: str = "", status: HTTPStatus = HTTPStatus.OK) -> Response:
@@ -115,13 +116,14 @@ def _form(name: str = "", wrong: str = "", status: HTTPStatus = HTTPStatus.OK) -
         marks=marks or ' aria-describedby="rule"',
         longest=accounts.MAX_NAME,
     )
-    return page("That name will not do" if wrong else "Open an account", body, status, NOT_KEPT)
+    title = "This name is not allowed" if wrong else "Open an account"
+    return page(title, body, status, NO_STORE)
 
 
 def find_user(call: Call) -> Response:
-    """Say whose key this is and what it holds.
+    """Return the account that an API key belongs to.
 
-    The holder of a shared key is told whose it is.
+    For a shared key, return the public part of its owner's account.
     """
     if call.api_key is None:
         raise InvalidAPIKey
@@ -141,16 +143,16 @@ def find_user(call: Call) -> Response:
 
 
 def list_users(call: Call) -> Response:
-    """List accounts, 25 a page: those with the most kudos first, or the oldest first.
+    """List accounts, 25 per page: those with the most kudos first, or the oldest first.
 
-    The list by kudos ends early; the one by age does not.
+    Sorted by kudos, the list ends early; sorted by age it does not.
     """
     query, store = parse(UsersQuery, dict(call.query)), _store()
     start, end = (query.page - 1) * PAGE, query.page * PAGE
-    if query.page > (PAGES_BY_AGE if query.sort == "age" else PAGES_BY_KUDOS):
+    if query.page > (MAX_PAGES_BY_AGE if query.sort == "age" else MAX_PAGES_BY_KUDOS):
         ids: list[int] = []
     elif query.sort == "age":
-        ids = list(range(start + 1, end + 1))  # numbers are given out in order
+        ids = list(range(start + 1, end + 1))  # ids are assigned in order
     else:
         ids = store.accounts.top_by_kudos(end)[start:]
     found = store.accounts.get_many(ids)
@@ -160,7 +162,7 @@ def list_users(call: Call) -> Response:
 
 
 def show_user(call: Call) -> Response:
-    """Show an account: to its owner and to moderators more of it."""
+    """Show an account. Its owner and moderators see more of it."""
     store = _store()
     viewer = auth.user_of(store, call.api_key) if call.api_key else None
     user = _find(store, call)
@@ -169,39 +171,37 @@ def show_user(call: Call) -> Response:
 
 
 def change_user(call: Call) -> Response:
-    """Change an account of yours; as a moderator or admin, also others'.
+    """Change your account, or another one as a moderator or admin.
 
-    The owner sets `username` and `contact`; a moderator also `concurrency`, `trusted`, `flagged`,
-    `admin_comment` and `undelete`; an admin also `moderator`, `monthly_kudos` and, by an amount,
-    `kudos`.
+    The owner may set `username` and `contact`; a moderator also `concurrency`, `trusted`,
+    `flagged`, `admin_comment` and `undelete`; an admin also `moderator` and `monthly_kudos`. An
+    admin may also add an amount to `kudos`.
     """
     store, api_key = _store(), call.required_key()
-    wanted = parse(UserChange, call.json()).changes
+    body = parse(UserChange, call.json()).changes
     viewer, user = auth.user_of(store, api_key), _find(store, call)
-    accounts.check_change(wanted, viewer, user, Settings.load().admins)
-    changes = {name: value for name, value in wanted.items() if name not in {"kudos", "undelete"}}
+    accounts.check_change(body, viewer, user, Settings.load().admins)
+    changes = {name: value for name, value in body.items() if name not in {"kudos", "undelete"}}
     if "username" in changes:
         changes["alias"] = changes.pop("username")
-    if wanted.get("undelete"):
+    if body.get("undelete"):
         changes |= undeleted(user)
-    grant = wanted.get("kudos", 0)
+    grant = body.get("kudos", 0)
     if (changes or grant) and not store.accounts.change(user, changes, grant):
-        spare = user.kudos - user.floor
-        message = f"No more than {spare} kudos can be taken from '{user.username}'."
+        available = user.kudos - user.floor
+        message = f"At most {available} kudos can be taken from '{user.username}'."
         raise UserChangeRefused(message)
     changed = store.accounts.get(user.id) or user
-    response = {
-        name: getattr(changed, name) for name in wanted if name not in {"kudos", "undelete"}
-    }
-    if "kudos" in wanted:
+    response = {name: getattr(changed, name) for name in body if name not in {"kudos", "undelete"}}
+    if "kudos" in body:
         response["new_kudos"] = changed.kudos
-    if "undelete" in wanted:
+    if "undelete" in body:
         response["deleted"] = changed.deleted
     return Response(UserChanged(**response))
 
 
 def delete_user(call: Call) -> Response:
-    """Delete an account of yours: its keys end, its name stays taken; a moderator can undo it."""
+    """Delete your account. Its keys stop working, its id stays taken; a moderator can undo it."""
     store, api_key = _store(), call.required_key()
     viewer, user = auth.user_of(store, api_key), _find(store, call)
     if user.anonymous:
@@ -216,7 +216,7 @@ def _store() -> Store:
 
 
 def _find(store: Store, call: Call) -> User:
-    """Return the account a path names; raises UserNotFound."""
+    """Return the account in a call's path; raises UserNotFound."""
     named = call.path.get("id", "")
     number = user_number(named)
     user = None if number is None else store.accounts.get(number)
@@ -231,7 +231,7 @@ def _shown(user: User, rank: Privilege, key: SharedKey | None = None) -> UserDet
 
 
 def _single(store: Store, user: User, rank: Privilege, key: SharedKey | None = None) -> UserDetails:
-    """Return one account with its workers and open requests: too much to read for a list."""
+    """Return an account with its workers and requests, which a list leaves out as too costly."""
     shown = _shown(user, rank, key)
     if user.anonymous:
         return shown
@@ -296,5 +296,5 @@ ROUTES = {
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry."""
+    """Lambda's entry point."""
     return serve(ROUTES, event)

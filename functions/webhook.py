@@ -1,8 +1,8 @@
 """SQS -> a client's webhook: one POST for every finished image.
 
-Crash window: the client took the POST but this run died before it could say so: the message comes
-again, so a webhook is called at least once for an image. A webhook that does not answer is tried
-three times and its message ends in the DLQ; nothing else hangs on it, clients can always poll.
+Crash window: if this run dies after the POST, the message is delivered again. So a webhook is
+called at least once per image. If a webhook fails three times, its message ends in the DLQ. Nothing
+else depends on it, since clients can always poll.
 """
 
 import json
@@ -17,14 +17,14 @@ from horde.store import connect
 
 
 class Settings(aws.Settings):
-    """Names of what this function uses."""
+    """The names of this function's resources."""
 
     table_name: str
     outputs_bucket: str
 
 
 def finished(request: Request, generation: Generation) -> Finished:
-    """Return what a webhook is told of an image (horde-api.md 2, TTL)."""
+    """Return the body of a webhook call about an image (horde-api.md 2, TTL)."""
     bucket = Settings.load().outputs_bucket
     return Finished(
         img=images.download_url(aws.s3(), bucket, generation.image_key),
@@ -41,7 +41,7 @@ def finished(request: Request, generation: Generation) -> Finished:
 
 
 def announce(generation_id: str) -> None:
-    """Tell one image's webhook; raises OutboundError."""
+    """Call the webhook of one image; raises OutboundError."""
     store = connect(Settings.load().table_name)
     generation = store.requests.generation(generation_id)
     if generation is None or generation.state not in DELIVERED:
@@ -54,13 +54,13 @@ def announce(generation_id: str) -> None:
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry; only the messages that failed come back."""
+    """Lambda's entry point; only failed messages are delivered again."""
     failed = []
     for record in event["Records"]:
         try:
             announce(json.loads(record["body"])["generation_id"])
         except Exception as error:  # noqa: BLE001 - the edge: logged, and tried again
-            # Not the URL: it may hold its owner's secret.
+            # Without the URL, which may contain a secret of its owner.
             logger.warning("webhook failed", extra={"error": f"{type(error).__name__}: {error}"})
             failed.append({"itemIdentifier": record["messageId"]})
     logger.info("announced", extra={"images": len(event["Records"]), "failed": len(failed)})

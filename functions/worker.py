@@ -1,9 +1,9 @@
 """POST /v2/generate/pop and submit: the worker API, for RunPod's workers and volunteers alike.
 
-A pop claims images one by one, each by a condition: those of the worker's owner first, then those
-of the accounts it names, then the best of all. Crash windows: claimed, but the response is lost:
-the lease runs out and the sweep requeues. Settled, but the response is lost: the worker submits
-again and hears DuplicateGen, and keeps its reward.
+A pop claims images one by one, each by a conditional write: first those of the worker's owner, then
+those of the accounts it names, then those with the highest priority. Crash windows: if the response
+to a pop is lost, the leases expire and the sweep requeues the images. If the response to a submit
+is lost, the worker submits again, gets DuplicateGen and keeps its reward.
 """
 
 import random
@@ -28,7 +28,7 @@ from horde.records import (
 )
 from horde.rules import ruleset
 from horde.rules.accounts import user_number
-from horde.rules.matching import has_word, together, why_not
+from horde.rules.matching import has_blacklisted_word, same_batch, skip_reason
 from horde.rules.refusals import (
     AbortedGen,
     AnonForbiddenWorker,
@@ -49,18 +49,18 @@ from horde.store import Store, connect
 from horde.store.workers import WORKER_KEEP_S
 
 WINDOW = 32
-"""Waiting images that are looked at together."""
-WINDOWS = 50
-"""Windows that a pop reads at most, so that it ends in time."""
+"""Waiting images in a window, which are read and matched together."""
+MAX_WINDOWS = 50
+"""Most windows that a pop reads, so that it ends in time."""
 SEEN_EVERY_S = 60
 REGISTER_TRIES = 5
 MAX_PRIORITY_USERS = 10
-"""Accounts that a worker may have served first, beside its owner: each costs a query."""
-RESTING = "Its owner or a moderator put it there."
+"""Most accounts whose images a worker may prefer, besides its owner's; each costs a query."""
+RESTING = "Its owner or a moderator put it into maintenance."
 
 
 class Settings(ApiSettings):
-    """Names of what this function uses."""
+    """The names of this function's resources."""
 
     table_name: str
     outputs_bucket: str
@@ -68,7 +68,7 @@ class Settings(ApiSettings):
 
 
 def pop(call: Call) -> Response:
-    """Give a worker the best images it can draw."""
+    """Give a worker the images with the highest priority that it can draw."""
     store = connect(Settings.load().table_name)
     owner_id = auth.worker_user(store, call.required_key())
     body = parse(PopRequest, call.json())
@@ -87,8 +87,8 @@ def pop(call: Call) -> Response:
     if worker.maintenance and not claims:
         raise WorkerMaintenance(worker.maintenance_msg or RESTING)
     claims = claims or claim(store, context, offer, _windows(store, offer.models), skipped)
-    # A pop keeps its requests alive. A request that was closed meanwhile has no open image, so
-    # none of the claims belongs to it.
+    # A pop extends its requests. A request that was closed meanwhile has no open image, so no
+    # claim belongs to it.
     until = clock.now() + ruleset.IN_FORCE.request_life_s
     requests = {
         request_id: store.requests.extend_expiry(request_id, until)
@@ -103,11 +103,11 @@ def pop(call: Call) -> Response:
 
 
 def _context(store: Store, owner_id: int, name: str) -> WorkerContext:
-    """Return the worker of this name, registered by its first pop, with its owner.
+    """Return the worker with this name and its owner; its first pop registers it.
 
-    Raises InvalidAPIKey, DeletedUser or PolymorphicNameConflict.
+    Raises InvalidAPIKey, DeletedUser, PolymorphicNameConflict or Busy.
     """
-    for _ in range(REGISTER_TRIES):  # of two first pops at once one registers the worker
+    for _ in range(REGISTER_TRIES):  # of two concurrent first pops, one registers the worker
         worker_id = store.workers.named(name)
         worker, stats, owner = store.workers.with_owner(worker_id, owner_id)
         if owner is None:
@@ -134,7 +134,7 @@ def _context(store: Store, owner_id: int, name: str) -> WorkerContext:
 
 
 def _priority_users(owner_id: int, usernames: list[str]) -> list[int]:
-    """Return whose images a worker draws first: its owner's, then those it names.
+    """Return the accounts whose images a worker prefers: its owner's, then those it names.
 
     Raises InvalidPriorityUsername.
     """
@@ -146,14 +146,14 @@ def _priority_users(owner_id: int, usernames: list[str]) -> list[int]:
             message = f"'{username[:100]}' is not a username of the form alias#id."
             raise InvalidPriorityUsername(message)
         ids.append(number)
-    # Nobody owns the anonymous account: it cannot be preferred.
+    # The anonymous account, id 0, cannot be preferred.
     return [user_id for user_id in dict.fromkeys(ids) if user_id]
 
 
 def claim_preferred(
     store: Store, context: WorkerContext, users: list[int], offer: Offer
 ) -> list[Generation]:
-    """Claim images of these accounts, before everybody else's; their lists are short."""
+    """Claim images of the first of these accounts that has any to draw."""
     for user_id in users:
         ids = store.queue.ids_of(user_id, WINDOW)
         found = [
@@ -175,11 +175,11 @@ def claim(
     windows: Iterable[list[Generation]],
     skipped: "Counter[str]",
 ) -> list[Generation]:
-    """Claim the best waiting image and its batch mates, up to ``amount``.
+    """Claim the waiting image with the highest priority and others of its batch, up to ``amount``.
 
-    The best comes first. A worker that loses the race for it goes on at a random place of the
-    window, so that many workers at once do not all chase the same head, and then to the next
-    window: a pop is empty only when nothing waits for it.
+    A worker that loses the race for the first image tries the rest of the window in random order,
+    so that concurrent workers do not all chase the same images. Then it tries the next window. So
+    a pop is empty only if no image waits for it.
     """
     for window in windows:
         fits = _fitting(store, context, offer, window, skipped)
@@ -188,11 +188,11 @@ def claim(
         for lead in [*head, *rest]:
             claims = _claim(store, lead, context.worker)
             if claims:
-                mates = [g for g in fits if g.id != lead.id and together(lead, g, offer)]
-                for mate in mates:
+                batch = [g for g in fits if g.id != lead.id and same_batch(lead, g, offer)]
+                for other in batch:
                     if len(claims) >= offer.amount:
                         break
-                    claims += _claim(store, mate, context.worker)
+                    claims += _claim(store, other, context.worker)
                 return claims
     return []
 
@@ -204,10 +204,10 @@ def _fitting(
     window: list[Generation],
     skipped: "Counter[str]",
 ) -> list[Generation]:
-    """Return the images of a window that a worker can draw; count why not the others."""
+    """Return the images of a window that a worker can draw; count the reasons for the others."""
     fits = []
     for generation in window:
-        reason = why_not(
+        reason = skip_reason(
             generation,
             context.worker.id,
             offer,
@@ -220,18 +220,22 @@ def _fitting(
             fits.append(generation)
     if not offer.blacklist or not fits:
         return fits
-    # Only a worker with a blacklist pays for reading prompts.
+    # Prompts are read only for a worker with a blacklist.
     prompts = store.requests.prompts(generation.request_id for generation in fits)
-    clean = [g for g in fits if not has_word(prompts.get(g.request_id, ""), offer.blacklist)]
-    if len(clean) < len(fits):
-        skipped["blacklist"] += len(fits) - len(clean)
-    return clean
+    allowed = [
+        generation
+        for generation in fits
+        if not has_blacklisted_word(prompts.get(generation.request_id, ""), offer.blacklist)
+    ]
+    if len(allowed) < len(fits):
+        skipped["blacklist"] += len(fits) - len(allowed)
+    return allowed
 
 
 def _windows(store: Store, models: list[str]) -> Iterator[list[Generation]]:
-    """Yield what waits for any of a worker's models, best first."""
+    """Yield windows of images that wait for a worker's models, highest priority first."""
     feeds = [store.queue.windows(model, WINDOW) for model in dict.fromkeys(models)]
-    for _ in range(WINDOWS):
+    for _ in range(MAX_WINDOWS):
         pages = [next(feed, None) for feed in feeds]
         feeds = [feed for feed, page in zip(feeds, pages, strict=True) if page is not None]
         if not feeds:
@@ -249,7 +253,7 @@ def _claim(store: Store, generation: Generation, worker: Worker) -> list[Generat
 def _job(request: Request, generation: Generation) -> Job:
     settings = Settings.load()
 
-    def given(key: str | None) -> str | None:
+    def source_url(key: str | None) -> str | None:
         return images.download_url(aws.s3(), settings.sources_bucket, key) if key else None
 
     return Job(
@@ -264,16 +268,16 @@ def _job(request: Request, generation: Generation) -> Job:
         },
         r2_upload=images.upload_url(aws.s3(), settings.outputs_bucket, generation.image_key),
         shared=request.shared,
-        source_image=given(request.source_key),
+        source_image=source_url(request.source_key),
         source_processing=request.source_processing,
-        source_mask=given(request.mask_key),
+        source_mask=source_url(request.mask_key),
     )
 
 
 def _popped(
     claims: list[tuple[Request, Generation]], offer: Offer, skipped: dict[str, int]
 ) -> Popped:
-    """Return the Horde's response: the first request's images, and all of them under ``jobs``."""
+    """Return the response to a pop: the first request's images, and all images as ``jobs``."""
     if not claims:
         return Popped(id=None, ids=[], payload={}, skipped=skipped, messages=[])
     jobs = [_job(request, generation) for request, generation in claims]
@@ -299,12 +303,12 @@ def _popped(
 
 
 def submit(call: Call) -> Response:
-    """Take one drawn image; exactly one submit of a generation wins."""
+    """Accept one drawn image. Exactly one submit of a generation succeeds."""
     settings = Settings.load()
     store = connect(settings.table_name)
     owner = auth.worker_owner(store, call.required_key())
     body = parse(SubmitRequest, call.json())
-    generation, request = _held(store, body.id, owner)
+    generation, request = _claimed(store, body.id, owner)
     if body.state == "faulted":
         ending.fault(store, request, generation)
         return Response(Submitted(reward=0))
@@ -316,23 +320,26 @@ def submit(call: Call) -> Response:
         images.check_uploaded(
             aws.s3(), settings.outputs_bucket, generation.image_key, generation.id
         )
-    # Before the settlement: whoever paid for it has the whole life of a request to fetch it.
+    # Before the settlement, so that the client has a whole request life to fetch the image.
     store.requests.extend_expiry(request.id, clock.now() + ruleset.IN_FORCE.request_life_s)
-    won = store.endings.settle(
+    settled = store.endings.settle(
         request,
         generation,
         state=State.CENSORED if _is_censored(body) else State.OK,
         seed=body.seed,
         gen_metadata=[remark.model_dump(exclude_none=True) for remark in body.gen_metadata],
     )
-    if not won:
-        _held(store, body.id, owner)  # says what became of it
+    if not settled:
+        _claimed(store, body.id, owner)  # raises the refusal that fits the image's new state
         raise AbortedGen(body.id)
     return Response(Submitted(reward=request.reward))
 
 
-def _held(store: Store, generation_id: str, owner: int) -> tuple[Generation, Request]:
-    """Return a generation that this owner's worker holds, and its request."""
+def _claimed(store: Store, generation_id: str, owner: int) -> tuple[Generation, Request]:
+    """Return a generation that a worker of this owner has claimed, and its request.
+
+    Raises InvalidJobID, WrongCredentials, DuplicateGen or AbortedGen.
+    """
     generation = (
         store.requests.generation(generation_id.lower()) if is_uuid(generation_id) else None
     )
@@ -395,5 +402,5 @@ ROUTES = {
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry."""
+    """Lambda's entry point."""
     return serve(ROUTES, event)

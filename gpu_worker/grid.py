@@ -1,6 +1,6 @@
-"""`python -m gpu_worker.grid MODEL_DIR OUT.png`: a grid of prompts, drawn as the worker draws.
+"""`python -m gpu_worker.grid MODEL_DIR OUT.png`: a grid of prompts, drawn by the worker's pipeline.
 
-Prompts after the two paths replace the 24 that the project's README shows.
+Prompts after the two paths replace the default 24, which the project's README shows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GAP, TEXT = 12, 26
 
 
 def job(prompt: str, seed: int, size: int, steps: int) -> Job:
-    """Return what a client's request for the prompt becomes."""
+    """Return the job that a client's request for the prompt becomes; ``size`` is in pixels."""
     payload = {
         "prompt": prompt,
         "seed": str(seed),
@@ -41,7 +41,7 @@ def job(prompt: str, seed: int, size: int, steps: int) -> Job:
 
 
 def sheet(pictures: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
-    """Put the pictures side by side, each above its caption."""
+    """Return a page with the pictures in rows of ``columns``, each above its caption."""
     side = pictures[0][1].width
     rows = -(-len(pictures) // columns)
     page = Image.new(
@@ -59,19 +59,19 @@ def sheet(pictures: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
 
 
 def main() -> None:
-    """Draw the grid named on the command line."""
+    """Draw the grid that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model_dir", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("prompts", nargs="*", default=PROMPTS)
-    parser.add_argument("--size", type=int, default=512, help="of the images, as asked for")
-    parser.add_argument("--shown", type=int, default=200, help="of the images, on the sheet")
+    parser.add_argument("--size", type=int, default=512, help="side of the drawn images, in pixels")
+    parser.add_argument("--shown", type=int, default=200, help="side on the sheet, in pixels")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--seeds", type=int, default=1, help="images for each prompt")
+    parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
     parser.add_argument("--columns", type=int, default=COLUMNS)
     parser.add_argument("--threads", type=int, default=2)
-    wish = parser.parse_args()
+    args = parser.parse_args()
 
     from gpu_worker.pipeline import Pipeline  # noqa: PLC0415
 
@@ -79,25 +79,25 @@ def main() -> None:
         horde_url="",
         horde_api_key="",
         worker_name="",
-        model_dir=wish.model_dir,
-        torch_threads=wish.threads,
+        model_dir=args.model_dir,
+        torch_threads=args.threads,
         max_batch=8,
     )
     pipeline = Pipeline(settings)
     jobs = [
-        job(prompt, wish.seed + number, wish.size, wish.steps)
-        for prompt in wish.prompts
-        for number in range(wish.seeds)
+        job(prompt, args.seed + number, args.size, args.steps)
+        for prompt in args.prompts
+        for number in range(args.seeds)
     ]
     started = time.monotonic()
-    shown = (wish.shown, wish.shown)
+    shown = (args.shown, args.shown)
     pictures = [
         (str(job.payload["prompt"]), image.resize(shown, Image.Resampling.LANCZOS))
         for job, image in zip(jobs, pipeline.draw(jobs), strict=True)
     ]
-    wish.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet(pictures, wish.columns).save(wish.out, optimize=True)
-    print(f"{len(jobs)} images in {time.monotonic() - started:.1f} s: {wish.out}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet(pictures, args.columns).save(args.out, optimize=True)
+    print(f"{len(jobs)} images in {time.monotonic() - started:.1f} s: {args.out}")
 
 
 if __name__ == "__main__":

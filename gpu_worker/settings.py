@@ -1,4 +1,4 @@
-"""The worker's configuration, read from the environment once, when the worker starts."""
+"""The worker's settings, read from the environment once, when the worker starts."""
 
 from __future__ import annotations
 
@@ -14,31 +14,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """See gpu_worker/README.md for the variables; each field is its variable in lower case."""
+    """The settings. Each field is a variable of gpu_worker/README.md in lower case."""
 
     horde_url: str
-    """Root of the Horde's API without a trailing slash, e.g. `http://127.0.0.1:8080/api`."""
+    """Base URL of the Horde's API without trailing slash, e.g. `http://127.0.0.1:8080/api`."""
     horde_api_key: str
     worker_name: str
     model_dir: Path
     """A diffusers Stable Diffusion directory. Nothing is ever downloaded."""
     model_name: str = "stable_diffusion"
-    """The Horde's name for what is in `model_dir`."""
+    """The Horde's name of the model in `model_dir`."""
     max_batch: int = 4
     """Images per pop and per pass; the Horde allows 1 to 20."""
     max_pixels: int = 1024 * 1024
-    """Width x height of the largest image to pop."""
+    """Largest width times height to pop."""
     shift_seconds: float = 240.0
-    """A shift pops no more after this; keep it well under RunPod's execution timeout (600 s)."""
+    """Seconds after which a shift stops popping; well under RunPod's execution timeout (600 s)."""
     device: str = ""
-    """cuda, cpu, ...; empty: cuda if there is one."""
+    """Torch's device, such as cuda or cpu; empty means cuda if available, else cpu."""
     torch_threads: int | None = None
     nsfw_threshold: float = 0.5
-    """See `gpu_worker.safety`."""
+    """Score from which an image is censored, 0 to 1 (`gpu_worker.safety`)."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
-        """Read `env`, or raise ValueError naming every variable that is missing or unreadable."""
+        """Return the settings in `env`.
+
+        Raises ValueError, which names every missing or malformed variable.
+        """
         problems: list[str] = []
 
         def text(name: str, default: str | None = None) -> str:
@@ -47,13 +50,13 @@ class Settings:
                 problems.append(f"{name} is not set")
             return value or ""
 
-        def number(name: str, default: float, least: float) -> float:
+        def number(name: str, default: float, minimum: float) -> float:
             try:
                 value = float(text(name, str(default)))
             except ValueError:
                 value = float("nan")
-            if not value >= least:
-                problems.append(f"{name} must be a number of at least {least:g}")
+            if not value >= minimum:
+                problems.append(f"{name} must be a number of at least {minimum:g}")
                 return default
             return value
 
@@ -62,7 +65,7 @@ class Settings:
         settings = cls(
             horde_url=text("HORDE_URL").rstrip("/"),
             horde_api_key=text("HORDE_API_KEY"),
-            # The Horde wants a name that nobody else uses.
+            # The Horde requires a unique name.
             worker_name=text("WORKER_NAME", f"horde-commons-{pod}"),
             model_dir=Path(text("MODEL_DIR")),
             model_name=text("MODEL_NAME", cls.model_name),

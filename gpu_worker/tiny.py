@@ -1,8 +1,7 @@
-"""`python -m gpu_worker.tiny DIR`: a tiny, random Stable Diffusion pipeline, made offline.
+"""`python -m gpu_worker.tiny DIR`: create a tiny, random Stable Diffusion model, offline.
 
-It knows nothing and draws coloured noise, but it is a complete diffusers model directory of a few
-megabytes: each sampler, size and option runs on it on a CPU within a second. Tests and the local
-demo use it where a GPU uses real weights.
+It draws coloured noise. But it is a complete diffusers model directory of a few megabytes, and any
+sampler, size and option runs on a CPU within a second. Tests use it in place of real weights.
 """
 
 from __future__ import annotations
@@ -20,26 +19,26 @@ if TYPE_CHECKING:
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MAX_TOKENS = 77
-"""CLIP's context. One token is one byte here, so a prompt is cut after 75 bytes."""
+"""CLIP's context length. A token is one byte here, so a prompt is truncated after 75 bytes."""
 SEED = 20230106
 NATIVE_SIZE = 64
-"""Side in pixels from which hires_fix counts as larger than native (Stable Diffusion 1: 512)."""
+"""Native side of the images, in pixels (Stable Diffusion 1: 512); hires_fix applies above it."""
 
 
 def build(directory: Path, seed: int = SEED) -> Path:
-    """Write the model to `directory`, whole or not at all; leave a complete one alone."""
+    """Write the model to `directory` atomically, unless it is there already; returns the path."""
     if (directory / "model_index.json").exists():
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         _write(scratch, seed)
-        # mkdtemp keeps others out; a model is for anyone to read.
+        # mkdtemp makes a private directory, but anyone may read the model.
         scratch.chmod(0o755)
         try:
             scratch.rename(directory)
         except OSError:
-            # Another process was faster: its model is the same one.
+            # Another process was faster and wrote the same model.
             if not (directory / "model_index.json").exists():
                 raise
     finally:
@@ -88,7 +87,7 @@ def _write(directory: Path, seed: int) -> None:
             norm_num_groups=8,
             sample_size=NATIVE_SIZE,
         )
-    # What Stable Diffusion 1 ships, so that samplers start from the same configuration.
+    # Stable Diffusion 1's own scheduler, so that samplers start from its configuration.
     scheduler = diffusers.PNDMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -110,11 +109,11 @@ def _write(directory: Path, seed: int) -> None:
 
 
 def _tokenizer() -> CLIPTokenizer:
-    """Bytes as tokens, alone and at the end of a word: every prompt has an encoding."""
+    """Return a tokenizer with one token per byte, so that every prompt has an encoding."""
     from tokenizers import pre_tokenizers  # noqa: PLC0415
     from transformers import CLIPTokenizer  # noqa: PLC0415
 
-    # sorted: the alphabet comes from a hash map, in another order in each process.
+    # Sorted, since the alphabet comes from a hash map in a different order in each process.
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
     vocab = {token: number for number, token in enumerate([*tokens, START, END])}
@@ -128,7 +127,7 @@ def _tokenizer() -> CLIPTokenizer:
 
 
 def main() -> None:
-    """Build the model named on the command line."""
+    """Create the model in the directory that the command line names."""
     if len(sys.argv) != 2:  # noqa: PLR2004
         sys.exit("usage: python -m gpu_worker.tiny DIR")
     sys.stdout.write(f"{build(Path(sys.argv[1]))}\n")

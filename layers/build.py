@@ -1,9 +1,9 @@
 """Build the Lambdas' layer: wheels of ``requirements/lambda.txt``, and Swagger UI from npm.
 
-``python -m layers.build [lambda|host]`` fills ``build/layer/<target>/python``: for the Lambda
-runtime (arm64, Python 3.13; the default, and cdk.json's ``build``), or for this machine, which is
-what the local cloud runs. Nothing is done where the lock file has not changed, so a synth needs
-no network. Wheels only: nothing is compiled, no Docker.
+``python -m layers.build [lambda|host]`` fills ``build/layer/<target>/python``. The default target
+``lambda`` is the Lambda runtime (arm64, Python 3.13), as in cdk.json's ``build``. The target
+``host`` is this machine, for the local cloud. Without a change of the lock files it does nothing,
+so a synth needs no network. It installs only wheels and needs neither compiler nor Docker.
 """
 
 import compileall
@@ -31,13 +31,13 @@ PLATFORM = (
 
 
 def build(target: str) -> Path:
-    """Build one layer and return its folder. Raises CalledProcessError where pip fails."""
+    """Build one layer and return its folder; raises CalledProcessError if pip fails."""
     folder = ROOT / "build" / "layer" / target
     stamp = folder / "lock.sha256"
     version = sys.version_info[:2] if target == "host" else RUNTIME
     locks = hashlib.sha256(LOCK.read_bytes() + NPM_LOCK.read_bytes()).hexdigest()
-    wanted = f"{locks} {target} {version}\n"
-    if stamp.exists() and stamp.read_text() == wanted:
+    current = f"{locks} {target} {version}\n"
+    if stamp.exists() and stamp.read_text() == current:
         return folder
     print(f"building the {target} layer from {LOCK.relative_to(ROOT)}", flush=True)
     work = folder.with_name(f"{target}.{os.getpid()}")
@@ -47,21 +47,23 @@ def build(target: str) -> Path:
     pip += ["--requirement", str(LOCK), *(PLATFORM if target == "lambda" else ())]
     subprocess.run(pip, check=True)
     shutil.rmtree(work / "python" / "bin", ignore_errors=True)
-    bring_swagger_ui(work / "python" / "swagger_ui")
+    copy_swagger_ui(work / "python" / "swagger_ui")
     if version == sys.version_info[:2]:
-        # Lambda's file system is read-only: without .pyc every cold start compiles everything.
+        # Lambda's file system is read-only, so without .pyc every cold start compiles everything.
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         compileall.compile_dir(work / "python", quiet=1, invalidation_mode=mode)
     else:
-        print(f"no .pyc: this Python is not {'.'.join(map(str, version))}; cold starts are slower")
-    (work / stamp.name).write_text(wanted)
+        print(
+            f"no .pyc, since this is not Python {'.'.join(map(str, version))}: slower cold starts"
+        )
+    (work / stamp.name).write_text(current)
     shutil.rmtree(folder, ignore_errors=True)
     work.rename(folder)
     return folder
 
 
-def bring_swagger_ui(folder: Path) -> None:
-    """Put the API's documentation page's assets into a folder, compressed as they are served."""
+def copy_swagger_ui(folder: Path) -> None:
+    """Write the assets of the API documentation page into a folder, compressed as served."""
     folder.mkdir()
     for name in SWAGGER_UI:
         body = (NPM / "swagger-ui-dist" / name).read_bytes()
@@ -69,7 +71,7 @@ def bring_swagger_ui(folder: Path) -> None:
 
 
 def main() -> None:
-    """Build the layer named on the command line."""
+    """Build the layer that the command line names."""
     target = sys.argv[1] if len(sys.argv) > 1 else "lambda"
     if target not in {"lambda", "host"}:
         sys.exit(f"usage: python -m layers.build [lambda|host], not {target!r}")

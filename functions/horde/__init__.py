@@ -1,3 +1,3 @@
-"""What the Lambdas share: the rules as pure functions, the table, the edge."""
+"""The code that the Lambdas share: records, rules, the table and the HTTP edge."""
 
 VERSION = "0.1.0"

@@ -1,8 +1,8 @@
-"""Lean botocore clients, made once per process, and the settings of a Lambda.
+"""Botocore clients, created once per process, and the settings of a Lambda.
 
-Plain botocore: importing boto3 would cost 65 ms more of every cold start for S3 transfer
-machinery that nothing here uses (lambda-performance.md 1.1). Endpoints and region come from the
-standard AWS variables, so that the code does not know which cloud it runs on.
+Plain botocore, since importing boto3 adds 65 ms to every cold start for S3 transfers that nothing
+here uses (lambda-performance.md 1.1). Endpoints and region come from the standard AWS variables, so
+the code does not depend on which cloud it runs in.
 """
 
 import os
@@ -33,13 +33,13 @@ _CONFIG = Config(
 
 
 class Settings(BaseModel):
-    """A Lambda's environment, declared by the handler that needs it and read when first used."""
+    """A Lambda's environment variables, declared by each handler and read on first use."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     @classmethod
     def load(cls: type[S]) -> S:  # noqa: PYI019 - so that the cache's type is the caller's
-        """Read the environment, once; a missing variable is an error that names it."""
+        """Return the cached settings; raises ValidationError, which names a missing variable."""
         settings: S = _load(cls)
         return settings
 
@@ -80,9 +80,9 @@ def ssm() -> "SSMClient":
 
 
 def _s3_config() -> Config:
-    """SigV4 and the bucket's own host name, so that presigned URLs work in every region.
+    """Return a config for SigV4 and the bucket's host name: presigned URLs need it in new regions.
 
-    A name cannot be put before an IP address: there the bucket goes into the path.
+    A bucket cannot be a subdomain of an IP address, so there it goes into the path.
     """
     host = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3", "")).hostname or ""
     numeric = host.replace(".", "").isdigit()
@@ -102,8 +102,8 @@ def s3() -> "S3Client":
 
 
 @cache
-def s3_as(role_arn: str) -> "S3Client":
-    """Return an S3 client of another account's role; its credentials renew themselves."""
+def s3_with_role(role_arn: str) -> "S3Client":
+    """Return an S3 client that assumes a role, and refreshes its credentials by itself."""
     from botocore.credentials import (  # noqa: PLC0415 - only for a foreign bucket
         AssumeRoleCredentialFetcher,
         DeferredRefreshableCredentials,
@@ -123,12 +123,12 @@ def s3_as(role_arn: str) -> "S3Client":
 
 
 def clear_settings() -> None:
-    """Drop all settings, for tests that change the environment."""
+    """Drop the cached settings, for tests that change the environment."""
     _load.cache_clear()
 
 
 def clear_cache() -> None:
-    """Drop all clients and settings, for tests that change the cloud under them."""
+    """Drop the cached clients and settings, for tests that change the cloud."""
     clear_settings()
-    for made in (_session, dynamodb, sqs, ssm, s3, s3_as):
-        made.cache_clear()
+    for cached in (_session, dynamodb, sqs, ssm, s3, s3_with_role):
+        cached.cache_clear()

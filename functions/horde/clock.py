@@ -1,4 +1,4 @@
-"""The one place that reads the time, so that tests can move it."""
+"""The clock. No other module reads the time, so tests can move it."""
 
 import time
 

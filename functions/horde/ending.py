@@ -1,18 +1,18 @@
 """How images and requests end without a delivery: cancelled, faulted, expired.
 
-Each image ends in one transaction with its refund, so a run that is cut anywhere leaves images
-that are ended and refunded, and images that are neither. The next run ends the rest: at the latest
-the sweep, since a request stays on the due index until all its images have ended.
+Each image ends in one transaction with its refund. So after a crash, each image is either ended and
+refunded, or neither. The next run ends the rest. The sweep is the last resort, since a request
+stays in the due index until all its images have ended.
 """
 
 from horde import clock
 from horde.records import OPEN, Generation, Request, State
-from horde.rules.lifecycle import After, after_fault
+from horde.rules.lifecycle import FaultOutcome, after_fault
 from horde.store import Store
 
 
 def cancel(store: Store, request: Request, generations: list[Generation]) -> None:
-    """Cancel what waits; what a worker holds is still delivered and charged."""
+    """Cancel a request's waiting images; claimed ones are still delivered and charged."""
     if not OPEN.intersection(generation.state for generation in generations):
         return
     cancelled = store.requests.cancel(request.id, clock.now())
@@ -23,32 +23,32 @@ def cancel(store: Store, request: Request, generations: list[Generation]) -> Non
 def end_waiting(
     store: Store, request: Request, generations: list[Generation], state: State
 ) -> None:
-    """End every waiting image of a request, each with its refund."""
+    """End every waiting image of a request in ``state``, each with its refund."""
     for generation in generations:
         if generation.state is State.WAITING:
             store.endings.end_undelivered(request, generation, state)
 
 
 def fault(store: Store, request: Request, generation: Generation) -> None:
-    """Take an image from a worker that failed or went silent: requeue it, or end it.
+    """Take an image back from a worker that failed or went silent: requeue it, or end it.
 
-    ``generation`` is ``processing``, as read; if it has moved on since, nothing happens.
+    ``generation`` was ``processing`` when it was read. If it has changed since, nothing happens.
     """
     match after_fault(request, generation, clock.now()):
-        case After.REQUEUE:
+        case FaultOutcome.REQUEUE:
             if store.endings.requeue(request, generation):
                 return
             fresh = store.requests.get(request.id)
-            if fresh is None or after_fault(fresh, generation, clock.now()) is After.REQUEUE:
-                return  # the image itself moved on: another run ended or requeued it
+            if fresh is None or after_fault(fresh, generation, clock.now()) is FaultOutcome.REQUEUE:
+                return  # the image itself has changed: another run ended or requeued it
             fault(store, fresh, generation)
-        case After.CANCEL:
+        case FaultOutcome.CANCEL:
             store.endings.end_undelivered(request, generation, State.CANCELLED)
-        case After.EXPIRE:
+        case FaultOutcome.EXPIRE:
             store.endings.end_undelivered(request, generation, State.EXPIRED)
-        case After.FAULT:
-            # Crash window: the request is faulted, its other images still wait. The same
-            # transaction made the request due, so the next sweep ends them.
+        case FaultOutcome.FAULT:
+            # Crash window: the request is faulted, but its other images still wait. The
+            # transaction also made the request due, so the next sweep ends them.
             ended = store.endings.end_undelivered(
                 request, generation, State.FAULTED, last_fault=True
             )
@@ -57,10 +57,10 @@ def fault(store: Store, request: Request, generation: Generation) -> None:
 
 
 def end_request(store: Store, request: Request, now: int) -> bool:
-    """End the waiting images of a request that was cancelled, faulted, or whose time is up.
+    """End the waiting images of a cancelled, faulted or expired request; ``now`` is in seconds.
 
-    True when all is over and the request can be closed. Images that a worker still holds keep it
-    open: the sweep comes back when their leases end.
+    Returns whether the request can be closed. Claimed images keep it open, and the sweep looks at
+    it again when their leases end.
     """
     over = request.expires_at <= now
     if request.cancelled:
@@ -70,7 +70,7 @@ def end_request(store: Store, request: Request, now: int) -> bool:
     elif over:
         reason = State.EXPIRED
     else:
-        return False  # its end was extended since the index was read
+        return False  # its expiry was extended since the index was read
     generations = store.requests.generations(request)
     end_waiting(store, request, generations, reason)
     if any(generation.state is State.WAITING for generation in generations):

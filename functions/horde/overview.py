@@ -1,7 +1,7 @@
-"""The last census and the operator's modes, cached in each process: the only state of a process.
+"""The last census and the operator's modes, cached in each process.
 
-What is answered is up to ``CACHE_S`` seconds older than the table, and the census itself up to a
-minute older than the queue.
+The cache is up to ``CACHE_S`` seconds behind the table, and the census up to a minute behind the
+queue.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from horde.store import Store
 
 CACHE_S = 10
 STALE_S = 5 * 60
-"""An older census is treated as an empty one, in seconds."""
+"""Age in seconds from which a census is treated as empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What each function may know of the whole."""
+    """The state of the whole horde: its last census, and whether it is in maintenance."""
 
     census: Census
     maintenance: bool
@@ -27,7 +27,7 @@ _cached: dict[Store, tuple[int, Overview]] = {}
 
 
 def overview(store: Store) -> Overview:
-    """Return the last census and the modes, read every ten seconds by each process.
+    """Return the last census and the modes, which each process reads every ``CACHE_S`` seconds.
 
     A stale census is treated as empty.
     """
@@ -43,5 +43,5 @@ def overview(store: Store) -> Overview:
 
 
 def clear_cache() -> None:
-    """Drop what this process has read, for tests."""
+    """Drop this process's cache, for tests."""
     _cached.clear()

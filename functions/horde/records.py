@@ -1,9 +1,9 @@
-"""The records of the system: what is stored, read and passed around. No behaviour but arithmetic.
+"""The records of the system, which are stored, read and passed around.
 
-A *request* is what a client sent; a *generation* is one image of it. A generation goes from
-``waiting`` to ``processing`` (a worker holds a lease) to ``ok`` or ``censored``; or it ends as
-``cancelled``, ``expired`` or ``faulted`` and is refunded. A lease that runs out, and a worker that
-reports a fault, put it back to ``waiting``; too many faults of one image end its request
+A *request* comes from a client; a *generation* is one of its images. A generation goes from
+``waiting`` to ``processing`` (a worker has a lease) to ``ok`` or ``censored``. Or it ends as
+``cancelled``, ``expired`` or ``faulted`` and is refunded. If its lease expires or its worker
+reports a fault, it goes back to ``waiting``. Too many faults of one image end its request
 (``rules.lifecycle``).
 """
 
@@ -13,17 +13,17 @@ from enum import StrEnum
 from typing import Any
 
 ANONYMOUS_ID = 0
-"""The account of everybody without one. It is never written and not in the table."""
+"""The anonymous account, for users without one. It is never written and not in the table."""
 UNLIMITED = -1
-"""A shared key's budget, expiry and sizes: no bound."""
+"""No limit, for a shared key's budget, expiry and sizes."""
 ONLINE_S = 5 * 60
-"""A worker that popped this recently is online, in seconds."""
+"""Seconds since its last pop for which a worker is online."""
 FIRST_RULESET = "2026-11"
 """The ruleset of a request that names none (``rules.ruleset``)."""
 
 
 class State(StrEnum):
-    """Where a generation is."""
+    """The state of a generation."""
 
     WAITING = "waiting"
     PROCESSING = "processing"
@@ -53,31 +53,31 @@ class User:
     """Set by a moderator: last in the queue, no transfers."""
     deleted: bool = False
     concurrency: int | None = None
-    """Images it may have waiting; None: the limit for everybody."""
+    """Images that it may have waiting; None for the default."""
     accumulated: int = 0
-    """Where the balance comes from, by the Horde's ``kudos_details``: these sum to ``kudos``."""
+    """This and the next five are the Horde's ``kudos_details``; they sum to ``kudos``."""
     gifted: int = 0
     received: int = 0
     admin: int = 0
     awarded: int = 0
     recurring: int = 0
     monthly_kudos: int | None = None
-    """Its own allowance; None: what the operator gives everybody."""
+    """Its own monthly allowance; None for the operator's default."""
     allowed_at: int | None = None
     """When it last received an allowance."""
     requested: int = 0
-    """Images it asked for."""
+    """Images that it requested."""
     used: int = 0
-    """Pixelsteps of the images it asked for."""
+    """Pixelsteps of the images that it requested."""
     fulfilled: int = 0
-    """Images its workers drew."""
+    """Images that its workers drew."""
     contributed: int = 0
-    """Pixelsteps of the images its workers drew."""
+    """Pixelsteps of the images that its workers drew."""
     sharedkey_ids: frozenset[str] = frozenset()
     contact: str | None = None
     """How moderators reach the owner."""
     admin_comment: str | None = None
-    """What moderators note about it."""
+    """Moderators' note about the account."""
 
     @property
     def username(self) -> str:
@@ -86,7 +86,7 @@ class User:
 
     @property
     def anonymous(self) -> bool:
-        """Whether this is the account that nobody owns and no request writes."""
+        """Whether this is the anonymous account."""
         return self.id == ANONYMOUS_ID
 
 
@@ -98,11 +98,11 @@ class SharedKey:
     user_id: int
     name: str
     kudos: int
-    """What is left to spend; UNLIMITED; 0: nothing more."""
+    """Kudos left to spend, or UNLIMITED."""
     created_at: int
     expires_at: int | None = None
     utilized: int = 0
-    """Kudos spent with it, less refunds."""
+    """Kudos spent with it, minus refunds."""
     max_image_pixels: int = UNLIMITED
     max_image_steps: int = UNLIMITED
     max_text_tokens: int = UNLIMITED
@@ -111,7 +111,7 @@ class SharedKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSpec:
-    """What price, limits and lease depend on: the size of the work, and who may do it."""
+    """The values that price, limits and lease depend on: the work, and which workers may do it."""
 
     width: int
     """In pixels, as is ``height``."""
@@ -119,10 +119,10 @@ class ImageSpec:
     steps: int
     sampler_name: str
     n: int = 1
-    """Images of this kind."""
+    """Number of images."""
     denoising_strength: float | None = None
     img2img: bool = False
-    """Whether there is a source image, painted over in part or as a whole."""
+    """Whether there is a source image, repainted in part or in full."""
     slow_workers: bool = True
     """Whether slow workers may draw it."""
     extra_slow_workers: bool = False
@@ -138,7 +138,7 @@ class ImageSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a client asked for. ``created_at`` is in ms, ``expires_at`` in s, since the epoch."""
+    """A client's request. ``created_at`` is in ms since the epoch, ``expires_at`` in seconds."""
 
     id: str
     user_id: int
@@ -148,48 +148,51 @@ class Request:
     n: int
     generations: list[str]
     payload: dict[str, Any]
-    """What a worker needs to draw it, except the seed: the Horde's pop payload."""
+    """The Horde's pop payload, without seed and count."""
     price: int
-    """Kudos of one image, without tax."""
+    """Kudos per image, without tax."""
     tax: int
-    """Kudos of one image."""
+    """Kudos per image."""
     reward: int
-    """Kudos its worker earns for one image."""
+    """Kudos that a worker earns per image."""
     share_reason: str
     shared: bool = False
     share_flag: bool = False
-    """The literal flag of the body, kept as the record of consent."""
+    """The flag in the body as sent, kept as the record of consent."""
     nsfw: bool = False
     r2: bool = False
     source_key: str | None = None
     source_processing: str | None = None
-    """What is done with the source image, if there is one."""
+    """The Horde's ``source_processing``, if there is a source image."""
     mask_key: str | None = None
     webhook: str | None = None
     waived: int = 0
-    """Kudos of the charge that were waived and not yet deducted from a refund."""
+    """Waived kudos of the charge that are not yet deducted from a refund."""
     cancelled: bool = False
     faulted: bool = False
     sharedkey_id: str | None = None
-    """The shared key that paid: refunds go to its budget too."""
+    """The shared key that paid; refunds also go to its budget."""
     ruleset: str = FIRST_RULESET
-    """The rules under which it was accepted (``rules.ruleset``)."""
+    """The version of the rules under which it was accepted (``rules.ruleset``)."""
 
     @property
     def pixelsteps(self) -> int:
-        """The work of one image, as clients count it."""
+        """Pixelsteps per image, with the steps as requested."""
         width, height = self.payload["width"], self.payload["height"]
         return int(width * height * self.payload["ddim_steps"])
 
     @property
     def anonymous(self) -> bool:
-        """Whether nobody's balance is touched by this request."""
+        """Whether the request is anonymous and moves no balance."""
         return self.user_id == ANONYMOUS_ID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """One image of a request. ``created_at`` and ``settled_at`` are in ms, leases in seconds."""
+    """One image of a request.
+
+    ``created_at``, ``settled_at`` and ``shared_at`` are in ms, ``lease_until`` in seconds.
+    """
 
     id: str
     request_id: str
@@ -200,18 +203,18 @@ class Generation:
     priority: int
     created_at: int
     batch_key: str
-    """Images with the same key can be drawn in one pass."""
+    """Images with the same key can be drawn in one batch."""
     pixels: int
     ttl: int
     """Length of a worker's lease, in seconds."""
     user_id: int
-    """Who asked for it."""
+    """The account that requested it."""
     steps: int = 0
     """Accurate steps, rounded up."""
     nsfw: bool = False
     img2img: bool = False
     painting: bool = False
-    """Only a part of the source image is painted anew: inpainting or outpainting."""
+    """Whether only part of the source image is repainted: inpainting or outpainting."""
     trusted_only: bool = False
     slow_workers: bool = False
     """Whether slow workers may draw it."""
@@ -220,11 +223,11 @@ class Generation:
     workers: list[str] = field(default_factory=list)
     worker_blacklist: bool = False
     attempt: int = 0
-    """Counts the claims; part of the image's key, so that a late worker overwrites nothing."""
+    """Number of claims; part of the image's key, so that a late worker overwrites nothing."""
     worker_id: str | None = None
     worker_name: str | None = None
     worker_user: int | None = None
-    """The account that owns the worker and is paid."""
+    """The account that owns the worker and gets the reward."""
     lease_until: int | None = None
     settled_at: int | None = None
     drawn_seed: int | None = None
@@ -233,34 +236,34 @@ class Generation:
 
     @property
     def pixelsteps(self) -> int:
-        """The work of drawing it: the Horde's unit of speed and statistics."""
+        """The work of drawing it, in the Horde's unit of speed and statistics."""
         return self.pixels * self.steps
 
     @property
     def claimed_at(self) -> int:
-        """When its last worker took it, in seconds since the epoch; 0 if none did."""
+        """When its last worker claimed it, in seconds since the epoch; 0 if none did."""
         return (self.lease_until or self.ttl) - self.ttl
 
     @property
     def faults(self) -> int:
-        """How many of its claims came to nothing."""
+        """The number of its failed claims."""
         current = self.state is State.PROCESSING or self.state in DELIVERED
         return self.attempt - 1 if current else self.attempt
 
     @property
     def image_key(self) -> str:
-        """Where its worker uploads the WebP file, in the outputs bucket."""
+        """The key in the outputs bucket to which its worker uploads the WebP file."""
         return image_key(self.id, self.attempt)
 
 
 def image_key(generation_id: str, attempt: int) -> str:
-    """Return the S3 key of an image; the random id first, so that keys spread over partitions."""
+    """Return the S3 key of an image; the random id comes first to spread keys over partitions."""
     return f"{generation_id}/{attempt}.webp"
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """A shared image: its object in the data set, and the user who can withdraw it."""
+    """A shared image: its object in the data set, and the user who may withdraw it."""
 
     generation_id: str
     user_id: int
@@ -271,7 +274,7 @@ class Shared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rating:
-    """What somebody thinks of one image: ``rating`` from 1 to 10, ``artifacts`` from 0 to 5."""
+    """A rating of one image: ``rating`` from 1 to 10, ``artifacts`` from 0 to 5."""
 
     generation_id: str
     rating: int
@@ -283,7 +286,7 @@ class Rating:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What a worker says in its pop: what it can draw, and whose images it prefers."""
+    """A worker's offer in a pop: which images it can draw."""
 
     bridge_agent: str
     models: list[str]
@@ -298,13 +301,13 @@ class Offer:
     sdxl_controlnet: bool
     extra_slow: bool
     limit_max_steps: bool = False
-    """It draws no more steps than anybody may ask for."""
+    """Whether it refuses more accurate steps than need no kudos upfront."""
     amount: int = 1
-    """Images it takes at once, at most."""
+    """Most images per pop."""
     mixed_batch: bool = False
-    """It takes images of several requests at once."""
+    """Whether it accepts images of several requests in one pop."""
     blacklist: tuple[str, ...] = ()
-    """Words it refuses to draw."""
+    """Words in prompts that it refuses to draw."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,7 +321,7 @@ class Worker:
     seen_at: int
     gone_at: int
     uptime: int = 0
-    """Seconds it was seen at work."""
+    """Seconds for which it was online."""
     bridge_agent: str = ""
     models: list[str] = field(default_factory=list)
     max_pixels: int = 0
@@ -334,47 +337,48 @@ class Worker:
     maintenance: bool = False
     maintenance_msg: str = ""
     paused: bool = False
-    """By a moderator."""
+    """Set by a moderator."""
     info: str = ""
 
     @property
     def resting(self) -> bool:
-        """Whether it gets nothing to draw for now."""
+        """Whether it is in maintenance or paused."""
         return self.maintenance or self.paused
 
     def online(self, now: int) -> bool:
-        """Say whether it popped in the last minutes."""
+        """Return whether it popped within the last ``ONLINE_S``; ``now`` is in seconds."""
         return self.seen_at > now - ONLINE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStats:
-    """What a worker has done so far, or the anonymous account; an item that is only added to.
+    """The statistics of a worker, or of the anonymous account.
 
-    The anonymous account has ``requests`` and ``asked_images``; its ``images`` are those it got.
+    For the anonymous account, ``requests`` and ``asked_images`` count what it requested, and
+    ``images`` counts the images delivered to it.
     """
 
     images: int = 0
-    """Delivered."""
+    """Delivered images."""
     pixelsteps: int = 0
     kudos: int = 0
-    """Earned by them."""
+    """Kudos that a worker earned."""
     faults: int = 0
-    """Claims that came to nothing."""
+    """A worker's failed claims."""
     recent_ps: int = 0
-    """A worker's last images, each weighing less than the next one: their pixelsteps."""
+    """Pixelsteps of a worker's images, with decaying weights (``rules.estimates``)."""
     recent_ms: int = 0
-    """The milliseconds in which the worker had any of them in hand, weighted alike."""
+    """Milliseconds in which the worker drew them, with the same weights."""
     settled_at: int = 0
-    """The last settlement that was measured, in ms since the epoch."""
+    """Time of the last settlement in ``recent_ms``, in ms since the epoch."""
     requests: int = 0
     asked_images: int = 0
     taxes: int = 0
-    """Kudos that were burned for delivered images."""
+    """Kudos burned for delivered images."""
 
     @property
     def speed(self) -> int | None:
-        """A worker's measured speed in pixelsteps per second, None before its first image."""
+        """A worker's measured speed in pixelsteps per second; None before its first image."""
         return self.recent_ps * 1000 // self.recent_ms if self.recent_ms else None
 
 
@@ -383,7 +387,7 @@ NO_STATS = WorkerStats()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
-    """Who pops: a worker, its statistics and its owner."""
+    """A worker that pops, its statistics and its owner."""
 
     worker: Worker
     stats: WorkerStats
@@ -392,7 +396,7 @@ class WorkerContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSize:
-    """What waits for a model."""
+    """The waiting images of a model, their requests and their work."""
 
     images: int = 0
     requests: int = 0
@@ -401,12 +405,12 @@ class QueueSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load(QueueSize):
-    """What waits for a model, and who draws it."""
+    """A model's queue and its workers."""
 
     workers: int = 0
     threads: int = 0
     measured: int = 0
-    """Workers whose speed is known."""
+    """Workers with a measured speed."""
     speed: int = 0
     """The sum of their speeds, in pixelsteps per second."""
 
@@ -416,7 +420,7 @@ IDLE = Load()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
-    """The fleet at one moment, in seconds since the epoch."""
+    """A count of workers and queues; ``at`` is in seconds since the epoch."""
 
     at: int = 0
     workers: int = 0
@@ -424,28 +428,28 @@ class Census:
     models: Mapping[str, Load] = field(default_factory=dict)
 
     def load(self, model: str) -> Load:
-        """Return what waits for a model and who draws it."""
+        """Return a model's queue and workers."""
         return self.models.get(model, IDLE)
 
 
-# --- what is counted and paid ---------------------------------------------------------------
+# --- rewards and statistics -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """A delivered image, and the reward that its worker's owner is owed.
+    """A delivered image, and the reward due to its worker's owner.
 
-    ``settle`` writes it as a pending entry of the owner's ledger; ``payouts`` posts it: pays the
+    ``settle`` writes it as a pending entry of the owner's ledger. ``payouts`` posts it: it pays the
     reward and counts the image. Times are in ms since the epoch, amounts in kudos.
     """
 
     entry_id: str
-    """Its place in the owner's ledger."""
+    """The sort key of its entry in the owner's ledger."""
     owner_id: int
-    """The account that is paid."""
+    """The account that gets the reward."""
     worker_id: str
     user_id: int
-    """Who asked for the image."""
+    """The account that requested the image."""
     generation_id: str
     model: str
     pixelsteps: int
@@ -453,24 +457,24 @@ class Settlement:
     settled_at: int
     reward: int
     tax: int
-    """What the request's owner paid and nobody gets."""
+    """Kudos per image that the request's owner paid and that were burned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnonymousRequest:
-    """A request of the anonymous account, which counts its own; others count in their balance."""
+    """An anonymous request, to be counted; ``accept`` counts other requests with the balance."""
 
     request_id: str
     images: int
 
 
 Event = Settlement | AnonymousRequest
-"""What the table's stream tells ``payouts``."""
+"""An event that ``payouts`` posts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Images and their pixelsteps."""
+    """A number of images, and their pixelsteps."""
 
     images: int = 0
     pixelsteps: int = 0
@@ -478,10 +482,10 @@ class Amount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What was drawn.
+    """Drawn images and their work.
 
-    In the last full minute, in the 60 minutes until now, on this day (UTC), on this day and the
-    thirty before it, and ever.
+    The periods are the last full minute, the last 60 minutes, this day (UTC), this day and the
+    thirty days before it, and all time.
     """
 
     minute: Amount
@@ -493,7 +497,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCounts:
-    """Images by model: on this day (UTC), on this day and the thirty before it, and ever."""
+    """Drawn images by model: this day (UTC), this day and the thirty before it, and all time."""
 
     day: dict[str, int]
     month: dict[str, int]

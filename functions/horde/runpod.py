@@ -1,7 +1,7 @@
-"""RunPod's endpoint API, over plain HTTPS (gpu-worker.md 1.1 and 1.7: never import its SDK here).
+"""A client of RunPod's endpoint API over plain HTTPS, without its heavy SDK (gpu-worker.md 1.7).
 
-A *ticket* is one job: it carries demand, not work. A lost, duplicate or superfluous ticket costs
-one empty pop.
+A *ticket* is one RunPod job. It signals demand and carries no work, so a lost, duplicate or
+superfluous ticket costs at most one empty pop.
 """
 
 import json
@@ -18,38 +18,38 @@ from horde.rules import ruleset
 
 TICKET_VERSION = 1
 SHIFT_MS = 8 * 60 * 1000
-"""Execution timeout of a ticket; a worker's shift is shorter."""
+"""Execution timeout of a ticket in ms; a worker's shift is shorter."""
 TICKET_LIFE_MS = ruleset.IN_FORCE.request_life_s * 1000 + SHIFT_MS
-"""A ticket that nobody took in the life of a request may go: its images have expired too. RunPod
-counts from the submission and drops running jobs as well, so a whole shift is added."""
+"""Time to live of a ticket in ms. After the life of a request its images have expired too. RunPod
+counts from the submission and also drops running jobs, so a whole shift is added."""
 
 
 class Model(BaseModel):
-    """What the operator configured for one model."""
+    """The operator's settings for one model."""
 
     model_config = ConfigDict(frozen=True)
 
     endpoint: str | None = None
-    """RunPod's endpoint id; None where only volunteers draw it."""
+    """RunPod's endpoint id; None if only volunteers draw the model."""
     baseline: str = ""
 
 
 Models = Annotated[dict[str, Model], BeforeValidator(json.loads)]
-"""What the operator's endpoints draw, by the Horde's model names; JSON in the environment."""
+"""The operator's models by the Horde's model names; JSON in the environment."""
 
 
 def has_endpoint(models: dict[str, Model], name: str) -> bool:
-    """Say whether an endpoint of the operator's draws a model."""
+    """Return whether one of the operator's endpoints draws a model."""
     return name in models and models[name].endpoint is not None
 
 
 class RunPodError(Exception):
-    """RunPod did not take a ticket or answer; the caller retries."""
+    """RunPod did not accept a ticket or did not answer; the caller retries."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunPod:
-    """A client of one account."""
+    """A client of one RunPod account."""
 
     url: str
     key: str
@@ -65,12 +65,12 @@ class RunPod:
         policy = {"executionTimeout": SHIFT_MS, "ttl": TICKET_LIFE_MS}
         answer = self._call("POST", f"/{endpoint}/run", {"input": ticket, "policy": policy})
         if not isinstance(answer.get("id"), str):
-            message = "RunPod's answer names no job"
+            message = "RunPod's response has no job id"
             raise RunPodError(message)
         return str(answer["id"])
 
     def queued(self, endpoint: str) -> int:
-        """Return how many jobs an endpoint has in its queue and in progress."""
+        """Return how many jobs an endpoint has in queue and in progress; raises RunPodError."""
         jobs = self._call("GET", f"/{endpoint}/health").get("jobs", {})
         return int(jobs.get("inQueue", 0)) + int(jobs.get("inProgress", 0))
 
@@ -86,7 +86,7 @@ class RunPod:
                 },
             )
             if answer.status == HTTPStatus.UNAUTHORIZED:
-                connect.cache_clear()  # the operator may have changed the key: read it anew
+                connect.cache_clear()  # the operator may have changed the key: read it again
             if answer.status != HTTPStatus.OK:
                 message = f"RunPod answered {answer.status} to {method} {path}"
                 raise RunPodError(message)
@@ -99,7 +99,7 @@ class RunPod:
 
 @cache
 def _pool() -> urllib3.PoolManager:
-    # Retries are the queue's: a ticket that fails comes back by itself.
+    # No retries here: SQS redelivers the message of a ticket that fails.
     return urllib3.PoolManager(timeout=urllib3.Timeout(connect=2, read=8), retries=False)
 
 

@@ -1,1 +1,1 @@
-"""Rebuilds the demo model from two emoji packages: `python -m gpu_worker.train`."""
+"""Rebuild the demo model from two emoji packages: `python -m gpu_worker.train`."""

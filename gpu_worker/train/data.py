@@ -1,7 +1,7 @@
 """Training pictures and captions, composed from two emoji packages of the npm registry.
 
-Every picture is one emoji, cut out, perhaps recoloured and mirrored, on a background; its caption
-says so in one of many ways. Nothing is downloaded but the two pinned packages.
+Every picture is one emoji, cut out, sometimes recoloured or mirrored, on a background. Its caption
+describes this in one of many ways. Only the two pinned packages are downloaded.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIZE = 64
-"""Side in pixels of every picture."""
+"""Side of every picture, in pixels."""
 CUTOUT = 64
-"""Side of the stored cut-outs: the largest that one is drawn."""
+"""Side of the stored cut-outs, in pixels; none is drawn larger."""
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -34,7 +34,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """An npm package: what `npm view NAME@VERSION dist.integrity` says."""
+    """An npm package; `integrity` is from `npm view NAME@VERSION dist.integrity`."""
 
     spec: str
     file: str
@@ -57,14 +57,14 @@ STYLES = {
 }
 
 SHARE_3D = 0.8
-"""How often a noun that has both styles is drawn in the first."""
+"""Share of 3D pictures among nouns that have both styles."""
 MIRRORED = 0.5
-"""How often a picture is mirrored."""
+"""Share of mirrored pictures."""
 
 HUES = {
     "red": 356, "orange": 27, "yellow": 50, "green": 115, "blue": 214, "purple": 270, "pink": 330,
 }  # fmt: skip
-"""Degrees; black and white are made otherwise."""
+"""Hues in degrees. Black and white have none."""
 COLOURS = [*HUES, "black", "white"]
 PLAIN: dict[str, tuple[int, int, int]] = {
     "red": (226, 54, 54), "orange": (250, 150, 50), "yellow": (252, 216, 72),
@@ -102,7 +102,10 @@ NOISE = (
 
 
 def fetch(package: Package, folder: Path) -> Path:
-    """Return the package's archive, downloaded by npm if it is not there, and checked."""
+    """Return the path of a package's archive, downloading it with npm if needed.
+
+    Raises ValueError if its hash is wrong, or CalledProcessError if npm fails.
+    """
     archive = folder / package.file
     if not archive.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +121,7 @@ def fetch(package: Package, folder: Path) -> Path:
 
 
 def _cut_out(image: Image.Image) -> Bytes:
-    """Crop to what is visible and scale to CUTOUT, transparent around."""
+    """Return the visible part of an image, scaled to CUTOUT, on a transparent square."""
     rgba = image.convert("RGBA")
     rgba = rgba.crop(rgba.getchannel("A").point(lambda a: 255 * (a > 16)).getbbox())
     scale = CUTOUT / max(rgba.size)
@@ -133,7 +136,7 @@ def _cut_out(image: Image.Image) -> Bytes:
 
 
 def load(folder: Path) -> dict[tuple[str, str], Bytes]:
-    """Read the cut-out of every noun in every style that has it: (code, style) -> RGBA."""
+    """Return the cut-outs of all nouns by (code, style), as RGBA of shape (CUTOUT, CUTOUT, 4)."""
     wanted = {noun.code for noun in NOUNS}
     cutouts: dict[tuple[str, str], Bytes] = {}
     for style, (package, prefix, suffix) in STYLES.items():
@@ -149,12 +152,12 @@ def load(folder: Path) -> dict[tuple[str, str], Bytes]:
 
 
 def recolour(rgba: Bytes, colour: str) -> Bytes:
-    """Give the thing's main colour another hue; grey things are tinted as a whole."""
+    """Return a cut-out with its main colour changed; a grey cut-out is tinted as a whole."""
     alpha = rgba[..., 3:]
     hsv = np.asarray(Image.fromarray(rgba[..., :3]).convert("HSV")).astype(np.float32) / 255
     hue, saturation, value = hsv[..., 0], hsv[..., 1], hsv[..., 2]
     weight = saturation * (alpha[..., 0] > 128) * (value > 0.2)
-    # The hue that most of the thing has: the mode of a histogram, smoothed around the circle.
+    # The dominant hue is the mode of a histogram, smoothed around the colour circle.
     histogram = np.bincount((hue * 36).astype(int).ravel() % 36, weight.ravel(), 36)
     smooth = histogram + np.roll(histogram, 1) + np.roll(histogram, -1)
     main = (int(smooth.argmax()) + 0.5) / 36
@@ -183,7 +186,7 @@ def recolour(rgba: Bytes, colour: str) -> Bytes:
 
 
 def plain(colour: str) -> Floats:
-    """Return a background of one colour, a little lighter at its top."""
+    """Return a background of one colour, slightly lighter at the top: (SIZE, SIZE, 3), 0 to 255."""
     rgb = np.array(PLAIN[colour], np.float32)
     if colour == "white":
         return np.broadcast_to(rgb, (SIZE, SIZE, 3)).copy()
@@ -199,7 +202,7 @@ def _gradient(*stops: tuple[float, tuple[int, int, int]]) -> Floats:
 
 
 def place(name: str, random: np.random.Generator) -> Floats:
-    """Paint one of PLACES."""
+    """Return a background that shows one of PLACES: (SIZE, SIZE, 3), 0 to 255."""
     ground = 0.62 + 0.08 * random.random()
     if name == "night":
         image = _gradient((0, (12, 14, 44)), (1, (46, 36, 98)))
@@ -221,7 +224,10 @@ def place(name: str, random: np.random.Generator) -> Floats:
 def caption(
     random: np.random.Generator, noun: Noun, colour: str, ground: str, style: str, *, rich: bool
 ) -> str:
-    """Say what is in the picture, in one of the ways in which people ask for it."""
+    """Return a random caption of a picture, worded as people write prompts.
+
+    `rich` captions also have adjectives, lead-ins and quality words.
+    """
 
     def one_of(options: tuple[str, ...] | list[str]) -> str:
         return options[int(random.integers(len(options)))]
@@ -246,20 +252,20 @@ def caption(
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What one picture shows, and its caption."""
+class PictureSpec:
+    """The content of one picture, and its caption."""
 
     noun: Noun
     style: str
     colour: str
-    """Empty: its own."""
+    """A colour of COLOURS, or empty for the emoji's own."""
     ground: str
-    """A key of PLAIN or PLACES; empty: white, and the caption does not say so."""
+    """A key of PLAIN or PLACES, or empty for white, which the caption does not mention."""
     caption: str
 
 
 class Pictures:
-    """A supply of (picture, caption): RGB as bytes, SIZE x SIZE."""
+    """A random source of captioned pictures: RGB bytes of shape (SIZE, SIZE, 3)."""
 
     def __init__(
         self,
@@ -281,8 +287,8 @@ class Pictures:
             self._cutouts[key] = recolour(self._cutouts[code, style], colour)
         return self._cutouts[key]
 
-    def wish(self) -> Wish:
-        """Choose what the next picture shows and how it is asked for."""
+    def spec(self) -> PictureSpec:
+        """Return the random content and caption of the next picture."""
         random = self.random
         noun = self.nouns[int(random.integers(len(self.nouns)))]
         styles = [style for style in STYLES if (noun.code, style) in self._cutouts]
@@ -303,19 +309,19 @@ class Pictures:
                 phrase = PLACES[ground][int(random.integers(len(PLACES[ground])))]
         rich = bool(random.random() < 0.5)
         text = caption(random, noun, colour, phrase, style, rich=rich)
-        return Wish(noun, style, colour, ground, text)
+        return PictureSpec(noun, style, colour, ground, text)
 
     def draw(self) -> tuple[Bytes, str]:
-        """Compose the next one."""
-        random, wish = self.random, self.wish()
-        if wish.ground in PLACES:
-            background = place(wish.ground, random)
+        """Return the next picture and its caption."""
+        random, spec = self.random, self.spec()
+        if spec.ground in PLACES:
+            background = place(spec.ground, random)
         else:
-            background = plain(wish.ground or "white")
-        if wish.colour:
-            cutout = self._cutout(wish.noun.code, wish.style, wish.colour)
+            background = plain(spec.ground or "white")
+        if spec.colour:
+            cutout = self._cutout(spec.noun.code, spec.style, spec.colour)
         else:
-            cutout = self._cutouts[wish.noun.code, wish.style]
+            cutout = self._cutouts[spec.noun.code, spec.style]
         if random.random() < self._mirrored:
             cutout = cutout[:, ::-1]
         side = int(random.integers(56, 60))
@@ -329,8 +335,8 @@ class Pictures:
         window = background[y : y + side, x : x + side]
         window *= 1 - scaled[..., 3:] / 255
         window += scaled[..., :3]
-        return np.clip(background, 0, 255).astype(np.uint8), wish.caption
+        return np.clip(background, 0, 255).astype(np.uint8), spec.caption
 
     def take(self, count: int) -> Iterator[tuple[Bytes, str]]:
-        """Compose that many."""
+        """Yield the next `count` pictures and their captions."""
         return (self.draw() for _ in range(count))

@@ -1,4 +1,4 @@
-"""Writes the trained parts as an ordinary diffusers directory in half precision."""
+"""Write the trained parts as an ordinary diffusers directory in half precision."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHIPPED = Path(__file__).parents[1] / "models" / "emoji"
 
 
 def export(vae: Any, unet: Any, encoder: Any, tokenizer: Any, directory: Path) -> None:
-    """Write the model and its data's licences, next to what a person wrote about it there."""
+    """Write the model and the licences of its data into `directory`; keeps other files there."""
     pipeline = import_module("diffusers").StableDiffusionPipeline(
         vae=vae,
         text_encoder=encoder,
@@ -32,6 +32,6 @@ def export(vae: Any, unet: Any, encoder: Any, tokenizer: Any, directory: Path) -
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(directory, safe_serialization=True)
     (directory / DECLARATION).write_text(json.dumps({"native_size": SIZE}) + "\n")
-    for notice in SHIPPED.glob("LICENSE-*"):  # the pictures' licences go with what they taught
+    for notice in SHIPPED.glob("LICENSE-*"):  # the licences of the training pictures
         if not (directory / notice.name).exists():
             shutil.copy(notice, directory)

@@ -1,4 +1,4 @@
-"""What the demo model learns to draw: a noun, the words that mean the same, and its emoji."""
+"""The nouns that the demo model learns to draw, each with its synonyms and its emoji."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """One thing to draw."""
+    """One noun to draw."""
 
     code: str
-    """Its emoji, as its image files are named: code points in hex, without variation selectors."""
+    """The name of its emoji's image files: code points in hex, without variation selectors."""
     words: tuple[str, ...]
-    """The first is the noun itself; all are trained, the first most often."""
+    """The noun and its synonyms; the noun comes first and is trained most often."""
     is_scene: bool = False
-    """Fills the whole picture: it is neither recoloured nor put on a background."""
+    """Whether it fills the picture, and so is neither recoloured nor put on a background."""
 
 
 OBJECTS = """
@@ -211,6 +211,6 @@ def _read(table: str, *, is_scene: bool) -> list[Noun]:
 
 
 CORE = [*_read(OBJECTS, is_scene=False), *_read(SCENES, is_scene=True)]
-"""What the model in the repository was trained to draw."""
+"""The nouns of the model in the repository."""
 NOUNS = [*CORE, *_read(MORE_OBJECTS, is_scene=False), *_read(MORE_SCENES, is_scene=True)]
-"""For a longer training (`--all-nouns`)."""
+"""All nouns, for a longer training (`--all-nouns`)."""

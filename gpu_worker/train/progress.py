@@ -1,4 +1,4 @@
-"""What the trainings share: the learning rate's course, checkpoints, progress lines."""
+"""Learning-rate schedule, checkpoints and progress lines of all trainings."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import torch
 if TYPE_CHECKING:
     from pathlib import Path
 
-WARM_UP = 50
-LINES = 25
+WARM_UP_STEPS = 50
+LOG_EVERY = 25
 """Steps between two progress lines."""
 
 
-def rate(step: int, steps: int, *, cooldown: int) -> float:
-    """Share of the learning rate: warm up, stay, and fall to nothing over the last `cooldown`.
+def rate_factor(step: int, steps: int, *, cooldown: int) -> float:
+    """Return the factor of the learning rate: warm-up, constant, then linear decay to 0.
 
-    All steps before the cooldown are the same whatever `steps` is, so a training can be prolonged
-    or ended early from a checkpoint.
+    The decay takes the last `cooldown` steps. The steps before it do not depend on `steps`, so a
+    training can be prolonged or shortened from a checkpoint.
     """
-    return min(1.0, (step + 1) / WARM_UP, (steps - step) / max(1, cooldown))
+    return min(1.0, (step + 1) / WARM_UP_STEPS, (steps - step) / max(1, cooldown))
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint atomically."""
     scratch = path.with_suffix(".part")
     torch.save(state, scratch)
     scratch.replace(path)
 
 
 class Progress:
-    """Prints where a training is and when it will end."""
+    """Prints the progress of a training, its loss and the time left."""
 
     def __init__(self, name: str, done: int, steps: int) -> None:
         self._name, self._done, self._steps = name, done, steps
@@ -40,9 +40,9 @@ class Progress:
         self._mean = 0.0
 
     def step(self, step: int, loss: float) -> None:
-        """Count one step."""
+        """Record one step, and print a line every `LOG_EVERY` steps."""
         self._mean = 0.95 * self._mean + 0.05 * loss if self._mean else loss
-        if step % LINES and step != self._steps:
+        if step % LOG_EVERY and step != self._steps:
             return
         spent = time.monotonic() - self._start
         left = spent / (step - self._done) * (self._steps - step)

@@ -11,25 +11,25 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn import functional
 
 from gpu_worker.train.data import COLOURS, PLACES, PLAIN, STYLES
-from gpu_worker.train.progress import Progress, rate
+from gpu_worker.train.progress import Progress, rate_factor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from gpu_worker.train.data import Pictures, Wish
+    from gpu_worker.train.data import Pictures, PictureSpec
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-WORDS = 1536
+VOCAB_SIZE = 1536
 MAX_TOKENS = 77
 WIDTH = 128
 
 
 def tokenizer_of(captions: Iterable[str]) -> Any:
-    """Train byte pairs on the captions; every other text has an encoding too."""
+    """Return a byte-pair tokenizer trained on captions; any other text has an encoding too."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
-    # CLIPTokenizer splits words like this.
+    # CLIPTokenizer splits words in this way.
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(" ", "removed"),
@@ -39,7 +39,7 @@ def tokenizer_of(captions: Iterable[str]) -> Any:
     )
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=WORDS,
+        vocab_size=VOCAB_SIZE,
         initial_alphabet=symbols,
         end_of_word_suffix="</w>",
         show_progress=False,
@@ -60,12 +60,12 @@ def tokenizer_of(captions: Iterable[str]) -> Any:
 
 
 def tokenizer_from(directory: Path) -> Any:
-    """Read a saved one."""
+    """Return a saved tokenizer."""
     return import_module("transformers").CLIPTokenizer.from_pretrained(directory)
 
 
 def encoder_for(tokenizer: Any) -> Any:
-    """Return a new text encoder, half a million weights; it is trained with the UNet."""
+    """Return a new, untrained text encoder of half a million weights."""
     transformers = import_module("transformers")
     return transformers.CLIPTextModel(
         transformers.CLIPTextConfig(
@@ -83,11 +83,11 @@ def encoder_for(tokenizer: Any) -> Any:
 
 
 BATCH = 64
-RATE = 2e-3
+LEARNING_RATE = 2e-3
 
 
 def tokens_of(tokenizer: Any, captions: list[str]) -> torch.Tensor:
-    """Encode captions as the pipeline does: cut or padded to MAX_TOKENS."""
+    """Return the tokens of captions, truncated or padded to shape (captions, MAX_TOKENS)."""
     tokens: torch.Tensor = tokenizer(
         captions,
         padding="max_length",
@@ -99,11 +99,11 @@ def tokens_of(tokenizer: Any, captions: list[str]) -> torch.Tensor:
 
 
 def train(pictures: Pictures, tokenizer: Any, steps: int) -> Any:
-    """Teach a new text encoder to tell what a caption asks for, then let it be.
+    """Train a new text encoder to classify captions, and return it frozen.
 
-    A denoiser that has to find out by itself which word is the noun takes most of its training
-    for that. From the mean of the encoder's outputs, in its last layer and in the one before (for
-    clip_skip 2), four linear heads read the noun, the colour, the background and the style.
+    Without this, the denoiser spends most of its training on finding the noun in the caption. Four
+    linear heads predict noun, colour, background and style from the mean of the encoder's outputs.
+    They read the last layer and the one before, which clip_skip 2 selects.
     """
     torch.manual_seed(0)
     encoder = encoder_for(tokenizer)
@@ -112,25 +112,27 @@ def train(pictures: Pictures, tokenizer: Any, steps: int) -> Any:
     ]  # fmt: skip
     heads = torch.nn.ModuleList(torch.nn.Linear(WIDTH, len(answer)) for answer in answers)
     weights = (1.0, 0.5, 0.5, 0.1)
-    learning = [*encoder.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(learning, RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
+    parameters = [*encoder.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(
+        parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
+    )
     progress = Progress("text", 0, steps)
     for step in range(steps):
-        wishes: list[Wish] = [pictures.wish() for _ in range(BATCH)]
+        specs: list[PictureSpec] = [pictures.spec() for _ in range(BATCH)]
         for group in optimizer.param_groups:
-            group["lr"] = RATE * rate(step, steps, cooldown=steps // 2)
+            group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=steps // 2)
         hidden = encoder(
-            tokens_of(tokenizer, [wish.caption for wish in wishes]), output_hidden_states=True
+            tokens_of(tokenizer, [spec.caption for spec in specs]), output_hidden_states=True
         ).hidden_states
-        wanted = [(w.noun, w.colour, w.ground, w.style) for w in wishes]
+        targets = [(s.noun, s.colour, s.ground, s.style) for s in specs]
         loss = torch.zeros(())
         for layer in (1, 2):
             pooled = encoder.final_layer_norm(hidden[layer]).mean(1)
             for part, (head, answer) in enumerate(zip(heads, answers, strict=True)):
-                labels = torch.tensor([answer.index(row[part]) for row in wanted])
+                labels = torch.tensor([answer.index(row[part]) for row in targets])
                 loss = loss + weights[part] * functional.cross_entropy(head(pooled), labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         progress.step(step + 1, loss.item())

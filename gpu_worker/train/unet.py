@@ -1,4 +1,4 @@
-"""The UNet and the text encoder, trained together to denoise latents of captioned pictures."""
+"""The UNet, trained to denoise latents of captioned pictures with the frozen text encoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gpu_worker.train.progress import Progress, rate, save
+from gpu_worker.train.progress import Progress, rate_factor, save
 from gpu_worker.train.text import WIDTH, tokens_of
 from gpu_worker.train.vae import to_tensor
 
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
     from gpu_worker.train.data import Pictures
 
 BATCH = 32
-RATE = 1e-3
-DROPPED = 0.1
-"""Share of captions left out, so that there is something to guide away from."""
-OFFSET = 0.1
-"""Noise common to a whole picture: else the model reads its brightness through the noise."""
+LEARNING_RATE = 1e-3
+CAPTION_DROPOUT = 0.1
+"""Share of captions replaced by an empty one, for classifier-free guidance."""
+NOISE_OFFSET = 0.1
+"""Noise shared by all pixels of a channel, so that noise hides the picture's brightness too."""
 POOL = 24_000
-"""Pictures that are kept encoded; from then on each step replaces some."""
-FRESH = 4
-AVERAGED = 0.995
-"""What is exported is the moving average of the weights."""
+"""Pictures kept encoded. When the pool is full, each step replaces some."""
+NEW_PER_STEP = 4
+"""Pictures that each step adds to a full pool."""
+EMA_DECAY = 0.995
+"""Decay of the exponential moving average of the weights, which is exported."""
 
 
 def scheduler() -> Any:
-    """Return Stable Diffusion's noise, predicted as velocity."""
+    """Return Stable Diffusion's noise schedule, with velocity prediction."""
     return import_module("diffusers").DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -46,10 +47,10 @@ def scheduler() -> Any:
 
 
 def build() -> Any:
-    """Return a new UNet, 7 million weights.
+    """Return a new UNet of 7 million weights.
 
-    What makes so small a model learn so fast is the text in every block
-    (`addition_embed_type`), as scale and shift; attention alone drew only blobs.
+    The text conditions every block by scale and shift (`addition_embed_type`). This lets so small a
+    model learn fast; with attention alone it drew only blobs.
     """
     unet = import_module("diffusers").UNet2DConditionModel(
         sample_size=16,
@@ -73,7 +74,7 @@ def build() -> Any:
 
 
 class Latents:
-    """A pool of encoded pictures and their captions, filled while the training runs."""
+    """A pool of encoded pictures and their captions, filled during the training."""
 
     def __init__(self, pictures: Pictures, vae: Any, tokenizer: Any) -> None:
         self._pictures, self._vae, self._tokenizer = pictures, vae, tokenizer
@@ -92,29 +93,31 @@ class Latents:
         self._count += count
 
     def skip(self, steps: int) -> None:
-        """Go on with other pictures than at the start."""
+        """Continue with other pictures than at the start, after a resume at step `steps`."""
         self._pictures.random = np.random.default_rng(steps)
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return latents and tokens of BATCH pictures."""
+        """Return latents (BATCH, 4, 16, 16) and tokens (BATCH, MAX_TOKENS) of random pictures."""
         if not self._count:
             for _ in range(40):
                 self._add(BATCH)
-        self._add(BATCH // 4 if self._count < POOL else FRESH)
+        self._add(BATCH // 4 if self._count < POOL else NEW_PER_STEP)
         random = self._pictures.random
         chosen = torch.from_numpy(random.integers(min(self._count, POOL), size=BATCH))
         tokens = self._tokens[chosen]
-        tokens[torch.from_numpy(random.random(BATCH) < DROPPED)] = self.empty
+        tokens[torch.from_numpy(random.random(BATCH) < CAPTION_DROPOUT)] = self.empty
         return self._latents[chosen], tokens
 
 
 def train(latents: Latents, encoder: Any, checkpoint: Path, steps: int, cooldown: int) -> Any:
-    """Train, or go on from the checkpoint; return the averaged UNet."""
+    """Train a UNet, from the checkpoint if there is one; returns it with averaged weights."""
     torch.manual_seed(0)
     unet = build()
-    learning = [*unet.parameters()]
-    optimizer = torch.optim.AdamW(learning, RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
-    average = [weight.detach().clone() for weight in learning]
+    parameters = [*unet.parameters()]
+    optimizer = torch.optim.AdamW(
+        parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
+    )
+    average = [weight.detach().clone() for weight in parameters]
     done = 0
     if checkpoint.exists():
         state = torch.load(checkpoint)
@@ -129,24 +132,24 @@ def train(latents: Latents, encoder: Any, checkpoint: Path, steps: int, cooldown
     for step in range(done, steps):
         clean, tokens = latents.batch()
         for group in optimizer.param_groups:
-            group["lr"] = RATE * rate(step, steps, cooldown=cooldown)
-        # Much noise more often: that is where the words decide the shape.
+            group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=cooldown)
+        # Sample high noise levels more often, since there the text decides the shape.
         time_ = (torch.rand(BATCH).sqrt() * 1000).long().clamp(max=999)
-        noise = torch.randn_like(clean) + OFFSET * torch.randn(BATCH, 4, 1, 1)
+        noise = torch.randn_like(clean) + NOISE_OFFSET * torch.randn(BATCH, 4, 1, 1)
         signal = alphas[time_].sqrt()[:, None, None, None]
         blur = (1 - alphas[time_]).sqrt()[:, None, None, None]
         with torch.no_grad():
             hidden = encoder(tokens, output_hidden_states=True).hidden_states
-            # One in ten from the layer before the last: clients ask for that with clip_skip 2.
+            # Every tenth step uses the last layer but one, which clip_skip 2 selects.
             text = encoder.final_layer_norm(hidden[1 if step % 10 == 9 else 2])
         guess = unet(signal * clean + blur * noise, time_, text).sample
         loss = (guess - (signal * noise - blur * clean)).square().mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        keep = min(AVERAGED, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, [w.detach() for w in learning], 1 - keep)
+        decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        torch._foreach_lerp_(average, [w.detach() for w in parameters], 1 - decay)
         progress.step(step + 1, loss.item())
         if time.monotonic() - last > 90 or step + 1 == steps:
             last = time.monotonic()
@@ -160,7 +163,7 @@ def train(latents: Latents, encoder: Any, checkpoint: Path, steps: int, cooldown
 
 @torch.no_grad()
 def averaged(unet: Any, average: list[torch.Tensor]) -> Any:
-    """Put the moving average into the model."""
+    """Return the UNet with its weights replaced by their moving average."""
     for weight, mean in zip(unet.parameters(), average, strict=True):
         weight.copy_(mean)
     return unet.eval()

@@ -1,4 +1,4 @@
-"""The autoencoder: 64x64 pixels to 16x16 latents of four channels, and back."""
+"""The autoencoder, between 64x64 pixels and latents of 16x16 with four channels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from gpu_worker.train.progress import Progress, rate, save
+from gpu_worker.train.progress import Progress, rate_factor, save
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from gpu_worker.train.data import Pictures
 
 BATCH, CROP = 16, 32
-RATE = 2e-3
-KL = 1e-5
-SLOPES = 0.5
-"""Weight of the difference between neighbouring pixels: edges matter in an emoji."""
+LEARNING_RATE = 2e-3
+KL_WEIGHT = 1e-5
+GRADIENT_WEIGHT = 0.5
+"""Weight of the image gradients in the loss: edges matter in an emoji."""
 
 
 def build() -> Any:
-    """Return a new autoencoder, 1.5 million weights."""
+    """Return a new autoencoder of 1.5 million weights."""
     return import_module("diffusers").AutoencoderKL(
         block_out_channels=(24, 48, 96),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -39,7 +39,7 @@ def build() -> Any:
 
 
 def to_tensor(pictures: list[Any]) -> torch.Tensor:
-    """Bytes to -1..1, channels first."""
+    """Return pictures of bytes as a tensor from -1 to 1, of shape (pictures, 3, height, width)."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -53,30 +53,33 @@ def _batch(pictures: Pictures, pool: list[Any]) -> torch.Tensor:
     return to_tensor(crops)
 
 
-def loss_of(pixels: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """L1 of the pixels and of their slopes."""
-    loss = functional.l1_loss(pixels, wanted)
+def loss_of(pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the L1 loss of pixels and of their gradients; both are (batch, 3, height, width)."""
+    loss = functional.l1_loss(pixels, target)
     for axis in (2, 3):
-        loss = loss + SLOPES * functional.l1_loss(pixels.diff(dim=axis), wanted.diff(dim=axis))
+        gradients = pixels.diff(dim=axis), target.diff(dim=axis)
+        loss = loss + GRADIENT_WEIGHT * functional.l1_loss(*gradients)
     return loss
 
 
 def train(pictures: Pictures, checkpoint: Path, steps: int, *, decoder_of: Any = None) -> Any:
-    """Train, or go on from the checkpoint.
+    """Train an autoencoder, from the checkpoint if there is one.
 
-    With `decoder_of`, train that autoencoder's decoder alone: its latents stay what they are, so a
-    UNet that was trained on them still fits.
+    With `decoder_of`, train only that autoencoder's decoder. Its latents do not change, so a UNet
+    that was trained on them still fits.
     """
     torch.manual_seed(0)
     vae = decoder_of or build()
     decoder_only = decoder_of is not None
-    learning = [*vae.parameters()]
+    parameters = [*vae.parameters()]
     if decoder_only:
         vae.requires_grad_(requires_grad=False)
         vae.decoder.requires_grad_(requires_grad=True)
         vae.post_quant_conv.requires_grad_(requires_grad=True)
-        learning = [*vae.post_quant_conv.parameters(), *vae.decoder.parameters()]
-    optimizer = torch.optim.AdamW(learning, RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+        parameters = [*vae.post_quant_conv.parameters(), *vae.decoder.parameters()]
+    optimizer = torch.optim.AdamW(
+        parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+    )
     done = 0
     if checkpoint.exists():
         state = torch.load(checkpoint)
@@ -87,19 +90,19 @@ def train(pictures: Pictures, checkpoint: Path, steps: int, *, decoder_of: Any =
     progress = Progress("decoder" if decoder_only else "vae", done, steps)
     last = time.monotonic()
     for step in range(done, steps):
-        wanted = _batch(pictures, pool)
+        target = _batch(pictures, pool)
         for group in optimizer.param_groups:
-            group["lr"] = RATE * rate(step, steps, cooldown=steps // 2)
-        latents = vae.encode(wanted).latent_dist
-        # A little noise on the latents: the decoder must forgive what the UNet gets wrong.
+            group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=steps // 2)
+        latents = vae.encode(target).latent_dist
+        # Slightly noisy latents make the decoder robust against errors of the UNet.
         noisy = latents.mode() if decoder_only else latents.sample()
         if decoder_only:
             noisy = noisy + 0.05 * torch.randn_like(noisy)
-        loss = loss_of(vae.decode(noisy).sample, wanted)
+        loss = loss_of(vae.decode(noisy).sample, target)
         if not decoder_only:
-            loss = loss + KL * latents.kl().mean()
+            loss = loss + KL_WEIGHT * latents.kl().mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         progress.step(step + 1, loss.item())
@@ -112,14 +115,17 @@ def train(pictures: Pictures, checkpoint: Path, steps: int, *, decoder_of: Any =
 
 @torch.inference_mode()
 def standardise(vae: Any, pictures: Pictures) -> None:
-    """Fold mean 0 and deviation 1 of each latent channel into the weights: no scaling factor."""
+    """Rescale the weights so that each latent channel has mean 0 and standard deviation 1.
+
+    So the model needs no scaling factor.
+    """
     sample = to_tensor([pictures.draw()[0] for _ in range(512)])
     latents = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(sample, 64)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     channels = len(mean)
     vae.quant_conv.weight[:channels] /= deviation[:, None, None, None]
     vae.quant_conv.bias[:channels] = (vae.quant_conv.bias[:channels] - mean) / deviation
-    # The variance scales along; its logarithm is what the other half of the channels says.
+    # The other half of the channels is the log variance, which scales as well.
     vae.quant_conv.bias[channels:] -= 2 * deviation.log()
     before = vae.post_quant_conv.weight.clone()
     vae.post_quant_conv.weight *= deviation[None, :, None, None]
@@ -128,9 +134,9 @@ def standardise(vae: Any, pictures: Pictures) -> None:
 
 @torch.inference_mode()
 def psnr(vae: Any, pictures: Pictures) -> float:
-    """Measure the reconstruction of new pictures, in dB."""
+    """Return the peak signal-to-noise ratio of reconstructed pictures, in dB."""
     sample = to_tensor([pictures.draw()[0] for _ in range(128)])
-    again = torch.cat(
+    decoded = torch.cat(
         [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in torch.split(sample, 32)]
     ).clamp(-1, 1)
-    return float(-10 * torch.log10(((again - sample) / 2).square().mean()))
+    return float(-10 * torch.log10(((decoded - sample) / 2).square().mean()))

@@ -621,7 +621,7 @@ def test_an_early_event_that_cannot_be_put_off_does_not_hold_its_batch(
     def breaks(_record: Any) -> None:
         raise ClientError({"Error": {"Code": "InternalError"}}, "ChangeMessageVisibility")
 
-    monkeypatch.setattr(share, "_put_off", breaks)
+    monkeypatch.setattr(share, "_postpone", breaks)
     cloud.generate()
     cloud.upload(cloud.pop(worker).body["r2_upload"])
     cloud.deliver("share")

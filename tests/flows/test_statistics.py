@@ -183,7 +183,7 @@ def test_a_batch_that_is_cut_counts_the_rest_when_it_comes_again(
 
     import payouts
 
-    monkeypatch.setattr(payouts, "AT_ONCE", 2)
+    monkeypatch.setattr(payouts, "MAX_RECORDS", 2)
     draw(cloud, worker, n=5)
     real, calls = Table.transact, []
 

@@ -49,7 +49,7 @@ def new_processes() -> None:
     aws.clear_settings()
     ratelimit.clear_cache()
     overview.clear_cache()
-    importlib.import_module("browse")._stats_cache.clear()
+    importlib.import_module("browse")._cached.clear()
 
 
 def fresh_cloud(

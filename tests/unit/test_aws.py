@@ -31,7 +31,7 @@ def test_a_foreign_bucket_is_written_with_a_role_that_renews_itself(
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     aws.clear_cache()
     with mock_aws():
-        client = aws.s3_as("arn:aws:iam::999999999999:role/horde-writer")
+        client = aws.s3_with_role("arn:aws:iam::999999999999:role/horde-writer")
         client.create_bucket(Bucket="laion-art")
         client.put_object(Bucket="laion-art", Key="a", Body=b"x")
         assert client.get_object(Bucket="laion-art", Key="a")["Body"].read() == b"x"

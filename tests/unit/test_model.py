@@ -11,8 +11,8 @@ import generate
 from horde.edge.bodies import GenerateRequest, PopRequest
 from horde.records import Generation, Request, State
 from horde.rules.estimates import tickets_missing, wait_seconds
-from horde.rules.lifecycle import After, Progress, after_fault, progress
-from horde.rules.matching import batch_key, priority, seed_of, why_not
+from horde.rules.lifecycle import FaultOutcome, Progress, after_fault, progress
+from horde.rules.matching import batch_key, priority, seed_of, skip_reason
 
 REQUEST = Request(
     id="r",
@@ -118,17 +118,17 @@ def test_consumed_kudos_are_those_of_delivered_images() -> None:
 @pytest.mark.parametrize(
     ("change", "attempt", "now", "after"),
     [
-        ({}, 1, 0, After.REQUEUE),
-        ({}, 2, 0, After.REQUEUE),
-        ({}, 3, 0, After.FAULT),
-        ({"faulted": True}, 1, 0, After.FAULT),
-        ({"cancelled": True}, 1, 0, After.CANCEL),
-        ({"cancelled": True}, 3, 0, After.CANCEL),
-        ({}, 1, 1000, After.EXPIRE),
+        ({}, 1, 0, FaultOutcome.REQUEUE),
+        ({}, 2, 0, FaultOutcome.REQUEUE),
+        ({}, 3, 0, FaultOutcome.FAULT),
+        ({"faulted": True}, 1, 0, FaultOutcome.FAULT),
+        ({"cancelled": True}, 1, 0, FaultOutcome.CANCEL),
+        ({"cancelled": True}, 3, 0, FaultOutcome.CANCEL),
+        ({}, 1, 1000, FaultOutcome.EXPIRE),
     ],
 )
 def test_a_fault_requeues_unless_it_is_the_images_third_or_the_request_is_over(
-    change: dict[str, Any], attempt: int, now: int, after: After
+    change: dict[str, Any], attempt: int, now: int, after: FaultOutcome
 ) -> None:
     held = replace(IMAGE, state=State.PROCESSING, attempt=attempt)
     assert after_fault(replace(REQUEST, **change), held, now) is after
@@ -186,7 +186,7 @@ def test_a_worker_is_told_why_it_cannot_take_an_image(
     change: dict[str, Any], worker: dict[str, Any], reason: str | None
 ) -> None:
     offer = PopRequest.model_validate({"name": "n", **worker}).offer
-    assert why_not(replace(IMAGE, **change), "w", offer) == reason
+    assert skip_reason(replace(IMAGE, **change), "w", offer) == reason
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from gpu_worker import safety
-from gpu_worker.handler import FRUITLESS_ROUNDS, Worker
-from gpu_worker.horde_client import TRIES, Horde, Job
+from gpu_worker.handler import MAX_FAILED_ROUNDS, Worker
+from gpu_worker.horde_client import MAX_TRIES, Horde, Job
 
 if TYPE_CHECKING:
     from gpu_worker.settings import Settings
@@ -176,7 +176,7 @@ def test_an_image_that_cannot_be_uploaded_is_faulted(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:
     horde.add()
-    horde.failures["upload"] = deque([500] * TRIES)
+    horde.failures["upload"] = deque([500] * MAX_TRIES)
     assert shift(settings, client) == {"images": 0, "faulted": 1, "pops": 2}
 
 
@@ -211,9 +211,9 @@ def test_a_job_lost_meanwhile_does_not_end_the_shift(
 def test_a_ticket_fails_when_the_horde_stays_away(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:
-    horde.failures["pop"] = deque([502] * TRIES)
+    horde.failures["pop"] = deque([502] * MAX_TRIES)
     result = shift(settings, client)
-    assert result["error"] == f"pop: 502 pop fails ({TRIES} tries)"
+    assert result["error"] == f"pop: 502 pop fails ({MAX_TRIES} tries)"
 
 
 def test_a_ticket_fails_with_the_hordes_own_words(settings: Settings, horde: FakeHorde) -> None:
@@ -240,8 +240,8 @@ def test_a_worker_that_can_draw_nothing_asks_to_be_replaced(
     draw, _ = failing(lambda _: RuntimeError("CUDA error"))
     result = shift(replace(settings, max_batch=1), Horde(replace(settings, max_batch=1)), draw)
     assert result["refresh_worker"]
-    assert result["faulted"] == FRUITLESS_ROUNDS
-    assert len(horde.waiting) == 40 - FRUITLESS_ROUNDS
+    assert result["faulted"] == MAX_FAILED_ROUNDS
+    assert len(horde.waiting) == 40 - MAX_FAILED_ROUNDS
 
 
 def test_a_cancelled_ticket_still_answers_for_what_it_popped(

@@ -51,7 +51,7 @@ def test_a_horde_with_one_upload_url_and_nulls_is_understood() -> None:
     answer = {"ids": ["a"], "payload": {"seed": "1"}, "r2_upload": "u", "r2_uploads": None}
     (job,) = jobs_of({**answer, "ttl": None, "source_image": None, "model": None}, now=100.0)
     assert (job.upload_url, job.source_image, job.model) == ("u", None, "")
-    assert job.deadline == 100.0 + protocol.SHORTEST_TTL
+    assert job.deadline == 100.0 + protocol.MIN_TTL_S
 
 
 def test_a_pop_is_tried_again_while_the_horde_is_away(horde: FakeHorde, client: Horde) -> None:
@@ -64,7 +64,7 @@ def test_a_pop_gives_up_in_the_end(horde: FakeHorde, client: Horde) -> None:
     horde.failures["pop"] = deque([500] * 10)
     with pytest.raises(UnavailableError, match="pop: 500 pop fails"):
         client.pop()
-    assert horde.calls["pop"] == protocol.TRIES
+    assert horde.calls["pop"] == protocol.MAX_TRIES
 
 
 def test_a_refused_pop_is_not_tried_again(horde: FakeHorde, client: Horde) -> None:
@@ -139,7 +139,7 @@ def test_a_source_image_comes_by_url_or_as_base64(horde: FakeHorde, client: Hord
 def test_a_source_image_is_read_up_to_its_limit(
     horde: FakeHorde, client: Horde, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "SOURCE_BYTES", 99)
+    monkeypatch.setattr(protocol, "MAX_SOURCE_BYTES", 99)
     horde.files["big.webp"] = b"x" * 100
     for source in (f"{horde.url}/get/big.webp", base64.b64encode(b"x" * 120).decode()):
         with pytest.raises(BadJobError, match="larger"):
@@ -157,8 +157,8 @@ def test_no_message_or_log_holds_a_key_or_a_presigned_url(
     caplog.set_level(logging.INFO)
     horde.add()
     (job,) = client.pop()
-    horde.failures["upload"] = deque([0] * protocol.TRIES)
+    horde.failures["upload"] = deque([0] * protocol.MAX_TRIES)
     with pytest.raises(UnavailableError) as raised:
         client.upload(job, b"webp")
-    assert str(raised.value) == f"upload: ConnectionError ({protocol.TRIES} tries)"
+    assert str(raised.value) == f"upload: ConnectionError ({protocol.MAX_TRIES} tries)"
     assert "Signature" not in caplog.text

@@ -1,7 +1,7 @@
-"""What the API answers, as pydantic models; the OpenAPI is made of these.
+"""The response bodies of the API, as pydantic models from which the OpenAPI document is generated.
 
-Names and shapes are the AI Horde's (horde-api.md 1; horde-clients.md 1.3 says which client breaks
-on what). A field that is None is left out, unless a client needs the null.
+Names and shapes are the AI Horde's (horde-api.md 1); horde-clients.md 1.3 lists what each client
+needs. A field that is None is left out, unless a client needs the null.
 """
 
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
@@ -18,10 +18,10 @@ class Wire(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
     nulls: ClassVar[frozenset[str]] = frozenset()
-    """Fields that are sent as null where they are None."""
+    """Fields that are sent as null if they are None."""
 
     def dump(self) -> Any:
-        """Return the JSON value that goes out."""
+        """Return the JSON value to send."""
         body = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return {**dict.fromkeys(self.nulls), **body} if self.nulls else body
 
@@ -33,39 +33,39 @@ class WireList(RootModel[list[W]], Generic[W]):
     """A response's body that is a list."""
 
     def dump(self) -> Any:
-        """Return the JSON value that goes out."""
+        """Return the JSON value to send."""
         return [row.dump() for row in self.root]
 
 
 class RequestError(Wire):
-    """A refusal: what is wrong, and the Horde's code for it."""
+    """A refusal: its message and the Horde's code for it."""
 
     message: str
     rc: str
 
 
 class PlainError(Wire):
-    """A refusal without a code: malformed bodies, rate limits, unknown methods."""
+    """A refusal without a code: a malformed body, a rate limit or an unknown method."""
 
     message: str
 
 
 class SchemaError(Wire):
-    """The body does not fit the schema: every error at once, by dotted path."""
+    """The body does not fit the schema: all errors, by dotted path."""
 
     errors: dict[str, str]
     message: Literal["Input payload validation failed"]
 
 
 class Warned(Wire):
-    """Something the client may want to know."""
+    """A warning about an accepted request."""
 
     code: Literal["NoAvailableWorker"]
     message: str
 
 
 class RequestAccepted(Wire):
-    """A request that was taken. ``kudos`` is what was charged for all its images, tax included."""
+    """An accepted request. ``kudos`` is the charge for all its images, including tax."""
 
     id: Uuid
     kudos: Kudos
@@ -74,13 +74,13 @@ class RequestAccepted(Wire):
 
 
 class RequestCost(Wire):
-    """What a request would be charged, for all its images, tax included."""
+    """The charge that a request would cause, for all its images, including tax."""
 
     kudos: Kudos
 
 
 class RequestCheck(Wire):
-    """How far a request is. ``wait_time`` is in seconds, at least 2 while not done."""
+    """The progress of a request. ``wait_time`` is in seconds, and at least 2 until it is done."""
 
     finished: Count
     processing: Count
@@ -91,12 +91,12 @@ class RequestCheck(Wire):
     wait_time: Count
     queue_position: Count
     kudos: Kudos
-    """Consumed by what was delivered so far."""
+    """Kudos consumed by the images delivered so far."""
     is_possible: bool
 
 
 class Remark(Wire):
-    """What a worker says about an image."""
+    """A worker's remark about an image."""
 
     type: str
     value: str
@@ -104,7 +104,7 @@ class Remark(Wire):
 
 
 class GeneratedImage(Wire):
-    """A delivered image. ``img`` is a URL for half an hour, or the WebP file in base64."""
+    """A delivered image. ``img`` is a URL valid for half an hour, or the WebP file in base64."""
 
     img: str
     seed: str
@@ -116,11 +116,11 @@ class GeneratedImage(Wire):
     model: str
     state: Literal["ok", "censored"]
     shared: bool
-    """Whether this image is in the open data set, or about to be."""
+    """Whether this image is in the open data set or will be."""
 
 
 class Finished(Wire):
-    """What a webhook is told of one finished image. ``kudos`` is what the image cost."""
+    """The body of a webhook call about one finished image. ``kudos`` is what the image cost."""
 
     img: str
     seed: str
@@ -135,14 +135,14 @@ class Finished(Wire):
 
 
 class RequestStatus(RequestCheck):
-    """How far a request is, and what is done of it."""
+    """The progress of a request, and its delivered images."""
 
     shared: bool
     generations: list[GeneratedImage]
 
 
 class Job(Wire):
-    """One image for a worker to draw. ``ttl`` is its lease in seconds."""
+    """One image for a worker to draw. ``ttl`` is the length of its lease in seconds."""
 
     id: Uuid
     model: str
@@ -156,7 +156,7 @@ class Job(Wire):
 
 
 class Popped(Wire):
-    """What a worker got: the images of one request, or none (``id`` is null then)."""
+    """The images of one request for a worker to draw, or none (``id`` is then null)."""
 
     nulls = frozenset({"id"})
 
@@ -174,24 +174,24 @@ class Popped(Wire):
     source_processing: str | None = None
     source_mask: str | None = None
     jobs: list[Job] | None = None
-    """All of them, also of other requests: for workers that ask with ``mixed_batch``."""
+    """All claimed images, including those of other requests, if the pop set ``mixed_batch``."""
 
 
 class Submitted(Wire):
-    """What a worker earned."""
+    """The kudos that a worker earned."""
 
     reward: Kudos
 
 
 class Rated(Wire):
-    """What a rating earned the owner of the request."""
+    """The kudos that a rating earned for the request's owner."""
 
     reward: Kudos
     message: str | None = None
 
 
 class Registered(Wire):
-    """A new account. This response is the only place that ever shows its key."""
+    """A new account. Only this response shows its API key."""
 
     id: int
     username: str
@@ -200,46 +200,46 @@ class Registered(Wire):
 
 
 class KudosDetails(Wire):
-    """Where a balance comes from: these sum to it. Kudos given away count below zero."""
+    """The sources of a balance, which sum to it. Kudos given away are negative."""
 
     accumulated: Kudos
-    """Earned by drawing images, less what was spent on them."""
+    """Earned by drawing images, minus spent on images."""
     gifted: Kudos
     received: Kudos
     admin: Kudos
-    """Given by the operator or by opening the account."""
+    """Granted by the operator or an admin, or when the account was opened."""
     awarded: Kudos
     recurring: Kudos
-    """The allowance of each month."""
+    """Monthly allowances."""
     donated: Kudos = 0
-    """There are no education accounts to donate to."""
+    """Always 0: there are no education accounts to donate to."""
     styled: Kudos = 0
-    """There are no styles."""
+    """Always 0: there are no styles."""
 
 
 class Usage(Wire):
-    """Images an account asked for."""
+    """The images that an account requested."""
 
     megapixelsteps: float
     requests: Count
 
 
 class Contributions(Wire):
-    """Images an account's workers drew."""
+    """The images that an account's workers drew."""
 
     megapixelsteps: float
     fulfillments: Count
 
 
 class ThingRecords(Wire):
-    """An amount of work. There is no text here, so no tokens."""
+    """An amount of work. ``tokens`` is always 0: this horde generates no text."""
 
     megapixelsteps: float
     tokens: Count = 0
 
 
 class AmountRecords(Wire):
-    """A number of images. There is no text and no interrogation here."""
+    """A number of images. The others are always 0: this horde draws images only."""
 
     image: Count
     text: Count = 0
@@ -247,39 +247,39 @@ class AmountRecords(Wire):
 
 
 class UserRecords(Wire):
-    """The same counts once more, as newer clients read them."""
+    """The counts of ``usage`` and ``contributions`` again, in the form that newer clients read."""
 
     usage: ThingRecords
     contribution: ThingRecords
     request: AmountRecords
     fulfillment: AmountRecords
     style: AmountRecords
-    """There are no styles."""
+    """Always 0: there are no styles."""
 
 
 class ActiveGenerations(Wire):
-    """The ids of an account's requests until they expire, done or not, newest first.
+    """The ids of an account's requests, finished or not, until they expire, newest first.
 
-    A client that lost an id finds its images again.
+    A client that lost an id finds it here.
     """
 
     image: list[Uuid]
     text: list[Uuid] = []
     alchemy: list[Uuid] = []
-    """Only images are drawn here."""
+    """Always empty: this horde draws images only."""
 
 
 class MonthlyKudos(Wire):
-    """What an account is given each month, and when it last was (UTC)."""
+    """An account's monthly allowance, and when it last received one (UTC)."""
 
     amount: Kudos
     last_received: str | None = None
 
 
 class UserDetails(Wire):
-    """An account; some fields only for its owner and moderators, some only for one at a time.
+    """An account. Some fields are for its owner and moderators only, some are left out of lists.
 
-    The anonymous account is never written, so nothing of it is counted.
+    The anonymous account is never written, so it has no counts.
     """
 
     username: str
@@ -294,7 +294,7 @@ class UserDetails(Wire):
     service: bool = False
     education: bool = False
     customizer: bool = False
-    """Nobody has these roles here, nor the special one."""
+    """Always false, as ``service`` and ``education``: this horde has no such roles."""
     concurrency: Count
     account_age: Count | None = None
     """In seconds."""
@@ -303,7 +303,7 @@ class UserDetails(Wire):
     records: UserRecords | None = None
     styles: list[str] = []
     worker_count: Count | None = None
-    """Up to 100; not in a list of accounts."""
+    """At most 100; left out of lists."""
     worker_ids: list[Uuid] | None = None
     active_generations: ActiveGenerations | None = None
     sharedkey_ids: list[Uuid] | None = None
@@ -313,14 +313,14 @@ class UserDetails(Wire):
 
 
 class UserList(WireList[UserDetails]):
-    """Accounts, 25 a page."""
+    """Accounts, 25 per page."""
 
 
 class UserChanged(Wire):
-    """What was changed."""
+    """The changed fields of an account."""
 
     new_kudos: Kudos | None = None
-    """The balance."""
+    """The new balance."""
     username: str | None = None
     contact: str | None = None
     concurrency: Count | None = None
@@ -333,14 +333,14 @@ class UserChanged(Wire):
 
 
 class WorkerKudos(Wire):
-    """What a worker earned, by what for."""
+    """The kudos that a worker earned, by reason."""
 
     generated: Kudos
     uptime: Kudos
 
 
 class WorkerDetails(Wire):
-    """A worker, as the Horde shows it. ``uptime`` is in seconds."""
+    """A worker. ``uptime`` is in seconds."""
 
     type: Literal["image"]
     name: str
@@ -354,11 +354,11 @@ class WorkerDetails(Wire):
     uptime: Count
     maintenance_mode: bool
     paused: bool | None = None
-    """For moderators."""
+    """Shown to moderators only."""
     info: str | None = None
     nsfw: bool
     owner: str | None = None
-    """``alias#id``, for the owner and moderators."""
+    """``alias#id``; shown to the owner and moderators only."""
     trusted: bool
     flagged: bool
     uncompleted_jobs: Count
@@ -381,7 +381,7 @@ class WorkerList(WireList[WorkerDetails]):
 
 
 class WorkerChanged(Wire):
-    """What a worker is now, as far as it was changed."""
+    """The changed fields of a worker."""
 
     maintenance: bool | None = None
     maintenance_msg: str | None = None
@@ -391,27 +391,27 @@ class WorkerChanged(Wire):
 
 
 class WorkerDeleted(Wire):
-    """A worker that is no more."""
+    """The worker that was deleted."""
 
     deleted_id: Uuid
     deleted_name: str
 
 
 class ActiveModel(Wire):
-    """A model: who draws it and what waits for it."""
+    """A model, its workers and its queue."""
 
     name: str
     type: Literal["image"]
     count: Count
-    """Threads that draw it."""
+    """Threads that draw the model."""
     performance: float
-    """A worker's measured speed on average in pixelsteps per second; 0 while nobody knows."""
+    """Average measured speed of its workers, in pixelsteps per second; 0 if unknown."""
     queued: float
-    """Pixelsteps that wait."""
+    """Waiting pixelsteps."""
     jobs: float
-    """Images that wait."""
+    """Waiting images."""
     eta: int
-    """Seconds until all of them are drawn; 10000 where nobody draws it."""
+    """Seconds until all of them are drawn; 10000 if no worker draws the model."""
 
 
 class ModelList(WireList[ActiveModel]):
@@ -419,10 +419,10 @@ class ModelList(WireList[ActiveModel]):
 
 
 class Performance(Wire):
-    """The whole fleet, as of the last census. There are no text and alchemy workers."""
+    """The whole fleet as of the last census. There are no text or alchemy workers."""
 
     queued_requests: Count
-    """Images that wait."""
+    """Waiting images."""
     queued_text_requests: Count
     worker_count: Count
     text_worker_count: Count
@@ -438,14 +438,14 @@ class Performance(Wire):
 
 
 class ImageAmount(Wire):
-    """Images, and their pixelsteps."""
+    """A number of images, and their pixelsteps."""
 
     images: Count
     ps: Count
 
 
 class AnonymousAmount(Wire):
-    """What was asked for without an account, and got: ``taxes`` are the kudos burned for it."""
+    """Anonymous requests and their delivered images; ``taxes`` are the kudos burned for these."""
 
     requests: Count
     images_requested: Count
@@ -454,7 +454,7 @@ class AnonymousAmount(Wire):
 
 
 class ImageTotals(Wire):
-    """What was drawn: in the last full minute, the last hour, this UTC day, 31 days, and ever."""
+    """Drawn images: in the last full minute, the last hour, this UTC day, 31 days, and in all."""
 
     minute: ImageAmount
     hour: ImageAmount
@@ -462,11 +462,11 @@ class ImageTotals(Wire):
     month: ImageAmount
     total: ImageAmount
     anonymous: AnonymousAmount
-    """Extension: ever."""
+    """Extension: in all."""
 
 
 class ImageModels(Wire):
-    """Images by model: this UTC day, 31 days, and ever."""
+    """Drawn images by model: on this UTC day, in 31 days, and in all."""
 
     day: dict[str, Count]
     month: dict[str, Count]
@@ -474,7 +474,7 @@ class ImageModels(Wire):
 
 
 class Modes(Wire):
-    """How the horde is run. There is no invite-only mode and no raid mode here."""
+    """The horde's modes. Invite-only mode and raid mode are always off."""
 
     maintenance_mode: bool
     invite_only_mode: bool
@@ -482,7 +482,7 @@ class Modes(Wire):
 
 
 class Newspiece(Wire):
-    """Something new."""
+    """One item of news."""
 
     date_published: str
     title: str
@@ -493,53 +493,53 @@ class Newspiece(Wire):
 
 
 class News(WireList[Newspiece]):
-    """What is new."""
+    """News, newest first."""
 
 
 class Document(Wire):
-    """A document, in the format that was asked for."""
+    """A document in the requested format."""
 
     html: str | None = None
     markdown: str | None = None
 
 
 class KudosTransferred(Wire):
-    """What was moved."""
+    """The kudos that were transferred."""
 
     transferred: Kudos
 
 
 class KudosAwarded(Wire):
-    """What was awarded."""
+    """The kudos that were awarded."""
 
     awarded: Kudos
 
 
 class SharedKeyDetails(Wire):
-    """A shared key; -1 means without bound, no ``expiry`` that it never runs out."""
+    """A shared key; -1 means unlimited, and a key without ``expiry`` never expires."""
 
     id: Uuid
     username: str
     name: str
     kudos: Kudos
-    """What is left to spend."""
+    """Kudos left to spend."""
     expiry: str | None = None
     """RFC 822."""
     utilized: Kudos
-    """What was spent with it."""
+    """Kudos spent with the key, minus refunds."""
     max_image_pixels: int
     max_image_steps: int
     max_text_tokens: int
 
 
 class Done(Wire):
-    """It is done."""
+    """The call succeeded."""
 
     message: Literal["OK"] = "OK"
 
 
 class Heartbeat(Wire):
-    """The API answers."""
+    """The API is up."""
 
     message: Literal["OK"]
     version: str

@@ -1,6 +1,6 @@
-"""The rules: what costs how much, who may do what, what is refused and why. All pure.
+"""The rules: prices, permissions, limits and refusals, as pure functions.
 
-A rule imports the records and the standard library alone; a test holds that. What a rule refuses
-from records as they were read is also a condition of the write where money, sharing or a limit
-hangs on it: the rule says why, the condition sees to it.
+A rule imports only the records and the standard library (``tests/infra/test_rooms.py``). Rules
+decide from records as they were read. Where kudos, sharing or a limit depend on a rule, the write
+repeats it as a condition: the rule gives the reason for a refusal, the condition enforces it.
 """

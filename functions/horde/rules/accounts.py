@@ -1,6 +1,6 @@
-"""Who may see and change which fields of an account, and who moderates.
+"""Who may see and change which fields of an account, and who is a moderator or admin.
 
-Rights come from the account's own flags and from the operator's setting ``admins``.
+Privileges come from the account's own flags and from the operator's setting ``admins``.
 """
 
 from collections.abc import Mapping
@@ -20,29 +20,29 @@ from horde.rules.refusals import (
 )
 
 MAX_NAME = 30
-"""Characters of a user name."""
+"""Longest user name, in characters."""
 BY_OWNER = frozenset({"username", "contact"})
 BY_MODERATOR = frozenset({"concurrency", "trusted", "flagged", "admin_comment", "undelete"})
 BY_ADMIN = frozenset({"kudos", "moderator", "monthly_kudos"})
-USER_DIGITS = 18
-"""Digits of an account's number, at most: what the table stores."""
+MAX_USER_DIGITS = 18
+"""Most digits of an account's number; the table stores no larger ones."""
 
 
 def anonymous() -> User:
-    """Return the account of everybody without one, at its place in the order of the queue."""
+    """Return the anonymous account; its balance sets its priority in the queue."""
     floor = ruleset.IN_FORCE.floor_anonymous
     return User(id=ANONYMOUS_ID, alias="Anonymous", kudos=floor, floor=floor, created_at=0)
 
 
 def user_number(text: str) -> int | None:
-    """Return the account number that a text is, None if it is not one."""
-    if text.isascii() and text.isdecimal() and len(text) <= USER_DIGITS:
+    """Return a text as an account number, or None if it is not one."""
+    if text.isascii() and text.isdecimal() and len(text) <= MAX_USER_DIGITS:
         return int(text)
     return None
 
 
 class Privilege(IntEnum):
-    """How much of an account somebody may see."""
+    """How much of an account a viewer may see."""
 
     PUBLIC = 0
     OWNER = 1
@@ -50,7 +50,7 @@ class Privilege(IntEnum):
 
 
 def privilege(viewer: User | None, user: User, admins: str) -> Privilege:
-    """Return how much of ``user`` the viewer may see; None is somebody without a key."""
+    """Return how much of ``user`` a viewer may see; None is a viewer without a key."""
     if viewer is None or viewer.anonymous:
         return Privilege.PUBLIC
     if is_moderator(viewer, admins):
@@ -59,23 +59,23 @@ def privilege(viewer: User | None, user: User, admins: str) -> Privilege:
 
 
 def is_admin(user: User, admins: str) -> bool:
-    """Say whether the operator named this account (``admins``: ids, comma-separated)."""
+    """Return whether an account is an admin (``admins``: ids, comma-separated)."""
     return not user.anonymous and str(user.id) in {part.strip() for part in admins.split(",")}
 
 
 def is_moderator(user: User, admins: str) -> bool:
-    """Say whether an account may do what moderators may; admins may too."""
+    """Return whether an account is a moderator; admins are too."""
     return user.moderator or is_admin(user, admins)
 
 
 def require_admin(user: User, admins: str) -> None:
-    """Raise NotAdmin for everybody else."""
+    """Raise NotAdmin unless the user is an admin."""
     if not is_admin(user, admins):
         raise NotAdmin
 
 
 def require_moderator(user: User, admins: str) -> None:
-    """Raise NotModerator for everybody else."""
+    """Raise NotModerator unless the user is a moderator or an admin."""
     if not is_moderator(user, admins):
         raise NotModerator
 
@@ -83,14 +83,15 @@ def require_moderator(user: User, admins: str) -> None:
 def check_change(changes: Mapping[str, Any], viewer: User, user: User, admins: str) -> None:
     """Refuse a change of an account that the viewer may not make; ``changes`` are by field.
 
-    A field that has no meaning here is refused rather than accepted and ignored.
+    A field that this horde does not use is refused, not ignored. Raises NoUserModSelected,
+    UserChangeRefused, AnonForbiddenUserMod, NotAdmin, NotModerator, NotOwner or TooLongUserName.
     """
     if not changes:
         raise NoUserModSelected
     fields = set(changes)
     unknown = sorted(fields - BY_OWNER - BY_MODERATOR - BY_ADMIN)
     if unknown:
-        message = f"This horde has no use for {', '.join(unknown)}; nothing was changed."
+        message = f"This horde does not support {', '.join(unknown)}; nothing was changed."
         raise UserChangeRefused(message)
     if user.anonymous:
         raise AnonForbiddenUserMod
@@ -105,6 +106,6 @@ def check_change(changes: Mapping[str, Any], viewer: User, user: User, admins: s
 
 
 def check_owner(viewer: User, user: User, admins: str) -> None:
-    """Refuse those who are neither the owner of an account nor a moderator; raises NotOwner."""
+    """Raise NotOwner unless the viewer owns the account or is a moderator."""
     if privilege(viewer, user, admins) is Privilege.PUBLIC:
         raise NotOwner

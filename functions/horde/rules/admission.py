@@ -1,6 +1,6 @@
-"""Which requests are let in: how many images may wait, and what needs its kudos upfront.
+"""Which requests are admitted: how many images may wait, and which need their kudos upfront.
 
-The source is horde-api.md 3.4; the numbers are the ruleset's.
+The rules are those of horde-api.md 3.4; the numbers are in ``rules.ruleset``.
 """
 
 from dataclasses import replace
@@ -18,58 +18,58 @@ NATIVE_SIDE = {
     "stable_cascade": 1024,
     "flux_1": 1024,
 }
-"""The side that a model family may always be asked for: it draws badly below its own size."""
+"""Side in pixels, by baseline, that never needs kudos upfront: smaller images come out badly."""
 MAX_PROMPT_WORDS = 7500
 MAX_PROMPT_BYTES = 64 * 1024
-"""The table's items are bounded; no tokenizer reads this far."""
+"""Bound that keeps items small; no tokenizer reads this far."""
 
 
 def check_prompt(prompt: str) -> None:
-    """Refuse an empty or endless prompt; raises MissingPrompt or InvalidPromptSize."""
+    """Refuse an empty or overlong prompt; raises MissingPrompt or InvalidPromptSize."""
     if not prompt.partition("###")[0].strip():
         raise MissingPrompt
     if len(prompt.split()) > MAX_PROMPT_WORDS or len(prompt.encode()) > MAX_PROMPT_BYTES:
         message = (
-            f"Too large prompt specified. Please keep it under {MAX_PROMPT_WORDS} words and "
+            f"The prompt is too long. Please keep it to at most {MAX_PROMPT_WORDS} words and "
             f"{MAX_PROMPT_BYTES // 1024} KB."
         )
         raise InvalidPromptSize(message)
 
 
 def concurrency(user: User) -> int:
-    """Return how many images an account may have waiting."""
+    """Return how many images an account may have waiting at a time."""
     if user.anonymous:
         return ruleset.IN_FORCE.concurrency_anonymous
     return ruleset.IN_FORCE.concurrency if user.concurrency is None else user.concurrency
 
 
 def check_concurrency(user: User, *, waiting: int, n: int) -> None:
-    """Refuse ``n`` more images where too many wait already; raises TooManyPrompts."""
+    """Refuse ``n`` more images if that makes too many waiting; raises TooManyPrompts."""
     limit = concurrency(user)
     if waiting + n > limit:
         message = (
-            f"Too many images wait for this account: {waiting}, and {n} more would exceed the "
-            f"limit of {limit}. Please wait until some are drawn, or cancel some."
+            f"This account has {waiting} images waiting, and {n} more would exceed its limit of "
+            f"{limit}. Please wait until some are drawn, or cancel some."
         )
         raise TooManyPrompts(message)
 
 
 def max_side(census: Census, baseline: str = "") -> int:
-    """Return the side of the largest square that needs no kudos upfront, in pixels.
+    """Return the side, in pixels, of the largest square that needs no kudos upfront.
 
-    The longer the queue and the fewer the workers, the smaller it is.
+    It shrinks as the queue grows and grows with the fleet (horde-api.md 3.4).
     """
     rules = ruleset.IN_FORCE
     queued = sum(load.images for load in census.models.values())
-    grown = rules.max_side + rules.side_per_thread * census.threads
-    side = grown - round(rules.side_per_queued * queued)
+    side = rules.max_side + rules.side_per_thread * census.threads
+    side -= round(rules.side_per_queued * queued)
     return min(rules.max_side, max(rules.min_side, NATIVE_SIDE.get(baseline, 0), side))
 
 
 def upfront_reason(spec: ImageSpec, side: int) -> str | None:
-    """Say why a request must be paid in full before it is taken, or None if it need not be.
+    """Return why a request needs its kudos upfront, or None if it does not.
 
-    ``side`` is that of the largest free square, from ``max_side``.
+    ``side`` is the side of the largest free square, from ``max_side``.
     """
     rules = ruleset.IN_FORCE
     if not spec.slow_workers:
@@ -84,15 +84,18 @@ def upfront_reason(spec: ImageSpec, side: int) -> str | None:
 
 
 def lacks_upfront(spec: ImageSpec, side: int, *, total: int, available: int) -> bool:
-    """Say whether a request is heavy and cannot be paid. ``available`` is above the floor."""
+    """Return whether a request needs ``total`` kudos upfront and the account lacks them.
+
+    ``available`` is the balance above the account's floor, in kudos.
+    """
     return upfront_reason(spec, side) is not None and available < total
 
 
 def downgraded(spec: ImageSpec, side: int) -> ImageSpec:
-    """Return images reduced to what needs no kudos upfront (``allow_downgrade``).
+    """Return a spec reduced until it needs no kudos upfront (``allow_downgrade``).
 
-    The size keeps its shape as far as multiples of 64 allow. The adaptive sampler, whose steps
-    nobody can limit, becomes ``k_euler_a``.
+    The size keeps its aspect ratio as far as multiples of 64 allow. The adaptive sampler ignores a
+    limit on steps, so it becomes ``k_euler_a``.
     """
     rules, reduced = ruleset.IN_FORCE, replace(spec, slow_workers=True)
     if spec.pixels > side**2:
@@ -112,25 +115,25 @@ def downgraded(spec: ImageSpec, side: int) -> ImageSpec:
     return reduced
 
 
-def reduced_to(spec: ImageSpec) -> str:
-    """Tell a client what its request was reduced to."""
+def downgrade_message(spec: ImageSpec) -> str:
+    """Return the message to a client whose request was reduced to ``spec``."""
     return (
         f"This request was reduced to {spec.width}x{spec.height} pixels and {spec.steps} "
-        f"steps ({spec.sampler_name}, slow workers allowed), since its kudos could not be paid "
-        "upfront."
+        f"steps ({spec.sampler_name}, slow workers allowed), because the account does not have "
+        "the kudos that the original request needs upfront."
     )
 
 
 def check_upfront(spec: ImageSpec, side: int, *, total: int, available: int) -> None:
-    """Refuse a heavy request that cannot be paid.
+    """Refuse a request that needs more kudos upfront than the account has; raises KudosUpfront.
 
-    ``available`` is the balance above the account's floor, in kudos; raises KudosUpfront.
+    ``available`` is the balance above the account's floor, in kudos.
     """
     if lacks_upfront(spec, side, total=total, available=available):
         reason = upfront_reason(spec, side)
         message = (
-            f"Due to heavy demand, this request needs its kudos upfront because {reason}: "
-            f"it costs {total} kudos and {max(0, available)} can be spent. Please reduce its "
+            f"Due to heavy demand, this request needs its kudos upfront because {reason}. It costs "
+            f"{total} kudos, but this account can spend {max(0, available)}. Please reduce its "
             "size or steps, or register and earn kudos."
         )
         raise KudosUpfront(message)

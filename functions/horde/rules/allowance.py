@@ -1,7 +1,7 @@
-"""The kudos that an account is given each month: the operator's setting, or an admin's for one.
+"""The kudos that an account receives each month: the operator's default, or its own amount.
 
-They are given when an account asks for images or looks at itself for the first time in a month
-(UTC), so accounts that sleep cost nothing. Months that passed unused are lost.
+An account receives them when it first requests images or calls ``find_user`` in a month (UTC). So
+inactive accounts cost nothing, and they lose the allowance of months they miss.
 """
 
 from horde.records import User
@@ -9,12 +9,12 @@ from horde.rules.dates import month_start
 
 
 def amount(user: User, default: int) -> int:
-    """Return what an account in good standing gets each month, in kudos."""
+    """Return an account's monthly allowance in kudos; 0 if it is not in good standing."""
     if user.anonymous or user.deleted or user.flagged:
         return 0
     return default if user.monthly_kudos is None else user.monthly_kudos
 
 
 def due(user: User, default: int, now: int) -> int:
-    """Return what an account is to be given at ``now`` (seconds), 0 if it has it already."""
+    """Return the kudos due to an account at ``now`` (seconds); 0 if it has this month's already."""
     return 0 if (user.allowed_at or 0) >= month_start(now) else amount(user, default)

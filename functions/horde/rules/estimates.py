@@ -1,6 +1,6 @@
-"""How long things take: waits, speeds, the minute's census, and how many tickets are missing.
+"""Estimates: waits, speeds, the census of the fleet, and missing tickets.
 
-Speeds are in pixelsteps per second: width times height times accurate steps, per second.
+Speeds are in pixelsteps per second, where pixelsteps are width times height times accurate steps.
 """
 
 from collections import Counter
@@ -11,54 +11,58 @@ from horde.records import Census, Load, QueueSize, Settlement, Worker, WorkerSta
 from horde.rules.lifecycle import Progress
 
 MAX_MODELS = 300
-"""Models of a census; its item stays under DynamoDB's 400 KB whatever their names."""
-USUAL_PS = 512 * 512 * 30 // 6
-"""A middling GPU: 512x512 with 30 steps in six seconds. Stands in for an unmeasured speed."""
-MEMORY = 0.95
-"""What an image weighs in a worker's speed, against the one drawn after it."""
-NEVER_S = 10_000
-"""The Horde's ``eta`` of a model that nobody draws, in seconds."""
+"""Models in a census; with names of any length its item stays under DynamoDB's 400 KB."""
+DEFAULT_SPEED = 512 * 512 * 30 // 6
+"""Assumed if unmeasured, in pixelsteps per second: a mid-range GPU, 512x512, 30 steps in 6 s."""
+SPEED_DECAY = 0.95
+"""Weight of an image in a worker's speed, relative to the next image."""
+ETA_NEVER_S = 10_000
+"""The Horde's ``eta`` of a model that no worker draws, in seconds."""
 
 
 def performance(speed: int | None) -> str:
-    """Return a worker's speed in the Horde's words."""
+    """Return a worker's speed (pixelsteps per second) in the Horde's wording."""
     if speed is None:
         return "No requests fulfilled yet"
     return f"{speed / 1_000_000:.1f} megapixelsteps per second"
 
 
 def average_speed(load: Load) -> int:
-    """Return the average speed of a model's workers, 0 while nobody knows."""
+    """Return the average speed of a model's measured workers; 0 if there are none."""
     return load.speed // load.measured if load.measured else 0
 
 
 def throughput(load: Load) -> int:
-    """Return what all of a model's workers draw in a second.
+    """Return the total speed of a model's workers in pixelsteps per second, at least 1.
 
-    Where none has popped yet, one of usual speed is assumed; never 0.
+    An unmeasured worker counts with ``DEFAULT_SPEED``, and so does a model without workers.
     """
     unmeasured = max(0, load.workers - load.measured) if load.workers else 1
-    return max(1, load.speed + unmeasured * USUAL_PS)
+    return max(1, load.speed + unmeasured * DEFAULT_SPEED)
 
 
 def average_work(queue: QueueSize) -> int:
-    """Return the pixelsteps of a waiting image on average."""
+    """Return the average pixelsteps of a waiting image; 0 if none waits."""
     return queue.pixelsteps // queue.images if queue.images else 0
 
 
 def eta(load: Load, *, endpoint: bool) -> int:
-    """Return in how many seconds all that waits is drawn; ``endpoint``: GPUs start for it."""
+    """Return the seconds until a model's queue is drawn.
+
+    ``endpoint`` says whether one of the operator's endpoints draws the model. Without one and
+    without workers the result is ``ETA_NEVER_S``.
+    """
     if not load.workers and not endpoint:
-        return NEVER_S
+        return ETA_NEVER_S
     return -(-load.pixelsteps // throughput(load))
 
 
 def wait_seconds(state: Progress, *, ahead: int, own: int, speed: int, workers: int) -> int:
-    """Estimate the wait in seconds, at least 2 while not done (clients divide by it).
+    """Estimate the wait in seconds, at least 2 until done, since clients divide by it.
 
-    ``ahead`` is the pixelsteps that wait before this request's first image, ``own`` those of one
-    image of its own; ``speed`` is what the model's ``workers`` draw together. An image in hand is
-    taken as just begun, by one of them. The time in which a GPU starts is not included.
+    ``ahead`` is the work before this request's first image and ``own`` that of each of its images,
+    in pixelsteps. ``speed`` is that of all ``workers`` of the model together. An image in
+    processing counts as just begun by one worker. The start of a GPU is not included.
     """
     if state.done:
         return 0
@@ -68,10 +72,10 @@ def wait_seconds(state: Progress, *, ahead: int, own: int, speed: int, workers: 
 
 
 def tickets_missing(waiting: int, per_ticket: int, queued: int) -> int:
-    """Return how many tickets to top up so that every waiting image has demand behind it.
+    """Return how many tickets are needed so that every waiting image has a ticket behind it.
 
-    ``waiting`` counts images that have waited for over a minute, ``queued`` RunPod's jobs in its
-    queue and in progress (a job in progress pops until nothing waits).
+    ``waiting`` counts the images without a recent ticket. ``queued`` counts RunPod's jobs in the
+    queue and in progress; a job in progress pops until no image waits.
     """
     return max(0, -(-waiting // per_ticket) - queued)
 
@@ -79,15 +83,16 @@ def tickets_missing(waiting: int, per_ticket: int, queued: int) -> int:
 def moving_speed(stats: WorkerStats, settlements: Iterable[Settlement]) -> dict[str, int]:
     """Return a worker's speed after more images, as fields of its statistics.
 
-    A worker is busy from a claim, or from the settlement before, to the settlement. A batch is
-    claimed at once and settled one by one, and its seconds must not count for each of its images.
-    Old images weigh ever less. An image that arrives out of order adds its work and no time.
+    The time of an image runs from its claim, or from the previous settlement if that is later, to
+    its settlement. So a batch, claimed at once and settled one by one, counts its time once. The
+    weight of old images decays by ``SPEED_DECAY`` per image. An image that arrives out of order
+    adds its work and no time.
     """
     ps, ms, last = float(stats.recent_ps), float(stats.recent_ms), stats.settled_at
     for settlement in sorted(settlements, key=lambda settlement: settlement.settled_at):
         busy = settlement.settled_at - max(settlement.claimed_at, last)
-        ps = ps * MEMORY + settlement.pixelsteps
-        ms = ms * MEMORY + max(0, busy)
+        ps = ps * SPEED_DECAY + settlement.pixelsteps
+        ms = ms * SPEED_DECAY + max(0, busy)
         last = max(last, settlement.settled_at)
     return {"recent_ps": round(ps), "recent_ms": max(1, round(ms)), "settled_at": last}
 
@@ -95,7 +100,7 @@ def moving_speed(stats: WorkerStats, settlements: Iterable[Settlement]) -> dict[
 def models_of(
     configured: Iterable[str], workers: Iterable[Worker], limit: int = MAX_MODELS
 ) -> list[str]:
-    """Return whose queues a census looks at: the operator's models, then the most offered."""
+    """Return the models in a census: the operator's, then the most offered, up to ``limit``."""
     offered: Counter[str] = Counter()
     for worker in workers:
         offered.update(worker.models)
@@ -106,7 +111,7 @@ def models_of(
 def census(
     at: int, workers: Iterable[tuple[Worker, WorkerStats]], queues: Mapping[str, QueueSize]
 ) -> Census:
-    """Count the fleet at a moment (seconds); workers that rest do not count."""
+    """Return the census of a fleet at a time (seconds); resting workers do not count."""
     active = [(worker, stats) for worker, stats in workers if not worker.resting]
     models = {}
     for name, queue in queues.items():

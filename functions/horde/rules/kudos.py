@@ -1,7 +1,7 @@
-"""Which account gains and which loses, for every event: double-entry, in whole kudos.
+"""The ledger entries of every event: double-entry bookkeeping in whole kudos.
 
-An entry's postings are signed and sum to zero with its amount: what a user pays stands against the
-system accounts below. Kinds are the Horde's (horde-api.md 3.3).
+An entry has a user's signed amount and signed postings to system accounts, which sum to zero. The
+kinds are the Horde's (horde-api.md 3.3).
 """
 
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from horde.records import User
 
 
 class Account(StrEnum):
-    """The system's side of every entry."""
+    """A system account: the horde's side of an entry."""
 
     PRICE = "price"
     TAX = "tax"
     WAIVER = "waiver"
-    """What an account need not pay, since its balance would fall below its floor."""
+    """The part of a charge that is waived, since it would take the balance below its floor."""
     REWARDS = "rewards"
     GRANTS = "grants"
     AWARDS = "awards"
     ALLOWANCES = "allowances"
     TRANSFERS = "transfers"
-    """Between two users: what goes in with one entry comes out with the other."""
+    """Clears the two entries of a transfer between users."""
 
 
 class Kind(StrEnum):
-    """What happened."""
+    """The kind of an entry."""
 
     ACCEPT = "GENERATION"
     REFUND = "REFUND"
@@ -47,10 +47,10 @@ class Entry:
     amount: int
     postings: dict[str, int]
     waived: int = 0
-    """Kudos of a charge that were waived, or that were deducted from a refund."""
+    """Kudos that were waived from a charge or deducted from a refund."""
 
     def __post_init__(self) -> None:
-        """Refuse an entry that mints or loses kudos; raises ValueError."""
+        """Raise ValueError if the amount and the postings do not sum to zero."""
         if self.amount + sum(self.postings.values()) != 0:
             message = f"an entry must sum to zero: {self}"
             raise ValueError(message)
@@ -62,7 +62,10 @@ def _entry(kind: Kind, user_id: int, system: dict[Account, int], waived: int = 0
 
 
 def accept(user_id: int, *, balance: int, floor: int, price: int, tax: int, n: int) -> Entry:
-    """Charge ``n`` images; what would push the balance below its floor is waived."""
+    """Charge ``n`` images at ``price`` and ``tax`` kudos each.
+
+    The part that would take the balance below its floor is waived.
+    """
     total = (price + tax) * n
     waived = max(0, total - max(0, balance - floor))
     return _entry(
@@ -74,16 +77,16 @@ def accept(user_id: int, *, balance: int, floor: int, price: int, tax: int, n: i
 
 
 def refund(user_id: int, *, price: int, tax: int, waived_left: int) -> Entry:
-    """Give one image's price and tax back; waived kudos are deducted first.
+    """Refund one image's price and tax, minus the request's waived kudos not yet deducted.
 
-    So a request's refunds never return more than was paid, whatever their order.
+    Waived kudos are deducted first, so refunds in any order never exceed what was paid.
     """
-    off = min(price + tax, waived_left)
+    deducted = min(price + tax, waived_left)
     return _entry(
         Kind.REFUND,
         user_id,
-        {Account.PRICE: -price, Account.TAX: -tax, Account.WAIVER: off},
-        off,
+        {Account.PRICE: -price, Account.TAX: -tax, Account.WAIVER: deducted},
+        deducted,
     )
 
 
@@ -98,17 +101,17 @@ def award(user_id: int, amount: int) -> Entry:
 
 
 def allowance(user_id: int, amount: int) -> Entry:
-    """Give a user this month's kudos."""
+    """Give a user this month's allowance."""
     return _entry(Kind.ALLOWANCE, user_id, {Account.ALLOWANCES: -amount})
 
 
 def grant(user_id: int, amount: int) -> Entry:
-    """Give (or take, if negative) kudos by the operator's or an admin's hand."""
+    """Give kudos for the operator or an admin, or take them if ``amount`` is negative."""
     return _entry(Kind.GRANT, user_id, {Account.GRANTS: -amount})
 
 
 def transfer(sender: int, receiver: int, amount: int) -> tuple[Entry, Entry]:
-    """Move kudos between two users: what leaves one and what arrives at the other."""
+    """Move kudos between two users; returns the sender's entry and the receiver's."""
     return (
         _entry(Kind.TRANSFER, sender, {Account.TRANSFERS: amount}),
         _entry(Kind.TRANSFER, receiver, {Account.TRANSFERS: -amount}),
@@ -116,9 +119,9 @@ def transfer(sender: int, receiver: int, amount: int) -> tuple[Entry, Entry]:
 
 
 def detail(kind: Kind, amount: int) -> str:
-    """Return which of the Horde's ``kudos_details`` an entry belongs to, by its amount's sign.
+    """Return the field of the Horde's ``kudos_details`` that an entry counts in.
 
-    Each entry belongs to one, so a user's details sum to the balance.
+    Each entry counts in exactly one field, so a user's details sum to the balance.
     """
     match kind:
         case Kind.TRANSFER:
@@ -128,11 +131,11 @@ def detail(kind: Kind, amount: int) -> str:
         case Kind.ALLOWANCE:
             return "recurring"
         case Kind.GRANT | Kind.FLOOR:
-            return "admin"  # the kudos of a new account are a gift of the house
+            return "admin"  # the horde gives a new account its first kudos
         case _:
             return "accumulated"
 
 
 def opening(user: User) -> Entry:
-    """Lift a new account to its floor."""
+    """Raise a new account's balance to its floor."""
     return _entry(Kind.FLOOR, user.id, {Account.WAIVER: -user.floor})

@@ -1,4 +1,4 @@
-"""How requests and images go from state to state, and what was consumed at the end."""
+"""How requests and images change state, and the kudos that they have consumed."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,8 +7,8 @@ from horde.records import OPEN, Generation, Request, State
 from horde.rules import ruleset
 
 
-class After(StrEnum):
-    """What becomes of a generation whose worker gave up or died."""
+class FaultOutcome(StrEnum):
+    """What happens to a generation whose worker failed or went silent."""
 
     REQUEUE = "requeue"
     CANCEL = "cancel"
@@ -16,24 +16,24 @@ class After(StrEnum):
     FAULT = "fault"
 
 
-def after_fault(request: Request, generation: Generation, now: int) -> After:
-    """Decide what a fault of one generation leads to; both are as they were before it.
+def after_fault(request: Request, generation: Generation, now: int) -> FaultOutcome:
+    """Return what happens after a fault; both records are as they were before it.
 
-    Too many faults of one image end its request. They are counted by image, since one worker
-    that dies takes a whole batch of a request's images with it.
+    Too many faults of one image end its request. Faults are counted per image, since one worker
+    that dies can fault a whole batch of a request's images. ``now`` is in seconds.
     """
     if request.cancelled:
-        return After.CANCEL
+        return FaultOutcome.CANCEL
     if request.expires_at <= now:
-        return After.EXPIRE
+        return FaultOutcome.EXPIRE
     if request.faulted or generation.attempt >= ruleset.of(request.ruleset).max_faults:
-        return After.FAULT
-    return After.REQUEUE
+        return FaultOutcome.FAULT
+    return FaultOutcome.REQUEUE
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The counts of check and status (horde-api.md 1.2)."""
+    """The counts that check and status return (horde-api.md 1.2)."""
 
     finished: int
     processing: int
@@ -42,18 +42,18 @@ class Progress:
     done: bool
     faulted: bool
     kudos: int
-    """Kudos consumed by what was delivered so far."""
+    """Kudos consumed by the images delivered so far."""
 
 
 def consumed(request: Request, generation: Generation) -> int:
-    """Return the kudos that one image cost in the end."""
+    """Return the kudos that one image has consumed: price and tax, or only tax if censored."""
     if generation.state is State.OK:
         return request.price + request.tax
     return request.tax if generation.state is State.CENSORED else 0
 
 
 def progress(request: Request, generations: list[Generation]) -> Progress:
-    """Count a request's images."""
+    """Return a request's progress from its images."""
     states = [generation.state for generation in generations]
     ok, censored = states.count(State.OK), states.count(State.CENSORED)
     return Progress(

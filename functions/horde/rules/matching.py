@@ -1,4 +1,4 @@
-"""What waits in which order, and what a worker's pop may claim.
+"""The order of the queue, and the images that a worker may claim.
 
 The sources are horde-api.md 1.1 (seeds), 2 (pop) and 3.5 (priority).
 """
@@ -13,12 +13,12 @@ from horde.rules import ruleset
 AGEING_PER_S = 5
 """A waiting request gains this many kudos of priority per second (horde-api.md 3.5)."""
 FLAGGED_MIN, FLAGGED_KUDOS = 10, -100
-"""A flagged account with no more kudos than the first counts as one with the second."""
-SLOW_PS = 500_000
-"""A slower worker, in pixelsteps per second, gets no request with ``slow_workers: false``."""
+"""A flagged account with at most ``FLAGGED_MIN`` kudos counts as one with ``FLAGGED_KUDOS``."""
+SLOW_SPEED = 500_000
+"""A worker below this speed, in pixelsteps per second, is slow (horde-api.md 2)."""
 SEED_BITS = 32
-SEED_DIGITS = 1000
-"""A longer number is read as text: Python refuses to parse numbers without bound."""
+MAX_SEED_DIGITS = 1000
+"""A longer number is read as text, since Python limits the length of numbers it parses."""
 BATCHED = (
     "width",
     "height",
@@ -32,34 +32,34 @@ BATCHED = (
     "denoising_strength",
     "hires_fix_denoising_strength",
 )
-"""Fields of the payload that images drawn in one pass have in common."""
+"""Fields of the payload in which all images of a batch must agree."""
 
 
 def effective_kudos(user: User) -> int:
-    """Return what the queue counts as an account's kudos (horde-api.md 3.5)."""
+    """Return the kudos that an account's priority is computed from (horde-api.md 3.5)."""
     if not user.flagged:
         return user.kudos
     return round(user.kudos / 1000) if user.kudos > FLAGGED_MIN else FLAGGED_KUDOS
 
 
 def priority(kudos: int, created_at: int) -> int:
-    """Return the constant sort key of a waiting image: the largest is served first.
+    """Return the constant sort key of a waiting image, of which the largest is served first.
 
-    The Horde's order is kudos + 5 per second waited. All requests age alike, so the order of two
-    of them never changes. ``created_at`` is in ms, the result in 1/1000 kudos.
+    The Horde orders by kudos + 5 per second waited. All requests age at the same rate, so the order
+    of two requests never changes. ``created_at`` is in ms, the result in 1/1000 kudos.
     """
     return kudos * 1000 - AGEING_PER_S * created_at
 
 
 def seed_of(text: str, index: int, variation: int | None) -> int:
-    """Return the seed of image ``index`` (horde-api.md 1.1): 0 .. 2^32-1.
+    """Return the seed of image ``index``, from 0 to 2^32 - 1 (horde-api.md 1.1).
 
-    Digits are the number itself, other text its bytes as a little-endian number, shifted right
-    by 32 bits until it fits. An empty text means a random seed for each image.
+    Digits are read as a number, other text as the little-endian number of its bytes. A larger
+    number is shifted right by 32 bits until it fits. An empty text gives each image a random seed.
     """
     if not text:
         return secrets.randbits(SEED_BITS)
-    if text.isascii() and text.isdigit() and len(text) <= SEED_DIGITS:
+    if text.isascii() and text.isdigit() and len(text) <= MAX_SEED_DIGITS:
         seed = int(text)
     else:
         seed = int.from_bytes(text.encode(), "little")
@@ -69,15 +69,16 @@ def seed_of(text: str, index: int, variation: int | None) -> int:
 
 
 def batch_key(model: str, payload: Mapping[str, Any], *, kind: str = "", alone: str = "") -> str:
-    """Return what images must share to be drawn in one pass; ``alone`` keeps one apart.
+    """Return the key that images must share to be drawn in one batch.
 
-    ``kind`` is the source processing, or empty without a source image.
+    ``kind`` is the source processing, or empty without a source image. A request id as ``alone``
+    keeps the request's images out of other batches.
     """
     parts = (model, kind, *(payload.get(name) for name in BATCHED), alone)
     return "|".join(str(part) for part in parts)
 
 
-def why_not(  # noqa: PLR0911 - a flat list of reasons
+def skip_reason(  # noqa: PLR0911 - a flat list of reasons
     generation: Generation,
     worker_id: str,
     offer: Offer,
@@ -85,9 +86,10 @@ def why_not(  # noqa: PLR0911 - a flat list of reasons
     trusted: bool = False,
     speed: int | None = None,
 ) -> str | None:
-    """Return the Horde's name for why a worker cannot take an image, or None if it can.
+    """Return the Horde's name of the reason why a worker cannot take an image, or None if it can.
 
-    ``trusted`` is its owner's; ``speed`` is in pixelsteps per second, None where not yet known.
+    ``trusted`` says whether the worker's owner is. ``speed`` is in pixelsteps per second, or None
+    if it is unknown.
     """
     if generation.pixels > offer.max_pixels:
         return "max_pixels"
@@ -105,23 +107,26 @@ def why_not(  # noqa: PLR0911 - a flat list of reasons
         return "step_count"
     if offer.extra_slow and not generation.extra_slow_workers:
         return "performance"
-    if not generation.slow_workers and speed is not None and speed < SLOW_PS:
+    if not generation.slow_workers and speed is not None and speed < SLOW_SPEED:
         return "performance"
     return None
 
 
-def has_word(prompt: str, words: Iterable[str]) -> bool:
-    """Say whether a prompt has one of a worker's blacklisted words in it.
+def has_blacklisted_word(prompt: str, blacklist: Iterable[str]) -> bool:
+    """Return whether a prompt contains one of a worker's blacklisted words.
 
-    As in the Horde: anywhere, in any case. What the prompt wants to avoid (after ``###``) is not
-    drawn and does not count.
+    As in the Horde, a word matches anywhere, ignoring case. The negative prompt (after ``###``)
+    does not count.
     """
-    wanted = prompt.partition("###")[0].casefold()
-    return any(word.strip() and word.casefold() in wanted for word in words)
+    positive = prompt.partition("###")[0].casefold()
+    return any(word.strip() and word.casefold() in positive for word in blacklist)
 
 
-def together(lead: Generation, other: Generation, offer: Offer) -> bool:
-    """Say whether two images fit one pass; a plain horde worker takes one request at a time."""
+def same_batch(lead: Generation, other: Generation, offer: Offer) -> bool:
+    """Return whether two images fit into one batch of a worker.
+
+    Without ``mixed_batch`` in its offer, a worker takes images of one request at a time.
+    """
     return other.batch_key == lead.batch_key and (
         offer.mixed_batch or other.request_id == lead.request_id
     )

@@ -1,4 +1,4 @@
-"""Which ratings are accepted, and what they earn (horde-api.md 1.4)."""
+"""Which ratings are accepted, and the kudos they earn (horde-api.md 1.4)."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from horde.rules.lifecycle import consumed, progress
 from horde.rules.refusals import AestheticsError
 
 LOW_RATING = 7
-"""A rating below this is a low one."""
+"""A rating below this is low."""
 MIN_FOR_BEST = 2
-"""Images of which one can be the best."""
+"""A best image can be chosen among this many images or more."""
 
 
 def check(
@@ -19,7 +19,7 @@ def check(
     request: Request,
     generations: list[Generation],
 ) -> None:
-    """Refuse what cannot be rated; raises AestheticsError with the Horde's ``rc``."""
+    """Refuse ratings that are not allowed; raises AestheticsError with the Horde's ``rc``."""
     if best is None and not ratings:
         message = "Send ratings, the best image, or both."
         raise AestheticsError(message, rc="AestheticsMissing")
@@ -36,21 +36,21 @@ def check(
             message = f"Image {one[:100]} is not one of this request's shared images."
             raise AestheticsError(message, rc="ProcGenNotFound")
     if len(set(rated)) != len(rated):
-        message = "An image can be rated once only."
+        message = "An image can be rated only once."
         raise AestheticsError(message, rc="AestheticsDuplicate")
     if best and not ratings and len(shown) < MIN_FOR_BEST:
-        message = "There is no best among fewer than two images."
+        message = "A best image needs at least two images to choose from."
         raise AestheticsError(message, rc="AestheticsSolo")
     if best and ratings:
         highest = max(rating.rating for rating in ratings)
-        given = {rating.generation_id: rating.rating for rating in ratings}
-        if given.get(best, highest) < highest:
-            message = "The best image is rated lower than another one."
+        by_image = {rating.generation_id: rating.rating for rating in ratings}
+        if by_image.get(best, highest) < highest:
+            message = "The best image has a lower rating than another image."
             raise AestheticsError(message, rc="AestheticsConfused")
 
 
 def max_reward(request: Request) -> int:
-    """Return the most that a request's ratings can earn, by the rules it was accepted under."""
+    """Return the most kudos that a request's ratings can earn, by the request's own ruleset."""
     rules = ruleset.of(request.ruleset)
     rated = request.n * (rules.per_rating + rules.per_artifacts) + rules.best_with_low_rating
     return max(rules.best_alone, rated)
@@ -62,7 +62,10 @@ def reward(
     request: Request,
     generations: list[Generation],
 ) -> int:
-    """Return the owner's kudos: always less than the request cost, and none for anonymous."""
+    """Return the kudos that the ratings earn for the request's owner.
+
+    They are always fewer than the request has cost. An anonymous request earns none.
+    """
     rules = ruleset.of(request.ruleset)
     if request.anonymous:
         return 0

@@ -1,8 +1,8 @@
-"""Why a request is refused: every refusal with its sentence, HTTP status and the Horde's ``rc``.
+"""The refusals: each with its message, HTTP status and the Horde's ``rc``.
 
-Raised by rules, store and handlers, and turned into a response once, in ``edge.http``. What is
-wrong with the HTTP request itself is in ``edge.errors``. Codes and names follow the AI Horde's API
-(horde-api.md 1.0 and 1.7).
+Rules, store and handlers raise them, and ``edge.http`` turns them into responses. Errors in the
+HTTP request itself are in ``edge.errors``. Names and codes are the AI Horde's (horde-api.md 1.0 and
+1.7).
 """
 
 from http import HTTPStatus
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 
 class HordeError(Exception):
-    """A refusal the client can understand: ``{"message": str, "rc": str}``."""
+    """A refusal that the client gets as ``{"message": str, "rc": str}``."""
 
     status: ClassVar[HTTPStatus] = HTTPStatus.BAD_REQUEST
     rc: ClassVar[str] = "BadRequest"
@@ -27,13 +27,13 @@ class HordeError(Exception):
 
 
 class TooManyPrompts(HordeError):
-    """An account has as many images waiting as it may."""
+    """The account has as many images waiting as it may have."""
 
     status, rc = HTTPStatus.TOO_MANY_REQUESTS, "TooManyPrompts"
 
 
 class Unsupported(HordeError):
-    """Something the API knows that no endpoint here can draw yet."""
+    """The API knows this feature, but no endpoint here can draw it yet."""
 
     rc = "UnsupportedModel"
 
@@ -48,7 +48,7 @@ class MissingPrompt(HordeError):
 
 
 class InvalidPromptSize(HordeError):
-    """The prompt has too many words."""
+    """The prompt is too long."""
 
     rc = "InvalidPromptSize"
 
@@ -60,13 +60,13 @@ class ImageValidationFailed(HordeError):
 
 
 class RequiresTrust(HordeError):
-    """Something reserved for trusted users."""
+    """Only trusted users may do this."""
 
     rc = "RequiresTrust"
 
 
 class InvalidAPIKey(HordeError):
-    """No user or worker has this key."""
+    """No user has this API key."""
 
     status, rc = HTTPStatus.UNAUTHORIZED, "InvalidAPIKey"
 
@@ -77,13 +77,13 @@ class InvalidAPIKey(HordeError):
 
 
 class AestheticsError(HordeError):
-    """Images that cannot be rated, or not so; ``rc`` says why."""
+    """The images cannot be rated, or not like this; ``rc`` says why."""
 
     rc = "InvalidAestheticAttempt"
 
 
 class DeletedUser(HordeError):
-    """The account was deleted by its owner."""
+    """The account has been deleted."""
 
     status, rc = HTTPStatus.FORBIDDEN, "DeletedUser"
 
@@ -92,7 +92,7 @@ class DeletedUser(HordeError):
 
 
 class NotModerator(HordeError):
-    """Reserved for moderators."""
+    """Only moderators may do this."""
 
     status, rc = HTTPStatus.FORBIDDEN, "NotModerator"
 
@@ -101,7 +101,7 @@ class NotModerator(HordeError):
 
 
 class NotAdmin(HordeError):
-    """Reserved for those the operator named."""
+    """Only admins, whom the operator names, may do this."""
 
     status, rc = HTTPStatus.FORBIDDEN, "NotAdmin"
 
@@ -110,28 +110,28 @@ class NotAdmin(HordeError):
 
 
 class NotOwner(HordeError):
-    """Reserved for the owner of the thing, and moderators."""
+    """Only the owner may do this; for accounts and workers, moderators may too."""
 
     status, rc = HTTPStatus.FORBIDDEN, "NotOwner"
 
     def __init__(self) -> None:
-        super().__init__("You may only do this to what is yours.")
+        super().__init__("Only its owner may do this.")
 
 
 class KudosUpfront(HordeError):
-    """A heavy request from an account that cannot pay for it."""
+    """The request needs its kudos upfront, and the account does not have them."""
 
     status, rc = HTTPStatus.FORBIDDEN, "KudosUpfront"
 
 
 class KudosTransferRefused(HordeError):
-    """Kudos that cannot be moved so; ``rc`` says why."""
+    """The kudos cannot be transferred or awarded; ``rc`` says why."""
 
     rc = "KudosTransferNotEnough"
 
 
 class NotAllowedAwards(HordeError):
-    """Only the horde's first account gives awards."""
+    """Only the horde's first account may award kudos."""
 
     status, rc = HTTPStatus.FORBIDDEN, "NotAllowedAwards"
 
@@ -140,16 +140,16 @@ class NotAllowedAwards(HordeError):
 
 
 class NoUserModSelected(HordeError):
-    """A change of an account that changes nothing."""
+    """The call changes nothing of the account."""
 
     rc = "NoUserModSelected"
 
     def __init__(self) -> None:
-        super().__init__("Nothing to change was given.")
+        super().__init__("No change to the account was specified.")
 
 
 class AnonForbiddenUserMod(HordeError):
-    """Nobody changes the anonymous account."""
+    """The anonymous account cannot be changed."""
 
     status, rc = HTTPStatus.FORBIDDEN, "AnonForbiddenUserMod"
 
@@ -158,17 +158,17 @@ class AnonForbiddenUserMod(HordeError):
 
 
 class TooLongUserName(HordeError):
-    """A user name that is too long."""
+    """The user name is too long."""
 
     rc = "TooLongUserName"
 
 
 class UserChangeRefused(HordeError):
-    """A change of an account that cannot be made here."""
+    """The horde does not support this change of an account."""
 
 
 class SharedKeyEmpty(HordeError):
-    """The shared key has nothing left to spend."""
+    """The shared key has no kudos left to spend."""
 
     status, rc = HTTPStatus.FORBIDDEN, "SharedKeyEmpty"
 
@@ -177,7 +177,7 @@ class SharedKeyEmpty(HordeError):
 
 
 class SharedKeyExpired(HordeError):
-    """The shared key's time is over."""
+    """The shared key has expired."""
 
     status, rc = HTTPStatus.FORBIDDEN, "SharedKeyExpired"
 
@@ -192,11 +192,11 @@ class SharedKeyInsufficientKudos(HordeError):
 
 
 class SharedKeyLimit(HordeError):
-    """Larger, or with more steps, than the shared key allows."""
+    """The images are larger, or have more steps, than the shared key allows."""
 
 
 class SharedKeyNotFound(HordeError):
-    """No such shared key."""
+    """There is no such shared key."""
 
     status, rc = HTTPStatus.NOT_FOUND, "SharedKeyNotFound"
 
@@ -205,25 +205,25 @@ class SharedKeyNotFound(HordeError):
 
 
 class NoSharedKeyModSelected(HordeError):
-    """A change of a shared key that changes nothing."""
+    """The call changes nothing of the shared key."""
 
     rc = "NoSharedKeyModSelected"
 
     def __init__(self) -> None:
-        super().__init__("Nothing to change was given.")
+        super().__init__("No change to the shared key was specified.")
 
 
 class TooManySharedKeys(HordeError):
-    """An account has as many shared keys as it may."""
+    """The account has as many shared keys as it may have."""
 
     status, rc = HTTPStatus.FORBIDDEN, "Forbidden"
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"You cannot have more than {most} shared keys.")
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"You cannot have more than {limit} shared keys.")
 
 
 class AnonForbidden(HordeError):
-    """Not for the anonymous account."""
+    """The anonymous account cannot do this."""
 
     status, rc = HTTPStatus.FORBIDDEN, "AnonForbidden"
 
@@ -232,23 +232,23 @@ class AnonForbidden(HordeError):
 
 
 class WrongCredentials(HordeError):
-    """A worker submits what another one drew."""
+    """The image was claimed by a worker of another user."""
 
     status, rc = HTTPStatus.FORBIDDEN, "WrongCredentials"
 
 
 class WorkerMaintenance(HordeError):
-    """The worker is in maintenance, paused, or its owner is flagged; it gets nothing to draw."""
+    """The worker gets no images: it is in maintenance or paused, or its owner is flagged."""
 
     status, rc = HTTPStatus.FORBIDDEN, "WorkerMaintenance"
 
     def __init__(self, reason: str, *, rc: str | None = None) -> None:
-        # horde-worker-reGen looks for "maintenance mode".
+        # horde-worker-reGen searches the message for "maintenance mode".
         super().__init__(f"This worker has been put into maintenance mode. Reason: {reason}", rc=rc)
 
 
 class PolymorphicNameConflict(HordeError):
-    """A worker of this name exists already."""
+    """The worker name is already taken."""
 
     rc = "PolymorphicNameConflict"
 
@@ -257,17 +257,17 @@ class PolymorphicNameConflict(HordeError):
 
 
 class InvalidPriorityUsername(HordeError):
-    """A name to be served first is not of the form alias#id."""
+    """A priority username does not have the form alias#id."""
 
     rc = "InvalidPriorityUsername"
 
 
 class NothingToChange(HordeError):
-    """A change that changes nothing; ``rc`` says of what."""
+    """The call changes nothing; ``rc`` names what it would change."""
 
 
 class AnonForbiddenWorker(HordeError):
-    """Workers need a worker key."""
+    """The anonymous account cannot run workers."""
 
     status, rc = HTTPStatus.FORBIDDEN, "AnonForbiddenWorker"
 
@@ -276,13 +276,13 @@ class AnonForbiddenWorker(HordeError):
 
 
 class NotPrivileged(HordeError):
-    """The key is valid, but it is not a worker key."""
+    """The API key is valid, but it is not a worker key."""
 
     status, rc = HTTPStatus.FORBIDDEN, "NotPrivileged"
 
 
 class RequestNotFound(HordeError):
-    """No such request, or it has expired."""
+    """There is no such request, or it has expired."""
 
     status, rc = HTTPStatus.NOT_FOUND, "RequestNotFound"
 
@@ -291,13 +291,13 @@ class RequestNotFound(HordeError):
 
 
 class UserNotFound(HordeError):
-    """No such user."""
+    """There is no such user."""
 
     status, rc = HTTPStatus.NOT_FOUND, "UserNotFound"
 
 
 class WorkerNotFound(HordeError):
-    """No such worker."""
+    """There is no such worker."""
 
     status, rc = HTTPStatus.NOT_FOUND, "WorkerNotFound"
 
@@ -306,13 +306,13 @@ class WorkerNotFound(HordeError):
 
 
 class StyleNotFound(HordeError):
-    """No such style."""
+    """There is no such style."""
 
     status, rc = HTTPStatus.NOT_FOUND, "StyleNotFound"
 
 
 class InvalidJobID(HordeError):
-    """No such generation, or its request has expired."""
+    """There is no such generation, or its request has expired."""
 
     status, rc = HTTPStatus.NOT_FOUND, "InvalidJobID"
 
@@ -321,7 +321,7 @@ class InvalidJobID(HordeError):
 
 
 class DuplicateGen(HordeError):
-    """The generation was submitted before; exactly one submit wins."""
+    """The image has already been submitted; exactly one submit succeeds."""
 
     rc = "DuplicateGen"
 
@@ -330,7 +330,7 @@ class DuplicateGen(HordeError):
 
 
 class AbortedGen(HordeError):
-    """The lease ran out, or the job was given to another worker."""
+    """The lease has expired, and the image may be with another worker."""
 
     rc = "AbortedGen"
 
@@ -342,32 +342,32 @@ class AbortedGen(HordeError):
 
 
 class NotUploaded(HordeError):
-    """A submit with ``generation: R2`` before the image was uploaded."""
+    """The submitted image is not in the bucket, or is not a WebP file."""
 
     def __init__(self, generation_id: str) -> None:
         super().__init__(
-            f"The image of job {generation_id} is not in the bucket as a WebP file. Upload it to "
+            f"The image of job {generation_id} was not uploaded as a WebP file. Upload it to "
             "r2_upload and submit again."
         )
 
 
 class MaintenanceMode(HordeError):
-    """The operator takes no new requests for now; what waits is still drawn."""
+    """The horde accepts no new requests for now; waiting images are still drawn."""
 
     status, rc = HTTPStatus.SERVICE_UNAVAILABLE, "MaintenanceMode"
 
     def __init__(self) -> None:
         super().__init__(
-            "This horde is in maintenance mode and takes no new requests; nothing was charged. "
+            "This horde is in maintenance mode and accepts no new requests. Nothing was charged. "
             "Please try again later."
         )
         self.headers = {"Retry-After": "60"}
 
 
 class Busy(HordeError):
-    """Our own store refused to take the write in time; the client should try again."""
+    """The table did not accept the write in time; the client should try again."""
 
     status, rc = HTTPStatus.SERVICE_UNAVAILABLE, "Locked"
 
     def __init__(self) -> None:
-        super().__init__("The server is busy with this account; nothing was changed. Try again.")
+        super().__init__("The server is too busy. Nothing was changed. Please try again.")

@@ -1,13 +1,13 @@
-"""The numbers in force: taxes, floors, rewards and limits, by version.
+"""The numbers of the rules by version: taxes, floors, rewards and limits.
 
 Each request names the version it was accepted under, and ``bin/operator audit`` judges it by that
-one. So a number is changed by adding a version, never by editing one under which requests were
+version. So to change a number, add a version. Never edit a version under which requests have been
 accepted:
 
     SECOND = replace(FIRST, version="2027-01", tax_shared=2)
     RULESETS = (FIRST, SECOND)
 
-Texts that clients read (terms, news, OpenAPI, pages, the demo) take the numbers from here.
+All texts that clients read (terms, news, OpenAPI, pages, the demo) take their numbers from here.
 """
 
 import re
@@ -19,7 +19,7 @@ from horde.records import FIRST_RULESET
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruleset:
-    """One version of the numbers. Kudos are whole; sizes are in pixels, times in seconds."""
+    """One version of the numbers. Kudos are whole, sizes in pixels, times in seconds."""
 
     version: str
 
@@ -31,49 +31,50 @@ class Ruleset:
 
     # Balances (horde-api.md 3.3).
     floor: int
-    """A registered account starts here, and never falls below."""
+    """A registered account starts with this balance and never falls below it."""
     floor_anonymous: int
-    """The anonymous account's balance in the order of the queue; it is never written."""
+    """The anonymous account's balance, which sets its priority; it is never written."""
 
     # Prices: multipliers of the base price (horde-api.md 3.2).
     source_image: Decimal
     fast_workers_only: Decimal
     worker_blacklist: Decimal
 
-    # Rewards of ratings (horde-api.md 1.4).
+    # Rewards for ratings (horde-api.md 1.4).
     per_rating: int
     per_artifacts: int
-    """More for a rating that also says how many artifacts an image has."""
+    """Added for a rating that also rates the image's artifacts."""
     best_alone: int
-    """For choosing the best image and rating none."""
+    """For choosing the best image without rating any."""
     best_with_low_rating: int
-    """More for one low rating that also names the best."""
+    """Added for a single low rating that also names the best image."""
 
-    # Limits of what may be asked for without kudos upfront (horde-api.md 3.4).
+    # Limits of requests without kudos upfront (horde-api.md 3.4).
     max_steps: int
-    """Accurate steps; also the most of a worker with ``limit_max_steps``."""
+    """Accurate steps; also the limit of a worker with ``limit_max_steps``."""
     max_steps_lcm: int
     downgraded_steps: int
     """Accurate steps that ``allow_downgrade`` reduces to."""
     max_side: int
-    """Bounds of the side of the largest free square."""
+    """Upper bound of the side of the largest free square."""
     min_side: int
+    """Lower bound of that side."""
     side_per_thread: int
-    """The free square grows by this for each thread of the fleet,"""
+    """The side grows by this for each thread of the fleet."""
     side_per_queued: float
-    """and shrinks by this for each image that waits."""
+    """The side shrinks by this for each waiting image."""
 
-    # How much an account may have waiting.
+    # Waiting images (horde-api.md 3.4).
     concurrency: int
-    """Images of one account."""
+    """Waiting images of one account."""
     concurrency_anonymous: int
-    """Images of one model that all anonymous users have together."""
+    """Waiting images of one model that all anonymous users have together."""
 
-    # Lives.
+    # Lifetimes.
     max_faults: int
-    """This many faults of one image end its request."""
+    """Faults of one image that end its request."""
     request_life_s: int
-    """A request ends this long after its last pop or submit."""
+    """A request expires this long after its last pop or submit."""
 
 
 FIRST = Ruleset(
@@ -107,7 +108,7 @@ IN_FORCE = RULESETS[-1]
 
 
 def of(version: str) -> Ruleset:
-    """Return the rules of a version; raises KeyError where this code does not know it."""
+    """Return the ruleset of a version; raises KeyError if this code does not know it."""
     for rules in RULESETS:
         if rules.version == version:
             return rules
@@ -115,14 +116,14 @@ def of(version: str) -> Ruleset:
 
 
 def numbers() -> dict[str, object]:
-    """Return the numbers in force by their names, as texts may name them."""
+    """Return the numbers in force by the names that texts may use as placeholders."""
     return {**asdict(IN_FORCE), "request_life_minutes": IN_FORCE.request_life_s // 60}
 
 
 def fill(text: str) -> str:
-    """Return a text with the numbers in force for placeholders such as ``{tax_shared}``.
+    """Return a text with placeholders such as ``{tax_shared}`` replaced by the numbers in force.
 
-    What is in braces and names no number is left as it is.
+    Other names in braces are left unchanged.
     """
     known = numbers()
     return re.sub(r"\{(\w+)\}", lambda found: str(known.get(found[1], found[0])), text)

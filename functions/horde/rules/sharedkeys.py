@@ -1,6 +1,6 @@
-"""What a shared key lets others spend of its owner's kudos (horde-api.md 1.5).
+"""The limits within which a shared key spends its owner's kudos (horde-api.md 1.5).
 
-Its budget is also a condition of the transaction that spends it (``store.requests.accept``).
+The budget is also a condition of the transaction that spends it (``store.requests.accept``).
 """
 
 from horde.records import UNLIMITED, ImageSpec, SharedKey, User
@@ -24,17 +24,17 @@ def max_keys(user: User) -> int:
 
 
 def expires_at(days: int, now: int) -> int | None:
-    """Return when a key runs out, in seconds since the epoch; None: never."""
+    """Return when a key expires, in seconds since the epoch, or None for never."""
     return None if days == UNLIMITED else now + days * DAY_S
 
 
 def is_expired(key: SharedKey, now: int) -> bool:
-    """Say whether a key's time is over; ``now`` is in seconds."""
+    """Return whether a key has expired; ``now`` is in seconds."""
     return key.expires_at is not None and key.expires_at <= now
 
 
 def check_alive(key: SharedKey, now: int) -> None:
-    """Refuse a key whose time or budget is used up; raises SharedKeyExpired, SharedKeyEmpty."""
+    """Refuse an expired or spent key; raises SharedKeyExpired or SharedKeyEmpty."""
     if is_expired(key, now):
         raise SharedKeyExpired
     if key.kudos == 0:
@@ -42,25 +42,28 @@ def check_alive(key: SharedKey, now: int) -> None:
 
 
 def check_budget(key: SharedKey, total: int) -> None:
-    """Refuse what costs more than the key has left; raises SharedKeyInsufficientKudos."""
+    """Refuse a charge above the key's budget; raises SharedKeyInsufficientKudos."""
     if key.kudos != UNLIMITED and key.kudos < total:
         message = f"This request costs {total} kudos; this shared key has {key.kudos} left."
         raise SharedKeyInsufficientKudos(message)
 
 
 def check_limits(key: SharedKey, spec: ImageSpec) -> None:
-    """Refuse images larger or with more steps than the key allows; raises SharedKeyLimit."""
+    """Refuse images with more pixels or steps than the key allows; raises SharedKeyLimit."""
     pixels, steps = spec.pixels, spec.steps
     if key.max_image_pixels != UNLIMITED and pixels > key.max_image_pixels:
-        message = f"This shared key allows {key.max_image_pixels} pixels; {pixels} are too many."
+        message = f"This shared key allows at most {key.max_image_pixels} pixels, not {pixels}."
         raise SharedKeyLimit(message)
     if key.max_image_steps != UNLIMITED and steps > key.max_image_steps:
-        message = f"This shared key allows {key.max_image_steps} steps; {steps} are too many."
+        message = f"This shared key allows at most {key.max_image_steps} steps, not {steps}."
         raise SharedKeyLimit(message)
 
 
 def check_request(key: SharedKey | None, spec: ImageSpec, *, total: int) -> None:
-    """Refuse a request that its shared key, if it came with one, does not allow."""
+    """Refuse a request that its shared key, if it has one, does not allow.
+
+    Raises SharedKeyInsufficientKudos or SharedKeyLimit.
+    """
     if key is not None:
         check_budget(key, total)
         check_limits(key, spec)

@@ -1,7 +1,7 @@
-"""What reaches the open data set: which requests are shared and why, and which of their images.
+"""Which requests are shared and why, and which of their images reach the open data set.
 
-Anonymous text-to-image is always shared, an account's where the request says so, and nothing that
-was made from a source image ever is.
+Anonymous text-to-image is always shared. An account's is shared if the request says so. Images made
+from a source image are never shared.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from horde.rules.dates import iso
 
 LICENSE = "CC0-1.0"
 TERMS_VERSION = "2026-11"
-"""The version of ``edge/documents``; goes with every shared image."""
+"""The version of ``edge/documents``, recorded with every shared image."""
 
 
 class Reason(StrEnum):
@@ -31,7 +31,7 @@ MESSAGES = {
         "Register at /api/register to decide for yourself."
     ),
     Reason.SOURCE_IMAGE: (
-        "This request will not be shared: images made from a source image never are. "
+        "This request will not be shared, since images made from a source image never are. "
         "It pays the tax of an unshared image."
     ),
 }
@@ -39,7 +39,7 @@ MESSAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer, its reason, and what to tell the client if its flag was overruled."""
+    """Whether a request is shared, why, and the message if its flag was overruled."""
 
     shared: bool
     reason: Reason
@@ -50,19 +50,19 @@ MAY_BE_SHARED = frozenset({State.WAITING, State.PROCESSING, State.OK})
 
 
 def reaches_data_set(request: Request, generations: list[Generation]) -> bool:
-    """Say whether any of these images of a request is in the data set, or still may be.
+    """Return whether any of these images of a request is in the data set or may still get there.
 
-    A censored image is not shared, nor one that was cancelled, expired or faulted.
+    Censored, cancelled, expired and faulted images are not shared.
     """
     return request.shared and any(generation.state in MAY_BE_SHARED for generation in generations)
 
 
 def decide(*, flag: bool, anonymous: bool, uses_images: bool) -> Decision:
-    """Decide for one request.
+    """Decide whether a request is shared.
 
-    ``flag`` is the literal ``shared`` of the body; ``uses_images`` says that any source image,
-    mask, extra source image or control image came with it (``source_processing`` alone does not
-    count: clients send it on plain text-to-image).
+    ``flag`` is ``shared`` in the body, as sent. ``uses_images`` says whether the request has a
+    source image, mask or extra source image. ``source_processing`` alone does not count, since
+    clients send it with plain text-to-image (horde-clients.md 1.2).
     """
     if uses_images:
         shared, reason = False, Reason.SOURCE_IMAGE
@@ -83,21 +83,24 @@ class Verdict(StrEnum):
 
 
 def judge(request: Request | None, generation: Generation | None, attempt: int) -> Verdict:
-    """Decide whether an uploaded image is shared; ``attempt`` is the claim it was uploaded for."""
+    """Decide whether an uploaded image is shared now, later or never.
+
+    ``attempt`` is the claim that it was uploaded for.
+    """
     if request is None or generation is None or not request.shared:
         return Verdict.NEVER
     if attempt != generation.attempt:
-        return Verdict.NEVER  # a worker uploaded after its lease had run out
+        return Verdict.NEVER  # the worker uploaded it after its lease had expired
     if generation.state is State.PROCESSING:
         return Verdict.LATER
     return Verdict.SHARE if generation.state is State.OK else Verdict.NEVER
 
 
 def row(request: Request, generation: Generation, *, sha256: str, size: int) -> dict[str, Any]:
-    """Return a shared image's row (laion-dataset.md 2.4): flat, no null, no empty list.
+    """Return a shared image's metadata (laion-dataset.md 2.4): flat, no null, no empty list.
 
-    Nothing in it leads to a person: no user, key, address, client or worker. ``sha256`` and
-    ``size`` (bytes) are the file's.
+    Nothing in it identifies a person: no user, key, address, client or worker. ``sha256`` and
+    ``size`` (bytes) are the image file's.
     """
     payload = request.payload
     prompt, _, negative = payload["prompt"].partition("###")

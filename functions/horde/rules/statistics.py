@@ -1,4 +1,4 @@
-"""Which counters an event adds to. Counters go by the time of the event, not of the counting."""
+"""Which counters an event adds to, by the time of the event and not of its counting."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from horde.records import ANONYMOUS_ID, AnonymousRequest, Event, Settlement
 from horde.rules.dates import HOUR_S, day, minute
 
 MONTH_DAYS = 31
-"""A month is this day and the thirty before it (UTC)."""
+"""A month is this day and the thirty days before it (UTC)."""
 
 
 class Scope(StrEnum):
-    """What a series of numbers is about."""
+    """What a series counts by."""
 
     WORKER = "worker"
     ANONYMOUS = "anonymous"
@@ -25,30 +25,30 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One counter: of a worker, a minute, a day, a model ..."""
+    """One series of counts: of a worker, a minute, a day, a model and so on."""
 
     scope: Scope
     name: str = ""
     """The worker's id or the model's name."""
     period: str = ""
-    """The day or minute, as ``dates`` writes it."""
+    """The day or minute, in the form of ``rules.dates``."""
 
 
 @dataclass(slots=True)
 class Counter:
-    """What to add to one series, and when its item may go (seconds), 0 for never."""
+    """The numbers to add to a series, and its item's TTL (seconds since the epoch; 0 for none)."""
 
     add: dict[str, int] = field(default_factory=dict)
     gone_at: int = 0
 
     def count(self, **numbers: int) -> None:
-        """Add up."""
+        """Add to the numbers."""
         for name, number in numbers.items():
             self.add[name] = self.add.get(name, 0) + number
 
 
 def counters(events: Iterable[Event]) -> dict[Series, Counter]:
-    """Return what all events together add to which series."""
+    """Return what events add to each series, in total."""
     found: dict[Series, Counter] = {}
 
     def at(scope: Scope, name: str = "", period: str = "") -> Counter:

@@ -1,13 +1,13 @@
-"""Who may give kudos to whom, and how many. The codes are the Horde's (horde-api.md 1.5).
+"""Who may give how many kudos to whom. The codes are the Horde's (horde-api.md 1.5).
 
-What is refused here is also a condition of the transaction (``store.transfers.transfer``).
+Each rule is also a condition of the transaction (``store.transfers.transfer``).
 """
 
 from horde.records import User
 from horde.rules.refusals import KudosTransferRefused
 
 AWARDER_ID = 1
-"""The horde's first account, the only one that awards kudos."""
+"""The horde's first account, the only one that may award kudos."""
 
 
 def _refuse(rc: str, message: str) -> KudosTransferRefused:
@@ -15,15 +15,15 @@ def _refuse(rc: str, message: str) -> KudosTransferRefused:
 
 
 def check_amount(amount: int) -> None:
-    """Refuse an amount that cannot be moved."""
+    """Refuse an amount that is not positive; raises KudosTransferRefused."""
     if amount < 0:
-        raise _refuse("NegativeKudosTransfer", "Nobody can be sent a negative amount of kudos.")
+        raise _refuse("NegativeKudosTransfer", "The amount of kudos cannot be negative.")
     if amount == 0:
-        raise _refuse("InvalidKudosTransferAmount", "An amount of 0 moves nothing.")
+        raise _refuse("InvalidKudosTransferAmount", "The amount of kudos cannot be 0.")
 
 
 def check_sender(sender: User) -> None:
-    """Refuse those who cannot give kudos away."""
+    """Refuse a sender who cannot give kudos away; raises KudosTransferRefused."""
     if sender.anonymous:
         message = "You cannot transfer kudos from the anonymous account."
         raise _refuse("KudosTransferFromAnon", message)
@@ -33,9 +33,9 @@ def check_sender(sender: User) -> None:
 
 
 def check_receiver(receiver: User) -> None:
-    """Refuse those who cannot be given kudos."""
+    """Refuse a receiver who cannot get kudos; raises KudosTransferRefused."""
     if receiver.anonymous:
-        message = "You cannot transfer kudos to the anonymous account: nobody owns it."
+        message = "You cannot transfer kudos to the anonymous account, since nobody owns it."
         raise _refuse("KudosTransferToAnon", message)
     if receiver.deleted:
         raise _refuse("DeletedUser", "The target account has been deleted.")
@@ -47,7 +47,7 @@ def check_receiver(receiver: User) -> None:
 def check(sender: User, receiver: User, amount: int, *, received_recently: bool) -> None:
     """Refuse a transfer that is not allowed; raises KudosTransferRefused.
 
-    ``received_recently``: the receiver sent the sender kudos within the last minute.
+    ``received_recently`` says whether the receiver sent kudos to the sender within the last minute.
     """
     check_sender(sender)
     check_amount(amount)
@@ -56,18 +56,21 @@ def check(sender: User, receiver: User, amount: int, *, received_recently: bool)
     check_receiver(receiver)
     if received_recently:
         message = (
-            "This user sent you kudos within the last minute. Please wait a minute before you "
-            "send some back."
+            "This user sent you kudos within the last minute. Please wait a minute before sending "
+            "kudos back."
         )
         raise _refuse("TooFastKudosTransfers", message)
     spendable = max(0, sender.kudos - sender.floor)
     if amount > spendable:
-        message = f"Not enough kudos: {spendable} of {sender.kudos} can be transferred."
+        message = f"Not enough kudos: you can transfer {spendable} of your {sender.kudos}."
         raise _refuse("KudosTransferNotEnough", message)
 
 
 def check_award(giver: User, receiver: User, amount: int) -> None:
-    """Refuse an award that is not allowed; ``giver`` is known to be an awarder."""
+    """Refuse an award that is not allowed; raises KudosTransferRefused.
+
+    The caller has checked that ``giver`` may award kudos.
+    """
     check_amount(amount)
     if receiver.anonymous:
         raise _refuse("KudosAwardToAnon", "You cannot award kudos to the anonymous account.")
