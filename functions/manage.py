@@ -1,6 +1,7 @@
 """PUT and DELETE workers, PUT modes: changes by owners, moderators and admins.
 
 A function apart from pop and submit. It alone may delete workers, and its bugs stop no drawing.
+Each change is checked as a whole before its one write or transaction.
 """
 
 from typing import Any

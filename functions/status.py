@@ -5,6 +5,8 @@ No API key is needed: a request's UUID is the capability, as every client expect
 A cancel flags the request and then ends each waiting image in its own transaction. Crash window:
 the request is flagged, but some images still wait. The flag also makes the request due, so the next
 sweep ends and refunds them. An image that a worker claims meanwhile is delivered and charged.
+
+A rating is checked as a whole before its one transaction.
 """
 
 import base64

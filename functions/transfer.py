@@ -1,7 +1,8 @@
 """POST kudos/transfer and kudos/award, and /v2/sharedkeys: kudos that others receive or spend.
 
 Each call writes in one transaction, so there is no crash window. A client that lost the response
-can repeat the call with the same ``Idempotency-Key`` and gets the same response.
+can repeat the call with the same ``Idempotency-Key`` and gets the same response. That key is looked
+up before any other check: what was done once is answered, even if it would be refused by now.
 """
 
 import hashlib

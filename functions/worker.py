@@ -4,6 +4,12 @@ A pop claims images one by one, each by a conditional write: first those of the 
 those of the accounts it names, then those with the highest priority. Crash windows: if the response
 to a pop is lost, the leases expire and the sweep requeues the images. If the response to a submit
 is lost, the worker submits again, gets DuplicateGen and keeps its reward.
+
+The order of the checks. A pop checks the key, the body and the user names, and writes nothing until
+it knows the worker's name and owner. A worker that is then refused, since it rests or its owner is
+flagged, has been written as seen: its owner sees that it is online. A submit checks the key, the
+body, the lease and the upload before it extends the request and settles. An image in the body is
+uploaded before the settlement: without one it expires with its bucket.
 """
 
 import random
