@@ -680,10 +680,11 @@ def published(view: View) -> Findings:
 
 
 def awards(view: View) -> Findings:
-    """Each award of a rating."""
+    """Each award of a rating, by the rules of its request; a request of unknown rules is RULED."""
+    known = {rules.version for rules in ruleset.RULESETS}
     for entry in view.books.entries.values():
         row = view.books.requests.get(entry.reference) if entry.kind == Kind.AWARD else None
-        if row is None or row.request.anonymous:
+        if row is None or row.request.anonymous or row.request.ruleset not in known:
             continue
         request = row.request
         bound = min(view.cost(request) - 1, ratings.max_reward(request))
