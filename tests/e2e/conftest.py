@@ -1,7 +1,5 @@
 """One local cloud for the whole run, with IAM enforced, and what the tests ask of it."""
 
-import base64
-import io
 import json
 import time
 import uuid
@@ -11,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from horde.store.audit import AuditStore
 from infra.local.api_client import Client, until
@@ -19,26 +16,15 @@ from infra.local.local_cloud import TINY_MODEL, LocalCloud
 from infra.local.processes import LocalCloudError, say
 from infra.operate import commands
 from infra.operate.audit.run import audit
+from tests.support.numbers import SMALL
 
-PATIENCE_S = 90
-
-
-def webp(side: int = 64, colour: str = "teal") -> bytes:
-    """A picture that nobody had to draw."""
-    out = io.BytesIO()
-    Image.new("RGB", (side, side), colour).save(out, "WEBP")
-    return out.getvalue()
+PATIENCE_S = 600
+"""Until something that should happen counts as hanging; no test measures how long it takes."""
 
 
-def png_base64(side: int = 64) -> str:
-    out = io.BytesIO()
-    Image.new("RGB", (side, side), "orange").save(out, "PNG")
-    return base64.b64encode(out.getvalue()).decode()
-
-
-def wish(prompt: str = "a fox", *, n: int = 1, **fields: Any) -> dict[str, Any]:
-    """A small request: 64x64 at 4 steps is 1 kudos, and its tax."""
-    params = {"width": 64, "height": 64, "steps": 4, "sampler_name": "k_euler", "n": n}
+def small(prompt: str = "a fox", *, n: int = 1, **fields: Any) -> dict[str, Any]:
+    """The body of a request for small images."""
+    params = {**SMALL, "sampler_name": "k_euler", "n": n}
     return {"prompt": prompt, "params": params, "nsfw": False, "censor_nsfw": False, **fields}
 
 
@@ -148,7 +134,7 @@ def together(count: int, call: Any) -> list[Any]:
 def proven(request: pytest.FixtureRequest) -> Iterator[None]:
     """Prove the table after each test, while the last of what it did may still be under way."""
     yield
-    if "horde" in request.fixturenames:
-        store = request.getfixturevalue("cloud").cloud.store
-        report = audit(store, segments=1, pauses=(0.05, 0.2, 0.5, 1, 3))
+    if "cloud" in request.fixturenames:
+        local = request.getfixturevalue("cloud").local
+        report = audit(AuditStore(local.store.table), segments=1, pauses=(0.05, 0.2, 0.5, 1, 3))
         assert not report.findings, "\n".join(report.lines())

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from infra.local.api_client import Answer, Client
-from tests.e2e.conftest import OperatedCloud, wish
+from tests.e2e.conftest import OperatedCloud, small
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -70,7 +70,7 @@ class Page:
 @pytest.fixture(scope="module")
 def page(cloud: OperatedCloud) -> Page:
     client = cloud.user()
-    body = wish("a window", n=2, shared=True)
+    body = small("a window", n=2, shared=True)
     accepted = client.call("POST", f"{V2}/generate/async", body, headers=ORIGIN)
     assert accepted.status == 202
     return Page(client, accepted, cloud.done(client, accepted.json["id"]))
@@ -93,7 +93,7 @@ def test_a_page_reads_every_success(cloud: OperatedCloud, page: Page) -> None:
         "status": page.fetch("GET", f"{V2}/generate/status/{request_id}"),
         "cancel": page.fetch("DELETE", f"{V2}/generate/status/{request_id}"),
         "user": page.fetch("GET", f"{V2}/find_user"),
-        "dry run": page.fetch("POST", f"{V2}/generate/async", wish(dry_run=True)),
+        "dry run": page.fetch("POST", f"{V2}/generate/async", small(dry_run=True)),
         "register": page.fetch("POST", "/api/register", {"username": "somebody"}),
         "heartbeat": page.fetch("GET", f"{V2}/status/heartbeat"),
     }
@@ -110,7 +110,7 @@ def test_a_page_reads_every_success(cloud: OperatedCloud, page: Page) -> None:
 
 def test_a_page_reads_every_refusal(cloud: OperatedCloud, page: Page) -> None:
     generate = f"{V2}/generate/async"
-    bad = wish()
+    bad = small()
     bad["params"]["sampler_name"] = "k_nothing"
     newcomer = cloud.local.client(cloud.local.client().register("newcomer")["api_key"])
     stranger = cloud.local.client("x" * 22)
@@ -118,15 +118,15 @@ def test_a_page_reads_every_refusal(cloud: OperatedCloud, page: Page) -> None:
     refusals = [
         (400, page.fetch("POST", generate, bad)),
         (400, page.client.call("POST", generate, raw=b'{"prompt": ', headers=ORIGIN)),
-        (400, keyless.call("POST", generate, wish(), headers=ORIGIN)),
-        (401, stranger.call("POST", generate, wish(), headers=ORIGIN)),
+        (400, keyless.call("POST", generate, small(), headers=ORIGIN)),
+        (401, stranger.call("POST", generate, small(), headers=ORIGIN)),
         (401, keyless.call("GET", f"{V2}/find_user", headers=ORIGIN)),
-        (403, newcomer.call("POST", generate, wish(slow_workers=False), headers=ORIGIN)),
+        (403, newcomer.call("POST", generate, small(slow_workers=False), headers=ORIGIN)),
         (404, page.fetch("GET", f"{V2}/generate/check/{NOBODY}")),
         (404, page.fetch("GET", f"{V2}/generate/status/{NOBODY}")),
         (404, page.fetch("DELETE", f"{V2}/generate/status/{NOBODY}")),
         # What a form sends without asking first.
-        (415, page.fetch("POST", generate, wish(), headers={"Content-Type": "text/plain"})),
+        (415, page.fetch("POST", generate, small(), headers={"Content-Type": "text/plain"})),
     ]
     for status, answer in refusals:
         assert answer.status == status

@@ -20,14 +20,14 @@ import pytest
 from PIL import Image
 
 from infra.local.api_client import Client
-from tests.e2e.conftest import OperatedCloud, wish
+from tests.e2e.conftest import PATIENCE_S, OperatedCloud, small
+from tests.support.numbers import SMALL_COST_SHARED, SMALL_PRICE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "tests" / "e2e" / "clients"
 PYTHON = ROOT / "build" / "clients-venv" / "bin" / "python"
-PATIENCE_S = 120
 BAD_KEY = "No user matching sent API Key"
 TOO_POOR = "this request needs its kudos upfront"
 UNKNOWN_ID = "Image Waiting Prompt with ID '00000000-0000-4000-8000-000000000000' not found."
@@ -89,10 +89,10 @@ class Rounds:
     def __init__(self, cloud: OperatedCloud, folder: Path, pool: ThreadPoolExecutor) -> None:
         self._cloud = cloud
         self._folder = folder
-        # The worker's request waits before the worker asks.
-        self.wisher = cloud.user()
-        self.drawn_by_volunteer = self.wisher.generate(
-            wish("a boat", models=["sdk_volunteer"], n=2, shared=True)
+        # The request waits before the worker asks.
+        self.client = cloud.user()
+        self.drawn_by_volunteer = self.client.generate(
+            small("a boat", models=["sdk_volunteer"], n=2, shared=True)
         )
         self.volunteer = cloud.worker()
         self._futures: dict[str, Future[Round]] = {
@@ -141,7 +141,7 @@ def test_horde_sdk_draws_two_shared_images(rounds: Rounds) -> None:
 def test_horde_sdk_pays_what_its_dry_run_said(rounds: Rounds) -> None:
     # And nothing else of its round was charged: what it cancelled was given back.
     for script in ("sdk_simple.py", "sdk_async.py"):
-        assert rounds[script].seen["dry_run"] == rounds[script].paid == 2 * (1 + 1)
+        assert rounds[script].seen["dry_run"] == rounds[script].paid == 2 * SMALL_COST_SHARED
 
 
 def test_what_horde_sdk_drew_is_in_the_data_set(cloud: OperatedCloud, rounds: Rounds) -> None:
@@ -197,11 +197,11 @@ def test_horde_sdk_worker_delivers_each_image_under_its_own_id(rounds: Rounds) -
     # The SDK sorts ids and upload links each by themselves: they must sort alike.
     worker = rounds["sdk_worker.py"]
     assert worker.seen["uploads"] == [200, 200]
-    assert worker.seen["submits"] == [{"reward": 1}, {"reward": 1}]
-    status = rounds.wisher.status(rounds.drawn_by_volunteer["id"])
+    assert worker.seen["submits"] == [{"reward": SMALL_PRICE}] * 2
+    status = rounds.client.status(rounds.drawn_by_volunteer["id"])
     assert status["shared"] is True
     assert {
-        generation["id"]: rounds.wisher.download(generation["img"])
+        generation["id"]: rounds.client.download(generation["img"])
         for generation in status["generations"]
     } == {key: base64.b64decode(image) for key, image in worker.seen["drawn"].items()}
 
@@ -215,7 +215,7 @@ def test_horde_sdk_worker_reads_its_job_and_its_account(rounds: Rounds) -> None:
     assert len(job["ids"]) == len(job["r2_uploads"]) == job["payload"]["n_iter"] == 2
     assert (job["source_image"], job["source_processing"]) == (None, "txt2img")
     assert worker.seen["user"]["kudos"] == worker.before
-    assert worker.paid == -2
+    assert worker.paid == -2 * SMALL_PRICE
 
 
 def test_horde_sdk_worker_understands_each_refusal(rounds: Rounds) -> None:
@@ -250,7 +250,7 @@ def test_the_npm_client_draws_two_shared_images(rounds: Rounds) -> None:
 def test_the_npm_client_pays_what_its_dry_run_said(rounds: Rounds) -> None:
     npm = rounds["npm.mjs"]
     assert npm.seen["dry"] == {"kudos": npm.paid}
-    assert npm.seen["accepted"]["kudos"] == npm.paid == 2 * (1 + 1)
+    assert npm.seen["accepted"]["kudos"] == npm.paid == 2 * SMALL_COST_SHARED
 
 
 def test_the_npm_client_cancels(rounds: Rounds) -> None:
@@ -292,8 +292,8 @@ def test_stablehordeapi_draws_two_shared_images_into_files(
     assert small.seen["finished"] == 2
     assert pictures(small.seen["images"]) == TWO_PICTURES
     assert all(seed.isdigit() for seed in small.seen["seeds"])
-    # It cannot read ``shared``; the price says it: 1 each, and for two more that nobody drew.
-    assert small.paid == 2 * 2 * (1 + 1)
+    # It cannot read ``shared``; the price says it, and for two more that nobody drew.
+    assert small.paid == 2 * 2 * SMALL_COST_SHARED
     assert small.seen["message"].startswith("Warning: No available workers")
 
 
@@ -309,7 +309,7 @@ def test_stablehordeapi_raises_at_each_refusal(rounds: Rounds) -> None:
 def test_pyaihorde_shares_two_images_although_nobody_told_it_to(rounds: Rounds) -> None:
     small = rounds["pyaihorde.py"]
     assert small.seen["shared"] is True
-    assert small.paid == 2 * (1 + 1)
+    assert small.paid == 2 * SMALL_COST_SHARED
     assert pictures(small.seen["images"]) == TWO_PICTURES
 
 
@@ -329,7 +329,7 @@ def test_a_client_on_the_standard_library_draws_links_and_base64(rounds: Rounds)
     plain = rounds["plain_urllib.py"]
     # What only a source image gives a meaning does not make it image-to-image.
     assert plain.seen["shared"] == [True, True]
-    assert plain.paid == 2 * 2 * (1 + 1)
+    assert plain.paid == 2 * 2 * SMALL_COST_SHARED
     assert pictures(plain.seen["downloaded"]) == TWO_PICTURES
     assert pictures(plain.seen["inline"]) == TWO_PICTURES
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from infra.local.api_client import Answer
-from tests.e2e.conftest import OperatedCloud, wish
+from tests.e2e.conftest import OperatedCloud, small
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 GENERATE = "/api/v2/generate/async"
@@ -21,11 +21,11 @@ def refusal(answer: Answer) -> tuple[int, Any]:
 
 def test_an_unknown_key(cloud: OperatedCloud) -> None:
     client = cloud.local.client("x" * 22)
-    assert refusal(client.call("POST", GENERATE, wish())) == (401, "InvalidAPIKey")
+    assert refusal(client.call("POST", GENERATE, small())) == (401, "InvalidAPIKey")
 
 
 def test_no_key_at_all(cloud: OperatedCloud) -> None:
-    answer = cloud.local.client(None).call("POST", GENERATE, wish())
+    answer = cloud.local.client(None).call("POST", GENERATE, small())
     assert refusal(answer) == (400, None)
     assert "apikey" in answer.json["errors"]
 
@@ -53,7 +53,7 @@ def test_an_unknown_route(cloud: OperatedCloud) -> None:
 
 
 def test_a_body_of_7_mb(cloud: OperatedCloud) -> None:
-    answer = cloud.anonymous.call("POST", GENERATE, wish(source_image="A" * 7_000_000))
+    answer = cloud.anonymous.call("POST", GENERATE, small(source_image="A" * 7_000_000))
     assert refusal(answer)[0] == 413
 
 

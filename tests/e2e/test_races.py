@@ -15,9 +15,18 @@ import pytest
 
 from horde import ending
 from horde.records import Generation, Request, State, Worker
-from tests.e2e.conftest import OperatedCloud, wish
+from tests.e2e.conftest import OperatedCloud, small
 from tests.support.api_calls import Reply
 from tests.support.arena import Arena, arena, at_once
+from tests.support.numbers import (
+    FLOOR,
+    MAX_FAULTS,
+    OVER_S,
+    SMALL,
+    SMALL_COST,
+    SMALL_COST_SHARED,
+    SMALL_PRICE,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -25,9 +34,6 @@ ROUNDS = 20
 FEW = 5
 """Rounds of those races whose every call is a whole handler."""
 THREADS = 32
-SMALL = {"width": 64, "height": 64, "steps": 4}
-PRICE, TAX, FLOOR = 1, 3, 14
-COST = PRICE + TAX
 MODEL = "volunteer"
 """No endpoint draws it: the sweep makes no tickets."""
 
@@ -155,9 +161,9 @@ def test_of_32_submits_of_one_image_one_wins_and_is_paid(ring: Arena, censored: 
         assert wins.count(True) == 1
         end = ends[wins.index(True)]
         assert states(ring, request) == {end: 1}
-        refunds += PRICE if end is State.CENSORED else 0
-        assert ring.kudos(paid_user) == FLOOR + round_number
-        assert ring.kudos(user) == before - round_number * COST + refunds
+        refunds += SMALL_PRICE if end is State.CENSORED else 0
+        assert ring.kudos(paid_user) == FLOOR + round_number * SMALL_PRICE
+        assert ring.kudos(user) == before - round_number * SMALL_COST + refunds
     assert len(ring.ledger(paid_user)) == 1 + ROUNDS
 
 
@@ -208,9 +214,9 @@ def test_a_submit_and_a_fault_of_one_image_at_once_are_one_end(ring: Arena) -> N
         found = states(ring, request)
         assert found in ({State.OK: 1}, {State.WAITING: 1})
         drawn += found[State.OK]
-        assert ring.kudos(paid_user) == FLOOR + drawn
+        assert ring.kudos(paid_user) == FLOOR + drawn * SMALL_PRICE
         ring.cancel(request.id)
-        assert ring.kudos(user) == before - drawn * COST
+        assert ring.kudos(user) == before - drawn * SMALL_COST
 
 
 def test_a_pop_and_a_cancel_at_once_leave_each_image_held_or_refunded(ring: Arena) -> None:
@@ -228,7 +234,7 @@ def test_a_pop_and_a_cancel_at_once_leave_each_image_held_or_refunded(ring: Aren
         found = {image.id: image.state for image in ring.store.requests.generations(request)}
         assert {one for one, state in found.items() if state is State.PROCESSING} == set(given)
         assert set(found.values()) <= {State.PROCESSING, State.CANCELLED}
-        assert ring.kudos(user) == before - COST * len(given)
+        assert ring.kudos(user) == before - SMALL_COST * len(given)
         # Nothing that is given back now is drawn again.
         if given:
             faults = [partial(ring.submit, worker, one, state="faulted") for one in given]
@@ -277,7 +283,7 @@ def test_a_submit_and_the_end_of_its_request_at_once_are_one_end(ring: Arena) ->
         jobs = pop(ring, worker, "w", amount=4).body
         for url in jobs["r2_uploads"]:
             ring.upload(url)
-        ring.clock.pass_seconds(1300)  # the leases are over, and so is the request
+        ring.clock.pass_seconds(OVER_S)  # the leases are over, and so is the request
         submits = [partial(ring.submit, worker, one) for one in jobs["ids"]]
         answers = at_once(*submits[:2], *[ring.sweep] * 3, *submits[2:])
         done = statuses([answer for answer in answers if isinstance(answer, Reply)])
@@ -285,12 +291,12 @@ def test_a_submit_and_the_end_of_its_request_at_once_are_one_end(ring: Arena) ->
         drawn += done[200]
         found = states(ring, request)
         assert found[State.OK] == done[200]
-        ring.clock.pass_seconds(1300)
+        ring.clock.pass_seconds(OVER_S)
         ring.sweep()
         found = states(ring, request)
         assert found == {State.OK: done[200], State.EXPIRED: 6 - done[200]}
-        assert ring.kudos(user) == before - drawn * COST
-        assert ring.kudos(paid_user) == FLOOR + drawn
+        assert ring.kudos(user) == before - drawn * SMALL_COST
+        assert ring.kudos(paid_user) == FLOOR + drawn * SMALL_PRICE
 
 
 def test_sweeps_at_once_do_each_thing_once(ring: Arena) -> None:
@@ -299,7 +305,7 @@ def test_sweeps_at_once_do_each_thing_once(ring: Arena) -> None:
     for _ in range(FEW):
         before = ring.kudos(user)
         lost = [ask(ring, key, n=2) for _ in range(3)]
-        for _ in range(2):  # two faults; the third comes with the sweeps
+        for _ in range(MAX_FAULTS - 1):  # the last fault comes with the sweeps
             for one in pop(ring, worker, "w", amount=20, mixed_batch=True).body["jobs"]:
                 ring.submit(worker, one["id"], state="faulted")
         assert len(pop(ring, worker, "w", amount=4, mixed_batch=True).body["jobs"]) == 4
@@ -310,8 +316,8 @@ def test_sweeps_at_once_do_each_thing_once(ring: Arena) -> None:
         for request in lost:
             assert states(ring, request) == {State.FAULTED: 2}
         assert states(ring, requeued) == {State.WAITING: 4}
-        assert ring.kudos(user) == before - 4 * COST
-        ring.clock.pass_seconds(1300)  # all are over
+        assert ring.kudos(user) == before - 4 * SMALL_COST
+        ring.clock.pass_seconds(OVER_S)  # all are over
         at_once(*[ring.sweep] * 4)
         assert states(ring, requeued) == {State.EXPIRED: 4}
         assert ring.kudos(user) == before
@@ -321,18 +327,12 @@ def test_sweeps_at_once_do_each_thing_once(ring: Arena) -> None:
 # --- kudos --------------------------------------------------------------------------------------
 
 
-def send(ring: Arena, key: str, to: str, amount: int, once: str | None = None) -> Reply:
-    body = {"username": to, "amount": amount}
-    headers = {"idempotency-key": once} if once else None
-    return ring.call("POST /api/v2/kudos/transfer", body, key=key, headers=headers)
-
-
 def test_transfers_both_ways_at_once_go_one_way(ring: Arena) -> None:
     (ada, ada_key), (bob, bob_key) = ring.register("ada", 1000), ring.register("bob", 1000)
     for _ in range(FEW):
         before = ring.kudos(ada), ring.kudos(bob)
-        there = [partial(send, ring, ada_key, f"bob#{bob}", 10)] * 16
-        back = [partial(send, ring, bob_key, f"ada#{ada}", 7)] * 16
+        there = [partial(ring.transfer, ada_key, f"bob#{bob}", 10)] * 16
+        back = [partial(ring.transfer, bob_key, f"ada#{ada}", 7)] * 16
         answers = at_once(*[call for pair in zip(there, back, strict=True) for call in pair])
         assert statuses(answers) == {200: 16, "TooFastKudosTransfers": 16}
         amounts = {answer.body["transferred"] for answer in answers if answer.status == 200}
@@ -345,10 +345,13 @@ def test_transfers_both_ways_at_once_go_one_way(ring: Arena) -> None:
 def test_32_transfers_with_one_idempotency_key_move_kudos_once(ring: Arena) -> None:
     (ada, key), (bob, _) = ring.register("ada", 1000), ring.register("bob")
     for number in range(1, FEW + 1):
-        calls = [partial(send, ring, key, f"bob#{bob}", 10, once=f"round {number}")] * THREADS
+        calls = [partial(ring.transfer, key, f"bob#{bob}", 10, once=f"round {number}")] * THREADS
         answers = at_once(*calls)
         assert statuses(answers) == {200: THREADS}
-        assert (ring.kudos(ada), ring.kudos(bob)) == (1014 - 10 * number, 14 + 10 * number)
+        assert (ring.kudos(ada), ring.kudos(bob)) == (
+            FLOOR + 1000 - 10 * number,
+            FLOOR + 10 * number,
+        )
 
 
 def test_transfers_and_posts_at_once_spend_no_more_than_there_is(ring: Arena) -> None:
@@ -356,40 +359,42 @@ def test_transfers_and_posts_at_once_spend_no_more_than_there_is(ring: Arena) ->
     for _ in range(FEW):
         ada, key = rich(ring, 100)
         before = ring.kudos(bob)
-        transfers = [partial(send, ring, key, f"bob#{bob}", 10)] * 16
+        transfers = [partial(ring.transfer, key, f"bob#{bob}", 10)] * 16
         posts = [partial(post, ring, key)] * 16
         answers = at_once(*[call for pair in zip(transfers, posts, strict=True) for call in pair])
         found = statuses(answers)
         assert set(found) <= {200, 202, "KudosTransferNotEnough"}
         assert found[202] == 16  # what they could not pay is waived
         given, paid = 10 * found[200], -moved(ring, ada, "GENERATION")
-        assert ring.kudos(ada) == 114 - given - paid >= FLOOR
+        assert ring.kudos(ada) == FLOOR + 100 - given - paid >= FLOOR
         assert ring.kudos(bob) == before + given
         requests = [answer.body["id"] for answer in answers if answer.status == 202]
         assert statuses(at_once(*[partial(ring.cancel, one) for one in requests])) == {200: 16}
-        assert ring.kudos(ada) == 114 - given
+        assert ring.kudos(ada) == FLOOR + 100 - given
 
 
 def test_32_posts_with_a_shared_key_spend_its_budget_and_no_more(ring: Arena) -> None:
     ada, key = rich(ring)
     for _ in range(FEW):
         before = ring.kudos(ada)
-        made = ring.call("PUT /api/v2/sharedkeys", {"name": "key", "kudos": 10 * COST}, key=key)
+        made = ring.call(
+            "PUT /api/v2/sharedkeys", {"name": "key", "kudos": 10 * SMALL_COST}, key=key
+        )
         shared = made.body["id"]
         answers = at_once(*[partial(post, ring, shared)] * THREADS)
         found = statuses(answers)
         refusals = {"SharedKeyEmpty", "SharedKeyInsufficientKudos"}
         assert found[202] == 10
         assert set(found) <= {202, *refusals}
-        assert ring.kudos(ada) == before - 10 * COST
+        assert ring.kudos(ada) == before - 10 * SMALL_COST
         left = ring.store.sharedkeys.get(shared)
         assert left is not None
-        assert (left.kudos, left.utilized) == (0, 10 * COST)
+        assert (left.kudos, left.utilized) == (0, 10 * SMALL_COST)
         requests = [answer.body["id"] for answer in answers if answer.status == 202]
         at_once(*[partial(ring.cancel, one) for one in requests])
         left = ring.store.sharedkeys.get(shared)
         assert left is not None
-        assert (left.kudos, left.utilized) == (10 * COST, 0)
+        assert (left.kudos, left.utilized) == (10 * SMALL_COST, 0)
         assert ring.kudos(ada) == before
         ring.call("DELETE /api/v2/sharedkeys/{id}", key=key, id=shared)
 
@@ -404,7 +409,7 @@ def test_32_posts_of_a_user_with_little_kudos_pay_what_there_is_and_get_that_bac
         assert statuses(answers) == {202: THREADS}
         assert ring.kudos(ada) == FLOOR
         requests = [ring.store.requests.get(answer.body["id"]) for answer in answers]
-        assert sum(one.waived for one in requests if one) == THREADS * COST - spendable
+        assert sum(one.waived for one in requests if one) == THREADS * SMALL_COST - spendable
         at_once(*[partial(ring.cancel, one.id) for one in requests if one])
         assert ring.kudos(ada) == FLOOR + spendable
 
@@ -415,7 +420,7 @@ def test_images_that_end_at_once_give_back_what_was_paid_for_all_of_them(ring: A
     _, worker = owner(ring)
     for _ in range(FEW):
         request = ask(ring, key, n=20)
-        assert (ring.kudos(ada), request.waived) == (FLOOR, 20 * COST - spendable)
+        assert (ring.kudos(ada), request.waived) == (FLOOR, 20 * SMALL_COST - spendable)
         given = pop(ring, worker, "w", amount=20).body["ids"]
         ring.cancel(request.id)
         faults = [partial(ring.submit, worker, one, state="faulted") for one in given]
@@ -439,7 +444,7 @@ def test_of_32_ratings_of_one_request_one_is_kept_and_paid(ring: Arena) -> None:
         calls = [partial(ring.call, route, body, id=request.id) for body in bodies]
         answers = at_once(*calls * (THREADS // 2))
         assert statuses(answers) == {200: 1, "AestheticsAlreadyExist": THREADS - 1}
-        assert ring.kudos(ada) == before + 2 * (PRICE + 1) - 1
+        assert ring.kudos(ada) == before + 2 * SMALL_COST_SHARED - 1
 
 
 # --- a table that refuses and loses ---------------------------------------------------------------
@@ -463,7 +468,7 @@ def test_posts_at_once_are_all_taken_where_transactions_meet(ring: Arena, count:
         requests = post_at_once(ring, key, count)
         assert wire.conflicts > 0
         print(f"{count} posts: {wire.transactions} transactions, {wire.conflicts} refused")  # noqa: T201
-    assert ring.kudos(ada) == before - count * COST
+    assert ring.kudos(ada) == before - count * SMALL_COST
     assert len([one for one in ring.ledger(ada) if one["kind"] == "GENERATION"]) == count
     for one in requests:
         assert ring.store.requests.get(one) is not None
@@ -499,10 +504,10 @@ def test_every_flow_gets_through_where_transactions_meet(ring: Arena) -> None:
             ring.sweep()
         assert wire.conflicts > 0
     for _ in range(2):
-        ring.clock.pass_seconds(1300)
+        ring.clock.pass_seconds(OVER_S)
         ring.sweep()
     drawn = sum(1 for row in ring.rows("GENERATION") if row["state"]["S"] == "ok")
-    assert ring.kudos(ada) == before - drawn * COST
+    assert ring.kudos(ada) == before - drawn * SMALL_COST
 
 
 def test_an_answer_that_was_lost_moves_nothing_twice(ring: Arena) -> None:
@@ -512,7 +517,7 @@ def test_an_answer_that_was_lost_moves_nothing_twice(ring: Arena) -> None:
     with ring.wire.bad(lose=2, conflict=3) as wire:
         requests = [ask(ring, key) for _ in range(8)]
         for _ in range(8):
-            assert send(ring, key, f"bob#{bob}", 10).status == 200
+            assert ring.transfer(key, f"bob#{bob}", 10).status == 200
         job = pop(ring, worker, "w").body
         ring.upload(job["r2_upload"])
         assert ring.submit(worker, job["id"]).status == 200
@@ -520,9 +525,9 @@ def test_an_answer_that_was_lost_moves_nothing_twice(ring: Arena) -> None:
             assert ring.cancel(request.id).status == 200
         assert wire.lost > 0
         assert wire.conflicts > 0
-    assert ring.kudos(paid_user) == FLOOR + 1
+    assert ring.kudos(paid_user) == FLOOR + SMALL_PRICE
     assert ring.kudos(bob) == FLOOR + 80
-    assert ring.kudos(ada) == before - 80 - COST
+    assert ring.kudos(ada) == before - 80 - SMALL_COST
 
 
 # --- over HTTP -----------------------------------------------------------------------------------
@@ -537,13 +542,17 @@ def test_32_posts_at_once_through_the_gateway_are_charged_exactly(
     assert user is not None
     assert cloud.local.store.accounts.change(user, {"concurrency": 500})
     before = account["kudos"]
-    body = wish(models=[model])
+    body = small(models=[model])
     calls = [partial(client.call, "POST", "/api/v2/generate/async", body)] * THREADS
     answers = at_once(*calls)
     assert Counter(answer.status for answer in answers) == {202: THREADS}
     accepted = [json.loads(answer.data) for answer in answers]
     assert len({answer["id"] for answer in accepted}) == THREADS
-    assert before - client.kudos() == sum(answer["kudos"] for answer in accepted) == THREADS * COST
+    assert (
+        before - client.kudos()
+        == sum(answer["kudos"] for answer in accepted)
+        == THREADS * SMALL_COST
+    )
     cancels = [partial(client.cancel, answer["id"]) for answer in accepted]
     assert len(at_once(*cancels)) == THREADS
     assert client.kudos() == before

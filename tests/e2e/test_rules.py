@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from infra.local.api_client import Client
-from tests.e2e.conftest import OperatedCloud, png_base64, webp, wish
+from tests.e2e.conftest import OperatedCloud, small
+from tests.support.images import png_base64, webp
+from tests.support.numbers import FLOOR, MAX_FAULTS, SMALL_COST_SHARED, TAX, TAX_SHARED
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -27,14 +29,14 @@ def test_the_tax_is_flat(cloud: OperatedCloud, model: str) -> None:
     for params in ({"width": 64, "height": 64, "steps": 1}, {"width": 1024, "height": 1024}):
         body = {"prompt": "x", "params": params, "models": [model]}
         private, shared = (client.dry_run({**body, "shared": flag}) for flag in (False, True))
-        assert private - shared == 2
+        assert private - shared == TAX - TAX_SHARED
 
 
 @pytest.mark.parametrize("field", ["shared", "share"])
 def test_shared_and_share_are_the_same_field(cloud: OperatedCloud, model: str, field: str) -> None:
     client = cloud.user()
-    accepted = client.generate({**wish(models=[model]), field: True})
-    assert accepted["kudos"] == 2
+    accepted = client.generate({**small(models=[model]), field: True})
+    assert accepted["kudos"] == SMALL_COST_SHARED
     assert client.status(accepted["id"])["shared"] is True
 
 
@@ -42,7 +44,7 @@ def test_source_processing_without_a_source_image_is_text_to_image(
     cloud: OperatedCloud, model: str
 ) -> None:
     client = cloud.user()
-    body = wish(models=[model], source_processing="img2img", shared=True)
+    body = small(models=[model], source_processing="img2img", shared=True)
     assert client.status(client.generate(body)["id"])["shared"] is True
     with_image = client.generate({**body, "source_image": png_base64()})
     assert client.status(with_image["id"])["shared"] is False
@@ -60,13 +62,13 @@ def test_censored_flagged_and_faulted_images_are_never_shared(
         {"state": "csam"},
         {"gen_metadata": [{"type": "censorship", "value": "nsfw"}]},
     ):
-        client.generate(wish(models=[model], shared=True))
+        client.generate(small(models=[model], shared=True))
         never.append(deliver(worker, model, **submit))
-    assert client.kudos() == before - 3  # the tax is kept, the price given back
-    client.generate(wish(models=[model], shared=True))
-    never += [deliver(worker, model, state="faulted") for _ in range(3)]
-    assert client.kudos() == before - 3
-    client.generate(wish(models=[model], shared=True))
+    assert client.kudos() == before - 3 * TAX_SHARED  # the tax is kept, the price given back
+    client.generate(small(models=[model], shared=True))
+    never += [deliver(worker, model, state="faulted") for _ in range(MAX_FAULTS)]
+    assert client.kudos() == before - 3 * TAX_SHARED
+    client.generate(small(models=[model], shared=True))
     cloud.shared_soon(deliver(worker, model))
     cloud.all_judged()
     assert [cloud.shared(generation) for generation in never] == [None] * len(never)
@@ -74,21 +76,23 @@ def test_censored_flagged_and_faulted_images_are_never_shared(
 
 def test_priority_is_by_kudos_and_sharing_buys_none(cloud: OperatedCloud, model: str) -> None:
     rich, poor, worker = cloud.user(kudos=5000), cloud.user(kudos=100), cloud.worker()
-    wanted = [
-        cloud.anonymous.generate(wish(models=[model])),
-        poor.generate(wish(models=[model], shared=True)),
-        rich.generate(wish(models=[model])),
+    asked = [
+        cloud.anonymous.generate(small(models=[model])),
+        poor.generate(small(models=[model], shared=True)),
+        rich.generate(small(models=[model])),
     ]
     popped = [
-        cloud.local.store.requests.generation(worker.pop(models=[model])["id"]) for _ in wanted
+        cloud.local.store.requests.generation(worker.pop(models=[model])["id"]) for _ in asked
     ]
-    assert [found.request_id for found in popped if found] == [w["id"] for w in wanted[::-1]]
+    assert [found.request_id for found in popped if found] == [
+        answer["id"] for answer in asked[::-1]
+    ]
 
 
 def test_dry_run_is_what_is_charged_and_the_floor_holds(cloud: OperatedCloud, model: str) -> None:
     client = cloud.user(kudos=5)
-    for body in (wish(models=[model]), wish(models=[model], n=3, shared=True)):
+    for body in (small(models=[model]), small(models=[model], n=3, shared=True)):
         before, dry = client.kudos(), client.dry_run(body)
         assert client.generate(body)["kudos"] == dry
-        assert client.kudos() == max(14, before - dry)
-    assert client.kudos() == 14
+        assert client.kudos() == max(FLOOR, before - dry)
+    assert client.kudos() == FLOOR

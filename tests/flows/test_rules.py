@@ -2,6 +2,7 @@
 
 import pytest
 
+from horde.rules.ruleset import IN_FORCE
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud
 from tests.support.images import png_base64
@@ -79,7 +80,7 @@ def test_an_image_made_from_a_source_image_is_never_shared(
         key, source_image=png_base64(), shared=True, params={"denoising_strength": 1.0}
     )
     assert answer.status == 202, answer
-    assert answer.body["kudos"] == 8 + TAX  # 6.50 x 1.3 = 8.45
+    assert answer.body["kudos"] == round(6.5 * float(IN_FORCE.source_image)) + TAX
     assert "never" in answer.body["message"]
     assert cloud.status(answer.body["id"]).body["shared"] is False
     worker = cloud.new_worker()

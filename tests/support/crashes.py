@@ -27,12 +27,12 @@ import urllib3
 from moto.dynamodb.models.table import StreamShard, Table
 
 from horde.records import OPEN, Generation, State
-from horde.rules import ruleset
 from horde.store.items import from_item
 from tests.support import direct, proof
 from tests.support.api_calls import Reply, key_of
 from tests.support.cloud import Cloud, cloud_of, new_processes
 from tests.support.cuts import Dead, Errors, Made, Point, Wire, hooked, points, seeded
+from tests.support.numbers import OVER_S
 
 START_MS = 1_800_000_000_000
 HOOK = "https://93.184.216.34"
@@ -184,10 +184,10 @@ class World(Cloud):
                 if g.lease_until is not None and g.state is State.PROCESSING
             ]
             waits = len(leases) < len(still)
-            minute = MINUTE_S if gpus else ruleset.IN_FORCE.request_life_s + 1
+            minute = MINUTE_S if gpus else OVER_S
             self.clock.pass_seconds(max(1, min([*leases, *([minute] if waits else [])])))
             self.sweep()
-        self.clock.pass_seconds(ruleset.IN_FORCE.request_life_s + 1)
+        self.clock.pass_seconds(OVER_S)
         self.sweep()
         self.move(gpus=gpus)
 

@@ -8,17 +8,17 @@ from functools import partial
 from typing import Any
 
 from horde.records import DELIVERED, OPEN, Generation, Request, SharedKey, User
-from horde.rules import ruleset
 from horde.store.settlements import POSTED_WITHIN_S
 from tests.support import proof
 from tests.support.api_calls import ANONYMOUS, Reply
 from tests.support.crashes import HOOK, MINUTE_S, After, Facts, Flow, World, nothing_more
 from tests.support.images import png_base64, webp
+from tests.support.numbers import COST, FLOOR, MAX_FAULTS, OVER_S
 
 SHARED: Facts = {"shared": True}
 TWO: Facts = {"params": {"n": 2}}
 SIX: Facts = {"params": {"n": 6}}
-BUDGET = 60
+BUDGET = 6 * COST
 GIFT = 10
 
 
@@ -29,7 +29,7 @@ def client(world: World, kind: str = "ada") -> str:
     """Return a client's key: of an account, of one that can pay little, or nobody's."""
     if kind == "anonymous":
         return ANONYMOUS
-    return world.register(kind, kudos={"ada": 100, "poor": 16}[kind])[1]
+    return world.register(kind, kudos={"ada": 10 * COST, "poor": COST + 6}[kind])[1]
 
 
 def asked(world: World, kind: str = "ada", **fields: Any) -> Facts:
@@ -86,7 +86,7 @@ def last(world: World) -> Reply:
     return world.heard[-1]
 
 
-def purse(world: World, _facts: Facts) -> list[str]:
+def budget_kept(world: World, _facts: Facts) -> list[str]:
     """A shared key's budget is neither lost nor grown."""
     keys = world.records("SHAREDKEY", SharedKey)
     return [
@@ -119,7 +119,7 @@ def accept(name: str, kind: str = "ada", *, repeats: bool = True, **fields: Any)
         return [
             *unless(reply.status != 202 or reply.body["id"] in known, "accepted, and not there"),
             *unless(reply.status == 202 or not repeats, f"asking again ends with {reply.status}"),
-            *purse(world, facts),
+            *budget_kept(world, facts),
         ]
 
     return Flow(f"accept {name}", before, act, after, repeats=repeats)
@@ -148,7 +148,7 @@ def ticketed(world: World, facts: Facts) -> list[str]:
 
 
 def swept(name: str, before: Any, *, expires: bool = False) -> Flow:
-    return Flow(f"sweep {name}", before, lambda w, _: w.sweep_once(), purse, expires=expires)
+    return Flow(f"sweep {name}", before, lambda w, _: w.sweep_once(), budget_kept, expires=expires)
 
 
 def _ignored(_value: object) -> None: ...
@@ -161,10 +161,10 @@ def lease_over(world: World, **fields: Any) -> Facts:
     return facts
 
 
-def third_lease_over(world: World, **fields: Any) -> Facts:
-    """A third worker took an image and never came back; others of its request wait."""
+def last_lease_over(world: World, **fields: Any) -> Facts:
+    """One worker too many took an image and never came back; others of its request wait."""
     facts = popped(world, **fields)
-    for _ in range(2):
+    for _ in range(MAX_FAULTS - 1):
         world.clock.pass_seconds(facts["ttl"] + 1)
         world.sweep()
         world.pop(facts["worker"])
@@ -176,7 +176,7 @@ def time_over(world: World, kind: str = "ada", **fields: Any) -> Facts:
     """Nobody drew a request in its time."""
     facts = asked(world, kind, **fields)
     world.move(gpus=False)
-    world.clock.pass_seconds(ruleset.IN_FORCE.request_life_s + 1)
+    world.clock.pass_seconds(OVER_S)
     return facts
 
 
@@ -244,7 +244,7 @@ def submit(
 
     def before(world: World) -> Facts:
         facts = popped(world, kind, **fields)
-        for _ in range(2 if said.get("state") == "faulted" else 0):
+        for _ in range(MAX_FAULTS - 1 if said.get("state") == "faulted" else 0):
             assert world.submit(facts["worker"], facts["job"], state="faulted").status == 200
             facts["job"] = world.pop(facts["worker"]).body["id"]
         return facts
@@ -260,7 +260,7 @@ def submit(
         return [
             *unless(not paid or states[facts["job"]] in DELIVERED, "promised a reward for nothing"),
             *unless(served or not repeats, f"asking again ends with {reply}"),
-            *purse(world, facts),
+            *budget_kept(world, facts),
         ]
 
     return Flow(f"submit {name}", before, act, after, repeats=repeats)
@@ -297,7 +297,7 @@ def cancel(
         return [
             *unless(reply.status != 200 or drawn == 0, f"{drawn} images drawn after a cancel"),
             *unless(reply.status == 200 or not repeats, f"asking again ends with {reply.status}"),
-            *purse(world, facts),
+            *budget_kept(world, facts),
         ]
 
     return Flow(f"cancel {name}", before, act, after, repeats=repeats)
@@ -340,7 +340,7 @@ def transfer(name: str, *, repeats: bool, with_key: bool, route: str = "transfer
         world.ask(lambda: world.call(path, body, key=facts["key"], headers=headers))
 
     def after(world: World, facts: Facts) -> list[str]:
-        moved = world.kudos(facts["receiver"]) - proof.OPENING
+        moved = world.kudos(facts["receiver"]) - FLOOR
         told = last(world).status == 200
         budgets = [key.kudos - BUDGET for key in world.records("SHAREDKEY", SharedKey)]
         return [
@@ -376,7 +376,7 @@ def shared_keys(name: str, method: str, *, repeats: bool) -> Flow:
             user.sharedkey_ids for user in world.records("USER", User) if user.alias == "ada"
         ]
         return [*unless(keys == owned, "an account's shared keys are not those there are"),
-                *purse(world, facts)]  # fmt: skip
+                *budget_kept(world, facts)]  # fmt: skip
 
     return Flow(f"shared key {name}", before, act, after, repeats=repeats)
 
@@ -411,7 +411,7 @@ def grant() -> Flow:
 
     def after(world: World, facts: Facts) -> list[str]:
         (bob,) = [user for user in world.records("USER", User) if user.id == facts["user"]]
-        given = bob.kudos - proof.OPENING
+        given = bob.kudos - FLOOR
         told = last(world).status == 200
         return unless(
             given == (GIFT if bob.trusted else 0) and (bob.trusted or not told),
@@ -480,10 +480,10 @@ FLOWS = [
     early(),
     queued("webhook", partial(delivered, webhook=f"{HOOK}/hook", **TWO), "webhook"),
     streamed("payouts", partial(delivered, **SHARED, **TWO)),
-    streamed("tally anonymous", partial(delivered, kind="anonymous")),
+    streamed("payouts of an anonymous request", partial(delivered, kind="anonymous")),
     swept("a lease that ended", lease_over),
-    swept("a third lease that ended, one of two", partial(third_lease_over, **TWO)),
-    swept("a third lease of a waived request", partial(third_lease_over, kind="poor", **TWO)),
+    swept("a third lease that ended, one of two", partial(last_lease_over, **TWO)),
+    swept("a third lease of a waived request", partial(last_lease_over, kind="poor", **TWO)),
     swept("an expired request of two", partial(time_over, **TWO), expires=True),
     swept("an expired request, partly waived", partial(time_over, kind="poor", **TWO),
           expires=True),

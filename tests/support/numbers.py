@@ -29,5 +29,13 @@ PIXELSTEPS = 512 * 512 * 30
 COST = PRICE + TAX
 COST_SHARED = PRICE + TAX_SHARED
 
+SMALL = {"width": 64, "height": 64, "steps": 4}
+"""The parameters of an image that is drawn in no time, even on a CPU."""
+SMALL_PRICE = 1
+"""Kudos of such an image, without tax; its worker earns as much."""
+SMALL_PIXELSTEPS = 64 * 64 * 4
+SMALL_COST = SMALL_PRICE + TAX
+SMALL_COST_SHARED = SMALL_PRICE + TAX_SHARED
+
 HANG_S = 300
 """Whatever takes this long hangs. No test fails for being slower than something shorter."""

@@ -1,7 +1,7 @@
-"""What must be true of a world in which all is over, from first principles.
+"""What must be true of a world in which all is over.
 
 Nothing here asks a function: what was asked for, drawn and paid is read from the table, the ledger
-and the buckets, and counted by hand.
+and the buckets, and counted by hand. CONTRIBUTING.md says how it stands to the audit.
 """
 
 import json
@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from horde.records import DELIVERED, Generation, Request, SharedKey, State, User
+from horde.rules import ruleset
 
 if TYPE_CHECKING:
     from tests.support.crashes import World
 
 Entry = dict[str, Any]
-FAULTS = 3
-OPENING = 14
-"""Kudos of a new account."""
 
 
 def wrong_in(world: "World", *, gpus: bool, expires: bool) -> list[str]:
@@ -88,7 +86,7 @@ def _ends(
                 yield "an image was lost: it expired although a GPU could have drawn it"
     for request in requests.values():
         worst = max((images[one].faults for one in request.generations), default=0)
-        if request.faulted and worst < FAULTS:
+        if request.faulted and worst < ruleset.of(request.ruleset).max_faults:
             yield f"a request was given up after {worst} faults"
 
 
@@ -171,14 +169,14 @@ def _rewards(
         yield f"{len(paid)} rewards for {len(earned)} delivered images, or not the right ones"
     owed = sum(entry["kind"] == "REWARD" and not entry["posted"] for entry in entries)
     if owed:
-        yield f"{owed} rewards were entered and never paid"
+        yield f"{owed} rewards are pending and were never posted"
 
 
 def _balances(world: "World") -> Iterator[str]:
-    """No balance is under its floor, and a shared key spent what its requests cost."""
+    """No balance is below its floor, and a shared key spent what its requests cost."""
     for user in world.records("USER", User):
         if user.kudos < user.floor:
-            yield f"user {user.id} has {user.kudos} kudos, under the floor"
+            yield f"user {user.id} has {user.kudos} kudos, below the floor"
     images = {g.id: g for g in world.records("GENERATION", Generation)}
     spent: Counter[str] = Counter()
     by_reference: Counter[str] = Counter()
@@ -279,6 +277,6 @@ def _left_over(world: "World") -> Iterator[str]:
     """Nothing waits for an operator."""
     left = Counter({file: len(found) for file, found in world.dead.items()})
     left += Counter({file: len(found) for file, found in world.pending.items()})
-    left += Counter(enqueue=len(world.dead_records), tally=len(world.uncounted))
+    left += Counter(enqueue=len(world.dead_records), payouts=len(world.uncounted))
     for name, number in left.items():
         yield f"{number} of {name} are left for an operator"

@@ -2,7 +2,7 @@
 
 One thread, plain dictionaries, time as a number: the state that the handlers must reach, however
 they are driven. Of the code under test it takes the numbers of the ruleset, and prices as numbers
-it is given; the logic is its own. CONTRIBUTING says what this, the audit and ``proof`` are for.
+it is given; the logic is its own. CONTRIBUTING.md says how it stands to the audit.
 """
 
 from collections.abc import Iterable, Iterator

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 import generate
 from horde.edge.bodies import GenerateRequest, PopRequest
 from horde.records import Generation, Request, State
+from horde.rules import ruleset
 from horde.rules.estimates import tickets_missing, wait_seconds
 from horde.rules.lifecycle import FaultOutcome, Progress, after_fault, progress
 from horde.rules.matching import batch_key, priority, seed_of, skip_reason
+from tests.support.numbers import FLOOR_ANONYMOUS, PRICE, REWARD, TAX
 
 REQUEST = Request(
     id="r",
@@ -23,11 +25,13 @@ REQUEST = Request(
     n=3,
     generations=["a", "b", "c"],
     payload={},
-    price=7,
-    tax=3,
-    reward=7,
+    price=PRICE,
+    tax=TAX,
+    reward=REWARD,
     share_reason="",
 )
+LAST = ruleset.of(REQUEST.ruleset).max_faults
+"""The claim whose fault ends a request."""
 IMAGE = Generation(
     id="a",
     request_id="r",
@@ -75,8 +79,8 @@ def test_images_of_a_seeded_request_differ_by_the_variation() -> None:
 
 
 @given(
-    a=st.tuples(st.integers(-50, 10**6), st.integers(0, 10**6)),
-    b=st.tuples(st.integers(-50, 10**6), st.integers(0, 10**6)),
+    a=st.tuples(st.integers(FLOOR_ANONYMOUS, 10**6), st.integers(0, 10**6)),
+    b=st.tuples(st.integers(FLOOR_ANONYMOUS, 10**6), st.integers(0, 10**6)),
     now=st.integers(10**6, 2 * 10**6),
 )
 def test_the_constant_key_orders_as_balance_plus_five_per_second_waited(
@@ -112,22 +116,24 @@ def test_a_faulted_request_is_done_whatever_is_in_flight() -> None:
 
 
 def test_consumed_kudos_are_those_of_delivered_images() -> None:
-    assert progress(REQUEST, images(State.OK, State.CENSORED, State.FAULTED)).kudos == 13
+    assert (
+        progress(REQUEST, images(State.OK, State.CENSORED, State.FAULTED)).kudos == PRICE + 2 * TAX
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "attempt", "now", "after"),
     [
         ({}, 1, 0, FaultOutcome.REQUEUE),
-        ({}, 2, 0, FaultOutcome.REQUEUE),
-        ({}, 3, 0, FaultOutcome.FAULT),
+        ({}, LAST - 1, 0, FaultOutcome.REQUEUE),
+        ({}, LAST, 0, FaultOutcome.FAULT),
         ({"faulted": True}, 1, 0, FaultOutcome.FAULT),
         ({"cancelled": True}, 1, 0, FaultOutcome.CANCEL),
-        ({"cancelled": True}, 3, 0, FaultOutcome.CANCEL),
+        ({"cancelled": True}, LAST, 0, FaultOutcome.CANCEL),
         ({}, 1, 1000, FaultOutcome.EXPIRE),
     ],
 )
-def test_a_fault_requeues_unless_it_is_the_images_third_or_the_request_is_over(
+def test_a_fault_requeues_unless_it_is_the_images_last_or_the_request_is_over(
     change: dict[str, Any], attempt: int, now: int, after: FaultOutcome
 ) -> None:
     held = replace(IMAGE, state=State.PROCESSING, attempt=attempt)

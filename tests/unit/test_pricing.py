@@ -1,5 +1,6 @@
 """The price of an image, by the closed form and the measured samples of the Horde."""
 
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from horde.edge.bodies import GenerateRequest
 from horde.records import ImageSpec
 from horde.rules.pricing import accurate_steps, base_kudos, lease_seconds, quote, tax
+from horde.rules.ruleset import IN_FORCE
 
 
 def spec(**fields: Any) -> ImageSpec:
@@ -58,19 +60,27 @@ def test_image_to_image_counts_the_steps_it_computes() -> None:
     assert accurate_steps(spec(params={"steps": 10}, source_image="x")) == 8
 
 
+USUAL = Decimal("6.50")
+"""The base price of an image of 512 x 512 at 30 steps."""
+
+
+def whole(kudos: Decimal) -> int:
+    return int(kudos.quantize(Decimal(1), ROUND_HALF_UP))
+
+
 @pytest.mark.parametrize(
-    ("fields", "price"),
+    ("fields", "kudos"),
     [
-        ({}, 7),
-        ({"slow_workers": False}, 8),
-        ({"workers": ["w"], "worker_blacklist": True}, 7),
-        ({"worker_blacklist": True}, 7),
-        ({"source_image": "x", "params": {"denoising_strength": 1}}, 8),
-        ({"params": {"width": 64, "height": 64, "steps": 1}}, 1),
+        ({}, USUAL),
+        ({"slow_workers": False}, USUAL * IN_FORCE.fast_workers_only),
+        ({"workers": ["w"], "worker_blacklist": True}, USUAL * IN_FORCE.worker_blacklist),
+        ({"worker_blacklist": True}, USUAL),
+        ({"source_image": "x", "params": {"denoising_strength": 1}}, USUAL * IN_FORCE.source_image),
+        ({"params": {"width": 64, "height": 64, "steps": 1}}, Decimal(1)),
     ],
 )
-def test_multipliers_come_before_the_rounding(fields: dict[str, Any], price: int) -> None:
-    assert quote(spec(**fields), shared=False).price == price
+def test_multipliers_come_before_the_rounding(fields: dict[str, Any], kudos: Decimal) -> None:
+    assert quote(spec(**fields), shared=False).price == whole(kudos)
 
 
 def test_a_familys_multiplier_applies_to_the_base() -> None:
@@ -81,8 +91,9 @@ def test_a_familys_multiplier_applies_to_the_base() -> None:
 
 def test_a_worker_earns_the_base_price_without_surcharges() -> None:
     price = quote(spec(slow_workers=False, source_image="x"), shared=False)
-    assert price.reward == 5  # 24 of 30 steps are computed
-    assert price.price == 8
+    computed = Decimal("5.20")  # 24 of 30 steps
+    assert price.reward == whole(computed)
+    assert price.price == whole(computed * IN_FORCE.source_image * IN_FORCE.fast_workers_only)
 
 
 @given(

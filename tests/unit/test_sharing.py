@@ -1,10 +1,15 @@
-"""The sharing decision, every case of it."""
+"""What reaches the data set: the decision, every case of it, and the row of a shared image."""
 
+import json
+from dataclasses import fields, replace
 from itertools import product
+from typing import Any
 
 import pytest
 
-from horde.rules.sharing import Reason, decide
+from horde.records import Generation, Request, State
+from horde.rules.sharing import Reason, decide, row
+from tests.unit.test_model import IMAGE, REQUEST
 
 CASES = list(product([False, True], repeat=3))
 
@@ -21,3 +26,130 @@ def test_the_reason_names_the_rule() -> None:
     assert decide(flag=True, anonymous=True, uses_images=False).reason is Reason.ANONYMOUS
     assert decide(flag=True, anonymous=False, uses_images=False).reason is Reason.REQUESTED
     assert decide(flag=False, anonymous=False, uses_images=False).reason is Reason.NOT_REQUESTED
+
+
+# --- the row of a shared image ------------------------------------------------------------------
+
+COLUMNS: dict[str, type] = {
+    "id": str,
+    "request_id": str,
+    "batch_index": int,
+    "created_at": str,
+    "prompt": str,
+    "negative_prompt": str,
+    "seed": int,
+    "steps": int,
+    "cfg_scale": float,
+    "sampler": str,
+    "karras": bool,
+    "clip_skip": int,
+    "hires_fix": bool,
+    "tiling": bool,
+    "width": int,
+    "height": int,
+    "model": str,
+    "user_type": str,
+    "consent": str,
+    "terms_version": str,
+    "license": str,
+    "nsfw_requested": bool,
+    "censored": bool,
+    "sha256": str,
+    "bytes": int,
+    "format": str,
+    "file_name": str,
+}
+"""The schema that users of the data set rely on: a change of it is a new version of the terms."""
+PAYLOAD = {
+    "prompt": "a fox ### blurry",
+    "ddim_steps": 30,
+    "sampler_name": "k_euler_a",
+    "cfg_scale": 5,
+    "width": 512,
+    "height": 512,
+    "karras": True,
+    "tiling": False,
+    "hires_fix": False,
+    "clip_skip": 1,
+}
+SHARED = replace(REQUEST, payload=PAYLOAD, shared=True, share_reason=Reason.REQUESTED)
+DRAWN = replace(IMAGE, state=State.OK, drawn_seed=7, settled_at=1_795_000_000_000)
+FILE: dict[str, Any] = {"sha256": "0" * 64, "size": 4711}
+PERSONAL = {
+    Request: {"user_id", "webhook", "source_key", "mask_key", "sharedkey_id"},
+    Generation: {"user_id", "worker_id", "worker_name", "worker_user", "workers"},
+}
+"""What leads to a person: clients by their account, key, address and files, workers by theirs."""
+MARK = 987_654_321
+"""Stands for a person's number or name, in all of these."""
+
+
+def test_a_shared_images_row_has_these_columns_and_types() -> None:
+    found = row(SHARED, DRAWN, **FILE)
+    assert {name: type(value) for name, value in found.items()} == COLUMNS
+    assert list(found) == list(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("request_changes", "image_changes"),
+    [
+        ({"user_id": 0, "share_reason": Reason.ANONYMOUS}, {}),
+        ({"nsfw": True, "payload": {**PAYLOAD, "prompt": "", "cfg_scale": 7.5}}, {}),
+        ({}, {"drawn_seed": None}),
+        ({}, {"settled_at": None}),
+    ],
+)
+def test_every_row_has_the_same_columns_and_none_is_null(
+    request_changes: dict[str, Any], image_changes: dict[str, Any]
+) -> None:
+    found = row(replace(SHARED, **request_changes), replace(DRAWN, **image_changes), **FILE)
+    assert {name: type(value) for name, value in found.items()} == COLUMNS
+
+
+def marked(record: Any) -> Any:
+    """Return a record with the mark in all that leads to a person."""
+    names = PERSONAL[type(record)]
+    assert names <= {field.name for field in fields(record)}
+    numbers, lists = {"user_id", "worker_user"}, {"workers"}
+    changes: dict[str, Any] = {
+        name: MARK if name in numbers else [str(MARK)] if name in lists else str(MARK)
+        for name in names
+    }
+    return replace(record, **changes)
+
+
+def test_nothing_in_a_row_leads_to_a_person() -> None:
+    found = row(marked(SHARED), marked(DRAWN), **FILE)
+    assert str(MARK) not in json.dumps(found)
+    assert found == row(SHARED, DRAWN, **FILE)
+
+
+# What a row says comes from these attributes alone. One that is new must be thought about: it goes
+# into the row and COLUMNS, or into PERSONAL, or it is of no use to the data set and is listed here.
+FROM_REQUEST = {"id", "created_at", "payload", "share_reason", "nsfw"}
+FROM_IMAGE = {"id", "index", "seed", "drawn_seed", "model", "settled_at"}
+
+
+@pytest.mark.parametrize(
+    ("record", "used"), [(SHARED, FROM_REQUEST), (DRAWN, FROM_IMAGE)], ids=["request", "image"]
+)
+def test_a_row_is_made_of_these_attributes_and_no_others(record: Any, used: set[str]) -> None:
+    """Each attribute is replaced by something else: those that the row is not made of change it."""
+
+    def row_with(name: str, value: Any) -> dict[str, Any]:
+        changed = replace(record, **{name: value})
+        request, image = (changed, DRAWN) if record is SHARED else (SHARED, changed)
+        return row(request, image, **FILE)
+
+    def something_else(name: str) -> Any:
+        before = getattr(record, name)
+        if isinstance(before, bool):
+            return not before
+        others = {"payload": {**PAYLOAD, "prompt": "a dog"}, "share_reason": Reason.ANONYMOUS}
+        return others.get(name, str(MARK) if isinstance(before, str) else MARK)
+
+    plain = row(SHARED, DRAWN, **FILE)
+    names = {field.name for field in fields(record)}
+    changing = {name for name in names if row_with(name, something_else(name)) != plain}
+    fallbacks = {"seed", "created_at"}  # of what was drawn, and when
+    assert changing | (fallbacks & used) == used

@@ -680,10 +680,14 @@ def published(view: View) -> Findings:
 
 
 def awards(view: View) -> Findings:
-    """Each award of a rating goes to the rated request's owner."""
+    """Each award of a rating goes to the rated request's owner, within the rules of the request.
+
+    A request of unknown rules is a finding of its own.
+    """
+    known = {rules.version for rules in ruleset.RULESETS}
     for entry in view.books.entries.values():
         row = view.books.requests.get(entry.reference) if entry.kind == Kind.AWARD else None
-        if row is None or row.request.anonymous:
+        if row is None or row.request.anonymous or row.request.ruleset not in known:
             continue
         request = row.request
         bound = min(view.cost(request) - 1, ratings.max_reward(request))
