@@ -1,7 +1,7 @@
-"""What MiniStack's CloudFormation drops of a template, re-applied by API and read back.
+"""Re-apply, by API, the properties of a template that MiniStack's CloudFormation drops.
 
-The deployed template decides; a MiniStack that keeps a property by itself is left alone. On AWS
-none of this is needed.
+The deployed template is the source. A property that MiniStack has applied itself is not touched. On
+AWS none of this is needed.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ API_NAMES = ("AllowCredentials", "AllowHeaders", "AllowMethods", "AllowOrigins",
 
 
 def apply(aws: Aws, stack: str) -> list[str]:
-    """Re-apply what a stack's template says and its resources do not; returns what that was.
+    """Set the properties that a stack's template has and its resources lack; returns which.
 
-    Raises RuntimeError where it does not hold afterwards.
+    Raises RuntimeError if a property cannot be set.
     """
     cloudformation = aws("cloudformation")
     template = cloudformation.get_template(StackName=stack)["TemplateBody"]
@@ -44,11 +44,11 @@ def apply(aws: Aws, stack: str) -> list[str]:
 
 
 Fix = tuple[Any, Callable[[], Any], Callable[[], Any]]
-"""What is wanted (None: nothing), how to read it, how to set it."""
+"""The wanted value (or None), a function that reads the value, and one that sets it."""
 
 
 def time_to_live(aws: Aws, table: str, properties: Properties) -> Fix:
-    """Set the attribute by which items go."""
+    """Set the attribute by which items expire."""
     client = aws("dynamodb")
     name = properties.get("TimeToLiveSpecification", {}).get("AttributeName")
 
@@ -83,7 +83,7 @@ def point_in_time_recovery(aws: Aws, table: str, properties: Properties) -> Fix:
 
 
 def lifecycle(aws: Aws, bucket: str, properties: Properties) -> Fix:
-    """Set the rules by which objects go: expiry after days, aborted uploads."""
+    """Set the rules by which objects and incomplete uploads expire."""
     client = aws("s3")
     rules = [
         {
@@ -117,10 +117,10 @@ def lifecycle(aws: Aws, bucket: str, properties: Properties) -> Fix:
 
 
 def cors(aws: Aws, api: str, properties: Properties) -> Fix:
-    """Set the answer to browsers' preflight requests."""
+    """Set the response to browsers' preflight requests."""
     client = aws("apigatewayv2")
-    given = properties.get("CorsConfiguration")
-    wanted = {name: given[name] for name in API_NAMES if name in given} if given else None
+    template = properties.get("CorsConfiguration")
+    wanted = {name: template[name] for name in API_NAMES if name in template} if template else None
 
     def read() -> Any:
         found = client.get_api(ApiId=api).get("CorsConfiguration", {})

@@ -1,9 +1,9 @@
-"""The whole of Horde Commons on this machine: a real ``cdk deploy`` to MiniStack, and real workers.
+"""Horde Commons on this machine: a real ``cdk deploy`` to MiniStack, and real workers.
 
     client -> proxy -> MiniStack (API, Lambdas, table, queues, buckets) -> RunPod -> gpu_worker
 
-Used by ``make demo``, ``make up`` and tests/e2e. Several clouds may run at once: every port is a
-free one, and each has its own folder under ``.local/``.
+``make demo``, ``make up`` and tests/e2e use it. Several clouds may run at once: each takes free
+ports and has its own folder under ``.local/``.
 """
 
 import fcntl
@@ -49,9 +49,9 @@ from layers.build import build as build_layer
 ROOT = Path(__file__).resolve().parents[2]
 CDK = ROOT / "node_modules" / ".bin" / "cdk"
 EMOJI_MODEL = ROOT / "gpu_worker" / "models" / "emoji"
-"""Draws pictures worth looking at; ships with the project."""
+"""The project's own model, which draws emoji."""
 TINY_MODEL = ROOT / "build" / "models" / "tiny"
-"""Random weights, coloured noise: for tests, where only speed matters. Built when first used."""
+"""Draws noise with random weights, for tests where only speed matters. Built on first use."""
 STAGE = "local"
 STACK = stack_of(STAGE)
 REGION, ACCOUNT = "us-east-1", "000000000000"
@@ -59,7 +59,8 @@ CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 ENDPOINT = "local"
 MODEL = "stable_diffusion"
 RUNPOD_KEY = "rpa_local"
-OLDEST_NODE = 20
+MIN_NODE = 20
+"""The oldest major version of Node.js that the AWS CDK supports."""
 
 
 class LocalCloud:
@@ -78,7 +79,7 @@ class LocalCloud:
         self.folder = folder / name
         self.model = model
         self.auth = auth
-        """Whether IAM is enforced: each Lambda can do just what the stack grants it."""
+        """Whether IAM is enforced, so that each Lambda can do only what the stack grants it."""
         self.outputs: dict[str, str] = {}
         self.worker_key = new_key()
         self._proxy = Proxy(port)
@@ -96,7 +97,7 @@ class LocalCloud:
             layer="build/layer/host",
         )
 
-    # --- what it offers ----------------------------------------------------------------------
+    # --- use ---------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -119,7 +120,7 @@ class LocalCloud:
 
     @property
     def store(self) -> Store:
-        """The table, as the operator sees it."""
+        """The store of the deployed table, with all rights."""
         return Store(self.outputs["TableName"], self.aws("dynamodb"))
 
     def function(self, name: str) -> str:
@@ -136,27 +137,30 @@ class LocalCloud:
         }
 
     def dead(self) -> Part | None:
-        """Return a part that has ended by itself, if any."""
+        """Return a part that has exited unexpectedly, if any."""
         return next((part for part in self._lasting if not part.running), None)
 
     def uploads_waiting(self) -> int:
-        """Count the uploads that nobody has judged yet: to be shared, or never."""
+        """Count the uploads that ``share`` has not decided on yet."""
         return self.messages("share", "UPLOADS_QUEUE_URL")
 
     def messages(self, function: str, variable: str) -> int:
-        """Count a queue's messages, also those being worked on; a function's variable names it."""
+        """Count a queue's messages, visible or not.
+
+        The queue's URL is in an environment ``variable`` of a ``function``.
+        """
         name = self.function(function)
-        told = self.aws("lambda").get_function_configuration(FunctionName=name)["Environment"]
+        env = self.aws("lambda").get_function_configuration(FunctionName=name)["Environment"]
         names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
         found = self.aws("sqs").get_queue_attributes(
-            QueueUrl=told["Variables"][variable], AttributeNames=list(names)
+            QueueUrl=env["Variables"][variable], AttributeNames=list(names)
         )
         return sum(int(found["Attributes"][name]) for name in names)
 
-    # --- its life ----------------------------------------------------------------------------
+    # --- start and end -----------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """Bring everything up; raises LocalCloudError and leaves nothing behind."""
+        """Start everything; if this fails, end everything and raise LocalCloudError."""
         try:
             with self._stack:
                 self._start()
@@ -212,7 +216,7 @@ class LocalCloud:
         steps.append(parts.start("bootstrap", bootstrap, cwd=self.folder, env=env))
         parts.wait(*steps, seconds=300)
 
-        # Its worker loads the model while the stack is deployed; the key will be known by then.
+        # The worker loads its model during the deployment; its key is registered after that.
         say("starting the local RunPod with one gpu_worker, and cdk deploy")
         runpod = self._start_runpod(parts, env)
         self._lasting = [ministack, runpod]
@@ -227,7 +231,7 @@ class LocalCloud:
         answers(f"{self.url}/api/v2/status/heartbeat", ministack)
         self._open_accounts()
         self._wait_for_worker(runpod)
-        # For bin/dev, which works on a cloud that another process has brought up.
+        # For bin/dev, which uses a cloud that another process has started.
         state = {"endpoint": self.endpoint, "worker_key": self.worker_key}
         (self.folder / "cloud.json").write_text(json.dumps(state))
         say(f"the cloud is up: {self.url}/api/v2")
@@ -252,7 +256,7 @@ class LocalCloud:
             (self.folder / "processes.json").unlink(missing_ok=True)
 
     def _synth(self, parts: Parts, env: Mapping[str, str]) -> Part:
-        """Run the CDK app as ``cdk synth`` would, once, for bootstrap and deploy."""
+        """Run the CDK app once, as ``cdk synth`` does, for both bootstrap and deploy."""
         folder = self.folder / "settings"
         folder.mkdir(exist_ok=True)
         (folder / f"{STAGE}.json").write_text(self.settings.model_dump_json(indent=2))
@@ -304,9 +308,9 @@ class LocalCloud:
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """Return what the parts inherit: nothing of the caller's AWS, CDK or Python settings."""
-    foreign = ("AWS_", "CDK_", "PYTHONPATH", "MINISTACK_", "LOCALSTACK_", "RUNPOD_", "HORDE_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    """Return the environment of the parts, without the caller's AWS, CDK or Python settings."""
+    dropped = ("AWS_", "CDK_", "PYTHONPATH", "MINISTACK_", "LOCALSTACK_", "RUNPOD_", "HORDE_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     local = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": CREDENTIALS["aws_access_key_id"],
@@ -318,31 +322,31 @@ def environment(endpoint: str) -> dict[str, str]:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "CDK_DISABLE_CLI_TELEMETRY": "true",
         "CDK_DISABLE_VERSION_CHECK": "true",
-        # Otherwise a banner that fills the screen; check_tools says what is too old.
+        # Else jsii prints a banner that fills the screen; check_tools checks the version.
         "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "20,21,23",
         "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "true",
         "PYTHONUNBUFFERED": "1",
     }
-    # Loopback goes through nobody's proxy.
-    return kept | local | dict.fromkeys(("NO_PROXY", "no_proxy"), f"{HOST},localhost")
+    # Loopback must not go through a proxy.
+    return inherited | local | dict.fromkeys(("NO_PROXY", "no_proxy"), f"{HOST},localhost")
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def check_tools() -> None:
-    """Make sure of what pip cannot install; raises LocalCloudError."""
+    """Check the tools that pip does not install; raises LocalCloudError."""
     node = shutil.which("node")
     if node is None:
-        message = f"node is not installed; the AWS CDK needs Node.js {OLDEST_NODE} or newer"
+        message = f"node is not installed; the AWS CDK needs Node.js {MIN_NODE} or newer"
         raise LocalCloudError(message)
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
-    if int(version.removeprefix("v").partition(".")[0]) < OLDEST_NODE:
-        message = f"node is {version.strip()}; the AWS CDK needs Node.js {OLDEST_NODE} or newer"
+    if int(version.removeprefix("v").partition(".")[0]) < MIN_NODE:
+        message = f"node is {version.strip()}; the AWS CDK needs Node.js {MIN_NODE} or newer"
         raise LocalCloudError(message)
     if not CDK.exists():
         message = "the AWS CDK is not installed here: run 'make setup' first"
@@ -350,7 +354,7 @@ def check_tools() -> None:
 
 
 def answers(url: str, part: Part, *, seconds: float = 60) -> None:
-    """Wait until a part answers 200 at an address."""
+    """Wait until a part responds with 200 at a URL; raises LocalCloudError."""
 
     def probe() -> bool:
         try:
@@ -362,16 +366,19 @@ def answers(url: str, part: Part, *, seconds: float = 60) -> None:
 
 
 def wait(what: str, probe: Callable[[], bool], part: Part, *, seconds: float) -> None:
-    """Wait for something of a part, with a line of progress where that takes long."""
-    said = time.monotonic()
+    """Wait until ``probe`` is true, with progress lines; raises LocalCloudError.
+
+    It fails after ``seconds``, or when the part exits.
+    """
+    printed_at = time.monotonic()
 
     def step() -> bool:
-        nonlocal said
+        nonlocal printed_at
         if not part.running:
             message = f"{part.name} has ended with {part.process.returncode}"
             raise LocalCloudError(message, part.log)
-        if time.monotonic() > said + BEAT_S:
-            said = time.monotonic()
+        if time.monotonic() > printed_at + BEAT_S:
+            printed_at = time.monotonic()
             say(f"  ... waiting for {what}")
         return probe()
 
@@ -382,9 +389,9 @@ def wait(what: str, probe: Callable[[], bool], part: Part, *, seconds: float) ->
 
 
 def run(main: Callable[[], int], ordinary: int | None = None) -> None:
-    """Run a command on a local cloud: signals clean up, failures show the log that says why.
+    """Run a command on a local cloud. Signals clean up, and a failure shows the relevant log.
 
-    ``ordinary`` is the signal that ends it as it should.
+    ``ordinary`` is a signal that ends the command normally.
     """
     raise_on_signals(ordinary)
     try:

@@ -1,4 +1,4 @@
-"""The operator's settings as a Lambda's environment takes them."""
+"""The operator's settings as environment variables of the Lambdas."""
 
 import json
 
@@ -15,13 +15,13 @@ def api_env(settings: StackSettings) -> dict[str, str]:
 
 
 def models_env(settings: StackSettings) -> dict[str, str]:
-    """Return the environment of a function that asks which models an endpoint draws."""
+    """Return the environment of a function that needs the operator's models."""
     models = {name: model.model_dump() for name, model in settings.models.items()}
     return {"MODELS": json.dumps(models, separators=(",", ":"), sort_keys=True)}
 
 
 def runpod_env(settings: StackSettings) -> dict[str, str]:
-    """Return the environment of a function that makes tickets."""
+    """Return the environment of a function that sends tickets."""
     return {
         "RUNPOD_URL": settings.runpod_url,
         "RUNPOD_KEY_PARAMETER": settings.runpod_key_parameter,
