@@ -121,7 +121,7 @@ class Client:
 
     def pop(self, **fields: Any) -> Any:
         """Pop images as a worker does; each API key has a worker name of its own."""
-        name = f"by hand {hashlib.sha256(str(self.api_key).encode()).hexdigest()[:8]}"
+        name = f"manual {hashlib.sha256(str(self.api_key).encode()).hexdigest()[:8]}"
         body = {"name": name, "models": ["stable_diffusion"], "amount": 1, **fields}
         return self.expect(200, "POST", "/api/v2/generate/pop", body)
 
