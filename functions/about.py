@@ -18,12 +18,12 @@ from horde.rules import ruleset
 from horde.rules.sharing import TERMS_VERSION
 
 HOME = """<h1>Horde Commons</h1>
-<p>A serverless AI Horde. Any AI Horde client draws here with this address as its base URL. What its
-authors agree to share becomes an open data set for LAION. Sharing costs a tax of {tax_shared} kudos
-per image instead of {tax_private}, and anonymous text-to-image is always shared.</p>
+<p>A serverless AI Horde. Use this address as the base URL of any AI Horde client. Images that their
+authors share become an open data set for LAION. The tax on a shared image is {tax_shared} kudos
+instead of {tax_private}. Anonymous text-to-image is always shared.</p>
 <ul>
 <li><a href="/register">Open an account</a></li>
-<li><a href="/api/">The API</a>, and <a href="/api/swagger.json">its description</a> (OpenAPI)</li>
+<li><a href="/api/">API documentation</a> and <a href="/api/swagger.json">OpenAPI document</a></li>
 <li><a href="/terms">Terms of service</a> and <a href="/privacy">privacy policy</a></li>
 </ul>
 """
@@ -31,8 +31,8 @@ DOCS = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Horde Commons API</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="/api/swagger-ui.css"></head>
-<body><div id="swagger-ui"><p>This page needs JavaScript; the
-<a href="/api/swagger.json">description</a> itself does not.</p></div>
+<body><div id="swagger-ui"><p>This page needs JavaScript. The
+<a href="/api/swagger.json">OpenAPI document</a> does not.</p></div>
 <script src="/api/swagger-ui-bundle.js"></script><script src="/api/swagger-ui-init.js"></script>
 </body></html>
 """

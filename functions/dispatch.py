@@ -1,8 +1,8 @@
 """SQS -> RunPod ``/run``: one ticket for every batch of a request's images.
 
-Crash window: if this run dies after RunPod took a ticket, the message is delivered again and its
-tickets are sent twice, which costs one empty pop each. If RunPod is down, messages end in the DLQ
-after their retries. The images still wait in the table, and the sweep sends new tickets.
+Crash window: if this run dies after RunPod took a ticket, the message is delivered again. Its
+tickets are then sent twice, which costs one empty pop each. If RunPod is down, messages end in the
+DLQ after their retries. The images still wait in the table, and the sweep sends new tickets.
 """
 
 import json

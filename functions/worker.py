@@ -183,9 +183,9 @@ def claim(
 ) -> list[Generation]:
     """Claim the waiting image with the highest priority and others of its batch, up to ``amount``.
 
-    A worker that loses the race for the first image tries the rest of the window in random order,
-    so that concurrent workers do not all chase the same images. Then it tries the next window. So
-    a pop is empty only if no image waits for it.
+    A worker that loses the race for the first image tries the rest of the window, and then the next
+    one. It does so in random order, or concurrent workers would all chase the same images. So a pop
+    is empty only if no image waits for it.
     """
     for window in windows:
         fits = _fitting(store, context, offer, window, skipped)

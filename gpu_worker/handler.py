@@ -1,7 +1,7 @@
 """`python -m gpu_worker.handler`: the RunPod worker. A RunPod job is a ticket, not work.
 
 A ticket starts a shift. The worker pops a batch from the Horde, draws it, uploads and submits its
-images, and repeats this until a pop comes back empty or the shift is over. The content of a ticket
+images. It repeats this until a pop comes back empty or the shift is over. The content of a ticket
 (`{"input": {"v": 1, "model": "...", "request_id": "...", "images": 3}}`) is only informative. So an
 old worker can take a newer ticket, and a lost or superfluous ticket costs one pop.
 

@@ -31,8 +31,8 @@ def build(app: "App", stage: str, settings: "StackSettings") -> "HordeCommonsSta
 
 
 def main() -> None:
-    """Synthesize the stage that the CDK's context names; ends with one line where it cannot."""
-    # Read before the CDK is imported, which takes seconds: a refusal needs none of it.
+    """Synthesize the stage that the CDK's context names; exit with one line if it is refused."""
+    # Read the settings before importing the CDK, which takes seconds, so that refusals are fast.
     try:
         stage, settings = read(json.loads(os.environ.get("CDK_CONTEXT_JSON", "{}")))
     except SettingsError as error:

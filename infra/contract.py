@@ -1,7 +1,7 @@
-"""What the stack and the functions must agree on: routes, CORS, the table's keys.
+"""The names that the stack and the functions share: routes, CORS headers, the table's keys.
 
-The functions say it; the stack reads it here, so that neither can change alone. Importing this
-needs no CDK.
+The functions define them and the stack reads them here, so that neither can change alone. This
+module does not import the CDK.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
 if str(FUNCTIONS) not in sys.path:
-    # ``cdk`` starts the app with no PYTHONPATH.
+    # ``cdk`` starts the app without a PYTHONPATH.
     sys.path.insert(0, str(FUNCTIONS))
 
 _http = importlib.import_module("horde.edge.http")
@@ -24,7 +24,7 @@ CORS_EXPOSED: list[str] = _http.EXPOSED.split(", ")
 PK, SK, TTL = _items.PK, _items.SK, _items.TTL
 WAITING, DUE, LISTED = _items.WAITING, _items.DUE, _items.LISTED
 NEW_REQUEST: dict[str, str] = _settlements.NEW_REQUEST
-"""Attributes that a new request of the table has, by which the stream's filter knows it."""
+"""The attributes by which the stream's filter recognises a new request."""
 NEW_WEBHOOK: dict[str, str] = _settlements.NEW_WEBHOOK
 PENDING_REWARD: dict[str, str] = _settlements.PENDING_REWARD
 

@@ -30,21 +30,21 @@ BASELINES = (
     "qwen_image",
     "z_image_turbo",
 )
-"""The model families, by the AI Horde's names; a family decides price, lease and free size."""
+"""The AI Horde's names of the model families; price, lease and free size depend on the family."""
 MAX_BATCH = 20
 """The largest ``MAX_BATCH`` of gpu_worker."""
 S3_PREFIXES = ("xn--", "sthree-", "amzn-s3-demo-")
 S3_SUFFIXES = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
-"""How no bucket's name begins or ends (S3 user guide, bucket naming rules)."""
+"""Prefixes and suffixes that S3 reserves (S3 user guide, bucket naming rules)."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class SecretError(ValueError):
-    """The value is wrong, and must not be shown."""
+    """The value is wrong, and may be a secret that must not be shown."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown word; '' where nothing known is near."""
+    """Return a hint for a message about an unknown word; empty if no known word is similar."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
@@ -120,46 +120,46 @@ AccountId = Annotated[int, Field(ge=1)]
 
 
 class ModelSettings(BaseModel):
-    """One of the Horde's models, and what draws it here."""
+    """The settings of one of the Horde's models."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     endpoint: EndpointId | None
-    """The RunPod endpoint that draws it; None: volunteers alone do."""
+    """The RunPod endpoint that draws it; None if only volunteers do."""
     baseline: Annotated[str, AfterValidator(_known_baseline)]
-    """Its family."""
+    """Its model family."""
 
 
 class StackSettings(BaseModel):
-    """All that an operator decides. Every field is a key of ``settings/<stage>.json``."""
+    """The operator's settings. Every field is a key of ``settings/<stage>.json``."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     models: Annotated[dict[ModelName, ModelSettings], Field(min_length=1)]
-    """What is drawn here, by the Horde's model names."""
+    """The models that this horde draws, by the Horde's names."""
     images_per_ticket: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 4
-    """Images behind one RunPod job: the worker's ``MAX_BATCH``."""
+    """Images per RunPod job, which should be the worker's ``MAX_BATCH``."""
     endpoint_url: str | None = None
-    """Another AWS: the local cloud's address. None: the real one."""
+    """The address of the local cloud; None for AWS itself."""
     runpod_url: str = "https://api.runpod.ai/v2"
     runpod_key_parameter: Annotated[str, AfterValidator(_parameter_name)] = (
         "/horde-commons/runpod-api-key"
     )
     """The SSM SecureString that holds RunPod's API key."""
     laion_bucket: Annotated[str, AfterValidator(_bucket_name)] | None = None
-    """The bucket of the open data, maybe of another account. None: the stack's own."""
+    """The bucket for the open data set, maybe in another account; None for the stack's own."""
     laion_role: RoleArn | None = None
-    """The role that writes that bucket. None: the function's own."""
+    """The role that may write that bucket; None for the function's own."""
     alarm_email: Email | None = None
-    """Who is told of alarms."""
+    """The address that gets the alarms."""
     rate_limits: bool = True
-    """Whether the rate limits hold."""
+    """Whether rate limits are enforced."""
     trusted_ips: list[Annotated[str, AfterValidator(_network)]] = []
-    """Addresses and networks with the wider rate limits."""
+    """Addresses and networks with higher rate limits."""
     admins: list[AccountId] = []
-    """Ids of the accounts that may do everything by API."""
+    """Ids of the accounts that are admins."""
     monthly_kudos: Annotated[int, Field(ge=0)] = 0
-    """Kudos that an account in good standing is given in each month that it is used in."""
+    """Kudos that an account in good standing gets in each month in which it is used."""
     contact: str = ""
     """How to reach the operator, in Markdown; shown in the terms and the privacy policy."""
     layer: str = "build/layer/lambda"

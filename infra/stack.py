@@ -1,4 +1,4 @@
-"""Horde Commons in one stack. It reads as the diagram in the README, from left to right."""
+"""Horde Commons in one stack, in the order of the diagram in the README."""
 
 from aws_cdk import Stack, StackProps
 from constructs import Construct
@@ -16,7 +16,7 @@ class HordeCommonsStack(Stack):
         super().__init__(scope, name, **props._values)  # noqa: SLF001 - jsii's own way to unpack
         alarms = parts.Alarms(self, "Alarms", email=settings.alarm_email)
 
-        # Where things are kept, and what waits.
+        # The table, the buckets and the queues.
         table = parts.HordeTable(self, "Horde")
         outputs = parts.private_bucket(self, "Outputs", days=1)
         sources = parts.private_bucket(self, "Sources", days=1)
@@ -25,7 +25,7 @@ class HordeCommonsStack(Stack):
         uploads = parts.WorkQueue(self, "Uploads", minutes=3, tries=24, alarms=alarms)
         webhooks = parts.WorkQueue(self, "Webhooks", minutes=1, tries=3, alarms=alarms)
 
-        # The functions' environments, by what they need.
+        # The parts of the functions' environments.
         api_env = parts.api_env(settings)
         table_env = {"TABLE_NAME": table.table.table_name}
         models_env = parts.models_env(settings)
@@ -61,7 +61,7 @@ class HordeCommonsStack(Stack):
         webhooks.drain_into(webhook, batch=1)
         outputs.grant_read(webhook, "*.webp")
 
-        # table's stream -> payouts: rewards are posted, statistics counted.
+        # table's stream -> payouts: post rewards, count statistics.
         not_counted = parts.DeadLetters(self, "NotCounted", alarms=alarms)
         payouts = make("payouts", table_env, seconds=30, may=parts.PAY)
         table.feed_payouts(payouts, dead=not_counted)

@@ -1,4 +1,4 @@
-"""The stages of a deployment: which file has a stage's settings, and which stack is its.
+"""The stages of a deployment: the settings file and the stack of each.
 
 ``cdk.json`` names the stage that ``cdk deploy`` means; ``-c stage=<name>`` chooses another. The
 stage is CDK context, not an environment variable: ``cdk.json`` keeps it, so the next deploy needs
@@ -30,7 +30,7 @@ SHOWN = 60
 
 
 class SettingsError(Exception):
-    """The settings cannot be deployed: one line that says where, which key, and why."""
+    """The settings cannot be deployed. The message is one line with the file, the key and why."""
 
     def __init__(self, where: str, *what: str) -> None:
         super().__init__(" ".join(": ".join([where, *what]).split()))
@@ -120,7 +120,7 @@ WRONG: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def _problem(error: ErrorDetails) -> str:
-    """Return one finding of pydantic's in one line: the key, the value, and what is wrong."""
+    """Return one error of pydantic in one line: the key, the value and what is wrong."""
     path, context = [part for part in error["loc"] if part != "[key]"], error.get("ctx", {})
     key = _path(path)
     if error["type"] == "extra_forbidden":
@@ -139,7 +139,7 @@ def _problem(error: ErrorDetails) -> str:
 
 
 def _path(parts: Iterable[int | str]) -> str:
-    """Return where a value is: ``models.sdxl.endpoint``, ``admins[1]``, ``models["SD 1.5"]``."""
+    """Return a value's path: ``models.sdxl.endpoint``, ``admins[1]``, ``models["SD 1.5"]``."""
     text = ""
     for part in parts:
         if isinstance(part, str) and re.fullmatch(r"[\w-]+", part):

@@ -1,4 +1,4 @@
-"""A plain Horde client: it knows only the server's address."""
+"""A plain Horde client, which knows only the server's address."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A server's response."""
 
     status: int
@@ -27,17 +27,17 @@ class Answer:
         return json.loads(self.data)
 
 
-class Refused(Exception):  # noqa: N818 - it is the server's answer
-    """The status is not the expected one."""
+class Refused(Exception):  # noqa: N818 - named for the server's response
+    """The response has an unexpected status."""
 
-    def __init__(self, what: str, answer: Answer) -> None:
-        super().__init__(f"{what}: {answer.status} {answer.data[:300]!r}")
-        self.answer = answer
+    def __init__(self, what: str, response: Response) -> None:
+        super().__init__(f"{what}: {response.status} {response.data[:300]!r}")
+        self.response = response
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The Horde's API at ``url`` for one key. Safe to use from many threads."""
+    """A client of the Horde's API at ``url`` with one key. It is thread-safe."""
 
     url: str
     api_key: str | None = ANONYMOUS
@@ -54,7 +54,7 @@ class Client:
         *,
         raw: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Send one request; ``path`` starts with ``/api``."""
         sent = {"Client-Agent": "horde-commons-demo:1:local", **(headers or {})}
         if self.api_key is not None:
@@ -70,21 +70,21 @@ class Client:
         url: str,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        """Send one request to any address, such as a presigned one."""
-        answer = self.pool.request(method, url, body=data, headers=headers)
-        return Answer(answer.status, answer.headers, answer.data)
+    ) -> Response:
+        """Send one request to any URL, such as a presigned one."""
+        response = self.pool.request(method, url, body=data, headers=headers)
+        return Response(response.status, response.headers, response.data)
 
     def expect(self, status: int, method: str, path: str, body: Any = None) -> Any:
         """Send one request and return its JSON; raises Refused for any other status."""
-        answer = self.call(method, path, body)
-        if answer.status != status:
+        response = self.call(method, path, body)
+        if response.status != status:
             what = f"{method} {path}"
-            raise Refused(what, answer)
-        return answer.json
+            raise Refused(what, response)
+        return response.json
 
     def register(self, alias: str) -> Any:
-        """Open an account; returns its id, username, kudos and api_key."""
+        """Open an account; returns id, username, kudos and api_key."""
         return self.expect(201, "POST", "/api/register", {"username": alias})
 
     def kudos(self) -> int:
@@ -93,11 +93,11 @@ class Client:
 
     def dry_run(self, body: Mapping[str, Any]) -> int:
         """Return what a request would cost."""
-        answer = self.expect(200, "POST", "/api/v2/generate/async", {**body, "dry_run": True})
-        return int(answer["kudos"])
+        cost = self.expect(200, "POST", "/api/v2/generate/async", {**body, "dry_run": True})
+        return int(cost["kudos"])
 
     def generate(self, body: Mapping[str, Any]) -> Any:
-        """Send a request; returns its id, its kudos and maybe a message."""
+        """Send a request; returns its id and kudos, and maybe a message."""
         return self.expect(202, "POST", "/api/v2/generate/async", body)
 
     def check(self, request_id: str) -> Any:
@@ -109,30 +109,30 @@ class Client:
         return self.expect(200, "GET", f"/api/v2/generate/status/{request_id}")
 
     def cancel(self, request_id: str) -> Any:
-        """Cancel the images of a request that still wait."""
+        """Cancel a request's waiting images."""
         return self.expect(200, "DELETE", f"/api/v2/generate/status/{request_id}")
 
     def download(self, url: str) -> bytes:
-        """Download a presigned URL."""
-        answer = self.fetch("GET", url)
-        if answer.status != 200:  # noqa: PLR2004
-            raise Refused("GET of an image", answer)
-        return answer.data
+        """Return the file at a presigned URL; raises Refused."""
+        response = self.fetch("GET", url)
+        if response.status != 200:  # noqa: PLR2004
+            raise Refused("GET of an image", response)
+        return response.data
 
     def pop(self, **fields: Any) -> Any:
-        """Ask for work, as a worker does; each key's worker has its own name."""
-        name = f"by hand {hashlib.sha256(str(self.api_key).encode()).hexdigest()[:8]}"
+        """Pop images as a worker does; each API key has a worker name of its own."""
+        name = f"manual {hashlib.sha256(str(self.api_key).encode()).hexdigest()[:8]}"
         body = {"name": name, "models": ["stable_diffusion"], "amount": 1, **fields}
         return self.expect(200, "POST", "/api/v2/generate/pop", body)
 
-    def submit(self, generation_id: str, **fields: Any) -> Answer:
-        """Hand in an image that was uploaded."""
+    def submit(self, generation_id: str, **fields: Any) -> Response:
+        """Submit an uploaded image."""
         body = {"id": generation_id, "generation": "R2", "state": "ok", "seed": 1, **fields}
         return self.call("POST", "/api/v2/generate/submit", body)
 
 
 def until(what: str, probe: Callable[[], T | None], *, seconds: float, every: float = 0.3) -> T:
-    """Call ``probe`` until it returns something true; raises TimeoutError."""
+    """Call ``probe`` until its result is true, and return that; raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while True:
         found = probe()

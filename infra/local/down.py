@@ -1,4 +1,4 @@
-"""``make down``: end the local clouds of this checkout, and whatever a killed one left."""
+"""``make down``: end the local clouds of this checkout, and the leftovers of killed ones."""
 
 import contextlib
 import json
@@ -10,27 +10,27 @@ from pathlib import Path
 
 from infra.local.processes import LOCAL, identity
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 def is_same(row: dict[str, object]) -> bool:
-    """Say whether a recorded process still runs; its id may have been reused meanwhile."""
+    """Return whether a recorded process still runs and its id was not reused by another one."""
     pid, known = row["pid"], row["identity"]
     return isinstance(pid, int) and known is not None and identity(pid) == known
 
 
 def end_run(folder: Path) -> int:
-    """End one run and its parts; returns how many processes and groups were signalled."""
+    """End one run and its parts; returns how many processes and groups got a signal."""
     try:
         record = json.loads((folder / "processes.json").read_text())
     except (OSError, ValueError):
         return 0
     ended = 0
     if is_same(record["run"]):
-        # It ends its own parts.
+        # The run ends its own parts.
         os.kill(record["run"]["pid"], signal.SIGTERM)
         ended += 1
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while is_same(record["run"]) and time.monotonic() < deadline:
             time.sleep(0.1)
     for row in record["parts"]:

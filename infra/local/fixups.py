@@ -1,7 +1,7 @@
-"""Re-apply by API the properties that MiniStack's CloudFormation drops, and read them back.
+"""Re-apply, by API, the properties of a template that MiniStack's CloudFormation drops.
 
-The deployed template decides. A property that MiniStack keeps is left alone. AWS needs none of
-this.
+The deployed template is the source. A property that MiniStack has applied itself is not touched. On
+AWS none of this is needed.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ API_NAMES = ("AllowCredentials", "AllowHeaders", "AllowMethods", "AllowOrigins",
 
 
 def apply(aws: Aws, stack: str) -> list[str]:
-    """Re-apply what a stack's resources lack of its template; returns a line for each.
+    """Set the properties that a stack's template has and its resources lack; returns which.
 
-    Raises RuntimeError if a resource still lacks it afterwards.
+    Raises RuntimeError if a property cannot be set.
     """
     cloudformation = aws("cloudformation")
     template = cloudformation.get_template(StackName=stack)["TemplateBody"]
@@ -44,7 +44,7 @@ def apply(aws: Aws, stack: str) -> list[str]:
 
 
 Fix = tuple[Any, Callable[[], Any], Callable[[], Any]]
-"""The wanted value (None: nothing is wanted), a function that reads it and one that sets it."""
+"""The wanted value (or None), a function that reads the value, and one that sets it."""
 
 
 def time_to_live(aws: Aws, table: str, properties: Properties) -> Fix:
@@ -83,7 +83,7 @@ def point_in_time_recovery(aws: Aws, table: str, properties: Properties) -> Fix:
 
 
 def lifecycle(aws: Aws, bucket: str, properties: Properties) -> Fix:
-    """Set the rules by which objects and aborted uploads expire."""
+    """Set the rules by which objects and incomplete uploads expire."""
     client = aws("s3")
     rules = [
         {
@@ -119,8 +119,8 @@ def lifecycle(aws: Aws, bucket: str, properties: Properties) -> Fix:
 def cors(aws: Aws, api: str, properties: Properties) -> Fix:
     """Set the response to browsers' preflight requests."""
     client = aws("apigatewayv2")
-    given = properties.get("CorsConfiguration")
-    wanted = {name: given[name] for name in API_NAMES if name in given} if given else None
+    template = properties.get("CorsConfiguration")
+    wanted = {name: template[name] for name in API_NAMES if name in template} if template else None
 
     def read() -> Any:
         found = client.get_api(ApiId=api).get("CorsConfiguration", {})

@@ -1,9 +1,9 @@
-"""The whole of Horde Commons on this machine: a real ``cdk deploy`` to MiniStack, and real workers.
+"""Horde Commons on this machine: a real ``cdk deploy`` to MiniStack, and real workers.
 
     client -> proxy -> MiniStack (API, Lambdas, table, queues, buckets) -> RunPod -> gpu_worker
 
-``make demo``, ``make up`` and tests/e2e use it. Several clouds can run at once: each takes free
-ports and has its own folder under ``.local/``; its settings are ``settings/local.json`` there.
+``make demo``, ``make up`` and tests/e2e use it. Several clouds may run at once: each takes free
+ports and has its own folder under ``.local/``.
 """
 
 import fcntl
@@ -50,9 +50,9 @@ from layers.build import build as build_layer
 ROOT = Path(__file__).resolve().parents[2]
 CDK = ROOT / "node_modules" / ".bin" / "cdk"
 EMOJI_MODEL = ROOT / "gpu_worker" / "models" / "emoji"
-"""The model that ships with the project; its pictures are worth looking at."""
+"""The project's own model, which draws emoji."""
 TINY_MODEL = ROOT / "build" / "models" / "tiny"
-"""Random weights that draw noise, for tests where only speed matters; built on first use."""
+"""Draws noise with random weights, for tests where only speed matters. Built on first use."""
 STAGE = "local"
 STACK = stack_of(STAGE)
 REGION, ACCOUNT = "us-east-1", "000000000000"
@@ -60,11 +60,8 @@ CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 ENDPOINT = "local"
 MODEL = "stable_diffusion"
 RUNPOD_KEY = "rpa_local"
-OLDEST_NODE = 20
-STARTING_S = 600
-"""Seconds for a step of the start. What fails says so at once, so this is for what hangs."""
-CHECK_S = 0.5
-"""Seconds between two looks at the worker while it starts."""
+MIN_NODE = 20
+"""The oldest major version of Node.js that the AWS CDK supports."""
 
 
 class LocalCloud:
@@ -83,7 +80,7 @@ class LocalCloud:
         self.folder = folder / name
         self.model = model
         self.auth = auth
-        """Whether IAM is enforced, so that a Lambda can do only what the stack grants it."""
+        """Whether IAM is enforced, so that each Lambda can do only what the stack grants it."""
         self.outputs: dict[str, str] = {}
         self.worker_key = new_key()
         self._proxy = Proxy(port)
@@ -102,7 +99,7 @@ class LocalCloud:
             layer="build/layer/host",
         )
 
-    # --- what it offers ----------------------------------------------------------------------
+    # --- use ---------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -125,7 +122,7 @@ class LocalCloud:
 
     @property
     def store(self) -> Store:
-        """The table, as the operator sees it."""
+        """The store of the deployed table, with all rights."""
         return Store(self.outputs["TableName"], self.aws("dynamodb"))
 
     def function(self, name: str) -> str:
@@ -142,7 +139,7 @@ class LocalCloud:
         }
 
     def dead(self) -> Part | None:
-        """Return a part that has ended on its own, if any."""
+        """Return a part that has exited unexpectedly, if any."""
         return next((part for part in self._lasting if not part.running), None)
 
     def uploads_waiting(self) -> int:
@@ -150,19 +147,22 @@ class LocalCloud:
         return self.messages("share", "UPLOADS_QUEUE_URL")
 
     def messages(self, function: str, variable: str) -> int:
-        """Count the messages, in flight too, of the queue that a function's variable names."""
+        """Count a queue's messages, visible or not.
+
+        The queue's URL is in an environment ``variable`` of a ``function``.
+        """
         name = self.function(function)
-        told = self.aws("lambda").get_function_configuration(FunctionName=name)["Environment"]
+        env = self.aws("lambda").get_function_configuration(FunctionName=name)["Environment"]
         names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
         found = self.aws("sqs").get_queue_attributes(
-            QueueUrl=told["Variables"][variable], AttributeNames=list(names)
+            QueueUrl=env["Variables"][variable], AttributeNames=list(names)
         )
         return sum(int(found["Attributes"][name]) for name in names)
 
-    # --- its life ----------------------------------------------------------------------------
+    # --- start and end -----------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """Start everything; raises LocalCloudError, and then leaves nothing behind."""
+        """Start everything; if this fails, end everything and raise LocalCloudError."""
         try:
             with self._stack:
                 self._start()
@@ -218,7 +218,7 @@ class LocalCloud:
         commands.append(parts.start("bootstrap", bootstrap, cwd=self.folder, env=env))
         parts.wait(*commands, seconds=STARTING_S)
 
-        # The worker loads its model during the deploy; its key is registered before it pops.
+        # The worker loads its model during the deployment; its key is registered after that.
         say("starting the local RunPod with one gpu_worker, and cdk deploy")
         runpod = self._start_runpod(parts, env)
         self._lasting = [ministack, runpod]
@@ -234,7 +234,7 @@ class LocalCloud:
         answers(f"{self.url}/api/v2/status/heartbeat", ministack)
         self._open_accounts()
         self._wait_for_worker(runpod)
-        # For bin/dev, which works on a cloud that another process has brought up.
+        # For bin/dev, which uses a cloud that another process has started.
         state = {"endpoint": self.endpoint, "worker_key": self.worker_key}
         (self.folder / "cloud.json").write_text(json.dumps(state))
         say(f"the cloud is up: {self.url}/api/v2")
@@ -259,7 +259,7 @@ class LocalCloud:
             (self.folder / "processes.json").unlink(missing_ok=True)
 
     def _synth(self, parts: Parts, env: Mapping[str, str]) -> Part:
-        """Run the CDK app as ``cdk synth`` would, once, for bootstrap and deploy."""
+        """Run the CDK app once, as ``cdk synth`` does, for both bootstrap and deploy."""
         folder = self.folder / "settings"
         folder.mkdir(exist_ok=True)
         (folder / f"{STAGE}.json").write_text(self.settings.model_dump_json(indent=2))
@@ -340,9 +340,9 @@ class LocalCloud:
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """Return the parts' environment, without the caller's AWS, CDK or Python settings."""
-    foreign = ("AWS_", "CDK_", "PYTHONPATH", "MINISTACK_", "LOCALSTACK_", "RUNPOD_", "HORDE_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    """Return the environment of the parts, without the caller's AWS, CDK or Python settings."""
+    dropped = ("AWS_", "CDK_", "PYTHONPATH", "MINISTACK_", "LOCALSTACK_", "RUNPOD_", "HORDE_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     local = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": CREDENTIALS["aws_access_key_id"],
@@ -354,13 +354,13 @@ def environment(endpoint: str) -> dict[str, str]:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "CDK_DISABLE_CLI_TELEMETRY": "true",
         "CDK_DISABLE_VERSION_CHECK": "true",
-        # Otherwise jsii prints a banner; check_tools reports a Node that is too old.
+        # Else jsii prints a banner that fills the screen; check_tools checks the version.
         "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "20,21,23",
         "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "true",
         "PYTHONUNBUFFERED": "1",
     }
-    # Loopback never goes through a proxy.
-    return kept | local | dict.fromkeys(("NO_PROXY", "no_proxy"), f"{HOST},localhost")
+    # Loopback must not go through a proxy.
+    return inherited | local | dict.fromkeys(("NO_PROXY", "no_proxy"), f"{HOST},localhost")
 
 
 def free_port() -> int:
@@ -371,22 +371,22 @@ def free_port() -> int:
 
 
 def check_tools() -> None:
-    """Check for the tools that pip cannot install; raises LocalCloudError."""
+    """Check the tools that pip does not install; raises LocalCloudError."""
     node = shutil.which("node")
     if node is None:
-        message = f"node is not installed; the AWS CDK needs Node.js {OLDEST_NODE} or newer"
+        message = f"node is not installed; the AWS CDK needs Node.js {MIN_NODE} or newer"
         raise LocalCloudError(message)
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
-    if int(version.removeprefix("v").partition(".")[0]) < OLDEST_NODE:
-        message = f"node is {version.strip()}; the AWS CDK needs Node.js {OLDEST_NODE} or newer"
+    if int(version.removeprefix("v").partition(".")[0]) < MIN_NODE:
+        message = f"node is {version.strip()}; the AWS CDK needs Node.js {MIN_NODE} or newer"
         raise LocalCloudError(message)
     if not CDK.exists():
         message = "the AWS CDK is not installed here: run 'make setup' first"
         raise LocalCloudError(message)
 
 
-def answers(url: str, part: Part, *, seconds: float = STARTING_S) -> None:
-    """Wait until a part answers 200 at a URL."""
+def answers(url: str, part: Part, *, seconds: float = 60) -> None:
+    """Wait until a part responds with 200 at a URL; raises LocalCloudError."""
 
     def probe() -> bool:
         try:
@@ -398,16 +398,19 @@ def answers(url: str, part: Part, *, seconds: float = STARTING_S) -> None:
 
 
 def wait(what: str, probe: Callable[[], bool], part: Part, *, seconds: float) -> None:
-    """Wait until ``probe`` is true; prints progress, and fails as soon as the part has ended."""
-    said = time.monotonic()
+    """Wait until ``probe`` is true, with progress lines; raises LocalCloudError.
+
+    It fails after ``seconds``, or when the part exits.
+    """
+    printed_at = time.monotonic()
 
     def step() -> bool:
-        nonlocal said
+        nonlocal printed_at
         if not part.running:
             message = f"{part.name} has ended with {part.process.returncode}"
             raise LocalCloudError(message, part.log)
-        if time.monotonic() > said + BEAT_S:
-            said = time.monotonic()
+        if time.monotonic() > printed_at + BEAT_S:
+            printed_at = time.monotonic()
             say(f"  ... waiting for {what}")
         return probe()
 
@@ -418,9 +421,9 @@ def wait(what: str, probe: Callable[[], bool], part: Part, *, seconds: float) ->
 
 
 def run(main: Callable[[], int], ordinary: int | None = None) -> None:
-    """Run a command on a local cloud; a signal cleans up, a failure shows the log that says why.
+    """Run a command on a local cloud. Signals clean up, and a failure shows the relevant log.
 
-    ``ordinary`` is the signal that ends it with status 0.
+    ``ordinary`` is a signal that ends the command normally.
     """
     raise_on_signals(ordinary)
     try:

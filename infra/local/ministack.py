@@ -1,11 +1,11 @@
-"""MiniStack with two workarounds: ``python -m infra.local.ministack``.
+"""MiniStack with two changes: ``python -m infra.local.ministack``.
 
-The stack's buckets refuse plain HTTP, and MiniStack enforces that together with IAM. Loopback has
-no TLS, so every request gets the header that a TLS terminator would set.
+The stack's buckets refuse plain HTTP, and MiniStack enforces this together with IAM. On loopback
+there is no TLS terminator, so each request gets the header that one would add.
 
 MiniStack unpacks the layer, 50 MB in 1,200 files, for every Lambda process that it starts. Here it
-is unpacked once and linked: cold starts are shorter, and there are megabytes to clean up instead of
-gigabytes.
+is unpacked once and linked. So cold starts are faster, and megabytes instead of gigabytes are left
+to clean up.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _unpacking = threading.Lock()
 
 
 async def behind_tls(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Serve one ASGI scope."""
+    """Serve one ASGI scope as if it had come over TLS."""
     if scope["type"] == "http":
         headers = [pair for pair in scope["headers"] if pair[0] != HEADER[0]]
         scope = {**scope, "headers": [*headers, HEADER]}
@@ -33,10 +33,10 @@ async def behind_tls(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 class LinkedLayers(zipfile.ZipFile):
-    """A zip file; into a folder that MiniStack made for a layer, it unpacks links."""
+    """A zip file that unpacks links into a folder that MiniStack made for a layer."""
 
     def extractall(self, path: Any = None, members: Any = None, pwd: bytes | None = None) -> None:
-        """Unpack all, or link to what was unpacked before."""
+        """Unpack all files, or for a layer, link to files that are unpacked once."""
         if path is None or not Path(path).name.startswith("layer_") or self.filename is None:
             super().extractall(path, members, pwd)
             return

@@ -1,6 +1,6 @@
-"""A proxy that gives the local API the Horde's paths.
+"""A proxy that gives the local API Gateway an address with the Horde's paths.
 
-On AWS the API's own address has these paths; the local gateway prefixes them with
+On AWS the stack's address has these paths already. The local gateway prefixes them with
 ``/_aws/execute-api/<id>/$default``. The proxy changes nothing else.
 """
 
@@ -32,22 +32,22 @@ CORS = {"Access-Control-Allow-Origin": "*"}
 
 
 class Proxy:
-    """A server in a thread of this process; ``target`` can be set after it has started."""
+    """A proxy in a thread of this process; ``target`` may be set after the start."""
 
     def __init__(self, port: int = 0) -> None:
         self.target: str | None = None
-        """The API's address, including its stage."""
+        """The API's address, up to and including its stage."""
         self.port = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
     @property
     def url(self) -> str:
-        """Where clients go; their SDKs add ``/api/v2``."""
+        """The base URL for clients, to which their SDKs add ``/api/v2``."""
         return f"http://{HOST}:{self.port}"
 
     def __enter__(self) -> Self:
-        """Serve; raises OSError if the port is taken."""
+        """Start serving; raises OSError if the port is taken."""
         self._thread.start()
         try:
             asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
@@ -72,14 +72,14 @@ class Proxy:
         self._loop.close()
 
     async def _start(self) -> None:
-        # A response keeps its encoding.
+        # Responses pass through with their encoding.
         self._session = aiohttp.ClientSession(
             auto_decompress=False,
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=60),
         )
         app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        app.router.add_route("*", "/{path:.*}", self._forward)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         try:
             await self._runner.setup()
@@ -93,7 +93,7 @@ class Proxy:
         await self._runner.cleanup()
         await self._session.close()
 
-    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
         if self.target is None:
             return unavailable("The local cloud is still starting.")
         headers = [(k, v) for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP]
@@ -122,6 +122,6 @@ class Proxy:
 
 
 def unavailable(message: str) -> web.Response:
-    """Return a 502 as JSON: Horde clients crash on HTML."""
+    """Return a 502 as JSON, since Horde clients crash on HTML."""
     text = json.dumps({"message": message, "rc": "BadGateway"})
     return web.Response(status=502, text=text, content_type="application/json", headers=CORS)

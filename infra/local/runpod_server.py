@@ -1,15 +1,14 @@
-"""A local RunPod for one endpoint: its public API, its worker protocol and its scaler.
+"""A local RunPod with one endpoint: its public API, its worker protocol and its scaler.
 
 `python -m infra.local.runpod_server --port P --endpoint ID --api-key KEY` starts and stops real
-worker processes as RunPod does: `ceil(jobs / scaler value)` of them (REQUEST_COUNT), down again
-when idle.
-The shapes of the public API follow RunPod's documentation, those of the worker's routes the source
-of its SDK (runpod 1.12): neither was captured from RunPod itself. Left out: runsync, stream, retry,
-webhooks and rate limits, which Horde Commons does not use.
+worker processes as RunPod does: `ceil(jobs / scaler value)` of them (REQUEST_COUNT), and fewer when
+they are idle. The public API follows RunPod's documentation. The worker's routes follow the source
+of RunPod's SDK (runpod 1.12). Neither was captured from RunPod itself. It has no runsync, stream,
+retry, webhooks or rate limits, since Horde Commons does not use them.
 
-No worker outlives this process, not even one ended by SIGKILL, nor does a worker's heartbeat child,
-which survives its parent: each worker's process group holds a leash, a shell that reads a pipe from
-here and kills its group when the pipe closes.
+No worker, nor its heartbeat child, outlives this process, even after a SIGKILL. Each worker's
+process group contains a leash: a shell that reads a pipe from this process and kills its group when
+the pipe closes.
 """
 
 from __future__ import annotations
@@ -36,46 +35,46 @@ from aiohttp import web
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 
-PAYLOAD_BYTES = 10 * 1024 * 1024
-"""RunPod's limit for /run."""
+MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
+"""RunPod's limit for a body of /run."""
 EXECUTION_TIMEOUT = 600.0
-"""Seconds; RunPod's default for policy.executionTimeout (given there in milliseconds)."""
+"""RunPod's default for policy.executionTimeout, here in seconds, there in milliseconds."""
 TTL = 86400.0
-"""Seconds from submission; RunPod's default for policy.ttl (milliseconds). Then a job is gone."""
+"""RunPod's default for policy.ttl, in seconds from submission; after that a job is deleted."""
 RETENTION = 1800.0
-"""Seconds for which the status of a finished job is kept."""
+"""Seconds for which a finished job is kept."""
 LONG_POLL = 20.0
-"""Seconds that a worker's job-take and job-stop are held open."""
+"""Seconds for which a worker's job-take and job-stop wait."""
 TICK = 0.2
 GRACE = 30.0
-"""Seconds between SIGTERM and the leash for a worker that is scaled down."""
+"""Seconds between SIGTERM and SIGKILL for a worker that is scaled down."""
 RESTART_DELAY = 2.0
-"""Seconds before a worker that ended on its own is replaced, so that a broken one does not spin."""
+"""Seconds before a new worker starts after one has exited, so that a broken one does not spin."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """One serverless endpoint, with RunPod's names for its settings."""
+    """The settings of one serverless endpoint, by RunPod's names."""
 
     endpoint_id: str
     api_key: str
     workers_min: int = 0
     workers_max: int = 1
     scaler_value: int = 2
-    """Jobs per worker: the worker's concurrency."""
+    """Jobs per worker, which is the worker's concurrency."""
     idle_timeout: float = 5.0
-    """Seconds."""
+    """Seconds after which an idle worker may be stopped."""
     log_dir: Path = Path(".local/runpod")
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    """The workers' environment, to which RunPod's own variables are added."""
+    """The workers' environment, without RunPod's own variables."""
     command: Sequence[str] = (sys.executable, "-m", "gpu_worker.handler")
 
 
 @dataclass(kw_only=True)
 class Job:
-    """One /run, from IN_QUEUE over IN_PROGRESS to COMPLETED, FAILED, CANCELLED or TIMED_OUT."""
+    """One job: IN_QUEUE, IN_PROGRESS, and then COMPLETED, FAILED, CANCELLED or TIMED_OUT."""
 
     body: dict[str, Any]
     id: str = field(default_factory=lambda: f"{uuid.uuid4()}-u1")
@@ -88,24 +87,24 @@ class Job:
     result: dict[str, Any] = field(default_factory=dict)
 
     def policy(self, name: str, default: float) -> float:
-        """Seconds."""
+        """Return a time in the job's policy, in seconds."""
         value = (self.body.get("policy") or {}).get(name)
         return default if value is None else float(value) / 1000
 
     def end(self, status: str, **result: Any) -> None:
-        """End a job; only the first call has an effect."""
+        """End the job, unless it has ended already."""
         if self.finished is None:
             self.status, self.result, self.finished = status, result, time.monotonic()
 
-    def answer(self) -> dict[str, Any]:
-        """Return the body of /status; times are in milliseconds."""
-        answer: dict[str, Any] = {"id": self.id, "status": self.status}
+    def as_json(self) -> dict[str, Any]:
+        """Return the job as /status shows it; times are in milliseconds."""
+        shown: dict[str, Any] = {"id": self.id, "status": self.status}
         if self.started is not None:
-            answer["delayTime"] = round(1000 * (self.started - self.created))
-            answer["workerId"] = self.worker_id
+            shown["delayTime"] = round(1000 * (self.started - self.created))
+            shown["workerId"] = self.worker_id
             if self.finished is not None:
-                answer["executionTime"] = round(1000 * (self.finished - self.started))
-        return answer | self.result
+                shown["executionTime"] = round(1000 * (self.finished - self.started))
+        return shown | self.result
 
 
 @dataclass(kw_only=True)
@@ -120,22 +119,22 @@ class Worker:
     """Whether it has asked for a job, and so has loaded its model."""
     stopping: bool = False
     stops: list[str] = field(default_factory=list)
-    """Jobs that it must be told to stop."""
+    """Jobs that it must stop, for its next job-stop."""
 
     def kill(self) -> None:
-        """End the worker and whatever it has started, now."""
+        """Kill the worker and all processes that it has started."""
         if self.leash.stdin is not None:
             self.leash.stdin.close()
 
 
 class LocalRunPod:
-    """The endpoint's state. Everything runs in one event loop, so nothing is locked."""
+    """The state of the endpoint. It needs no locks, since all code runs in one event loop."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Start nothing yet: see `serve`."""
+        """Create the state; `serve` starts the endpoint."""
         self.endpoint = endpoint
         self.url = ""
-        """What RUNPOD_ENDPOINT_BASE_URL and the dispatch Lambda want: ends in /v2."""
+        """The base URL for RUNPOD_ENDPOINT_BASE_URL and the dispatch Lambda; ends in /v2."""
         self.jobs: dict[str, Job] = {}
         self.workers: dict[str, Worker] = {}
         self.ended: list[dict[str, Any]] = []
@@ -148,8 +147,8 @@ class LocalRunPod:
     # The public API
 
     def app(self) -> web.Application:
-        """Route RunPod's API, the worker protocol and the tests' own /_local."""
-        app = web.Application(client_max_size=PAYLOAD_BYTES)
+        """Return the application: RunPod's API, the worker protocol, and /_local for tests."""
+        app = web.Application(client_max_size=MAX_PAYLOAD_BYTES)
         root = f"/v2/{self.endpoint.endpoint_id}"
         app.add_routes(
             [
@@ -205,15 +204,15 @@ class LocalRunPod:
         """GET /status/{job}."""
         self._expire()
         job = self.jobs.get(request.match_info["job"])
-        return _job_not_found() if job is None else web.json_response(job.answer())
+        return _job_not_found() if job is None else web.json_response(job.as_json())
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
-        """POST /cancel/{job}: take it from the queue, or tell its worker to stop."""
+        """POST /cancel/{job}: remove it from the queue, or make its worker stop it."""
         job = self.jobs.get(request.match_info["job"])
         if job is None:
             return _job_not_found()
         await self._stop(job, "CANCELLED")
-        return web.json_response(job.answer())
+        return web.json_response(job.as_json())
 
     async def health(self, _: web.Request) -> web.StreamResponse:
         """GET /health: jobs and workers by state."""
@@ -243,21 +242,21 @@ class LocalRunPod:
         )
 
     async def purge(self, _: web.Request) -> web.StreamResponse:
-        """POST /purge-queue: cancel the queued jobs; running ones go on."""
+        """POST /purge-queue: cancel the queued jobs; running jobs continue."""
         queued = self._queue()
         for job in queued:
             job.end("CANCELLED")
         return web.json_response({"removed": len(queued), "status": "completed"})
 
-    # The worker's protocol: what the SDK's JobScaler and Heartbeat call
+    # The worker protocol, which the SDK's JobScaler and Heartbeat call
 
     async def job_take(self, request: web.Request) -> web.StreamResponse:
-        """Hand out jobs: one as an object, several (job-take-batch) as a list; 204 for none."""
+        """Give jobs to a worker: one as an object, a batch as a list; 204 if there are none."""
         worker = self._worker(request)
         worker.ready = True
         if not await self._wait_for(lambda: worker.stopping or bool(self._queue())):
             return web.Response(status=204)
-        # After the wait: the worker may have died or been told to end while it was polling.
+        # The worker may have died, or been stopped, during the wait.
         if worker.stopping or worker.id not in self.workers:
             return web.Response(status=204)
         taken = self._queue()[: int(request.query.get("batch_size", 1))]
@@ -267,27 +266,27 @@ class LocalRunPod:
         return web.json_response(jobs if "batch_size" in request.query else jobs[0])
 
     async def job_stop(self, request: web.Request) -> web.StreamResponse:
-        """Name the jobs that the worker is to stop; 204 for none."""
+        """Return the jobs that a worker must stop; 204 if there are none."""
         worker = self._worker(request)
         await self._wait_for(lambda: worker.stopping or bool(worker.stops))
         stops, worker.stops = worker.stops, []
         return web.json_response({"jobsToStop": stops}) if stops else web.Response(status=204)
 
     async def job_done(self, request: web.Request) -> web.StreamResponse:
-        """Take a result: JSON, sent by the SDK as a form."""
+        """Accept a job's result: JSON, which the SDK sends as a form."""
         worker = self._worker(request)
         job = self.jobs.get(request.match_info["job"])
         result = json.loads(await request.read())
         if result.pop("stopPod", False):
             await self._terminate(worker)
-        # The worker of a job that was put back may still answer: only the latest one counts.
+        # An earlier worker of a requeued job may still respond; only the latest one counts.
         if job is not None and job.worker_id == worker.id and job.status == "IN_PROGRESS":
             job.end("FAILED" if "error" in result else "COMPLETED", **result)
         worker.idle_since = time.monotonic()
         return web.Response()
 
     async def ping(self, _: web.Request) -> web.StreamResponse:
-        """Answer a heartbeat. A worker's death is seen by its process."""
+        """Accept a heartbeat. It is not evaluated: `_watch` notices when a worker exits."""
         return web.Response()
 
     def _worker(self, request: web.Request) -> Worker:
@@ -299,9 +298,9 @@ class LocalRunPod:
     # For tests
 
     async def behave(self, request: web.Request) -> web.StreamResponse:
-        """POST /_local/behave {"mode", "count"}: how the next `count` /run calls go.
+        """POST /_local/behave {"mode", "count"}: set the behaviour of the next `count` /run calls.
 
-        ok; error: 500; hang: no answer; drop: an answer, but the job is lost.
+        The modes are ok; error: 500; hang: no response; drop: a response, but the job is lost.
         """
         body = await request.json()
         if body.get("mode") not in ("ok", "error", "hang", "drop"):
@@ -315,10 +314,10 @@ class LocalRunPod:
         return mode
 
     async def list_jobs(self, _: web.Request) -> web.StreamResponse:
-        """GET /_local/jobs: every job that is not expired, oldest first."""
+        """GET /_local/jobs: all jobs that have not expired, oldest first."""
         self._expire()
         return web.json_response(
-            [job.answer() | {"input": job.body["input"]} for job in self.jobs.values()]
+            [job.as_json() | {"input": job.body["input"]} for job in self.jobs.values()]
         )
 
     async def list_workers(self, _: web.Request) -> web.StreamResponse:
@@ -379,7 +378,7 @@ class LocalRunPod:
     # Workers
 
     async def supervise(self) -> None:
-        """Apply the policies and scale, until cancelled."""
+        """Apply the policies and scale the workers, until cancelled."""
         while True:
             self._expire()
             await self._time_out()
@@ -414,7 +413,7 @@ class LocalRunPod:
             "RUNPOD_ENDPOINT_ID": endpoint.endpoint_id,
             "RUNPOD_POD_ID": worker_id,
             "RUNPOD_AI_API_KEY": endpoint.api_key,
-            # The SDK appends parameters with "&": each URL needs a query.
+            # The SDK appends parameters with "&", so each URL needs a query.
             "RUNPOD_WEBHOOK_GET_JOB": f"{root}/job-take/$ID?gpu=local",
             "RUNPOD_WEBHOOK_POST_OUTPUT": f"{root}/job-done/$RUNPOD_POD_ID/$ID?gpu=local",
             "RUNPOD_WEBHOOK_PING": f"{root}/ping/$RUNPOD_POD_ID",
@@ -442,7 +441,7 @@ class LocalRunPod:
         watcher.add_done_callback(self._watchers.discard)
 
     async def _watch(self, worker: Worker) -> None:
-        """Clean up after a worker, however it ended; its jobs are requeued once, then fail."""
+        """Clean up after a worker exits. Its jobs are requeued once, and then fail."""
         await worker.process.wait()
         worker.kill()
         await worker.leash.wait()
@@ -460,7 +459,7 @@ class LocalRunPod:
         await self._notify()
 
     async def _terminate(self, worker: Worker) -> None:
-        """SIGTERM: the worker finishes what it holds; after GRACE the leash."""
+        """Send SIGTERM, on which the worker finishes its jobs; after GRACE, kill it."""
         worker.stopping = True
         await self._notify()
         with contextlib.suppress(ProcessLookupError):
@@ -468,7 +467,7 @@ class LocalRunPod:
         asyncio.get_running_loop().call_later(GRACE, worker.kill)
 
     async def close(self) -> None:
-        """Kill every worker and see it gone."""
+        """Kill all workers and wait until they have exited."""
         for worker in self.workers.values():
             worker.stopping = True
             worker.kill()
@@ -481,7 +480,7 @@ def _job_not_found() -> web.StreamResponse:
 
 @asynccontextmanager
 async def serve(endpoint: Endpoint, port: int = 0) -> AsyncIterator[LocalRunPod]:
-    """Serve the endpoint on 127.0.0.1 (port 0: any free one) and supervise its workers."""
+    """Serve the endpoint on 127.0.0.1 and supervise its workers; port 0 takes a free port."""
     local = LocalRunPod(endpoint)
     runner = web.AppRunner(local.app(), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
@@ -515,9 +514,9 @@ async def _main(endpoint: Endpoint, port: int) -> None:
 
 
 def main() -> None:
-    """Serve until SIGTERM, SIGINT or the end of the parent process."""
+    """Serve until SIGTERM, SIGINT or the exit of the parent process."""
     parser = argparse.ArgumentParser(prog="infra.local.runpod_server", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    parser.add_argument("--port", type=int, default=0, help="0 (the default) takes a free port")
     parser.add_argument("--endpoint", required=True)
     parser.add_argument("--api-key", required=True)
     parser.add_argument("--workers-min", type=int, default=Endpoint.workers_min)

@@ -10,12 +10,12 @@ SIDE, GAP, TEXT, HEAD = 256, 28, 74, 96
 PAPER, CARD, INK, FAINT = "#f4f1ea", "#ffffff", "#23262b", "#6d7178"
 SHARED, PRIVATE, SOURCE = "#1d7a4c", "#7c4a03", "#5c6570"
 TITLE = "Horde Commons"
-SUBTITLE = "what `make demo` drew: a real request, a real worker, a 19 MB model on a CPU"
+SUBTITLE = "drawn by `make demo`: real requests, a real worker, a 19 MB model on a CPU"
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One card. ``shared`` is None for what was not drawn here."""
+    """One card of the sheet. ``shared`` is None for a source image."""
 
     image: Image.Image
     prompt: str
@@ -62,7 +62,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, size: int) -> str:
-    """Cut a text to a card's width."""
+    """Return a text truncated to the width of a card."""
     while draw.textlength(text, font=_font(size)) > SIDE - 8:
         text = text.rstrip("…")[:-1].rstrip() + "…"
     return text

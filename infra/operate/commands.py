@@ -1,7 +1,7 @@
 """The operator's commands: accounts, kudos, worker keys and the audit of a deployed stack.
 
-``bin/operator grant 'alias#7' 1000`` and the like; ``bin/operator --help`` lists them. They
-use the credentials and the region of the AWS tools.
+Example: ``bin/operator grant 'alias#7' 1000``. ``bin/operator --help`` lists all commands. They use
+the same credentials and region as the AWS tools.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from horde.store.audit import AuditStore
 from infra.operate.audit.run import SEGMENTS, audit
 from infra.stages import default_stage, stack_of
 
-MOST_SEGMENTS = 64
-PARALLEL = Config(max_pool_connections=MOST_SEGMENTS)
+MAX_SEGMENTS = 64
+PARALLEL = Config(max_pool_connections=MAX_SEGMENTS)
 
 
 class OperatorError(Exception):
@@ -34,7 +34,7 @@ class OperatorError(Exception):
 
 
 def find(store: Store, username: str) -> User:
-    """Return the account of a name such as ``alias#7``; raises OperatorError."""
+    """Return the account with a name such as ``alias#7``; raises OperatorError."""
     alias, mark, digits = username.rpartition("#")
     number = user_number(digits)
     if not mark or number is None:
@@ -42,10 +42,10 @@ def find(store: Store, username: str) -> User:
         raise OperatorError(message)
     user = store.accounts.get(number)
     if user is not None and user.anonymous:
-        message = f"{username!r} is nobody's account: it is never written"
+        message = f"{username!r} is the anonymous account, which is never written"
         raise OperatorError(message)
     if user is None or user.alias != alias:
-        known = f"; number {number} is {user.username!r}" if user else ""
+        known = f"; account {number} is {user.username!r}" if user else ""
         message = f"there is no user {username!r}{known}"
         raise OperatorError(message)
     return user
@@ -58,34 +58,34 @@ def register(store: Store, alias: str) -> tuple[User, str]:
 
 
 def grant(store: Store, username: str, amount: int) -> User:
-    """Give kudos, or take them if ``amount`` is negative; returns the account afterwards."""
+    """Give kudos, or take them if negative; returns the new account. Raises OperatorError."""
     user = find(store, username)
     if not amount:
-        message = "an amount of 0 changes nothing"
+        message = "the amount must not be 0"
         raise OperatorError(message)
     if not store.accounts.grant(user.id, amount):
         message = (
-            f"{amount} would take {username!r} under its floor: it has {user.kudos} kudos, "
-            f"of which {user.kudos - user.floor} can be taken"
+            f"{amount} would take {username!r} below its floor: at most "
+            f"{user.kudos - user.floor} of its {user.kudos} kudos can be taken"
         )
         raise OperatorError(message)
     return find(store, username)
 
 
 def worker_key(store: Store, username: str) -> str:
-    """Give a user a key that may pop and submit; it is never shown again."""
+    """Create a worker key, which is never shown again; raises OperatorError."""
     user, api_key = find(store, username), new_key()
     if not store.accounts.add_worker_key(user.id, key_hash(api_key)):
-        message = f"{username!r} was removed meanwhile"
+        message = f"{username!r} has been removed meanwhile"
         raise OperatorError(message)
     return api_key
 
 
 def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
-    """Take an image (its id), or all of a user's (``alias#id``), out of the data set.
+    """Remove an image (by its id), or all of a user's images (``alias#id``), from the data set.
 
-    Returns the number of images; raises OperatorError. After a crash, run it again: an image is
-    marked once both of its files are deleted. Copies made by others stay.
+    Returns the number of images removed; raises OperatorError. An interrupted run can be repeated,
+    since an image is marked only after both of its files are gone. Copies made by others stay.
     """
     if "#" in what:
         found = list(store.sharing.of_user(find(store, what).id))
@@ -103,10 +103,10 @@ def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
     return sum(shared.withdrawn_at is None for shared in found)
 
 
-def prove(store: Store, segments: int) -> bool:
-    """Audit the whole table; print a line for each finding and a last one that counts.
+def print_audit(store: Store, segments: int) -> bool:
+    """Audit the whole table; print a line for each finding and a summary.
 
-    ``segments`` parts of the table are read in parallel. Returns whether there is no finding.
+    ``segments`` parts of the table are read in parallel. Returns whether there are no findings.
     """
     reads = AuditStore(store.table)
     with tqdm(total=reads.size() or None, unit=" items", disable=None, leave=False) as bar:
@@ -116,7 +116,7 @@ def prove(store: Store, segments: int) -> bool:
 
 
 def numbers(version: str) -> list[str]:
-    """Return a line for each number of a ruleset; the first names it."""
+    """Return a title line, and a line for each number of a ruleset."""
     rules = ruleset.of(version)
     of = "in force" if rules == ruleset.IN_FORCE else "of earlier requests"
     width = max(len(spec.name) for spec in fields(rules))
@@ -141,7 +141,7 @@ def outputs_of(session: boto3.Session, stack: str) -> dict[str, str]:
 
 
 def run(store: Store, options: argparse.Namespace, bucket: str = "", client: Any = None) -> str:
-    """Run one command; returns what to print."""
+    """Run one command and return the text to print; raises OperatorError."""
     match options.command:
         case "register":
             user, api_key = register(store, options.alias)
@@ -154,7 +154,7 @@ def run(store: Store, options: argparse.Namespace, bucket: str = "", client: Any
             return f"{user.username} has {user.kudos} kudos now"
         case "withdraw":
             if not bucket:
-                message = "withdraw needs the stack, whose outputs name the LAION bucket"
+                message = "withdraw needs --stage or --stack, whose outputs name the LAION bucket"
                 raise OperatorError(message)
             return f"{withdraw(store, client, bucket, options.what)} images withdrawn"
         case _:
@@ -162,27 +162,27 @@ def run(store: Store, options: argparse.Namespace, bucket: str = "", client: Any
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the command line's parser."""
     top = argparse.ArgumentParser(prog="bin/operator", description=__doc__)
     where = top.add_mutually_exclusive_group()
     where.add_argument(
         "--stage",
         default=default_stage(),
-        help="the deployed stage, of settings/<stage>.json (default: %(default)s, as cdk.json has)",
+        help="the stage, as in settings/<stage>.json (default: %(default)s, from cdk.json)",
     )
-    where.add_argument("--stack", help="its stack, if that has another name")
-    where.add_argument("--table", help="its table, where the stack's outputs cannot be read")
+    where.add_argument("--stack", help="the name of the stack, if it is not the stage's")
+    where.add_argument("--table", help="the name of the table, without reading a stack's outputs")
     commands = top.add_subparsers(dest="command", required=True)
-    add: Any = commands.add_parser("register", help="open an account and print its API key, once")
+    add: Any = commands.add_parser("register", help="open an account and print its API key")
     add.add_argument("alias")
     add = commands.add_parser("user", help="show an account")
     add.add_argument("username", metavar="alias#id")
     add = commands.add_parser("grant", help="give kudos; a negative amount takes them")
     add.add_argument("username", metavar="alias#id")
     add.add_argument("amount", type=int)
-    add = commands.add_parser("worker-key", help="print a new key that may pop and submit, once")
+    add = commands.add_parser("worker-key", help="create and print a key that may pop and submit")
     add.add_argument("username", metavar="alias#id")
-    add = commands.add_parser("withdraw", help="take shared images out of the data set")
+    add = commands.add_parser("withdraw", help="remove shared images from the data set")
     add.add_argument("what", metavar="image-id|alias#id")
     add = commands.add_parser("rules", help="print the taxes, floors, rewards and limits in force")
     add.add_argument(
@@ -190,22 +190,22 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         choices=[rules.version for rules in ruleset.RULESETS],
         default=ruleset.IN_FORCE.version,
-        help="another version that requests were accepted under (default: %(default)s)",
+        help="an earlier version (default: %(default)s)",
     )
-    add = commands.add_parser("audit", help="prove from the whole table that the kudos are right")
+    add = commands.add_parser("audit", help="check the whole table's kudos and report findings")
     add.add_argument(
         "--segments",
         type=_segments,
         metavar="N",
         default=SEGMENTS,
-        help=f"parts that are read in parallel, 1 to {MOST_SEGMENTS} (default: %(default)s)",
+        help=f"parts that are read in parallel, 1 to {MAX_SEGMENTS} (default: %(default)s)",
     )
     return top
 
 
 def _segments(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_SEGMENTS:
-        message = f"{text!r} is not a number from 1 to {MOST_SEGMENTS}"
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_SEGMENTS:
+        message = f"{text!r} is not a number from 1 to {MAX_SEGMENTS}"
         raise argparse.ArgumentTypeError(message)
     return int(text)
 
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n".join(numbers(options.version)))
         return
     try:
-        # The AWS tools read AWS_REGION too; boto3 alone does not.
+        # The AWS tools also read AWS_REGION, but boto3 does not.
         session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
         if options.table:
             outputs = {"TableName": options.table}
@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             outputs = outputs_of(session, options.stack or stack_of(options.stage))
         store = Store(outputs["TableName"], session.client("dynamodb", config=PARALLEL))
         if options.command == "audit":
-            sys.exit(0 if prove(store, options.segments) else 1)
+            sys.exit(0 if print_audit(store, options.segments) else 1)
         print(run(store, options, outputs.get("LaionBucket", ""), session.client("s3")))
     except (OperatorError, BotoCoreError, ClientError) as error:
         # botocore's own messages are clear: no credentials, no region, no such table.

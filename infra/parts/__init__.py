@@ -1,4 +1,4 @@
-"""The kinds of part that the stack is made of, each with what always comes with it."""
+"""The parts that the stack is made of, each with everything that it always needs."""
 
 from aws_cdk import CfnOutput, Stack
 

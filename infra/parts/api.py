@@ -11,10 +11,10 @@ from infra.parts.alarms import Alarms
 
 
 class Api(Construct):
-    """The HTTP API: each route goes to one function, every unknown one to the catch-all.
+    """The HTTP API: each route goes to one function, unknown routes to the catch-all.
 
-    A handler answers its own faults with a JSON 500, which Lambda does not count as an error;
-    the alarm on the API's 5xx answers does.
+    A handler turns its own bugs into a JSON 500, which Lambda does not count as an error. The alarm
+    on the API's 5xx responses does.
     """
 
     def __init__(self, scope: Construct, name: str, *, alarms: Alarms) -> None:
@@ -31,7 +31,7 @@ class Api(Construct):
             ),
         )
         metric = self.http.metric_server_error(statistic="Sum")
-        alarms.on("ApiFaults", metric, "clients were answered 5xx; the functions' logs say why")
+        alarms.on("ApiFaults", metric, "clients got 5xx responses; the functions' logs say why")
 
     def route(self, function: lambda_.Function, file: str) -> None:
         """Send the routes that ``functions/<file>.py`` answers to its Lambda."""

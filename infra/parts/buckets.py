@@ -1,4 +1,4 @@
-"""Buckets: private ones whose objects expire, and the one of the open data."""
+"""Buckets: private ones whose objects expire, and the one for the open data set."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def private_bucket(scope: Construct, name: str, *, days: int) -> s3.Bucket:
 
 
 def open_data_bucket(scope: Construct, name: str, *, existing: str | None) -> s3.IBucket:
-    """Return the LAION bucket: an ``existing`` one, maybe of another account, or our own."""
+    """Return the LAION bucket: an ``existing`` one, maybe in another account, or our own."""
     if existing:
         return s3.Bucket.from_bucket_name(scope, name, existing)
     return _bucket(scope, name, removal=RemovalPolicy.RETAIN)
@@ -50,19 +50,19 @@ def _bucket(scope: Construct, name: str, *, removal: RemovalPolicy, **more: Any)
 
 
 def announce_uploads(bucket: s3.Bucket, work: WorkQueue) -> None:
-    """Send a message for every object that arrives in a bucket; S3 retries by itself."""
+    """Send a message for every new object in a bucket; S3 retries by itself."""
     bucket.add_event_notification(
         s3.EventType.OBJECT_CREATED, notifications.SqsDestination(work.queue)
     )
 
 
 def publishing_env(laion: s3.IBucket, role: str | None) -> dict[str, str]:
-    """Return the environment of the function that writes the open data."""
+    """Return the environment of the function that writes the open data set."""
     return {"LAION_BUCKET": laion.bucket_name, "LAION_ROLE": role or ""}
 
 
 def allow_publishing(function: lambda_.Function, bucket: s3.IBucket, *, role: str | None) -> None:
-    """Let a function write the open data, by another account's role where there is one."""
+    """Let a function write the open data set, through another account's ``role`` if given."""
     if role:
         function.add_to_role_policy(
             iam.PolicyStatement(actions=["sts:AssumeRole"], resources=[role])

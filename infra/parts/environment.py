@@ -1,4 +1,4 @@
-"""The operator's settings as a Lambda's environment takes them."""
+"""The operator's settings as environment variables of the Lambdas."""
 
 import json
 
@@ -15,16 +15,13 @@ def api_env(settings: StackSettings) -> dict[str, str]:
 
 
 def models_env(settings: StackSettings) -> dict[str, str]:
-    """Return the environment of a function that asks which models an endpoint draws.
-
-    The order of the file is kept: a request that names no model gets the first one.
-    """
+    """Return the environment of a function that needs the operator's models."""
     models = {name: model.model_dump() for name, model in settings.models.items()}
     return {"MODELS": json.dumps(models, separators=(",", ":"))}
 
 
 def runpod_env(settings: StackSettings) -> dict[str, str]:
-    """Return the environment of a function that makes tickets."""
+    """Return the environment of a function that sends tickets."""
     return {
         "RUNPOD_URL": settings.runpod_url,
         "RUNPOD_KEY_PARAMETER": settings.runpod_key_parameter,

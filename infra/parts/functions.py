@@ -90,9 +90,9 @@ class Functions(Construct):
 
 
 def run_every_minute(function: lambda_.Function, *, dead: DeadLetters) -> None:
-    """Run a function every minute; a run that failed or never came leaves a dead letter.
+    """Run a function every minute. A run that fails or never starts leaves a dead letter.
 
-    A failed run is not retried: the next one comes within the minute.
+    A failed run is not retried, since the next run starts within a minute.
     """
     function.configure_async_invoke(
         retry_attempts=0, on_failure=destinations.SqsDestination(dead.queue)

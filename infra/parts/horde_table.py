@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 READ_ITEM = ("GetItem",)
 READ = (*READ_ITEM, "BatchGetItem", "Query")
-"""Read items and lists; change nothing."""
+"""Read items and lists, and write nothing."""
 READ_WRITE_ITEM = (*READ_ITEM, "PutItem", "UpdateItem")
 """Read and write single items, alone or in transactions."""
 READ_WRITE = (*READ, "PutItem", "UpdateItem")
@@ -34,15 +34,15 @@ READ_WRITE = (*READ, "PutItem", "UpdateItem")
 MANAGE = (*READ_WRITE_ITEM, "DeleteItem")
 """Create, change and delete single items: shared keys, workers."""
 ACCEPT = (*READ_WRITE_ITEM, "Query")
-"""Charge and record a request, and count what waits."""
+"""Charge and record a request, and count waiting images."""
 SETTLE = (*READ_WRITE, "ConditionCheckItem")
-"""End an image, or put it back into the queue of a request that still waits."""
+"""End an image, or requeue it on the condition that its request is still open."""
 PAY = ("BatchGetItem", "PutItem", "UpdateItem")
-"""Pay and count what the stream brings, once."""
+"""Post the stream's events."""
 
 
 class HordeTable(Construct):
-    """The table, its stream and its sparse indexes; ``horde.store`` knows what is in it."""
+    """The table, its stream and its sparse indexes; ``horde.store`` defines its items."""
 
     def __init__(self, scope: Construct, name: str) -> None:
         super().__init__(scope, name)
@@ -67,7 +67,7 @@ class HordeTable(Construct):
         )
 
     def feed_payouts(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
-        """Feed a function every new request and every reward of the ledger, at least once."""
+        """Feed a function every new request and every pending reward, at least once."""
         request, reward = _pattern(NEW_REQUEST), _pattern(PENDING_REWARD)
         self._feed(function, dead, {"Keys": request}, {"NewImage": reward})
 
@@ -77,7 +77,7 @@ class HordeTable(Construct):
         self._feed(function, dead, {"Keys": request}, {"Keys": webhook})
 
     def _feed(self, function: lambda_.Function, dead: DeadLetters, *patterns: Any) -> None:
-        """Feed a function the new items that match a pattern; what fails five times is dead."""
+        """Feed a function the new items that match a pattern; five failures make a dead letter."""
         function.add_event_source(
             sources.DynamoEventSource(
                 self.table,
@@ -97,12 +97,12 @@ class HordeTable(Construct):
         )
 
     def allow(self, function: lambda_.Function, *verbs: str) -> None:
-        """Let a function do these things to the table, such as ``GetItem``, and nothing else."""
+        """Allow a function these actions on the table, such as ``GetItem``."""
         self.table.grant(function, *(f"dynamodb:{verb}" for verb in verbs))
 
 
 def _pattern(wanted: dict[str, str]) -> dict[str, Any]:
-    """Return the filter that lets an item with these texts through."""
+    """Return the filter that selects items with these texts."""
     return {name: {"S": lambda_.FilterRule.is_equal(text)} for name, text in wanted.items()}
 
 

@@ -1,4 +1,4 @@
-"""Queues: work that is retried, and dead letters that somebody is told of."""
+"""Queues: work that is retried, and dead letters that raise an alarm."""
 
 from aws_cdk import Duration
 from aws_cdk import aws_lambda as lambda_
@@ -10,7 +10,7 @@ from infra.parts.alarms import Alarms
 
 
 class DeadLetters(Construct):
-    """A queue for what an async edge gave up on, with its alarm; messages are kept for 14 days."""
+    """A dead-letter queue with its alarm; messages are kept for 14 days."""
 
     def __init__(self, scope: Construct, name: str, *, alarms: Alarms) -> None:
         super().__init__(scope, name)
@@ -22,14 +22,14 @@ class DeadLetters(Construct):
         )
         metric = self.queue.metric_approximate_number_of_messages_visible(statistic="Maximum")
         alarms.on(
-            name, metric, f"{name}: messages were given up on; docs/operations.md says what to do"
+            name, metric, f"{name}: there are dead letters; docs/operations.md says what to do"
         )
 
 
 class WorkQueue(Construct):
     """A queue with its dead-letter queue and alarm.
 
-    A message that fails comes back after ``minutes``; after ``tries`` it is a dead letter.
+    A message that fails is retried after ``minutes``; after ``tries`` it becomes a dead letter.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class WorkQueue(Construct):
             dead_letter_queue=sqs.DeadLetterQueue(queue=dead.queue, max_receive_count=tries),
         )
         self.env = {f"{name.upper()}_QUEUE_URL": self.queue.queue_url}
-        """The environment of a function that sends to the queue, or hides its messages longer."""
+        """The environment of a function that sends messages or extends their visibility timeout."""
 
     def drain_into(self, function: lambda_.Function, *, batch: int) -> None:
-        """Feed a function ``batch`` messages at once; only those that fail come back."""
+        """Feed a function up to ``batch`` messages at once; only failed ones are retried."""
         function.add_event_source(
             sources.SqsEventSource(self.queue, batch_size=batch, report_batch_item_failures=True)
         )

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infra.local.api_client import Answer, Client
-from tests.e2e.conftest import OperatedCloud, small
+from infra.local.api_client import Client, Response
+from tests.e2e.conftest import OperatedCloud, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -39,12 +39,12 @@ def names(header: str) -> set[str]:
     return {name.strip().lower() for name in header.split(",")}
 
 
-def allows_the_page(answer: Answer) -> bool:
+def allows_the_page(answer: Response) -> bool:
     # The whole header: two of them arrive as "*, *", and a browser takes that for a refusal.
     return answer.headers.get("access-control-allow-origin") == "*"
 
 
-def ask_first(client: Client, url: str, method: str, headers: tuple[str, ...] = ()) -> Answer:
+def ask_first(client: Client, url: str, method: str, headers: tuple[str, ...] = ()) -> Response:
     asked = {**ORIGIN, "Access-Control-Request-Method": method}
     if headers:
         asked["Access-Control-Request-Headers"] = ",".join(headers)
@@ -56,10 +56,10 @@ class Page:
     """A script of a page, with its user's key."""
 
     client: Client
-    accepted: Answer
+    accepted: Response
     status: dict[str, Any]
 
-    def fetch(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
+    def fetch(self, method: str, path: str, body: Any = None, **more: Any) -> Response:
         return self.client.call(method, path, body, headers={**ORIGIN, **more.pop("headers", {})})
 
     @property

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from infra.local.api_client import Answer
-from tests.e2e.conftest import OperatedCloud, small
+from infra.local.api_client import Response
+from tests.e2e.conftest import OperatedCloud, wish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 GENERATE = "/api/v2/generate/async"
 
 
-def refusal(answer: Answer) -> tuple[int, Any]:
+def refusal(answer: Response) -> tuple[int, Any]:
     assert answer.headers["content-type"].startswith("application/json")
     assert answer.headers["access-control-allow-origin"] == "*"
     assert answer.json["message"]

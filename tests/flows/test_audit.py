@@ -411,13 +411,13 @@ def test_a_ledger_is_an_accounts(made: Made) -> None:
 def test_no_request_writes_the_anonymous_account(made: Made) -> None:
     account = made.items[made.user("bob")]
     made.items[Row("USER#0", "USER")] = account | {"pk": {"S": "USER#0"}, "id": {"N": "0"}}
-    assert made.found() == {("USER#0/USER", Rule.NOBODY)}
+    assert made.found() == {("USER#0/USER", Rule.ANONYMOUS)}
 
 
 def test_the_anonymous_account_has_no_ledger(made: Made) -> None:
     row = Row("USER#0", made.ledger_row("bob")[1])
     made.write(row, "ADMIN_ADJUSTMENT", 5, "grants", "operator")
-    assert made.found() == {("USER#0/LEDGER", Rule.NOBODY)}
+    assert made.found() == {("USER#0/LEDGER", Rule.ANONYMOUS)}
 
 
 def test_no_account_gets_back_more_than_it_paid(made: Made) -> None:
@@ -458,7 +458,7 @@ def test_an_anonymous_request_is_not_charged(made: Made) -> None:
     row = made.ledger_row("ada")
     made.write(row, "GENERATION", -8, "price", made.ids["anonymous"])
     made.move("ada", "accumulated", -8)
-    assert made.found() == {(name(made.request("anonymous")), Rule.NOBODY)}
+    assert made.found() == {(name(made.request("anonymous")), Rule.ANONYMOUS)}
 
 
 def test_an_anonymous_request_gets_nothing_back(made: Made) -> None:
@@ -545,13 +545,13 @@ def test_a_request_is_due_until_it_is_closed(made: Made, changes: dict[str, Any]
 
 def test_an_accounts_list_holds_the_requests_that_go_on(made: Made) -> None:
     made.change(made.request("waiting"), listed=None)
-    assert made.found() == {(name(made.request("waiting")), Rule.GOING_ON)}
+    assert made.found() == {(name(made.request("waiting")), Rule.OPEN_LISTED)}
 
 
 def test_an_accounts_list_holds_no_other_request(made: Made) -> None:
     row = made.request("waiting")
     made.change(row, cancelled=True)
-    assert made.found() == {(name(row), Rule.GOING_ON)}
+    assert made.found() == {(name(row), Rule.OPEN_LISTED)}
 
 
 @pytest.mark.parametrize("request_name", ["waiting", "leased"])
@@ -752,7 +752,7 @@ def test_a_rating_pays_the_requests_owner(made: Made) -> None:
 def test_no_rating_pays_for_an_anonymous_request(made: Made) -> None:
     made.write(made.ledger_row("ada"), "AWARD", 1, "awards", made.ids["anonymous"])
     made.move("ada", "awarded", 1)
-    assert made.found() == {(name(made.request("anonymous")), Rule.NOBODY)}
+    assert made.found() == {(name(made.request("anonymous")), Rule.ANONYMOUS)}
 
 
 @pytest.mark.parametrize("amount", [1, -1])
@@ -776,19 +776,19 @@ def test_a_shared_key_is_not_overdrawn(made: Made) -> None:
 
 def test_a_shared_key_is_in_its_owners_account(made: Made) -> None:
     made.change(made.user("ada"), sharedkey_ids=None)
-    assert made.found() == {(made.key()[0][:18], Rule.HELD)}
+    assert made.found() == {(made.key()[0][:18], Rule.KEY_OWNER)}
 
 
 def test_an_accounts_shared_keys_are_there(made: Made) -> None:
     del made.items[made.key()]
-    assert made.found() == {(name(made.user("ada")), Rule.HELD)}
+    assert made.found() == {(name(made.user("ada")), Rule.KEY_OWNER)}
 
 
 def test_a_shared_key_pays_for_its_owner_only(made: Made) -> None:
     made.change(made.key(), user_id=int(made.ids["bob"]))
     made.change(made.user("ada"), sharedkey_ids=None)
     made.change(made.user("bob"), sharedkey_ids={"SS": [made.ids["gift"]]})
-    assert made.found() == {(made.key()[0][:18], Rule.HELD)}
+    assert made.found() == {(made.key()[0][:18], Rule.KEY_OWNER)}
 
 
 def test_no_report_shows_a_shared_key(made: Made) -> None:

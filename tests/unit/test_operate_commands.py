@@ -53,11 +53,11 @@ def test_a_negative_grant_takes() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("grant", "ada#7", "-101"), "100 can be taken"),
-        (("grant", "ada#7", "0"), "changes nothing"),
+        (("grant", "ada#7", "-101"), "at most 100 of its"),
+        (("grant", "ada#7", "0"), "must not be 0"),
         (("grant", "Anonymous#0", "5"), "never written"),
         (("grant", "ada#8", "5"), "no user 'ada#8'"),
-        (("grant", "adam#7", "5"), "number 7 is 'ada#7'"),
+        (("grant", "adam#7", "5"), "account 7 is 'ada#7'"),
         (("worker-key", "ada"), "looks like 'alias#7'"),
     ],
 )

@@ -74,8 +74,8 @@ def wait_seconds(state: Progress, *, ahead: int, own: int, speed: int, workers: 
 def tickets_missing(waiting: int, per_ticket: int, queued: int) -> int:
     """Return how many tickets are needed so that every waiting image has a ticket behind it.
 
-    ``waiting`` counts the images without a recent ticket. ``queued`` counts RunPod's jobs in the
-    queue and in progress; a job in progress pops until no image waits.
+    ``waiting`` counts the images that have waited for over a minute. ``queued`` counts RunPod's
+    jobs in the queue and in progress; a job in progress pops until no image waits.
     """
     return max(0, -(-waiting // per_ticket) - queued)
 

@@ -1,8 +1,8 @@
 """The price of an image, the reward of its worker, and the length of its lease.
 
-Kudos are whole numbers. The price of one image is the closed form of the AI Horde (horde-api.md
-3.2 b) with accurate steps, times the multipliers, rounded half up, and at least 1. The flat tax is
-added and never multiplied.
+Kudos are whole numbers. The base price of one image is the closed form of the AI Horde
+(horde-api.md 3.2 b) with accurate steps. Its price is that times the multipliers, rounded half up,
+and at least 1. The flat tax is added and never multiplied.
 """
 
 import math

@@ -115,7 +115,7 @@ class NotOwner(HordeError):
     status, rc = HTTPStatus.FORBIDDEN, "NotOwner"
 
     def __init__(self) -> None:
-        super().__init__("Only its owner may do this.")
+        super().__init__("Only the owner may do this.")
 
 
 class KudosUpfront(HordeError):

@@ -134,15 +134,18 @@ class Requests:
     # --- change -----------------------------------------------------------------------------
 
     def extend_expiry(self, request_id: str, expires_at: int) -> Request | None:
-        """Set when a request expires (seconds since the epoch); returns None if it is closed."""
+        """Set when a request expires (seconds since the epoch).
+
+        Returns the request, or None if it is closed.
+        """
         change = f"SET expires_at = :at, {DUE.sort} = :at"
         return self._update(request_id, change, OPEN, {":at": encode(expires_at)})
 
     def cancel(self, request_id: str, due_at: int) -> Request | None:
         """Flag a request so that none of its images is requeued, and make it due for the sweep.
 
-        Returns None if it is closed. Idempotent: a second call ends the images that an interrupted
-        first call left waiting.
+        Returns the request, or None if it is closed. Idempotent, so that a second call can end the
+        images that an interrupted first one left waiting.
         """
         return self._update(
             request_id,

@@ -102,7 +102,10 @@ class Table:
     def read_list(
         self, name: str, limit: int, *, last_first: bool = False, since: int | None = None
     ) -> list[Item]:
-        """Read the keys of up to ``limit`` items of a list, sorted after ``since`` if given."""
+        """Read the keys of up to ``limit`` items of a list, in its order.
+
+        ``last_first`` reverses the order. ``since`` leaves out items up to this sort value.
+        """
         later = {} if since is None else {"since": since}
         condition = f"{LISTED.partition} = :list"
         condition += f" AND {LISTED.sort} > :since" if later else ""

@@ -1,1 +1,1 @@
-"""The developer's hand on a running local cloud; see docs/development.md."""
+"""The developer's commands for a running local cloud (docs/development.md)."""

@@ -1,6 +1,6 @@
 """Debug, replay, read logs, profile and redrive on a running local cloud (``make up``).
 
-docs/development.md shows each command at work.
+docs/development.md has an example of each command.
 """
 
 import argparse
@@ -20,16 +20,19 @@ from infra.local.dev.run_handler import DevError, read_event
 
 
 def invoke(cloud: running.Cloud, options: argparse.Namespace) -> None:
-    """Become a process that runs the handler: its terminal is this one."""
+    """Replace this process by one that runs the handler in this terminal."""
     env = cloud.environment(options.function)
     command = [sys.executable, "-m", "infra.local.dev.run_handler", options.function, options.event]
     command += ["--debug"] if options.debug else []
     sys.stdout.flush()
-    os.execve(sys.executable, command, env)  # noqa: S606 - on purpose: nothing stands in between
+    os.execve(sys.executable, command, env)  # noqa: S606 - on purpose, without a shell
 
 
 def replay(cloud: running.Cloud, options: argparse.Namespace) -> None:
-    """Give an event to the deployed function; prints its answer, and its log to stderr."""
+    """Invoke the deployed function with an event; print its result, and its log to stderr.
+
+    Raises DevError if the function raises an error.
+    """
     event = read_event(options.event, {"WORKER_KEY": cloud.worker_key})
     done = cloud.aws("lambda").invoke(
         FunctionName=cloud.function(options.function)["FunctionName"],
@@ -37,15 +40,15 @@ def replay(cloud: running.Cloud, options: argparse.Namespace) -> None:
         LogType="Tail",
     )
     print(base64.b64decode(done.get("LogResult", "")).decode().rstrip(), file=sys.stderr)
-    answer = json.loads(done["Payload"].read() or b"null")
-    print(json.dumps(answer, indent=2, ensure_ascii=False))
+    result = json.loads(done["Payload"].read() or b"null")
+    print(json.dumps(result, indent=2, ensure_ascii=False))
     if "FunctionError" in done:
-        message = f"{options.function} raised {answer.get('errorType', 'an error')}"
+        message = f"{options.function} raised {result.get('errorType', 'an error')}"
         raise DevError(message)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Do one command; raises DevError."""
+    """Run one command; raises DevError."""
     if options.command == "profile" and options.event is None:
         # Importing a handler needs no cloud.
         lines = profile(options.function, runs=options.runs, top=options.top, event=None, env={})
@@ -81,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the command line's parser."""
     top = argparse.ArgumentParser(
         prog="bin/dev",
         description=__doc__,
@@ -98,31 +101,31 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("function", help="a file of functions/, without .py")
         return command
 
-    event = "a file, such as those in infra/local/events/; - is stdin"
+    event = "a file, such as those in infra/local/events/, or - for stdin"
     one = add("invoke", "run a handler on an event in this terminal, where breakpoint() stops")
     one.add_argument("event", help=event)
     one.add_argument("--debug", action="store_true", help="stop at the handler's first line")
-    one = add("replay", "give an event to the deployed function and print its answer and log")
+    one = add("replay", "invoke the deployed function with an event; print its result and log")
     one.add_argument("event", help=event)
     one = add("record", "print an event of the stream's last records, or of a queue's dead letters")
     one.add_argument("--count", type=_count, default=1, help="records (default: %(default)s)")
     add("env", "print a function's environment, for an IDE or a shell")
     one = add("logs", "print a function's log")
     one.add_argument("--since", default="10m", help="90s, 10m, 2h, 1d (default: %(default)s)")
-    one.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
+    one.add_argument("--follow", action="store_true", help="follow the log until Ctrl-C")
     one = add("profile", "measure a cold start in fresh processes")
-    one.add_argument("event", nargs="?", help="also measure its first and second call with this")
+    one.add_argument("event", nargs="?", help="also measure the first and second call with it")
     one.add_argument("--runs", type=_count, default=5, help="processes (default: %(default)s)")
     one.add_argument("--top", type=_count, default=10, help="packages (default: %(default)s)")
-    add("dead", "list the queues of dead letters, each with its first", function=False)
+    add("dead", "list the dead-letter queues, each with its first message", function=False)
     one = add("redrive", "send a queue's dead letters back to it", function=False)
-    one.add_argument("queue", help="such as Uploads")
+    one.add_argument("queue", help="the name of a queue, such as Uploads")
     return top
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        message = f"{text!r} is not a number from 1"
+        message = f"{text!r} is not a whole number of at least 1"
         raise argparse.ArgumentTypeError(message)
     return int(text)
 
@@ -134,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(options)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # a pager that was left, `| head`
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (DevError, BotoCoreError, ClientError) as error:
         sys.exit(f"{parser().prog}: {error}")

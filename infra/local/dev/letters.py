@@ -1,4 +1,4 @@
-"""Dead letters of the local cloud: look at them, send them back, turn them into an event's file."""
+"""Dead letters of the local cloud: list them, send them back, record them as an event file."""
 
 import base64
 import json
@@ -9,17 +9,17 @@ from typing import Any
 from infra.local.dev.run_handler import DevError
 from infra.local.dev.running import REGION, Cloud, Queue
 
-AT_ONCE = 10
-"""Messages that SQS hands out, takes or deletes at a time."""
+MAX_MESSAGES = 10
+"""Most messages in one call of SQS."""
 HOLD_S = 60
-"""A redrive that dies in between leaves its messages hidden for this long, then they are back."""
+"""Seconds for which an interrupted redrive leaves its messages hidden."""
 SHOWN = 300
-"""Characters of a dead letter that are printed."""
+"""Most characters of a dead letter to print."""
 PAGE = 1000
 
 
 def dead(cloud: Cloud) -> Iterator[str]:
-    """Yield a line for each queue of dead letters, and one for its first message."""
+    """Yield a line for each dead-letter queue, and one for its first message."""
     queues = cloud.dead_queues()
     width = max(len(queue.name) for queue in queues)
     for queue in queues:
@@ -32,10 +32,10 @@ def dead(cloud: Cloud) -> Iterator[str]:
 
 
 def peek(cloud: Cloud, queue: Queue, count: int) -> list[dict[str, Any]]:
-    """Return messages of a queue and leave them there: they are seen again at once."""
+    """Return up to ``count`` messages of a queue, which stay visible to all."""
     found = cloud.aws("sqs").receive_message(
         QueueUrl=queue.url,
-        MaxNumberOfMessages=min(count, AT_ONCE),
+        MaxNumberOfMessages=min(count, MAX_MESSAGES),
         VisibilityTimeout=0,
         MessageSystemAttributeNames=["All"],
         MessageAttributeNames=["All"],
@@ -45,11 +45,11 @@ def peek(cloud: Cloud, queue: Queue, count: int) -> list[dict[str, Any]]:
 
 
 def redrive(cloud: Cloud, name: str) -> str:
-    """Send a queue's dead letters back to it; returns what to print. Raises DevError.
+    """Send a queue's dead letters back to it; returns the text to print. Raises DevError.
 
     MiniStack has no StartMessageMoveTask, so each message is received, sent and then deleted.
-    Crash window: sent but not deleted. It is then in both queues, and the function gets it twice,
-    which every function here takes; none is lost.
+    Crash window: a message that was sent but not deleted is in both queues, so the function gets it
+    twice. Every function here allows this, and no message is lost.
     """
     queues = cloud.dead_queues()
     found = {queue.name: queue for queue in queues if queue.source is not None}
@@ -58,18 +58,18 @@ def redrive(cloud: Cloud, name: str) -> str:
         names = ", ".join(sorted(one.source.name for one in found.values() if one.source))
         if any(one.name == name for one in queues):
             message = (
-                f"{name} holds reports of failed runs, not messages: there is nothing to send "
-                f"back (see the runbook); {names} can be redriven"
+                f"{name} has reports of failed runs, not messages that can be sent back "
+                f"(see the runbook); {names} can be redriven"
             )
         else:
             message = f"there is no queue {name!r}; {names} can be redriven"
         raise DevError(message)
     sqs, moved = cloud.aws("sqs"), 0
-    # No more than there were: a message that dies again meanwhile would be moved forever.
+    # At most the initial count, or a message that fails again would be moved forever.
     while moved < queue.waiting:
         batch = sqs.receive_message(
             QueueUrl=queue.url,
-            MaxNumberOfMessages=min(AT_ONCE, queue.waiting - moved),
+            MaxNumberOfMessages=min(MAX_MESSAGES, queue.waiting - moved),
             VisibilityTimeout=HOLD_S,
             MessageAttributeNames=["All"],
         ).get("Messages", [])
@@ -87,10 +87,10 @@ def redrive(cloud: Cloud, name: str) -> str:
 
 
 def record(cloud: Cloud, function: str, count: int) -> dict[str, Any]:
-    """Return an event of a function's own trigger, of what was last in it; raises DevError.
+    """Return an event from a function's own trigger; raises DevError.
 
-    Of a stream: the last records that the function's filters let through, of 24 hours. Of a queue:
-    its dead letters, since a message that was taken is gone.
+    For a stream it has the last ``count`` records of 24 hours that pass the function's filters. For
+    a queue it has dead letters, since processed messages are gone.
     """
     mapping = cloud.source(function)
     arn = mapping["EventSourceArn"]
@@ -142,13 +142,13 @@ def _stream_records(
                 one = json.loads(json.dumps({**row, "eventSourceARN": arn}, default=_plain))
                 if not patterns or any(matches(pattern, one) for pattern in patterns):
                     found.append(one)
-            # An open shard has no end: its last page is an empty one.
+            # An open shard has no end; an empty page is its last one for now.
             cursor = page.get("NextShardIterator") if page["Records"] else None
     return found[-count:]
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as Lambda has it in the event: seconds, and base64."""
+    """Return a value in the form of Lambda's event: times in seconds, bytes in base64."""
     if isinstance(value, datetime):
         return value.timestamp()
     if isinstance(value, bytes):
@@ -157,9 +157,9 @@ def _plain(value: Any) -> Any:
 
 
 def matches(pattern: Mapping[str, Any], value: Any) -> bool:
-    """Say whether an event source's filter lets a record through; raises DevError.
+    """Return whether a record passes an event source's filter; raises DevError.
 
-    Of Lambda's filter rules those are known that the stack uses: equality and ``or``.
+    It supports only the filter rules that the stack uses: equality and ``or``.
     """
     for key, wanted in pattern.items():
         found = value.get(key) if isinstance(value, Mapping) else None
@@ -167,7 +167,7 @@ def matches(pattern: Mapping[str, Any], value: Any) -> bool:
             if not matches(wanted, found):
                 return False
         elif not all(isinstance(one, str) for one in wanted):
-            message = f"the filter {json.dumps(pattern)} is more than equality"
+            message = f"the filter {json.dumps(pattern)} has rules other than equality"
             raise DevError(message)
         elif found not in wanted:
             return False

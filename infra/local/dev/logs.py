@@ -1,4 +1,4 @@
-"""A function's log of the local cloud, as lines for people."""
+"""A function's log in the local cloud, as readable lines."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from infra.local.dev.running import Cloud
 
 EVERY_S = 1.0
 OVERLAP_MS = 5_000
-"""A follower asks again for this much: what is written late is not missed."""
+"""Milliseconds that a follower reads again, so that it misses no late events."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PLATFORM = re.compile(r"(START|END|REPORT) RequestId: ")
 _SHOWN = {
@@ -30,16 +30,16 @@ _SHOWN = {
 
 
 def seconds(text: str) -> int:
-    """Read ``90s``, ``10m``, ``2h`` or ``1d``; raises ValueError."""
+    """Return the seconds of a span like ``90s``, ``10m``, ``2h`` or ``1d``; raises ValueError."""
     match = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if match is None:
-        message = f"{text!r} is no span of time; it looks like 90s, 10m, 2h or 1d"
+        message = f"{text!r} is not a span of time, such as 90s, 10m, 2h or 1d"
         raise ValueError(message)
     return int(match[1]) * UNITS[match[2]]
 
 
 def line(event: dict[str, Any]) -> str | None:
-    """Return one log event as it is printed; None for Lambda's own START, END and REPORT."""
+    """Return the line of a log event, or None for Lambda's own START, END and REPORT."""
     text = str(event["message"]).rstrip("\n")
     if _PLATFORM.match(text):
         return None
@@ -60,7 +60,7 @@ def line(event: dict[str, Any]) -> str | None:
 
 
 def read(cloud: Cloud, function: str, since_s: int, *, follow: bool) -> Iterator[str]:
-    """Yield a function's lines of the last so many seconds; then, if asked, what comes."""
+    """Yield a function's lines of the last ``since_s`` seconds; ``follow`` waits for new ones."""
     group = cloud.function(function)["LoggingConfig"]["LogGroup"]
     pages = cloud.aws("logs").get_paginator("filter_log_events")
     start = int(time.time() - since_s) * 1000
@@ -83,7 +83,7 @@ def read(cloud: Cloud, function: str, since_s: int, *, follow: bool) -> Iterator
 
 
 def show(cloud: Cloud, function: str, since: str, *, follow: bool) -> None:
-    """Print a function's log, until Ctrl-C where it is followed; raises DevError."""
+    """Print a function's log, with ``follow`` until Ctrl-C; raises DevError."""
     try:
         span = seconds(since)
     except ValueError as error:
@@ -91,7 +91,7 @@ def show(cloud: Cloud, function: str, since: str, *, follow: bool) -> None:
     if follow:
         print(f"following {function}; Ctrl-C ends it", file=sys.stderr, flush=True)
     empty = True
-    with contextlib.suppress(*((KeyboardInterrupt,) if follow else ())):  # the ordinary end
+    with contextlib.suppress(*((KeyboardInterrupt,) if follow else ())):  # the normal end
         for text in read(cloud, function, span, follow=follow):
             print(text, flush=True)
             empty = False

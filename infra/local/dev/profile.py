@@ -1,8 +1,8 @@
-"""A function's cold start in fresh processes: how long it takes, and which packages take it.
+"""Measure a function's cold start in fresh processes: its time, and the packages that take it.
 
-As on Lambda: the layer with its ``.pyc``; ``functions/`` as it is deployed, without; and of this
-environment's packages those alone that Lambda's runtime brings. Unlike Lambda: the interpreter and
-its speed are this machine's, and Lambda's own bootstrap and the fetching of the code are left out.
+As on Lambda, the layer has its ``.pyc`` files, ``functions/`` has none, and only the packages of
+Lambda's runtime are available. Unlike on Lambda, the interpreter and its speed are this machine's.
+Lambda's own bootstrap and the download of the code are not included.
 """
 
 import importlib.util
@@ -25,13 +25,13 @@ from infra.local.dev.running import LAYER, ROOT
 from layers.build import build
 
 RUNTIME = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
-"""What Lambda's Python runtime has beside the standard library (boto3 and what it needs)."""
+"""The packages in Lambda's Python runtime: boto3 and its dependencies."""
 _IMPORT = re.compile(r"import time:\s*(\d+) \|\s*\d+ \|\s*(\S+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """CPU (user and system) and wall seconds of each of several runs."""
+    """CPU (user and system) and wall-clock times of several runs, in seconds."""
 
     cpu: list[float]
     wall: list[float]
@@ -47,9 +47,9 @@ class Times:
 
 
 def spawn(command: Sequence[str | Path], env: Mapping[str, str]) -> tuple[float, float, str]:
-    """Run a process to its end; returns its CPU and wall seconds and its stderr.
+    """Run a process; returns its CPU and wall-clock seconds and its stderr.
 
-    Raises DevError where it fails.
+    Raises DevError if it fails.
     """
     with tempfile.TemporaryFile("w+") as noise:
         begun = time.perf_counter()
@@ -62,16 +62,16 @@ def spawn(command: Sequence[str | Path], env: Mapping[str, str]) -> tuple[float,
         noise.seek(0)
         text = noise.read()
     if process.returncode:
-        last = text.strip().splitlines()[-1:] or ["no word of why"]
+        last = text.strip().splitlines()[-1:] or ["no output"]
         message = f"the fresh process ended with {process.returncode}: {last[0]}"
         raise DevError(message)
     return usage.ru_utime + usage.ru_stime, wall, text
 
 
 def packages(text: str, ours: Container[str]) -> list[tuple[str, float, int]]:
-    """Return packages, own seconds of their modules and how many, of ``-X importtime``'s lines.
+    """Return packages with the own seconds and number of their modules, slowest first.
 
-    The modules of the packages that are ``ours`` are told one by one.
+    ``text`` is the output of ``-X importtime``. Packages in ``ours`` are split into their modules.
     """
     own: dict[str, int] = defaultdict(int)
     modules: dict[str, int] = defaultdict(int)
@@ -101,9 +101,9 @@ def _runtime(scratch: Path) -> Path:
 def profile(
     function: str, *, runs: int, top: int, event: str | None, env: Mapping[str, str]
 ) -> Iterator[str]:
-    """Yield the lines of a function's cold start; ``env`` is for the event, if there is one.
+    """Yield the lines of a function's profile; ``env`` is for its calls with ``event``, if any.
 
-    Raises DevError.
+    ``top`` limits the packages shown. Raises DevError.
     """
     if not (ROOT / "functions" / f"{function}.py").exists():
         message = f"there is no functions/{function}.py"
@@ -122,8 +122,8 @@ def profile(
         python = [sys.executable, "-S", "-P"]
         load = f"import {function}"
         bare, loaded = [], []
-        spawn([*python, "-c", load], fresh)  # the files' first read is the disk's
-        for _ in range(runs):  # in turn, so that what disturbs one disturbs the other
+        spawn([*python, "-c", load], fresh)  # warms the file cache
+        for _ in range(runs):  # alternately, so that a disturbance affects both
             bare.append(spawn([*python, "-c", "pass"], fresh))
             loaded.append(spawn([*python, "-c", load], fresh))
         version = ".".join(map(str, sys.version_info[:3]))
@@ -145,16 +145,16 @@ def profile(
 def _calls(
     function: str, event: str, runs: int, python: Sequence[str], env: Mapping[str, str]
 ) -> Iterator[str]:
-    """Yield what the first and the second call cost a process that has imported the handler."""
-    told = {**env, "PYTHONPATH": f"{env['PYTHONPATH']}{os.pathsep}{ROOT}"}
+    """Yield the times of the first and second call in a process that has imported the handler."""
+    env = {**env, "PYTHONPATH": f"{env['PYTHONPATH']}{os.pathsep}{ROOT}"}
     module = ["-m", "infra.local.dev.run_handler", function, event, "--times", "2"]
     found = []
     for _ in range(runs):
         done = subprocess.run(
-            [*python, *module], env=told, cwd=ROOT, capture_output=True, text=True, check=False
+            [*python, *module], env=env, cwd=ROOT, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:] or ["no word of why"]
+            last = done.stderr.strip().splitlines()[-1:] or ["no output"]
             raise DevError(last[0].removeprefix("bin/dev: "))
         found.append(json.loads(done.stdout.splitlines()[-1]))
     for index, name in enumerate(("first event", "second event")):

@@ -1,10 +1,10 @@
-"""Run one handler on one event, in this process: a breakpoint in it stops here.
+"""Run one handler on one event in this process, so that a breakpoint in it stops here.
 
-``python -m infra.local.dev.run_handler worker event.json`` in the environment that ``bin/dev env
-worker`` prints; ``bin/dev invoke`` does both. The handler's log goes to stderr, what it returns to
-stdout. There is no time limit and no memory limit, as there is on AWS.
+Run ``python -m infra.local.dev.run_handler worker event.json`` in the environment that ``bin/dev
+env worker`` prints; ``bin/dev invoke`` does both. The handler's log goes to stderr, its result to
+stdout. Unlike on AWS, there is no time or memory limit.
 
-Imports the standard library alone, so that what the handler imports is what it brings itself.
+This module imports only the standard library, so that it hides no missing import of the handler.
 """
 
 import argparse
@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 VARIABLES = ("WORKER_KEY",)
-"""What an event's file may name as ``$NAME``."""
+"""The variables that an event file may use, as ``$NAME``."""
 
 
 class DevError(Exception):
-    """What was asked for cannot be done; the message says why."""
+    """The command cannot be carried out; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What Lambda tells a handler beside its event."""
+    """The context that Lambda passes to a handler with its event."""
 
     function_name: str
     memory_limit_in_mb: int
@@ -43,25 +43,25 @@ class Context:
     log_stream_name: str = ""
 
     def get_remaining_time_in_millis(self) -> int:
-        """Return a minute, always: whoever stands at a breakpoint is not timed."""
+        """Return one minute, always, since a breakpoint must not run out of time."""
         return 60_000
 
 
 class Debugger(pdb.Pdb):
-    """The standard debugger; remembers that it was left, which ``runcall`` does not tell."""
+    """The standard debugger, which also records that its user has quit."""
 
     left = False
 
     def set_quit(self) -> None:
-        """Leave."""
+        """Quit, and record it."""
         self.left = True
         super().set_quit()
 
 
 def read_event(path: str, variables: Mapping[str, str]) -> dict[str, Any]:
-    """Read an event from a file, or from stdin where it is ``-``; raises DevError.
+    """Return the event in a file, or in stdin if ``path`` is ``-``; raises DevError.
 
-    ``$WORKER_KEY`` stands for the key of the local cloud's own worker.
+    ``$WORKER_KEY`` in the text is replaced by the key of the local cloud's worker.
     """
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text()
@@ -77,18 +77,18 @@ def read_event(path: str, variables: Mapping[str, str]) -> dict[str, Any]:
         message = f"{path} is not JSON: {error}"
         raise DevError(message) from None
     if not isinstance(event, dict):
-        message = f"{path} is not an event: an event is a JSON object"
+        message = f"{path} is not an event, which must be a JSON object"
         raise DevError(message)
     return event
 
 
 def invoke(name: str, path: str, *, debug: bool = False) -> Any:
-    """Import ``functions/<name>.py`` and return what its handler does with an event.
+    """Import ``functions/<name>.py`` and return the result of its handler for an event.
 
     ``debug`` stops at the handler's first line. Raises what the handler raises, and DevError.
     """
     event = read_event(path, os.environ)
-    # The log's stream is taken at import; stdout stays the debugger's and the answer's.
+    # The logger takes its stream at import. stdout is for the debugger and the result.
     with contextlib.redirect_stdout(sys.stderr):
         handler = importlib.import_module(name).handler
     context = Context(
@@ -106,7 +106,7 @@ def invoke(name: str, path: str, *, debug: bool = False) -> Any:
 
 
 def timed(name: str, path: str, times: int) -> list[tuple[float, float]]:
-    """Return the CPU and wall seconds of a handler's first calls, in order."""
+    """Return the CPU and wall-clock seconds of a handler's first ``times`` calls, in order."""
     event = read_event(path, os.environ)
     with contextlib.redirect_stdout(sys.stderr):
         handler = importlib.import_module(name).handler
@@ -127,10 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("function")
     parser.add_argument("event")
     parser.add_argument("--debug", action="store_true", help="stop at the handler's first line")
-    parser.add_argument("--times", type=int, default=0, help="print seconds of so many calls")
+    parser.add_argument("--times", type=int, default=0, help="time this many calls, in seconds")
     options = parser.parse_args(arguments)
     if options.debug and options.event == "-":
-        parser.error("the debugger needs stdin: give the event as a file")
+        parser.error("the debugger needs stdin, so the event must be a file")
     try:
         if options.times:
             print(json.dumps(timed(options.function, options.event, options.times)))
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = invoke(options.function, options.event, debug=options.debug)
     except DevError as error:
         sys.exit(f"bin/dev: {error}")
-    except Exception:  # noqa: BLE001 - Lambda's edge: it reports what a handler raises
+    except Exception:  # noqa: BLE001 - like Lambda, report any error that a handler raises
         traceback.print_exc()
         sys.exit(1)
     print(json.dumps(result, indent=2, ensure_ascii=False))

@@ -1,7 +1,7 @@
-"""Find the local cloud that runs in this checkout, and what is deployed in it.
+"""Find the local cloud that runs in this checkout, and its deployed functions and queues.
 
-``LocalCloud`` writes ``.local/<name>/cloud.json`` once it is up. Everything else comes from AWS's
-own API, as the emulator answers it.
+``LocalCloud`` writes ``.local/<name>/cloud.json`` once it is up. Everything else comes from the AWS
+API of the emulator.
 """
 
 import json
@@ -29,17 +29,17 @@ _QUEUE = re.compile(r"(\w+)Queue[0-9A-F]{8}")
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue of the stack, by the name it has in ``infra/stack.py``."""
+    """A queue of the stack; its name is that in ``infra/stack.py``."""
 
     name: str
     url: str
     arn: str
     waiting: int
-    """Messages that can be received now (approximate, as SQS counts)."""
+    """Messages that can be received now, approximately."""
     hidden: int
-    """Messages that somebody has received and not yet deleted."""
+    """Messages that were received and not yet deleted, approximately."""
     source: "Queue | None" = None
-    """The queue whose dead letters these are; None for a work queue or a function's own."""
+    """The queue whose dead letters it holds; None for a work queue or a function's own."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,9 @@ class Cloud:
         return self.functions[name]
 
     def environment(self, name: str) -> dict[str, str]:
-        """Return the environment that a function has there, its role's credentials included.
+        """Return a function's environment, with credentials of its role for an hour.
 
-        They are as good as the function's own: with ``AUTH=1`` what the stack does not grant is
-        refused. They last an hour.
+        With ``AUTH=1`` these credentials allow only what the stack grants the function.
         """
         function = self.function(name)
         session = self.aws("sts").assume_role(RoleArn=function["Role"], RoleSessionName="bin-dev")
@@ -112,20 +111,20 @@ class Cloud:
         }
 
     def source(self, name: str) -> dict[str, Any]:
-        """Return what feeds a function: its event source mapping; raises DevError."""
+        """Return a function's event source mapping; raises DevError if it has none."""
         arn = self.function(name)["FunctionName"]
         found = self.aws("lambda").list_event_source_mappings(FunctionName=arn)
         if not found["EventSourceMappings"]:
             message = (
-                f"{name} has no queue and no stream, so nothing keeps its events; write one by "
-                "hand, as infra/local/events/ has them"
+                f"{name} has no queue and no stream to record from; write an event yourself, "
+                "like those in infra/local/events/"
             )
             raise DevError(message)
         mapping: dict[str, Any] = found["EventSourceMappings"][0]
         return mapping
 
     def queues(self) -> list[Queue]:
-        """Return the stack's queues, dead letters' with their source."""
+        """Return the stack's queues; dead-letter queues have their source."""
         sqs = self.aws("sqs")
         pages = self.aws("cloudformation").get_paginator("list_stack_resources")
         made: dict[str, Queue] = {}
@@ -136,17 +135,17 @@ class Cloud:
                 if row["ResourceType"] != "AWS::SQS::Queue" or match is None:
                     continue
                 url = row["PhysicalResourceId"]
-                told = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
-                made[told["QueueArn"]] = Queue(
+                found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+                made[found["QueueArn"]] = Queue(
                     name=match[1],
                     url=url,
-                    arn=told["QueueArn"],
-                    waiting=int(told["ApproximateNumberOfMessages"]),
-                    hidden=int(told["ApproximateNumberOfMessagesNotVisible"]),
+                    arn=found["QueueArn"],
+                    waiting=int(found["ApproximateNumberOfMessages"]),
+                    hidden=int(found["ApproximateNumberOfMessagesNotVisible"]),
                 )
-                if "RedrivePolicy" in told:
-                    policy = json.loads(told["RedrivePolicy"])
-                    targets[policy["deadLetterTargetArn"]] = told["QueueArn"]
+                if "RedrivePolicy" in found:
+                    policy = json.loads(found["RedrivePolicy"])
+                    targets[policy["deadLetterTargetArn"]] = found["QueueArn"]
         return [
             Queue(
                 name=f"{made[targets[arn]].name}Dead" if arn in targets else queue.name,
@@ -175,7 +174,7 @@ def _is_up(folder: Path) -> bool:
 
 
 def find(name: str | None = None, folder: Path = LOCAL) -> Cloud:
-    """Return the named cloud, ``make up``'s, or the only one that runs; raises DevError."""
+    """Return the named cloud, else that of ``make up``, else the only one; raises DevError."""
     up = {
         path.parent.name: path
         for path in sorted(folder.glob("*/cloud.json"))

@@ -1,1 +1,1 @@
-"""The audit: proves from the whole table that the kudos are right."""
+"""The audit: checks the whole table against the rules of its kudos and indexes."""

@@ -1,4 +1,4 @@
-"""All items of the table together, as the audit keeps them in memory. Pure."""
+"""The items of the whole table in memory, as the audit checks them. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from horde.store.items import Item, Kind, Row, row_of
 
 @dataclass(slots=True)
 class Books:
-    """Everything that was read; it takes a kilobyte or two of memory per item."""
+    """The items that were read. Each takes one or two kilobytes of memory."""
 
     items: int = 0
     accounts: dict[int, AccountRow] = field(default_factory=dict)
@@ -31,15 +31,15 @@ class Books:
     sharedkeys: dict[str, SharedKey] = field(default_factory=dict)
     published: dict[str, PublishedRow] = field(default_factory=dict)
     counted: set[str] = field(default_factory=set)
-    """The anonymous requests that statistics have counted, as far as that is remembered."""
+    """The anonymous requests that are marked as counted; the marks expire after two days."""
     unreadable: dict[Row, str] = field(default_factory=dict)
     before: dict[Row, dict[str, int]] = field(default_factory=dict)
-    """The counters of statistics as they were before the rest was read."""
+    """The counters of the statistics, read before everything else."""
     after: dict[Row, dict[str, int]] = field(default_factory=dict)
-    """The same counters after everything was read."""
+    """The same counters, read after everything else."""
 
     def put(self, item: Item) -> None:
-        """Add an item; one in another form than this system writes is kept as ``unreadable``."""
+        """Add or replace an item; one that this system did not write becomes ``unreadable``."""
         row = row_of(item)
         self.drop(row)
         try:
@@ -82,7 +82,7 @@ class Books:
                 self.entries.pop(row, None)
 
     def refresh(self, rows: Iterable[Row], items: Iterable[Item]) -> None:
-        """Replace some rows by what a re-read found; rows that were not found are removed."""
+        """Replace ``rows`` by the items read again; rows without an item are dropped."""
         found = {row_of(item): item for item in items}
         for row in rows:
             if row not in found:

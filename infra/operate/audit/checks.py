@@ -1,8 +1,8 @@
-"""What must hold of the books, each rule by its name. Pure: books in, findings out.
+"""The rules that the books must satisfy, by name. Pure: books in, findings out.
 
-Items of an ended request go two days after its end, ledger entries stay for ever. So a missing item
-is a finding only where it cannot have gone yet. Each request is judged by the ruleset it was
-accepted under.
+TTL deletes the items of an ended request after two days, but ledger entries stay. So a missing item
+is a finding only if TTL cannot have deleted it yet. Each request is judged by the ruleset under
+which it was accepted.
 """
 
 from collections import Counter, defaultdict
@@ -45,79 +45,79 @@ from horde.store.items import (
 from infra.operate.audit.books import Books
 
 SLACK_S = 3600
-"""By how much clocks, retries and two sweeps at once may shift when an item goes, in seconds."""
+"""Seconds by which clocks, retries and concurrent sweeps may shift the TTL of an item."""
 
 
 class Rule(StrEnum):
-    """The rules, as a finding words them."""
+    """The rules, in the words of a finding."""
 
-    READABLE = "an item is as this system writes it"
-    KNOWN = "an entry is of a known kind and moves kudos as that kind does"
+    READABLE = "every item has the form that this system writes"
+    KNOWN = "an entry has a known kind and posts to that kind's system accounts"
     ZERO = "an entry and its postings sum to zero"
-    ONCE = "an event is entered once"
-    PAIRED = "what one user sends another one gets"
-    OWNED = "a ledger is that of an account"
-    NOBODY = "no request writes the anonymous account"
+    ONCE = "an event has one entry"
+    PAIRED = "a transfer takes from one user what it gives to another"
+    OWNED = "a ledger belongs to an account"
+    ANONYMOUS = "no request writes the anonymous account"
     BALANCE = "a balance is the sum of its ledger"
     DETAILS = "a balance's details are the sums of its entries by kind"
-    FLOOR = "a balance is not under its floor"
+    FLOOR = "a balance is not below its floor"
     OPENED = "an account was opened once"
-    FULFILLED = "an account's count of drawn images is that of its rewards"
-    LISTED = "an account is in the list of users at its balance; a deleted one is not"
+    FULFILLED = "an account's count of drawn images equals the number of its rewards"
+    LISTED = "an account is in the list of users at its balance; a deleted account is not"
     GIVEN_BACK = "no account gets back more than it paid"
-    CHARGED = "a request was charged price and tax of each image, less what was waived"
-    UNCHARGED = "what is refunded was charged"
+    CHARGED = "the charge of a request is the price and tax of its images, minus what was waived"
+    UNCHARGED = "a refund follows a charge"
     WAIVED = "waived kudos are deducted from the first refunds"
-    REFUNDED = "an image is refunded as it ended"
-    REWARDED = "a delivered image is rewarded, and no other one"
-    REASON = "an entry is of a request or an image that is there"
-    COMPLETE = "a request has its images, and an image its request"
-    DUE = "a request that is not closed is due; a closed one has no open image"
-    GOING_ON = "an account's list of requests holds its open ones, and no other"
-    LEASED = "an image that is drawn is leased and due, and does not wait"
-    WAITING = "an image that waits is in its queue and its owner's list, and is not leased"
-    ENDED = "an image that ended is in no index"
-    RULED = "a request names the rules it was accepted under"
-    TAXED = "the tax is that of what is shared"
-    SHAREABLE = "nothing made from a source image is shared; anonymous text-to-image is"
-    PUBLISHED = "only what was delivered, uncensored, of a shared request is in the data set"
+    REFUNDED = "an image's refund matches its final state"
+    REWARDED = "a delivered image has one reward, and no other image has any"
+    REASON = "an entry refers to a request or image that exists"
+    COMPLETE = "a request has all its images, and an image has its request"
+    DUE = "an open request is due; a closed request has no open image"
+    OPEN_LISTED = "an account's list of requests has its open requests only"
+    LEASED = "an image in processing is leased and due, and not in the queue"
+    WAITING = "a waiting image is in its queue and its owner's list, and not leased"
+    ENDED = "an image in a final state is in no index"
+    RULED = "a request names a known ruleset"
+    TAXED = "a request's tax is the ruleset's tax for shared or private images"
+    SHAREABLE = "images from a source image are never shared; anonymous text-to-image always is"
+    PUBLISHED = "the data set has only delivered, uncensored images of shared requests"
     RATED = "a rating's award goes to the request's owner, within the rules and below its cost"
-    BUDGET = "a shared key used what its requests paid, and is not overdrawn"
-    HELD = "a shared key is in its owner's account"
-    COUNTED = "statistics are the sums of what they have counted"
+    BUDGET = "a shared key has spent what its requests paid, and is not overdrawn"
+    KEY_OWNER = "a shared key is listed in its owner's account"
+    COUNTED = "statistics are the sums of the events they have counted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something that breaks a rule."""
+    """One violation of a rule."""
 
     rule: Rule
     item: str
-    """``pk/sk`` of the item; of a shared key, which is a secret, only the beginning."""
+    """``pk/sk`` of the item; for a shared key, which is a secret, only its beginning."""
     what: str
     """The part of the item that is wrong."""
     expected: int | str
     found: int | str
     about: frozenset[str] = field(default=frozenset(), compare=False)
-    """The partitions that decide it, to be read anew; and STATS or TRANSFERS."""
+    """The partitions to read again before it is reported; also STATS or TRANSFERS."""
 
     @property
     def place(self) -> tuple[object, ...]:
-        """The rule and where it is broken, whatever was found there."""
+        """Its rule, item and part, without the values."""
         return (self.rule, self.item, self.what)
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What must be equal for it to be the same finding after a re-read.
+        """The identity of a finding over several reads.
 
-        For two sums that both change, the difference between them.
+        For numbers it contains only their difference, since both may change meanwhile.
         """
         if isinstance(self.expected, int) and isinstance(self.found, int):
             return (*self.place, self.found - self.expected)
         return (*self.place, self.expected, self.found)
 
     def __str__(self) -> str:
-        """Return its line of the report."""
+        """Return the line of the report."""
         wrong = f"expected {self.expected}, found {self.found}"
         return f"{self.item}: {self.rule}: {self.what}: {wrong}"
 
@@ -137,22 +137,25 @@ SIDES: dict[str, frozenset[str]] = {
     Kind.AWARD: frozenset({Side.AWARDS}),
     Kind.ALLOWANCE: frozenset({Side.ALLOWANCES}),
 }
-"""The system accounts that each kind of entry may be posted against."""
+"""The system accounts to which each kind of entry may post."""
 ONCE = frozenset({Kind.ACCEPT, Kind.REFUND, Kind.REWARD})
 OPENING = "registration"
 AWARDED_BY = "by "
-"""The start of an award's reference where it is not for a rating."""
+"""The beginning of an award's reference if it is not for a rating."""
 DETAILS = ("accumulated", "gifted", "received", "admin", "awarded", "recurring")
 FIELDS = {
     Scope.WORKER: ("images", "pixelsteps", "kudos"),
     Scope.ANONYMOUS: ("images", "pixelsteps", "taxes"),
 }
-"""What is counted of workers and of the anonymous account; elsewhere images and pixelsteps."""
+"""The numbers in the statistics of workers and of the anonymous account.
+
+All other statistics have images and pixelsteps.
+"""
 
 
 @dataclass
 class View:
-    """The books, with lookups that several rules share; ``now`` is in seconds since the epoch."""
+    """The books, with look-ups that several rules share; ``now`` is in seconds since the epoch."""
 
     books: Books
     now: int
@@ -166,7 +169,7 @@ class View:
         return dict(found)
 
     def event(self, kind: Kind, reference: str) -> list[EntryRow]:
-        """Return the entries of an event."""
+        """Return the entries with a kind and a reference."""
         return self.events.get((kind, reference), [])
 
     def refunds(self, request: Request) -> list[EntryRow]:
@@ -178,20 +181,20 @@ class View:
         ]
 
     def cost(self, request: Request) -> int:
-        """Return what a request's owner paid for it, net of refunds."""
+        """Return the kudos that a request's owner paid for it, minus refunds."""
         charges = self.event(Kind.ACCEPT, request.id)
         return -sum(entry.amount for entry in [*charges, *self.refunds(request)])
 
     def expired(self, gone_at: int | None) -> bool:
-        """Say whether an item that expires at this time may be gone."""
+        """Return whether TTL may have deleted an item with this TTL."""
         return gone_at is not None and gone_at <= self.now + SLACK_S
 
     def young(self, entry: EntryRow) -> bool:
-        """Say whether the request or image of an entry must still exist."""
+        """Return whether the request or image of an entry must still exist."""
         return entry.written_at + KEEP_S > self.now + SLACK_S
 
     def around(self, request_id: str, *generations: str) -> frozenset[str]:
-        """Return the partitions that decide the findings of a request and its images."""
+        """Return the partitions that findings about a request and its images depend on."""
         row = self.books.requests.get(request_id)
         names, users = {_request(request_id)}, set()
         for name in [*generations, *(row.request.generations if row else [])]:
@@ -210,7 +213,7 @@ class View:
 
 
 def judge(view: View, rules: Iterable["Check"] | None = None) -> Iterator[tuple["Check", Finding]]:
-    """Yield everything that breaks a rule, with the check that found it."""
+    """Yield all findings, each with the check that found it."""
     for rule in RULES if rules is None else rules:
         for finding in rule(view):
             yield rule, finding
@@ -233,7 +236,7 @@ def _generation(generation_id: str) -> str:
 
 
 def _own(name: str) -> str:
-    """Return the item of a partition that has it alone: ``USER#7/USER``."""
+    """Return the main item of a partition, such as ``USER#7/USER``."""
     return f"{name}/{name.partition('#')[0]}"
 
 
@@ -241,7 +244,7 @@ def _own(name: str) -> str:
 
 
 def readable(view: View) -> Findings:
-    """Report items that could not be read."""
+    """Check that all items could be parsed."""
     for row, why in view.books.unreadable.items():
         yield Finding(
             rule=Rule.READABLE,
@@ -254,7 +257,7 @@ def readable(view: View) -> Findings:
 
 
 def entries(view: View) -> Findings:
-    """Each entry is known, balanced, and there once."""
+    """Check that each entry has a known kind, is balanced, and is the only one of its event."""
     for entry in view.books.entries.values():
         about = frozenset({entry.row[0]})
         sides = SIDES.get(entry.kind)
@@ -301,7 +304,7 @@ def entries(view: View) -> Findings:
 
 
 def transfers(view: View) -> Findings:
-    """Each transfer has both sides."""
+    """Check that the two entries of each transfer match."""
     for (kind, reference), found in view.events.items():
         if kind != Kind.TRANSFER:
             continue
@@ -320,7 +323,7 @@ def transfers(view: View) -> Findings:
 
 
 def reasons(view: View) -> Findings:
-    """Each entry's request or image exists, or has expired."""
+    """Check that each entry's request or image exists, or may have been deleted by TTL."""
     books = view.books
     for entry in view.books.entries.values():
         reference, there = entry.reference, True
@@ -346,12 +349,12 @@ def reasons(view: View) -> Findings:
 
 @dataclass(slots=True)
 class _Sums:
-    """What the entries of one ledger add up to."""
+    """The sums of one account's ledger."""
 
     balance: int = 0
     details: Counter[str] = field(default_factory=Counter)
-    kept: Counter[str] = field(default_factory=Counter)
-    """What its requests paid, net of refunds, by system account."""
+    paid: Counter[str] = field(default_factory=Counter)
+    """Kudos that its requests paid, minus refunds, by system account; in all under ``""``."""
     openings: int = 0
     opened_with: int = 0
     rewards: int = 0
@@ -363,7 +366,7 @@ class _Sums:
         if entry.kind in SIDES:
             self.details[kudos.detail(Kind(entry.kind), entry.amount)] += entry.amount
         if entry.kind in {Kind.ACCEPT, Kind.REFUND}:
-            self.kept.update({Side.PRICE: 0, Side.TAX: 0, **entry.postings, "": -entry.amount})
+            self.paid.update({Side.PRICE: 0, Side.TAX: 0, **entry.postings, "": -entry.amount})
         if entry.kind == Kind.FLOOR:
             self.openings += 1
             self.opened_with += entry.amount
@@ -371,7 +374,7 @@ class _Sums:
 
 
 def accounts(view: View) -> Findings:
-    """Each account agrees with its ledger."""
+    """Check each account against its ledger."""
     sums: dict[int, _Sums] = defaultdict(_Sums)
     for entry in view.books.entries.values():
         sums[entry.user_id].add(entry)
@@ -387,7 +390,7 @@ def accounts(view: View) -> Findings:
         )
     if ANONYMOUS_ID in sums or ANONYMOUS_ID in known:
         yield Finding(
-            rule=Rule.NOBODY,
+            rule=Rule.ANONYMOUS,
             item=_own(_user(ANONYMOUS_ID))
             if ANONYMOUS_ID in known
             else f"{_user(ANONYMOUS_ID)}/{items.Kind.LEDGER}",
@@ -402,7 +405,7 @@ def accounts(view: View) -> Findings:
 
 
 def _of(item: str, about: frozenset[str]) -> Callable[..., Finding]:
-    """Return a function that makes findings about one item."""
+    """Return a function that makes the findings of one item."""
 
     def finding(rule: Rule, what: str, expected: object, found: object) -> Finding:
         return Finding(
@@ -446,9 +449,9 @@ def _account(account: AccountRow, ledger: _Sums) -> Findings:
 def _given_back(account: AccountRow, ledger: _Sums) -> Findings:
     finding = _of_account(account.user)
     for name, what in ((Side.PRICE, "prices"), (Side.TAX, "taxes"), ("", "kudos")):
-        if ledger.kept[name] < 0:
-            kept = f"{-ledger.kept[name]} more given back"
-            yield finding(Rule.GIVEN_BACK, what, "none", kept)
+        if ledger.paid[name] < 0:
+            excess = f"{-ledger.paid[name]} more given back"
+            yield finding(Rule.GIVEN_BACK, what, "none", excess)
 
 
 def _listed(account: AccountRow) -> Findings:
@@ -464,9 +467,9 @@ def _listed(account: AccountRow) -> Findings:
 
 
 def requests(view: View) -> Findings:
-    """Each request agrees with its entries and its images."""
+    """Check each request against its entries and its images."""
     for row in view.books.requests.values():
-        yield from _kept_rules(view, row)
+        yield from _by_itself(view, row)
         yield from _open_or_closed(view, row)
         if row.request.anonymous:
             yield from _uncharged(view, row.request)
@@ -478,8 +481,8 @@ def _of_request(view: View, request: Request) -> Callable[..., Finding]:
     return _of(_own(_request(request.id)), view.around(request.id))
 
 
-def _kept_rules(view: View, row: RequestRow) -> Findings:
-    """Check a request by itself, whoever asked for it."""
+def _by_itself(view: View, row: RequestRow) -> Findings:
+    """Check a request's ruleset, tax, sharing and images."""
     request, keys, finding = row.request, row.keys, _of_request(view, row.request)
     try:
         rules = ruleset.of(request.ruleset)
@@ -502,10 +505,10 @@ def _kept_rules(view: View, row: RequestRow) -> Findings:
 
 def _open_or_closed(view: View, row: RequestRow) -> Findings:
     request, keys, finding = row.request, row.keys, _of_request(view, row.request)
-    goes_on = keys.gone_at is None and not (request.cancelled or request.faulted)
-    listed = requests_list(request.user_id) if goes_on and not request.anonymous else "none"
+    is_open = keys.gone_at is None and not (request.cancelled or request.faulted)
+    listed = requests_list(request.user_id) if is_open and not request.anonymous else "none"
     if (keys.listed or "none") != listed:
-        yield finding(Rule.GOING_ON, LISTED.partition, listed, keys.listed or "none")
+        yield finding(Rule.OPEN_LISTED, LISTED.partition, listed, keys.listed or "none")
     if keys.gone_at is None:
         if keys.due_at is None or keys.due_shard != due_shard(request.id):
             yield finding(Rule.DUE, DUE.partition, due_shard(request.id), keys.due_shard or "none")
@@ -513,20 +516,20 @@ def _open_or_closed(view: View, row: RequestRow) -> Findings:
     if keys.due_at is not None or keys.due_shard is not None:
         yield finding(Rule.DUE, DUE.partition, "none", keys.due_shard or "none")
     images = [view.books.images.get(name) for name in request.generations]
-    still = sum(image is not None and image.generation.state in OPEN for image in images)
-    if still:
-        yield finding(Rule.DUE, "open images of a closed request", 0, still)
+    still_open = sum(image is not None and image.generation.state in OPEN for image in images)
+    if still_open:
+        yield finding(Rule.DUE, "open images of a closed request", 0, still_open)
 
 
 def _uncharged(view: View, request: Request) -> Findings:
-    """Nobody pays for an anonymous request, so nobody is refunded."""
+    """Check that an anonymous request has neither charge nor award."""
     finding = _of_request(view, request)
     charges, awards = (view.event(kind, request.id) for kind in (Kind.ACCEPT, Kind.AWARD))
     for name, found in (("charges", charges), ("awards", awards)):
         if found:
-            yield finding(Rule.NOBODY, name, 0, len(found))
+            yield finding(Rule.ANONYMOUS, name, 0, len(found))
     if request.waived or request.sharedkey_id is not None:
-        yield finding(Rule.NOBODY, "waived", 0, request.waived)
+        yield finding(Rule.ANONYMOUS, "waived", 0, request.waived)
 
 
 def _charged(view: View, request: Request) -> Findings:
@@ -537,7 +540,7 @@ def _charged(view: View, request: Request) -> Findings:
         return
     (charge,) = charges
     if charge.user_id != request.user_id:
-        yield finding(Rule.CHARGED, "whose charge", request.user_id, charge.user_id)
+        yield finding(Rule.CHARGED, "user of the charge", request.user_id, charge.user_id)
     for side, each in ((Side.PRICE, request.price), (Side.TAX, request.tax)):
         if charge.postings.get(side, 0) != each * request.n:
             yield finding(Rule.CHARGED, side, each * request.n, charge.postings.get(side, 0))
@@ -545,15 +548,15 @@ def _charged(view: View, request: Request) -> Findings:
     waived = -charge.postings.get(Side.WAIVER, 0)
     if not 0 <= waived <= total:
         yield finding(Rule.CHARGED, "waived kudos", f"0 to {total}", waived)
-    # In whatever order images ended, each refund had as much deducted as was left.
+    # Whatever the order of the refunds, each had as much deducted as was left.
     gross = -sum(
         entry.postings.get(side, 0) for entry in refunds for side in (Side.PRICE, Side.TAX)
     )
-    off = sum(entry.postings.get(Side.WAIVER, 0) for entry in refunds)
-    if off != min(waived, gross):
-        yield finding(Rule.WAIVED, "kudos deducted from refunds", min(waived, gross), off)
-    if request.waived != waived - off:
-        yield finding(Rule.WAIVED, "waived", waived - off, request.waived)
+    deducted = sum(entry.postings.get(Side.WAIVER, 0) for entry in refunds)
+    if deducted != min(waived, gross):
+        yield finding(Rule.WAIVED, "kudos deducted from refunds", min(waived, gross), deducted)
+    if request.waived != waived - deducted:
+        yield finding(Rule.WAIVED, "waived", waived - deducted, request.waived)
     back = sum(entry.amount for entry in refunds)
     if back > -charge.amount:
         yield finding(Rule.GIVEN_BACK, "refunds", f"at most {-charge.amount}", back)
@@ -563,7 +566,7 @@ def _charged(view: View, request: Request) -> Findings:
 
 
 def images(view: View) -> Findings:
-    """Each image agrees with its request, its index keys, its refund and its reward."""
+    """Check each image's request, attributes in the indexes, refund and reward."""
     for image in view.books.images.values():
         generation = image.generation
         row = view.books.requests.get(generation.request_id)
@@ -615,25 +618,26 @@ def _refunded(view: View, image: ImageRow, request: Request | None) -> Findings:
     generation, finding = image.generation, _of_image(view, image)
     refunds = view.event(Kind.REFUND, generation.id)
     owner = request.user_id if request else generation.user_id
-    kept = generation.state in OPEN or generation.state is State.OK
-    due = 0 if kept or owner == ANONYMOUS_ID else 1
+    not_refunded = generation.state in OPEN or generation.state is State.OK
+    due = 0 if not_refunded or owner == ANONYMOUS_ID else 1
     if min(len(refunds), 1) != due:
-        yield finding(Rule.REFUNDED, f"refunds of what is {generation.state}", due, len(refunds))
+        what = f"refunds in state {generation.state}"
+        yield finding(Rule.REFUNDED, what, due, len(refunds))
         return
     if refunds and not view.event(Kind.ACCEPT, generation.request_id):
         yield finding(Rule.UNCHARGED, "charges of its request", 1, 0)
     for refund in refunds:
         if refund.user_id != owner:
-            yield finding(Rule.REFUNDED, "whose refund", owner, refund.user_id)
+            yield finding(Rule.REFUNDED, "user of the refund", owner, refund.user_id)
         if request is None:
             continue
         tax = 0 if generation.state is State.CENSORED else request.tax
         for side, each in ((Side.PRICE, request.price), (Side.TAX, tax)):
             if -refund.postings.get(side, 0) != each:
                 yield finding(Rule.REFUNDED, side, each, -refund.postings.get(side, 0))
-        off = refund.postings.get(Side.WAIVER, 0)
-        if not 0 <= off <= request.price + tax:
-            yield finding(Rule.REFUNDED, "deducted", f"0 to {request.price + tax}", off)
+        deducted = refund.postings.get(Side.WAIVER, 0)
+        if not 0 <= deducted <= request.price + tax:
+            yield finding(Rule.REFUNDED, "deducted", f"0 to {request.price + tax}", deducted)
 
 
 def _rewarded(view: View, image: ImageRow, request: Request | None) -> Findings:
@@ -641,22 +645,22 @@ def _rewarded(view: View, image: ImageRow, request: Request | None) -> Findings:
     rewards = view.event(Kind.REWARD, generation.id)
     earned = generation.state in DELIVERED and generation.worker_user is not None
     if min(len(rewards), 1) != int(earned):
-        yield finding(
-            Rule.REWARDED, f"rewards of what is {generation.state}", int(earned), len(rewards)
-        )
+        what = f"rewards in state {generation.state}"
+        yield finding(Rule.REWARDED, what, int(earned), len(rewards))
         return
     for reward in rewards:
         if reward.user_id != generation.worker_user:
-            yield finding(Rule.REWARDED, "whose reward", generation.worker_user, reward.user_id)
+            who = generation.worker_user
+            yield finding(Rule.REWARDED, "user of the reward", who, reward.user_id)
         if request is not None and reward.amount != request.reward:
             yield finding(Rule.REWARDED, "amount", request.reward, reward.amount)
 
 
-# --- what is shared, rated and counted ------------------------------------------------------------
+# --- sharing, ratings, shared keys and statistics -------------------------------------------------
 
 
 def published(view: View) -> Findings:
-    """Check what is in the data set, as far as its items are there."""
+    """Check the images in the data set whose items still exist."""
     marked = {
         name for name, image in view.books.images.items() if image.generation.shared_at is not None
     }
@@ -676,15 +680,11 @@ def published(view: View) -> Findings:
         if not row.request.shared or row.request.source_key is not None:
             yield finding(Rule.PUBLISHED, "its request", "a shared one", "one that is not shared")
         if record is not None and record.user_id != row.request.user_id:
-            yield finding(Rule.PUBLISHED, "whose it is", row.request.user_id, record.user_id)
+            yield finding(Rule.PUBLISHED, "its author", row.request.user_id, record.user_id)
 
 
 def awards(view: View) -> Findings:
-    """Each award of a rating goes to the rated request's owner, within the rules of the request.
-
-    A request of unknown rules is a finding of its own.
-    """
-    known = {rules.version for rules in ruleset.RULESETS}
+    """Check each award for ratings."""
     for entry in view.books.entries.values():
         row = view.books.requests.get(entry.reference) if entry.kind == Kind.AWARD else None
         if row is None or row.request.anonymous or row.request.ruleset not in known:
@@ -692,7 +692,7 @@ def awards(view: View) -> Findings:
         request = row.request
         bound = min(view.cost(request) - 1, ratings.max_reward(request))
         expected: dict[str, tuple[object, object]] = {
-            "whose award": (request.user_id, entry.user_id),
+            "user of the award": (request.user_id, entry.user_id),
             "its request": ("rated", "rated" if row.rated else "not rated"),
             "amount": (f"at most {bound}", f"at most {bound}" if entry.amount <= bound else "more"),
         }
@@ -709,45 +709,45 @@ def awards(view: View) -> Findings:
 
 
 def sharedkeys(view: View) -> Findings:
-    """Each shared key agrees with its requests, its budget and its owner."""
-    asked: dict[str, list[Request]] = defaultdict(list)
+    """Check each shared key's requests, budget and owner."""
+    paid_with: dict[str, list[Request]] = defaultdict(list)
     for row in view.books.requests.values():
         if row.request.sharedkey_id is not None:
-            asked[row.request.sharedkey_id].append(row.request)
+            paid_with[row.request.sharedkey_id].append(row.request)
     for key in view.books.sharedkeys.values():
-        yield from _sharedkey(view, key, asked[key.id])
+        yield from _sharedkey(view, key, paid_with[key.id])
     for account in view.books.accounts.values():
         gone = account.user.sharedkey_ids - view.books.sharedkeys.keys()
         if gone:
-            what = "shared keys that are not there"
-            yield _of_account(account.user)(Rule.HELD, what, 0, len(gone))
+            what = "missing shared keys"
+            yield _of_account(account.user)(Rule.KEY_OWNER, what, 0, len(gone))
 
 
-def _sharedkey(view: View, key: SharedKey, asked: list[Request]) -> Findings:
+def _sharedkey(view: View, key: SharedKey, paid: list[Request]) -> Findings:
     about = {partition(items.Kind.SHAREDKEY, key.id), _user(key.user_id)}
-    about |= {_request(request.id) for request in asked}
+    about |= {_request(request.id) for request in paid}
 
     finding = _of(partition(items.Kind.SHAREDKEY, key.id[:8]), frozenset(about))
-    used = sum(view.cost(request) for request in asked)
+    used = sum(view.cost(request) for request in paid)
     all_there = key.created_at + KEEP_S > view.now + SLACK_S
     if key.utilized < used or (all_there and key.utilized != used):
         yield finding(Rule.BUDGET, "utilized", used, key.utilized)
     if key.kudos < 0 and key.kudos != UNLIMITED:
         yield finding(Rule.BUDGET, "kudos", f"at least 0, or {UNLIMITED}", key.kudos)
-    for request in asked:
+    for request in paid:
         if request.user_id != key.user_id:
-            yield finding(Rule.HELD, f"owner of {request.id}", key.user_id, request.user_id)
+            yield finding(Rule.KEY_OWNER, f"owner of {request.id}", key.user_id, request.user_id)
     owner = view.books.accounts.get(key.user_id)
     if owner is None or key.id not in owner.user.sharedkey_ids:
-        yield finding(Rule.HELD, "user_id", "an account that has it", key.user_id)
+        yield finding(Rule.KEY_OWNER, "user_id", "an account that lists it", key.user_id)
 
 
 def counts(view: View) -> Findings:
-    """Hold the counters of before and after the reading against what it found posted.
+    """Compare the counters, read before and after all entries, with the posted rewards.
 
-    A reward is marked posted in the transaction that counts it. So what the counters had before is
-    marked by the time it is read, and what is marked is counted by the end: on a table that stands
-    still these are the same, and on one that moves they need not be.
+    The transaction that counts a reward also marks it posted. So the sum of the marked rewards is
+    at least the counters before and at most the counters after. Without concurrent writes, all
+    three are equal.
     """
     books = view.books
     posted = [entry.settlement for entry in books.entries.values() if entry.posted]
@@ -757,18 +757,18 @@ def counts(view: View) -> Findings:
     for row in {*books.before, *books.after, *sums}:
         scope = scope_of(row)
         if scope is Scope.WORKER and row not in books.after:
-            continue  # deleted: what it still draws starts new statistics
-        least, most = books.before.get(row, {}), books.after.get(row, {})
-        fades = scope is Scope.MINUTE or row in restarted
+            continue  # deleted: images that it still submits start new statistics
+        before, after = books.before.get(row, {}), books.after.get(row, {})
+        expires = scope is Scope.MINUTE or row in restarted
         for name in FIELDS.get(scope, ("images", "pixelsteps")):
             total = sums[row].add.get(name, 0) if row in sums else 0
-            below, above = least.get(name, 0), most.get(name, 0)
-            if total < below or (total > above and not fades):
-                yield _miscounted(row, name, total, below if total < below else above)
+            lower, upper = before.get(name, 0), after.get(name, 0)
+            if total < lower or (total > upper and not expires):
+                yield _miscounted(row, name, total, lower if total < lower else upper)
     anonymous = counters.row(Series(Scope.ANONYMOUS))
-    asked = books.after.get(anonymous, {}).get("requests", 0)
-    if asked < len(books.counted):
-        yield _miscounted(anonymous, "requests", len(books.counted), asked)
+    requested = books.after.get(anonymous, {}).get("requests", 0)
+    if requested < len(books.counted):
+        yield _miscounted(anonymous, "requests", len(books.counted), requested)
 
 
 def _miscounted(row: Row, name: str, expected: int, found: int) -> Finding:
@@ -783,7 +783,7 @@ def _miscounted(row: Row, name: str, expected: int, found: int) -> Finding:
 
 
 def _restarted(settlements: Iterable[Settlement], now: int) -> set[Row]:
-    """Return the statistics of workers that paused for so long that they may have started anew."""
+    """Return the rows of workers whose statistics TTL may have deleted during a long pause."""
     times: dict[str, list[int]] = defaultdict(list)
     for settlement in settlements:
         times[settlement.worker_id].append(settlement.settled_at // 1000)

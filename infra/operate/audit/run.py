@@ -1,16 +1,15 @@
-"""Reading the whole table and judging it: the audit itself.
+"""The audit itself: read the whole table, and report what breaks a rule.
 
-The table is read once, in parallel parts, and moves on meanwhile: an entry may be written in a part
-that was read already, and its balance be read after that. So what is found is not yet reported.
-Anything suspicious is re-read three times over a few seconds before it is reported. Only what is
-found every time, and the last two times by the same amount, is a finding. Entries never change, but
-for the mark of a posted reward, so only the last part of a ledger and its pending rewards are read
-anew.
+The table is read once, in parallel parts, while it may change. An entry may be written to a part
+that has been read already, and its balance be read after that. So anything suspicious is re-read
+three times over a few seconds before it is reported. A finding must appear every time, and by the
+same amount the last two times. Apart from the mark of a posted reward, entries never change. So
+only the end of a ledger and its pending rewards are read again.
 
-On a table that moves, two things may be reported although nothing is wrong: an account (or a shared
-key of it) that was written between every two reads, by the same amount each time; and an item that
-was being written through two sweeps that lasted for over an hour. Items that are gone cannot be
-proven: of requests that ended over two days ago only the sums of the ledger are.
+On a table that changes, two correct items may be reported. One is an account, or its shared key,
+that is written between every two reads, by the same amount each time. The other is an item that is
+written during two sweeps that take over an hour. Deleted items cannot be checked: for requests that
+ended over two days ago, only the sums of the ledger are.
 """
 
 import threading
@@ -30,11 +29,11 @@ from infra.operate.audit.checks import STATS, TRANSFERS, Check, Finding, View, j
 
 SEGMENTS = 4
 PAUSES_S = (0.2, 1.0, 3.0)
-"""Seconds before each re-read of what is suspicious."""
+"""Pauses before suspicious items are read again, in seconds."""
 TAIL_MS = 10 * 60 * 1000
-"""Entries this much older than the audit's start, in ms, were in the table when it started."""
+"""Age, in ms, from which entries were in the table before the audit began."""
 QUIET_TRIES = 5
-"""How often an account is read in order to find it unchanged between two reads."""
+"""Tries to read an account and its ledger without a write in between."""
 
 Progress = Callable[[int], object]
 """Called with the number of items just read."""
@@ -42,13 +41,13 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an audit read, and what breaks a rule."""
+    """The result of an audit."""
 
     books: Books
     findings: tuple[Finding, ...]
 
     def lines(self) -> list[str]:
-        """Return a line for each finding, and a last one that counts."""
+        """Return a line for each finding, and a summary."""
         books = self.books
         counts = (
             f"{books.items} items: {len(books.accounts)} accounts, {len(books.entries)} entries, "
@@ -65,7 +64,7 @@ def audit(
     pauses: Sequence[float] = PAUSES_S,
     progress: Progress = lambda _items: None,
 ) -> Report:
-    """Prove the table: return what breaks a rule, and broke it each time it was read.
+    """Audit the table; report the findings that appear on every read.
 
     ``segments`` parts of the table are read in parallel; ``pauses`` are in seconds. Raises
     botocore's errors.
@@ -86,19 +85,19 @@ def audit(
         time.sleep(pause)
         seen = {finding.key for _, finding in suspicious}
         read_again(store, books, (finding for _, finding in suspicious), since)
-        suspicious = still(suspicious, View(books, clock.now()))
+        suspicious = still_found(suspicious, View(books, clock.now()))
     return Report(books, tuple(finding for _, finding in suspicious if finding.key in seen))
 
 
-def still(suspicious: list[tuple[Check, Finding]], view: View) -> list[tuple[Check, Finding]]:
-    """Return what is found again; new findings come from rows that were only re-read in part."""
+def still_found(suspicious: list[tuple[Check, Finding]], view: View) -> list[tuple[Check, Finding]]:
+    """Return the findings that appear again. New ones are dropped: their rows were read in part."""
     places = {finding.place for _, finding in suspicious}
     checks = list(dict.fromkeys(check for check, _ in suspicious))
     return [found for found in judge(view, checks) if found[1].place in places]
 
 
 def pages(store: AuditStore, segments: int) -> Iterable[list[Item]]:
-    """Yield the whole table in pages; one thread reads each segment."""
+    """Yield the whole table in pages, with one reading thread per part."""
     if segments == 1:
         yield from store.scan()
         return
@@ -127,7 +126,7 @@ def pages(store: AuditStore, segments: int) -> Iterable[list[Item]]:
 
 
 def read_again(store: AuditStore, books: Books, findings: Iterable[Finding], since: int) -> None:
-    """Read again what decides findings; ``since`` is in ms since the epoch."""
+    """Read again what findings depend on; ``since`` is in ms since the epoch."""
     about = frozenset[str]().union(*(finding.about for finding in findings))
     if STATS in about:
         uncounted = [
@@ -155,12 +154,13 @@ def read_again(store: AuditStore, books: Books, findings: Iterable[Finding], sin
 
 
 def _read_account(store: AuditStore, books: Books, user_id: int, since: int) -> None:
-    """Re-read an account, its shared keys and its ledger's end, unchanged meanwhile if possible.
+    """Read an account, its shared keys and the end of its ledger, without a write in between.
 
-    No read of several items is a snapshot, but each write of kudos changes the account.
+    No read of several items is a snapshot. But each write of kudos changes the account, so the
+    account is read before and after, up to ``QUIET_TRIES`` times.
     """
     row = Row(partition(items.Kind.USER, user_id), items.Kind.USER)
-    pending = [  # older ones than the end, that may be posted by now
+    pending = [  # may be older than the end of the ledger, and posted by now
         entry.row
         for entry in books.entries.values()
         if entry.user_id == user_id and entry.kind == Kind.REWARD and not entry.posted
