@@ -62,6 +62,10 @@ MODEL = "stable_diffusion"
 RUNPOD_KEY = "rpa_local"
 MIN_NODE = 20
 """The oldest major version of Node.js that the AWS CDK supports."""
+STARTING_S = 600
+"""Seconds for a step of the start. Failures are noticed at once, so this is for what hangs."""
+CHECK_S = 0.5
+"""Seconds between two looks at the worker while it starts."""
 
 
 class LocalCloud:
@@ -385,7 +389,7 @@ def check_tools() -> None:
         raise LocalCloudError(message)
 
 
-def answers(url: str, part: Part, *, seconds: float = 60) -> None:
+def answers(url: str, part: Part, *, seconds: float = STARTING_S) -> None:
     """Wait until a part responds with 200 at a URL; raises LocalCloudError."""
 
     def probe() -> bool:

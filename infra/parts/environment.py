@@ -15,7 +15,10 @@ def api_env(settings: StackSettings) -> dict[str, str]:
 
 
 def models_env(settings: StackSettings) -> dict[str, str]:
-    """Return the environment of a function that needs the operator's models."""
+    """Return the environment of a function that needs the operator's models.
+
+    The order of the file is kept: a request that names no model gets the first one.
+    """
     models = {name: model.model_dump() for name, model in settings.models.items()}
     return {"MODELS": json.dumps(models, separators=(",", ":"))}
 

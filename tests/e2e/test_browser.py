@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from infra.local.api_client import Client, Response
-from tests.e2e.conftest import OperatedCloud, wish
+from tests.e2e.conftest import OperatedCloud, small
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from infra.local.api_client import Response
-from tests.e2e.conftest import OperatedCloud, wish
+from tests.e2e.conftest import OperatedCloud, small
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 GENERATE = "/api/v2/generate/async"

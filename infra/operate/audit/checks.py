@@ -684,7 +684,11 @@ def published(view: View) -> Findings:
 
 
 def awards(view: View) -> Findings:
-    """Check each award for ratings."""
+    """Check each award for ratings, by the rules of its request.
+
+    A request of unknown rules is a finding of its own.
+    """
+    known = {rules.version for rules in ruleset.RULESETS}
     for entry in view.books.entries.values():
         row = view.books.requests.get(entry.reference) if entry.kind == Kind.AWARD else None
         if row is None or row.request.anonymous or row.request.ruleset not in known:
