@@ -23,7 +23,8 @@ from horde.store.items import Row, row_of
 from horde.store.settlements import settlement_of
 from infra.operate import commands
 from infra.operate.audit.books import Books
-from infra.operate.audit.checks import Rule, View, judge
+from infra.operate.audit.checks import judge
+from infra.operate.audit.findings import Rule, View
 from infra.operate.audit.run import audit
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud, fresh_cloud

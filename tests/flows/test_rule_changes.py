@@ -12,7 +12,7 @@ import pytest
 
 from horde.rules import ruleset
 from horde.rules.ruleset import IN_FORCE, RULESETS, Ruleset
-from infra.operate.audit.checks import Rule
+from infra.operate.audit.findings import Rule
 from infra.operate.audit.run import audit
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud, fresh_cloud

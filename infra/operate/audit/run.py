@@ -25,7 +25,8 @@ from horde.store import items
 from horde.store.audit import AuditStore, ledger_from
 from horde.store.items import Item, Row, partition, row_of
 from infra.operate.audit.books import Books
-from infra.operate.audit.checks import STATS, TRANSFERS, Check, Finding, View, judge
+from infra.operate.audit.checks import Check, judge
+from infra.operate.audit.findings import STATS, TRANSFERS, Finding, View
 
 SEGMENTS = 4
 PAUSES_S = (0.2, 1.0, 3.0)

@@ -1,0 +1,110 @@
+"""Images: their request, their place in the indexes, their refund and their reward."""
+
+from collections.abc import Callable
+
+from horde.records import ANONYMOUS_ID, DELIVERED, OPEN, Request, State
+from horde.rules.kudos import Account as Side
+from horde.rules.kudos import Kind
+from horde.store.audit_rows import ImageRow, IndexKeys
+from horde.store.items import due_shard, waiting_list
+from infra.operate.audit.findings import (
+    Finding,
+    Findings,
+    Rule,
+    View,
+    finding_of,
+    generation_key,
+    own_item,
+)
+
+
+def images(view: View) -> Findings:
+    """Check each image's request, attributes in the indexes, refund and reward."""
+    for image in view.books.images.values():
+        generation = image.generation
+        row = view.books.requests.get(generation.request_id)
+        if row is None:
+            if not view.expired(image.keys.gone_at):
+                yield finding_of_image(view, image)(
+                    Rule.COMPLETE, "request_id", generation.request_id, "no such request"
+                )
+        elif generation.id not in row.request.generations:
+            yield finding_of_image(view, image)(
+                Rule.COMPLETE, "request_id", "a request that names it", generation.request_id
+            )
+        yield from _indexed(view, image)
+        yield from _refunded(view, image, row.request if row else None)
+        yield from _rewarded(view, image, row.request if row else None)
+
+
+def finding_of_image(view: View, image: ImageRow) -> Callable[..., Finding]:
+    """Return a function that makes findings of an image."""
+    generation = image.generation
+    about = view.around(generation.request_id, generation.id)
+    return finding_of(own_item(generation_key(generation.id)), about)
+
+
+def _indexed(view: View, image: ImageRow) -> Findings:
+    generation, keys, finding = image.generation, image.keys, finding_of_image(view, image)
+    rule, expected = Rule.ENDED, IndexKeys()
+    if generation.state is State.PROCESSING:
+        rule = Rule.LEASED
+        expected = IndexKeys(due_shard=due_shard(generation.id), due_at=generation.lease_until)
+        for name in ("worker_id", "worker_user", "lease_until"):
+            if getattr(generation, name) is None:
+                yield finding(rule, name, "a value", "none")
+    elif generation.state is State.WAITING:
+        rule = Rule.WAITING
+        expected = IndexKeys(
+            wait_model=generation.model,
+            listed=waiting_list(generation.user_id, generation.model),
+            listed_at=generation.created_at,
+        )
+        if generation.lease_until is not None:
+            yield finding(rule, "lease_until", "none", generation.lease_until)
+    found = keys.places()
+    for name, right in expected.places().items():
+        if found[name] != right:
+            yield finding(rule, name, right, found[name])
+
+
+def _refunded(view: View, image: ImageRow, request: Request | None) -> Findings:
+    generation, finding = image.generation, finding_of_image(view, image)
+    refunds = view.event(Kind.REFUND, generation.id)
+    owner = request.user_id if request else generation.user_id
+    not_refunded = generation.state in OPEN or generation.state is State.OK
+    due = 0 if not_refunded or owner == ANONYMOUS_ID else 1
+    if min(len(refunds), 1) != due:
+        what = f"refunds in state {generation.state}"
+        yield finding(Rule.REFUNDED, what, due, len(refunds))
+        return
+    if refunds and not view.event(Kind.ACCEPT, generation.request_id):
+        yield finding(Rule.UNCHARGED, "charges of its request", 1, 0)
+    for refund in refunds:
+        if refund.user_id != owner:
+            yield finding(Rule.REFUNDED, "user of the refund", owner, refund.user_id)
+        if request is None:
+            continue
+        tax = 0 if generation.state is State.CENSORED else request.tax
+        for side, each in ((Side.PRICE, request.price), (Side.TAX, tax)):
+            if -refund.postings.get(side, 0) != each:
+                yield finding(Rule.REFUNDED, side, each, -refund.postings.get(side, 0))
+        deducted = refund.postings.get(Side.WAIVER, 0)
+        if not 0 <= deducted <= request.price + tax:
+            yield finding(Rule.REFUNDED, "deducted", f"0 to {request.price + tax}", deducted)
+
+
+def _rewarded(view: View, image: ImageRow, request: Request | None) -> Findings:
+    generation, finding = image.generation, finding_of_image(view, image)
+    rewards = view.event(Kind.REWARD, generation.id)
+    earned = generation.state in DELIVERED and generation.worker_user is not None
+    if min(len(rewards), 1) != int(earned):
+        what = f"rewards in state {generation.state}"
+        yield finding(Rule.REWARDED, what, int(earned), len(rewards))
+        return
+    for reward in rewards:
+        if reward.user_id != generation.worker_user:
+            who = generation.worker_user
+            yield finding(Rule.REWARDED, "user of the reward", who, reward.user_id)
+        if request is not None and reward.amount != request.reward:
+            yield finding(Rule.REWARDED, "amount", request.reward, reward.amount)

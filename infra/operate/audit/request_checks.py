@@ -1,0 +1,115 @@
+"""Requests: the rules they were accepted under, their charge, and their place in the indexes."""
+
+from collections.abc import Callable
+
+from horde.records import OPEN, Request
+from horde.rules import pricing, ruleset
+from horde.rules.kudos import Account as Side
+from horde.rules.kudos import Kind
+from horde.store.audit_rows import RequestRow
+from horde.store.items import DUE, LISTED, due_shard, requests_list
+from infra.operate.audit.findings import (
+    Finding,
+    Findings,
+    Rule,
+    View,
+    finding_of,
+    own_item,
+    request_key,
+)
+
+
+def requests(view: View) -> Findings:
+    """Check each request against its entries and its images."""
+    for row in view.books.requests.values():
+        yield from _by_itself(view, row)
+        yield from _open_or_closed(view, row)
+        if row.request.anonymous:
+            yield from _uncharged(view, row.request)
+        else:
+            yield from _charged(view, row.request)
+
+
+def _finding(view: View, request: Request) -> Callable[..., Finding]:
+    return finding_of(own_item(request_key(request.id)), view.around(request.id))
+
+
+def _by_itself(view: View, row: RequestRow) -> Findings:
+    """Check a request's ruleset, tax, sharing and images."""
+    request, keys, finding = row.request, row.keys, _finding(view, row.request)
+    try:
+        rules = ruleset.of(request.ruleset)
+    except KeyError:
+        yield finding(Rule.RULED, "ruleset", "a known one", request.ruleset)
+    else:
+        tax = pricing.tax(shared=request.shared, rules=rules)
+        if request.tax != tax:
+            yield finding(Rule.TAXED, "tax", tax, request.tax)
+    if request.shared and request.source_key is not None:
+        yield finding(Rule.SHAREABLE, "shared", "false", "true")
+    if request.anonymous and request.source_key is None and not request.shared:
+        yield finding(Rule.SHAREABLE, "shared", "true", "false")
+    if len(set(request.generations)) != request.n:
+        yield finding(Rule.COMPLETE, "its images", request.n, len(set(request.generations)))
+    missing = sum(name not in view.books.images for name in request.generations)
+    if missing and not view.expired(keys.gone_at):
+        yield finding(Rule.COMPLETE, "images not there", 0, missing)
+
+
+def _open_or_closed(view: View, row: RequestRow) -> Findings:
+    request, keys, finding = row.request, row.keys, _finding(view, row.request)
+    is_open = keys.gone_at is None and not (request.cancelled or request.faulted)
+    listed = requests_list(request.user_id) if is_open and not request.anonymous else "none"
+    if (keys.listed or "none") != listed:
+        yield finding(Rule.OPEN_LISTED, LISTED.partition, listed, keys.listed or "none")
+    if keys.gone_at is None:
+        if keys.due_at is None or keys.due_shard != due_shard(request.id):
+            yield finding(Rule.DUE, DUE.partition, due_shard(request.id), keys.due_shard or "none")
+        return
+    if keys.due_at is not None or keys.due_shard is not None:
+        yield finding(Rule.DUE, DUE.partition, "none", keys.due_shard or "none")
+    images = [view.books.images.get(name) for name in request.generations]
+    still_open = sum(image is not None and image.generation.state in OPEN for image in images)
+    if still_open:
+        yield finding(Rule.DUE, "open images of a closed request", 0, still_open)
+
+
+def _uncharged(view: View, request: Request) -> Findings:
+    """Check that an anonymous request has neither charge nor award."""
+    finding = _finding(view, request)
+    charges, awards = (view.event(kind, request.id) for kind in (Kind.ACCEPT, Kind.AWARD))
+    for name, found in (("charges", charges), ("awards", awards)):
+        if found:
+            yield finding(Rule.ANONYMOUS, name, 0, len(found))
+    if request.waived or request.sharedkey_id is not None:
+        yield finding(Rule.ANONYMOUS, "waived", 0, request.waived)
+
+
+def _charged(view: View, request: Request) -> Findings:
+    finding = _finding(view, request)
+    charges, refunds = view.event(Kind.ACCEPT, request.id), view.refunds(request)
+    if len(charges) != 1:
+        yield finding(Rule.CHARGED, "charges", 1, len(charges))
+        return
+    (charge,) = charges
+    if charge.user_id != request.user_id:
+        yield finding(Rule.CHARGED, "user of the charge", request.user_id, charge.user_id)
+    for side, each in ((Side.PRICE, request.price), (Side.TAX, request.tax)):
+        if charge.postings.get(side, 0) != each * request.n:
+            yield finding(Rule.CHARGED, side, each * request.n, charge.postings.get(side, 0))
+    total = (request.price + request.tax) * request.n
+    waived = -charge.postings.get(Side.WAIVER, 0)
+    if not 0 <= waived <= total:
+        yield finding(Rule.CHARGED, "waived kudos", f"0 to {total}", waived)
+    # Whatever the order of the refunds, each had as much deducted as was left.
+    gross = -sum(
+        entry.postings.get(side, 0) for entry in refunds for side in (Side.PRICE, Side.TAX)
+    )
+    deducted = sum(entry.postings.get(Side.WAIVER, 0) for entry in refunds)
+    if deducted != min(waived, gross):
+        yield finding(Rule.WAIVED, "kudos deducted from refunds", min(waived, gross), deducted)
+    if request.waived != waived - deducted:
+        yield finding(Rule.WAIVED, "waived", waived - deducted, request.waived)
+    back = sum(entry.amount for entry in refunds)
+    if back > -charge.amount:
+        yield finding(Rule.GIVEN_BACK, "refunds", f"at most {-charge.amount}", back)

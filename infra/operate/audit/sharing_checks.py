@@ -1,0 +1,109 @@
+"""What is in the data set, what ratings earned, and what shared keys spent."""
+
+from collections import defaultdict
+
+from horde.records import UNLIMITED, Request, SharedKey, State
+from horde.rules import ratings, ruleset
+from horde.rules.kudos import Kind
+from horde.store import items
+from horde.store.items import KEEP_S, partition
+from infra.operate.audit.findings import (
+    SLACK_S,
+    Finding,
+    Findings,
+    Rule,
+    View,
+    finding_of,
+    finding_of_account,
+    item_name,
+    request_key,
+    user_key,
+)
+from infra.operate.audit.image_checks import finding_of_image
+
+
+def published(view: View) -> Findings:
+    """Check the images in the data set whose items still exist."""
+    marked = {
+        name for name, image in view.books.images.items() if image.generation.shared_at is not None
+    }
+    for name in marked | view.books.published.keys():
+        record, image = view.books.published.get(name), view.books.images.get(name)
+        if image is None:
+            continue
+        row = view.books.requests.get(image.generation.request_id)
+        finding = finding_of_image(view, image)
+        if record is None or name not in marked:
+            pair = "both marks" if record is None else "shared_at"
+            yield finding(Rule.PUBLISHED, "its mark and its record", "both", f"not {pair}")
+        if image.generation.state is not State.OK:
+            yield finding(Rule.PUBLISHED, "state", State.OK, image.generation.state)
+        if row is None:
+            continue
+        if not row.request.shared or row.request.source_key is not None:
+            yield finding(Rule.PUBLISHED, "its request", "a shared one", "one that is not shared")
+        if record is not None and record.user_id != row.request.user_id:
+            yield finding(Rule.PUBLISHED, "its author", row.request.user_id, record.user_id)
+
+
+def awards(view: View) -> Findings:
+    """Check each award for ratings, by the rules of its request.
+
+    A request of unknown rules is a finding of its own.
+    """
+    known = {rules.version for rules in ruleset.RULESETS}
+    for entry in view.books.entries.values():
+        row = view.books.requests.get(entry.reference) if entry.kind == Kind.AWARD else None
+        if row is None or row.request.anonymous or row.request.ruleset not in known:
+            continue
+        request = row.request
+        bound = min(view.cost(request) - 1, ratings.max_reward(request))
+        expected: dict[str, tuple[object, object]] = {
+            "user of the award": (request.user_id, entry.user_id),
+            "its request": ("rated", "rated" if row.rated else "not rated"),
+            "amount": (f"at most {bound}", f"at most {bound}" if entry.amount <= bound else "more"),
+        }
+        for what, (right, found) in expected.items():
+            if right != found:
+                yield Finding(
+                    rule=Rule.RATED,
+                    item=item_name(entry.row),
+                    what=what,
+                    expected=str(right),
+                    found=str(entry.amount if what == "amount" else found),
+                    about=view.around(request.id) | {entry.row[0]},
+                )
+
+
+def sharedkeys(view: View) -> Findings:
+    """Check each shared key's requests, budget and owner."""
+    paid_with: dict[str, list[Request]] = defaultdict(list)
+    for row in view.books.requests.values():
+        if row.request.sharedkey_id is not None:
+            paid_with[row.request.sharedkey_id].append(row.request)
+    for key in view.books.sharedkeys.values():
+        yield from _sharedkey(view, key, paid_with[key.id])
+    for account in view.books.accounts.values():
+        gone = account.user.sharedkey_ids - view.books.sharedkeys.keys()
+        if gone:
+            what = "missing shared keys"
+            yield finding_of_account(account.user)(Rule.KEY_OWNER, what, 0, len(gone))
+
+
+def _sharedkey(view: View, key: SharedKey, paid: list[Request]) -> Findings:
+    about = {partition(items.Kind.SHAREDKEY, key.id), user_key(key.user_id)}
+    about |= {request_key(request.id) for request in paid}
+
+    finding = finding_of(partition(items.Kind.SHAREDKEY, key.id[:8]), frozenset(about))
+    used = sum(view.cost(request) for request in paid)
+    all_there = key.created_at + KEEP_S > view.now + SLACK_S
+    if key.utilized < used or (all_there and key.utilized != used):
+        yield finding(Rule.BUDGET, "utilized", used, key.utilized)
+    if key.kudos < 0 and key.kudos != UNLIMITED:
+        yield finding(Rule.BUDGET, "kudos", f"at least 0, or {UNLIMITED}", key.kudos)
+    for request in paid:
+        if request.user_id != key.user_id:
+            yield finding(Rule.KEY_OWNER, f"owner of {request.id}", key.user_id, request.user_id)
+    owner = view.books.accounts.get(key.user_id)
+    if owner is None or key.id not in owner.user.sharedkey_ids:
+        yield finding(Rule.KEY_OWNER, "user_id", "an account that lists it", key.user_id)
