@@ -3,6 +3,13 @@
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# On a slow machine an example takes long; that is no finding.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

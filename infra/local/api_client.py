@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import urllib3
 
 ANONYMOUS = "0000000000"
+HANG_S = 300.0
+"""Seconds without an answer after which a call is given up: far above the slowest machine's."""
 T = TypeVar("T")
 
 
@@ -42,7 +44,7 @@ class Client:
     url: str
     api_key: str | None = ANONYMOUS
     pool: urllib3.PoolManager = field(
-        default_factory=lambda: urllib3.PoolManager(maxsize=32, timeout=60.0, retries=False),
+        default_factory=lambda: urllib3.PoolManager(maxsize=32, timeout=HANG_S, retries=False),
         repr=False,
     )
 

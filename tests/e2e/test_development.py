@@ -20,7 +20,7 @@ from tests.support.recipes import Recipe, fenced, recipes
 from tests.support.template import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-LIMIT_S = 120
+LIMIT_S = PATIENCE_S
 UPLOAD = ROOT / "infra" / "local" / "events" / "upload.json"
 
 

@@ -14,7 +14,7 @@ MONTHLY = 50
 
 
 def at(cloud: Cloud, year: int, month: int, day: int) -> None:
-    cloud.clock.freeze(int(datetime(year, month, day, tzinfo=UTC).timestamp() * 1000))
+    cloud.clock.set(int(datetime(year, month, day, tzinfo=UTC).timestamp() * 1000))
 
 
 @pytest.fixture

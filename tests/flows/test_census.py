@@ -100,7 +100,7 @@ def test_what_is_read_is_kept_for_ten_seconds_and_believed_for_five_minutes(
     cloud.pop(worker)
     census(cloud)
     assert by_name(cloud, "stable_diffusion")["count"] == 1
-    cloud.clock.freeze(cloud.clock.now_ms())
+    cloud.clock.freeze()
     cloud.pop(worker, name="another")
     cloud.sweep()
     cloud.clock.pass_seconds(9)

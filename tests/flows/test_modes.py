@@ -50,7 +50,7 @@ def test_in_maintenance_what_waits_is_drawn_paid_and_shown(cloud: Cloud, admin: 
 
 def test_maintenance_is_heard_of_within_ten_seconds(cloud: Cloud, admin: str) -> None:
     cloud.generate()
-    cloud.clock.freeze(cloud.clock.now_ms())
+    cloud.clock.freeze()
     cloud.call(PUT, {"maintenance_mode": True}, key=admin)
     cloud.clock.pass_seconds(9)
     assert cloud.generate().status == 202

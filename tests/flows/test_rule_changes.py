@@ -174,7 +174,7 @@ def test_a_new_account_opens_at_the_new_floor_and_an_old_one_keeps_its_own(
 def test_a_deployment_lengthens_the_life_of_a_request_at_its_next_pop(
     deploy: Deploy, cloud: Cloud, worker: str
 ) -> None:
-    cloud.clock.freeze(cloud.clock.now_ms())
+    cloud.clock.freeze()
     untouched, popped = (cloud.generate(models=[name]).body["id"] for name in ("one", "two"))
     deploy(replace(NEW, request_life_s=2 * OVER_S))
     assert cloud.pop(worker, models=["two"]).body["id"]

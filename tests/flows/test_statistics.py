@@ -277,7 +277,7 @@ def test_the_anonymous_account_itself_is_never_written(cloud: Cloud, worker: str
 
 
 def test_a_workers_speed_is_what_it_drew_by_the_time_it_had_work(cloud: Cloud, worker: str) -> None:
-    cloud.clock.freeze(cloud.clock.now_ms())
+    cloud.clock.freeze()
     draw(cloud, worker, n=4, seconds=6)
     cloud.stream()
     assert cloud.worker_named()["performance"] == "1.3 megapixelsteps per second"

@@ -15,6 +15,7 @@ from infra.local.dev import letters, logs, profile, running
 from infra.local.dev.__main__ import main, parser
 from infra.local.dev.run_handler import DevError, read_event
 from infra.local.processes import identity
+from tests.support.numbers import HANG_S
 from tests.support.recipes import PAGE, pattern, recipes
 from tests.support.template import ROOT
 
@@ -94,7 +95,7 @@ def run_handler(folder: Path, code: str, *words: str, typed: str = "") -> Any:
         input=typed,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
 

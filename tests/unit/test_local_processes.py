@@ -14,9 +14,11 @@ import pytest
 
 from infra.local import down
 from infra.local.processes import LocalCloudError, Part, Parts, identity
+from tests.support.numbers import HANG_S
 
-SLEEP = ["sleep", "60"]
-STUBBORN = "trap '' TERM; sleep 60 & echo ready $!; wait; sleep 60"
+LONG = str(10 * HANG_S)
+SLEEP = ["sleep", LONG]
+STUBBORN = f"trap '' TERM; sleep {LONG} & echo ready $!; wait; sleep {LONG}"
 
 
 @pytest.fixture
@@ -31,11 +33,12 @@ def start(parts: Parts, folder: Path, *command: str) -> Part:
 
 
 def gone(pid: int) -> bool:
-    for _ in range(100):
-        if identity(pid) is None:
-            return True
+    end = time.monotonic() + HANG_S
+    while identity(pid) is not None:
+        if time.monotonic() > end:
+            return False
         time.sleep(0.05)
-    return False
+    return True
 
 
 def test_end_stops_what_ignores_sigterm_and_its_children(parts: Parts, tmp_path: Path) -> None:
@@ -58,7 +61,7 @@ def test_a_killed_run_takes_its_parts_along(tmp_path: Path) -> None:
         parts = Parts(Path({str(tmp_path)!r}))
         part = parts.start("p", {SLEEP!r}, env=dict(os.environ), cwd=Path("/"))
         print(part.process.pid, flush=True)
-        time.sleep(60)
+        time.sleep({LONG})
         """
     )
     command = [sys.executable, "-c", script]
@@ -73,7 +76,7 @@ def test_a_killed_run_takes_its_parts_along(tmp_path: Path) -> None:
 def test_a_failed_command_names_its_log(parts: Parts, tmp_path: Path) -> None:
     part = start(parts, tmp_path, "sh", "-c", "echo no such bucket; exit 3")
     with pytest.raises(LocalCloudError, match="part ended with 3") as raised:
-        parts.wait(part, seconds=30)
+        parts.wait(part, seconds=HANG_S)
     assert "| no such bucket" in raised.value.tail()
 
 
@@ -93,7 +96,7 @@ def test_down_ends_what_is_left(tmp_path: Path) -> None:
         pid = left.pid
         record(tmp_path, group=pid, pid=pid, identity=identity(pid))
         assert down.end_run(tmp_path) == 1
-        assert left.wait(10) == -signal.SIGKILL
+        assert left.wait(HANG_S) == -signal.SIGKILL
     assert not (tmp_path / "processes.json").exists()
 
 

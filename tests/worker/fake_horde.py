@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+from tests.support.numbers import HANG_S
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -168,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         horde, data = self.horde, self._body()
         horde.uploading.set()
-        horde.let_upload.wait(30)
+        horde.let_upload.wait(HANG_S)
         with horde.lock:
             if self._fails("upload"):
                 return

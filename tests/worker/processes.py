@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from tests.support.numbers import HANG_S
+
 
 def processes_of(endpoint_id: str) -> list[int]:
     """Ids of the living processes that were started for the endpoint, by their environment."""
@@ -20,7 +22,7 @@ def processes_of(endpoint_id: str) -> list[int]:
     return found
 
 
-def wait_until_gone(endpoint_id: str, seconds: float = 20) -> list[int]:
+def wait_until_gone(endpoint_id: str, seconds: float = HANG_S) -> list[int]:
     """Wait for the endpoint's processes to end; return those that did not."""
     end = time.monotonic() + seconds
     while (left := processes_of(endpoint_id)) and time.monotonic() < end:

@@ -18,6 +18,7 @@ import pytest
 import requests
 from PIL import Image
 
+from tests.support.numbers import HANG_S
 from tests.worker.fake_horde import KEY, FakeHorde, fake_horde
 from tests.worker.processes import processes_of, wait_until_gone
 
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120
-"""Seconds until a test gives up waiting: a worker imports torch for ten of them, or more."""
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + HANG_S
     while not (result := condition()):
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.1)
@@ -63,7 +62,7 @@ class Fleet:
     def call(self, method: str, path: str, **body: Any) -> Any:
         headers = {"Authorization": "Bearer runpod-key"}
         response = requests.request(
-            method, self.url + path, json=body or None, headers=headers, timeout=10
+            method, self.url + path, json=body or None, headers=headers, timeout=HANG_S
         )
         assert response.status_code == 200
         return response.json()

@@ -331,7 +331,7 @@ def test_logs_hold_neither_prompts_nor_keys(
     horde: FakeHorde, settings: Settings, client: Horde, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="gpu_worker")
-    horde.add(prompt="my secret wish")
+    horde.add(prompt="my secret prompt")
     horde.add(prompt="my other secret")
     draw, _ = failing(lambda jobs: ValueError(f"bad prompt: {jobs[0].payload['prompt']}"))
     shift(settings, client, draw)

@@ -253,7 +253,7 @@ def test_a_long_prompt_is_drawn_and_kept_out_of_the_logs(
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "params",
     [
         {"sampler_name": "k_unheard_of"},
         {"post_processing": ["GFPGAN"]},
@@ -262,13 +262,13 @@ def test_a_long_prompt_is_drawn_and_kept_out_of_the_logs(
         {"width": None},
         {"seed": "a word"},
     ],
-    ids=lambda wish: next(iter(wish)),
+    ids=lambda params: next(iter(params)),
 )
 def test_what_it_cannot_do_is_refused_and_never_left_out(
-    pipeline: Pipeline, wish: dict[str, Any]
+    pipeline: Pipeline, params: dict[str, Any]
 ) -> None:
     with pytest.raises(BadJobError):
-        pipeline.draw([a_job(**wish)])
+        pipeline.draw([a_job(**params)])
 
 
 @pytest.mark.parametrize("processing", ["inpainting", "outpainting"])

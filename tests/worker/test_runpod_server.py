@@ -16,14 +16,13 @@ import pytest
 
 from infra.local import runpod_server
 from infra.local.runpod_server import Endpoint, LocalRunPod, serve
+from tests.support.numbers import HANG_S
 from tests.worker.processes import processes_of, wait_until_gone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 WORKER = Path(__file__).with_name("protocol_worker.py")
-PATIENCE = 60
-"""Seconds until a test gives up waiting."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +42,8 @@ class Client:
         async with self.http.request(method, self.root + path, json=body) as response:
             return response.status, await response.json()
 
-    async def run(self, policy: dict[str, int] | None = None, **wish: Any) -> str:
-        body = {"input": wish} | ({"policy": policy} if policy else {})
+    async def run(self, policy: dict[str, int] | None = None, **task: Any) -> str:
+        body = {"input": task} | ({"policy": policy} if policy else {})
         status, answer = await self.call("POST", "/run", body)
         assert (status, answer["status"]) == (200, "IN_QUEUE")
         return str(answer["id"])
@@ -54,7 +53,7 @@ class Client:
         return dict(answer)
 
     async def wait(self, job_id: str, *states: str) -> dict[str, Any]:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_S):
             while (answer := await self.status(job_id)).get("status") not in states:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         return answer
@@ -72,7 +71,7 @@ async def an_endpoint(logs: Path, **settings: Any) -> AsyncIterator[Client]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(HANG_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -151,7 +150,7 @@ def test_a_job_past_its_ttl_is_unknown(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with an_endpoint(tmp_path, workers_max=0) as client:
             job_id = await client.run({"ttl": 50})
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(HANG_S):
                 while "status" in await client.status(job_id):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
 
@@ -188,10 +187,11 @@ def test_workers_follow_the_queue_and_leave_when_idle(tmp_path: Path) -> None:
         async with an_endpoint(tmp_path, **limits) as client:
             workers = client.local.workers
             await until(lambda: len(workers) == 1)
-            jobs = [await client.run(sleep=0.3) for _ in range(5)]
+            jobs = [await client.run(listen=True) for _ in range(5)]
             await until(lambda: len(workers) == 2)
             for job_id in jobs:
-                await client.wait(job_id, "COMPLETED")
+                await client.call("POST", f"/cancel/{job_id}")
+                await client.wait(job_id, "CANCELLED")
             await until(lambda: len(workers) == 1)
 
     asyncio.run(scenario())

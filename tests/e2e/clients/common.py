@@ -1,4 +1,4 @@
-"""What every client's script is told, and how it reports; nothing but the standard library.
+"""What every client's script is given, and how it reports; nothing but the standard library.
 
 Each script is one user with one client: it does the same round (draw two shared images, then meet
 each refusal) in that client's own words, and prints what it saw as one line of JSON. The test
@@ -18,19 +18,21 @@ UNKNOWN_KEY = "x" * 22
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 4}
 """1 kudos an image."""
 MODEL = "stable_diffusion"
+PATIENCE_S = 300
+"""Seconds after which a call hangs."""
 
 
 class Task:
     """The addresses and keys that the test gave."""
 
-    def __init__(self, told: dict[str, str]) -> None:
-        self.api = told["api"]
+    def __init__(self, given: dict[str, str]) -> None:
+        self.api = given["api"]
         """Ends in ``/api``."""
-        self.key = told["key"]
+        self.key = given["key"]
         """Of an account with kudos."""
-        self.poor = told["poor"]
+        self.poor = given["poor"]
         """Of a new account: it has nothing above its floor."""
-        self.model = told["model"]
+        self.model = given["model"]
         """What no endpoint draws: its requests wait, until a test's own worker pops them."""
 
 
@@ -51,7 +53,7 @@ def encoded(image: bytes) -> str:
 
 def download(url: str) -> str:
     """Return the image behind a link, for clients that leave this to their user."""
-    with urllib.request.urlopen(url, timeout=60) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
         return encoded(answer.read())
 
 

@@ -3,14 +3,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AIHorde, APIError } from "@zeldafan0225/ai_horde";
 
 const UNKNOWN_ID = "00000000-0000-4000-8000-000000000000";
-const told = JSON.parse(process.argv[2]);
+const task = JSON.parse(process.argv[2]);
 const horde = new AIHorde({
-  api_route: `${told.api}/v2`,
-  default_token: told.key,
+  api_route: `${task.api}/v2`,
+  default_token: task.key,
   client_agent: "a-bot:1:somebody",
 });
 
-const wish = (params = {}, fields = {}) => ({
+const small = (params = {}, fields = {}) => ({
   prompt: "a fox",
   params: { width: 64, height: 64, steps: 4, n: 2, sampler_name: "k_euler", ...params },
   models: ["stable_diffusion"],
@@ -37,9 +37,9 @@ async function download(url) {
   return { type: answer.headers.get("content-type"), image: bytes.toString("base64") };
 }
 
-const user = await horde.findUser({ token: told.key });
-const dry = await horde.postAsyncImageGenerate(wish({}, { dry_run: true }));
-const accepted = await horde.postAsyncImageGenerate(wish());
+const user = await horde.findUser({ token: task.key });
+const dry = await horde.postAsyncImageGenerate(small({}, { dry_run: true }));
+const accepted = await horde.postAsyncImageGenerate(small());
 let check;
 do {
   await sleep(500);
@@ -47,7 +47,7 @@ do {
 } while (!check.done);
 const status = await horde.getImageGenerationStatus(accepted.id);
 
-const waiting = await horde.postAsyncImageGenerate(wish({}, { models: [told.model] }));
+const waiting = await horde.postAsyncImageGenerate(small({}, { models: [task.model] }));
 const before = await horde.deleteImageGenerationRequest(waiting.id);
 const after = await horde.getImageGenerationCheck(waiting.id);
 
@@ -61,10 +61,10 @@ const seen = {
   cancelled: [before, after],
   masked: await horde.getImageGenerationCheck(accepted.id, { fields: ["done", "finished"] }),
   heartbeat: await horde.getHeartbeat(),
-  bad_sampler: await thrown(horde.postAsyncImageGenerate(wish({ sampler_name: "k_nothing" }))),
-  bad_key: await thrown(horde.postAsyncImageGenerate(wish(), { token: "x".repeat(22) })),
+  bad_sampler: await thrown(horde.postAsyncImageGenerate(small({ sampler_name: "k_nothing" }))),
+  bad_key: await thrown(horde.postAsyncImageGenerate(small(), { token: "x".repeat(22) })),
   too_poor: await thrown(
-    horde.postAsyncImageGenerate(wish({}, { slow_workers: false }), { token: told.poor }),
+    horde.postAsyncImageGenerate(small({}, { slow_workers: false }), { token: task.poor }),
   ),
   unknown_check: await thrown(horde.getImageGenerationCheck(UNKNOWN_ID)),
   unknown_status: await thrown(horde.getImageGenerationStatus(UNKNOWN_ID)),

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.e2e.clients.common import (
     MODEL,
+    PATIENCE_S,
     SMALL,
     UNKNOWN_ID,
     UNKNOWN_KEY,
@@ -20,18 +21,18 @@ from tests.e2e.clients.common import (
     task,
 )
 
-told = task()
+given = task()
 
 
 def call(method: str, path: str, body: Any = None, key: str | None = None) -> Any:
     """Send one request; raises HTTPError for anything but a success."""
     request = urllib.request.Request(
-        f"{told.api}/{path}",
+        f"{given.api}/{path}",
         method=method,
         data=None if body is None else json.dumps(body).encode(),
         headers={"Content-Type": "application/json", **({"Apikey": key} if key else {})},
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         return json.load(answer)
 
 
@@ -44,7 +45,7 @@ def refused(method: str, path: str, body: Any = None, key: str | None = None) ->
     return []
 
 
-def wish(params: Any = None, **fields: Any) -> dict[str, Any]:
+def small(params: Any = None, **fields: Any) -> dict[str, Any]:
     """Return a shared request for two small images."""
     return {
         "prompt": "a fox### blurry",
@@ -74,22 +75,22 @@ def wish(params: Any = None, **fields: Any) -> dict[str, Any]:
 
 def drawn(body: dict[str, Any]) -> dict[str, Any]:
     """Send a request and poll until it is done."""
-    accepted = call("POST", "v2/generate/async", body, told.key)
+    accepted = call("POST", "v2/generate/async", body, given.key)
     while not call("GET", f"v2/generate/check/{accepted['id']}")["done"]:
         time.sleep(0.8)
     found: dict[str, Any] = call("GET", f"v2/generate/status/{accepted['id']}")
     return found
 
 
-linked = drawn(wish())
-inline = drawn(wish(r2=False))
+linked = drawn(small())
+inline = drawn(small(r2=False))
 report(
     shared=[linked["shared"], inline["shared"]],
     downloaded=[download(generation["img"]) for generation in linked["generations"]],
     inline=[generation["img"] for generation in inline["generations"]],
-    bad_sampler=refused("POST", "v2/generate/async", wish({"sampler_name": "k_no"}), told.key),
-    bad_key=refused("POST", "v2/generate/async", wish(), UNKNOWN_KEY),
-    too_poor=refused("POST", "v2/generate/async", wish({"steps": 60}), told.poor),
+    bad_sampler=refused("POST", "v2/generate/async", small({"sampler_name": "k_no"}), given.key),
+    bad_key=refused("POST", "v2/generate/async", small(), UNKNOWN_KEY),
+    too_poor=refused("POST", "v2/generate/async", small({"steps": 60}), given.poor),
     unknown_check=refused("GET", f"v2/generate/check/{UNKNOWN_ID}"),
     unknown_status=refused("GET", f"v2/generate/status/{UNKNOWN_ID}"),
     unknown_cancel=refused("DELETE", f"v2/generate/status/{UNKNOWN_ID}"),

@@ -17,10 +17,10 @@ from tests.e2e.clients.common import (
     task,
 )
 
-told = task()
+given = task()
 
 
-def wish(**params: Any) -> GenerationInputStable:
+def small(**params: Any) -> GenerationInputStable:
     """Return a request for two small images.
 
     The client sends ``params.sampler``, ``source_processing`` and ``denoising_strength`` with it.
@@ -48,10 +48,10 @@ class Listening(AIHordeClient):  # type: ignore[misc]
 
 async def main() -> None:
     """Do the round."""
-    client = Listening(told.key, told.api)
-    newcomer = AIHordeClient(told.poor, told.api)
-    status = await client.generate_images(wish())
-    poor = wish()
+    client = Listening(given.key, given.api)
+    newcomer = AIHordeClient(given.poor, given.api)
+    status = await client.generate_images(small())
+    poor = small()
     poor.slow_workers = False
     unknown = await newcomer.image_generation_status(UNKNOWN_ID)
     report(
@@ -60,9 +60,9 @@ async def main() -> None:
         sleeps=[int(heard.wait_time / 1.5) for heard in client.heard if not heard.done],
         images=[download(generation.img) for generation in status.generations],
         seeds=[generation.seed for generation in status.generations],
-        bad_params=await raised_async(client.generate_image_request(wish(clip_skip=13))),
+        bad_params=await raised_async(client.generate_image_request(small(clip_skip=13))),
         bad_key=await raised_async(
-            AIHordeClient(UNKNOWN_KEY, told.api).generate_image_request(wish())
+            AIHordeClient(UNKNOWN_KEY, given.api).generate_image_request(small())
         ),
         too_poor=await raised_async(newcomer.generate_image_request(poor)),
         unknown_status=[unknown.done, unknown.generations],

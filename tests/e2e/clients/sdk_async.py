@@ -20,10 +20,10 @@ from horde_sdk.ai_horde_api.apimodels import (
 
 from tests.e2e.clients.common import MODEL, SMALL, UNKNOWN_ID, UNKNOWN_KEY, report, task
 
-told = task()
+given = task()
 
 
-def wish(key: str = told.key, model: str = MODEL, **fields: Any) -> ImageGenerateAsyncRequest:
+def small(key: str = given.key, model: str = MODEL, **fields: Any) -> ImageGenerateAsyncRequest:
     """Return a shared request for two small images."""
     return ImageGenerateAsyncRequest(
         apikey=key,
@@ -50,7 +50,7 @@ async def cancelled(http: aiohttp.ClientSession) -> str:
             client = AIHordeAPIAsyncSimpleClient(horde_client_session=session)
             asking = asyncio.create_task(
                 client.image_generate_request(
-                    wish(model=told.model), check_callback=lambda _check: waiting.set()
+                    small(model=given.model), check_callback=lambda _check: waiting.set()
                 )
             )
             await waiting.wait()
@@ -67,9 +67,9 @@ async def main() -> None:
         async with AIHordeAPIAsyncClientSession(http) as session:
             client = AIHordeAPIAsyncSimpleClient(horde_client_session=session)
             dry = await client.image_generate_request_dry_run(
-                wish().model_copy(update={"dry_run": True})
+                small().model_copy(update={"dry_run": True})
             )
-            status, _ = await client.image_generate_request(wish())
+            status, _ = await client.image_generate_request(small())
             images = [
                 (await client.download_image_from_generation(generation))[0]
                 for generation in status.generations
@@ -77,12 +77,12 @@ async def main() -> None:
             for image in images:
                 image.load()
             seen = {
-                "bad_key": await answer(session, wish(UNKNOWN_KEY)),
-                "too_poor": await answer(session, wish(told.poor, slow_workers=False)),
+                "bad_key": await answer(session, small(UNKNOWN_KEY)),
+                "too_poor": await answer(session, small(given.poor, slow_workers=False)),
                 "unknown_check": await answer(session, ImageGenerateCheckRequest(id=UNKNOWN_ID)),
                 "unknown_status": await answer(session, ImageGenerateStatusRequest(id=UNKNOWN_ID)),
                 "unknown_cancel": await answer(session, DeleteImageGenerateRequest(id=UNKNOWN_ID)),
-                "user": await answer(session, FindUserRequest(apikey=told.key)),
+                "user": await answer(session, FindUserRequest(apikey=given.key)),
             }
         report(
             dry_run=dry.kudos,

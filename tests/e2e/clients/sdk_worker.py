@@ -14,9 +14,9 @@ from horde_sdk.ai_horde_api.apimodels import (
 from PIL import Image
 from yarl import URL
 
-from tests.e2e.clients.common import UNKNOWN_ID, UNKNOWN_KEY, encoded, report, task
+from tests.e2e.clients.common import PATIENCE_S, UNKNOWN_ID, UNKNOWN_KEY, encoded, report, task
 
-told = task()
+given = task()
 
 
 async def answer(session: Any, request: Any) -> Any:
@@ -24,13 +24,13 @@ async def answer(session: Any, request: Any) -> Any:
     return await session.submit_request(request, request.get_default_success_response_type())
 
 
-def wants(key: str = told.key) -> ImageGenerateJobPopRequest:
+def offer(key: str = given.key) -> ImageGenerateJobPopRequest:
     """Return what a worker for one model asks for."""
     return ImageGenerateJobPopRequest(
         apikey=key,
         name="an unmodified worker",
         bridge_agent="AI Horde Worker reGen:10.1.2:https://github.com/Haidra-Org/horde-worker-reGen",
-        models=[told.model],
+        models=[given.model],
         amount=2,
         max_pixels=512 * 512,
         nsfw=True,
@@ -50,7 +50,7 @@ def result(generation_id: object, **fields: Any) -> ImageGenerationJobSubmitRequ
     """Return the word that an image was uploaded."""
     return ImageGenerationJobSubmitRequest(
         **{
-            "apikey": told.key,
+            "apikey": given.key,
             "id": generation_id,
             "state": "ok",
             "generation": "R2",
@@ -72,8 +72,8 @@ def picture(colour: str) -> bytes:
 async def main() -> None:
     """Draw one request of two images, and meet each refusal."""
     async with aiohttp.ClientSession() as http, AIHordeAPIAsyncClientSession(http) as session:
-        user = await answer(session, FindUserRequest(apikey=told.key))
-        job = await answer(session, wants())
+        user = await answer(session, FindUserRequest(apikey=given.key))
+        job = await answer(session, offer())
         drawn, uploads, submits = {}, [], []
         for generation_id, upload, colour in zip(
             job.ids, job.r2_uploads, ("teal", "orange"), strict=True
@@ -84,7 +84,7 @@ async def main() -> None:
                 URL(upload, encoded=True),
                 data=picture(colour),
                 skip_auto_headers=["content-type"],
-                timeout=aiohttp.ClientTimeout(total=10),
+                timeout=aiohttp.ClientTimeout(total=PATIENCE_S),
             ) as put:
                 uploads.append(put.status)
             submits.append((await answer(session, result(generation_id))).model_dump())
@@ -95,10 +95,10 @@ async def main() -> None:
             uploads=uploads,
             submits=submits,
             again=(await answer(session, result(job.ids[0]))).model_dump(),
-            nothing_waits=(await answer(session, wants())).model_dump(by_alias=True),
+            nothing_waits=(await answer(session, offer())).model_dump(by_alias=True),
             unknown_job=(await answer(session, result(UNKNOWN_ID))).model_dump(),
-            bad_key=(await answer(session, wants(UNKNOWN_KEY))).model_dump(),
-            no_worker_key=(await answer(session, wants(told.poor))).model_dump(),
+            bad_key=(await answer(session, offer(UNKNOWN_KEY))).model_dump(),
+            no_worker_key=(await answer(session, offer(given.poor))).model_dump(),
         )
 
 

@@ -17,10 +17,10 @@ from tests.e2e.clients.common import (
     task,
 )
 
-told = task()
+given = task()
 
 
-def wish(**params: Any) -> dict[str, Any]:
+def small(**params: Any) -> dict[str, Any]:
     """Return a shared request for two small images; only a dict can say ``shared``."""
     return {
         "prompt": "a fox",
@@ -33,19 +33,19 @@ def wish(**params: Any) -> dict[str, Any]:
 
 async def main() -> dict[str, Any]:
     """Do the round; returns what was seen."""
-    api = StableHordeAPI(told.key, f"{told.api}/v2")
-    stranger = StableHordeAPI(UNKNOWN_KEY, f"{told.api}/v2", session=api._session)
-    newcomer = StableHordeAPI(told.poor, f"{told.api}/v2", session=api._session)
-    drawn = await api.generate_from_txt(wish(), "drawn")
-    waiting = await api.txt2img_request({**wish(), "models": [told.model], "r2": False})
+    api = StableHordeAPI(given.key, f"{given.api}/v2")
+    stranger = StableHordeAPI(UNKNOWN_KEY, f"{given.api}/v2", session=api._session)
+    newcomer = StableHordeAPI(given.poor, f"{given.api}/v2", session=api._session)
+    drawn = await api.generate_from_txt(small(), "drawn")
+    waiting = await api.txt2img_request({**small(), "models": [given.model], "r2": False})
     seen = {
         "files": drawn["images"],
         "finished": drawn["img_status"].finished,
         "seeds": [generation.seed for generation in drawn["img_status"].generations],
         "message": waiting.message,
-        "bad_sampler": await raised_async(api.txt2img_request(wish(sampler_name="k_nothing"))),
-        "bad_key": await raised_async(stranger.txt2img_request(wish())),
-        "too_poor": await raised_async(newcomer.txt2img_request(wish(steps=60))),
+        "bad_sampler": await raised_async(api.txt2img_request(small(sampler_name="k_nothing"))),
+        "bad_key": await raised_async(stranger.txt2img_request(small())),
+        "too_poor": await raised_async(newcomer.txt2img_request(small(steps=60))),
         "unknown_check": await raised_async(api.generate_check(UNKNOWN_ID)),
         "unknown_status": await raised_async(api.generate_status(UNKNOWN_ID)),
     }
