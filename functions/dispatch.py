@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from horde import aws, runpod
-from horde.edge.http import logger
+from horde.log import logger
 from horde.runpod import Models
 
 

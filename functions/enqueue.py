@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from horde import aws
-from horde.edge.http import logger
+from horde.log import logger
 from horde.store.settlements import NewRequest, outbox_of
 
 

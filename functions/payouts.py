@@ -9,7 +9,7 @@ settlement later; an anonymous request then stays uncounted.
 from typing import Any
 
 from horde import aws
-from horde.edge.http import logger
+from horde.log import logger
 from horde.store import connect
 from horde.store.settlements import event_of
 

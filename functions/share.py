@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from horde import aws, images
-from horde.edge.http import logger
+from horde.log import logger
 from horde.rules.dates import day
 from horde.rules.sharing import Verdict, judge, row
 from horde.store import connect

@@ -7,7 +7,7 @@ from. So nothing is done twice if a sweep dies, or if two run at once.
 from typing import Any
 
 from horde import aws, clock, ending, runpod
-from horde.edge.http import logger
+from horde.log import logger
 from horde.records import ONLINE_S, State
 from horde.rules import estimates
 from horde.runpod import Models

@@ -9,8 +9,8 @@ import json
 from typing import Any
 
 from horde import aws, images, outbound
-from horde.edge.http import logger
 from horde.edge.responses import Finished, Remark
+from horde.log import logger
 from horde.records import DELIVERED, Generation, Request, State
 from horde.rules.lifecycle import consumed
 from horde.store import connect

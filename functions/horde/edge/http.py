@@ -20,7 +20,6 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
-from aws_lambda_powertools import Logger
 from pydantic import BaseModel
 
 from horde import VERSION, aws
@@ -35,9 +34,8 @@ from horde.edge.errors import (
     UnsupportedMediaType,
 )
 from horde.edge.responses import Wire, WireList
+from horde.log import logger
 from horde.rules.refusals import HordeError
-
-logger = Logger(service="horde-commons", use_rfc3339=True)
 
 MAX_BODY = MAX_BODY_MB * 1_000_000
 """Largest body in bytes."""
@@ -225,7 +223,7 @@ def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, An
         response = route.run(call)
     except HordeError as refusal:
         response = Response(refusal.body(), refusal.status, headers=refusal.headers)
-    except Exception:
+    except Exception:  # noqa: BLE001 - our own fault: logged, and answered
         logger.exception("unexpected error", extra={"route": name})
         body = {"message": "Something went wrong on our side. Please try again.", "rc": "Internal"}
         response = Response(body, HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -1,19 +1,13 @@
-"""Requests and their images, from the charge to the close.
-
-``_charge`` has the charge's condition: the account has enough above its floor. If part of the
-charge is waived, the balance must be exactly the one that was read.
-"""
+"""Requests and their images, from acceptance to the close. ``store.charges`` has the charge."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from horde import clock
 from horde.records import Generation, Request, SharedKey, User
-from horde.rules import kudos
 from horde.rules import sharedkeys as sharedkey_rules
 from horde.rules.refusals import Busy, InvalidAPIKey
-from horde.store import sharedkeys
 from horde.store.accounts import Accounts
+from horde.store.charges import charge
 from horde.store.items import (
     DUE,
     KEEP_S,
@@ -33,7 +27,6 @@ from horde.store.items import (
     to_item,
     waiting_list,
 )
-from horde.store.ledger import balance_at_least, balance_is, post
 from horde.store.sharedkeys import SharedKeys
 from horde.store.table import DECISION_TRIES, ConditionFailed, Table
 from horde.store.transaction import EXISTS, new
@@ -70,13 +63,13 @@ class Requests:
         for _ in range(DECISION_TRIES):
             if seen is None:
                 raise Busy
-            accepted, charge = _charge(request, seen, shared)
-            parts = [*charge, new(_request_item(accepted))]
+            accepted, charged = charge(request, seen, shared)
+            parts = [*charged, new(_request_item(accepted))]
             parts += [new(_waiting_item(generation)) for generation in generations]
             try:
                 self._table.transact(parts)
             except ConditionFailed as failed:
-                if max(failed.which) < len(charge):
+                if max(failed.which) < len(charged):
                     # The balance or the budget has changed since it was read: decide again.
                     seen = self._accounts.get(user.id)
                     shared = self._fresh(shared, (request.price + request.tax) * request.n)
@@ -177,30 +170,6 @@ class Requests:
         request = key(Kind.REQUEST, request_id)
         updated = self._table.try_update(request, expression, condition, values)
         return from_item(Request, updated) if updated else None
-
-
-def _charge(request: Request, user: User, shared: SharedKey | None) -> tuple[Request, list[Item]]:
-    """Return the request as charged, and the parts that charge it."""
-    if request.anonymous:
-        return request, []
-    entry = kudos.accept(
-        user.id,
-        balance=user.kudos,
-        floor=user.floor,
-        price=request.price,
-        tax=request.tax,
-        n=request.n,
-    )
-    can_pay = (
-        balance_is(user.kudos) if entry.waived else balance_at_least(user.floor - entry.amount)
-    )
-    counts = {"requested": request.n, "used": request.n * request.pixelsteps}
-    charge = post(entry, can_pay, reference=request.id, counts=counts)
-    if shared is not None:
-        total = (request.price + request.tax) * request.n
-        charge.append(sharedkeys.spend(shared, paid=-entry.amount, total=total))
-    paid_by = shared.id if shared else None
-    return replace(request, waived=entry.waived, sharedkey_id=paid_by), charge
 
 
 def _request_item(request: Request) -> Item:
