@@ -32,13 +32,14 @@ SOURCES = [
     ROOT / "infra" / "local" / "demo.py",
 ]
 NO_RULES = (
-    "512x512 at 50 steps is 10.83 kudos",  # the closed form's published sample
+    "512x512 at 50 steps costs 10.83 kudos",  # the closed form's published sample
     "512x512 at 12 steps is 2.60 kudos",
     "computes 7.2 steps",
-    "512x512 with 30 steps in six seconds",  # a GPU
+    "512x512, 30 steps in 6 s",  # a GPU
     "22 characters (128 random bits)",  # a key
-    "in the 60 minutes until now",  # an hour
+    "the last 60 minutes",  # an hour
     "in 1/1000 kudos",  # a unit
+    "10 images at 4 per ticket",  # an example
     '"+00:00"',  # a time zone
 )
 """Numbers that are not a rule's."""
