@@ -69,7 +69,7 @@ def test_a_run_that_is_cut_anywhere_is_made_good_by_the_system_itself(
 @pytest.mark.slow
 def test_every_function_that_moves_kudos_or_images_is_cut(world: World) -> None:
     seen = {made.by for flow in FLOWS for made in calls(world, flow)}
-    handlers = set(world.functions) - {"about", "fleet", "manage"}
+    handlers = set(world.functions) - {"about", "browse", "manage"}
     assert handlers | {"gpu_worker"} == seen
 
 
