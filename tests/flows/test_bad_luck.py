@@ -632,7 +632,7 @@ def test_an_early_event_that_cannot_be_put_off_does_not_hold_its_batch(
     assert answer == {"batchItemFailures": [{"itemIdentifier": "early"}]}
 
 
-def test_an_event_that_comes_twice_changes_nothing(cloud: Cloud, worker: str) -> None:
+def test_an_event_that_is_delivered_twice_changes_nothing(cloud: Cloud, worker: str) -> None:
     cloud.generate()
     job = cloud.pop(worker).body
     cloud.upload(job["r2_upload"])

