@@ -1,4 +1,4 @@
-"""moto's DynamoDB without HTTP between, and without copying itself over and over.
+"""Doubles DynamoDB as moto does, without HTTP between, and without copying itself over and over.
 
 The other tests go through the SDK's whole path; for crash points so many calls are made that it is
 the difference between a minute and ten.
