@@ -28,7 +28,7 @@ from infra.operate.audit.run import audit
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud, fresh_cloud
 from tests.support.images import png_base64
-from tests.support.numbers import FLOOR, TAX
+from tests.support.numbers import COST, COST_SHARED, FLOOR, TAX, TAX_SHARED
 
 Item = dict[str, Any]
 
@@ -135,7 +135,13 @@ def fill(cloud: Cloud) -> dict[str, str]:
     """Do something of everything; returns the names of what came of it."""
     ids: dict[str, str] = {}
     keys: dict[str, str] = {}
-    for user, kudos in (("owner", 0), ("ada", 1000), ("bob", 0), ("poor", 18), ("gone", 0)):
+    for user, kudos in (
+        ("owner", 0),
+        ("ada", 1000),
+        ("bob", 0),
+        ("poor", 2 * COST - 2),
+        ("gone", 0),
+    ):
         number, keys[user] = cloud.register(user, kudos=kudos)
         ids[user] = str(number)
     worker = cloud.worker_key(int(ids["owner"]))
@@ -376,7 +382,7 @@ def test_a_lost_entry_is_found(made: Made) -> None:
 
 
 def test_a_balance_is_not_below_its_floor(made: Made) -> None:
-    made.change(made.user("bob"), floor=45)
+    made.change(made.user("bob"), floor=FLOOR + 31)
     user = name(made.user("bob"))
     assert made.found() == {(user, Rule.FLOOR), (user, Rule.OPENED)}
 
@@ -600,7 +606,7 @@ def test_a_censored_image_gives_its_price_back_and_not_its_tax(made: Made) -> No
 def test_a_cancelled_image_gives_its_tax_back_too(made: Made) -> None:
     index = index_of(made, "gifted", "cancelled")
     entry = made.entry("REFUND", made.generation("gifted", index))
-    made.items[entry]["postings"]["M"]["tax"] = {"N": "-2"}
+    made.items[entry]["postings"]["M"]["tax"] = {"N": str(1 - TAX)}
     made.add(entry, amount=-1)
     made.move("ada", "accumulated", -1)
     made.add(made.key(), utilized=1)
@@ -730,8 +736,9 @@ def test_what_is_in_the_data_set_is_known_by_its_owner(made: Made) -> None:
 
 def test_a_rating_earns_less_than_the_request_cost(made: Made) -> None:
     row = made.entry("AWARD", made.ids["shared"])
-    made.write(row, "AWARD", 9, "awards", made.ids["shared"])
-    made.move("ada", "awarded", 4)
+    cost = COST_SHARED + TAX_SHARED  # one image was delivered, the other one censored
+    made.write(row, "AWARD", cost, "awards", made.ids["shared"])
+    made.move("ada", "awarded", cost - IN_FORCE.per_rating)
     assert made.found() == {(name(row), Rule.RATED)}
 
 
@@ -744,8 +751,8 @@ def test_a_rating_pays_the_requests_owner(made: Made) -> None:
     row = made.entry("AWARD", made.ids["shared"])
     other = Row(made.user("bob")[0], row[1])
     made.items[other] = made.items.pop(row) | {"pk": {"S": other[0]}}
-    made.move("ada", "awarded", -5)
-    made.move("bob", "awarded", 5)
+    made.move("ada", "awarded", -IN_FORCE.per_rating)
+    made.move("bob", "awarded", IN_FORCE.per_rating)
     assert made.found() == {(name(other), Rule.RATED)}
 
 
