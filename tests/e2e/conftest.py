@@ -136,5 +136,7 @@ def proven(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "cloud" in request.fixturenames:
         local = request.getfixturevalue("cloud").local
-        report = audit(AuditStore(local.store.table), segments=1, pauses=(0.05, 0.2, 0.5, 1, 3))
+        report = audit(
+            AuditStore(local.store.table), segments=1, pauses=(0.05, 0.2, 0.5, 1, 3, 10, 20, 40)
+        )
         assert not report.findings, "\n".join(report.lines())

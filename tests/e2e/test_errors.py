@@ -24,17 +24,17 @@ def test_an_unknown_key(cloud: OperatedCloud) -> None:
     assert refusal(client.call("POST", GENERATE, small())) == (401, "InvalidAPIKey")
 
 
-def test_no_key_at_all(cloud: OperatedCloud) -> None:
+def test_a_request_without_a_key_is_refused(cloud: OperatedCloud) -> None:
     answer = cloud.local.client(None).call("POST", GENERATE, small())
     assert refusal(answer) == (400, None)
     assert "apikey" in answer.json["errors"]
 
 
-def test_a_body_that_is_no_json(cloud: OperatedCloud) -> None:
+def test_a_body_that_is_not_json_is_refused(cloud: OperatedCloud) -> None:
     assert refusal(cloud.anonymous.call("POST", GENERATE, raw=b'{"prompt": ')) == (400, None)
 
 
-def test_all_mistakes_at_once(cloud: OperatedCloud) -> None:
+def test_all_mistakes_are_named_at_once(cloud: OperatedCloud) -> None:
     body = {"prompt": 7, "params": {"width": 100, "steps": "many"}}
     answer = cloud.anonymous.call("POST", GENERATE, body)
     assert refusal(answer) == (400, None)
@@ -52,7 +52,7 @@ def test_an_unknown_route(cloud: OperatedCloud) -> None:
     assert refusal(cloud.anonymous.call("GET", "/api/v2/nothing")) == (404, "NotFound")
 
 
-def test_a_body_of_7_mb(cloud: OperatedCloud) -> None:
+def test_a_body_of_7_mb_is_refused_as_too_large(cloud: OperatedCloud) -> None:
     answer = cloud.anonymous.call("POST", GENERATE, small(source_image="A" * 7_000_000))
     assert refusal(answer)[0] == 413
 

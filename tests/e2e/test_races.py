@@ -136,7 +136,7 @@ def test_32_pops_at_once_share_out_20_images_without_a_double(ring: Arena) -> No
         assert states(ring, request) == {State.PROCESSING: 20}
 
 
-def test_of_32_first_pops_of_one_name_one_takes_the_worker_on(ring: Arena) -> None:
+def test_of_32_first_pops_of_one_name_one_registers_the_worker(ring: Arena) -> None:
     _, worker = owner(ring)
     for number in range(FEW):
         answers = at_once(*[partial(pop, ring, worker, f"worker {number}")] * THREADS)

@@ -29,7 +29,7 @@ from infra.operate.audit.run import audit
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud, fresh_cloud
 from tests.support.images import png_base64
-from tests.support.numbers import FLOOR, TAX
+from tests.support.numbers import COST, COST_SHARED, FLOOR, TAX, TAX_SHARED
 
 Item = dict[str, Any]
 
@@ -136,7 +136,13 @@ def fill(cloud: Cloud) -> dict[str, str]:
     """Do something of everything; returns the names of what came of it."""
     ids: dict[str, str] = {}
     keys: dict[str, str] = {}
-    for user, kudos in (("owner", 0), ("ada", 1000), ("bob", 0), ("poor", 18), ("gone", 0)):
+    for user, kudos in (
+        ("owner", 0),
+        ("ada", 1000),
+        ("bob", 0),
+        ("poor", 2 * COST - 2),
+        ("gone", 0),
+    ):
         number, keys[user] = cloud.register(user, kudos=kudos)
         ids[user] = str(number)
     worker = cloud.worker_key(int(ids["owner"]))
@@ -208,7 +214,7 @@ def bare(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
         yield cloud
 
 
-def test_of_what_the_flows_made_nothing_is_found(made: Made) -> None:
+def test_nothing_is_found_in_what_the_flows_made(made: Made) -> None:
     assert made.found() == set()
     kinds = {item["kind"]["S"] for row, item in made.items.items() if row[1].startswith("LEDGER#")}
     assert kinds == {
@@ -250,14 +256,14 @@ def test_a_reward_says_what_was_drawn(made: Made) -> None:
     assert (name(row), Rule.READABLE) in made.found()
 
 
-def test_an_item_is_under_its_own_name(made: Made) -> None:
+def test_an_item_is_stored_under_its_own_key(made: Made) -> None:
     for row in (made.user("bob"), made.request("waiting"), made.image("waiting")):
         tampered = copy.deepcopy(made)
         tampered.change(row, id=4711 if row[1] == "USER" else "another")
         assert (name(row), Rule.READABLE) in tampered.found()
 
 
-def test_what_is_no_item_of_ours_does_not_end_the_audit(made: Made) -> None:
+def test_a_foreign_item_does_not_end_the_audit(made: Made) -> None:
     for row in (("GENERATION#x", "GENERATION"), ("REQUEST#x", "REQUEST"), ("USER#x", "USER")):
         whole = made.items[made.image("waiting")] | made.items[made.request("waiting")]
         made.items[Row(*row)] = whole | {"pk": {"S": row[0]}, "sk": {"S": row[1]}, "id": {"S": "x"}}
@@ -319,7 +325,7 @@ def test_a_rating_is_awarded_once(made: Made) -> None:
     assert made.found() == {(name(again), Rule.ONCE)}
 
 
-def test_what_one_user_sends_another_one_gets(made: Made) -> None:
+def test_what_one_user_sends_another_receives(made: Made) -> None:
     sent, got = (row for row, item in made.items.items() if item.get("kind") == {"S": "TRANSFER"})
     if sent[0] != made.user("ada")[0]:
         sent, got = got, sent
@@ -342,7 +348,7 @@ def test_a_transfer_is_between_two_users(made: Made) -> None:
 @pytest.mark.parametrize(
     ("kind", "side"), [("GENERATION", "price"), ("REFUND", "price"), ("AWARD", "awards")]
 )
-def test_an_entry_of_something_that_cannot_be_gone_yet_is_of_something(
+def test_an_entry_names_something_that_exists_unless_it_may_have_expired(
     made: Made, kind: str, side: str
 ) -> None:
     amount = -1 if kind == "GENERATION" else 1
@@ -376,8 +382,8 @@ def test_a_lost_entry_is_found(made: Made) -> None:
     assert made.found() == {(user, Rule.BALANCE), (user, Rule.DETAILS)}
 
 
-def test_a_balance_is_not_under_its_floor(made: Made) -> None:
-    made.change(made.user("bob"), floor=45)
+def test_a_balance_is_not_below_its_floor(made: Made) -> None:
+    made.change(made.user("bob"), floor=FLOOR + 31)
     user = name(made.user("bob"))
     assert made.found() == {(user, Rule.FLOOR), (user, Rule.OPENED)}
 
@@ -404,7 +410,7 @@ def test_a_deleted_account_is_not_listed(made: Made) -> None:
     assert made.found() == {(name(made.user("gone")), Rule.LISTED)}
 
 
-def test_a_ledger_is_an_accounts(made: Made) -> None:
+def test_a_ledger_belongs_to_an_account(made: Made) -> None:
     del made.items[made.user("bob")]
     assert made.found() == {(name(made.user("bob")), Rule.OWNED)}
 
@@ -445,7 +451,7 @@ def test_a_request_of_an_account_was_charged(made: Made) -> None:
     assert made.found() == {(name(made.request("waiting")), Rule.CHARGED)}
 
 
-def test_the_charge_is_its_owners(made: Made) -> None:
+def test_the_requester_is_charged(made: Made) -> None:
     row = made.entry("GENERATION", made.ids["waiting"])
     other = Row(made.user("bob")[0], row[1])
     made.items[other] = made.items.pop(row) | {"pk": {"S": other[0]}}
@@ -601,14 +607,14 @@ def test_a_censored_image_gives_its_price_back_and_not_its_tax(made: Made) -> No
 def test_a_cancelled_image_gives_its_tax_back_too(made: Made) -> None:
     index = index_of(made, "gifted", "cancelled")
     entry = made.entry("REFUND", made.generation("gifted", index))
-    made.items[entry]["postings"]["M"]["tax"] = {"N": "-2"}
+    made.items[entry]["postings"]["M"]["tax"] = {"N": str(1 - TAX)}
     made.add(entry, amount=-1)
     made.move("ada", "accumulated", -1)
     made.add(made.key(), utilized=1)
     assert made.found() == {(name(made.image("gifted", index)), Rule.REFUNDED)}
 
 
-def test_a_refund_is_its_requesters(made: Made) -> None:
+def test_a_refund_goes_to_the_requester(made: Made) -> None:
     index = index_of(made, "shared", "censored")
     row = made.entry("REFUND", made.generation("shared", index))
     other = Row(made.user("bob")[0], row[1])
@@ -627,7 +633,7 @@ def test_a_reward_is_what_the_request_pays(made: Made) -> None:
     assert made.found() == {(name(made.image("painted")), Rule.REWARDED)}
 
 
-def test_a_reward_is_its_workers_owners(made: Made) -> None:
+def test_a_reward_goes_to_the_workers_owner(made: Made) -> None:
     made.change(made.image("painted"), worker_user=int(made.ids["bob"]))
     assert made.found() == {(name(made.image("painted")), Rule.REWARDED)}
 
@@ -731,8 +737,9 @@ def test_what_is_in_the_data_set_is_known_by_its_owner(made: Made) -> None:
 
 def test_a_rating_earns_less_than_the_request_cost(made: Made) -> None:
     row = made.entry("AWARD", made.ids["shared"])
-    made.write(row, "AWARD", 9, "awards", made.ids["shared"])
-    made.move("ada", "awarded", 4)
+    cost = COST_SHARED + TAX_SHARED  # one image was delivered, the other one censored
+    made.write(row, "AWARD", cost, "awards", made.ids["shared"])
+    made.move("ada", "awarded", cost - IN_FORCE.per_rating)
     assert made.found() == {(name(row), Rule.RATED)}
 
 
@@ -745,8 +752,8 @@ def test_a_rating_pays_the_requests_owner(made: Made) -> None:
     row = made.entry("AWARD", made.ids["shared"])
     other = Row(made.user("bob")[0], row[1])
     made.items[other] = made.items.pop(row) | {"pk": {"S": other[0]}}
-    made.move("ada", "awarded", -5)
-    made.move("bob", "awarded", 5)
+    made.move("ada", "awarded", -IN_FORCE.per_rating)
+    made.move("bob", "awarded", IN_FORCE.per_rating)
     assert made.found() == {(name(other), Rule.RATED)}
 
 
@@ -845,7 +852,7 @@ def test_a_deleted_workers_statistics_are_not_judged(made: Made) -> None:
     assert made.found() == set()
 
 
-def test_statistics_that_began_anew_may_be_smaller(made: Made) -> None:
+def test_statistics_that_started_again_may_be_smaller(made: Made) -> None:
     (row,) = [row for row in made.before if row[0].startswith("WORKER#")]
     for counters in (made.before, made.after):
         counters[row] = {}
@@ -946,21 +953,21 @@ def moved(busy: Busy) -> dict[Row, Item]:
     return before
 
 
-def test_of_a_table_that_moves_nothing_is_found(busy: Busy) -> None:
+def test_nothing_is_found_in_a_table_that_changes_while_it_is_read(busy: Busy) -> None:
     before = moved(busy)
     for seed in range(10):
         report = audit(Moving(busy.cloud, before, seed), segments=1, pauses=(0, 0))
         assert report.findings == (), report.lines()
 
 
-def test_of_an_account_that_moves_while_it_is_read_anew_nothing_is_found(busy: Busy) -> None:
+def test_nothing_is_found_in_an_account_that_changes_while_it_is_read_again(busy: Busy) -> None:
     moving = Moving(busy.cloud, moved(busy), 1)
     moving.moves = [busy.trade] * 8
     assert audit(moving, segments=1, pauses=(0, 0, 0)).findings == ()
     assert moving.moves == []
 
 
-def test_old_rewards_that_are_paid_while_it_reads_are_no_finding(busy: Busy) -> None:
+def test_old_rewards_that_are_posted_while_the_audit_reads_are_not_found(busy: Busy) -> None:
     busy.cloud.draw(busy.worker)
     busy.cloud.clock.pass_seconds(3600)
     before, counted = everything(busy.cloud.store), reads(busy.cloud).counted()
@@ -997,14 +1004,14 @@ def test_what_is_wrong_is_found_while_the_table_moves(busy: Busy) -> None:
         }
 
 
-def test_what_is_no_account_is_found_again(bare: Cloud) -> None:
+def test_an_item_that_is_not_an_account_is_still_found_when_it_is_read_again(bare: Cloud) -> None:
     row = {"pk": {"S": "USER#x"}, "sk": {"S": "USER"}}
     bare.db.put_item(TableName=bare.table, Item=row)
     (finding,) = audit(reads(bare), pauses=(0,)).findings
     assert (finding.item, finding.rule) == ("USER#x/USER", Rule.READABLE)
 
 
-def test_what_was_put_right_meanwhile_is_not_found(bare: Cloud) -> None:
+def test_what_was_repaired_meanwhile_is_not_found(bare: Cloud) -> None:
     ada, _ = bare.register("ada")
     row = {"pk": {"S": f"USER#{ada}"}, "sk": {"S": "LEDGER#2999-01-01T00:00:00.000Z#x"}}
     bare.db.put_item(TableName=bare.table, Item={**row, "kind": {"S": "?"}})

@@ -27,7 +27,7 @@ def test_malformed_json_is_a_400_with_a_message(cloud: Cloud, raw: str) -> None:
 
 
 @pytest.mark.parametrize("raw", ['"text"', "7", "null", "[]"])
-def test_a_body_that_is_no_object_is_a_400(cloud: Cloud, raw: str) -> None:
+def test_a_body_that_is_not_an_object_is_a_400(cloud: Cloud, raw: str) -> None:
     answer = cloud.call(GENERATE, raw=raw, key=ANONYMOUS)
     assert (answer.status, answer.body["message"]) == (400, "Input payload validation failed")
 

@@ -13,7 +13,6 @@ import share
 import sweep
 from horde import aws, ending
 from horde.records import Generation, State
-from horde.store import table
 from horde.store.accounts import Accounts
 from horde.store.due import DueRow, DueRows
 from horde.store.endings import Endings
@@ -22,6 +21,7 @@ from horde.store.requests import Requests
 from horde.store.sharing import Sharing
 from tests.support.api_calls import ANONYMOUS, UNKNOWN, key_of
 from tests.support.cloud import Cloud
+from tests.support.conflicts import refuse_next
 from tests.support.delivery import sqs_record
 from tests.support.images import webp
 from tests.support.numbers import COST, FLOOR, HANG_S, LIFE_S, MAX_FAULTS, OVER_S, PRICE, TAX
@@ -632,7 +632,7 @@ def test_an_early_event_that_cannot_be_put_off_does_not_hold_its_batch(
     assert answer == {"batchItemFailures": [{"itemIdentifier": "early"}]}
 
 
-def test_an_event_that_comes_twice_changes_nothing(cloud: Cloud, worker: str) -> None:
+def test_an_event_that_is_delivered_twice_changes_nothing(cloud: Cloud, worker: str) -> None:
     cloud.generate()
     job = cloud.pop(worker).body
     cloud.upload(job["r2_upload"])
@@ -741,31 +741,11 @@ def test_an_event_of_an_unknown_object_is_dropped(cloud: Cloud) -> None:
 # --- the table ------------------------------------------------------------------------------------
 
 
-def conflicted(cloud: Cloud, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the next transactions meet another one on the same item."""
-    client = aws.dynamodb()
-    real, left = client.transact_write_items, [times]
-
-    def conflicting(**kwargs: Any) -> Any:
-        if left[0]:
-            left[0] -= 1
-            reasons = [{"Code": "TransactionConflict"}, {"Code": "None"}]
-            answer: Any = {
-                "Error": {"Code": "TransactionCanceledException", "Message": ""},
-                "CancellationReasons": reasons,
-            }
-            raise ClientError(answer, "TransactWriteItems")
-        return real(**kwargs)
-
-    monkeypatch.setattr(client, "transact_write_items", conflicting)
-    monkeypatch.setattr(table, "_pause", lambda _attempt: None)
-
-
 def test_a_transaction_conflict_is_tried_again(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user, key = cloud.register(kudos=100)
-    conflicted(cloud, 5, monkeypatch)
+    refuse_next("transact_write_items", 5, monkeypatch)
     assert cloud.generate(key).status == 202
     assert cloud.kudos(user) == FLOOR + 100 - COST
 
@@ -774,7 +754,7 @@ def test_conflicts_without_end_are_a_clear_503_and_move_nothing(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user, key = cloud.register(kudos=100)
-    conflicted(cloud, 1000, monkeypatch)
+    refuse_next("transact_write_items", 1000, monkeypatch)
     answer = cloud.generate(key)
     assert (answer.status, answer.body["rc"]) == (503, "Locked")
     assert cloud.kudos(user) == FLOOR + 100

@@ -3,30 +3,12 @@
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
-from horde import aws
 from horde.records import State
-from horde.store import table
 from horde.store.table import Table
 from tests.support.cloud import Cloud
+from tests.support.conflicts import refuse_next
 from tests.support.numbers import COST, FLOOR
-
-
-def meets_a_transaction(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse the next plain updates as DynamoDB does where a transaction is on the item."""
-    client = aws.dynamodb()
-    real, left = client.update_item, [times]
-
-    def conflicting(**kwargs: Any) -> Any:
-        if left[0]:
-            left[0] -= 1
-            answer: Any = {"Error": {"Code": "TransactionConflictException", "Message": ""}}
-            raise ClientError(answer, "UpdateItem")
-        return real(**kwargs)
-
-    monkeypatch.setattr(client, "update_item", conflicting)
-    monkeypatch.setattr(table, "_pause", lambda _attempt: None)
 
 
 def test_a_plain_write_that_meets_a_transaction_is_tried_again(
@@ -36,9 +18,9 @@ def test_a_plain_write_that_meets_a_transaction_is_tried_again(
     worker = cloud.new_worker()
     cloud.pop(worker)  # it is known from now on
     request = cloud.generate(key, params={"n": 2}).body["id"]
-    meets_a_transaction(5, monkeypatch)
+    refuse_next("update_item", 5, monkeypatch)
     assert cloud.pop(worker).body["id"]
-    meets_a_transaction(5, monkeypatch)
+    refuse_next("update_item", 5, monkeypatch)
     assert cloud.cancel(request).status == 200
     assert cloud.kudos(user) == FLOOR + 100 - COST
 
@@ -49,7 +31,7 @@ def test_a_plain_write_that_meets_transactions_without_end_is_a_clear_503(
     worker = cloud.new_worker()
     cloud.pop(worker)
     cloud.generate()
-    meets_a_transaction(1000, monkeypatch)
+    refuse_next("update_item", 1000, monkeypatch)
     answer = cloud.pop(worker)
     assert (answer.status, answer.body["rc"]) == (503, "Locked")
 

@@ -58,9 +58,7 @@ def test_a_process_that_dies_after_a_write_leaves_nothing_to_repair_by_hand(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
-def test_a_run_that_is_cut_anywhere_is_made_good_by_the_system_itself(
-    world: World, flow: Flow
-) -> None:
+def test_the_system_repairs_a_flow_that_is_cut_anywhere(world: World, flow: Flow) -> None:
     report = run(world, flow)
     assert report.points == len(points(report.made)) > 0
     assert report.wrong == []
@@ -69,7 +67,7 @@ def test_a_run_that_is_cut_anywhere_is_made_good_by_the_system_itself(
 @pytest.mark.slow
 def test_every_function_that_moves_kudos_or_images_is_cut(world: World) -> None:
     seen = {made.by for flow in FLOWS for made in calls(world, flow)}
-    handlers = set(world.functions) - {"about", "fleet", "manage"}
+    handlers = set(world.functions) - {"about", "browse", "manage"}
     assert handlers | {"gpu_worker"} == seen
 
 
@@ -136,7 +134,7 @@ def test_a_cancel_that_refunds_before_it_flags_is_found(
 
 
 @pytest.mark.slow
-def test_an_image_that_nobody_puts_back_is_found(
+def test_an_image_that_is_not_requeued_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Endings, "requeue", lambda *_: True)
@@ -144,7 +142,7 @@ def test_an_image_that_nobody_puts_back_is_found(
     assert any("an image was lost" in what for what in report.wrong)
 
 
-def test_two_worlds_that_are_put_back_are_alike(world: World) -> None:
+def test_a_world_that_is_restored_is_as_it_was(world: World) -> None:
     kept = world.keep(asked(world))
     first = world.fingerprint(world.back(kept))
     world.generate()

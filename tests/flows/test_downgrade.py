@@ -102,7 +102,7 @@ def test_a_model_of_a_large_family_may_always_be_asked_for_its_own_size(cloud: C
     assert cloud.generate(**own_size).status == 202
 
 
-def test_who_can_pay_gets_what_was_asked_for(cloud: Cloud) -> None:
+def test_an_account_that_can_pay_gets_what_it_asked_for(cloud: Cloud) -> None:
     _, key = cloud.register(kudos=10_000)
     answer = cloud.generate(key, params={"steps": 100}, allow_downgrade=True)
     assert "message" not in answer.body

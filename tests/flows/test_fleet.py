@@ -345,6 +345,6 @@ def test_a_request_that_takes_extra_slow_workers_goes_to_an_extra_slow_worker(
     assert cloud.pop(worker, extra_slow_worker=True).body["id"]
 
 
-def test_image_to_image_is_no_painting(cloud: Cloud, worker: str) -> None:
+def test_image_to_image_does_not_count_as_painting(cloud: Cloud, worker: str) -> None:
     cloud.generate(source_image=png_base64())
     assert cloud.pop(worker, allow_painting=False).body["id"]

@@ -121,7 +121,7 @@ def test_one_image_has_no_best(cloud: Cloud) -> None:
         {"id": "x", "rating": 5},
     ],
 )
-def test_a_rating_that_fits_no_schema_is_named(cloud: Cloud, rating: dict[str, Any]) -> None:
+def test_a_malformed_rating_is_named(cloud: Cloud, rating: dict[str, Any]) -> None:
     answer = cloud.rate(UNKNOWN, ratings=[rating])
     assert answer.status == 400
     assert next(iter(answer.body["errors"])).startswith("ratings.0.")

@@ -4,7 +4,8 @@ Every account here has an allowance due and every request brings a source image 
 a write before the last refusal shows: the whole table and all buckets are compared.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ from PIL import Image
 import generate
 from horde.rules import refusals
 from tests.support.api_calls import ANONYMOUS, UNKNOWN, Reply
-from tests.support.cloud import Cloud, new_processes
+from tests.support.cloud import Cloud, fresh_cloud, new_processes
 from tests.support.images import encoded, png_base64
-from tests.support.numbers import MAX_STEPS
+from tests.support.numbers import CONCURRENCY, MAX_STEPS
 
 MONTHLY = 50
 SOURCE: dict[str, Any] = {
@@ -72,14 +73,23 @@ class Known:
         return self.cloud.call(route, body, key=key or self.key, **path)
 
 
-def fill_the_queue(known: Known) -> None:
-    assert known.cloud.change_user(known.admin, known.ada, concurrency=1).status == 200
+@contextmanager
+def full_queue(known: Known) -> Iterator[None]:
+    for concurrency in (1, CONCURRENCY):
+        changed = known.cloud.change_user(known.admin, known.ada, concurrency=concurrency)
+        assert changed.status == 200
+        if concurrency == 1:
+            yield
 
 
-def disable(known: Known) -> None:
-    modes = {"maintenance_mode": True}
-    assert known.call("PUT /api/v2/status/modes", modes, key=known.admin).status == 200
-    known.cloud.clock.pass_seconds(10)
+@contextmanager
+def maintenance(known: Known) -> Iterator[None]:
+    for on in (True, False):
+        modes = {"maintenance_mode": on}
+        assert known.call("PUT /api/v2/status/modes", modes, key=known.admin).status == 200
+        known.cloud.clock.pass_seconds(10)
+        if on:
+            yield
 
 
 Refused = Callable[[Known], Reply]
@@ -118,15 +128,18 @@ REQUESTS: dict[str, tuple[Refused, int, str | None]] = {
     "maintenance": (lambda known: known.ask(), 503, "MaintenanceMode"),
 }  # fmt: skip
 """Each refusal of a request for images: how to bring it about, its status and its ``rc``."""
-PREPARED: dict[str, Callable[[Known], None]] = {
-    "too many images": fill_the_queue,
-    "maintenance": disable,
+WHILE: dict[str, Callable[[Known], AbstractContextManager[None]]] = {
+    "too many images": full_queue,
+    "maintenance": maintenance,
 }
 
 
-@pytest.fixture
-def known(cloud: Cloud) -> Known:
-    return Known(cloud)
+@pytest.fixture(scope="module")
+def known(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Known]:
+    """One cloud for all: nothing here writes, or it is undone. No test here makes another one."""
+    with fresh_cloud(template, clients) as cloud:
+        yield Known(cloud)
+        cloud.audit()
 
 
 def nothing_is_written(cloud: Cloud, call: Callable[[], Reply]) -> Reply:
@@ -142,22 +155,22 @@ def nothing_is_written(cloud: Cloud, call: Callable[[], Reply]) -> Reply:
 @pytest.mark.parametrize("name", REQUESTS)
 def test_a_refused_request_writes_nothing(known: Known, name: str) -> None:
     refuse, status, rc = REQUESTS[name]
-    if name in PREPARED:
-        PREPARED[name](known)
-    answer = nothing_is_written(known.cloud, lambda: refuse(known))
+    with WHILE[name](known) if name in WHILE else nullcontext():
+        answer = nothing_is_written(known.cloud, lambda: refuse(known))
     assert (answer.status, answer.body.get("rc")) == (status, rc), answer
 
 
 def test_a_request_that_is_not_refused_writes_all_of_it(known: Known) -> None:
     """What the tests above would see."""
+    user, key = known.cloud.register("eve", kudos=1000)
     before = known.cloud.everything()
-    answer = known.ask()
+    answer = known.ask(key)
     assert answer.status == 202
     new = {name for name in known.cloud.everything() if name not in before}
     request = answer.body["id"]
     assert {f"Sources {request}_src.webp", f"Sources {request}_msk.webp"} <= new
     assert f"REQUEST#{request}/REQUEST" in new
-    assert {entry["kind"] for entry in known.cloud.ledger(known.ada)} >= {"RECURRING"}
+    assert {entry["kind"] for entry in known.cloud.ledger(user)} >= {"RECURRING"}
 
 
 def test_every_refusal_of_a_request_is_tried(known: Known) -> None:
@@ -198,6 +211,8 @@ def test_a_dry_run_writes_its_rate_count_and_nothing_else(known: Known) -> None:
     assert before.keys() <= after.keys()
     assert new
     assert all(name.startswith("RATELIMIT#") for name in new)
+    del cloud.overrides["RATE_LIMITS"]
+    new_processes()
 
 
 OTHERS: dict[str, tuple[Refused, int, str | None]] = {

@@ -111,7 +111,7 @@ def test_everything_a_visitor_sends_is_escaped(cloud: Cloud, name: str) -> None:
         ("username=ada", "", 415),
     ],
 )
-def test_what_is_no_form_opens_no_account(cloud: Cloud, raw: str, kind: str, status: int) -> None:
+def test_only_a_form_opens_an_account(cloud: Cloud, raw: str, kind: str, status: int) -> None:
     answer = post(cloud, raw, kind)
     assert answer.status == status
     assert Tags(answer.body).one("form")["action"] == "/register"

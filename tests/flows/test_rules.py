@@ -21,7 +21,7 @@ from tests.support.numbers import (
 PARAMS = {"width": 512, "height": 512, "steps": 30}
 
 
-def test_an_image_that_is_not_shared_is_taxed_the_full_tax(cloud: Cloud) -> None:
+def test_an_image_that_is_not_shared_pays_the_full_tax(cloud: Cloud) -> None:
     user, key = cloud.register(kudos=1000)
     answer = cloud.generate(key, params={**PARAMS, "n": 2})
     assert answer.status == 202
@@ -30,7 +30,7 @@ def test_an_image_that_is_not_shared_is_taxed_the_full_tax(cloud: Cloud) -> None
     assert cloud.ledger(user)[-1]["postings"] == {"price": 2 * PRICE, "tax": 2 * TAX}
 
 
-def test_a_shared_image_is_taxed_the_lower_tax(cloud: Cloud) -> None:
+def test_a_shared_image_pays_the_lower_tax(cloud: Cloud) -> None:
     user, key = cloud.register(kudos=1000)
     answer = cloud.generate(key, params={**PARAMS, "n": 2}, shared=True)
     assert answer.body["kudos"] == 2 * COST_SHARED

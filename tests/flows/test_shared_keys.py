@@ -74,7 +74,7 @@ def test_a_key_out_of_range_is_a_schema_error(cloud: Cloud, field: str, value: A
 
 
 @pytest.mark.parametrize("raw", ["NaN", "Infinity", "1e400", "2.5"])
-def test_a_budget_that_is_no_whole_number_is_a_schema_error(cloud: Cloud, raw: str) -> None:
+def test_a_budget_that_is_not_whole_is_a_schema_error(cloud: Cloud, raw: str) -> None:
     _, key = cloud.register("ada")
     answer = cloud.call("PUT /api/v2/sharedkeys", raw=f'{{"name": "abc", "kudos": {raw}}}', key=key)
     assert (answer.status, list(answer.body["errors"])) == (400, ["kudos"])
@@ -168,7 +168,7 @@ def test_the_budget_is_a_condition_of_the_transaction(
         ({"kudos": -1}, None, 202),
     ],
 )
-def test_a_key_that_is_changed_while_it_is_used_holds_as_it_is_then(
+def test_a_key_that_is_changed_while_it_is_used_counts_as_changed(
     cloud: Cloud,
     monkeypatch: pytest.MonkeyPatch,
     fields: dict[str, int] | None,
@@ -368,7 +368,7 @@ def test_kudos_sent_to_a_key_are_its_owners_and_its_to_spend(cloud: Cloud) -> No
     assert cloud.generate(limited).status == 202
 
 
-def test_kudos_are_not_sent_to_a_key_that_is_dead_or_ones_own(cloud: Cloud) -> None:
+def test_kudos_are_not_sent_to_an_unusable_key_or_to_ones_own(cloud: Cloud) -> None:
     (ada, key), (_, other) = cloud.register("ada", kudos=1000), cloud.register("bob")
     over, mine, nobodys = shared(cloud, other, expiry=0), shared(cloud, key), str(uuid.uuid4())
     for gift, rc in (

@@ -91,7 +91,7 @@ def test_images_are_counted_by_model(cloud: Cloud, worker: str) -> None:
     assert by_model(cloud, model_state="custom")["total"] == {"rare": 2, long: 1}
 
 
-def test_a_worker_has_a_record_of_what_it_did(cloud: Cloud, worker: str) -> None:
+def test_a_workers_statistics_show_what_it_did(cloud: Cloud, worker: str) -> None:
     draw(cloud, worker, n=2)
     cloud.generate()
     job = cloud.pop(worker).body
@@ -120,7 +120,7 @@ def test_a_claim_that_comes_to_nothing_is_counted_however_it_ends(
     assert cloud.worker_named()["uncompleted_jobs"] == MAX_FAULTS
 
 
-def test_a_censored_image_was_drawn_too(cloud: Cloud, worker: str) -> None:
+def test_a_censored_image_counts_as_drawn(cloud: Cloud, worker: str) -> None:
     cloud.generate()
     job = cloud.pop(worker).body
     cloud.upload(job["r2_upload"])
@@ -129,7 +129,7 @@ def test_a_censored_image_was_drawn_too(cloud: Cloud, worker: str) -> None:
     assert totals(cloud)["total"]["images"] == 1
 
 
-def test_a_record_that_comes_again_is_not_counted_again(cloud: Cloud, worker: str) -> None:
+def test_a_record_that_is_delivered_again_is_not_counted_again(cloud: Cloud, worker: str) -> None:
     draw(cloud, worker, n=3)
     cloud.stream()
     once = totals(cloud), cloud.worker_named(), by_model(cloud)

@@ -61,7 +61,7 @@ def test_an_amount_that_cannot_be_moved_is_refused(cloud: Cloud, amount: Any, rc
 
 
 @pytest.mark.parametrize("raw", ["NaN", "Infinity", "-Infinity", "1.5", '"7"', "true", "[1]"])
-def test_an_amount_that_is_no_whole_number_is_a_schema_error(cloud: Cloud, raw: str) -> None:
+def test_an_amount_that_is_not_whole_is_a_schema_error(cloud: Cloud, raw: str) -> None:
     (ada, key), (bob, _) = cloud.register("ada", kudos=100), cloud.register("bob")
     answer = cloud.call(TRANSFER, raw=f'{{"username": "bob#{bob}", "amount": {raw}}}', key=key)
     assert answer.status == 400
@@ -78,7 +78,7 @@ def test_a_transfer_to_nobody_is_refused(cloud: Cloud, name: str) -> None:
     assert cloud.kudos(ada) == FLOOR + 100
 
 
-def test_the_anonymous_account_neither_gives_nor_gets(cloud: Cloud) -> None:
+def test_the_anonymous_account_neither_sends_nor_receives_kudos(cloud: Cloud) -> None:
     ada, key = cloud.register("ada", kudos=100)
     refused(cloud.transfer(ANONYMOUS, f"ada#{ada}"), "KudosTransferFromAnon")
     refused(cloud.transfer(key, "Anonymous#0"), "KudosTransferToAnon")
@@ -105,7 +105,7 @@ def test_a_transfer_needs_a_key(cloud: Cloud) -> None:
         ("ada", "deleted", "DeletedUser", 403),
     ],
 )
-def test_a_flagged_or_deleted_account_neither_gives_nor_gets(
+def test_a_flagged_or_deleted_account_neither_sends_nor_receives_kudos(
     cloud: Cloud, who: str, name: str, rc: str, status: int
 ) -> None:
     (ada, key), (bob, _) = cloud.register("ada", kudos=100), cloud.register("bob")

@@ -107,7 +107,7 @@ def test_a_webhook_that_is_not_public_https_is_refused(cloud: Cloud, url: object
     assert "rc" not in answer.body
 
 
-def test_a_name_that_turns_private_later_is_not_called(
+def test_a_host_that_becomes_private_later_is_not_called(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import socket

@@ -111,9 +111,9 @@ def test_every_route_of_the_api_has_its_handler(template: Template) -> None:
 def test_a_function_is_told_exactly_what_its_settings_ask_for(
     template: Template, file: str
 ) -> None:
-    told = set(functions(template)[file][1]["Environment"]["Variables"])
+    env = set(functions(template)[file][1]["Environment"]["Variables"])
     settings = importlib.import_module(file).Settings
-    assert told - {"AWS_ENDPOINT_URL_S3"} == {name.upper() for name in settings.model_fields}
+    assert env - {"AWS_ENDPOINT_URL_S3"} == {name.upper() for name in settings.model_fields}
 
 
 def test_every_queue_that_feeds_a_function_has_a_dlq(template: Template) -> None:
@@ -221,15 +221,15 @@ def test_the_laion_bucket_may_belong_to_another_account() -> None:
     role = "arn:aws:iam::999999999999:role/horde-writer"
     template = synthesize(laion_bucket="laion-art", laion_role=role)
     assert not [name for name in of_type(template, "AWS::S3::Bucket") if name.startswith("Laion")]
-    told = functions(template)["share"][1]["Environment"]["Variables"]
-    assert (told["LAION_BUCKET"], told["LAION_ROLE"]) == ("laion-art", role)
+    env = functions(template)["share"][1]["Environment"]["Variables"]
+    assert (env["LAION_BUCKET"], env["LAION_ROLE"]) == ("laion-art", role)
     assert "sts:AssumeRole" in actions(template, "share")
     assert "laion-art" not in json.dumps(of_type(template, "AWS::IAM::Policy"))
 
 
 def test_the_functions_are_told_which_endpoint_draws_a_model(template: Template) -> None:
-    told = functions(template)["dispatch"][1]["Environment"]["Variables"]
-    assert json.loads(told["MODELS"])["SDXL 1.0"] == {
+    env = functions(template)["dispatch"][1]["Environment"]["Variables"]
+    assert json.loads(env["MODELS"])["SDXL 1.0"] == {
         "endpoint": "ep2",
         "baseline": "stable_diffusion_xl",
     }

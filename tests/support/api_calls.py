@@ -35,7 +35,7 @@ class Reply:
 
 
 def refused(answer: Reply, rc: str | None, status: int = 400) -> None:
-    """Assert that a call was refused with this status and ``rc``, and told why."""
+    """Assert that a call was refused with this status and ``rc``, and that the answer says why."""
     assert (answer.status, answer.body.get("rc")) == (status, rc), answer
     assert answer.body["message"]
 

@@ -1,4 +1,4 @@
-"""The handlers in many threads against a table that is really shared: races, without cold starts.
+"""Doubles many Lambdas at once: the handlers in threads, on a table that is really shared.
 
 The table and the buckets are made from the synthesized template, beside those of the deployed
 stack, in MiniStack: it runs one operation after the other, each whole, and those of different

@@ -49,7 +49,7 @@ OURS = (
     "dead",
     "dead_records",
     "uncounted",
-    "told",
+    "called",
     "tickets",
     "heard",
     "runs",
@@ -66,7 +66,7 @@ class World(Cloud):
         self.wire, self.random = Wire(), random.Random(0)
         self.tickets: list[tuple[str | None, int]] = []
         """Those that RunPod took: of which request, for how many images."""
-        self.told: list[str] = []
+        self.called: list[str] = []
         """The images whose webhooks were called."""
         self.heard: list[Reply] = []
         """What the flow's clients were answered at last."""
@@ -124,7 +124,7 @@ class World(Cloud):
                 raise
 
     def pop(self, key: str, **fields: Any) -> Reply:
-        """Pop as a worker does, which can get the source images it is told of."""
+        """Pop as a worker does, which can get the source images it is given."""
         answer = super().pop(key, **fields)
         urls = [answer.body.get(name) for name in ("source_image", "source_mask")]
         missing = {key_of(url) for url in urls if url} - self.objects("Sources").keys()
@@ -268,7 +268,7 @@ class World(Cloud):
             [sorted(self.objects(name).items()) for name in ("Outputs", "Sources", "Laion")],
             [[(file, [(_told(m.body), m.receives) for m in found]) for file, found in kept.items()]
              for kept in (self.pending, self.dead)],
-            [len(self.dead_records), len(self.uncounted), self.told, self.tickets],
+            [len(self.dead_records), len(self.uncounted), self.called, self.tickets],
             [reply.status < 500 and (reply.status, _unsigned(reply.body)) for reply in self.heard],
             [self.runpod.jobs, self.clock.offset_ms, facts],
         ]  # fmt: skip
@@ -360,7 +360,7 @@ def worlds(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[World]
         def outside(_method: str, url: str, body: bytes) -> urllib3.HTTPResponse | None:
             if not url.startswith(HOOK):
                 return None
-            world.told.append(json.loads(body)["id"])
+            world.called.append(json.loads(body)["id"])
             return urllib3.HTTPResponse(b"", status=200, preload_content=False)
 
         with direct.quick(), hooked(world.wire, outside), seeded(world.random), _silent():
@@ -438,8 +438,8 @@ def _one(
     cut = world.keep(facts)
     waits = any(image.state in OPEN for image in world.records("GENERATION", Generation))
     for gpus in (True, False) if waits else (True,):
-        told = "drawn" if gpus else "nobody draws"
-        wrong += [f"({told}): {what}" for what in _proven(world, flow, cut, gpus=gpus)]
+        then = "drawn" if gpus else "nobody draws"
+        wrong += [f"({then}): {what}" for what in _proven(world, flow, cut, gpus=gpus)]
     return wrong
 
 

@@ -312,10 +312,10 @@ def rate(*, repeats: bool) -> Flow:
     def after(world: World, _facts: Facts) -> list[str]:
         awards = [entry for entry in proof.ledger(world) if entry["kind"] == "AWARD"]
         ratings = [item for item in world.items() if item["sk"]["S"] == "RATING"]
-        told = last(world).status == 200 or repeats
+        served = last(world).status == 200 or repeats
         return unless(
-            len(awards) == len(ratings) and (len(awards) == 1 or not (told or awards)),
-            f"{len(awards)} awards, {len(ratings)} ratings, told {last(world)}",
+            len(awards) == len(ratings) and (len(awards) == 1 or not (served or awards)),
+            f"{len(awards)} awards, {len(ratings)} ratings, answered {last(world)}",
         )
 
     def before(world: World) -> Facts:
@@ -325,7 +325,7 @@ def rate(*, repeats: bool) -> Flow:
 
 
 def transfer(name: str, *, repeats: bool, with_key: bool, route: str = "transfer") -> Flow:
-    """Move kudos to a user, or to a shared key of his; or award them."""
+    """Move kudos to a user, or to a shared key of theirs; or award them."""
 
     def before(world: World) -> Facts:
         sender = world.gpu_owner if route == "award" else world.register("giver", kudos=50)[1]
@@ -341,11 +341,11 @@ def transfer(name: str, *, repeats: bool, with_key: bool, route: str = "transfer
 
     def after(world: World, facts: Facts) -> list[str]:
         moved = world.kudos(facts["receiver"]) - FLOOR
-        told = last(world).status == 200
+        served = last(world).status == 200
         budgets = [key.kudos - BUDGET for key in world.records("SHAREDKEY", SharedKey)]
         return [
-            *unless(moved == GIFT if told or (repeats and with_key) else moved in {0, GIFT},
-                    f"{moved} kudos moved, told {last(world)}"),
+            *unless(moved == GIFT if served or (repeats and with_key) else moved in {0, GIFT},
+                    f"{moved} kudos moved, answered {last(world)}"),
             *unless(budgets in ([], [moved]), f"{moved} moved and the budget grew by {budgets}"),
         ]  # fmt: skip
 
@@ -391,7 +391,7 @@ def register(*, repeats: bool) -> Flow:
         owners = [int(key["user_id"]["N"]) for key in keys if not key["worker"]["BOOL"]]
         return [
             *unless(sorted(owners) == sorted(users), "an account without its key, or two of them"),
-            *unless(reply.status != 201 or reply.body["id"] in users, "told of no account"),
+            *unless(reply.status != 201 or reply.body["id"] in users, "answered with no account"),
             *unless(reply.status == 201 or not repeats, f"asking again ends with {reply.status}"),
         ]
 
@@ -412,10 +412,10 @@ def grant() -> Flow:
     def after(world: World, facts: Facts) -> list[str]:
         (bob,) = [user for user in world.records("USER", User) if user.id == facts["user"]]
         given = bob.kudos - FLOOR
-        told = last(world).status == 200
+        served = last(world).status == 200
         return unless(
-            given == (GIFT if bob.trusted else 0) and (bob.trusted or not told),
-            f"{given} kudos given, trusted: {bob.trusted}, told {last(world)}",
+            given == (GIFT if bob.trusted else 0) and (bob.trusted or not served),
+            f"{given} kudos given, trusted: {bob.trusted}, answered {last(world)}",
         )
 
     return Flow("grant", before, act, after, repeats=False)

@@ -1,4 +1,4 @@
-"""moto's DynamoDB without HTTP between, and without copying itself over and over.
+"""Doubles DynamoDB as moto does, without HTTP between, and without copying itself over and over.
 
 The other tests go through the SDK's whole path; for crash points so many calls are made that it is
 the difference between a minute and ten.
@@ -64,12 +64,12 @@ def dynamodb(operation: str, params: dict[str, Any]) -> Any:
     except JsonRESTError as error:
         said = json.loads(error.description)
         code = said["__type"].rpartition("#")[2]
-        told: Any = {
+        failure: Any = {
             "Error": {"Code": code, "Message": error.message},
             "ResponseMetadata": {"HTTPStatusCode": 400},
             "CancellationReasons": said.get("CancellationReasons", []),
         }
-        raise ClientError(told, operation) from None
+        raise ClientError(failure, operation) from None
     assert isinstance(answer, ActionResult), operation
     found: Any = answer.result
     return found

@@ -1,7 +1,8 @@
 """Doubles RunPod's endpoint API, as far as dispatch and sweep use it: ``/run`` and ``/health``.
 
-A real HTTP server on a loopback port. It differs from RunPod in that no worker ever starts: a job
-stays in ``jobs`` until a test takes it. ``mode`` makes it fail in the ways that RunPod may.
+A real HTTP server on a loopback port, one for the whole process. It differs from RunPod in that no
+worker ever starts: a job stays in ``jobs`` until a test takes it. ``mode`` makes it fail in the
+ways that RunPod may.
 """
 
 import json
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -26,51 +28,71 @@ class FakeRunPod:
     url: str = ""
 
     @contextmanager
-    def serving(self) -> Iterator["FakeRunPod"]:  # noqa: C901 - one small server
-        """Serve on a loopback port."""
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *args: object) -> None:
-                pass
-
-            def answer(self, status: int, body: Any) -> None:
-                raw = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
-
-            def do_POST(self) -> None:
-                length = int(self.headers["Content-Length"])
-                body = json.loads(self.rfile.read(length))
-                if self.headers["Authorization"] != f"Bearer {fake.key}":
-                    return self.answer(401, {})
-                if fake.mode == "error":
-                    return self.answer(500, {"error": "out of order"})
-                if fake.mode == "nothing":
-                    self.close_connection = True
-                    return None
-                if fake.mode == "nonsense":
-                    return self.answer(200, ["what?"])
-                endpoint = self.path.split("/")[2]
-                if fake.mode != "lose":
-                    fake.jobs.append({"endpoint": endpoint, **body})
-                return self.answer(200, {"id": f"job-{len(fake.jobs)}", "status": "IN_QUEUE"})
-
-            def do_GET(self) -> None:
-                if fake.mode == "error":
-                    return self.answer(500, {})
-                jobs = {"inQueue": len(fake.jobs), "inProgress": fake.in_progress}
-                return self.answer(200, {"jobs": jobs, "workers": {}})
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    def serving(self) -> Iterator["FakeRunPod"]:
+        """Be the account that the process's server speaks for."""
+        server = _server()
         self.url = f"http://127.0.0.1:{server.server_port}/v2"
-        thread = threading.Thread(target=server.serve_forever, args=(0.002,), daemon=True)
-        thread.start()
+        before, server.fake = server.fake, self
         try:
             yield self
         finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+            server.fake = before
+
+    def run(self, endpoint: str, authorization: str, body: Any) -> tuple[int, Any] | None:
+        """Take a job; None where no answer comes."""
+        if authorization != f"Bearer {self.key}":
+            return 401, {}
+        if self.mode == "error":
+            return 500, {"error": "out of order"}
+        if self.mode == "nothing":
+            return None
+        if self.mode == "nonsense":
+            return 200, ["what?"]
+        if self.mode != "lose":
+            self.jobs.append({"endpoint": endpoint, **body})
+        return 200, {"id": f"job-{len(self.jobs)}", "status": "IN_QUEUE"}
+
+    def health(self) -> tuple[int, Any]:
+        """Say how many jobs there are."""
+        if self.mode == "error":
+            return 500, {}
+        jobs = {"inQueue": len(self.jobs), "inProgress": self.in_progress}
+        return 200, {"jobs": jobs, "workers": {}}
+
+
+class _Server(ThreadingHTTPServer):
+    fake: FakeRunPod | None = None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.server.fake is not None
+        endpoint, authorization = self.path.split("/")[2], self.headers["Authorization"]
+        self._answer(self.server.fake.run(endpoint, authorization, body))
+
+    def do_GET(self) -> None:
+        assert self.server.fake is not None
+        self._answer(self.server.fake.health())
+
+    def _answer(self, answer: tuple[int, Any] | None) -> None:
+        if answer is None:
+            self.close_connection = True
+            return
+        raw = json.dumps(answer[1]).encode()
+        self.send_response(answer[0])
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+
+@cache
+def _server() -> _Server:
+    server = _Server(("127.0.0.1", 0), _Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server

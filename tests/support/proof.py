@@ -242,8 +242,8 @@ def _webhooks(
         for image in images.values()
         if image.state in DELIVERED and requests[image.request_id].webhook
     }
-    if set(world.told) != due:
-        yield f"{len(due)} webhooks were due, {len(set(world.told))} called"
+    if set(world.called) != due:
+        yield f"{len(due)} webhooks were due, {len(set(world.called))} called"
 
 
 def _counters(

@@ -1,4 +1,7 @@
-"""A small HTTPS server with a certificate of its own, for what we call out there."""
+"""Doubles other people's HTTPS servers: webhooks, and source images by URL.
+
+On a loopback port, with a certificate of its own for a name that no DNS knows.
+"""
 
 import datetime as dt
 import ssl

@@ -1,4 +1,7 @@
-"""The handlers behind a WSGI server, as API Gateway would call them: for tools that speak HTTP."""
+"""Doubles API Gateway for tools that speak HTTP: the handlers behind WSGI.
+
+It finds routes by itself; throttling, size limits and API Gateway's own answers are not doubled.
+"""
 
 import base64
 import re

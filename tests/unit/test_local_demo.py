@@ -33,7 +33,7 @@ def wish(tmp_path: Path) -> Wish:
     )
 
 
-def test_all_right(wish: Wish) -> None:
+def test_a_demo_that_keeps_the_rules_is_right(wish: Wish) -> None:
     text, right = table([cells(wish)])
     assert right
     assert "WRONG" not in text
@@ -54,7 +54,7 @@ def test_all_right(wish: Wish) -> None:
         ("objects", [("incoming/x.webp", {**ROW, "nested": {}})]),
     ],
 )
-def test_whatever_is_wrong_is_marked(wish: Wish, field: str, value: Any) -> None:
+def test_each_broken_rule_is_marked_as_wrong(wish: Wish, field: str, value: Any) -> None:
     setattr(wish, field, value)
     text, right = table([cells(wish)])
     assert not right

@@ -9,44 +9,16 @@ from hypothesis import strategies as st
 
 import generate
 from horde.edge.bodies import GenerateRequest, PopRequest
-from horde.records import Generation, Request, State
+from horde.records import Generation, State
 from horde.rules import ruleset
 from horde.rules.estimates import tickets_missing, wait_seconds
 from horde.rules.lifecycle import FaultOutcome, Progress, after_fault, progress
 from horde.rules.matching import batch_key, priority, seed_of, skip_reason
-from tests.support.numbers import FLOOR_ANONYMOUS, PRICE, REWARD, TAX
+from tests.support.numbers import FLOOR_ANONYMOUS, PRICE, TAX
+from tests.support.records import IMAGE, REQUEST
 
-REQUEST = Request(
-    id="r",
-    user_id=1,
-    created_at=0,
-    expires_at=1000,
-    model="m",
-    n=3,
-    generations=["a", "b", "c"],
-    payload={},
-    price=PRICE,
-    tax=TAX,
-    reward=REWARD,
-    share_reason="",
-)
 LAST = ruleset.of(REQUEST.ruleset).max_faults
 """The claim whose fault ends a request."""
-IMAGE = Generation(
-    id="a",
-    request_id="r",
-    index=0,
-    seed=1,
-    state=State.WAITING,
-    model="m",
-    priority=0,
-    created_at=0,
-    batch_key="k",
-    pixels=64 * 64,
-    ttl=150,
-    user_id=1,
-    slow_workers=True,
-)
 
 
 def images(*states: State) -> list[Generation]:

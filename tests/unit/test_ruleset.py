@@ -42,7 +42,7 @@ FIRST = {
 KEPT: dict[str, dict[str, Any]] = {"2026-11": FIRST}
 """Versions under which requests were accepted, whole. A new version is added, none is changed."""
 IN_FORCE_NOW: dict[str, Any] = {**FIRST}
-"""What clients are told today: a new version says here what it changed."""
+"""What clients read today: a new version says here what it changed."""
 
 
 @pytest.mark.parametrize("name", [spec.name for spec in fields(Ruleset)])

@@ -9,7 +9,7 @@ import pytest
 
 from horde.records import Generation, Request, State
 from horde.rules.sharing import Reason, decide, row
-from tests.unit.test_model import IMAGE, REQUEST
+from tests.support.records import IMAGE, PAYLOAD, REQUEST
 
 CASES = list(product([False, True], repeat=3))
 
@@ -60,19 +60,8 @@ COLUMNS: dict[str, type] = {
     "file_name": str,
 }
 """The schema that users of the data set rely on: a change of it is a new version of the terms."""
-PAYLOAD = {
-    "prompt": "a fox ### blurry",
-    "ddim_steps": 30,
-    "sampler_name": "k_euler_a",
-    "cfg_scale": 5,
-    "width": 512,
-    "height": 512,
-    "karras": True,
-    "tiling": False,
-    "hires_fix": False,
-    "clip_skip": 1,
-}
-SHARED = replace(REQUEST, payload=PAYLOAD, shared=True, share_reason=Reason.REQUESTED)
+DRAWN_FROM = {**PAYLOAD, "prompt": "a fox ### blurry", "cfg_scale": 5}
+SHARED = replace(REQUEST, payload=DRAWN_FROM, shared=True, share_reason=Reason.REQUESTED)
 DRAWN = replace(IMAGE, state=State.OK, drawn_seed=7, settled_at=1_795_000_000_000)
 FILE: dict[str, Any] = {"sha256": "0" * 64, "size": 4711}
 PERSONAL = {

@@ -6,7 +6,7 @@ import pytest
 
 from horde.records import Generation, Request
 from horde.store.items import encode, from_item, to_item
-from tests.unit.test_model import IMAGE, REQUEST
+from tests.support.records import IMAGE, PAYLOAD, REQUEST
 
 
 @pytest.mark.parametrize(
@@ -41,16 +41,8 @@ def test_a_usual_request_is_under_a_kilobyte() -> None:
     import json
 
     payload = {
+        **PAYLOAD,
         "prompt": "a red apple on a wooden table, studio light, highly detailed " * 3,
-        "ddim_steps": 30,
-        "sampler_name": "k_euler_a",
-        "cfg_scale": 5.0,
-        "width": 512,
-        "height": 512,
-        "karras": True,
-        "tiling": False,
-        "hires_fix": False,
-        "clip_skip": 1,
     }
     uuid = "11111111-2222-4333-8444-555555555555"
     record = replace(REQUEST, id=uuid, generations=[uuid], payload=payload)

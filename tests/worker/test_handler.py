@@ -1,4 +1,4 @@
-"""Shifts against a behaving horde; the drawing is a stand-in, so no torch is needed."""
+"""Shifts against a well-behaved horde; the drawing is a stand-in, so no torch is needed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def noise(jobs: Sequence[Job], _: Sequence[Image.Image | None]) -> list[Image.Im
 
 
 def failing(when: Callable[[Sequence[Job]], BaseException | None]) -> tuple[Draw, list[int]]:
-    """A drawing that fails as told, and the sizes of the batches it was asked for."""
+    """A drawing that fails when it should, and the sizes of the batches it was asked for."""
     sizes: list[int] = []
 
     def draw(jobs: Sequence[Job], sources: Sequence[Image.Image | None]) -> list[Image.Image]:
@@ -91,7 +91,8 @@ def test_two_shifts_share_the_work_and_one_draws_at_a_time(
 
     def draw(jobs: Sequence[Job], sources: Sequence[Image.Image | None]) -> list[Image.Image]:
         assert drawing.acquire(blocking=False)
-        time.sleep(0.02)
+        while horde.calls["pop"] < 2:  # the other shift pops while this one draws
+            time.sleep(0.001)
         drawing.release()
         return noise(jobs, sources)
 

@@ -69,7 +69,14 @@ def test_damaged_weights_are_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(64, 64), (128, 128), (256, 192), (64, 320), (512, 512)]
+    ("width", "height"),
+    [
+        (64, 64),
+        (128, 128),
+        pytest.param(256, 192, marks=pytest.mark.slow),
+        pytest.param(64, 320, marks=pytest.mark.slow),
+        pytest.param(512, 512, marks=pytest.mark.slow),
+    ],
 )
 def test_the_picture_is_whole_undistorted_and_in_the_size_asked_for(
     upscaler: Upscaler, drawing: Image.Image, width: int, height: int
@@ -86,6 +93,7 @@ def test_the_picture_is_whole_undistorted_and_in_the_size_asked_for(
     )
 
 
+@pytest.mark.slow
 def test_what_is_missing_at_the_sides_continues_the_drawing(
     upscaler: Upscaler, drawing: Image.Image
 ) -> None:
@@ -105,6 +113,7 @@ def test_a_squeezed_source_is_pulled_out_again(upscaler: Upscaler, drawing: Imag
     assert wide / high == pytest.approx(2, rel=0.1)
 
 
+@pytest.mark.slow
 def test_it_enlarges_edges_and_keeps_colours(upscaler: Upscaler, drawing: Image.Image) -> None:
     large = upscaler.fit(drawing, 256, 256)
     soft = drawing.resize((256, 256), Image.Resampling.BICUBIC)

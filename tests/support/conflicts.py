@@ -1,0 +1,34 @@
+"""Doubles what DynamoDB does and moto does not: refusing a write that meets a transaction."""
+
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from horde import aws
+from horde.store import table
+
+ANSWERS: dict[str, dict[str, Any]] = {
+    "update_item": {"Error": {"Code": "TransactionConflictException", "Message": ""}},
+    "transact_write_items": {
+        "Error": {"Code": "TransactionCanceledException", "Message": ""},
+        "CancellationReasons": [{"Code": "TransactionConflict"}, {"Code": "None"}],
+    },
+}
+"""What a write hears that meets a transaction on one of its items, by the client's method."""
+
+
+def refuse_next(method: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse the next writes of a kind; the store tries them again without a pause."""
+    client = aws.dynamodb()
+    real, left = getattr(client, method), [times]
+
+    def conflicting(**kwargs: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            answer: Any = ANSWERS[method]
+            raise ClientError(answer, method)
+        return real(**kwargs)
+
+    monkeypatch.setattr(client, method, conflicting)
+    monkeypatch.setattr(table, "_pause", lambda _attempt: None)

@@ -1,0 +1,47 @@
+"""Doubles nothing: a usual request and its image, for tests of pure rules."""
+
+from horde.records import Generation, Request, State
+from tests.support.numbers import PRICE, REWARD, TAX
+
+PAYLOAD = {
+    "prompt": "a fox",
+    "ddim_steps": 30,
+    "sampler_name": "k_euler_a",
+    "cfg_scale": 5.0,
+    "width": 512,
+    "height": 512,
+    "karras": True,
+    "tiling": False,
+    "hires_fix": False,
+    "clip_skip": 1,
+}
+"""What a worker needs to draw it."""
+REQUEST = Request(
+    id="r",
+    user_id=1,
+    created_at=0,
+    expires_at=1000,
+    model="m",
+    n=3,
+    generations=["a", "b", "c"],
+    payload={},
+    price=PRICE,
+    tax=TAX,
+    reward=REWARD,
+    share_reason="",
+)
+IMAGE = Generation(
+    id="a",
+    request_id="r",
+    index=0,
+    seed=1,
+    state=State.WAITING,
+    model="m",
+    priority=0,
+    created_at=0,
+    batch_key="k",
+    pixels=64 * 64,
+    ttl=150,
+    user_id=1,
+    slow_workers=True,
+)
