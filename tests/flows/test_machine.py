@@ -34,11 +34,11 @@ from horde.store.items import from_item
 from infra.operate import commands
 from tests.support import rulebook
 from tests.support.api_calls import ANONYMOUS, Reply
+from tests.support.clock import START_MS
 from tests.support.cloud import Cloud, fresh_cloud
 from tests.support.images import png_base64, webp
 from tests.support.numbers import LIFE_S
 
-START_MS = 1_795_000_000_000
 BASELINE = "stable_diffusion_1"
 MOST_USERS = 8
 EXAMPLES = int(os.environ.get("FUZZ", "160")) // 4

@@ -1,12 +1,13 @@
 """Doubles the clock: time passes when a test says so, on a fast machine as on a slow one.
 
-It starts at the real time. Each look at it takes a millisecond, so that what happens later has a
-later time; nothing else moves it.
+Every test starts at the same moment, far from midnight. Each look at the clock takes a millisecond,
+so that what happens later has a later time; nothing else moves it.
 """
 
 from itertools import count
 
-from horde import clock
+START_MS = 1_800_000_000_000
+"""2027-01-15 08:00 UTC."""
 
 
 class Clock:
@@ -14,7 +15,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.offset_ms = 0
-        self._start, self._looks = clock.now_ms(), count()
+        self._start, self._looks = START_MS, count()
         self._frozen = False
 
     def now_ms(self) -> int:

@@ -30,11 +30,11 @@ from horde.records import OPEN, Generation, State
 from horde.store.items import from_item
 from tests.support import direct, proof
 from tests.support.api_calls import Reply, key_of
+from tests.support.clock import START_MS
 from tests.support.cloud import Cloud, cloud_of, new_processes
 from tests.support.cuts import Dead, Errors, Made, Point, Wire, hooked, points, seeded
 from tests.support.numbers import OVER_S
 
-START_MS = 1_800_000_000_000
 HOOK = "https://93.184.216.34"
 """A client's webhook; nobody is called."""
 ROUNDS = 14
