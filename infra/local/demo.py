@@ -44,7 +44,7 @@ class Rule:
 
 
 @dataclass(slots=True)
-class Wish:
+class DemoRequest:
     """One of the four requests, and what came of it."""
 
     name: str
@@ -90,7 +90,7 @@ def as_base64(image: Image.Image) -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
-def wishes(cloud: LocalCloud) -> list[Wish]:
+def demo_requests(cloud: LocalCloud) -> list[DemoRequest]:
     """Open two accounts and make up the four requests."""
 
     def body(prompt: str, **fields: Any) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
     # 512x512 at 12 steps is 2.60 kudos by the Horde's formula, so 3; image-to-image at strength
     # 0.6 computes 7.2 steps, 1.56, times 1.3 for the source, so 2.
     return [
-        Wish(
+        DemoRequest(
             "a",
             "registered, shared: true",
             clients["demo-ada"],
@@ -121,7 +121,7 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
             Rule(shared=True, why="requested", price=3, tax=rules.tax_shared),
             alias="demo-ada",
         ),
-        Wish(
+        DemoRequest(
             "b",
             "registered, no flag",
             clients["demo-ben"],
@@ -129,7 +129,7 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
             Rule(shared=False, why="not requested", price=3, tax=rules.tax_private),
             alias="demo-ben",
         ),
-        Wish(
+        DemoRequest(
             "c",
             "anonymous, no flag",
             anonymous,
@@ -142,7 +142,7 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
                 message="Anonymous text-to-image is always shared",
             ),
         ),
-        Wish(
+        DemoRequest(
             "d",
             "anonymous, source image",
             anonymous,
@@ -162,30 +162,30 @@ def wishes(cloud: LocalCloud) -> list[Wish]:
     ]
 
 
-def send(wish: Wish) -> None:
+def send(request: DemoRequest) -> None:
     """Ask for the price, then send the request."""
-    wish.before = wish.client.kudos()
-    wish.dry_run = wish.client.dry_run(wish.body)
-    wish.accepted = wish.client.generate(wish.body)
-    said = wish.accepted.get("message")
+    request.before = request.client.kudos()
+    request.dry_run = request.client.dry_run(request.body)
+    request.accepted = request.client.generate(request.body)
+    said = request.accepted.get("message")
     say(
-        f"({wish.name}) {wish.title}: {wish.n} x {wish.body['prompt']!r}: "
-        f"{wish.accepted['kudos']} kudos" + (f'\n          "{said}"' if said else "")
+        f"({request.name}) {request.title}: {request.n} x {request.body['prompt']!r}: "
+        f"{request.accepted['kudos']} kudos" + (f'\n          "{said}"' if said else "")
     )
 
 
-def watch(requests: list[Wish]) -> None:
+def watch(requests: list[DemoRequest]) -> None:
     """Poll until all are done, with a line whenever something changes."""
     shown, said, begun = "", time.monotonic(), time.monotonic()
     while True:
-        for wish in requests:
-            if not wish.counts.get("done"):
-                wish.counts = wish.client.check(wish.accepted["id"])
-        line = "   ".join(f"({wish.name}) {_state(wish.counts)}" for wish in requests)
+        for request in requests:
+            if not request.counts.get("done"):
+                request.counts = request.client.check(request.accepted["id"])
+        line = "   ".join(f"({request.name}) {_state(request.counts)}" for request in requests)
         if line != shown or time.monotonic() > said + BEAT_S:
             say(line)
             shown, said = line, time.monotonic()
-        if all(wish.counts["done"] for wish in requests):
+        if all(request.counts["done"] for request in requests):
             return
         if time.monotonic() > begun + PATIENCE_S:
             message = f"not all images were drawn within {PATIENCE_S} s"
@@ -200,18 +200,18 @@ def _state(counts: dict[str, Any]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in names if counts[name]) or "ended"
 
 
-def collect(cloud: LocalCloud, requests: list[Wish]) -> None:
+def collect(cloud: LocalCloud, requests: list[DemoRequest]) -> None:
     """Download the images, then look into the LAION bucket once sharing has come to rest."""
     FOLDER.mkdir(exist_ok=True)
-    for wish in requests:
-        wish.status = wish.client.status(wish.accepted["id"])
-        wish.after = wish.client.kudos()
-        for number, generation in enumerate(wish.status["generations"], 1):
-            kind = "shared" if wish.status["shared"] else "private"
-            path = FOLDER / f"{wish.name}{number}-{kind}.webp"
-            path.write_bytes(wish.client.download(generation["img"]))
-            wish.files.append(path)
-    say(f"downloaded {sum(len(wish.files) for wish in requests)} images to {FOLDER.name}/")
+    for request in requests:
+        request.status = request.client.status(request.accepted["id"])
+        request.after = request.client.kudos()
+        for number, generation in enumerate(request.status["generations"], 1):
+            kind = "shared" if request.status["shared"] else "private"
+            path = FOLDER / f"{request.name}{number}-{kind}.webp"
+            path.write_bytes(request.client.download(generation["img"]))
+            request.files.append(path)
+    say(f"downloaded {sum(len(request.files) for request in requests)} images to {FOLDER.name}/")
 
     s3, bucket = cloud.aws("s3"), cloud.outputs["LaionBucket"]
 
@@ -219,7 +219,7 @@ def collect(cloud: LocalCloud, requests: list[Wish]) -> None:
         found = s3.list_objects_v2(Bucket=bucket, Prefix="incoming/").get("Contents", [])
         return [row["Key"] for row in found]
 
-    expected = sum(wish.n for wish in requests if wish.rule.shared)
+    expected = sum(request.n for request in requests if request.rule.shared)
     say(f"waiting for {expected} images and their metadata in the LAION bucket")
     try:
         until("the shared images", lambda: len(keys()) >= 2 * expected, seconds=PATIENCE_S)
@@ -232,12 +232,12 @@ def collect(cloud: LocalCloud, requests: list[Wish]) -> None:
     except TimeoutError as error:
         say(f"  {error}")
     for key in keys():
-        for wish in requests:
-            ids = {generation["id"] for generation in wish.status["generations"]}
+        for request in requests:
+            ids = {generation["id"] for generation in request.status["generations"]}
             if key.endswith(".webp") and Path(key).stem in ids:
                 row = f"{key.removesuffix('.webp')}.json"
                 body = s3.get_object(Bucket=bucket, Key=row)["Body"].read() if row in keys() else ""
-                wish.objects.append((key, json.loads(body or "{}")))
+                request.objects.append((key, json.loads(body or "{}")))
 
 
 # --- the table -----------------------------------------------------------------------------------
@@ -247,34 +247,37 @@ Cell = list[tuple[str, bool]]
 HEADS = ("request", "shared, and why", "kudos", "balance", "image", "LAION bucket")
 
 
-def cells(wish: Wish) -> list[Cell]:
+def cells(request: DemoRequest) -> list[Cell]:
     """Return a request's row; every line of it is checked."""
-    rule, charged = wish.rule, int(wish.accepted["kudos"])
-    price = charged - rule.tax * wish.n
-    said = wish.accepted.get("message", "")
-    shared = wish.status["shared"]
+    rule, charged = request.rule, int(request.accepted["kudos"])
+    price = charged - rule.tax * request.n
+    said = request.accepted.get("message", "")
+    shared = request.status["shared"]
     why = [(part, True) for part in _wrap(rule.why, 24)]
     if rule.message:
         told = rule.message in said
         why.append(("and the 202 said so" if told else "but the 202 did not say so", told))
     elif said:
         why.append((f"but the 202 said {said[:40]!r}", False))
-    paid = charged if wish.alias else 0
+    paid = charged if request.alias else 0
     return [
-        [(f"({wish.name}) {wish.title}", True), (f"{wish.n} x {wish.body['prompt'][:24]!r}", True)],
+        [
+            (f"({request.name}) {request.title}", True),
+            (f"{request.n} x {request.body['prompt'][:24]!r}", True),
+        ],
         [("yes:" if shared else "no:", shared is rule.shared), *why],
         [
-            (f"price {price} = {wish.n} x {rule.price}", price == wish.n * rule.price),
-            (f"tax   {wish.n * rule.tax} = {wish.n} x {rule.tax}", True),
-            (f"total {charged}", charged == (rule.price + rule.tax) * wish.n),
-            (f"dry run {wish.dry_run}", wish.dry_run == charged),
+            (f"price {price} = {request.n} x {rule.price}", price == request.n * rule.price),
+            (f"tax   {request.n * rule.tax} = {request.n} x {rule.tax}", True),
+            (f"total {charged}", charged == (rule.price + rule.tax) * request.n),
+            (f"dry run {request.dry_run}", request.dry_run == charged),
         ],
         [
-            (f"{wish.before} -> {wish.after}", wish.after == wish.before - paid),
-            (f"paid {paid}" if wish.alias else "anonymous: untouched", True),
+            (f"{request.before} -> {request.after}", request.after == request.before - paid),
+            (f"paid {paid}" if request.alias else "anonymous: untouched", True),
         ],
-        _images(wish),
-        _objects(wish),
+        _images(request),
+        _objects(request),
     ]
 
 
@@ -287,37 +290,37 @@ def _wrap(text: str, width: int) -> list[str]:
     return lines
 
 
-def _images(wish: Wish) -> Cell:
+def _images(request: DemoRequest) -> Cell:
     lines: Cell = []
-    for path in wish.files:
+    for path in request.files:
         with Image.open(path) as image:
             good = image.format == "WEBP" and image.size == (SIDE, SIDE)
             size = f"{image.format} {image.width}x{image.height}"
         lines += [(path.name, True), (f"  {size}", good)]
-    if len(wish.files) != wish.n:
-        lines.append((f"{len(wish.files)} of {wish.n}", False))
+    if len(request.files) != request.n:
+        lines.append((f"{len(request.files)} of {request.n}", False))
     return lines
 
 
-def _objects(wish: Wish) -> Cell:
-    expected = wish.n if wish.rule.shared else 0
-    if not wish.objects:
+def _objects(request: DemoRequest) -> Cell:
+    expected = request.n if request.rule.shared else 0
+    if not request.objects:
         return [("none", not expected)]
     lines: Cell = []
-    for key, row in wish.objects:
+    for key, row in request.objects:
         folder, _, name = key.rpartition("/")
-        lines += [(f"{folder}/", True), (f"  {name[:8]}...webp, .json", _is_clean(wish, row))]
-    if len(wish.objects) != expected:
-        lines.append((f"{len(wish.objects)} instead of {expected}", False))
+        lines += [(f"{folder}/", True), (f"  {name[:8]}...webp, .json", _is_clean(request, row))]
+    if len(request.objects) != expected:
+        lines.append((f"{len(request.objects)} instead of {expected}", False))
     return lines
 
 
-def _is_clean(wish: Wish, row: dict[str, Any]) -> bool:
+def _is_clean(request: DemoRequest, row: dict[str, Any]) -> bool:
     """Say whether a metadata row is flat, has the prompt, and leads to nobody."""
     flat = bool(row) and not any(isinstance(value, dict | list) for value in row.values())
     text = json.dumps(row)
-    nobody = not any(name in text for name in ("demo-ada", "demo-ben", str(wish.client.api_key)))
-    return flat and nobody and row.get("prompt") == wish.body["prompt"]
+    nobody = not any(name in text for name in ("demo-ada", "demo-ben", str(request.client.api_key)))
+    return flat and nobody and row.get("prompt") == request.body["prompt"]
 
 
 def table(rows: Iterable[list[Cell]]) -> tuple[str, bool]:
@@ -338,21 +341,21 @@ def table(rows: Iterable[list[Cell]]) -> tuple[str, bool]:
     return "\n".join(line.rstrip() for line in lines), right
 
 
-def pictures(requests: list[Wish]) -> list[Picture]:
+def pictures(requests: list[DemoRequest]) -> list[Picture]:
     """Return what the contact sheet shows."""
     shown = []
-    for wish in requests:
-        if "source_image" in wish.body:
-            shown.append(Picture(drawing(), "source image", f"({wish.name}) sent by the client"))
-        for path in wish.files:
+    for request in requests:
+        if "source_image" in request.body:
+            shown.append(Picture(drawing(), "source image", f"({request.name}) sent by the client"))
+        for path in request.files:
             with Image.open(path) as image:
                 picture = image.convert("RGB")
             shown.append(
                 Picture(
                     picture,
-                    wish.body["prompt"],
-                    f"({wish.name}) {wish.title}",
-                    shared=wish.status["shared"],
+                    request.body["prompt"],
+                    f"({request.name}) {request.title}",
+                    shared=request.status["shared"],
                 )
             )
     return shown
@@ -361,17 +364,17 @@ def pictures(requests: list[Wish]) -> list[Picture]:
 def main() -> int:
     """Run the demo; 0 only if every cell of the table is right."""
     with LocalCloud("demo", auth=os.environ.get("AUTH", "0") not in {"", "0"}) as cloud:
-        requests = wishes(cloud)
+        requests = demo_requests(cloud)
         try:
-            for wish in requests:
-                send(wish)
+            for request in requests:
+                send(request)
             watch(requests)
             collect(cloud, requests)
         except TimeoutError as error:
             raise LocalCloudError(str(error), cloud.worker_log()) from None
         sheet = contact_sheet(pictures(requests))
         sheet.save(FOLDER / "demo.png", optimize=True)
-        text, right = table(cells(wish) for wish in requests)
+        text, right = table(cells(request) for request in requests)
     print(f"\n{text}\n")
     print(f"images: {FOLDER.name}/, all of them on {FOLDER.name}/demo.png")
     print("every line was checked against the rules: all right" if right else "NOT ALL RIGHT")

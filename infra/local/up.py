@@ -24,10 +24,10 @@ Any Horde client works with {url}/api. By hand, in another terminal of this fold
   curl -sw '\\n' $API/v2/find_user -H "apikey: $KEY"
 
   # what it would cost; then the request, its state, and its images
-  WISH='"prompt": "a blue car", "shared": true, "params": {{"steps": 12, "n": 2}}'
+  BODY='"prompt": "a blue car", "shared": true, "params": {{"steps": 12, "n": 2}}'
   curl -sw '\\n' $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" \\
-    -d "{{$WISH, \\"dry_run\\": true}}"
-  ID=$(curl -s $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" -d "{{$WISH}}" | cut -d'"' -f4)
+    -d "{{$BODY, \\"dry_run\\": true}}"
+  ID=$(curl -s $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" -d "{{$BODY}}" | cut -d'"' -f4)
   curl -sw '\\n' $API/v2/generate/check/$ID
   curl -sw '\\n' $API/v2/generate/status/$ID
 
@@ -36,13 +36,13 @@ Any Horde client works with {url}/api. By hand, in another terminal of this fold
     -d '{{"prompt": "a fox in the snow"}}'
 
   # what no endpoint draws waits for a volunteer; cancelled, it is refunded
-  WISH='"prompt": "a fox", "models": ["volunteers_only"]'
-  ID=$(curl -s $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" -d "{{$WISH}}" | cut -d'"' -f4)
+  BODY='"prompt": "a fox", "models": ["volunteers_only"]'
+  ID=$(curl -s $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" -d "{{$BODY}}" | cut -d'"' -f4)
   curl -sw '\\n' -X DELETE $API/v2/generate/status/$ID
 
   # all mistakes at once, as JSON
-  WISH='"prompt": 7, "params": {{"width": 100, "steps": "many"}}'
-  curl -sw '\\n' $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" -d "{{$WISH}}"
+  BODY='"prompt": 7, "params": {{"width": 100, "steps": "many"}}'
+  curl -sw '\\n' $API/v2/generate/async -H "apikey: $KEY" -H "$JSON" -d "{{$BODY}}"
 
   # the operator's command, the shared images, the logs
   export AWS_ENDPOINT_URL={endpoint} AWS_REGION=us-east-1

@@ -298,11 +298,11 @@ def test_lists_reach_the_functions_as_they_read_them() -> None:
     from horde.edge import ratelimit
 
     template = synthesize(trusted_ips=["10.0.0.0/8", "192.0.2.7"], admins=[1, 77])
-    told = functions(template)["users"][1]["Environment"]["Variables"]
-    assert ratelimit.is_trusted("192.0.2.7", told["TRUSTED_IPS"])
-    assert ratelimit.is_trusted("10.9.9.9", told["TRUSTED_IPS"])
-    assert not ratelimit.is_trusted("192.0.2.8", told["TRUSTED_IPS"])
-    ids = told["ADMINS"].split(",")
+    environment = functions(template)["users"][1]["Environment"]["Variables"]
+    assert ratelimit.is_trusted("192.0.2.7", environment["TRUSTED_IPS"])
+    assert ratelimit.is_trusted("10.9.9.9", environment["TRUSTED_IPS"])
+    assert not ratelimit.is_trusted("192.0.2.8", environment["TRUSTED_IPS"])
+    ids = environment["ADMINS"].split(",")
     assert ids == ["1", "77"]
 
 
@@ -356,5 +356,5 @@ def test_two_stages_in_one_account_share_no_name() -> None:
 def test_the_operators_first_model_is_the_first_of_the_file() -> None:
     one = {"endpoint": None, "baseline": "stable_diffusion_1"}
     template = synthesize(models={"z first": one, "a second": one})
-    told = functions(template)["generate"][1]["Environment"]["Variables"]["MODELS"]
-    assert list(json.loads(told)) == ["z first", "a second"]
+    environment = functions(template)["generate"][1]["Environment"]["Variables"]["MODELS"]
+    assert list(json.loads(environment)) == ["z first", "a second"]

@@ -6,35 +6,37 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from horde.rules import ruleset
 from infra.local.api_client import Client
-from infra.local.demo import SIDE, Rule, Wish, cells, table
+from infra.local.demo import SIDE, DemoRequest, Rule, cells, table
 
+TAX = ruleset.IN_FORCE.tax_shared
 ROW = {"prompt": "a fox", "seed": 1}
 
 
 @pytest.fixture
-def wish(tmp_path: Path) -> Wish:
+def sent(tmp_path: Path) -> DemoRequest:
     path = tmp_path / "a1.webp"
     Image.new("RGB", (SIDE, SIDE)).save(path, "WEBP")
-    return Wish(
+    return DemoRequest(
         "a",
         "registered, shared: true",
         Client("", "secretkey"),
         {"prompt": "a fox", "params": {"n": 1}},
-        Rule(shared=True, why="requested", price=3, tax=1),
+        Rule(shared=True, why="requested", price=3, tax=TAX),
         alias="demo-ada",
         before=100,
-        after=96,
-        dry_run=4,
-        accepted={"kudos": 4},
+        after=100 - 3 - TAX,
+        dry_run=3 + TAX,
+        accepted={"kudos": 3 + TAX},
         status={"shared": True},
         files=[path],
         objects=[("incoming/date=2026-11-23/id.webp", ROW)],
     )
 
 
-def test_a_demo_that_keeps_the_rules_is_right(wish: Wish) -> None:
-    text, right = table([cells(wish)])
+def test_a_demo_that_keeps_the_rules_is_right(sent: DemoRequest) -> None:
+    text, right = table([cells(sent)])
     assert right
     assert "WRONG" not in text
 
@@ -42,10 +44,10 @@ def test_a_demo_that_keeps_the_rules_is_right(wish: Wish) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("after", 97),
-        ("dry_run", 3),
-        ("accepted", {"kudos": 6}),
-        ("accepted", {"kudos": 4, "message": "overruled"}),
+        ("after", 100),
+        ("dry_run", 99),
+        ("accepted", {"kudos": 99}),
+        ("accepted", {"kudos": 3 + TAX, "message": "overruled"}),
         ("status", {"shared": False}),
         ("files", []),
         ("objects", []),
@@ -54,8 +56,8 @@ def test_a_demo_that_keeps_the_rules_is_right(wish: Wish) -> None:
         ("objects", [("incoming/x.webp", {**ROW, "nested": {}})]),
     ],
 )
-def test_each_broken_rule_is_marked_as_wrong(wish: Wish, field: str, value: Any) -> None:
-    setattr(wish, field, value)
-    text, right = table([cells(wish)])
+def test_each_broken_rule_is_marked_as_wrong(sent: DemoRequest, field: str, value: Any) -> None:
+    setattr(sent, field, value)
+    text, right = table([cells(sent)])
     assert not right
     assert "WRONG: " in text
