@@ -955,7 +955,7 @@ def moved(busy: Busy) -> dict[Row, Item]:
 
 def test_nothing_is_found_in_a_table_that_changes_while_it_is_read(busy: Busy) -> None:
     before = moved(busy)
-    for seed in range(10):
+    for seed in range(5):
         report = audit(Moving(busy.cloud, before, seed), segments=1, pauses=(0, 0))
         assert report.findings == (), report.lines()
 
@@ -980,7 +980,7 @@ def test_old_rewards_that_are_posted_while_the_audit_reads_are_not_found(busy: B
             self.first, first = False, self.first
             return counted if first else super().counted(*only)
 
-    for seed in range(10):
+    for seed in range(5):
         report = audit(Counted(busy.cloud, before, seed), segments=1, pauses=(0, 0))
         assert report.findings == (), report.lines()
 

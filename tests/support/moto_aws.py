@@ -3,7 +3,7 @@
 How it differs from AWS, where that matters here: it is not atomic under threads (races are tested
 in tests/e2e), reads are always consistent, indexes never lag, no permission is checked, nothing is
 throttled, a TTL deletes nothing, and a queue's visibility runs out in real time. ``quick`` changes
-how it copies its tables, not what they hold.
+how it copies its tables, ``direct`` how DynamoDB is called, neither what the tables hold.
 """
 
 from collections.abc import Iterator
@@ -34,8 +34,11 @@ SERVICES = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm")
 @contextmanager
 def moto_clients() -> Iterator[dict[str, Any]]:
     """Start moto once and make its clients once, by service: each costs 50 ms."""
+    from tests.support import direct
+
     with pytest.MonkeyPatch.context() as patch, mock_aws():
         quick.patch(patch)
+        direct.patch(patch)
         for name, value in CREDENTIALS.items():
             patch.setenv(name, value)
         for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):

@@ -3,8 +3,9 @@
 Before each transaction moto copies the whole table with its stream, item by item, for a rollback;
 it looks every attribute of every item up in its description of the API, and measures an item at
 each of its attributes. Here items are copied when they are changed, stream records never, and
-attributes go out as they are; update expressions are parsed once. What is written, refused and
-rolled back is as before; but items may be larger than DynamoDB's 400 KB.
+attributes go out as they are; update expressions are parsed once, and what a class can do is looked
+up once. What is written, refused and rolled back is as before; but items may be larger than
+DynamoDB's 400 KB.
 """
 
 import copy
@@ -14,9 +15,10 @@ from functools import cache
 from typing import Any
 
 import pytest
+from moto.core import responses
 from moto.core.serialize import BaseJSONSerializer
 from moto.dynamodb.models import DynamoDBBackend
-from moto.dynamodb.models.dynamo_type import Item, LimitedSizeDict
+from moto.dynamodb.models.dynamo_type import DynamoType, Item, LimitedSizeDict
 from moto.dynamodb.models.table import Table
 from moto.dynamodb.parsing import ast_nodes, expressions, validators
 
@@ -77,12 +79,29 @@ def _copied_tree(value: Any) -> Any:
     return pickle.loads(_pickled(value)) if isinstance(value, _node) else copy.deepcopy(value)
 
 
+_cast: Any = vars(DynamoType)["cast_value"].fget
+
+
+def _cast_value(value: DynamoType) -> Any:
+    return value.value if value.type == "S" else _cast(value)
+
+
+def _traverse(self: Any, tree: Any) -> Any:
+    kinds = self.nodes_to_be_processed()
+    self.nodes_to_be_processed = lambda: kinds
+    return self.traverse_node_recursively(tree)
+
+
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make moto's tables quick for as long as ``monkeypatch`` lasts."""
     monkeypatch.setattr(Item, "__deepcopy__", _copied_item, raising=False)
     monkeypatch.setattr(LimitedSizeDict, "__setitem__", dict.__setitem__)
     monkeypatch.setattr(_parser, "make", staticmethod(_parsed))
     monkeypatch.setattr(validators, "deepcopy", _copied_tree)
+    monkeypatch.setattr(vars(ast_nodes)["DepthFirstTraverser"], "traverse", _traverse)
+    monkeypatch.setattr(DynamoType, "cast_value", property(_cast_value))
+    methods_of = cache(vars(responses)["method_names_from_class"])
+    monkeypatch.setattr(responses, "method_names_from_class", methods_of)
     monkeypatch.setattr(Table, "__deepcopy__", _backup, raising=False)
     monkeypatch.setattr(DynamoDBBackend, "update_item", _update_a_copy)
     monkeypatch.setattr(BaseJSONSerializer, "_serialize_type_map", _as_it_is)
