@@ -1,6 +1,6 @@
 """moto's transactions stay all or nothing with our way of rolling back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -61,3 +61,19 @@ def stream_length() -> int:
     shard = dynamodb_backends[ACCOUNT][REGION].tables["t"].stream_shard
     assert shard is not None
     return len(shard.items)
+
+
+@pytest.mark.parametrize("kilobytes", [399, 401])
+def test_an_item_is_no_larger_than_dynamodb_takes(db: Any, kilobytes: int) -> None:
+    item = {"pk": {"S": "large"}, "sk": {"S": "x"}, "text": {"S": "x" * kilobytes * 1024}}
+    put = {"Put": {"TableName": "t", "Item": item}}
+    writes: list[Callable[[], Any]] = [
+        lambda: db.put_item(TableName="t", Item=item),
+        lambda: db.transact_write_items(TransactItems=[put]),
+    ]
+    for write in writes:
+        if kilobytes > 400:
+            with pytest.raises(ClientError, match="Item size has exceeded"):
+                write()
+        else:
+            write()

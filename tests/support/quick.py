@@ -4,8 +4,8 @@ Before each transaction moto copies the whole table with its stream, item by ite
 it looks every attribute of every item up in its description of the API, and measures an item at
 each of its attributes. Here items are copied when they are changed, stream records never, and
 attributes go out as they are; update expressions are parsed once, and what a class can do is looked
-up once. What is written, refused and rolled back is as before; but items may be larger than
-DynamoDB's 400 KB.
+up once. What is written, refused and rolled back is as before; ``direct`` refuses items larger than
+DynamoDB's 400 KB in moto's place.
 """
 
 import copy
