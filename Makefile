@@ -34,7 +34,8 @@ test: ## everything: format, lint, types, all tests with the local cloud
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 -m 'not e2e'
+	$(PY) -m pytest -m e2e
 
 check: ## the fast part of test
 	$(SETUP) check
