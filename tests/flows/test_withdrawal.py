@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from horde.records import Shared
+from horde.store.table import ConditionFailed
 from infra.operate import commands
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud
@@ -68,3 +70,9 @@ def test_what_was_never_shared_cannot_be_taken_back(cloud: Cloud) -> None:
     cloud.settle_async()
     with pytest.raises(commands.OperatorError, match="no image"):
         withdraw(cloud, image)
+
+
+def test_a_withdrawal_that_nothing_records_is_an_error(cloud: Cloud) -> None:
+    unknown = Shared("11111111-2222-4333-8444-555555555555", 1, "incoming/x.webp")
+    with pytest.raises(ConditionFailed):
+        cloud.store.sharing.mark_withdrawn(unknown)

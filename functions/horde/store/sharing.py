@@ -7,7 +7,7 @@ from horde.records import Generation, Rating, Request, Shared, State
 from horde.rules import kudos
 from horde.store.items import SK, Item, Kind, encode, encode_all, from_item, key
 from horde.store.ledger import post
-from horde.store.table import Table
+from horde.store.table import ConditionFailed, Table
 from horde.store.transaction import EXISTS, new, update
 
 
@@ -58,13 +58,18 @@ class Sharing:
                 yield from_item(Shared, item)
 
     def mark_withdrawn(self, shared: Shared) -> None:
-        """Record that an image was withdrawn from the data set. Idempotent."""
-        self._table.try_update(
+        """Record that an image was withdrawn from the data set. Idempotent.
+
+        Raises ConditionFailed for an image that has no record.
+        """
+        marked = self._table.try_update(
             key(Kind.SHARED, shared.generation_id),
             "SET withdrawn_at = if_not_exists(withdrawn_at, :now)",
             EXISTS,
             encode_all({"now": clock.now_ms()}),
         )
+        if marked is None:
+            raise ConditionFailed
 
     def rate(
         self, request: Request, ratings: Sequence[Rating], *, best: str | None, reward: int
