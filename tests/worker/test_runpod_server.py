@@ -67,7 +67,8 @@ async def an_endpoint(logs: Path, **settings: Any) -> AsyncIterator[Client]:
     headers = {"Authorization": "Bearer key"}
     async with serve(endpoint) as local, aiohttp.ClientSession(headers=headers) as http:
         yield Client(local, http)
-    assert processes_of(endpoint.endpoint_id) == []
+    # A child that was killed with its group may take a moment to be gone.
+    assert wait_until_gone(endpoint.endpoint_id) == []
 
 
 async def until(condition: Callable[[], bool]) -> None:
