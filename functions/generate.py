@@ -83,22 +83,24 @@ def generate(call: Call) -> Response:
         flag=body.shared, anonymous=user.anonymous, uses_images=body.uses_images
     )
     baseline = settings.models[model].baseline if model in settings.models else ""
-    price = pricing.quote(body.spec, shared=decision.shared, baseline=baseline)
+    spec = body.spec
+    price = pricing.quote(spec, shared=decision.shared, baseline=baseline)
     available = user.kudos + gift - user.floor
     side = admission.max_side(seen.census, baseline)
     reduced = None
     if body.allow_downgrade and admission.lacks_upfront(
-        body.spec, side, total=price.total, available=available
+        spec, side, total=price.total, available=available
     ):
-        body = body.reduced_to(admission.downgraded(body.spec, side))
-        price = pricing.quote(body.spec, shared=decision.shared, baseline=baseline)
-        reduced = admission.downgrade_message(body.spec)
+        spec = admission.downgraded(spec, side)
+        body = body.reduced_to(spec)
+        price = pricing.quote(spec, shared=decision.shared, baseline=baseline)
+        reduced = admission.downgrade_message(spec)
     if body.dry_run:
         return Response(RequestCost(kudos=price.total))
     waiting = store.queue.count_of(user, model, admission.concurrency(user))
     admission.check_concurrency(user, waiting=waiting, n=body.params.n)
-    sharedkeys.check_request(sharedkey, body.spec, total=price.total)
-    admission.check_upfront(body.spec, side, total=price.total, available=available)
+    sharedkeys.check_request(sharedkey, spec, total=price.total)
+    admission.check_upfront(spec, side, total=price.total, available=available)
     source = None
     if body.source_image:
         source = images.source_of(body.source_image, body.source_mask, painting=body.painting)
@@ -121,13 +123,13 @@ def generate(call: Call) -> Response:
     store.requests.accept(request, generations, user, sharedkey)
 
     possible = has_endpoint(settings.models, model) or store.workers.model_is_live(model)
-    no_worker = ruleset.fill(NO_WORKER)
-    messages = [decision.message, reduced, None if possible else no_worker]
+    no_worker = None if possible else ruleset.fill(NO_WORKER)
+    messages = [decision.message, reduced, no_worker]
     accepted = RequestAccepted(
         id=request.id,
         kudos=price.total,
         message=" ".join(message for message in messages if message) or None,
-        warnings=None if possible else [Warned(code="NoAvailableWorker", message=no_worker)],
+        warnings=[Warned(code="NoAvailableWorker", message=no_worker)] if no_worker else None,
     )
     return Response(accepted, HTTPStatus.ACCEPTED)
 
@@ -227,7 +229,8 @@ def plan(
     workers: list[str],
 ) -> tuple[Request, list[Generation]]:
     """Return the records of a new request and its images."""
-    params, spec, img2img = body.params, body.spec, body.spec.img2img
+    params, spec = body.params, body.spec
+    img2img = spec.img2img
     request_id, created_at = str(uuid.uuid4()), clock.now_ms()
     ids = [str(uuid.uuid4()) for _ in range(params.n)]
     job_payload = payload(body)
