@@ -35,23 +35,26 @@ COUNTERS = Kind.STATS.value
 MINUTE_MS = 60_000
 
 
+_PREFIX = {
+    Scope.MINUTE: "MINUTE",
+    Scope.DAY: "DAY",
+    Scope.TOTAL: "TOTAL",
+    Scope.MODEL_DAY: "MODELDAY",
+    Scope.MODEL: "MODEL",
+}
+"""How the sort keys of the counters begin that belong to no worker or account."""
+_SCOPES = {prefix: scope for scope, prefix in _PREFIX.items()}
+
+
 def row(series: Series) -> Row:
     """Return the key of a series' item. Model names are hashed: they may exceed a sort key."""
     if series.scope is Scope.WORKER:
         return Row(partition(Kind.WORKER, series.name), Kind.STATS)
     if series.scope is Scope.ANONYMOUS:
         return Row(partition(Kind.USER, ANONYMOUS_ID), Kind.STATS)
-    model = hashlib.sha256(series.name.encode()).hexdigest()[:32]
-    return Row(
-        COUNTERS,
-        {
-            Scope.MINUTE: f"MINUTE#{series.period}",
-            Scope.DAY: f"DAY#{series.period}",
-            Scope.TOTAL: "TOTAL",
-            Scope.MODEL_DAY: f"MODELDAY#{series.period}#{model}",
-            Scope.MODEL: f"MODEL#{model}",
-        }[series.scope],
-    )
+    model = hashlib.sha256(series.name.encode()).hexdigest()[:32] if series.name else ""
+    parts = (_PREFIX[series.scope], series.period, model)
+    return Row(COUNTERS, "#".join(part for part in parts if part))
 
 
 def scope_of(row: Row) -> Scope:
@@ -59,15 +62,6 @@ def scope_of(row: Row) -> Scope:
     if row.pk != COUNTERS:
         return Scope.WORKER if row.pk.startswith(f"{Kind.WORKER}#") else Scope.ANONYMOUS
     return _SCOPES[row.sk.partition("#")[0]]
-
-
-_SCOPES = {
-    "MINUTE": Scope.MINUTE,
-    "DAY": Scope.DAY,
-    "TOTAL": Scope.TOTAL,
-    "MODELDAY": Scope.MODEL_DAY,
-    "MODEL": Scope.MODEL,
-}
 
 
 def add(series: Series, counter: Counter, changes: Mapping[str, int] | None = None) -> Item:
@@ -126,12 +120,13 @@ class Counters:
 
     def by_model(self, now_ms: int) -> ModelCounts:
         """Return the images by model up to ``now_ms`` (ms since the epoch)."""
-        today = f"MODELDAY#{day(now_ms)}#"
-        month = self.between(f"MODELDAY#{day(_month_ago(now_ms))}#", f"{today}~")
+        by_day, ever = _PREFIX[Scope.MODEL_DAY], _PREFIX[Scope.MODEL]
+        today = f"{by_day}#{day(now_ms)}#"
+        month = self.between(f"{by_day}#{day(_month_ago(now_ms))}#", f"{today}~")
         return ModelCounts(
             day=_by_model(item for item in month if item[SK]["S"].startswith(today)),
             month=_by_model(month),
-            total=_by_model(self.between("MODEL#", "MODEL#~")),
+            total=_by_model(self.between(f"{ever}#", f"{ever}#~")),
         )
 
     def between(self, first: str, last: str, *, consistent: bool = False) -> list[Item]:

@@ -31,9 +31,6 @@ from horde.store.sharedkeys import SharedKeys
 from horde.store.table import DECISION_TRIES, ConditionFailed, Table
 from horde.store.transaction import EXISTS, check, new, update
 
-_LISTED = f"{LISTED.partition}, {LISTED.sort}"
-_DUE = f"{DUE.partition}, {DUE.sort}"
-
 
 class Endings:
     """The ends of a generation."""
@@ -95,9 +92,10 @@ class Endings:
         more: Iterable[Item] = (),
     ) -> bool:
         assigned = ["#state = :state", *(f"{name} = :{name}" for name in changes or {})]
+        indexed = f"{WAITING.partition}, {DUE.attributes}, {LISTED.attributes}"
         ended = _transition(
             generation,
-            f"SET {', '.join(assigned)} REMOVE {WAITING.partition}, {_DUE}, {_LISTED}",
+            f"SET {', '.join(assigned)} REMOVE {indexed}",
             {"state": state},
             {f":{name}": value for name, value in (changes or {}).items()},
         )
@@ -145,7 +143,7 @@ class Endings:
             _transition(
                 generation,
                 f"SET #state = :state, {WAITING.partition} = model, {LISTED.partition} = :list, "
-                f"{LISTED.sort} = created_at REMOVE {_DUE}, lease_until",
+                f"{LISTED.sort} = created_at REMOVE {DUE.attributes}, lease_until",
                 {"state": State.WAITING, "list": _list_of(generation)},
             ),
             check(key(Kind.REQUEST, request.id), still_wanted),
@@ -181,7 +179,7 @@ def _touch_request(request: Request, waived: int, *, last_fault: bool) -> list[I
         values |= {"true": True, "due": clock.now()}
     if not changes:
         return []
-    unlisted = f" REMOVE {_LISTED}" if last_fault else ""
+    unlisted = f" REMOVE {LISTED.attributes}" if last_fault else ""
     nobody_refunded_meanwhile = "waived = :seen" if waived else EXISTS
     return [
         update(

@@ -31,6 +31,11 @@ class Index(NamedTuple):
     partition: str
     sort: str
 
+    @property
+    def attributes(self) -> str:
+        """Both attributes, as an update expression lists them."""
+        return f"{self.partition}, {self.sort}"
+
 
 WAITING = Index("waiting", "wait_model", "priority")
 """Waiting images by model, the highest priority last."""
@@ -102,7 +107,7 @@ def stats_key(kind: Kind, name: object) -> Item:
     return key_of((partition(kind, name), Kind.STATS))
 
 
-def id_of(item: Item) -> str:
+def id_of(item: Mapping[str, Any]) -> str:
     """Return the id in an item's partition key."""
     return str(item[PK]["S"].partition("#")[2])
 

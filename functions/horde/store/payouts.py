@@ -5,7 +5,9 @@ its ledger entry. An anonymous request is flagged by an item of its own, since o
 request.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import TypeVar
 
 from horde import clock
 from horde.records import NO_STATS, AnonymousRequest, Event, Settlement, WorkerStats
@@ -31,6 +33,8 @@ from horde.store.ledger import apply_to_balance
 from horde.store.settlements import POSTED, POSTING, row_of_settlement, settlement_of
 from horde.store.table import BATCH, ConditionFailed, Table
 from horde.store.transaction import EXISTS, new, update
+
+K = TypeVar("K")
 
 
 class Payouts:
@@ -74,16 +78,24 @@ class Payouts:
 
     def _speeds(self, events: Iterable[Event]) -> dict[Series, dict[str, int]]:
         """Return each worker's speed after these images, as fields of its statistics."""
-        drawn: dict[str, list[Settlement]] = {}
-        for event in events:
-            if isinstance(event, Settlement):
-                drawn.setdefault(event.worker_id, []).append(event)
+        drawn = _settlements_by(attrgetter("worker_id"), events)
         found = self._table.batch(stats_key(Kind.WORKER, worker_id) for worker_id in drawn)
         known = {id_of(item): from_item(WorkerStats, item) for item in found}
         return {
             Series(Scope.WORKER, worker_id): moving_speed(known.get(worker_id, NO_STATS), images)
             for worker_id, images in drawn.items()
         }
+
+
+def _settlements_by(
+    whose: Callable[[Settlement], K], events: Iterable[Event]
+) -> dict[K, list[Settlement]]:
+    """Return the settlements among events, grouped."""
+    found: dict[K, list[Settlement]] = {}
+    for event in events:
+        if isinstance(event, Settlement):
+            found.setdefault(whose(event), []).append(event)
+    return found
 
 
 def _flag_row(event: Event) -> Row:
@@ -102,12 +114,8 @@ def _flag(event: Event) -> Item:
 
 def _pay(events: Iterable[Event]) -> list[Item]:
     """Return the parts, one per owner, that pay rewards whose entries already exist."""
-    owed: dict[int, list[Settlement]] = {}
-    for event in events:
-        if isinstance(event, Settlement):
-            owed.setdefault(event.owner_id, []).append(event)
     parts = []
-    for owner_id, settlements in owed.items():
+    for owner_id, settlements in _settlements_by(attrgetter("owner_id"), events).items():
         entries = [kudos.reward(owner_id, settlement.reward) for settlement in settlements]
         pixelsteps = sum(settlement.pixelsteps for settlement in settlements)
         counts = {"fulfilled": len(settlements), "contributed": pixelsteps}

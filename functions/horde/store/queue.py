@@ -54,7 +54,7 @@ class Queue:
             "SET #state = :processing, worker_id = :worker, worker_name = :name, "
             f"worker_user = :user, lease_until = :lease, {DUE.partition} = :shard, "
             f"{DUE.sort} = :lease, attempt = attempt + :one "
-            f"REMOVE {WAITING.partition}, {LISTED.partition}, {LISTED.sort}",
+            f"REMOVE {WAITING.partition}, {LISTED.attributes}",
             still_waiting,
             encode_all(
                 {

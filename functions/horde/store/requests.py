@@ -142,7 +142,7 @@ class Requests:
         """
         return self._update(
             request_id,
-            f"SET cancelled = :true, {DUE.sort} = :due REMOVE {LISTED.partition}, {LISTED.sort}",
+            f"SET cancelled = :true, {DUE.sort} = :due REMOVE {LISTED.attributes}",
             OPEN,
             encode_all({"true": True, "due": due_at}),
         )
@@ -161,7 +161,7 @@ class Requests:
         for generation_id in request.generations:
             generation = key(Kind.GENERATION, generation_id)
             self._table.try_update(generation, f"SET {TTL} = :gone", EXISTS, gone)
-        indexed = f"{DUE.partition}, {DUE.sort}, {LISTED.partition}, {LISTED.sort}"
+        indexed = f"{DUE.attributes}, {LISTED.attributes}"
         self._update(request.id, f"SET {TTL} = :gone REMOVE {indexed}", OPEN, gone)
 
     def _update(

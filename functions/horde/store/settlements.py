@@ -57,7 +57,7 @@ def settlement_of(item: Mapping[str, Any]) -> Settlement:
     """
     return Settlement(
         entry_id=item[SK]["S"],
-        owner_id=int(id_of(dict(item))),
+        owner_id=int(id_of(item)),
         worker_id=item["worker_id"]["S"],
         user_id=int(item["user_id"]["N"]),
         generation_id=item["reference"]["S"],
@@ -111,5 +111,5 @@ def outbox_of(image: Mapping[str, Any]) -> NewRequest | WebhookDue:
     return NewRequest(image["id"]["S"], image["model"]["S"], int(image["n"]["N"]))
 
 
-POSTING = f"SET {POSTED} = :true REMOVE {DUE.partition}, {DUE.sort}"
+POSTING = f"SET {POSTED} = :true REMOVE {DUE.attributes}"
 """The update expression that marks a settlement posted."""
