@@ -7,13 +7,13 @@ import copy
 import random
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from horde import clock
-from horde.rules import dates, statistics
+from horde.rules import dates, ruleset, statistics
 from horde.rules.dates import DAY_S
 from horde.rules.ruleset import IN_FORCE
 from horde.store import Store
@@ -785,6 +785,15 @@ def test_a_shared_key_is_not_overdrawn(made: Made) -> None:
 def test_a_shared_key_is_in_its_owners_account(made: Made) -> None:
     made.change(made.user("ada"), sharedkey_ids=None)
     assert made.found() == {(made.key()[0][:18], Rule.KEY_OWNER)}
+
+
+def test_a_rating_earns_no_more_than_the_rules_of_its_request(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = made.entry("AWARD", made.ids["shared"])
+    less = replace(IN_FORCE, per_rating=1, per_artifacts=0, best_alone=1, best_with_low_rating=0)
+    monkeypatch.setattr(ruleset, "RULESETS", (less,))
+    assert made.found() == {(name(row), Rule.RATED)}
 
 
 def test_an_accounts_shared_keys_are_there(made: Made) -> None:
