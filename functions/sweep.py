@@ -4,12 +4,16 @@ Any other run may repeat each step. Every write is conditional on the state that
 from. So nothing is done twice if a sweep dies, or if two run at once.
 """
 
+import json
 from typing import Any
+
+from pydantic import field_validator
 
 from horde import aws, clock, ending, runpod
 from horde.log import logger
 from horde.records import ONLINE_S, State
 from horde.rules import estimates
+from horde.rules.sharing import earns_trust
 from horde.runpod import Models
 from horde.store import Store, connect
 from horde.store.due import DueRow
@@ -21,6 +25,10 @@ MAX_COUNTED = 1000
 MAX_TICKETS = 100
 MAX_WORKERS = 250
 """Most workers in the census per shard of their list."""
+MAX_HOLDERS = 1000
+"""Most accounts whose held images are looked at in one run."""
+MAX_RELEASED = 25
+"""Held images of one account that are released in one run."""
 MAX_QUEUED = 5000
 """Most images in the census per model."""
 
@@ -34,6 +42,14 @@ class Settings(aws.Settings):
     runpod_url: str
     runpod_key_parameter: str
     images_per_ticket: int
+    uploads_queue_url: str
+    trusted_after_images: int | None = None
+    """Images that make an account trusted; None if only the operator's word counts."""
+
+    @field_validator("trusted_after_images", mode="before")
+    @classmethod
+    def _none_if_empty(cls, text: str | None) -> str | None:
+        return text or None
 
 
 def sweep_due(store: Store, due: DueRow, now: int) -> None:
@@ -83,6 +99,34 @@ def top_up(store: Store) -> int:
     return sent
 
 
+def release_held(store: Store) -> int:
+    """Ask for the release of held images whose worker's owner is trusted; returns how many.
+
+    An owner whose workers drew enough becomes trusted here. Images of a flagged or deleted owner
+    are asked for too, and dropped.
+    """
+    settings, asked = Settings.load(), 0
+    holders = store.held.holders(MAX_HOLDERS)
+    owners = store.accounts.get_many(holders)
+    for user_id in holders:
+        owner = owners.get(user_id)
+        if owner is not None and not owner.trusted and not owner.flagged:
+            needed = settings.trusted_after_images
+            if not earns_trust(owner, images=needed, now=clock.now()):
+                continue
+            store.accounts.change(owner, {"trusted": True})
+        ids = store.held.ids_of(user_id, MAX_RELEASED)
+        for generation_id in ids:
+            aws.sqs().send_message(
+                QueueUrl=settings.uploads_queue_url,
+                MessageBody=json.dumps({"release": generation_id}),
+            )
+        asked += len(ids)
+        if not ids:
+            store.held.forget_holder(user_id)
+    return asked
+
+
 def count_fleet(store: Store) -> int:
     """Write the census and return the number of online workers.
 
@@ -108,8 +152,9 @@ def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:
         except Exception as error:  # noqa: BLE001 - the edge: logged, and tried again
             logger.exception("not swept", extra={"kind": due.kind, "id": due.id})
             errors.append(error)
-    counts = {"due": swept, "tickets": 0, "workers": 0}
-    for name, step in (("tickets", top_up), ("workers", count_fleet)):
+    counts = {"due": swept, "tickets": 0, "workers": 0, "released": 0}
+    steps = (("tickets", top_up), ("workers", count_fleet), ("released", release_held))
+    for name, step in steps:
         try:
             counts[name] = step(store)
         except Exception as error:  # noqa: BLE001 - the edge: logged, and tried again

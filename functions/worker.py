@@ -334,6 +334,7 @@ def submit(call: Call) -> Response:
         state=State.CENSORED if _is_censored(body) else State.OK,
         seed=body.seed,
         gen_metadata=[remark.model_dump(exclude_none=True) for remark in body.gen_metadata],
+        csam=_is_csam(body),
     )
     if not settled:
         _claimed(store, body.id, owner)  # raises the refusal that fits the image's new state
@@ -367,6 +368,12 @@ def _claimed(store: Store, generation_id: str, owner: int) -> tuple[Generation, 
 def _is_censored(body: SubmitRequest) -> bool:
     return body.state in {"censored", "csam"} or any(
         remark.type == "censorship" for remark in body.gen_metadata
+    )
+
+
+def _is_csam(body: SubmitRequest) -> bool:
+    return body.state == "csam" or any(
+        remark.type == "censorship" and remark.value == "csam" for remark in body.gen_metadata
     )
 
 

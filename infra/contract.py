@@ -26,6 +26,7 @@ WAITING, DUE, LISTED = _items.WAITING, _items.DUE, _items.LISTED
 NEW_REQUEST: dict[str, str] = _settlements.NEW_REQUEST
 """The attributes by which the stream's filter recognises a new request."""
 NEW_WEBHOOK: dict[str, str] = _settlements.NEW_WEBHOOK
+NEW_CSAM_MARK: dict[str, str] = _settlements.NEW_CSAM_MARK
 PENDING_REWARD: dict[str, str] = _settlements.PENDING_REWARD
 
 

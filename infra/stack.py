@@ -48,10 +48,11 @@ class HordeCommonsStack(Stack):
 
         # table's stream -> enqueue -> SQS -> dispatch -> RunPod: tickets that carry demand.
         not_enqueued = parts.DeadLetters(self, "NotEnqueued", alarms=alarms)
-        enqueue = make("enqueue", tickets.env, webhooks.env, seconds=30)
+        enqueue = make("enqueue", tickets.env, webhooks.env, uploads.env, seconds=30)
         table.feed_outbox(enqueue, dead=not_enqueued)
         tickets.queue.grant_send_messages(enqueue)
         webhooks.queue.grant_send_messages(enqueue)
+        uploads.queue.grant_send_messages(enqueue)
         dispatch = make("dispatch", models_env, runpod_env, seconds=30)
         tickets.drain_into(dispatch, batch=1)
         parts.allow_secret(dispatch, settings.runpod_key_parameter)
@@ -90,19 +91,24 @@ class HordeCommonsStack(Stack):
         api.route(make("about", api_env, contact_env), "about")
 
         # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and is shared.
-        sharing = (table_env, outputs_env, uploads.env, laion_env)
-        share = make("share", *sharing, seconds=30, may=parts.READ_WRITE_ITEM)
+        sharing = (table_env, outputs_env, uploads.env, laion_env, parts.holding_env(settings))
+        share = make("share", *sharing, seconds=30, may=parts.PUBLISH)
         parts.announce_uploads(outputs, uploads)
         uploads.drain_into(share, batch=5)
         outputs.grant_read(share, "*.webp")
+        outputs.grant_put(share, "held/*")
+        outputs.grant_delete(share, "held/*")
         parts.allow_publishing(share, laion, role=settings.laion_role)
+        alarms.on_line(share, "CsamMarked", "csam marked", "a worker marked an image as CSAM")
 
         # every minute -> sweep: expired leases, ended requests, refunds, lost tickets and rewards.
         not_swept = parts.DeadLetters(self, "NotSwept", alarms=alarms)
-        sweeping = (table_env, models_env, runpod_env, sources_env)
+        trust_env = parts.trust_env(settings)
+        sweeping = (table_env, models_env, runpod_env, sources_env, uploads.env, trust_env)
         sweep = make("sweep", *sweeping, seconds=55, may=parts.SETTLE)
         parts.run_every_minute(sweep, dead=not_swept)
         sources.grant_delete(sweep)
+        uploads.queue.grant_send_messages(sweep)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
 
         parts.show(

@@ -49,6 +49,8 @@ class User:
     created_at: int
     moderator: bool = False
     trusted: bool = False
+    fleet: bool = False
+    """Whether its workers are the operator's own endpoints."""
     flagged: bool = False
     """Set by a moderator: last in the queue, no transfers."""
     deleted: bool = False
@@ -170,6 +172,8 @@ class Request:
     """Waived kudos of the charge that are not yet deducted from a refund."""
     cancelled: bool = False
     faulted: bool = False
+    csam: bool = False
+    """Whether a worker marked one of its images as CSAM; none of them is published."""
     sharedkey_id: str | None = None
     """The shared key that paid; refunds also go to its budget."""
     ruleset: str = FIRST_RULESET
@@ -268,8 +272,37 @@ class Shared:
     generation_id: str
     user_id: int
     object_key: str
+    worker_user: int | None = None
+    """The account whose worker drew it."""
     withdrawn_at: int | None = None
     """In ms since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An image that waits to be published until its worker's owner is trusted."""
+
+    generation_id: str
+    request_id: str
+    user_id: int
+    """The account that requested it."""
+    worker_user: int
+    """The account whose worker drew it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsamMark:
+    """A worker's mark that an image is CSAM, for the operator; ``marked_at`` is in ms."""
+
+    generation_id: str
+    request_id: str
+    user_id: int
+    """The account that requested the image."""
+    worker_id: str
+    worker_name: str
+    worker_user: int
+    """The account that owns the worker."""
+    marked_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,9 @@ the same credentials and region as the AWS tools.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
 import boto3
@@ -17,15 +18,20 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
 from horde.edge.auth import key_hash, new_key
-from horde.records import User
+from horde.records import ANONYMOUS_ID, Shared, User
 from horde.rules import ruleset
 from horde.rules.accounts import user_number
+from horde.rules.dates import iso
 from horde.store import Store
 from horde.store.audit import AuditStore
+from infra.operate import undo
 from infra.operate.audit.run import SEGMENTS, audit
+from infra.operate.undo import undo_worker
 from infra.stages import default_stage, stack_of
 
 MAX_SEGMENTS = 64
+MAX_FLAGGED = 1000
+"""Most CSAM marks that ``flagged`` lists."""
 PARALLEL = Config(max_pool_connections=MAX_SEGMENTS)
 
 
@@ -95,12 +101,46 @@ def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
             message = f"no image {what!r} is in the data set"
             raise OperatorError(message)
         found = [one]
-    for shared in found:
-        if shared.withdrawn_at is None:
-            for key in (shared.object_key, shared.object_key.removesuffix("webp") + "json"):
-                client.delete_object(Bucket=bucket, Key=key)
-            store.sharing.mark_withdrawn(shared)
-    return sum(shared.withdrawn_at is None for shared in found)
+    left = [shared for shared in found if shared.withdrawn_at is None]
+    for shared in left:
+        withdraw_one(store, client, bucket, shared)
+    return len(left)
+
+
+def withdraw_one(store: Store, client: Any, bucket: str, shared: Shared) -> None:
+    """Remove one image from the data set; the mark comes after the files are gone."""
+    for key in (shared.object_key, shared.object_key.removesuffix("webp") + "json"):
+        client.delete_object(Bucket=bucket, Key=key)
+    store.sharing.mark_withdrawn(shared)
+
+
+def flagged(store: Store) -> list[str]:
+    """Return a line for each image that a worker marked as CSAM, newest first."""
+    marks = store.csam.newest(MAX_FLAGGED)
+    if not marks:
+        return ["no image is marked as CSAM"]
+    authors = store.accounts.get_many({mark.user_id for mark in marks} - {ANONYMOUS_ID})
+    owners = store.accounts.get_many(mark.worker_user for mark in marks)
+
+    def name(found: Mapping[int, User], user_id: int) -> str:
+        if user_id == ANONYMOUS_ID:
+            return "anonymous"
+        return found[user_id].username if user_id in found else f"#{user_id}"
+
+    return [
+        f"{iso(mark.marked_at)}  image {mark.generation_id}  request {mark.request_id}  "
+        f"by {name(authors, mark.user_id)}  "
+        f"drawn by {mark.worker_name!r} of {name(owners, mark.worker_user)}"
+        for mark in marks
+    ]
+
+
+def clear_flag(store: Store, generation_id: str) -> str:
+    """Remove an image from the list of ``flagged``; raises OperatorError."""
+    if not store.csam.clear(generation_id.lower()):
+        message = f"image {generation_id!r} is not marked"
+        raise OperatorError(message)
+    return f"{generation_id} is off the list; its request stays unpublished"
 
 
 def print_audit(store: Store, segments: int) -> bool:
@@ -153,12 +193,30 @@ def run(store: Store, options: argparse.Namespace, bucket: str = "", client: Any
             user = grant(store, options.username, options.amount)
             return f"{user.username} has {user.kudos} kudos now"
         case "withdraw":
-            if not bucket:
-                message = "withdraw needs --stage or --stack, whose outputs name the LAION bucket"
-                raise OperatorError(message)
+            _need_bucket(options.command, bucket)
             return f"{withdraw(store, client, bucket, options.what)} images withdrawn"
+        case "undo-worker":
+            _need_bucket(options.command, bucket)
+            user = find(store, options.username)
+            with tqdm(unit=" undone", disable=None, leave=False) as bar:
+                undone = undo_worker(
+                    store,
+                    user,
+                    partial(withdraw_one, store, client, bucket),
+                    dry_run=options.dry_run,
+                    progress=bar.update,
+                )
+            return undone.text(user, dry_run=options.dry_run)
+        case "flagged":
+            return clear_flag(store, options.clear) if options.clear else "\n".join(flagged(store))
         case _:
             return worker_key(store, options.username)
+
+
+def _need_bucket(command: str, bucket: str) -> None:
+    if not bucket:
+        message = f"{command} needs --stage or --stack, whose outputs name the LAION bucket"
+        raise OperatorError(message)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -184,6 +242,16 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("username", metavar="alias#id")
     add = commands.add_parser("withdraw", help="remove shared images from the data set")
     add.add_argument("what", metavar="image-id|alias#id")
+    add = commands.add_parser(
+        "undo-worker",
+        help="revoke an account's worker keys, take its rewards back, withdraw what it drew",
+        description=undo.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add.add_argument("username", metavar="alias#id")
+    add.add_argument("--dry-run", action="store_true", help="only say what it would do")
+    add = commands.add_parser("flagged", help="list the images that workers marked as CSAM")
+    add.add_argument("--clear", metavar="image-id", help="take an image off the list")
     add = commands.add_parser("rules", help="print the taxes, floors, rewards and limits in force")
     add.add_argument(
         "version",

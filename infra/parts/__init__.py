@@ -11,12 +11,13 @@ from infra.parts.buckets import (
     private_bucket,
     publishing_env,
 )
-from infra.parts.environment import api_env, models_env, runpod_env
+from infra.parts.environment import api_env, holding_env, models_env, runpod_env, trust_env
 from infra.parts.functions import Functions, allow_secret, run_every_minute
 from infra.parts.horde_table import (
     ACCEPT,
     MANAGE,
     PAY,
+    PUBLISH,
     READ,
     READ_ITEM,
     READ_WRITE,
@@ -30,6 +31,7 @@ __all__ = [
     "ACCEPT",
     "MANAGE",
     "PAY",
+    "PUBLISH",
     "READ",
     "READ_ITEM",
     "READ_WRITE",
@@ -45,6 +47,7 @@ __all__ = [
     "allow_secret",
     "announce_uploads",
     "api_env",
+    "holding_env",
     "models_env",
     "open_data_bucket",
     "private_bucket",
@@ -52,6 +55,7 @@ __all__ = [
     "run_every_minute",
     "runpod_env",
     "show",
+    "trust_env",
 ]
 
 

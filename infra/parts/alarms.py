@@ -1,7 +1,10 @@
 """Alarms: one topic for all of them, and an e-mail address that may subscribe to it."""
 
+from aws_cdk import Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
@@ -29,3 +32,13 @@ class Alarms(Construct):
             alarm_description=text,
         )
         alarm.add_alarm_action(actions.SnsAction(self.topic))
+
+    def on_line(self, function: lambda_.Function, name: str, message: str, text: str) -> None:
+        """Alarm when a function logs a message."""
+        found = function.log_group.add_metric_filter(
+            name,
+            metric_namespace=Stack.of(self).stack_name,
+            metric_name=name,
+            filter_pattern=logs.FilterPattern.string_value("$.message", "=", message),
+        )
+        self.on(name, found.metric(statistic="Sum"), text)

@@ -69,3 +69,4 @@ def allow_publishing(function: lambda_.Function, bucket: s3.IBucket, *, role: st
         )
     else:
         bucket.grant_put(function, "incoming/*")
+        bucket.grant_delete(function, "incoming/*")

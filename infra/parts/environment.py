@@ -30,3 +30,14 @@ def runpod_env(settings: StackSettings) -> dict[str, str]:
         "RUNPOD_KEY_PARAMETER": settings.runpod_key_parameter,
         "IMAGES_PER_TICKET": str(settings.images_per_ticket),
     }
+
+
+def holding_env(settings: StackSettings) -> dict[str, str]:
+    """Return the environment of the function that publishes images."""
+    return {"HOLD_VOLUNTEERS": json.dumps(settings.hold_volunteers)}
+
+
+def trust_env(settings: StackSettings) -> dict[str, str]:
+    """Return the environment of the function that trusts volunteers."""
+    needed = settings.trusted_after_images
+    return {"TRUSTED_AFTER_IMAGES": "" if needed is None else str(needed)}

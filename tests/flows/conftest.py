@@ -26,8 +26,10 @@ def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
 
 @pytest.fixture
 def owner(cloud: Cloud) -> int:
-    """An account that has a worker."""
-    return cloud.register("owner")[0]
+    """A trusted account that has a worker."""
+    user, _ = cloud.register("owner")
+    cloud.set_flags(user, trusted=True)
+    return user
 
 
 @pytest.fixture

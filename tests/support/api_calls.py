@@ -139,9 +139,11 @@ class ApiCalls(Deployment):
         assert self.store.accounts.add_worker_key(user_id, auth.key_hash(key))
         return key
 
-    def new_worker(self, owner: str = "owner") -> str:
+    def new_worker(self, owner: str = "owner", *, trusted: bool = True) -> str:
         """Open an account for a worker's owner; returns its worker key."""
-        return self.worker_key(self.register(owner)[0])
+        user, _ = self.register(owner)
+        self.set_flags(user, trusted=trusted)
+        return self.worker_key(user)
 
     def worker_named(self, name: str = "w1", key: str | None = None) -> Any:
         """Ask for a worker by its name, as the owner of ``key``."""

@@ -27,6 +27,9 @@ Items (``pk`` / ``sk``):
 ``MODEL#<name>``      ``MODEL``                when an online worker last offered this model
 ``SHARED#<id>``       ``SHARED``               an image in the data set and its author (private;
                                                for withdrawal)
+``HELD#<id>``         ``HELD``                 an image that is held back from the data set
+``HOLDER#<id>``       ``HOLDER``               an account whose workers drew held images
+``CSAM#<id>``         ``CSAM``                 an image that a worker marked as CSAM
 ``WEBHOOK#<id>``      ``WEBHOOK``              an image whose webhook must be called (outbox)
 ``RATING#<id>``       ``RATING``               the rating of a shared image
 ``SHAREDKEY#<id>``    ``SHAREDKEY``            a key that lets others spend an account's kudos
@@ -48,12 +51,15 @@ from horde import aws
 from horde.store.accounts import Accounts
 from horde.store.census import Censuses
 from horde.store.counters import Counters
+from horde.store.csam import CsamMarks
 from horde.store.due import DueRows
 from horde.store.endings import Endings
+from horde.store.held import HeldImages
 from horde.store.payouts import Payouts
 from horde.store.queue import Queue
 from horde.store.ratelimits import RateLimits
 from horde.store.requests import Requests
+from horde.store.rewards import Rewards
 from horde.store.sharedkeys import SharedKeys
 from horde.store.sharing import Sharing
 from horde.store.table import Table
@@ -81,6 +87,9 @@ class Store:
         self.workers = Workers(self.table)
         self.census = Censuses(self.table)
         self.sharing = Sharing(self.table)
+        self.held = HeldImages(self.table)
+        self.csam = CsamMarks(self.table)
+        self.rewards = Rewards(self.table)
         self.ratelimits = RateLimits(self.table)
 
 

@@ -10,6 +10,7 @@ from horde.rules.refusals import Busy
 from horde.rules.statistics import Counter, Scope, Series
 from horde.store import sharedkeys
 from horde.store.counters import add
+from horde.store.csam import mark
 from horde.store.items import (
     DUE,
     KEEP_S,
@@ -48,13 +49,14 @@ class Endings:
         state: State,
         seed: int,
         gen_metadata: list[dict[str, str]],
+        csam: bool = False,
     ) -> bool:
         """Record a delivered image and its worker's pending reward.
 
         Exactly one settlement of a generation succeeds, and only under the lease that it was read
         with; else returns False. A censored image refunds its price, but not its tax. The reward
         stays pending until ``payouts`` posts it: one account often owns a whole fleet, and its item
-        would become hot.
+        would become hot. ``csam`` also marks the image and its request for the operator.
         """
         settled_at = clock.now_ms()
         changes = {
@@ -66,7 +68,9 @@ class Endings:
         more = [_webhook(generation)] if request.webhook else []
         if generation.worker_user is not None:
             more.append(pending(request, generation, settled_at))
-        return self._end(request, generation, state, back, changes=changes, more=more)
+        if csam:
+            more.append(mark(request, generation, settled_at))
+        return self._end(request, generation, state, back, csam=csam, changes=changes, more=more)
 
     def end_undelivered(
         self, request: Request, generation: Generation, state: State, *, last_fault: bool = False
@@ -88,6 +92,7 @@ class Endings:
         back: tuple[int, int] | None,
         *,
         last_fault: bool = False,
+        csam: bool = False,
         changes: Item | None = None,
         more: Iterable[Item] = (),
     ) -> bool:
@@ -108,7 +113,7 @@ class Endings:
                 )
                 refund, waived = post(entry, reference=generation.id), entry.waived
                 to_key = self._back_to_key(request, entry.amount)
-            touched = _touch_request(request, waived, last_fault=last_fault)
+            touched = _touch_request(request, waived, last_fault=last_fault, csam=csam)
             try:
                 self._table.transact([ended, *to_key, *refund, *touched, *more])
             except ConditionFailed as failed:
@@ -167,8 +172,10 @@ def _webhook(generation: Generation) -> Item:
     )
 
 
-def _touch_request(request: Request, waived: int, *, last_fault: bool) -> list[Item]:
-    """Return the part that deducts ``waived`` kudos and marks the request faulted, if needed."""
+def _touch_request(
+    request: Request, waived: int, *, last_fault: bool, csam: bool = False
+) -> list[Item]:
+    """Return the part that deducts ``waived`` kudos and marks the request, if needed."""
     changes: list[str] = []
     values: dict[str, Any] = {}
     if waived:
@@ -177,6 +184,9 @@ def _touch_request(request: Request, waived: int, *, last_fault: bool) -> list[I
     if last_fault:
         changes += ["faulted = :true", f"{DUE.sort} = :due"]
         values |= {"true": True, "due": clock.now()}
+    if csam:
+        changes.append("csam = :true")
+        values["true"] = True
     if not changes:
         return []
     unlisted = f" REMOVE {LISTED.attributes}" if last_fault else ""

@@ -67,6 +67,9 @@ class Kind(StrEnum):
     NAME = "NAME"
     MODEL = "MODEL"
     SHARED = "SHARED"
+    HELD = "HELD"
+    HOLDER = "HOLDER"
+    CSAM = "CSAM"
     WEBHOOK = "WEBHOOK"
     RATING = "RATING"
     SHAREDKEY = "SHAREDKEY"
@@ -153,6 +156,17 @@ def workers_shard(shard: int) -> str:
 def workers_list(worker_id: str) -> str:
     """Return the part of the list of all workers that holds a worker."""
     return workers_shard(uuid.UUID(worker_id).int % WORKER_SHARDS)
+
+
+def held_list(worker_user: int) -> str:
+    """Return the list of the held images that an account's workers drew, oldest first."""
+    return f"HELD#{worker_user}"
+
+
+HOLDERS = "HOLDERS"
+"""The list of the accounts whose workers drew held images."""
+CSAM_MARKS = "CSAM"
+"""The list of the images that workers marked as CSAM."""
 
 
 # --- DynamoDB's JSON ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The items that the table's stream delivers: settlements, new requests and webhooks.
+"""The items that the table's stream delivers: settlements, requests, webhooks and CSAM marks.
 
 A settlement is a ledger entry of the worker's owner. ``settle`` writes it as *pending* and due,
 with the fields of ``Settlement`` beside the entry's own. ``payouts`` marks it *posted* in the
@@ -20,6 +20,7 @@ POSTED_WITHIN_S = 5 * 60
 PENDING_REWARD = {"kind": kudos.Kind.REWARD.value}
 NEW_REQUEST = {SK: Kind.REQUEST.value}
 NEW_WEBHOOK = {SK: Kind.WEBHOOK.value}
+NEW_CSAM_MARK = {SK: Kind.CSAM.value}
 """The attribute and text by which the stream's filters select these new items."""
 POSTED = "posted"
 """The attribute of a settlement that has been paid and counted."""
@@ -101,13 +102,22 @@ class WebhookDue(NamedTuple):
     generation_id: str
 
 
-def outbox_of(image: Mapping[str, Any]) -> NewRequest | WebhookDue:
+class CsamFound(NamedTuple):
+    """A request of which a worker marked an image as CSAM."""
+
+    csam: str
+    """The request's id."""
+
+
+def outbox_of(image: Mapping[str, Any]) -> NewRequest | WebhookDue | CsamFound:
     """Return the message that a new item in the stream asks to send.
 
     Raises KeyError or ValueError for an item that this system did not write.
     """
     if image[SK]["S"] == Kind.WEBHOOK:
         return WebhookDue(image["generation_id"]["S"])
+    if image[SK]["S"] == Kind.CSAM:
+        return CsamFound(image["request_id"]["S"])
     return NewRequest(image["id"]["S"], image["model"]["S"], int(image["n"]["N"]))
 
 
