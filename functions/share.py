@@ -1,5 +1,9 @@
 """S3 ObjectCreated -> SQS -> the LAION bucket: copy delivered images that are shared.
 
+S3 tells of objects below ``shared/`` alone: files that a submit has checked and stored under a key
+that names their content. The settlement says which of them was delivered, and this function copies
+that one, after it has compared the SHA-256 of what it read.
+
 An event that arrives before its settlement is retried later, with growing pauses. A repeated event
 writes the same bytes to the same keys. Crash windows: if this run dies between the image, its
 metadata and the mark in the table, the message is delivered again and everything is written again.
@@ -13,6 +17,7 @@ from urllib.parse import unquote_plus
 
 from horde import aws, images
 from horde.log import logger
+from horde.records import parse_shared_key
 from horde.rules.dates import day
 from horde.rules.sharing import Verdict, judge, row
 from horde.store import connect
@@ -31,29 +36,30 @@ class Settings(aws.Settings):
 
 
 def share(key: str) -> Verdict:
-    """Share one uploaded image if the rules allow it.
+    """Share one delivered file if the rules allow it.
 
-    Raises RuntimeError if a settled image cannot be read.
+    Raises RuntimeError if it cannot be read, or is not what was settled.
     """
     settings = Settings.load()
     store = connect(settings.table_name)
-    generation_id, _, name = key.partition("/")
-    attempt = int(name.removesuffix(".webp"))
+    parsed = parse_shared_key(key)
+    if parsed is None:
+        return Verdict.NEVER  # an earlier version announced uploads
+    generation_id, sha256 = parsed
     generation = store.requests.generation(generation_id)
     request = store.requests.get(generation.request_id) if generation else None
-    verdict = judge(request, generation, attempt)
+    verdict = judge(request, generation, sha256)
     if verdict is not Verdict.SHARE or request is None or generation is None:
         return verdict
     if generation.shared_at is not None:
         return verdict
     body = images.read(aws.s3(), settings.outputs_bucket, key)
-    if body is None or not images.is_webp(body):
-        message = f"the settled image {key} cannot be read"
+    if body is None or hashlib.sha256(body).hexdigest() != sha256:
+        message = f"{key} is gone, or not what was delivered"
         raise RuntimeError(message)
     delivered_on = day(generation.settled_at or request.created_at)
     prefix = f"incoming/date={delivered_on}/{generation.id}"
     client = aws.s3_with_role(settings.laion_role) if settings.laion_role else aws.s3()
-    sha256 = hashlib.sha256(body).hexdigest()
     published = row(request, generation, sha256=sha256, size=len(body))
     images.put_webp(client, settings.laion_bucket, f"{prefix}.webp", body)
     client.put_object(

@@ -12,6 +12,8 @@ from horde.records import Generation, Request, State
 from horde.rules.dates import iso
 
 LICENSE = "CC0-1.0"
+ACCEPTED = "accepted"
+"""The verdict on an image that passed the gate (``images.checked``)."""
 TERMS_VERSION = "2026-11"
 """The version of ``edge/documents``, recorded with every shared image."""
 
@@ -75,25 +77,31 @@ def decide(*, flag: bool, anonymous: bool, uses_images: bool) -> Decision:
 
 
 class Verdict(StrEnum):
-    """What to do with an uploaded image."""
+    """What to do with a delivered file."""
 
     SHARE = "share"
     LATER = "later"
     NEVER = "never"
 
 
-def judge(request: Request | None, generation: Generation | None, attempt: int) -> Verdict:
-    """Decide whether an uploaded image is shared now, later or never.
+def shareable(request: Request, state: State) -> bool:
+    """Return whether an image that is delivered in this state may reach the data set."""
+    return request.shared and state is State.OK
 
-    ``attempt`` is the claim that it was uploaded for.
+
+def judge(request: Request | None, generation: Generation | None, sha256: str) -> Verdict:
+    """Decide whether a delivered file is shared now, later or never.
+
+    ``sha256`` is the file's. Of two submits that race, each stores its file, and the settlement
+    names the one that was delivered. What has no verdict is not published.
     """
     if request is None or generation is None or not request.shared:
         return Verdict.NEVER
-    if attempt != generation.attempt:
-        return Verdict.NEVER  # the worker uploaded it after its lease had expired
     if generation.state is State.PROCESSING:
         return Verdict.LATER
-    return Verdict.SHARE if generation.state is State.OK else Verdict.NEVER
+    if not shareable(request, generation.state) or generation.screened != ACCEPTED:
+        return Verdict.NEVER
+    return Verdict.SHARE if sha256 == generation.sha256 else Verdict.NEVER
 
 
 def row(request: Request, generation: Generation, *, sha256: str, size: int) -> dict[str, Any]:
