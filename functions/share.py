@@ -1,9 +1,13 @@
-"""S3 ObjectCreated -> SQS -> the LAION bucket: copy delivered images that are shared.
+"""S3 ObjectCreated -> SQS -> the LAION bucket: publish delivered images that are shared.
+
+S3 tells of objects below ``shared/`` alone: files that a submit has checked and stored under a key
+that names their content. The settlement says which of them was delivered, and this function takes
+that one, after it has compared the SHA-256 of what it read.
 
 An image goes one of three ways. It is published: its file and its row are written to the LAION
-bucket. It is held back, in the private bucket, until its worker's owner is trusted; then the sweep
-asks for its release. Or it is dropped. What a worker marked as CSAM takes all images of its request
-out of the data set again, and raises an alarm.
+bucket. It is held back in a private bucket until its worker's owner is trusted; then the sweep asks
+for its release. Or it is dropped. What a worker marked as CSAM takes all images of its request out
+of the data set again, and raises an alarm.
 
 An event that arrives before its settlement is retried later, with growing pauses. A repeated event
 writes the same bytes to the same keys. Crash windows: if this run dies between the image, its
@@ -20,13 +24,11 @@ from urllib.parse import unquote_plus
 
 from horde import aws, images
 from horde.log import logger
-from horde.records import Held
+from horde.records import Held, parse_shared_key
 from horde.rules.sharing import Verdict, drawn_by, judge, judge_people, row
 from horde.store import Store, connect
 
 MAX_PAUSE_S = 300
-HELD_PREFIX = "held/"
-"""Where images are held back, in the outputs bucket."""
 
 
 class Settings(aws.Settings):
@@ -37,22 +39,25 @@ class Settings(aws.Settings):
     uploads_queue_url: str
     laion_bucket: str
     laion_role: str = ""
+    held_bucket: str
     hold_volunteers: bool = True
     """Whether images of untrusted volunteers are held back."""
 
 
 def share(key: str) -> Verdict:
-    """Publish or hold back one delivered image, if the rules allow it.
+    """Publish or hold back one delivered file, if the rules allow it.
 
-    ``key`` is that of its file, ``shared/<generation>/<sha256>.webp``. Raises RuntimeError if a
-    settled image cannot be read.
+    Raises RuntimeError if it cannot be read, or is not what was settled.
     """
     settings = Settings.load()
     store = connect(settings.table_name)
-    _, generation_id, name = key.split("/")
+    parsed = parse_shared_key(key)
+    if parsed is None:
+        return Verdict.NEVER  # an earlier version announced uploads
+    generation_id, sha256 = parsed
     generation = store.requests.generation(generation_id)
     request = store.requests.get(generation.request_id) if generation else None
-    verdict = judge(request, generation, name.removesuffix(".webp"))
+    verdict = judge(request, generation, sha256)
     if verdict is not Verdict.SHARE or request is None or generation is None:
         return verdict
     if generation.shared_at is not None:
@@ -67,13 +72,11 @@ def share(key: str) -> Verdict:
     verdict = judge_people(author, owner, hold=settings.hold_volunteers)
     if verdict is Verdict.NEVER:
         return verdict
-    body = _read(key)
-    if hashlib.sha256(body).hexdigest() != generation.sha256:
-        message = f"the settled image {key} has other bytes"
+    body = _read(settings.outputs_bucket, key)
+    if hashlib.sha256(body).hexdigest() != sha256:
+        message = f"{key} is not what was delivered"
         raise RuntimeError(message)
-    published = row(
-        request, generation, drawn=drawn_by(owner), sha256=generation.sha256, size=len(body)
-    )
+    published = row(request, generation, drawn=drawn_by(owner), sha256=sha256, size=len(body))
     if verdict is Verdict.HOLD:
         return verdict if _hold(store, image, body, published) else Verdict.NEVER
     return verdict if _publish(store, image, body, published) else Verdict.NEVER
@@ -95,9 +98,10 @@ def release(generation_id: str) -> Verdict:
     if verdict is Verdict.HOLD:
         return verdict
     if verdict is Verdict.SHARE and store.sharing.get(generation_id) is None:
-        body, published = _read(_held(generation_id)), json.loads(_read(_held(generation_id, "json")))
+        bucket = settings.held_bucket
+        published = json.loads(_read(bucket, f"{generation_id}.json"))
         published["drawn_by"] = drawn_by(owner)
-        if not _publish(store, image, body, published):
+        if not _publish(store, image, _read(bucket, f"{generation_id}.webp"), published):
             verdict = Verdict.NEVER
     drop(store, generation_id)
     return verdict
@@ -116,26 +120,20 @@ def unpublish(request_id: str) -> None:
         drop(store, generation_id)
         shared = store.sharing.get(generation_id)
         if shared is not None and shared.withdrawn_at is None:
-            _delete(shared.object_key)
+            _delete(_laion(), Settings.load().laion_bucket, shared.object_key)
             store.sharing.mark_withdrawn(shared)
 
 
 def drop(store: Store, generation_id: str) -> None:
     """Delete an image that is held back. Idempotent: the record goes after the files."""
-    bucket = Settings.load().outputs_bucket
-    for ending in ("webp", "json"):
-        aws.s3().delete_object(Bucket=bucket, Key=_held(generation_id, ending))
+    _delete(aws.s3(), Settings.load().held_bucket, f"{generation_id}.webp")
     store.held.remove(generation_id)
 
 
-def _held(generation_id: str, ending: str = "webp") -> str:
-    return f"{HELD_PREFIX}{generation_id}.{ending}"
-
-
-def _read(key: str) -> bytes:
-    body = images.read(aws.s3(), Settings.load().outputs_bucket, key)
+def _read(bucket: str, key: str) -> bytes:
+    body = images.read(aws.s3(), bucket, key)
     if body is None:
-        message = f"the settled image {key} cannot be read"
+        message = f"{key} is gone"
         raise RuntimeError(message)
     return body
 
@@ -158,8 +156,8 @@ def _write(client: Any, bucket: str, key: str, body: bytes, published: dict[str,
 
 def _hold(store: Store, image: Held, body: bytes, published: dict[str, Any]) -> bool:
     """Hold an image back; returns False if it may not be published at all."""
-    key = _held(image.generation_id)
-    _write(aws.s3(), Settings.load().outputs_bucket, key, body, published)
+    key = f"{image.generation_id}.webp"
+    _write(aws.s3(), Settings.load().held_bucket, key, body, published)
     if store.held.add(image):
         return True
     drop(store, image.generation_id)
@@ -168,21 +166,23 @@ def _hold(store: Store, image: Held, body: bytes, published: dict[str, Any]) -> 
 
 def _publish(store: Store, image: Held, body: bytes, published: dict[str, Any]) -> bool:
     """Write an image to the data set; returns False if it may not be published by now."""
+    bucket = Settings.load().laion_bucket
     key = f"incoming/date={published['created_on']}/{image.generation_id}.webp"
-    _write(_laion(), Settings.load().laion_bucket, key, body, published)
+    _write(_laion(), bucket, key, body, published)
     settled = store.requests.generation(image.generation_id) is not None
     if store.sharing.mark_shared(image, key, settled=settled):
         return True
     shared = store.sharing.get(image.generation_id)
     if shared is not None and shared.withdrawn_at is None:
         return True  # a concurrent run has published it
-    _delete(key)
+    _delete(_laion(), bucket, key)
     return False
 
 
-def _delete(key: str) -> None:
+def _delete(client: Any, bucket: str, key: str) -> None:
+    """Delete an image and the row beside it."""
     for name in (key, key.removesuffix("webp") + "json"):
-        _laion().delete_object(Bucket=Settings.load().laion_bucket, Key=name)
+        client.delete_object(Bucket=bucket, Key=name)
 
 
 def pause_seconds(receives: int) -> int:

@@ -147,14 +147,13 @@ def _full(request: Request, generations: list[Generation]) -> RequestStatus:
 
 def _img(request: Request, generation: Generation, budget: int) -> str:
     """Return a presigned URL, or base64 if the client wants it and it fits the budget in bytes."""
-    bucket = Settings.load().outputs_bucket
-    if not request.r2:
-        body = images.read(aws.s3(), bucket, generation.image_key)
-        if body is None:
-            return "N/A"
-        if len(body) * 4 // 3 <= budget:
-            return base64.b64encode(body).decode()
-    return images.download_url(aws.s3(), bucket, generation.image_key)
+    bucket, key = Settings.load().outputs_bucket, generation.delivered_key
+    if key is None:
+        return "N/A"  # an earlier version settled it
+    if not request.r2 and (generation.size or 0) * 4 // 3 <= budget:
+        body = images.read(aws.s3(), bucket, key)
+        return "N/A" if body is None else base64.b64encode(body).decode()
+    return images.download_url(aws.s3(), bucket, key)
 
 
 def _generation(request: Request, generation: Generation, img: str) -> GeneratedImage:

@@ -5,11 +5,17 @@ those of the accounts it names, then those with the highest priority. Crash wind
 to a pop is lost, the leases expire and the sweep requeues the images. If the response to a submit
 is lost, the worker submits again, gets DuplicateGen and keeps its reward.
 
+A submit reads the upload once and checks it. What it accepts it stores under a key that names its
+content, and then settles with this content's SHA-256. Nothing reads the upload again, whose URL the
+worker can still use. Crash windows: a copy that was stored and never settled expires with its
+bucket; two submits that race each store their own copy, and the settlement names the delivered one.
+What it refuses is a fault, and the upload is deleted; if this run dies between the two, the upload
+expires with its bucket, and the next claim has another key.
+
 The order of the checks. A pop checks the key, the body and the user names, and writes nothing until
 it knows the worker's name and owner. A worker that is then refused, since it rests or its owner is
 flagged, has been written as seen: its owner sees that it is online. A submit checks the key, the
-body, the lease and the upload before it extends the request and settles. An image in the body is
-uploaded before the settlement: without one it expires with its bucket.
+body, the lease and the image before it stores the image, extends the request and settles.
 """
 
 import random
@@ -22,7 +28,7 @@ from horde import aws, clock, ending, images
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import PopRequest, SubmitRequest, parse
 from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
-from horde.edge.responses import Job, Popped, Submitted
+from horde.edge.responses import Job, Popped, Submitted, UploadForm
 from horde.records import (
     DELIVERED,
     Generation,
@@ -31,8 +37,9 @@ from horde.records import (
     State,
     Worker,
     WorkerContext,
+    delivered_key,
 )
-from horde.rules import ruleset
+from horde.rules import ruleset, sharing
 from horde.rules.accounts import user_number
 from horde.rules.matching import has_blacklisted_word, same_batch, skip_reason
 from horde.rules.refusals import (
@@ -41,7 +48,7 @@ from horde.rules.refusals import (
     Busy,
     DeletedUser,
     DuplicateGen,
-    ImageValidationFailed,
+    ImageRefused,
     InvalidAPIKey,
     InvalidJobID,
     InvalidPriorityUsername,
@@ -256,8 +263,8 @@ def _claim(store: Store, generation: Generation, worker: Worker) -> list[Generat
     return [claimed] if claimed else []
 
 
-def _job(request: Request, generation: Generation) -> Job:
-    settings = Settings.load()
+def _job(request: Request, generation: Generation, offer: Offer) -> Job:
+    settings, key = Settings.load(), generation.image_key
 
     def source_url(key: str | None) -> str | None:
         return images.download_url(aws.s3(), settings.sources_bucket, key) if key else None
@@ -272,12 +279,17 @@ def _job(request: Request, generation: Generation) -> Job:
             "n_iter": 1,
             "post_processing": [],
         },
-        r2_upload=images.upload_url(aws.s3(), settings.outputs_bucket, generation.image_key),
+        r2_upload=images.upload_url(aws.s3(), settings.outputs_bucket, key),
+        r2_post=_form(settings.outputs_bucket, key, request) if offer.mixed_batch else None,
         shared=request.shared,
         source_image=source_url(request.source_key),
         source_processing=request.source_processing,
         source_mask=source_url(request.mask_key),
     )
+
+
+def _form(bucket: str, key: str, request: Request) -> UploadForm:
+    return UploadForm(**images.upload_form(aws.s3(), bucket, key, request.image_size))
 
 
 def _popped(
@@ -286,7 +298,7 @@ def _popped(
     """Return the response to a pop: the first request's images, and all images as ``jobs``."""
     if not claims:
         return Popped(id=None, ids=[], payload={}, skipped=skipped, messages=[])
-    jobs = [_job(request, generation) for request, generation in claims]
+    jobs = [_job(request, generation, offer) for request, generation in claims]
     first = claims[0][0].id
     same = [job for job, (request, _) in zip(jobs, claims, strict=True) if request.id == first]
     lead = jobs[0]
@@ -319,27 +331,46 @@ def submit(call: Call) -> Response:
         ending.fault(store, request, generation)
         return Response(Submitted(reward=0))
 
-    if body.generation != "R2":
-        image = images.submitted_webp(body.generation, generation.id)
-        images.put_webp(aws.s3(), settings.outputs_bucket, generation.image_key, image)
-    else:
-        images.check_uploaded(
-            aws.s3(), settings.outputs_bucket, generation.image_key, generation.id
-        )
+    state = State.CENSORED if _is_censored(body) else State.OK
+    try:
+        picture = _picture(settings, request, generation, body, state)
+    except ImageRefused:
+        ending.fault(store, request, generation)
+        images.delete(aws.s3(), settings.outputs_bucket, generation.image_key)
+        raise
+    shareable = sharing.shareable(request, state)
+    key = delivered_key(generation.id, picture.sha256, shareable=shareable)
+    images.put_webp(aws.s3(), settings.outputs_bucket, key, picture.file)
     # Before the settlement, so that the client has a whole request life to fetch the image.
     store.requests.extend_expiry(request.id, clock.now() + ruleset.IN_FORCE.request_life_s)
     settled = store.endings.settle(
         request,
         generation,
-        state=State.CENSORED if _is_censored(body) else State.OK,
+        state=state,
         seed=body.seed,
         gen_metadata=[remark.model_dump(exclude_none=True) for remark in body.gen_metadata],
+        sha256=picture.sha256,
+        size=len(picture.file),
         csam=_is_csam(body),
     )
     if not settled:
         _claimed(store, body.id, owner)  # raises the refusal that fits the image's new state
         raise AbortedGen(body.id)
     return Response(Submitted(reward=request.reward))
+
+
+def _picture(
+    settings: Settings, request: Request, generation: Generation, body: SubmitRequest, state: State
+) -> images.Picture:
+    """Return the submitted image, checked. Raises ImageRefused or NotUploaded."""
+    # Workers send a placeholder of their own for a censored image.
+    size = None if state is State.CENSORED else request.image_size
+    if body.generation != "R2":
+        return images.checked(images.inline(body.generation, size), size)
+    file = images.uploaded(aws.s3(), settings.outputs_bucket, generation.image_key, size)
+    if file is None:
+        raise NotUploaded(generation.id)
+    return images.checked(file, size)
 
 
 def _claimed(store: Store, generation_id: str, owner: int) -> tuple[Generation, Request]:
@@ -406,7 +437,7 @@ ROUTES = {
             DuplicateGen,
             AbortedGen,
             NotUploaded,
-            ImageValidationFailed,
+            ImageRefused,
             Busy,
         ),
         limits=ratelimit.WORKER,

@@ -14,6 +14,7 @@ if str(FUNCTIONS) not in sys.path:
     sys.path.insert(0, str(FUNCTIONS))
 
 _http = importlib.import_module("horde.edge.http")
+_records = importlib.import_module("horde.records")
 _items = importlib.import_module("horde.store.items")
 _settlements = importlib.import_module("horde.store.settlements")
 
@@ -28,6 +29,13 @@ NEW_REQUEST: dict[str, str] = _settlements.NEW_REQUEST
 NEW_WEBHOOK: dict[str, str] = _settlements.NEW_WEBHOOK
 NEW_CSAM_MARK: dict[str, str] = _settlements.NEW_CSAM_MARK
 PENDING_REWARD: dict[str, str] = _settlements.PENDING_REWARD
+
+
+UPLOADS: str = _records.UPLOADS
+"""The prefixes of the outputs bucket: what workers upload, and what is delivered."""
+SHARED: str = _records.SHARED
+PRIVATE: str = _records.PRIVATE
+HELD_DAYS: int = _records.HELD_DAYS
 
 
 def routes_of(file: str) -> list[str]:

@@ -4,6 +4,7 @@ from aws_cdk import Stack, StackProps
 from constructs import Construct
 
 from infra import parts
+from infra.contract import HELD_DAYS
 from infra.settings import StackSettings
 
 
@@ -60,7 +61,7 @@ class HordeCommonsStack(Stack):
         # table's stream -> enqueue -> SQS -> webhook -> a client's own server.
         webhook = make("webhook", table_env, outputs_env, seconds=10, may=parts.READ_ITEM)
         webhooks.drain_into(webhook, batch=1)
-        outputs.grant_read(webhook, "*.webp")
+        parts.allow_downloads(webhook, outputs)
 
         # table's stream -> payouts: post rewards, count statistics.
         not_counted = parts.DeadLetters(self, "NotCounted", alarms=alarms)
@@ -70,14 +71,13 @@ class HordeCommonsStack(Stack):
         # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
         worker = make("worker", *env, outputs_env, sources_env, may=parts.SETTLE)
         api.route(worker, "worker")
-        outputs.grant_put(worker)
-        outputs.grant_read(worker, "*.webp")
+        parts.allow_submits(worker, outputs)
         sources.grant_read(worker, "*.webp")
 
         # client -> status: check, status, cancel.
         status = make("status", *env, models_env, outputs_env, may=parts.READ_WRITE)
         api.route(status, "status")
-        outputs.grant_read(status, "*.webp")
+        parts.allow_downloads(status, outputs)
 
         # client -> users: registration and accounts; transfer: kudos between them, shared keys.
         api.route(make("users", *env, allowance_env, may=parts.READ_WRITE), "users")
@@ -91,13 +91,16 @@ class HordeCommonsStack(Stack):
         api.route(make("about", api_env, contact_env), "about")
 
         # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and is shared.
-        sharing = (table_env, outputs_env, uploads.env, laion_env, parts.holding_env(settings))
+        held = parts.private_bucket(self, "Held", days=HELD_DAYS)
+        holding = parts.holding_env(settings, held)
+        sharing = (table_env, outputs_env, uploads.env, laion_env, holding)
         share = make("share", *sharing, seconds=30, may=parts.PUBLISH)
-        parts.announce_uploads(outputs, uploads)
+        parts.announce_shared(outputs, uploads)
         uploads.drain_into(share, batch=5)
-        outputs.grant_read(share, "*.webp")
-        outputs.grant_put(share, "held/*")
-        outputs.grant_delete(share, "held/*")
+        parts.allow_sharing(share, outputs)
+        held.grant_read(share)
+        held.grant_put(share)
+        held.grant_delete(share)
         parts.allow_publishing(share, laion, role=settings.laion_role)
         alarms.on_line(share, "CsamMarked", "csam marked", "a worker marked an image as CSAM")
 

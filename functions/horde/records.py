@@ -14,6 +14,8 @@ from typing import Any
 
 ANONYMOUS_ID = 0
 """The anonymous account, for users without one. It is never written and not in the table."""
+HELD_DAYS = 30
+"""Days after which an image that is still held back from the data set is deleted."""
 UNLIMITED = -1
 """No limit, for a shared key's budget, expiry and sizes."""
 ONLINE_S = 5 * 60
@@ -180,9 +182,14 @@ class Request:
     """The version of the rules under which it was accepted (``rules.ruleset``)."""
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """Width and height of its images in pixels."""
+        return self.payload["width"], self.payload["height"]
+
+    @property
     def pixelsteps(self) -> int:
         """Pixelsteps per image, with the steps as requested."""
-        width, height = self.payload["width"], self.payload["height"]
+        width, height = self.image_size
         return int(width * height * self.payload["ddim_steps"])
 
     @property
@@ -236,6 +243,14 @@ class Generation:
     settled_at: int | None = None
     drawn_seed: int | None = None
     gen_metadata: list[dict[str, str]] = field(default_factory=list)
+    sha256: str | None = None
+    """SHA-256 of the delivered file, in hexadecimal."""
+    size: int | None = None
+    """Length of the delivered file in bytes."""
+    screened: str | None = None
+    """The verdict on the delivered file (``rules.sharing``); without one it is not published."""
+    shareable: bool = False
+    """Whether it was delivered uncensored for a shared request: where its file lies."""
     shared_at: int | None = None
 
     @property
@@ -257,12 +272,32 @@ class Generation:
     @property
     def image_key(self) -> str:
         """The key in the outputs bucket to which its worker uploads the WebP file."""
-        return image_key(self.id, self.attempt)
+        return f"{UPLOADS}{self.id}/{self.attempt}.webp"
+
+    @property
+    def delivered_key(self) -> str | None:
+        """The key in the outputs bucket of the delivered file, or None if there is none."""
+        if self.sha256 is None:
+            return None
+        return delivered_key(self.id, self.sha256, shareable=self.shareable)
 
 
-def image_key(generation_id: str, attempt: int) -> str:
-    """Return the S3 key of an image; the random id comes first to spread keys over partitions."""
-    return f"{generation_id}/{attempt}.webp"
+UPLOADS, SHARED, PRIVATE = "uploads/", "shared/", "private/"
+"""Prefixes in the outputs bucket: what workers upload, and what is delivered. ``share`` hears of
+``shared/`` alone."""
+
+
+def delivered_key(generation_id: str, sha256: str, *, shareable: bool) -> str:
+    """Return the S3 key of a delivered file. It names the content, so nothing overwrites it."""
+    return f"{SHARED if shareable else PRIVATE}{generation_id}/{sha256}.webp"
+
+
+def parse_shared_key(key: str) -> tuple[str, str] | None:
+    """Return the generation id and SHA-256 in a key below ``shared/``; None for another key."""
+    match key.split("/"):
+        case ["shared", generation_id, name] if name.endswith(".webp"):
+            return generation_id, name.removesuffix(".webp")
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,11 @@ from aws_cdk import CfnOutput, Stack
 from infra.parts.alarms import Alarms
 from infra.parts.api import Api
 from infra.parts.buckets import (
+    allow_downloads,
     allow_publishing,
-    announce_uploads,
+    allow_sharing,
+    allow_submits,
+    announce_shared,
     open_data_bucket,
     private_bucket,
     publishing_env,
@@ -43,9 +46,12 @@ __all__ = [
     "Functions",
     "HordeTable",
     "WorkQueue",
+    "allow_downloads",
     "allow_publishing",
     "allow_secret",
-    "announce_uploads",
+    "allow_sharing",
+    "allow_submits",
+    "announce_shared",
     "api_env",
     "holding_env",
     "models_env",

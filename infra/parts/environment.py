@@ -2,6 +2,8 @@
 
 import json
 
+from aws_cdk import aws_s3 as s3
+
 from infra.settings import StackSettings
 
 
@@ -32,9 +34,12 @@ def runpod_env(settings: StackSettings) -> dict[str, str]:
     }
 
 
-def holding_env(settings: StackSettings) -> dict[str, str]:
-    """Return the environment of the function that publishes images."""
-    return {"HOLD_VOLUNTEERS": json.dumps(settings.hold_volunteers)}
+def holding_env(settings: StackSettings, held: s3.IBucket) -> dict[str, str]:
+    """Return the environment of the function that holds images back."""
+    return {
+        "HOLD_VOLUNTEERS": json.dumps(settings.hold_volunteers),
+        "HELD_BUCKET": held.bucket_name,
+    }
 
 
 def trust_env(settings: StackSettings) -> dict[str, str]:

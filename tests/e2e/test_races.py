@@ -27,6 +27,7 @@ from tests.support.numbers import (
     SMALL_COST_SHARED,
     SMALL_PRICE,
 )
+from tests.support.records import DELIVERY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -155,7 +156,7 @@ def test_of_32_submits_of_one_image_one_wins_and_is_paid(ring: Arena, censored: 
         ends = [State.CENSORED] * censored + [State.OK] * (THREADS - censored)
 
         def settle(state: State, request: Request = request, image: Generation = image) -> bool:
-            return ring.store.endings.settle(request, image, state=state, seed=1, gen_metadata=[])
+            return ring.store.endings.settle(request, image, **{**DELIVERY, "state": state})
 
         wins = at_once(*[partial(settle, state) for state in ends])
         assert wins.count(True) == 1
@@ -177,9 +178,7 @@ def test_a_late_worker_never_wins_against_the_one_that_holds_the_image(ring: Are
         (image,) = held(ring, request, second)
 
         def settle(claim: Generation, request: Request = request) -> bool:
-            return ring.store.endings.settle(
-                request, claim, state=State.OK, seed=1, gen_metadata=[]
-            )
+            return ring.store.endings.settle(request, claim, **DELIVERY)
 
         wins = at_once(*[partial(settle, claim) for claim in (lost, image) * 8])
         assert wins.count(True) == 1

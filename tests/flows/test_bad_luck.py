@@ -25,6 +25,7 @@ from tests.support.conflicts import refuse_next
 from tests.support.delivery import sqs_record
 from tests.support.images import webp
 from tests.support.numbers import COST, FLOOR, HANG_S, LIFE_S, MAX_FAULTS, OVER_S, PRICE, TAX
+from tests.support.records import DELIVERY
 
 
 def die_after_pop(cloud: Cloud, worker: str, amount: int = 1) -> dict[str, Any]:
@@ -438,7 +439,7 @@ def test_what_was_decided_from_a_stale_read_changes_nothing(cloud: Cloud, worker
     assert second_lease is not None
 
     def settle(seen: Generation) -> bool:
-        return endings.settle(request, seen, state=State.OK, seed=1, gen_metadata=[])
+        return endings.settle(request, seen, **DELIVERY)
 
     assert settle(first_lease) is False
     assert endings.requeue(request, first_lease) is False
@@ -602,14 +603,27 @@ def test_a_stream_record_that_cannot_be_enqueued_is_retried_alone(
 # --- sharing --------------------------------------------------------------------------------------
 
 
-def test_an_upload_before_its_settlement_is_shared_later(cloud: Cloud, worker: str) -> None:
+def deliver_before_settling(cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the event of a delivered file come before its settlement; returns the image's id."""
+    real = Endings.settle
+
+    def late(*args: Any, **more: Any) -> bool:
+        cloud.deliver("share")
+        return real(*args, **more)
+
     cloud.generate()
-    job = cloud.pop(worker).body
-    cloud.upload(job["r2_upload"])
-    cloud.deliver("share")
+    with monkeypatch.context() as patch:
+        patch.setattr(Endings, "settle", late)
+        (image,) = cloud.draw(worker)
+    return image
+
+
+def test_a_file_that_is_stored_before_its_settlement_is_shared_later(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver_before_settling(cloud, worker, monkeypatch)
     assert cloud.laion() == {}
     assert len(cloud.pending["share"]) == 1
-    assert cloud.submit(worker, job["id"]).status == 200
     cloud.deliver("share")
     assert len(cloud.laion()) == 2
     assert cloud.pending["share"] == []
@@ -621,15 +635,23 @@ def test_an_early_event_that_cannot_be_put_off_does_not_hold_its_batch(
     def breaks(_record: Any) -> None:
         raise ClientError({"Error": {"Code": "InternalError"}}, "ChangeMessageVisibility")
 
+    seen: list[Any] = []
+    real = Endings.settle
+
+    def early_and_another(*args: Any, **more: Any) -> bool:
+        cloud.deliver("share")
+        (early,) = cloud.pending["share"]
+        bodies = {"early": early.body, "settled": json.dumps({"Records": []})}
+        records = [sqs_record(body, name) for name, body in bodies.items()]
+        seen.append(cloud.invoke("share", {"Records": records}))
+        return real(*args, **more)
+
     monkeypatch.setattr(share, "_postpone", breaks)
     cloud.generate()
-    cloud.upload(cloud.pop(worker).body["r2_upload"])
-    cloud.deliver("share")
-    (early,) = cloud.pending["share"]
-    bodies = {"early": early.body, "settled": json.dumps({"Records": []})}
-    records = [sqs_record(body, name) for name, body in bodies.items()]
-    answer = cloud.invoke("share", {"Records": records})
-    assert answer == {"batchItemFailures": [{"itemIdentifier": "early"}]}
+    with monkeypatch.context() as patch:
+        patch.setattr(Endings, "settle", early_and_another)
+        cloud.draw(worker)
+    assert seen == [{"batchItemFailures": [{"itemIdentifier": "early"}]}]
 
 
 def test_an_event_that_is_delivered_twice_changes_nothing(cloud: Cloud, worker: str) -> None:
@@ -731,10 +753,11 @@ def test_s3s_test_event_is_taken_quietly(cloud: Cloud, body: str) -> None:
 
 
 def test_an_event_of_an_unknown_object_is_dropped(cloud: Cloud) -> None:
-    key = f"{UNKNOWN}/1.webp"
-    event = json.dumps({"Records": [{"s3": {"object": {"key": key}}}]})
-    record = sqs_record(event)
-    assert cloud.invoke("share", {"Records": [record]}) == {"batchItemFailures": []}
+    key = f"shared/{UNKNOWN}/{'0' * 64}.webp"
+    for name in (key, f"{UNKNOWN}/1.webp", f"private/{UNKNOWN}/{'0' * 64}.webp"):
+        event = json.dumps({"Records": [{"s3": {"object": {"key": name}}}]})
+        record = sqs_record(event)
+        assert cloud.invoke("share", {"Records": [record]}) == {"batchItemFailures": []}
     assert key_of(f"https://outputs.s3.amazonaws.com/{key}?x=1") == key
 
 

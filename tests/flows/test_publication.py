@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from horde.records import HELD_DAYS
 from horde.rules.sharing import TRUSTED_AFTER_S, DrawnBy
-from horde.store.held import HELD_DAYS
 from infra.operate import commands
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud
@@ -28,7 +28,7 @@ def rows(cloud: Cloud) -> list[dict[str, Any]]:
 
 def held(cloud: Cloud) -> list[str]:
     """Return the keys of the images and rows that are held back."""
-    return sorted(name for name in cloud.objects_of("Outputs") if name.startswith("held/"))
+    return sorted(cloud.objects_of("Held"))
 
 
 def drawn(cloud: Cloud, key: str, n: int = 1, **worker: Any) -> list[str]:
@@ -79,7 +79,7 @@ def test_what_a_stranger_drew_is_held_back(cloud: Cloud, stranger: tuple[int, st
     (image,) = drawn(cloud, stranger[1])
     released(cloud)
     assert cloud.laion() == {}
-    assert held(cloud) == [f"held/{image}.json", f"held/{image}.webp"]
+    assert held(cloud) == [f"{image}.json", f"{image}.webp"]
 
 
 def test_a_held_image_is_published_when_the_operator_trusts_its_worker(
@@ -87,7 +87,7 @@ def test_a_held_image_is_published_when_the_operator_trusts_its_worker(
 ) -> None:
     user, key = stranger
     (image,) = drawn(cloud, key)
-    bytes_held = cloud.objects_of("Outputs")[f"held/{image}.webp"]
+    bytes_held = cloud.objects_of("Held")[f"{image}.webp"]
     cloud.set_flags(user, trusted=True)
     released(cloud)
     assert [(row["id"], row["drawn_by"]) for row in rows(cloud)] == [(image, DrawnBy.TRUSTED)]

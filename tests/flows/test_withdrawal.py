@@ -52,7 +52,7 @@ def test_an_event_that_comes_again_does_not_bring_a_withdrawn_image_back(cloud: 
     (image,) = shared(cloud, ANONYMOUS)
     assert withdraw(cloud, image) == 1
     (row,) = (row for row in cloud.rows("GENERATION") if row["id"]["S"] == image)
-    again = {"s3": {"object": {"key": f"{image}/{row['attempt']['N']}.webp"}}}
+    again = {"s3": {"object": {"key": f"shared/{image}/{row['sha256']['S']}.webp"}}}
     message = {
         "messageId": "1",
         "receiptHandle": "1",

@@ -158,8 +158,16 @@ class ApiCalls(Deployment):
 
     def upload(self, url: str, body: bytes | None = None) -> None:
         """PUT to a presigned URL with no content type, as workers do."""
-        answer = requests.put(url, data=webp() if body is None else body, timeout=HANG_S)
+        sent = self.picture(url) if body is None else body
+        answer = requests.put(url, data=sent, timeout=HANG_S)
         assert answer.status_code == 200, answer.text
+
+    def picture(self, url: str, colour: str = "red") -> bytes:
+        """Return a picture of the size that was asked for where this upload URL was given."""
+        generation = self.store.requests.generation(key_of(url).split("/")[1])
+        request = generation and self.store.requests.get(generation.request_id)
+        assert request, url
+        return webp(colour, *request.image_size)
 
     def submit(self, key: str, generation_id: str, **fields: Any) -> Reply:
         """Submit as a worker does."""

@@ -7,7 +7,16 @@ import base64
 from functools import partial
 from typing import Any
 
-from horde.records import DELIVERED, OPEN, Generation, Request, SharedKey, User
+from horde import images
+from horde.records import (
+    DELIVERED,
+    OPEN,
+    Generation,
+    Request,
+    SharedKey,
+    User,
+    delivered_key,
+)
 from horde.store.settlements import POSTED_WITHIN_S
 from tests.support import proof
 from tests.support.api_calls import ANONYMOUS, Reply
@@ -72,11 +81,11 @@ def delivered(world: World, kind: str = "ada", **fields: Any) -> Facts:
 
 
 def _others(world: World, facts: Facts) -> list[str]:
-    images = world.records("GENERATION", Generation)
-    return [image.id for image in images if image.state in OPEN and image.id != facts["job"]]
+    found = world.records("GENERATION", Generation)
+    return [image.id for image in found if image.state in OPEN and image.id != facts["job"]]
 
 
-def images(world: World) -> list[Generation]:
+def generations(world: World) -> list[Generation]:
     """Return all images there are."""
     return world.records("GENERATION", Generation)
 
@@ -244,7 +253,8 @@ def submit(
 
     def before(world: World) -> Facts:
         facts = popped(world, kind, **fields)
-        for _ in range(MAX_FAULTS - 1 if said.get("state") == "faulted" else 0):
+        faulty = said.get("state") == "faulted" or said is REFUSED
+        for _ in range(MAX_FAULTS - 1 if faulty else 0):
             assert world.submit(facts["worker"], facts["job"], state="faulted").status == 200
             facts["job"] = world.pop(facts["worker"]).body["id"]
         return facts
@@ -253,9 +263,9 @@ def submit(
         world.ask(lambda: world.submit(facts["worker"], facts["job"], **said))
 
     def after(world: World, facts: Facts) -> list[str]:
-        reply, states = last(world), {image.id: image.state for image in images(world)}
+        reply, states = last(world), {image.id: image.state for image in generations(world)}
         paid = reply.status == 200 and reply.body["reward"] > 0
-        known = {"DuplicateGen", "AbortedGen"}
+        known = {"DuplicateGen", "AbortedGen", *(["ImageRefused"] if said is REFUSED else [])}
         served = reply.status == 200 or reply.body.get("rc") in known
         return [
             *unless(not paid or states[facts["job"]] in DELIVERED, "promised a reward for nothing"),
@@ -267,10 +277,16 @@ def submit(
 
 
 def early() -> Flow:
-    """An upload's event comes before its settlement."""
+    """A delivered file's event comes before its settlement, whose process died."""
 
     def before(world: World) -> Facts:
-        return popped(world, **SHARED)
+        facts = popped(world, **SHARED)
+        generation = world.store.requests.generation(facts["job"])
+        assert generation is not None
+        picture = images.checked(world.objects("Outputs")[generation.image_key], None)
+        key = delivered_key(generation.id, picture.sha256, shareable=True)
+        images.put_webp(world.s3, world.bucket("Outputs"), key, picture.file)
+        return facts
 
     def act(world: World, facts: Facts) -> None:
         world.deliver("share")
@@ -292,7 +308,7 @@ def cancel(
         world.ask(lambda: world.cancel(facts["request"]))
 
     def after(world: World, facts: Facts) -> list[str]:
-        drawn = sum(image.state in DELIVERED for image in images(world))
+        drawn = sum(image.state in DELIVERED for image in generations(world))
         reply = last(world)
         return [
             *unless(reply.status != 200 or drawn == 0, f"{drawn} images drawn after a cancel"),
@@ -441,6 +457,7 @@ def life(name: str, kind: str, **fields: Any) -> Flow:
 
 
 SOURCE: Facts = {"source_image": png_base64(), "params": {"denoising_strength": 1.0}}
+REFUSED: Facts = {"generation": base64.b64encode(b"no image").decode()}
 INLINE: Facts = {"generation": base64.b64encode(webp()).decode()}
 
 FLOWS = [
@@ -469,6 +486,8 @@ FLOWS = [
     submit("anonymous", "anonymous", repeats=False),
     submit("with a webhook, partly waived", "poor", webhook=f"{HOOK}/hook"),
     submit("inline", says=INLINE),
+    submit("refused a third time, one of two", "poor", says=REFUSED, **TWO),
+    submit("refused a third time, once", repeats=False, says=REFUSED, **TWO),
     submit("censored, partly waived", "poor", says={"state": "censored"}, **SHARED),
     submit("censored, by a shared key, once", repeats=False, says={"state": "censored"},
            by_shared_key=True),

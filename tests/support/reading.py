@@ -67,7 +67,7 @@ class Reading(Deployment):
     def everything(self) -> dict[str, Any]:
         """Return all that is stored: every item, by its key, and every object of every bucket."""
         stored: dict[str, Any] = {"/".join(row_of(item)): item for item in self.items()}
-        for part in ("Outputs", "Sources", "Laion"):
+        for part in ("Outputs", "Held", "Sources", "Laion"):
             stored |= {f"{part} {name}": body for name, body in self.objects_of(part).items()}
         return stored
 

@@ -1,5 +1,7 @@
 """Doubles nothing: a usual request and its image, for tests of pure rules."""
 
+from typing import Any
+
 from horde.records import Generation, Request, State
 from tests.support.numbers import PRICE, REWARD, TAX
 
@@ -45,3 +47,11 @@ IMAGE = Generation(
     user_id=1,
     slow_workers=True,
 )
+DELIVERY: dict[str, Any] = {
+    "state": State.OK,
+    "seed": 1,
+    "gen_metadata": [],
+    "sha256": "0" * 64,
+    "size": 4711,
+}
+"""What a settlement records of a delivered image."""

@@ -303,12 +303,26 @@ class PopRequest(_Body):
         )
 
 
-class GenMetadata(_Body):
-    """One remark by a worker about an image."""
+RemarkType = Literal[
+    "lora",
+    "ti",
+    "censorship",
+    "source_image",
+    "source_mask",
+    "extra_source_images",
+    "batch_index",
+    "information",
+    "aesthetic_score",
+]
+RemarkText = Annotated[StrictStr, Field(max_length=255)]
 
-    type: Annotated[StrictStr, Field(max_length=100)]
-    value: Annotated[StrictStr, Field(max_length=1000)]
-    ref: Annotated[StrictStr, Field(max_length=255)] | None = None
+
+class GenMetadata(_Body):
+    """One remark by a worker about an image; ``value`` is a word of the Horde's or free text."""
+
+    type: RemarkType
+    value: RemarkText
+    ref: RemarkText | None = None
 
 
 class SubmitRequest(_Body):
@@ -318,7 +332,8 @@ class SubmitRequest(_Body):
     generation: StrictStr
     """``R2`` if the image was uploaded, else the WebP file in base64."""
     state: Literal["ok", "censored", "faulted", "csam"] = "ok"
-    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)]
+    """What it was drawn with; a signed 64-bit integer in the data set."""
     gen_metadata: Annotated[list[GenMetadata], Field(max_length=50)] = []
 
     @field_validator("seed", mode="before")

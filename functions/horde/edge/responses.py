@@ -141,6 +141,13 @@ class RequestStatus(RequestCheck):
     generations: list[GeneratedImage]
 
 
+class UploadForm(Wire):
+    """A form that uploads a WebP file to ``url`` by POST: ``fields`` first, then ``file``."""
+
+    url: str
+    fields: dict[str, str]
+
+
 class Job(Wire):
     """One image for a worker to draw. ``ttl`` is the length of its lease in seconds."""
 
@@ -150,6 +157,8 @@ class Job(Wire):
     payload: dict[str, Any]
     r2_upload: str
     shared: bool
+    r2_post: UploadForm | None = None
+    """Uploads instead of ``r2_upload``: the length is signed, so S3 refuses what is too long."""
     source_image: str | None = None
     source_processing: str | None = None
     source_mask: str | None = None

@@ -341,12 +341,26 @@ class AbortedGen(HordeError):
         )
 
 
+class ImageRefused(HordeError):
+    """The submitted image is not the one that was asked for; the job counts as faulted."""
+
+    rc = "ImageRefused"
+
+    def __init__(self, reason: str) -> None:
+        # horde-worker-reGen searches the message for the texts of other refusals: none is in it.
+        super().__init__(
+            f"The submitted image was refused: {reason}. The job counts as faulted and goes back "
+            "to the queue."
+        )
+        self.reason = reason
+
+
 class NotUploaded(HordeError):
-    """The submitted image is not in the bucket, or is not a WebP file."""
+    """The submitted image is not in the bucket."""
 
     def __init__(self, generation_id: str) -> None:
         super().__init__(
-            f"The image of job {generation_id} was not uploaded as a WebP file. Upload it to "
+            f"The image of job {generation_id} was not uploaded. Upload it as a WebP file to "
             "r2_upload and submit again."
         )
 

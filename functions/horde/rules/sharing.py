@@ -9,9 +9,11 @@ from enum import StrEnum
 from typing import Any
 
 from horde.records import Generation, Request, State, User
-from horde.rules.dates import DAY_S, iso
+from horde.rules.dates import DAY_S, day
 
 LICENSE = "CC0-1.0"
+ACCEPTED = "accepted"
+"""The verdict on an image that passed the gate (``images.checked``)."""
 TERMS_VERSION = "2026-11"
 """The version of ``edge/documents``, recorded with every shared image."""
 
@@ -75,13 +77,18 @@ def decide(*, flag: bool, anonymous: bool, uses_images: bool) -> Decision:
 
 
 class Verdict(StrEnum):
-    """What to do with a delivered image."""
+    """What to do with a delivered file."""
 
     SHARE = "share"
     HOLD = "hold"
     """Keep it until its worker's owner is trusted."""
     LATER = "later"
     NEVER = "never"
+
+
+def shareable(request: Request, state: State) -> bool:
+    """Return whether an image that is delivered in this state may reach the data set."""
+    return request.shared and state is State.OK
 
 
 class DrawnBy(StrEnum):
@@ -129,17 +136,18 @@ def judge_people(author: User | None, owner: User | None, *, hold: bool) -> Verd
 
 
 def judge(request: Request | None, generation: Generation | None, sha256: str) -> Verdict:
-    """Decide whether a delivered image is shared now, later or never, by its own records.
+    """Decide whether a delivered file is shared now, later or never, by its own records.
 
-    ``sha256`` is the hash of its file. An image without a verdict of the screening is not shared.
+    ``sha256`` is the file's. Of two submits that race, each stores its file, and the settlement
+    names the one that was delivered. What has no verdict is not published.
     """
     if request is None or generation is None or not request.shared or request.csam:
         return Verdict.NEVER
     if generation.state is State.PROCESSING:
         return Verdict.LATER
-    if generation.state is not State.OK or sha256 != generation.sha256:
+    if not shareable(request, generation.state) or generation.screened != ACCEPTED:
         return Verdict.NEVER
-    return Verdict.SHARE if generation.screened == ACCEPTED else Verdict.NEVER
+    return Verdict.SHARE if sha256 == generation.sha256 else Verdict.NEVER
 
 
 def row(
@@ -158,7 +166,7 @@ def row(
         "id": generation.id,
         "request_id": request.id,
         "batch_index": generation.index,
-        "created_at": iso(generation.settled_at or request.created_at),
+        "created_on": day(generation.settled_at or request.created_at),
         "prompt": prompt.strip(),
         "negative_prompt": negative.strip(),
         "seed": seed,

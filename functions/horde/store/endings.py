@@ -5,7 +5,7 @@ from typing import Any
 
 from horde import clock
 from horde.records import Generation, Request, State
-from horde.rules import kudos
+from horde.rules import kudos, sharing
 from horde.rules.refusals import Busy
 from horde.rules.statistics import Counter, Scope, Series
 from horde.store import sharedkeys
@@ -49,21 +49,30 @@ class Endings:
         state: State,
         seed: int,
         gen_metadata: list[dict[str, str]],
+        sha256: str,
+        size: int,
         csam: bool = False,
     ) -> bool:
         """Record a delivered image and its worker's pending reward.
 
-        Exactly one settlement of a generation succeeds, and only under the lease that it was read
-        with; else returns False. A censored image refunds its price, but not its tax. The reward
-        stays pending until ``payouts`` posts it: one account often owns a whole fleet, and its item
-        would become hot. ``csam`` also marks the image and its request for the operator.
+        ``sha256`` (hexadecimal) and ``size`` (bytes) are those of the accepted file, which is
+        stored by now: from here on they say what was delivered. Exactly one settlement of a
+        generation succeeds, and only under the lease that it was read with; else returns False. A
+        censored image refunds its price, but not its tax. The reward stays pending until
+        ``payouts`` posts it: one account often owns a whole fleet, and its item would become hot.
+        ``csam`` also marks the image and its request for the operator.
         """
         settled_at = clock.now_ms()
         changes = {
             "settled_at": encode(settled_at),
             "drawn_seed": encode(seed),
             "gen_metadata": {"S": json_text(gen_metadata)},
+            "sha256": encode(sha256),
+            "size": encode(size),
+            "screened": encode(sharing.ACCEPTED),
         }
+        if sharing.shareable(request, state):
+            changes["shareable"] = {"BOOL": True}
         back = (request.price, 0) if state is State.CENSORED else None
         more = [_webhook(generation)] if request.webhook else []
         if generation.worker_user is not None:
@@ -96,13 +105,15 @@ class Endings:
         changes: Item | None = None,
         more: Iterable[Item] = (),
     ) -> bool:
-        assigned = ["#state = :state", *(f"{name} = :{name}" for name in changes or {})]
+        changes = {"state": encode(state), **(changes or {})}
+        assigned = [f"#{name} = :{name}" for name in changes]
         indexed = f"{WAITING.partition}, {DUE.attributes}, {LISTED.attributes}"
         ended = _transition(
             generation,
             f"SET {', '.join(assigned)} REMOVE {indexed}",
-            {"state": state},
-            {f":{name}": value for name, value in (changes or {}).items()},
+            {},
+            {f":{name}": value for name, value in changes.items()},
+            changes,
         )
         for _ in range(DECISION_TRIES):
             refund, waived, to_key = list[Item](), 0, list[Item]()
@@ -213,6 +224,7 @@ def _transition(
     expression: str,
     values: Mapping[str, Any],
     encoded: Item | None = None,
+    names: Iterable[str] = ("state",),
 ) -> Item:
     same_state_and_lease = "#state = :seen AND attempt = :attempt"
     seen = {"seen": generation.state, "attempt": generation.attempt}
@@ -221,5 +233,5 @@ def _transition(
         expression,
         same_state_and_lease,
         encode_all({**seen, **values}) | (encoded or {}),
-        {"#state": "state"},
+        {f"#{name}": name for name in names},  # some are words of DynamoDB's own
     )

@@ -8,7 +8,7 @@ held meanwhile cannot be forgotten.
 from collections.abc import Iterator
 
 from horde import clock
-from horde.records import ANONYMOUS_ID, Held
+from horde.records import ANONYMOUS_ID, HELD_DAYS, Held
 from horde.rules.dates import DAY_S, HOUR_S
 from horde.store.items import (
     HOLDERS,
@@ -27,9 +27,6 @@ from horde.store.items import (
 )
 from horde.store.table import Table
 from horde.store.transaction import check, delete
-
-HELD_DAYS = 30
-"""Days after which an image that is still held is deleted unpublished."""
 
 
 class HeldImages:
