@@ -180,7 +180,9 @@ def outputs_of(session: boto3.Session, stack: str) -> dict[str, str]:
     return outputs
 
 
-def run(store: Store, options: argparse.Namespace, bucket: str = "", client: Any = None) -> str:
+def run(  # noqa: PLR0911 - a flat list of commands
+    store: Store, options: argparse.Namespace, bucket: str = "", client: Any = None
+) -> str:
     """Run one command and return the text to print; raises OperatorError."""
     match options.command:
         case "register":

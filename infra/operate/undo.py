@@ -43,7 +43,7 @@ class Undone:
             f"{user.username} {done}flagged",
             f"worker keys  {self.keys} {done}revoked",
             f"rewards      {self.rewards} {done}taken back, {self.kudos} kudos",
-            f"images       {self.withdrawn} {done}withdrawn, {self.dropped} held ones {done}dropped",
+            f"images       {self.withdrawn} {done}withdrawn, {self.dropped} more {done}dropped",
         ]
         if self.spent:
             lines.append(
@@ -69,10 +69,10 @@ def undo_worker(
     undone = Undone()
     if not dry_run and not user.flagged:
         store.accounts.change(user, {"flagged": True})
-    for key in [key for key in store.accounts.keys_of(user.id) if key.worker]:
-        if not dry_run:
-            store.accounts.revoke(key)
-        undone.keys += 1
+    unlisted = [key.hash for key in store.keys.unlisted() if key.user_id == user.id]
+    for key in store.keys.of_user(user.id, unlisted):
+        if key.worker and (dry_run or store.keys.revoke(key)):
+            undone.keys += 1
     _take_back(store, user, undone, dry_run=dry_run, progress=progress)
     for shared in store.sharing.drawn_by(user.id):
         if shared.withdrawn_at is None:

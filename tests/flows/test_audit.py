@@ -145,6 +145,7 @@ def fill(cloud: Cloud) -> dict[str, str]:
     ):
         number, keys[user] = cloud.register(user, kudos=kudos)
         ids[user] = str(number)
+    cloud.set_flags(int(ids["owner"]), trusted=True)
     worker = cloud.worker_key(int(ids["owner"]))
 
     def ask(what: str, key: str = keys["ada"], **fields: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a worker marks as CSAM is censored, flagged for the operator, and takes its request along."""
+"""What a worker marks as CSAM is censored and flagged, and nothing of its request is shared."""
 
 from typing import Any
 

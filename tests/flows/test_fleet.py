@@ -39,7 +39,7 @@ def test_a_first_pop_registers_a_worker_with_what_it_offers(cloud: Cloud, worker
         "uptime": 0,
         "maintenance_mode": False,
         "nsfw": False,
-        "trusted": False,
+        "trusted": True,
         "flagged": False,
         "uncompleted_jobs": 0,
         "models": ["stable_diffusion"],
@@ -323,8 +323,14 @@ def test_a_blacklisted_word_is_skipped_and_counted(cloud: Cloud, worker: str) ->
     ],
 )
 def test_a_worker_is_not_given_what_it_may_not_or_will_not_draw(
-    cloud: Cloud, worker: str, fields: dict[str, Any], offer: dict[str, Any], reason: str
+    cloud: Cloud,
+    owner: int,
+    worker: str,
+    fields: dict[str, Any],
+    offer: dict[str, Any],
+    reason: str,
 ) -> None:
+    cloud.set_flags(owner, trusted=False)
     _, key = cloud.register(kudos=1000)
     assert cloud.generate(key, **fields).status == 202
     assert cloud.pop(worker, **offer).body["skipped"] == {reason: 1}

@@ -134,6 +134,7 @@ class Machine(RuleBasedStateMachine):
 
     def _register_worker(self, user: int) -> int:
         if user not in self.worker_keys:
+            self.cloud.set_flags(user, trusted=True)
             self.worker_keys[user] = self.cloud.worker_key(user)
         return user
 

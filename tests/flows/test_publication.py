@@ -105,7 +105,7 @@ def test_a_week_and_enough_images_make_a_volunteer_trusted(
     cloud.pay()
     released(cloud)
     assert cloud.laion() == {}
-    cloud.clock.advance(TRUSTED_AFTER_S)
+    cloud.clock.pass_seconds(TRUSTED_AFTER_S)
     released(cloud)
     assert len(rows(cloud)) == 2
     account = cloud.store.accounts.get(user)
@@ -119,7 +119,7 @@ def test_a_week_without_enough_images_makes_nobody_trusted(
     cloud.overrides["TRUSTED_AFTER_IMAGES"] = "2"
     drawn(cloud, stranger[1])
     cloud.pay()
-    cloud.clock.advance(TRUSTED_AFTER_S)
+    cloud.clock.pass_seconds(TRUSTED_AFTER_S)
     released(cloud)
     assert cloud.laion() == {}
 
@@ -163,7 +163,7 @@ def test_an_image_that_nobody_trusts_in_time_is_forgotten(
 ) -> None:
     user, key = stranger
     drawn(cloud, key)
-    cloud.clock.advance(HELD_FOR_S)
+    cloud.clock.pass_seconds(HELD_FOR_S)
     cloud.set_flags(user, trusted=True)
     released(cloud)
     assert cloud.laion() == {}

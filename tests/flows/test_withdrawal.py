@@ -14,6 +14,7 @@ from tests.support.cloud import Cloud
 def shared(cloud: Cloud, key: str, n: int = 1) -> list[str]:
     cloud.generate(key, params={"n": n}, shared=True)
     owner, _ = cloud.register("owner")
+    cloud.set_flags(owner, trusted=True)
     drawn = cloud.draw(cloud.worker_key(owner), name=f"w{owner}")
     cloud.settle_async()
     return drawn

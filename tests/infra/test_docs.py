@@ -190,7 +190,8 @@ def test_every_alarm_that_can_ring_is_in_the_runbook() -> None:
     queues += [f"{name}Dead" for name in re.findall(r'parts\.WorkQueue\(\s*self, "(\w+)"', text)]
     listed = {row[0].strip("`") for row in rows(OPERATIONS, "| alarm | what happened")}
     assert len(queues) >= 6
-    assert listed == {*queues, "ApiFaults", "…Errors"}
+    marks = re.findall(r'alarms\.on_line\(\w+, "(\w+)"', text)
+    assert listed == {*queues, *marks, "ApiFaults", "…Errors"}
 
 
 def test_the_queue_position_is_exact_as_far_as_the_api_page_says() -> None:

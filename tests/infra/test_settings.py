@@ -241,6 +241,8 @@ def test_settings_that_are_right_are_taken_as_they_are(
         "rate_limits": False,
         "trusted_ips": ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"],
         "admins": [1, 77],
+        "hold_volunteers": False,
+        "trusted_after_images": 500,
         "monthly_kudos": 50,
         "contact": "[us](mailto:us@example.org)",
         "layer": "functions",

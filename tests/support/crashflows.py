@@ -64,6 +64,7 @@ def popped(world: World, kind: str = "ada", amount: int = 1, **fields: Any) -> F
     facts = asked(world, kind, **fields)
     world.move(gpus=False)
     owner = world.register("volunteer")[0]
+    world.set_flags(owner, trusted=True)
     facts["worker"] = world.worker_key(owner)
     job = world.pop(facts["worker"], amount=amount).body
     facts |= {"job": job["id"], "urls": job["r2_uploads"], "ttl": job["ttl"]}
@@ -219,7 +220,7 @@ def pop(name: str, *, repeats: bool, known: bool = False, amount: int = 2, **fie
     def before(world: World) -> Facts:
         facts = asked(world, params={"n": amount}, **fields)
         world.move(gpus=False)
-        facts["worker"] = world.worker_key(world.register("volunteer")[0])
+        facts["worker"] = world.new_worker("volunteer")
         if known:
             world.pop(facts["worker"], models=["another"])
             world.clock.pass_seconds(MINUTE_S)
@@ -237,7 +238,7 @@ def work(name: str, *, repeats: bool, careful: bool = True, **fields: Any) -> Fl
     def before(world: World) -> Facts:
         facts = asked(world, **fields)
         world.move(gpus=False)
-        facts["worker"] = world.worker_key(world.register("volunteer")[0])
+        facts["worker"] = world.new_worker("volunteer")
         return facts
 
     def act(world: World, facts: Facts) -> None:
@@ -441,7 +442,7 @@ def life(name: str, kind: str, **fields: Any) -> Flow:
     """A request's whole life, from asking to sharing, by clients and a worker that ask again."""
 
     def before(world: World) -> Facts:
-        return {"key": client(world, kind), "worker": world.worker_key(world.register("owner")[0])}
+        return {"key": client(world, kind), "worker": world.new_worker("owner")}
 
     def act(world: World, facts: Facts) -> None:
         world.ask(lambda: world.generate(facts["key"], **fields))

@@ -7,14 +7,13 @@ can be repeated.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from horde.records import User
+from horde.records import Settlement, User
 from horde.rules import kudos
 from horde.store.items import PK, SK, Item, Kind, Row, encode, key_of, partition
 from horde.store.ledger import balance_at_least, post
 from horde.store.settlements import PENDING_REWARD, POSTED, settlement_of
 from horde.store.table import Table
 from horde.store.transaction import update
-from horde.records import Settlement
 
 REVERSED = "reversed"
 """The attribute of a reward that was taken back."""
