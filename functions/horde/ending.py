@@ -20,6 +20,17 @@ def cancel(store: Store, request: Request, generations: list[Generation]) -> Non
         end_waiting(store, cancelled, generations, State.CANCELLED)
 
 
+def cancel_all_of(store: Store, user_id: int) -> None:
+    """Cancel the open requests of a deleted account; claimed images are still delivered.
+
+    Crash window: the account is deleted, but some of its requests are still open. The write that
+    deleted it also made it due, so the next sweep does this again. Nothing is added meanwhile: a
+    charge has the condition that its account is not deleted.
+    """
+    for request, generations in store.requests.all_open_of(user_id):
+        cancel(store, request, generations)
+
+
 def end_waiting(
     store: Store, request: Request, generations: list[Generation], state: State
 ) -> None:
