@@ -66,7 +66,7 @@ BODIES: dict[str, Any] = {
 
 
 def routes_with_a_key() -> dict[str, Route]:
-    found = {}
+    found: dict[str, Route] = {}
     for path in sorted((ROOT / "functions").glob("*.py")):
         module = importlib.import_module(path.stem)
         if hasattr(module, "ROUTES"):
