@@ -1,4 +1,4 @@
-"""Every minute: end leases and requests, post late rewards, replace lost tickets, count the fleet.
+"""Every minute: finish what is due, replace lost tickets, count the fleet.
 
 Any other run may repeat each step. Every write is conditional on the state that it was decided
 from. So nothing is done twice if a sweep dies, or if two run at once.
@@ -21,6 +21,8 @@ from horde.store.items import Kind
 
 TICKET_GRACE_MS = 60_000
 """An image younger than this may still have its first ticket on the way."""
+LIST_LAG_S = 60
+"""Seconds after which the list of a deleted account's requests surely has those accepted before."""
 MAX_COUNTED = 1000
 MAX_TICKETS = 100
 MAX_WORKERS = 250
@@ -53,21 +55,21 @@ class Settings(aws.Settings):
 
 
 def sweep_due(store: Store, due: DueRow, now: int) -> None:
-    """End one expired lease or request, or post one late reward; ``now`` is in seconds."""
+    """Finish what one row is due for; ``now`` is in seconds.
+
+    It ends an expired lease or request, posts a late reward, or cancels what a deleted account has
+    open.
+    """
     if due.kind is Kind.GENERATION:
-        generation = store.requests.generation(due.id)
-        if generation is None or generation.state is not State.PROCESSING:
-            return
-        if (generation.lease_until or 0) > now:
-            return  # the index lags behind, and another worker has the lease by now
-        request = store.requests.get(generation.request_id)
-        if request is not None:
-            ending.fault(store, request, generation)
+        end_lease(store, due.id, now)
         return
     if due.kind is Kind.LEDGER:  # the stream's record was lost
         settlement = store.payouts.pending(due.user_id, due.id)
         if settlement is not None:
             store.payouts.post([settlement])
+        return
+    if due.kind is Kind.USER:
+        finish_deletion(store, int(due.id), now)
         return
     request = store.requests.get(due.id)
     if request is not None and ending.end_request(store, request, now):
@@ -76,6 +78,29 @@ def sweep_due(store: Store, due: DueRow, now: int) -> None:
             if key is not None:
                 aws.s3().delete_object(Bucket=bucket, Key=key)
         store.requests.close(request)
+
+
+def end_lease(store: Store, generation_id: str, now: int) -> None:
+    """Take an image back from a worker whose lease has ended; ``now`` is in seconds."""
+    generation = store.requests.generation(generation_id)
+    if generation is None or generation.state is not State.PROCESSING:
+        return
+    if (generation.lease_until or 0) > now:
+        return  # the index lags behind, and another worker has the lease by now
+    request = store.requests.get(generation.request_id)
+    if request is not None:
+        ending.fault(store, request, generation)
+
+
+def finish_deletion(store: Store, user_id: int, now: int) -> None:
+    """Cancel what a deleted account has open; ``now`` is in seconds.
+
+    The account stays due until the list of its requests surely has all of them.
+    """
+    user = store.accounts.get(user_id)
+    if user is not None and user.deleted:
+        ending.cancel_all_of(store, user_id)
+    store.accounts.end_deletion(user_id, now - LIST_LAG_S)
 
 
 def top_up(store: Store) -> int:

@@ -79,8 +79,9 @@ class HordeCommonsStack(Stack):
         api.route(status, "status")
         parts.allow_downloads(status, outputs)
 
-        # client -> users: registration and accounts; transfer: kudos between them, shared keys.
+        # client -> users: accounts; keys: their API keys; transfer: kudos, shared keys.
         api.route(make("users", *env, allowance_env, may=parts.READ_WRITE), "users")
+        api.route(make("keys", *env, may=parts.MANAGE_KEYS), "keys")
         api.route(make("transfer", *env, may=parts.MANAGE), "transfer")
 
         # client -> browse: workers, models, statistics; manage: what owners and admins change.

@@ -10,6 +10,9 @@ from horde.records import OPEN, Generation, Request, State
 from horde.rules.lifecycle import FaultOutcome, after_fault
 from horde.store import Store
 
+MAX_CANCELLED = 1000
+"""Most waiting images that a deletion, or one sweep of it, cancels; an account has far fewer."""
+
 
 def cancel(store: Store, request: Request, generations: list[Generation]) -> None:
     """Cancel a request's waiting images; claimed ones are still delivered and charged."""
@@ -18,6 +21,24 @@ def cancel(store: Store, request: Request, generations: list[Generation]) -> Non
     cancelled = store.requests.cancel(request.id, clock.now())
     if cancelled is not None:
         end_waiting(store, cancelled, generations, State.CANCELLED)
+
+
+def cancel_all_of(store: Store, user_id: int) -> None:
+    """Cancel the open requests of a deleted account; claimed images are still delivered.
+
+    Crash window: the account is deleted, but some of its requests are still open. The write that
+    deleted it also made it due, so the next sweep does this again. Nothing is added meanwhile: a
+    charge has the condition that its account is not deleted.
+    """
+    # What waits comes first. It may belong to a request that has left the list of requests: one
+    # whose cancellation was cut.
+    waiting = store.requests.generations_by_id(store.queue.ids_of(user_id, MAX_CANCELLED))
+    for request_id in dict.fromkeys(image.request_id for image in waiting):
+        found = store.requests.get(request_id)
+        if found is not None:
+            cancel(store, found, store.requests.generations(found))
+    for request, generations in store.requests.all_open_of(user_id):
+        cancel(store, request, generations)
 
 
 def end_waiting(

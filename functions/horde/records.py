@@ -18,6 +18,8 @@ HELD_DAYS = 30
 """Days after which an image that is still held back from the data set is deleted."""
 UNLIMITED = -1
 """No limit, for a shared key's budget, expiry and sizes."""
+KEY_ID_DIGITS = 12
+"""Hexadecimal digits of an API key's hash that name it: 48 bits, of no use to who wants the key."""
 ONLINE_S = 5 * 60
 """Seconds since its last pop for which a worker is online."""
 FIRST_RULESET = "2026-11"
@@ -78,6 +80,8 @@ class User:
     contributed: int = 0
     """Pixelsteps of the images that its workers drew."""
     sharedkey_ids: frozenset[str] = frozenset()
+    account_keys: int = 1
+    """Its API keys that are not worker keys. Each account is opened with one."""
     contact: str | None = None
     """How moderators reach the owner."""
     admin_comment: str | None = None
@@ -95,6 +99,28 @@ class User:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """An API key as the table has it: never the key, only its hash.
+
+    A worker key pops and submits; an account key does everything else. Times are in seconds.
+    """
+
+    hash: str
+    """SHA-256 in hexadecimal."""
+    user_id: int
+    worker: bool = False
+    created_at: int = 0
+    """0 for a key made before this was recorded."""
+    name: str | None = None
+    """The owner's label."""
+
+    @property
+    def id(self) -> str:
+        """The public name of the key, among its owner's keys: the start of its hash."""
+        return self.hash[:KEY_ID_DIGITS]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SharedKey:
     """A key that lets others spend an account's kudos; its id is the key. Times are in seconds."""
 
@@ -107,6 +133,8 @@ class SharedKey:
     expires_at: int | None = None
     utilized: int = 0
     """Kudos spent with it, minus refunds."""
+    revision: int = 0
+    """How often its owner has set ``kudos``. A refund lifts only the budget that paid."""
     max_image_pixels: int = UNLIMITED
     max_image_steps: int = UNLIMITED
     max_text_tokens: int = UNLIMITED
@@ -178,6 +206,8 @@ class Request:
     """Whether a worker marked one of its images as CSAM; none of them is published."""
     sharedkey_id: str | None = None
     """The shared key that paid; refunds also go to its budget."""
+    sharedkey_revision: int = 0
+    """That key's ``revision`` when it paid."""
     ruleset: str = FIRST_RULESET
     """The version of the rules under which it was accepted (``rules.ruleset``)."""
 

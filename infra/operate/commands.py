@@ -1,4 +1,4 @@
-"""The operator's commands: accounts, kudos, worker keys and the audit of a deployed stack.
+"""The operator's commands: accounts, kudos, API keys and the audit of a deployed stack.
 
 Example: ``bin/operator grant 'alias#7' 1000``. ``bin/operator --help`` lists all commands. They use
 the same credentials and region as the AWS tools.
@@ -17,8 +17,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
+from horde import clock
 from horde.edge.auth import key_hash, new_key
-from horde.records import ANONYMOUS_ID, Shared, User
+from horde.records import ANONYMOUS_ID, ApiKey, Shared, User
 from horde.rules import ruleset
 from horde.rules.accounts import user_number
 from horde.rules.dates import iso
@@ -78,13 +79,71 @@ def grant(store: Store, username: str, amount: int) -> User:
     return find(store, username)
 
 
-def worker_key(store: Store, username: str) -> str:
-    """Create a worker key, which is never shown again; raises OperatorError."""
+def worker_key(store: Store, username: str, *, fleet: bool = False, name: str | None = None) -> str:
+    """Create a worker key, which is never shown again; raises OperatorError.
+
+    ``fleet``: for the operator's own endpoints. The account is marked so and trusted, in the same
+    transaction. Without it the key is a volunteer's, and the account stays as it is.
+    """
     user, api_key = find(store, username), new_key()
-    if not store.accounts.add_worker_key(user.id, key_hash(api_key)):
+    made = ApiKey(
+        hash=key_hash(api_key), user_id=user.id, worker=True, created_at=clock.now(), name=name
+    )
+    if not store.keys.add_worker_key(made, fleet=fleet):
         message = f"{username!r} has been removed meanwhile"
         raise OperatorError(message)
     return api_key
+
+
+def keys(store: Store, username: str, *, adopt: bool = False) -> list[str]:
+    """Return a line for each API key of an account; raises OperatorError.
+
+    ``adopt`` first scans the whole table and lists the keys, of all accounts, that were made before
+    keys were listed. Once per table is enough.
+    """
+    user = find(store, username)
+    for key in store.keys.unlisted() if adopt else ():
+        store.keys.adopt(key)
+    return [_line(key, user) for key in store.keys.of_user(user.id)]
+
+
+def _line(key: ApiKey, user: User) -> str:
+    kind = ("fleet key" if user.fleet else "worker key") if key.worker else "account key"
+    made = iso(key.created_at * 1000)[:10] if key.created_at else "unknown"
+    return f"{key.id}  {kind:<11}  {made:<10}  {key.name or ''}".rstrip()
+
+
+def revoke_key(store: Store, username: str, key_id: str) -> None:
+    """Revoke a key, which stops working at once; raises OperatorError."""
+    key = _key(store, username, key_id)
+    if store.keys.revoke(key):
+        return
+    if store.keys.get(key.hash) is None:
+        message = f"{username!r} has no key {key_id!r} any more"
+        raise OperatorError(message)
+    message = f"{key_id!r} is the last account key of {username!r}; rotate-key replaces it"
+    raise OperatorError(message)
+
+
+def rotate_key(store: Store, username: str, key_id: str) -> str:
+    """Replace a key by a new one of the same kind, which is never shown again.
+
+    The old one stops working at once. Raises OperatorError.
+    """
+    api_key = new_key()
+    if store.keys.rotate(_key(store, username, key_id), key_hash(api_key)) is None:
+        message = f"{username!r} has no key {key_id!r} any more"
+        raise OperatorError(message)
+    return api_key
+
+
+def _key(store: Store, username: str, key_id: str) -> ApiKey:
+    """Return a key of an account by its id; raises OperatorError."""
+    for key in store.keys.of_user(find(store, username).id):
+        if key.id == key_id.lower():
+            return key
+    message = f"{username!r} has no key {key_id!r}; bin/operator keys lists them"
+    raise OperatorError(message)
 
 
 def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
@@ -211,8 +270,15 @@ def run(  # noqa: PLR0911 - a flat list of commands
             return undone.text(user, dry_run=options.dry_run)
         case "flagged":
             return clear_flag(store, options.clear) if options.clear else "\n".join(flagged(store))
+        case "keys":
+            return "\n".join(keys(store, options.username, adopt=options.adopt))
+        case "revoke-key":
+            revoke_key(store, options.username, options.key)
+            return f"the key {options.key} is revoked"
+        case "rotate-key":
+            return rotate_key(store, options.username, options.key)
         case _:
-            return worker_key(store, options.username)
+            return worker_key(store, options.username, fleet=options.fleet, name=options.name)
 
 
 def _need_bucket(command: str, bucket: str) -> None:
@@ -240,8 +306,7 @@ def parser() -> argparse.ArgumentParser:
     add = commands.add_parser("grant", help="give kudos; a negative amount takes them")
     add.add_argument("username", metavar="alias#id")
     add.add_argument("amount", type=int)
-    add = commands.add_parser("worker-key", help="create and print a key that may pop and submit")
-    add.add_argument("username", metavar="alias#id")
+    _add_keys(commands)
     add = commands.add_parser("withdraw", help="remove shared images from the data set")
     add.add_argument("what", metavar="image-id|alias#id")
     add = commands.add_parser(
@@ -271,6 +336,34 @@ def parser() -> argparse.ArgumentParser:
         help=f"parts that are read in parallel, 1 to {MAX_SEGMENTS} (default: %(default)s)",
     )
     return top
+
+
+def _add_keys(commands: Any) -> None:
+    """Add the commands for API keys."""
+    add = commands.add_parser("worker-key", help="create and print a key that may pop and submit")
+    add.add_argument("username", metavar="alias#id")
+    add.add_argument(
+        "--fleet",
+        action="store_true",
+        help="for your own endpoints: the account is trusted, so its workers also draw requests "
+        "that ask for trusted workers; without it the key is a volunteer's, and changes nothing "
+        "else of the account",
+    )
+    add.add_argument("--name", help="a label, to know the key by")
+    add = commands.add_parser("keys", help="list an account's API keys, by the start of their hash")
+    add.add_argument("username", metavar="alias#id")
+    add.add_argument(
+        "--adopt",
+        action="store_true",
+        help="first scan the table for keys made before keys were listed; once is enough",
+    )
+    for name, what in (
+        ("revoke-key", "revoke a key, which stops working at once"),
+        ("rotate-key", "replace a key by a new one of the same kind, and print it"),
+    ):
+        add = commands.add_parser(name, help=what)
+        add.add_argument("username", metavar="alias#id")
+        add.add_argument("key", metavar="key-id")
 
 
 def _segments(text: str) -> int:

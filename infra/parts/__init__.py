@@ -19,6 +19,7 @@ from infra.parts.functions import Functions, allow_secret, run_every_minute
 from infra.parts.horde_table import (
     ACCEPT,
     MANAGE,
+    MANAGE_KEYS,
     PAY,
     PUBLISH,
     READ,
@@ -33,6 +34,7 @@ from infra.parts.queues import DeadLetters, WorkQueue
 __all__ = [
     "ACCEPT",
     "MANAGE",
+    "MANAGE_KEYS",
     "PAY",
     "PUBLISH",
     "READ",

@@ -34,6 +34,8 @@ READ_WRITE = (*READ, "PutItem", "UpdateItem")
 """Read items and lists, and write items: accounts, the end of a request with its refunds."""
 MANAGE = (*READ_WRITE_ITEM, "DeleteItem")
 """Create, change and delete single items: shared keys, workers."""
+MANAGE_KEYS = (*READ_WRITE, "DeleteItem")
+"""List, add, rotate and revoke an account's API keys."""
 ACCEPT = (*READ_WRITE_ITEM, "Query")
 """Charge and record a request, and count waiting images."""
 SETTLE = (*READ_WRITE, "ConditionCheckItem")

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from horde import ending
+from horde.edge.auth import key_hash
 from horde.records import Generation, Request, State, Worker
+from horde.rules.accounts import MAX_API_KEYS
 from tests.e2e.conftest import OperatedCloud, small
 from tests.support.api_calls import Reply
 from tests.support.arena import Arena, arena, at_once
@@ -444,6 +446,81 @@ def test_of_32_ratings_of_one_request_one_is_kept_and_paid(ring: Arena) -> None:
         answers = at_once(*calls * (THREADS // 2))
         assert statuses(answers) == {200: 1, "AestheticsAlreadyExist": THREADS - 1}
         assert ring.kudos(ada) == before + 2 * SMALL_COST_SHARED - 1
+
+
+# --- accounts and their keys ----------------------------------------------------------------------
+
+
+def delete(ring: Arena, key: str, user: int) -> Reply:
+    return ring.call("DELETE /api/v2/users/{id}", key=key, id=str(user))
+
+
+def test_posts_and_a_deletion_at_once_leave_nothing_that_waits(ring: Arena) -> None:
+    """A request that the deletion did not see is refused by the condition of its charge."""
+    for _ in range(FEW):
+        ada, key = rich(ring)
+        before = ring.kudos(ada)
+        posts = [partial(post, ring, key)] * (THREADS - 1)
+        answers = at_once(*posts[:8], partial(delete, ring, key, ada), *posts[8:])
+        assert set(statuses(answers)) <= {200, 202, "DeletedUser"}
+        ring.clock.pass_seconds(61)
+        ring.sweep()
+        images = [row for row in ring.rows("GENERATION") if row["user_id"]["N"] == str(ada)]
+        assert {row["state"]["S"] for row in images} <= {"cancelled"}
+        assert ring.kudos(ada) == before
+        assert statuses([post(ring, key)]) == {"DeletedUser": 1}
+
+
+def test_of_32_rotations_of_one_key_one_makes_a_key(ring: Arena) -> None:
+    ada, key = ring.register("ada")
+    for _ in range(ROUNDS):
+        name = ring.store.keys.of_user(ada)[0].id
+        rotate = partial(ring.call, "POST /api/v2/keys/{id}/rotate", key=key, id=name)
+        answers = at_once(*[rotate] * THREADS)
+        # Those that come after the winner are not even let in.
+        assert statuses(answers)[200] == 1
+        assert set(statuses(answers)) <= {200, "KeyNotFound", "InvalidAPIKey"}
+        (key,) = [answer.body["api_key"] for answer in answers if answer.status == 200]
+        (left,) = ring.store.keys.of_user(ada)
+        assert left.hash == key_hash(key)
+
+
+def test_revocations_of_all_keys_at_once_leave_one(ring: Arena) -> None:
+    for _ in range(FEW):
+        ada, first = ring.register("ada")
+        more = [ring.call("POST /api/v2/keys", {}, key=first) for _ in range(MAX_API_KEYS - 1)]
+        keys = [first, *(answer.body["api_key"] for answer in more)]
+        calls = [
+            partial(ring.call, "DELETE /api/v2/keys/{id}", key=key, id=key_hash(key)[:12])
+            for key in keys
+        ]
+        answers = at_once(*calls)
+        assert statuses(answers) == {200: MAX_API_KEYS - 1, "LastAccountKey": 1}
+        assert len(ring.store.keys.of_user(ada)) == 1
+
+
+def test_of_32_new_keys_at_once_there_are_as_many_as_may_be(ring: Arena) -> None:
+    ada, key = ring.register("ada")
+    answers = at_once(*[partial(ring.call, "POST /api/v2/keys", {}, key=key)] * THREADS)
+    left = MAX_API_KEYS - 1
+    assert statuses(answers) == {201: left, "TooManyKeys": THREADS - left}
+    assert len(ring.store.keys.of_user(ada)) == MAX_API_KEYS
+
+
+def test_a_refund_and_a_disabled_shared_key_at_once_leave_it_disabled(ring: Arena) -> None:
+    _, key = rich(ring)
+    for _ in range(FEW):
+        made = ring.call("PUT /api/v2/sharedkeys", {"name": "ours", "kudos": 500}, key=key).body
+        requests = [ask(ring, made["id"], n=2) for _ in range(8)]
+        disable = partial(
+            ring.call, "PATCH /api/v2/sharedkeys/{id}", {"kudos": 0}, key=key, id=made["id"]
+        )
+        cancels = [partial(ring.cancel, request.id) for request in requests]
+        assert set(statuses(at_once(*cancels[:4], disable, *cancels[4:]))) == {200}
+        shared = ring.store.sharedkeys.get(made["id"])
+        assert shared is not None
+        assert (shared.kudos, shared.utilized) == (0, 0)
+        assert ring.call("DELETE /api/v2/sharedkeys/{id}", key=key, id=made["id"]).status == 200
 
 
 # --- a table that refuses and loses ---------------------------------------------------------------

@@ -90,6 +90,7 @@ class Machine(RuleBasedStateMachine):
         patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=random.getrandbits(128), version=4))
         self.cloud: Cloud = self._stack.enter_context(fresh_cloud(self.template, self.clients))
         self.cloud.clock.freeze(START_MS)
+        self.cloud.overrides["ADMINS"] = ", ".join(map(str, sorted(rulebook.ADMINS)))
         self.model = rulebook.Rules(START_MS)
         self.api_keys: dict[int, str] = {}
         self.worker_keys: dict[int, str] = {}

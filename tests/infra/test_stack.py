@@ -46,6 +46,7 @@ MAY = {
     "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES,
     "status": ENDING | READ_IMAGES,
     "users": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"),
+    "keys": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"),
     "payouts": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")
     | verbs("BatchGetItem", "PutItem", "UpdateItem")
     | SEND,

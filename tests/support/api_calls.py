@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from horde.edge import auth
-from horde.store.accounts import DELETED
+from horde.records import ApiKey
+from horde.store.accounts import deleted
 from tests.support.deployment import Deployment
 from tests.support.images import webp
 from tests.support.numbers import HANG_S
@@ -100,7 +101,8 @@ class ApiCalls(Deployment):
         """Set an account's flags behind the API's back."""
         user = self.store.accounts.get(user_id)
         assert user is not None
-        assert self.store.accounts.change(user, DELETED if flags.get("deleted") else flags)
+        changes = deleted(user) if flags.get("deleted") else flags
+        assert self.store.accounts.change(user, changes)
 
     def transfer(
         self, key: str, username: str, amount: Any = 10, *, once: str | None = None
@@ -133,10 +135,16 @@ class ApiCalls(Deployment):
 
     # --- workers ----------------------------------------------------------------------------------
 
-    def worker_key(self, user_id: int) -> str:
+    def worker_key(self, user_id: int, *, fleet: bool = False) -> str:
         """Give a user a worker key, as the operator does."""
         key = auth.new_key()
-        assert self.store.accounts.add_worker_key(user_id, auth.key_hash(key))
+        made = ApiKey(
+            hash=auth.key_hash(key),
+            user_id=user_id,
+            worker=True,
+            created_at=self.clock.now_ms() // 1000,
+        )
+        assert self.store.keys.add_worker_key(made, fleet=fleet)
         return key
 
     def new_worker(self, owner: str = "owner", *, trusted: bool = True) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from horde import images
+from horde.edge.auth import key_hash
 from horde.records import (
     DELIVERED,
     OPEN,
@@ -17,6 +18,7 @@ from horde.records import (
     User,
     delivered_key,
 )
+from horde.store.accounts import deleted
 from horde.store.settlements import POSTED_WITHIN_S
 from tests.support import proof
 from tests.support.api_calls import ANONYMOUS, Reply
@@ -415,6 +417,111 @@ def register(*, repeats: bool) -> Flow:
     return Flow(f"register{'' if repeats else ', once'}", lambda _: {}, act, after, repeats=repeats)
 
 
+def api_keys(name: str, *, repeats: bool) -> Flow:
+    """Add, rotate or revoke a key. Whatever is cut, the account has one that the table knows."""
+    routes = {
+        "added": "POST /api/v2/keys",
+        "rotated": "POST /api/v2/keys/{id}/rotate",
+        "revoked": "DELETE /api/v2/keys/{id}",
+    }
+
+    def before(world: World) -> Facts:
+        user, key = world.register("ada")
+        more = world.call(routes["added"], {"name": "second"}, key=key).body
+        return {"user": user, "key": key, "id": more["id"], "second": more["api_key"]}
+
+    def act(world: World, facts: Facts) -> None:
+        if name == "added":
+            world.ask(lambda: world.call(routes[name], {"name": "third"}, key=facts["key"]))
+        else:
+            world.ask(lambda: world.call(routes[name], key=facts["key"], id=facts["id"]))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        reply, keys = last(world), world.store.keys.of_user(facts["user"])
+        hashes = {key.hash for key in keys}
+        account = world.store.accounts.get(facts["user"])
+        counted = account.account_keys if account else 0
+        served, gone = reply.status < 400, key_hash(facts["second"]) not in hashes
+        shown = reply.body.get("api_key")
+        # A key whose response was lost is one that nobody knows: a second call makes one more.
+        right = {"added": {2, 3, 4}, "rotated": {2}, "revoked": {1, 2}}[name]
+        return [
+            *unless(counted == len(keys), f"{counted} keys counted, {len(keys)} there"),
+            *unless(len(keys) in right, f"{len(keys)} keys in the end"),
+            *unless(key_hash(facts["key"]) in hashes, "the key that was used is gone"),
+            *unless(not shown or key_hash(shown) in hashes, "showed a key that is not there"),
+            *unless(not served or gone is (name != "added"), f"answered {reply}, gone: {gone}"),
+        ]
+
+    return Flow(f"API key {name}{'' if repeats else ', once'}", before, act, after, repeats=repeats)
+
+
+def delete_account(
+    name: str, kind: str = "ada", *, repeats: bool, held: bool = False, **fields: Any
+) -> Flow:
+    """Delete an account that has two requests open."""
+
+    def before(world: World) -> Facts:
+        facts = (popped if held else asked)(world, kind, **TWO, **fields)
+        user = world.records("REQUEST", Request)[0].user_id
+        if not fields:
+            assert world.generate(facts["key"]).status == 202
+        return {**facts, "user": user}
+
+    def act(world: World, facts: Facts) -> None:
+        route, by = "DELETE /api/v2/users/{id}", world.gpu_owner
+        world.ask(lambda: world.call(route, key=by, id=str(facts["user"])))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        reply = last(world)
+        (user,) = [one for one in world.records("USER", User) if one.id == facts["user"]]
+        due = [i for i in world.items() if i["sk"]["S"] == "USER" and "due_at" in i]
+        most = 1 if held else 0
+        drawn = sum(image.state in DELIVERED for image in generations(world))
+        return [
+            *unless(user.deleted or reply.status != 200, "answered OK, and not deleted"),
+            *unless(not due, "a deleted account is due for ever"),
+            # Between a crash and the next sweep a worker may be faster.
+            *unless(reply.status != 200 or drawn <= most, f"{drawn} images drawn after a deletion"),
+            *unless(reply.status == 200 or not repeats, f"asking again ends with {reply.status}"),
+            *budget_kept(world, facts),
+        ]
+
+    return Flow(f"delete account {name}", before, act, after, repeats=repeats)
+
+
+def delete_half_done(world: World) -> Facts:
+    """A deletion died right after its mark."""
+    facts = asked(world, "poor", **TWO)
+    (request,) = world.records("REQUEST", Request)
+    user = world.store.accounts.get(request.user_id)
+    assert user is not None
+    assert world.store.accounts.change(user, deleted(user))
+    return facts
+
+
+def disabled(*, repeats: bool) -> Flow:
+    """Cancel what a shared key paid for that its owner has disabled since."""
+
+    def before(world: World) -> Facts:
+        key = client(world)
+        made = shared_key(world, key)
+        facts = {"request": world.generate(made, **TWO).body["id"]}
+        route = "PATCH /api/v2/sharedkeys/{id}"
+        assert world.call(route, {"kudos": 0}, key=key, id=made).status == 200
+        return facts
+
+    def act(world: World, facts: Facts) -> None:
+        world.ask(lambda: world.cancel(facts["request"]))
+
+    def after(world: World, _facts: Facts) -> list[str]:
+        (key,) = world.records("SHAREDKEY", SharedKey)
+        return unless(key.kudos == 0, f"a disabled key has {key.kudos} kudos to spend")
+
+    name = f"cancel by a key that was disabled{'' if repeats else ', once'}"
+    return Flow(name, before, act, after, repeats=repeats)
+
+
 def grant() -> Flow:
     """An admin gives kudos by the API."""
 
@@ -528,6 +635,17 @@ FLOWS = [
     shared_keys("made", "PUT", repeats=False),
     shared_keys("changed", "PATCH", repeats=True),
     shared_keys("taken away", "DELETE", repeats=False),
+    disabled(repeats=True),
+    api_keys("added", repeats=True),
+    api_keys("rotated", repeats=True),
+    api_keys("rotated", repeats=False),
+    api_keys("revoked", repeats=True),
+    delete_account("with two requests open", repeats=True),
+    delete_account("with two requests open, once", repeats=False),
+    delete_account("partly waived, once", "poor", repeats=False),
+    delete_account("with an image in hand", repeats=True, held=True),
+    delete_account("by a shared key, once", repeats=False, by_shared_key=True),
+    swept("half a deletion", delete_half_done),
     register(repeats=True),
     register(repeats=False),
     grant(),

@@ -15,7 +15,8 @@ FLOOR = IN_FORCE.floor
 MINUTE_S = 60
 DAY_S = 24 * 3600
 MAX_KEYS = 3
-AWARDER = 1
+ADMINS = frozenset({1})
+"""The accounts that the operator named."""
 WINDOW = 32
 """Waiting images that a pop looks at together."""
 UNLIMITED = -1
@@ -60,6 +61,8 @@ class SharedKey:
     expires_at: int | None
     used: int = 0
     removed: bool = False
+    budgets: int = 0
+    """How often its owner has set the budget."""
 
     def spend(self, amount: int) -> None:
         """Spend, or get back where negative."""
@@ -116,6 +119,8 @@ class Request:
     shared: bool
     waived: int
     key: SharedKey | None
+    budgets: int
+    """Which of its budgets it was paid from."""
     rank: int
     """Its place in the queue: best is largest."""
     lease_s: int
@@ -196,7 +201,12 @@ class Rules:
         return account
 
     def delete(self, user_id: int) -> None:
-        self.caller(user_id).deleted = True
+        """Close an account; what it has open is cancelled as if by its owner."""
+        account = self.caller(user_id)
+        account.deleted = True
+        for request in self.requests.values():
+            if request.owner is account and not request.faulted:
+                self._cancel(request)
 
     def grant(self, user_id: int, amount: int) -> bool:
         """The operator's hand; it takes no more than there is above the floor."""
@@ -247,6 +257,7 @@ class Rules:
             shared=shared,
             waived=total - paid,
             key=key,
+            budgets=0 if key is None else key.budgets,
             rank=effective_kudos * 1000 - 5 * self.now_ms,
             lease_s=lease_s,
             expires_at=self.now + IN_FORCE.request_life_s,
@@ -276,6 +287,9 @@ class Rules:
     def cancel(self, request: Request) -> None:
         """Cancel what waits; what a worker holds is delivered and charged."""
         self.visible(request)
+        self._cancel(request)
+
+    def _cancel(self, request: Request) -> None:
         if request.count(WAITING, PROCESSING):
             request.cancelled = True
             self._end_waiting(request, CANCELLED)
@@ -297,8 +311,12 @@ class Rules:
         off = min(amount, request.waived)
         request.waived -= off
         request.owner.move("REFUND", amount - off)
-        if request.key is not None and not request.key.removed:
-            request.key.spend(off - amount)
+        key = request.key
+        if key is not None and not key.removed:
+            if key.budgets == request.budgets:
+                key.spend(off - amount)
+            else:  # what its owner has set since stays as it is
+                key.used += off - amount
 
     # --- workers --------------------------------------------------------------------------------
 
@@ -479,9 +497,9 @@ class Rules:
         self._remember(sender, once, body)
 
     def award(self, giver_id: int, receiver_id: int, amount: int, once: str | None) -> None:
-        """New kudos, by the first account alone."""
+        """New kudos, by admins alone."""
         giver = self.caller(giver_id)
-        if giver.id != AWARDER:
+        if giver.id not in ADMINS:
             raise Refused("NotAllowedAwards")
         body = ("award", receiver_id, amount)
         if self._was_done(giver, once, body):
@@ -532,6 +550,7 @@ class Rules:
             raise Refused("NoSharedKeyModSelected")
         if budget is not None:
             key.budget = budget
+            key.budgets += 1
         if days is not None:
             key.expires_at = self._end_of(days)
 

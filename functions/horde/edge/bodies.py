@@ -445,6 +445,13 @@ class RegisterRequest(_Body):
     ]
 
 
+class KeyRequest(_Body):
+    """The body of ``POST /v2/keys``."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=100)] | None = None
+    """A label, for its owner to know it by."""
+
+
 class UsersQuery(_Body):
     """The query of ``GET /v2/users``."""
 

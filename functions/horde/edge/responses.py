@@ -208,6 +208,30 @@ class Registered(Wire):
     api_key: str
 
 
+class KeyDetails(Wire):
+    """One of an account's API keys, but not the key itself."""
+
+    id: str
+    """The start of the key's SHA-256."""
+    name: str | None = None
+    worker: bool
+    """Whether it is a worker key, which pops and submits only."""
+    fleet: bool
+    """Whether it is a worker key of the operator's own endpoints."""
+    created_at: str | None = None
+    """UTC; unknown for a key made before it was recorded."""
+
+
+class KeyList(WireList[KeyDetails]):
+    """The API keys of an account, the oldest first."""
+
+
+class KeyMade(KeyDetails):
+    """A new API key. Only this response shows it."""
+
+    api_key: str
+
+
 class KudosDetails(Wire):
     """The sources of a balance, which sum to it. Kudos given away are negative."""
 

@@ -131,7 +131,7 @@ class KudosTransferRefused(HordeError):
 
 
 class NotAllowedAwards(HordeError):
-    """Only the horde's first account may award kudos."""
+    """Only admins, whom the operator names, may award kudos."""
 
     status, rc = HTTPStatus.FORBIDDEN, "NotAllowedAwards"
 
@@ -231,6 +231,36 @@ class AnonForbidden(HordeError):
         super().__init__("The anonymous account cannot do this. Please register first.")
 
 
+class KeyNotFound(HordeError):
+    """The account has no such API key."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "KeyNotFound"
+
+    def __init__(self) -> None:
+        super().__init__("You have no such API key.")
+
+
+class LastAccountKey(HordeError):
+    """The last account key of an account cannot be revoked, only rotated."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "LastAccountKey"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This is the last key of the account, and without one there is no way into it. Rotate "
+            "it instead, or add another one first."
+        )
+
+
+class TooManyKeys(HordeError):
+    """The account has as many account keys as it may have."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "TooManyKeys"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"You cannot have more than {limit} account keys.")
+
+
 class WrongCredentials(HordeError):
     """The image was claimed by a worker of another user."""
 
@@ -276,7 +306,7 @@ class AnonForbiddenWorker(HordeError):
 
 
 class NotPrivileged(HordeError):
-    """The API key is valid, but it is not a worker key."""
+    """A worker key pops and submits, and nothing else; only a worker key does."""
 
     status, rc = HTTPStatus.FORBIDDEN, "NotPrivileged"
 

@@ -10,8 +10,8 @@ Items (``pk`` / ``sk``):
 ``USER#<id>``         ``USER``                 an account and its balance
 ``USER#<id>``         ``LEDGER#<time>#<id>``   one entry of its ledger, append-only; a reward is
                                                pending until it is marked posted
-``KEY#<sha256>``      ``KEY``                  an API key's hash -> user, and whether it is a
-                                               worker key
+``KEY#<sha256>``      ``KEY``                  an API key's hash -> user, whether it is a worker
+                                               key, its name
 ``COUNTER``           ``USERS``                the last user id assigned
 ``REQUEST#<id>``      ``REQUEST``              a request
 ``GENERATION#<id>``   ``GENERATION``           one image of a request
@@ -39,9 +39,9 @@ Items (``pk`` / ``sk``):
 ====================  =======================  ===============================================
 
 The indexes are sparse (``store.items``). ``waiting`` holds waiting images, the highest priority
-last. ``due`` holds leases and requests by the time they expire, and rewards until they are posted.
-``listed`` holds an account's waiting images and requests, all users by kudos, and workers by the
-time they were last seen.
+last. ``due`` holds leases and requests by the time they expire, rewards until they are posted, and
+deleted accounts until their requests have ended. ``listed`` holds an account's waiting images,
+requests and API keys, all users by kudos, and workers by the time they were last seen.
 """
 
 from functools import cache
@@ -49,6 +49,7 @@ from typing import TYPE_CHECKING
 
 from horde import aws
 from horde.store.accounts import Accounts
+from horde.store.apikeys import ApiKeys
 from horde.store.census import Censuses
 from horde.store.counters import Counters
 from horde.store.csam import CsamMarks
@@ -76,6 +77,7 @@ class Store:
     def __init__(self, table: str, client: "DynamoDBClient") -> None:
         self.table = Table(table, client)
         self.accounts = Accounts(self.table)
+        self.keys = ApiKeys(self.table)
         self.sharedkeys = SharedKeys(self.table)
         self.transfers = Transfers(self.table)
         self.requests = Requests(self.table, self.accounts, self.sharedkeys)

@@ -2,7 +2,8 @@
 
 ``requests.accept`` writes it with the request, both or neither. A charge is computed from the
 account as it was read. Its condition is that enough kudos are above the floor, or, if part of the
-charge is waived, that the balance is exactly the one that was read.
+charge is waived, that the balance is exactly the one that was read; and that the account is not
+deleted, so that nothing is added to what its deletion cancels.
 """
 
 from dataclasses import replace
@@ -11,7 +12,7 @@ from horde.records import Request, SharedKey, User
 from horde.rules import kudos
 from horde.store import sharedkeys
 from horde.store.items import Item
-from horde.store.ledger import balance_at_least, balance_is, post
+from horde.store.ledger import NOT_DELETED, balance_at_least, balance_is, post
 
 
 def charge(request: Request, user: User, shared: SharedKey | None) -> tuple[Request, list[Item]]:
@@ -34,9 +35,9 @@ def charge(request: Request, user: User, shared: SharedKey | None) -> tuple[Requ
         balance_is(user.kudos) if entry.waived else balance_at_least(user.floor - entry.amount)
     )
     counts = {"requested": request.n, "used": request.n * request.pixelsteps}
-    parts = post(entry, can_pay, reference=request.id, counts=counts)
+    parts = post(entry, can_pay, NOT_DELETED, reference=request.id, counts=counts)
     if shared is not None:
         total = (request.price + request.tax) * request.n
         parts.append(sharedkeys.spend(shared, paid=-entry.amount, total=total))
-    paid_by = shared.id if shared else None
-    return replace(request, waived=entry.waived, sharedkey_id=paid_by), parts
+        request = replace(request, sharedkey_id=shared.id, sharedkey_revision=shared.revision)
+    return replace(request, waived=entry.waived), parts

@@ -145,7 +145,9 @@ class Endings:
         if not request.sharedkey_id or not amount:
             return []
         shared = self._sharedkeys.get(request.sharedkey_id)
-        return [sharedkeys.give_back(shared, amount)] if shared else []
+        if shared is None:
+            return []
+        return [sharedkeys.give_back(shared, amount, request.sharedkey_revision)]
 
     def requeue(self, request: Request, generation: Generation) -> bool:
         """Put an image whose worker failed back into the queue; returns whether it was.

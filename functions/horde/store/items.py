@@ -40,7 +40,8 @@ class Index(NamedTuple):
 WAITING = Index("waiting", "wait_model", "priority")
 """Waiting images by model, the highest priority last."""
 DUE = Index("due", "due_shard", "due_at")
-"""Leases and requests by the time they expire, and rewards until they are posted; keys only."""
+"""Leases and requests by the time they expire, rewards until they are posted, and deleted accounts
+until their requests have ended; keys only."""
 LISTED = Index("listed", "listed", "listed_at")
 """Items that are read as lists; keys only."""
 DUE_SHARDS = 8
@@ -120,7 +121,16 @@ def id_of(item: Mapping[str, Any]) -> str:
 
 def due_shard(key: str) -> str:
     """Return the partition of the due index for a UUID."""
-    return f"due#{uuid.UUID(key).int % DUE_SHARDS}"
+    return _due_shard(uuid.UUID(key).int)
+
+
+def due_shard_of_user(user_id: int) -> str:
+    """Return the partition of the due index for a deleted account."""
+    return _due_shard(user_id)
+
+
+def _due_shard(number: int) -> str:
+    return f"due#{number % DUE_SHARDS}"
 
 
 def due(key: str, at_s: int) -> Item:
@@ -141,6 +151,11 @@ def waiting_list(user_id: int, model: str) -> str:
 def requests_list(user_id: int) -> str:
     """Return the list of an account's open requests."""
     return f"REQUESTS#{user_id}"
+
+
+def keys_list(user_id: int) -> str:
+    """Return the list of an account's API keys."""
+    return f"KEYS#{user_id}"
 
 
 def users_list(user_id: int) -> str:

@@ -22,6 +22,8 @@ class Condition(NamedTuple):
     values: Mapping[str, int] = {}
 
 
+NOT_DELETED = Condition("attribute_not_exists(deleted)")
+"""Not deleted. A flagged account may still ask for images."""
 IN_GOOD_STANDING = Condition("attribute_not_exists(deleted) AND attribute_not_exists(flagged)")
 """Neither deleted nor flagged. False is never stored, so a flag is either present or absent."""
 

@@ -7,7 +7,7 @@ from horde import clock
 from horde.records import UNLIMITED, SharedKey
 from horde.store.items import Item, Kind, encode, encode_all, from_item, key, to_item
 from horde.store.table import Table
-from horde.store.transaction import EXISTS, delete, new, update
+from horde.store.transaction import EXISTS, delete, new, sets, update
 
 
 class SharedKeys:
@@ -38,8 +38,18 @@ class SharedKeys:
     def change(
         self, key_id: str, user_id: int, changes: Mapping[str, int | str | None]
     ) -> SharedKey | None:
-        """Set fields of a user's shared key; None removes one. Returns None if the key is gone."""
-        changed = self._table.change(key(Kind.SHAREDKEY, key_id), changes, {"user_id": user_id})
+        """Set fields of a user's shared key; None removes one. Returns None if the key is gone.
+
+        A new budget starts a new revision of the key.
+        """
+        expression, names, values = sets(changes)
+        same_owner = f"{EXISTS} AND user_id = :owner"
+        values[":owner"] = encode(user_id)
+        if "kudos" in changes:
+            expression, values[":one"] = f"{expression} ADD revision :one", encode(1)
+        changed = self._table.try_update(
+            key(Kind.SHAREDKEY, key_id), expression, same_owner, values, names
+        )
         return from_item(SharedKey, changed) if changed else None
 
     def remove(self, shared: SharedKey) -> bool:
@@ -73,8 +83,15 @@ def raise_budget(shared: SharedKey, amount: int) -> Item:
     return _move_budget(shared, _NOT_EXPIRED, add=amount, used=0, now=clock.now())
 
 
-def give_back(shared: SharedKey, amount: int) -> Item:
-    """Return the part that adds a refund to the budget of the shared key that paid."""
+def give_back(shared: SharedKey, amount: int, revision: int) -> Item:
+    """Return the part that refunds the shared key that paid, under the budget of ``revision``.
+
+    If the owner has set another budget since, that one stays as it is: a disabled key stays
+    disabled. Then the refund only lowers what the key has used.
+    """
+    if shared.revision != revision:
+        used = encode_all({"used": -amount})
+        return update(key(Kind.SHAREDKEY, shared.id), "ADD utilized :used", EXISTS, used)
     return _move_budget(shared, EXISTS, add=amount, used=-amount)
 
 
@@ -84,15 +101,19 @@ _NOT_EXPIRED = "(attribute_not_exists(expires_at) OR expires_at > :now)"
 def _move_budget(shared: SharedKey, condition: str, *, add: int, used: int, **values: int) -> Item:
     """Return the part that changes a key's budget and what it has used.
 
-    The key must still be limited, or unlimited, as it was when it was read.
+    The budget must still be the one that was read, as its owner set it: with the same revision,
+    and limited, or unlimited. A key made before there were revisions has none, which counts as 0.
     """
     limited = shared.kudos != UNLIMITED
-    same_kind_of_budget = "kudos >= :zero" if limited else "kudos = :unlimited"
-    placed: dict[str, Any] = {**values, "used": used}
+    same_budget = "kudos >= :zero" if limited else "kudos = :unlimited"
+    same_budget += " AND (revision = :revision" + (
+        ")" if shared.revision else " OR attribute_not_exists(revision))"
+    )
+    placed: dict[str, Any] = {**values, "used": used, "revision": shared.revision}
     placed |= {"zero": 0, "add": add} if limited else {"unlimited": UNLIMITED}
     return update(
         key(Kind.SHAREDKEY, shared.id),
         "ADD utilized :used" + (", kudos :add" if limited else ""),
-        f"{same_kind_of_budget} AND {condition}",
+        f"{same_budget} AND {condition}",
         encode_all(placed),
     )
