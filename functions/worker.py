@@ -1,9 +1,9 @@
 """POST /v2/generate/pop and submit: the worker API, for RunPod's workers and volunteers alike.
 
-A pop claims images one by one, each by a conditional write: first those of the worker's owner, then
-those of the accounts it names, then those with the highest priority. Crash windows: if the response
-to a pop is lost, the leases expire and the sweep requeues the images. If the response to a submit
-is lost, the worker submits again, gets DuplicateGen and keeps its reward.
+A pop claims images one by one, each by a conditional write or a transaction: first those of the
+worker's owner, then those of the accounts it names, then those with the highest priority. Crash
+windows: if the response to a pop is lost, the leases expire and the sweep requeues the images. If
+the response to a submit is lost, the worker submits again, gets DuplicateGen and keeps its reward.
 
 The order of the checks. A pop checks the key, the body and the user names, and writes nothing until
 it knows the worker's name and owner. A worker that is then refused, since it rests or its owner is
@@ -16,6 +16,7 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from horde import aws, clock, ending, images
@@ -51,7 +52,9 @@ from horde.rules.refusals import (
     WorkerMaintenance,
     WrongCredentials,
 )
+from horde.rules.standing import held_limit
 from horde.store import Store, connect
+from horde.store.queue import HoldsEnough
 from horde.store.workers import WORKER_KEEP_S
 
 WINDOW = 32
@@ -89,10 +92,11 @@ def pop(call: Call) -> Response:
         raise WorkerMaintenance(worker.maintenance_msg or RESTING)
     skipped: Counter[str] = Counter()
     preferred = priority_users[:1] if worker.maintenance else priority_users
-    claims = claim_preferred(store, context, preferred, offer)
+    take = Claimer(store, context, frozenset(priority_users))
+    claims = claim_preferred(take, preferred, offer)
     if worker.maintenance and not claims:
         raise WorkerMaintenance(worker.maintenance_msg or RESTING)
-    claims = claims or claim(store, context, offer, _windows(store, offer.models), skipped)
+    claims = claims or claim(take, offer, _windows(store, offer.models), skipped)
     # A pop extends its requests. A request that was closed meanwhile has no open image, so no
     # claim belongs to it.
     until = clock.now() + ruleset.IN_FORCE.request_life_s
@@ -156,10 +160,31 @@ def _priority_users(owner_id: int, usernames: list[str]) -> list[int]:
     return [user_id for user_id in dict.fromkeys(ids) if user_id]
 
 
-def claim_preferred(
-    store: Store, context: WorkerContext, users: list[int], offer: Offer
-) -> list[Generation]:
+@dataclass(frozen=True, slots=True)
+class Claimer:
+    """The worker that pops, and the accounts whose images it prefers."""
+
+    store: Store
+    context: WorkerContext
+    priority_users: frozenset[int]
+
+    def claim(self, generation: Generation) -> list[Generation]:
+        """Return the image as claimed, or nothing if it no longer waits; raises HoldsEnough."""
+        worker, stats, owner = self.context.worker, self.context.stats, self.context.owner
+        claimed = self.store.queue.claim(
+            generation,
+            worker,
+            lease_until=clock.now() + generation.ttl,
+            held_limit=held_limit(stats, owner, generation),
+            trusted=owner.trusted,
+            preferred=generation.user_id in self.priority_users,
+        )
+        return [claimed] if claimed else []
+
+
+def claim_preferred(take: Claimer, users: list[int], offer: Offer) -> list[Generation]:
     """Claim images of the first of these accounts that has any to draw."""
+    store = take.store
     for user_id in users:
         ids = store.queue.ids_of(user_id, WINDOW)
         found = [
@@ -168,15 +193,14 @@ def claim_preferred(
             if generation.state is State.WAITING and generation.model in offer.models
         ]
         found.sort(key=lambda generation: -generation.priority)
-        claims = claim(store, context, offer, [found], Counter())
+        claims = claim(take, offer, [found], Counter())
         if claims:
             return claims
     return []
 
 
 def claim(
-    store: Store,
-    context: WorkerContext,
+    take: Claimer,
     offer: Offer,
     windows: Iterable[list[Generation]],
     skipped: "Counter[str]",
@@ -185,22 +209,29 @@ def claim(
 
     A worker that loses the race for the first image tries the rest of the window, and then the next
     one. It does so in random order, or concurrent workers would all chase the same images. So a pop
-    is empty only if no image waits for it.
+    is empty only if no image waits for it, or if it holds as many as it may.
     """
-    for window in windows:
-        fits = _fitting(store, context, offer, window, skipped)
-        head, rest = fits[:1], fits[1:]
-        random.shuffle(rest)
-        for lead in [*head, *rest]:
-            claims = _claim(store, lead, context.worker)
-            if claims:
-                batch = [g for g in fits if g.id != lead.id and same_batch(lead, g, offer)]
-                for other in batch:
-                    if len(claims) >= offer.amount:
-                        break
-                    claims += _claim(store, other, context.worker)
-                return claims
-    return []
+    claims: list[Generation] = []
+    try:
+        for window in windows:
+            fits = _fitting(take.store, take.context, offer, window, skipped)
+            head, rest = fits[:1], fits[1:]
+            random.shuffle(rest)
+            for lead in [*head, *rest]:
+                claims += take.claim(lead)
+                if claims:
+                    for other in fits:
+                        if len(claims) >= offer.amount:
+                            break
+                        if other.id != lead.id and same_batch(lead, other, offer):
+                            claims += take.claim(other)
+                    return claims
+    except HoldsEnough:
+        skipped["performance"] += 0 if claims else 1
+    except Busy:  # what it has claimed by then must not be lost
+        if not claims:
+            raise
+    return claims
 
 
 def _fitting(
@@ -213,13 +244,7 @@ def _fitting(
     """Return the images of a window that a worker can draw; count the reasons for the others."""
     fits = []
     for generation in window:
-        reason = skip_reason(
-            generation,
-            context.worker.id,
-            offer,
-            trusted=context.owner.trusted,
-            speed=context.stats.speed,
-        )
+        reason = skip_reason(generation, context, offer)
         if reason:
             skipped[reason] += 1
         else:
@@ -248,12 +273,6 @@ def _windows(store: Store, models: list[str]) -> Iterator[list[Generation]]:
             return
         merged = [generation for page in pages for generation in page or []]
         yield sorted(merged, key=lambda generation: -generation.priority)
-
-
-def _claim(store: Store, generation: Generation, worker: Worker) -> list[Generation]:
-    lease_until = clock.now() + generation.ttl
-    claimed = store.queue.claim(generation, worker, lease_until=lease_until)
-    return [claimed] if claimed else []
 
 
 def _job(request: Request, generation: Generation) -> Job:

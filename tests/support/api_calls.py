@@ -139,9 +139,12 @@ class ApiCalls(Deployment):
         assert self.store.accounts.add_worker_key(user_id, auth.key_hash(key))
         return key
 
-    def new_worker(self, owner: str = "owner") -> str:
-        """Open an account for a worker's owner; returns its worker key."""
-        return self.worker_key(self.register(owner)[0])
+    def new_worker(self, owner: str = "owner", **flags: bool) -> str:
+        """Open an account for a worker's owner, with these flags; returns its worker key."""
+        user_id = self.register(owner)[0]
+        if flags:
+            self.set_flags(user_id, **flags)
+        return self.worker_key(user_id)
 
     def worker_named(self, name: str = "w1", key: str | None = None) -> Any:
         """Ask for a worker by its name, as the owner of ``key``."""

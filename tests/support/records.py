@@ -1,7 +1,7 @@
-"""Doubles nothing: a usual request and its image, for tests of pure rules."""
+"""Doubles nothing: a usual request, its image and a worker, for tests of pure rules."""
 
-from horde.records import Generation, Request, State
-from tests.support.numbers import PRICE, REWARD, TAX
+from horde.records import NO_STATS, Generation, Request, State, User, Worker, WorkerContext
+from tests.support.numbers import FLOOR, PRICE, REWARD, TAX
 
 PAYLOAD = {
     "prompt": "a fox",
@@ -45,3 +45,7 @@ IMAGE = Generation(
     user_id=1,
     slow_workers=True,
 )
+OWNER = User(id=7, alias="owner", kudos=FLOOR, floor=FLOOR, created_at=0)
+WORKER = Worker(id="w", name="w", user_id=OWNER.id, created_at=0, seen_at=0, gone_at=0)
+CONTEXT = WorkerContext(worker=WORKER, stats=NO_STATS, owner=OWNER)
+"""A worker that has drawn nothing yet, of somebody who is not trusted."""

@@ -4,12 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from horde import clock
-from horde.records import Generation, Request, State
-from horde.rules import kudos
+from horde.records import DELIVERED, Generation, Request, State
+from horde.rules import kudos, lifecycle
 from horde.rules.refusals import Busy
-from horde.rules.statistics import Counter, Scope, Series
-from horde.store import sharedkeys
-from horde.store.counters import add
+from horde.store import counts, sharedkeys
 from horde.store.items import (
     DUE,
     KEEP_S,
@@ -77,8 +75,7 @@ class Endings:
         transaction. Returns False if the image has changed since it was read.
         """
         back = (request.price, request.tax)
-        more = _count_fault(generation)
-        return self._end(request, generation, state, back, last_fault=last_fault, more=more)
+        return self._end(request, generation, state, back, last_fault=last_fault)
 
     def _end(
         self,
@@ -95,10 +92,13 @@ class Endings:
         indexed = f"{WAITING.partition}, {DUE.attributes}, {LISTED.attributes}"
         ended = _transition(
             generation,
-            f"SET {', '.join(assigned)} REMOVE {indexed}",
+            f"SET {', '.join(assigned)} REMOVE {indexed}, held",
             {"state": state},
             {f":{name}": value for name, value in (changes or {}).items()},
         )
+        if generation.state is State.PROCESSING:
+            fault = int(state not in DELIVERED)
+            more = [*more, *counts.hold_no_more(generation, faults=fault)]
         for _ in range(DECISION_TRIES):
             refund, waived, to_key = list[Item](), 0, list[Item]()
             if back is not None and not request.anonymous:
@@ -106,7 +106,8 @@ class Endings:
                 entry = kudos.refund(
                     request.user_id, price=price, tax=tax, waived_left=request.waived
                 )
-                refund, waived = post(entry, reference=generation.id), entry.waived
+                count = counts.ended_waiting(generation)
+                refund, waived = post(entry, reference=generation.id, counts=count), entry.waived
                 to_key = self._back_to_key(request, entry.amount)
             touched = _touch_request(request, waived, last_fault=last_fault)
             try:
@@ -143,11 +144,17 @@ class Endings:
             _transition(
                 generation,
                 f"SET #state = :state, {WAITING.partition} = model, {LISTED.partition} = :list, "
-                f"{LISTED.sort} = created_at REMOVE {DUE.attributes}, lease_until",
-                {"state": State.WAITING, "list": _list_of(generation)},
+                f"{LISTED.sort} = created_at, faulted_by = :faulted_by "
+                f"REMOVE {DUE.attributes}, lease_until, held, preferred",
+                {
+                    "state": State.WAITING,
+                    "list": _list_of(generation),
+                    "faulted_by": lifecycle.faulted_by(generation),
+                },
             ),
             check(key(Kind.REQUEST, request.id), still_wanted),
-            *_count_fault(generation),
+            *counts.hold_no_more(generation, faults=1),
+            *counts.waiting_again(generation),
         ]
         return self._table.try_transact(parts)
 
@@ -189,13 +196,6 @@ def _touch_request(request: Request, waived: int, *, last_fault: bool) -> list[I
             encode_all(values),
         )
     ]
-
-
-def _count_fault(generation: Generation) -> list[Item]:
-    """Return the part that counts a failed claim in its worker's statistics."""
-    if generation.state is not State.PROCESSING or generation.worker_id is None:
-        return []
-    return [add(Series(Scope.WORKER, generation.worker_id), Counter({"faults": 1}))]
 
 
 def _transition(
