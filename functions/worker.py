@@ -26,6 +26,7 @@ from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, se
 from horde.edge.responses import Job, Popped, Submitted
 from horde.records import (
     DELIVERED,
+    NO_STATS,
     Generation,
     Offer,
     Request,
@@ -33,7 +34,7 @@ from horde.records import (
     Worker,
     WorkerContext,
 )
-from horde.rules import ruleset
+from horde.rules import rewards, ruleset
 from horde.rules.accounts import user_number
 from horde.rules.matching import has_blacklisted_word, same_batch, skip_reason
 from horde.rules.refusals import (
@@ -49,12 +50,14 @@ from horde.rules.refusals import (
     NotPrivileged,
     NotUploaded,
     PolymorphicNameConflict,
+    TooManyWorkers,
     WorkerMaintenance,
     WrongCredentials,
 )
-from horde.rules.standing import held_limit
+from horde.rules.standing import check_workers, dropped_message, drops_too_many, held_limit
 from horde.store import Store, connect
 from horde.store.queue import HoldsEnough
+from horde.store.table import DECISION_TRIES
 from horde.store.workers import WORKER_KEEP_S
 
 WINDOW = 32
@@ -62,7 +65,8 @@ WINDOW = 32
 MAX_WINDOWS = 50
 """Most windows that a pop reads, so that it ends in time."""
 SEEN_EVERY_S = 60
-REGISTER_TRIES = 5
+MAX_OWNED = 250
+"""Most workers of an account that are counted."""
 MAX_PRIORITY_USERS = 10
 """Most accounts whose images a worker may prefer, besides its owner's; each costs a query."""
 RESTING = "Its owner or a moderator put it into maintenance."
@@ -90,6 +94,11 @@ def pop(call: Call) -> Response:
         raise WorkerMaintenance("Its owner is flagged.", rc="WorkerFlaggedMaintenance")
     if worker.paused:
         raise WorkerMaintenance(worker.maintenance_msg or RESTING)
+    if drops_too_many(context.owner, context.dropped):
+        message = dropped_message(context.dropped)
+        if not worker.maintenance:  # its owner may have ended it: in this hour that does not help
+            store.workers.change(worker.id, maintenance=True, maintenance_msg=message)
+        raise WorkerMaintenance(message)
     skipped: Counter[str] = Counter()
     preferred = priority_users[:1] if worker.maintenance else priority_users
     take = Claimer(store, context, frozenset(priority_users))
@@ -115,16 +124,18 @@ def pop(call: Call) -> Response:
 def _context(store: Store, owner_id: int, name: str) -> WorkerContext:
     """Return the worker with this name and its owner; its first pop registers it.
 
-    Raises InvalidAPIKey, DeletedUser, PolymorphicNameConflict or Busy.
+    Raises InvalidAPIKey, DeletedUser, TooManyWorkers, PolymorphicNameConflict or Busy.
     """
-    for _ in range(REGISTER_TRIES):  # of two concurrent first pops, one registers the worker
+    for _ in range(DECISION_TRIES):  # of two concurrent first pops, one registers the worker
         worker_id = store.workers.named(name)
-        worker, stats, owner = store.workers.with_owner(worker_id, owner_id)
+        worker, stats, owner, dropped = store.workers.with_owner(worker_id, owner_id)
         if owner is None:
             raise InvalidAPIKey
         if owner.deleted:
             raise DeletedUser
         if worker is None:
+            if not owner.fleet:
+                check_workers(owner, len(store.workers.ids_of(owner_id, MAX_OWNED)))
             now = clock.now()
             new = Worker(
                 id=str(uuid.uuid4()),
@@ -134,12 +145,12 @@ def _context(store: Store, owner_id: int, name: str) -> WorkerContext:
                 seen_at=0,
                 gone_at=now + WORKER_KEEP_S,
             )
-            if store.workers.register(new, instead_of=worker_id):
-                return WorkerContext(worker=new, stats=stats, owner=owner)
+            if store.workers.register(new, owner, instead_of=worker_id):
+                return WorkerContext(worker=new, stats=NO_STATS, owner=owner, dropped=dropped)
         elif worker.user_id != owner_id:
             raise PolymorphicNameConflict(name)
         else:
-            return WorkerContext(worker=worker, stats=stats, owner=owner)
+            return WorkerContext(worker=worker, stats=stats, owner=owner, dropped=dropped)
     raise Busy
 
 
@@ -347,17 +358,18 @@ def submit(call: Call) -> Response:
         )
     # Before the settlement, so that the client has a whole request life to fetch the image.
     store.requests.extend_expiry(request.id, clock.now() + ruleset.IN_FORCE.request_life_s)
+    state = State.CENSORED if _is_censored(body) else State.OK
     settled = store.endings.settle(
         request,
         generation,
-        state=State.CENSORED if _is_censored(body) else State.OK,
+        state=state,
         seed=body.seed,
         gen_metadata=[remark.model_dump(exclude_none=True) for remark in body.gen_metadata],
     )
     if not settled:
         _claimed(store, body.id, owner)  # raises the refusal that fits the image's new state
         raise AbortedGen(body.id)
-    return Response(Submitted(reward=request.reward))
+    return Response(Submitted(reward=rewards.reward(request, generation, state)))
 
 
 def _claimed(store: Store, generation_id: str, owner: int) -> tuple[Generation, Request]:
@@ -399,6 +411,7 @@ ROUTES = {
             AnonForbiddenWorker,
             NotPrivileged,
             WorkerMaintenance,
+            TooManyWorkers,
             PolymorphicNameConflict,
             InvalidPriorityUsername,
             Busy,

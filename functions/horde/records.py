@@ -60,6 +60,8 @@ class User:
     """Images that it has waiting (``store.counts``)."""
     waiting_at: int = 0
     """When ``waiting`` last grew."""
+    registrations: int = 0
+    """Workers that it has ever registered, those of the operator's own endpoints excepted."""
     accumulated: int = 0
     """This and the next five are the Horde's ``kudos_details``; they sum to ``kudos``."""
     gifted: int = 0
@@ -402,12 +404,25 @@ NO_STATS = WorkerStats()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """Images that workers dropped in this hour: faulted, let expire, or refused at submission."""
+
+    by_worker: int = 0
+    by_owner: int = 0
+    """By all workers of its owner, deleted ones included."""
+
+
+NOTHING_DROPPED = Dropped()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
     """A worker that pops, its statistics and its owner."""
 
     worker: Worker
     stats: WorkerStats
     owner: User
+    dropped: Dropped = NOTHING_DROPPED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

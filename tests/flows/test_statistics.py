@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from horde.records import NO_STATS, Settlement
+from horde.records import NO_STATS, Settlement, WorkerStats
 from horde.rules.estimates import moving_speed
 from horde.store.settlements import event_of
 from horde.store.table import Table
@@ -316,12 +316,18 @@ def settled(at: int, claimed: int) -> Settlement:
     )
 
 
+def after(record: WorkerStats, *images: Settlement) -> WorkerStats:
+    """Return a worker's statistics after more images."""
+    changes: dict[str, Any] = {**moving_speed(record, images)}
+    return replace(record, **changes)
+
+
 def test_a_batchs_seconds_are_counted_once() -> None:
     batch = [settled(10_000, 0), settled(20_000, 0), settled(30_000, 0)]
-    together = replace(NO_STATS, **moving_speed(NO_STATS, batch))
+    together = after(NO_STATS, *batch)
     one_by_one = NO_STATS
     for event in batch:
-        one_by_one = replace(one_by_one, **moving_speed(one_by_one, [event]))
+        one_by_one = after(one_by_one, event)
     assert together.speed == pytest.approx(100, abs=1)
     assert one_by_one.speed == pytest.approx(100, abs=1)
 
@@ -329,14 +335,12 @@ def test_a_batchs_seconds_are_counted_once() -> None:
 def test_the_speed_follows_the_last_images() -> None:
     record = NO_STATS
     for number in range(1, 100):
-        record = replace(
-            record, **moving_speed(record, [settled(number * 10_000, (number - 1) * 10_000)])
-        )
+        record = after(record, settled(number * 10_000, (number - 1) * 10_000))
     assert record.speed == pytest.approx(100, abs=2)
     start = record.settled_at
     for number in range(1, 60):
         event = settled(start + number * 1000, start + (number - 1) * 1000)
-        record = replace(record, **moving_speed(record, [event]))
+        record = after(record, event)
     assert 600 < (record.speed or 0) <= 1000
 
 

@@ -11,12 +11,16 @@ the count refuses a request, ``queue.recount`` compares it with the list of wait
 
 ``WorkerStats.held`` is a set of image ids, since a worker holds few. Adding and removing an id is
 idempotent, so this count has no drift. Images that the operator's own workers claim are not in it.
+
+``DROPPED`` counts the images that workers failed to draw, by owner and hour. It has one attribute
+per worker, named by its id, so that a pop reads one item for both.
 """
 
 from horde import clock
-from horde.records import Generation, State
+from horde.records import NOTHING_DROPPED, Dropped, Generation, State, User
+from horde.rules.dates import hour
 from horde.store.counters import STATS_KEEP_S
-from horde.store.items import TTL, Item, Kind, encode, encode_all, key, stats_key
+from horde.store.items import KEEP_S, TTL, Item, Kind, encode, encode_all, key, stats_key
 from horde.store.ledger import Condition
 from horde.store.transaction import EXISTS, check, update
 
@@ -73,16 +77,66 @@ def hold(worker_id: str, generation_id: str, limit: int) -> list[Item]:
     ]
 
 
-def hold_no_more(generation: Generation, *, faults: int = 0) -> list[Item]:
-    """Return the part that takes an image off its worker's hands and counts a failed claim."""
-    if generation.worker_id is None or not (generation.held or faults):
+def hold_no_more(generation: Generation, *, dropped: bool) -> list[Item]:
+    """Return the parts that take an image off its worker's hands.
+
+    ``dropped`` says whether the worker failed: that counts in its statistics, and in what it and
+    its owner's other workers dropped in this hour, unless it is one of the operator's own.
+    """
+    if generation.worker_id is None or not (generation.held or dropped):
         return []
     values = {":gone": encode(clock.now() + STATS_KEEP_S)}
     expression = f"SET {TTL} = :gone"
-    if faults:
-        expression += " ADD faults :faults"
-        values[":faults"] = encode(faults)
+    if dropped:
+        expression += " ADD faults :one"
+        values[":one"] = encode(1)
     if generation.held:
         expression += " DELETE held :image"
         values[":image"] = {"SS": [generation.id]}
-    return [update(stats_key(Kind.WORKER, generation.worker_id), expression, "", values)]
+    parts = [update(stats_key(Kind.WORKER, generation.worker_id), expression, "", values)]
+    if dropped and generation.held and generation.worker_user is not None:
+        parts.append(_drop(generation.worker_user, generation.worker_id))
+    return parts
+
+
+def one_more_worker(owner: User) -> Item:
+    """Return the part that fails if an account has registered a worker since it was read.
+
+    So its workers can be counted before, from their items. A number of them would be wrong: workers
+    expire.
+    """
+    no_other_registered = "registrations = :seen"
+    if not owner.registrations:
+        no_other_registered = f"({no_other_registered} OR attribute_not_exists(registrations))"
+    return update(
+        key(Kind.USER, owner.id),
+        "SET registrations = :next",
+        f"{EXISTS} AND {no_other_registered}",
+        encode_all({"seen": owner.registrations, "next": owner.registrations + 1}),
+    )
+
+
+# --- what was dropped ---------------------------------------------------------------------------
+
+
+def dropped_key(owner_id: int) -> Item:
+    """Return the key of the count of images that an owner's workers dropped in this hour."""
+    return key(Kind.DROPPED, f"{owner_id}#{hour(clock.now())}")
+
+
+def dropped(item: Item | None, worker_id: str | None) -> Dropped:
+    """Return what a worker and its owner dropped, from that item."""
+    if item is None:
+        return NOTHING_DROPPED
+    by_worker = item.get(worker_id or "", {"N": "0"})
+    return Dropped(by_worker=int(by_worker["N"]), by_owner=int(item["by_owner"]["N"]))
+
+
+def _drop(owner_id: int, worker_id: str) -> Item:
+    return update(
+        dropped_key(owner_id),
+        f"SET {TTL} = :gone ADD by_owner :one, #worker :one",
+        "",
+        encode_all({"gone": clock.now() + KEEP_S, "one": 1}),
+        {"#worker": worker_id},
+    )

@@ -63,7 +63,7 @@ class Endings:
         back = (request.price, 0) if state is State.CENSORED else None
         more = [_webhook(generation)] if request.webhook else []
         if generation.worker_user is not None:
-            more.append(pending(request, generation, settled_at))
+            more.append(pending(request, generation, state, settled_at))
         return self._end(request, generation, state, back, changes=changes, more=more)
 
     def end_undelivered(
@@ -97,8 +97,8 @@ class Endings:
             {f":{name}": value for name, value in (changes or {}).items()},
         )
         if generation.state is State.PROCESSING:
-            fault = int(state not in DELIVERED)
-            more = [*more, *counts.hold_no_more(generation, faults=fault)]
+            dropped = state not in DELIVERED
+            more = [*more, *counts.hold_no_more(generation, dropped=dropped)]
         for _ in range(DECISION_TRIES):
             refund, waived, to_key = list[Item](), 0, list[Item]()
             if back is not None and not request.anonymous:
@@ -153,7 +153,7 @@ class Endings:
                 },
             ),
             check(key(Kind.REQUEST, request.id), still_wanted),
-            *counts.hold_no_more(generation, faults=1),
+            *counts.hold_no_more(generation, dropped=True),
             *counts.waiting_again(generation),
         ]
         return self._table.try_transact(parts)
