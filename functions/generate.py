@@ -22,7 +22,7 @@ from horde.edge.errors import PayloadError
 from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
 from horde.edge.responses import RequestAccepted, RequestCost, Warned
 from horde.overview import overview
-from horde.records import Generation, Request, State, User
+from horde.records import Generation, ImageSpec, Request, State, User
 from horde.rules import admission, allowance, matching, pricing, ruleset, sharedkeys, sharing
 from horde.rules.refusals import (
     Busy,
@@ -97,8 +97,7 @@ def generate(call: Call) -> Response:
         reduced = admission.downgrade_message(spec)
     if body.dry_run:
         return Response(RequestCost(kudos=price.total))
-    waiting = store.queue.count_of(user, model, admission.concurrency(user))
-    admission.check_concurrency(user, waiting=waiting, n=body.params.n)
+    admission.check_concurrency(user, waiting=_waiting(store, user, model, spec), n=spec.n)
     sharedkeys.check_request(sharedkey, spec, total=price.total)
     admission.check_upfront(spec, side, total=price.total, available=available)
     source = None
@@ -132,6 +131,14 @@ def generate(call: Call) -> Response:
         warnings=[Warned(code="NoAvailableWorker", message=no_worker)] if no_worker else None,
     )
     return Response(accepted, HTTPStatus.ACCEPTED)
+
+
+def _waiting(store: Store, user: User, model: str, spec: ImageSpec) -> int:
+    """Return how many images an account has waiting; ``accept`` holds the limit."""
+    limit = admission.concurrency(user)
+    if user.anonymous:
+        return store.queue.count_of(user, model, limit)
+    return user.waiting if user.waiting + spec.n <= limit else store.queue.recount(user)
 
 
 def check_webhook(url: str | None) -> None:

@@ -20,6 +20,7 @@ from horde.rules.refusals import (
     NotOwner,
     PolymorphicNameConflict,
     Unsupported,
+    WorkerHoldsImages,
     WorkerNotFound,
 )
 from horde.store import Store, connect
@@ -80,7 +81,11 @@ def change_worker(call: Call) -> Response:
 
 
 def delete_worker(call: Call) -> Response:
-    """Delete a worker and its statistics. If it pops again, it is registered as a new worker."""
+    """Delete a worker and its statistics. If it pops again, it is registered as a new worker.
+
+    A worker that still holds images is not deleted. Put it into maintenance first, and wait until
+    it has submitted them or their leases have ended.
+    """
     worker = _own(call)
     if not _store().workers.delete(worker):
         raise WorkerNotFound(worker.id)
@@ -140,7 +145,7 @@ ROUTES = {
         run=delete_worker,
         responses={200: WorkerDeleted},
         key=Key.REQUIRED,
-        errors=(NotOwner, NotAdmin, WorkerNotFound, Busy),
+        errors=(NotOwner, NotAdmin, WorkerNotFound, WorkerHoldsImages, Busy),
         limits=ratelimit.CHANGE,
     ),
 }

@@ -1,9 +1,9 @@
 """POST /v2/generate/pop and submit: the worker API, for RunPod's workers and volunteers alike.
 
-A pop claims images one by one, each by a conditional write: first those of the worker's owner, then
-those of the accounts it names, then those with the highest priority. Crash windows: if the response
-to a pop is lost, the leases expire and the sweep requeues the images. If the response to a submit
-is lost, the worker submits again, gets DuplicateGen and keeps its reward.
+A pop claims images one by one, each by a conditional write or a transaction: first those of the
+worker's owner, then those of the accounts it names, then those with the highest priority. Crash
+windows: if the response to a pop is lost, the leases expire and the sweep requeues the images. If
+the response to a submit is lost, the worker submits again, gets DuplicateGen and keeps its reward.
 
 A submit reads the upload once and checks it. What it accepts it stores under a key that names its
 content, and then settles with this content's SHA-256. Nothing reads the upload again, whose URL the
@@ -22,6 +22,7 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from horde import aws, clock, ending, images
@@ -31,6 +32,7 @@ from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, se
 from horde.edge.responses import Job, Popped, Submitted, UploadForm
 from horde.records import (
     DELIVERED,
+    NO_STATS,
     Generation,
     Offer,
     Request,
@@ -39,7 +41,7 @@ from horde.records import (
     WorkerContext,
     delivered_key,
 )
-from horde.rules import ruleset, sharing
+from horde.rules import rewards, ruleset, sharing
 from horde.rules.accounts import user_number
 from horde.rules.matching import has_blacklisted_word, same_batch, skip_reason
 from horde.rules.refusals import (
@@ -55,10 +57,14 @@ from horde.rules.refusals import (
     NotPrivileged,
     NotUploaded,
     PolymorphicNameConflict,
+    TooManyWorkers,
     WorkerMaintenance,
     WrongCredentials,
 )
+from horde.rules.standing import check_workers, dropped_message, drops_too_many, held_limit
 from horde.store import Store, connect
+from horde.store.queue import HoldsEnough
+from horde.store.table import DECISION_TRIES
 from horde.store.workers import WORKER_KEEP_S
 
 WINDOW = 32
@@ -66,7 +72,8 @@ WINDOW = 32
 MAX_WINDOWS = 50
 """Most windows that a pop reads, so that it ends in time."""
 SEEN_EVERY_S = 60
-REGISTER_TRIES = 5
+MAX_OWNED = 250
+"""Most workers of an account that are counted."""
 MAX_PRIORITY_USERS = 10
 """Most accounts whose images a worker may prefer, besides its owner's; each costs a query."""
 RESTING = "Its owner or a moderator put it into maintenance."
@@ -94,12 +101,18 @@ def pop(call: Call) -> Response:
         raise WorkerMaintenance("Its owner is flagged.", rc="WorkerFlaggedMaintenance")
     if worker.paused:
         raise WorkerMaintenance(worker.maintenance_msg or RESTING)
+    if drops_too_many(context.owner, context.dropped):
+        message = dropped_message(context.dropped)
+        if not worker.maintenance:  # its owner may have ended it: in this hour that does not help
+            store.workers.change(worker.id, maintenance=True, maintenance_msg=message)
+        raise WorkerMaintenance(message)
     skipped: Counter[str] = Counter()
     preferred = priority_users[:1] if worker.maintenance else priority_users
-    claims = claim_preferred(store, context, preferred, offer)
+    take = Claimer(store, context, frozenset(priority_users))
+    claims = claim_preferred(take, preferred, offer)
     if worker.maintenance and not claims:
         raise WorkerMaintenance(worker.maintenance_msg or RESTING)
-    claims = claims or claim(store, context, offer, _windows(store, offer.models), skipped)
+    claims = claims or claim(take, offer, _windows(store, offer.models), skipped)
     # A pop extends its requests. A request that was closed meanwhile has no open image, so no
     # claim belongs to it.
     until = clock.now() + ruleset.IN_FORCE.request_life_s
@@ -118,16 +131,18 @@ def pop(call: Call) -> Response:
 def _context(store: Store, owner_id: int, name: str) -> WorkerContext:
     """Return the worker with this name and its owner; its first pop registers it.
 
-    Raises InvalidAPIKey, DeletedUser, PolymorphicNameConflict or Busy.
+    Raises InvalidAPIKey, DeletedUser, TooManyWorkers, PolymorphicNameConflict or Busy.
     """
-    for _ in range(REGISTER_TRIES):  # of two concurrent first pops, one registers the worker
+    for _ in range(DECISION_TRIES):  # of two concurrent first pops, one registers the worker
         worker_id = store.workers.named(name)
-        worker, stats, owner = store.workers.with_owner(worker_id, owner_id)
+        worker, stats, owner, dropped = store.workers.with_owner(worker_id, owner_id)
         if owner is None:
             raise InvalidAPIKey
         if owner.deleted:
             raise DeletedUser
         if worker is None:
+            if not owner.fleet:
+                check_workers(owner, len(store.workers.ids_of(owner_id, MAX_OWNED)))
             now = clock.now()
             new = Worker(
                 id=str(uuid.uuid4()),
@@ -137,12 +152,12 @@ def _context(store: Store, owner_id: int, name: str) -> WorkerContext:
                 seen_at=0,
                 gone_at=now + WORKER_KEEP_S,
             )
-            if store.workers.register(new, instead_of=worker_id):
-                return WorkerContext(worker=new, stats=stats, owner=owner)
+            if store.workers.register(new, owner, instead_of=worker_id):
+                return WorkerContext(worker=new, stats=NO_STATS, owner=owner, dropped=dropped)
         elif worker.user_id != owner_id:
             raise PolymorphicNameConflict(name)
         else:
-            return WorkerContext(worker=worker, stats=stats, owner=owner)
+            return WorkerContext(worker=worker, stats=stats, owner=owner, dropped=dropped)
     raise Busy
 
 
@@ -163,10 +178,31 @@ def _priority_users(owner_id: int, usernames: list[str]) -> list[int]:
     return [user_id for user_id in dict.fromkeys(ids) if user_id]
 
 
-def claim_preferred(
-    store: Store, context: WorkerContext, users: list[int], offer: Offer
-) -> list[Generation]:
+@dataclass(frozen=True, slots=True)
+class Claimer:
+    """The worker that pops, and the accounts whose images it prefers."""
+
+    store: Store
+    context: WorkerContext
+    priority_users: frozenset[int]
+
+    def claim(self, generation: Generation) -> list[Generation]:
+        """Return the image as claimed, or nothing if it no longer waits; raises HoldsEnough."""
+        worker, stats, owner = self.context.worker, self.context.stats, self.context.owner
+        claimed = self.store.queue.claim(
+            generation,
+            worker,
+            lease_until=clock.now() + generation.ttl,
+            held_limit=held_limit(stats, owner, generation),
+            trusted=owner.trusted,
+            preferred=generation.user_id in self.priority_users,
+        )
+        return [claimed] if claimed else []
+
+
+def claim_preferred(take: Claimer, users: list[int], offer: Offer) -> list[Generation]:
     """Claim images of the first of these accounts that has any to draw."""
+    store = take.store
     for user_id in users:
         ids = store.queue.ids_of(user_id, WINDOW)
         found = [
@@ -175,15 +211,14 @@ def claim_preferred(
             if generation.state is State.WAITING and generation.model in offer.models
         ]
         found.sort(key=lambda generation: -generation.priority)
-        claims = claim(store, context, offer, [found], Counter())
+        claims = claim(take, offer, [found], Counter())
         if claims:
             return claims
     return []
 
 
 def claim(
-    store: Store,
-    context: WorkerContext,
+    take: Claimer,
     offer: Offer,
     windows: Iterable[list[Generation]],
     skipped: "Counter[str]",
@@ -192,22 +227,29 @@ def claim(
 
     A worker that loses the race for the first image tries the rest of the window, and then the next
     one. It does so in random order, or concurrent workers would all chase the same images. So a pop
-    is empty only if no image waits for it.
+    is empty only if no image waits for it, or if it holds as many as it may.
     """
-    for window in windows:
-        fits = _fitting(store, context, offer, window, skipped)
-        head, rest = fits[:1], fits[1:]
-        random.shuffle(rest)
-        for lead in [*head, *rest]:
-            claims = _claim(store, lead, context.worker)
-            if claims:
-                batch = [g for g in fits if g.id != lead.id and same_batch(lead, g, offer)]
-                for other in batch:
-                    if len(claims) >= offer.amount:
-                        break
-                    claims += _claim(store, other, context.worker)
-                return claims
-    return []
+    claims: list[Generation] = []
+    try:
+        for window in windows:
+            fits = _fitting(take.store, take.context, offer, window, skipped)
+            head, rest = fits[:1], fits[1:]
+            random.shuffle(rest)
+            for lead in [*head, *rest]:
+                claims += take.claim(lead)
+                if claims:
+                    for other in fits:
+                        if len(claims) >= offer.amount:
+                            break
+                        if other.id != lead.id and same_batch(lead, other, offer):
+                            claims += take.claim(other)
+                    return claims
+    except HoldsEnough:
+        skipped["performance"] += 0 if claims else 1
+    except Busy:  # what it has claimed by then must not be lost
+        if not claims:
+            raise
+    return claims
 
 
 def _fitting(
@@ -220,13 +262,7 @@ def _fitting(
     """Return the images of a window that a worker can draw; count the reasons for the others."""
     fits = []
     for generation in window:
-        reason = skip_reason(
-            generation,
-            context.worker.id,
-            offer,
-            trusted=context.owner.trusted,
-            speed=context.stats.speed,
-        )
+        reason = skip_reason(generation, context, offer)
         if reason:
             skipped[reason] += 1
         else:
@@ -255,12 +291,6 @@ def _windows(store: Store, models: list[str]) -> Iterator[list[Generation]]:
             return
         merged = [generation for page in pages for generation in page or []]
         yield sorted(merged, key=lambda generation: -generation.priority)
-
-
-def _claim(store: Store, generation: Generation, worker: Worker) -> list[Generation]:
-    lease_until = clock.now() + generation.ttl
-    claimed = store.queue.claim(generation, worker, lease_until=lease_until)
-    return [claimed] if claimed else []
 
 
 def _job(request: Request, generation: Generation, offer: Offer) -> Job:
@@ -356,7 +386,7 @@ def submit(call: Call) -> Response:
     if not settled:
         _claimed(store, body.id, owner)  # raises the refusal that fits the image's new state
         raise AbortedGen(body.id)
-    return Response(Submitted(reward=request.reward))
+    return Response(Submitted(reward=rewards.reward(request, generation, state)))
 
 
 def _picture(
@@ -418,6 +448,7 @@ ROUTES = {
             AnonForbiddenWorker,
             NotPrivileged,
             WorkerMaintenance,
+            TooManyWorkers,
             PolymorphicNameConflict,
             InvalidPriorityUsername,
             Busy,

@@ -60,6 +60,12 @@ class User:
     deleted: bool = False
     concurrency: int | None = None
     """Images that it may have waiting; None for the default."""
+    waiting: int = 0
+    """Images that it has waiting (``store.counts``)."""
+    waiting_at: int = 0
+    """When ``waiting`` last grew."""
+    registrations: int = 0
+    """Workers that it has ever registered, those of the operator's own endpoints excepted."""
     accumulated: int = 0
     """This and the next five are the Horde's ``kudos_details``; they sum to ``kudos``."""
     gifted: int = 0
@@ -265,6 +271,14 @@ class Generation:
     worker_blacklist: bool = False
     attempt: int = 0
     """Number of claims; part of the image's key, so that a late worker overwrites nothing."""
+    counted: bool = False
+    """Whether its owner's ``waiting`` counts it while it waits; never changes."""
+    held: bool = False
+    """Whether its worker's statistics list it among the images that the worker holds."""
+    preferred: bool = False
+    """Whether the pop that claimed it preferred its owner's images."""
+    faulted_by: list[int | str] = field(default_factory=list)
+    """The ids of the workers that faulted it, and of their owners."""
     worker_id: str | None = None
     worker_name: str | None = None
     worker_user: int | None = None
@@ -473,6 +487,8 @@ class WorkerStats:
     asked_images: int = 0
     taxes: int = 0
     """Kudos burned for delivered images."""
+    held: frozenset[str] = frozenset()
+    """The ids of the images that a worker holds; empty for the operator's own workers."""
 
     @property
     def speed(self) -> int | None:
@@ -484,12 +500,25 @@ NO_STATS = WorkerStats()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """Images that workers dropped in this hour: faulted, let expire, or refused at submission."""
+
+    by_worker: int = 0
+    by_owner: int = 0
+    """By all workers of its owner, deleted ones included."""
+
+
+NOTHING_DROPPED = Dropped()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
     """A worker that pops, its statistics and its owner."""
 
     worker: Worker
     stats: WorkerStats
     owner: User
+    dropped: Dropped = NOTHING_DROPPED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,12 @@ def worker(cloud: Cloud, owner: int) -> str:
 
 
 @pytest.fixture
+def fleet(cloud: Cloud) -> str:
+    """The key of the operator's own workers, which may take again what they faulted."""
+    return cloud.new_worker("operator", fleet=True)
+
+
+@pytest.fixture
 def admin(cloud: Cloud) -> str:
     """The key of an account that the operator named; it is the first one."""
     cloud.overrides["ADMINS"] = "77, 1"

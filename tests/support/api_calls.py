@@ -147,10 +147,10 @@ class ApiCalls(Deployment):
         assert self.store.keys.add_worker_key(made, fleet=fleet)
         return key
 
-    def new_worker(self, owner: str = "owner", *, trusted: bool = True) -> str:
-        """Open an account for a worker's owner; returns its worker key."""
+    def new_worker(self, owner: str = "owner", **flags: bool) -> str:
+        """Open a trusted account for a worker's owner, with these flags; returns its worker key."""
         user, _ = self.register(owner)
-        self.set_flags(user, trusted=trusted)
+        self.set_flags(user, **{"trusted": True, **flags})
         return self.worker_key(user)
 
     def worker_named(self, name: str = "w1", key: str | None = None) -> Any:

@@ -1,9 +1,9 @@
-"""Doubles nothing: a usual request and its image, for tests of pure rules."""
+"""Doubles nothing: a usual request, its image and a worker, for tests of pure rules."""
 
 from typing import Any
 
-from horde.records import Generation, Request, State
-from tests.support.numbers import PRICE, REWARD, TAX
+from horde.records import NO_STATS, Generation, Request, State, User, Worker, WorkerContext
+from tests.support.numbers import FLOOR, PRICE, REWARD, TAX
 
 PAYLOAD = {
     "prompt": "a fox",
@@ -55,3 +55,7 @@ DELIVERY: dict[str, Any] = {
     "size": 4711,
 }
 """What a settlement records of a delivered image."""
+OWNER = User(id=7, alias="owner", kudos=FLOOR, floor=FLOOR, created_at=0)
+WORKER = Worker(id="w", name="w", user_id=OWNER.id, created_at=0, seen_at=0, gone_at=0)
+CONTEXT = WorkerContext(worker=WORKER, stats=NO_STATS, owner=OWNER)
+"""A worker that has drawn nothing yet, of somebody who is not trusted."""

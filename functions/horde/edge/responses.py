@@ -386,6 +386,8 @@ class WorkerDetails(Wire):
     threads: Count
     uptime: Count
     maintenance_mode: bool
+    maintenance_msg: str | None = None
+    """Shown to its owner and moderators only."""
     paused: bool | None = None
     """Shown to moderators only."""
     info: str | None = None

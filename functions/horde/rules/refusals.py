@@ -277,6 +277,24 @@ class WorkerMaintenance(HordeError):
         super().__init__(f"This worker has been put into maintenance mode. Reason: {reason}", rc=rc)
 
 
+class TooManyWorkers(HordeError):
+    """The account has as many workers as it may have."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "TooManyWorkers"
+
+
+class WorkerHoldsImages(HordeError):
+    """The worker holds images, so it cannot be deleted yet."""
+
+    status, rc = HTTPStatus.CONFLICT, "WorkerHoldsImages"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This worker still has images to draw, so it cannot be deleted. Please put it into "
+            "maintenance, and delete it when it has submitted them or their leases have ended."
+        )
+
+
 class PolymorphicNameConflict(HordeError):
     """The worker name is already taken."""
 

@@ -36,6 +36,7 @@ Items (``pk`` / ``sk``):
 ``RATELIMIT#...``     ``RATELIMIT``            the count of one caller's requests to one route
 ``IDEMPOTENCY#...``   ``IDEMPOTENCY``          an ``Idempotency-Key`` and the body it was used with
 ``PAIR#<id>#<id>``    ``PAIR``                 the last transfer between two users
+``DROPPED#<id>#...``  ``DROPPED``              images that an owner's workers dropped in one hour
 ====================  =======================  ===============================================
 
 The indexes are sparse (``store.items``). ``waiting`` holds waiting images, the highest priority

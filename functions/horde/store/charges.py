@@ -3,14 +3,17 @@
 ``requests.accept`` writes it with the request, both or neither. A charge is computed from the
 account as it was read. Its condition is that enough kudos are above the floor, or, if part of the
 charge is waived, that the balance is exactly the one that was read; and that the account is not
-deleted, so that nothing is added to what its deletion cancels.
+deleted, so that nothing is added to what its deletion cancels. The account's count of waiting
+images grows in the same update, within its limit.
 """
 
 from dataclasses import replace
 
+from horde import clock
 from horde.records import Request, SharedKey, User
-from horde.rules import kudos
+from horde.rules import admission, kudos
 from horde.store import sharedkeys
+from horde.store.counts import room_for
 from horde.store.items import Item
 from horde.store.ledger import NOT_DELETED, balance_at_least, balance_is, post
 
@@ -34,8 +37,15 @@ def charge(request: Request, user: User, shared: SharedKey | None) -> tuple[Requ
     can_pay = (
         balance_is(user.kudos) if entry.waived else balance_at_least(user.floor - entry.amount)
     )
-    counts = {"requested": request.n, "used": request.n * request.pixelsteps}
-    parts = post(entry, can_pay, NOT_DELETED, reference=request.id, counts=counts)
+    may_wait = room_for(request.n, admission.concurrency(user))
+    counts = {
+        "requested": request.n,
+        "used": request.n * request.pixelsteps,
+        "waiting": request.n,
+    }
+    conditions = (can_pay, may_wait, NOT_DELETED)
+    changes = {"waiting_at": clock.now()}
+    parts = post(entry, *conditions, reference=request.id, counts=counts, changes=changes)
     if shared is not None:
         total = (request.price + request.tax) * request.n
         parts.append(sharedkeys.spend(shared, paid=-entry.amount, total=total))

@@ -4,12 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from horde import clock
-from horde.records import Generation, Request, State
-from horde.rules import kudos, sharing
+from horde.records import DELIVERED, Generation, Request, State
+from horde.rules import kudos, lifecycle, sharing
 from horde.rules.refusals import Busy
-from horde.rules.statistics import Counter, Scope, Series
-from horde.store import sharedkeys
-from horde.store.counters import add
+from horde.store import counts, sharedkeys
 from horde.store.csam import mark
 from horde.store.items import (
     DUE,
@@ -76,7 +74,7 @@ class Endings:
         back = (request.price, 0) if state is State.CENSORED else None
         more = [_webhook(generation)] if request.webhook else []
         if generation.worker_user is not None:
-            more.append(pending(request, generation, settled_at))
+            more.append(pending(request, generation, state, settled_at))
         if csam:
             more.append(mark(request, generation, settled_at))
         return self._end(request, generation, state, back, csam=csam, changes=changes, more=more)
@@ -90,8 +88,7 @@ class Endings:
         transaction. Returns False if the image has changed since it was read.
         """
         back = (request.price, request.tax)
-        more = _count_fault(generation)
-        return self._end(request, generation, state, back, last_fault=last_fault, more=more)
+        return self._end(request, generation, state, back, last_fault=last_fault)
 
     def _end(
         self,
@@ -110,11 +107,14 @@ class Endings:
         indexed = f"{WAITING.partition}, {DUE.attributes}, {LISTED.attributes}"
         ended = _transition(
             generation,
-            f"SET {', '.join(assigned)} REMOVE {indexed}",
+            f"SET {', '.join(assigned)} REMOVE {indexed}, held",
             {},
             {f":{name}": value for name, value in changes.items()},
             changes,
         )
+        if generation.state is State.PROCESSING:
+            dropped = state not in DELIVERED
+            more = [*more, *counts.hold_no_more(generation, dropped=dropped)]
         for _ in range(DECISION_TRIES):
             refund, waived, to_key = list[Item](), 0, list[Item]()
             if back is not None and not request.anonymous:
@@ -122,7 +122,8 @@ class Endings:
                 entry = kudos.refund(
                     request.user_id, price=price, tax=tax, waived_left=request.waived
                 )
-                refund, waived = post(entry, reference=generation.id), entry.waived
+                count = counts.ended_waiting(generation)
+                refund, waived = post(entry, reference=generation.id, counts=count), entry.waived
                 to_key = self._back_to_key(request, entry.amount)
             touched = _touch_request(request, waived, last_fault=last_fault, csam=csam)
             try:
@@ -161,11 +162,17 @@ class Endings:
             _transition(
                 generation,
                 f"SET #state = :state, {WAITING.partition} = model, {LISTED.partition} = :list, "
-                f"{LISTED.sort} = created_at REMOVE {DUE.attributes}, lease_until",
-                {"state": State.WAITING, "list": _list_of(generation)},
+                f"{LISTED.sort} = created_at, faulted_by = :faulted_by "
+                f"REMOVE {DUE.attributes}, lease_until, held, preferred",
+                {
+                    "state": State.WAITING,
+                    "list": _list_of(generation),
+                    "faulted_by": lifecycle.faulted_by(generation),
+                },
             ),
             check(key(Kind.REQUEST, request.id), still_wanted),
-            *_count_fault(generation),
+            *counts.hold_no_more(generation, dropped=True),
+            *counts.waiting_again(generation),
         ]
         return self._table.try_transact(parts)
 
@@ -212,13 +219,6 @@ def _touch_request(
             encode_all(values),
         )
     ]
-
-
-def _count_fault(generation: Generation) -> list[Item]:
-    """Return the part that counts a failed claim in its worker's statistics."""
-    if generation.state is not State.PROCESSING or generation.worker_id is None:
-        return []
-    return [add(Series(Scope.WORKER, generation.worker_id), Counter({"faults": 1}))]
 
 
 def _transition(

@@ -77,6 +77,7 @@ class Kind(StrEnum):
     RATELIMIT = "RATELIMIT"
     IDEMPOTENCY = "IDEMPOTENCY"
     PAIR = "PAIR"
+    DROPPED = "DROPPED"
 
 
 class Row(NamedTuple):

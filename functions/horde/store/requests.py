@@ -1,9 +1,11 @@
 """Requests and their images, from acceptance to the close. ``store.charges`` has the charge."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from horde import clock
 from horde.records import Generation, Request, SharedKey, User
+from horde.rules import admission
 from horde.rules import sharedkeys as sharedkey_rules
 from horde.rules.refusals import Busy, DeletedUser, InvalidAPIKey
 from horde.store.accounts import Accounts
@@ -56,8 +58,9 @@ class Requests:
 
         An anonymous request charges nobody, since one account for all would be a hot key. Any
         other charge is computed from the account as read, and guarded by a condition. A request
-        with a shared key is also charged to that key's budget. Raises Busy, DeletedUser,
-        InvalidAPIKey, SharedKeyExpired, SharedKeyEmpty or SharedKeyInsufficientKudos.
+        with a shared key is also charged to that key's budget. The same transaction counts the
+        images as waiting, within the account's limit. Raises Busy, DeletedUser, InvalidAPIKey,
+        TooManyPrompts, SharedKeyExpired, SharedKeyEmpty or SharedKeyInsufficientKudos.
         """
         seen: User | None = user
         for _ in range(DECISION_TRIES):
@@ -65,15 +68,19 @@ class Requests:
                 raise Busy
             accepted, charged = charge(request, seen, shared)
             parts = [*charged, new(_request_item(accepted))]
-            parts += [new(_waiting_item(generation)) for generation in generations]
+            counted = not request.anonymous
+            parts += [new(_waiting_item(replace(g, counted=counted))) for g in generations]
             try:
                 self._table.transact(parts)
             except ConditionFailed as failed:
                 if max(failed.which) < len(charged):
-                    # The balance or the budget has changed since it was read: decide again.
+                    # The balance, the budget or the count of waiting images has changed since it
+                    # was read: decide again.
                     seen = self._accounts.get(user.id)
                     if seen is not None and seen.deleted:
                         raise DeletedUser from None
+                    if seen is not None:
+                        admission.check_concurrency(seen, waiting=seen.waiting, n=request.n)
                     shared = self._fresh(shared, (request.price + request.tax) * request.n)
                     continue
             return  # accepted, now or by an earlier try whose response was lost

@@ -10,8 +10,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from horde import clock
-from horde.records import ANONYMOUS_ID, AnonymousRequest, Event, Generation, Request, Settlement
-from horde.rules import kudos
+from horde.records import (
+    ANONYMOUS_ID,
+    AnonymousRequest,
+    Event,
+    Generation,
+    Request,
+    Settlement,
+    State,
+)
+from horde.rules import kudos, rewards
 from horde.store.items import DUE, SK, Item, Kind, Row, due, encode, id_of, partition
 from horde.store.ledger import append_entry
 
@@ -28,8 +36,11 @@ _FIELDS = ("worker_id", "user_id", "model", "pixelsteps", "claimed_at", "settled
 """The fields of a settlement that are stored beside those of its ledger entry."""
 
 
-def pending(request: Request, generation: Generation, settled_at: int) -> Item:
-    """Return the part that appends a delivered image's reward; ``settled_at`` is in ms."""
+def pending(request: Request, generation: Generation, state: State, settled_at: int) -> Item:
+    """Return the part that appends the reward of an image that is delivered in ``state``.
+
+    ``settled_at`` is in ms.
+    """
     settlement = Settlement(
         entry_id="",
         owner_id=generation.worker_user or 0,
@@ -40,7 +51,7 @@ def pending(request: Request, generation: Generation, settled_at: int) -> Item:
         pixelsteps=generation.pixelsteps,
         claimed_at=generation.claimed_at * 1000,
         settled_at=settled_at,
-        reward=request.reward,
+        reward=rewards.reward(request, generation, state),
         tax=request.tax,
     )
     stored = {name: encode(getattr(settlement, name)) for name in _FIELDS}
