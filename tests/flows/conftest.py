@@ -25,9 +25,21 @@ def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def owner(cloud: Cloud) -> int:
-    """An account that has a worker."""
-    return cloud.register("owner")[0]
+def owned(cloud: Cloud) -> tuple[int, str]:
+    """An account that has a worker, and its account key."""
+    return cloud.register("owner")
+
+
+@pytest.fixture
+def owner(owned: tuple[int, str]) -> int:
+    """That account."""
+    return owned[0]
+
+
+@pytest.fixture
+def owner_key(owned: tuple[int, str]) -> str:
+    """That account's own key."""
+    return owned[1]
 
 
 @pytest.fixture
