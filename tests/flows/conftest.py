@@ -25,11 +25,23 @@ def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def owner(cloud: Cloud) -> int:
-    """A trusted account that has a worker."""
-    user, _ = cloud.register("owner")
+def owned(cloud: Cloud) -> tuple[int, str]:
+    """A trusted account that has a worker, and its account key."""
+    user, key = cloud.register("owner")
     cloud.set_flags(user, trusted=True)
-    return user
+    return user, key
+
+
+@pytest.fixture
+def owner(owned: tuple[int, str]) -> int:
+    """That account."""
+    return owned[0]
+
+
+@pytest.fixture
+def owner_key(owned: tuple[int, str]) -> str:
+    """That account's own key."""
+    return owned[1]
 
 
 @pytest.fixture
