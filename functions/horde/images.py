@@ -39,6 +39,8 @@ MAX_EXTRA_BYTES = 256 * 1024
 """Bytes that a submitted image may have beside its pixels: metadata, which is then dropped."""
 MIN_OUTPUT_SIDE, MAX_OUTPUT_SIDE = 64, 3072
 """The Horde's limits of width and height, in pixels (horde-api.md 1.1)."""
+CODING_ERROR = 8
+"""Levels of 256 that the pixels of one colour differ by after lossy coding at quality 75."""
 TAIL_BYTES = 64
 """More bytes at the end of coded pixels than an encoder ever leaves unused."""
 SOURCE_FORMATS = ("PNG", "JPEG", "WEBP")
@@ -178,7 +180,7 @@ def checked(file: bytes, size: Size | None) -> Picture:
         message = "it cannot be decoded"
         raise ImageRefused(message)
     if _is_blank(image):
-        message = "all its pixels are equal"
+        message = "it has a single colour"
         raise ImageRefused(message)
     del image
     if any(_pixels(cut.file) is not None for cut in _cut(still)):
@@ -204,10 +206,10 @@ def _pixels(file: bytes) -> "Image | None":
 
 
 def _is_blank(image: "Image") -> bool:
-    """Return whether all pixels are equal, or none can be seen."""
-    bands = [image.getchannel(band).getextrema() for band in image.getbands()]
-    invisible = image.mode == "RGBA" and bands[-1] == (0, 0)
-    return invisible or all(low == high for low, high in bands)
+    """Return whether an image has one colour, or nothing that can be seen."""
+    extrema: Any = image.getextrema()
+    invisible = image.mode == "RGBA" and extrema[-1] == (0, 0)
+    return invisible or all(high - low <= CODING_ERROR for low, high in extrema)
 
 
 def _cut(still: "Still") -> list["Still"]:

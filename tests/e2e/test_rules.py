@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 def deliver(worker: Client, model: str, **submit: Any) -> str:
     """Pop one image, upload a picture for it and submit it so."""
     job = worker.pop(models=[model])
-    assert worker.fetch("PUT", job["r2_upload"], webp()).status == 200
+    assert worker.fetch("PUT", job["r2_upload"], webp(width=64)).status == 200
     assert worker.submit(job["id"], **submit).status == 200
     return str(job["id"])
 

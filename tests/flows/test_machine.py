@@ -44,8 +44,8 @@ MOST_USERS = 8
 EXAMPLES = int(os.environ.get("FUZZ", "160")) // 4
 """An example takes about two seconds, those of the other fuzzers much less."""
 SOURCE = png_base64()
-IMAGES = [webp(colour) for colour in ("red", "green", "blue", "white")]
-"""What workers upload: another one for each claim of an image."""
+COLOURS = ("red", "green", "blue", "white")
+"""Of the pictures that workers upload: another one for each claim of an image."""
 NO_IMAGE = str(uuid.UUID(int=0))
 Job = tuple[str, int, str]
 """An image, the number of its claim, and where to upload it."""
@@ -298,14 +298,17 @@ class Machine(RuleBasedStateMachine):
             self._wait_for_the_lease(job, 0, sweeping=True)
         return multiple(*jobs)
 
-    @rule(job=jobs)
-    def upload(self, job: Job) -> None:
-        self._upload(job)
+    @rule(job=jobs, what=st.sampled_from([*COLOURS, rulebook.BAD, rulebook.BAD]))
+    def upload(self, job: Job, what: str) -> None:
+        """Upload another picture, or none, before the submit or long after."""
+        self._upload(job, what)
 
-    def _upload(self, job: Job) -> None:
+    def _upload(self, job: Job, what: str | None = None) -> None:
         image, claim, url = job
-        self.cloud.upload(url, IMAGES[claim % len(IMAGES)])
-        self.model.upload(self.model.image(image), claim)
+        what = what or COLOURS[claim % len(COLOURS)]
+        bad = what == rulebook.BAD
+        self.cloud.upload(url, b"<html>" if bad else self.cloud.picture(url, what))
+        self.model.upload(self.model.image(image), claim, what)
 
     @rule(job=jobs, state=st.sampled_from(["ok", "ok", "ok", "censored", "csam"]))
     def deliver_image(self, job: Job, state: str) -> None:
@@ -552,8 +555,9 @@ class Machine(RuleBasedStateMachine):
         found = {key.rpartition("/")[2]: body for key, body in self.cloud.laion().items()}
         names = [f"{image}.{kind}" for image in self.model.data_set for kind in ("webp", "json")]
         assert sorted(found) == sorted(names)
-        for image, claim in self.model.data_set.items():
-            assert found[f"{image}.webp"] == IMAGES[claim % len(IMAGES)]
+        for image, colour in self.model.data_set.items():
+            side = self.model.image(image).request.body.side
+            assert found[f"{image}.webp"] == webp(colour, side, side)
 
     # --- the end ---------------------------------------------------------------------------------
 

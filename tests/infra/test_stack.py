@@ -43,7 +43,7 @@ MAY = {
     "generate": verbs("GetItem", "PutItem", "UpdateItem", "Query") | PUT,
     "enqueue": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams") | SEND,
     "dispatch": CONSUME | {"ssm:GetParameter"},
-    "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES,
+    "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES | {"s3:DeleteObject*"},
     "status": ENDING | READ_IMAGES,
     "users": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"),
     "keys": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"),
@@ -92,6 +92,50 @@ def test_no_function_may_do_everything_to_anything(template: Template) -> None:
             listed = statement["Action"]
             if listed not in ("dynamodb:ListStreams", "s3:PutBucketNotification"):
                 assert statement["Resource"] != "*", statement
+
+
+OBJECTS = {
+    "worker": {
+        "s3:PutObject": {"uploads/*", "shared/*", "private/*"},
+        "s3:GetObject*": {"uploads/*"},
+        "s3:DeleteObject*": {"uploads/*"},
+    },
+    "status": {"s3:GetObject*": {"shared/*", "private/*"}},
+    "webhook": {"s3:GetObject*": {"shared/*", "private/*"}},
+    "share": {"s3:GetObject*": {"shared/*"}},
+}
+"""What may be done to which objects of the outputs bucket."""
+
+
+def test_only_a_submit_reads_an_upload_and_only_it_writes_what_is_delivered(
+    template: Template,
+) -> None:
+    (outputs,) = [
+        name for name in of_type(template, "AWS::S3::Bucket") if name.startswith("Outputs")
+    ]
+    files = {value[1]["Role"]["Fn::GetAtt"][0]: f for f, value in functions(template).items()}
+    found: dict[str, dict[str, set[str]]] = {}
+    for policy in of_type(template, "AWS::IAM::Policy").values():
+        (role,) = policy["Properties"]["Roles"]
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+            resources, listed = statement["Resource"], statement["Action"]
+            for resource in resources if isinstance(resources, list) else [resources]:
+                if not isinstance(resource, dict) or "Fn::Join" not in resource:
+                    continue
+                where, path = resource["Fn::Join"][1][0], resource["Fn::Join"][1][-1]
+                if where != {"Fn::GetAtt": [outputs, "Arn"]}:
+                    continue
+                for action in [listed] if isinstance(listed, str) else listed:
+                    if action in {"s3:GetObject*", "s3:PutObject", "s3:DeleteObject*"}:
+                        kinds = found.setdefault(files[role["Ref"]], {})
+                        kinds.setdefault(action, set()).add(path.removeprefix("/"))
+    assert found == OBJECTS
+
+
+def test_share_hears_of_what_is_delivered_and_may_be_shared_alone(template: Template) -> None:
+    (notified,) = of_type(template, "Custom::S3BucketNotifications").values()
+    (queue,) = notified["Properties"]["NotificationConfiguration"]["QueueConfigurations"]
+    assert queue["Filter"]["Key"]["FilterRules"] == [{"Name": "prefix", "Value": "shared/"}]
 
 
 def test_share_is_the_only_function_that_writes_the_laion_bucket(template: Template) -> None:

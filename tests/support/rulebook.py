@@ -19,6 +19,8 @@ ADMINS = frozenset({1})
 """The accounts that the operator named."""
 WINDOW = 32
 """Waiting images that a pop looks at together."""
+BAD = "bad"
+"""An upload that is no picture."""
 UNLIMITED = -1
 
 WAITING, PROCESSING, OK, CENSORED = "waiting", "processing", "ok", "censored"
@@ -98,8 +100,10 @@ class Image:
     holder: int | None = None
     """Whose worker took it last."""
     lease_until: int = 0
-    uploads: set[int] = field(default_factory=set)
-    """Claims whose worker has uploaded a file."""
+    uploads: dict[int, str] = field(default_factory=dict)
+    """What is uploaded, by claim: a picture's colour, or ``BAD``."""
+    delivered: str = ""
+    """The colour of the picture that was delivered."""
     was_shared: bool = False
 
     @property
@@ -169,10 +173,10 @@ class Rules:
         self.accounts: dict[int, Account] = {}
         self.keys: dict[str, SharedKey] = {}
         self.requests: dict[str, Request] = {}
-        self.uploads: list[tuple[Image, int]] = []
-        """Uploads that nobody has judged yet, by their claim."""
-        self.data_set: dict[str, int] = {}
-        """The images that are in it, by the claim that delivered them."""
+        self.unjudged: list[Image] = []
+        """Delivered images of which ``share`` has not decided yet."""
+        self.data_set: dict[str, str] = {}
+        """The images that are in it, by the colour of the picture that was delivered."""
         self.delivered = 0
         self._done: dict[tuple[int, str], tuple[object, int]] = {}
         self._sent: dict[frozenset[int], tuple[int, int]] = {}
@@ -359,9 +363,8 @@ class Rules:
             image.lease_until = self.now + image.request.lease_s
             image.request.expires_at = self.now + IN_FORCE.request_life_s
 
-    def upload(self, image: Image, claim: int) -> None:
-        image.uploads.add(claim)
-        self.uploads.append((image, claim))
+    def upload(self, image: Image, claim: int, what: str) -> None:
+        image.uploads[claim] = what
 
     def submit(self, owner_id: int, image: Image, state: str) -> int:
         """Hand an image in; returns the reward."""
@@ -378,7 +381,13 @@ class Rules:
             return 0
         if image.claims not in image.uploads:
             raise Refused("BadRequest")
+        if image.uploads[image.claims] == BAD:
+            del image.uploads[image.claims]
+            self._fault(image)
+            raise Refused("ImageRefused")
         image.state = OK if state == "ok" else CENSORED
+        image.delivered = image.uploads[image.claims]
+        self.unjudged.append(image)
         self.delivered += 1
         self.accounts[owner_id].move("REWARD", request.reward)
         if image.state == CENSORED:
@@ -413,17 +422,12 @@ class Rules:
     # --- the data set -----------------------------------------------------------------------------
 
     def judge(self) -> None:
-        """Share what was uploaded, delivered and may be shared; wait for what is not decided."""
-        left = []
-        for image, claim in self.uploads:
-            if not image.request.shared or claim != image.claims:
-                continue
-            if image.state == PROCESSING:
-                left.append((image, claim))
-            elif image.state == OK and not image.was_shared:
+        """Share what was delivered and may be shared."""
+        for image in self.unjudged:
+            if image.request.shared and image.state == OK:
                 image.was_shared = True
-                self.data_set[image.id] = claim
-        self.uploads = left
+                self.data_set[image.id] = image.delivered
+        self.unjudged = []
 
     def withdraw(self, images: Iterable[Image]) -> int:
         """Take images back, for good; returns how many."""
