@@ -45,9 +45,14 @@ class OperatedCloud:
         return self.local.client(account["api_key"])
 
     def worker(self) -> Client:
-        """A new volunteer; its client's balance cannot be read, since it has a worker key."""
-        account, _ = commands.register(self.local.store, "volunteer")
-        return self.local.client(commands.worker_key(self.local.store, account.username))
+        """The worker of a new volunteer."""
+        return self.volunteer()[1]
+
+    def volunteer(self) -> tuple[Client, Client]:
+        """A new volunteer: the account, and its worker, which pops and submits only."""
+        account, api_key = commands.register(self.local.store, "volunteer")
+        worker_key = commands.worker_key(self.local.store, account.username)
+        return self.local.client(api_key), self.local.client(worker_key)
 
     def done(self, client: Client, request_id: str, sweeping: bool = False) -> Any:
         """Wait until a request is done; returns its status."""

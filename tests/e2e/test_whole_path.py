@@ -257,17 +257,17 @@ def test_what_was_drawn_is_counted_from_the_stream(
 
 
 def test_an_owner_changes_and_deletes_a_worker(cloud: OperatedCloud, model: str) -> None:
-    worker = cloud.worker()
+    owner, worker = cloud.volunteer()
     worker.pop(models=[model], name=f"first {model}")
     path = f"/api/v2/workers/name/first%20{model}"
-    found = worker.expect(200, "GET", path)
+    found = owner.expect(200, "GET", path)
     one = f"/api/v2/workers/{found['id']}"
     change = {"maintenance": True, "name": f"second {model}"}
-    assert worker.expect(200, "PUT", one, change) == change
+    assert owner.expect(200, "PUT", one, change) == change
     refused = worker.call(
         "POST", "/api/v2/generate/pop", {"name": f"second {model}", "models": [model]}
     )
     assert (refused.status, refused.json["rc"]) == (403, "WorkerMaintenance")
-    assert worker.expect(200, "GET", one)["maintenance_mode"] is True
-    assert worker.expect(200, "DELETE", one)["deleted_id"] == found["id"]
-    assert worker.call("GET", one).status == 404
+    assert owner.expect(200, "GET", one)["maintenance_mode"] is True
+    assert owner.expect(200, "DELETE", one)["deleted_id"] == found["id"]
+    assert owner.call("GET", one).status == 404
