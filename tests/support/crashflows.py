@@ -4,6 +4,7 @@ Small on purpose: what they call is found by running them, see ``crashes``.
 """
 
 import base64
+import hashlib
 from functools import partial
 from typing import Any
 
@@ -80,6 +81,16 @@ def delivered(world: World, kind: str = "ada", **fields: Any) -> Facts:
     facts = popped(world, kind, amount=4, **fields)
     for one in [facts["job"], *_others(world, facts)]:
         assert world.submit(facts["worker"], one).status == 200
+    return facts
+
+
+def raced(world: World) -> Facts:
+    """Two submits of one image raced: the one that lost had stored its file too."""
+    facts = delivered(world, **SHARED)
+    lost = webp("black")
+    sha256 = hashlib.sha256(lost).hexdigest()
+    key = delivered_key(facts["job"], sha256, shareable=True)
+    images.put_webp(world.s3, world.bucket("Outputs"), key, lost)
     return facts
 
 
@@ -603,7 +614,7 @@ FLOWS = [
     submit("faulted a third time, once", repeats=False, says={"state": "faulted"}, **TWO),
     queued("share", partial(delivered, **SHARED), "share"),
     queued("share anonymous, two images", partial(delivered, kind="anonymous", **TWO), "share"),
-    queued("share nothing", delivered, "share"),
+    queued("share beside a file that was not delivered", raced, "share"),
     early(),
     queued("webhook", partial(delivered, webhook=f"{HOOK}/hook", **TWO), "webhook"),
     streamed("payouts", partial(delivered, **SHARED, **TWO)),
