@@ -101,7 +101,8 @@ def test_a_workers_statistics_are_kept_90_days_and_a_minutes_until_they_are_of_n
     def gone_at(series: Series) -> str | None:
         item = cloud.store.table.get(key_of(counters.row(series)))
         assert item is not None
-        return item.get("gone_at", {}).get("N")
+        found: str | None = item.get("gone_at", {}).get("N")
+        return found
 
     assert gone_at(worker) == str(now + 90 * DAY_S)
     assert (gone_at(of_minute), gone_at(total)) == ("33", None)

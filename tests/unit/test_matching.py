@@ -1,5 +1,6 @@
 """Who is served first, and which images a worker may take: each rule at its boundary."""
 
+import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_a_seed_wraps_and_what_is_no_short_number_is_read_as_bytes(
 
 
 def test_without_a_seed_each_image_has_one_of_all_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matching.secrets, "randbits", lambda bits: 2**bits - 1)
+    monkeypatch.setattr(secrets, "randbits", lambda bits: 2**bits - 1)
     assert matching.seed_of("", 1, 7) == 2**32 - 1
 
 

@@ -167,7 +167,7 @@ def test_stored_json_is_compact_and_keeps_letters_as_they_are() -> None:
 def test_what_is_stored_reads_back() -> None:
     assert items.decode({"SS": ["a", "b"]}) == frozenset({"a", "b"})
     assert items.decode({"L": [{"N": "1"}, {"BOOL": False}]}) == [1, False]
-    for empty in (None, False, [], frozenset()):
-        assert items.is_empty(empty)
-    for full in (True, 0, "", [0]):
-        assert not items.is_empty(full)
+    nothing: list[Any] = [None, False, [], frozenset()]
+    something: list[Any] = [True, 0, "", [0]]
+    assert all(items.is_empty(value) for value in nothing)
+    assert not any(items.is_empty(value) for value in something)

@@ -1,5 +1,7 @@
 """One table: what is read to its end, what is tried again, and what is given up."""
 
+import random
+import time
 from typing import Any
 
 import pytest
@@ -49,7 +51,7 @@ def table(*answers: Any) -> tuple[Table, Client]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that were made; none is waited for."""
     found: list[float] = []
-    monkeypatch.setattr(tables.time, "sleep", found.append)
+    monkeypatch.setattr(time, "sleep", found.append)
     return found
 
 
@@ -220,19 +222,19 @@ def test_what_meets_others_without_end_is_given_up(pauses: list[float]) -> None:
 
 
 def test_pauses_double_up_to_a_bound(monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:
-    monkeypatch.setattr(tables.random, "uniform", lambda least, most: (least, most))
+    monkeypatch.setattr(random, "uniform", lambda least, most: least + 1000 * most)
     assert [tables.pause_s(attempt) for attempt in (0, 1, 4, 5, 29)] == [
-        (0.005, 0.02),
-        (0.005, 0.04),
-        (0.005, 0.32),
-        (0.005, 0.4),
-        (0.005, 0.4),
+        20.005,
+        40.005,
+        320.005,
+        400.005,
+        400.005,
     ]
     client = Client(
         refusal("TransactionConflictException"), refusal("TransactionConflictException"), 1
     )
     tables.retry_on_conflict(client.write)
-    assert pauses == [(0.005, 0.02), (0.005, 0.04)]
+    assert pauses == [20.005, 40.005]
 
 
 # --- the parts of a transaction ------------------------------------------------------------------
