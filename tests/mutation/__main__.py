@@ -18,6 +18,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -284,18 +285,41 @@ def tree() -> str:
     return stamp(sys.version, *(f"{path} {stamp(path.read_text())}" for path in paths))
 
 
-def explanations() -> dict[tuple[str, str, str, str], str]:
-    """Return why a mutant changes nothing that counts, by the mutant's key."""
+@dataclass(frozen=True)
+class Explanation:
+    """Why some mutants change nothing that counts.
+
+    ``function`` may have stars. Without ``was`` or ``now`` it fits any line of the function.
+    """
+
+    file: str
+    function: str
+    reason: str
+    was: str = ""
+    now: str = ""
+
+    def fits(self, mutant: Mutant) -> bool:
+        """Return whether it explains a mutant."""
+        return (
+            self.file == mutant.file
+            and fnmatchcase(mutant.function, self.function)
+            and self.was in {"", mutant.was}
+            and self.now in {"", mutant.now}
+        )
+
+
+def explanations() -> list[Explanation]:
+    """Return what ``explained.toml`` explains."""
     rows = tomllib.loads(EXPLAINED.read_text()).get("mutant", [])
-    return {
-        (
-            row["file"],
-            row["function"],
-            " ".join(row["was"].split()),
-            " ".join(row["now"].split()),
-        ): row["reason"]
+    return [
+        Explanation(**{name: " ".join(value.split()) for name, value in row.items()})
         for row in rows
-    }
+    ]
+
+
+def explained(mutant: Mutant, known: Iterable[Explanation]) -> bool:
+    """Return whether a mutant is explained."""
+    return any(each.fits(mutant) for each in known)
 
 
 def hints() -> dict[str, str]:
@@ -313,8 +337,8 @@ def start(files: Sequence[str], budget: float, *, everything: bool) -> tuple[Run
     base = tree()
     known = make_map(KEPT / f"{base}.map")
     every = [each for file in files for each in mutants(file, Path(file).read_bytes())]
-    explained = set() if everything else set(explanations())
-    chosen = [each for each in every if each.key not in explained]
+    reasons = [] if everything else explanations()
+    chosen = [each for each in every if not explained(each, reasons)]
     results = KEPT / f"{base}.jsonl"
     return Run(chosen, known, results, time.monotonic() + budget, hints()), every
 
@@ -351,16 +375,16 @@ def run_all(run: Run, jobs: int) -> None:
         print("stopped; the next run goes on from here")
 
 
-def report(run: Run, every: Sequence[Mutant], *, whole: bool) -> int:
+def report(run: Run, every: Sequence[Mutant]) -> int:
     """Print the figures of each file and the survivors; return how much is wrong."""
-    known, explained = run.known(), explanations()
+    known, reasons = run.known(), explanations()
     open_: list[tuple[Mutant, Outcome]] = []
     table: dict[str, Counter[str]] = {}
     for mutant in every:
         row = table.setdefault(mutant.file, Counter())
         outcome = known.get(mutant.name)
         state = outcome.state if outcome and outcome.state != NOT_PLANTED else "left"
-        if mutant.key in explained:
+        if explained(mutant, reasons):
             state = "explained" if state in {SURVIVED, "left"} else "killed, though explained"
         row[state] += 1
         if state == SURVIVED and outcome:
@@ -374,13 +398,17 @@ def report(run: Run, every: Sequence[Mutant], *, whole: bool) -> int:
     for mutant, outcome in open_:
         unseen = f" ({UNSEEN})" if outcome.test == UNSEEN else ""
         print(f"\n{mutant.file}:{mutant.lines[0]} {mutant.function}{unseen}\n{mutant.diff()}")
-    keys = {each.key for each in every}
-    stale = [key for key in explained if whole and key not in keys]
-    for key in stale:
-        print(f"\nexplained, and no such bug can be planted:\n  {' | '.join(key)}")
+    files = {each.file for each in every}
+    stale = [
+        each
+        for each in reasons
+        if each.file in files and not any(each.fits(mutant) for mutant in every)
+    ]
+    for each in stale:
+        print(f"\nexplained, and no such bug can be planted: {each}")
     for mutant in every:
         outcome = known.get(mutant.name)
-        if mutant.key in explained and outcome and outcome.state in {KILLED, TIMEOUT}:
+        if explained(mutant, reasons) and outcome and outcome.state in {KILLED, TIMEOUT}:
             print(f"\nexplained, and {outcome.test} sees it:\n{mutant.diff()}")
     failed = unsteady(run, {each.test for each in known.values() if each.state == KILLED})
     for test in failed:
@@ -396,12 +424,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--all", action="store_true", help="run those that are explained, too")
     asked = parser.parse_args(arguments)
-    whole = not asked.files
     files = asked.files or [str(path) for room in ROOMS for path in sorted(Path(room).glob("*.py"))]
     run, every = start(files, asked.budget, everything=asked.all)
     begun = time.monotonic()
     run_all(run, asked.jobs)
-    wrong = report(run, every, whole=whole)
+    wrong = report(run, every)
     print(f"\n{time.monotonic() - begun:.0f} s with {asked.jobs} jobs; {wrong} to look at")
     return 1 if wrong else 0
 

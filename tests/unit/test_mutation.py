@@ -152,9 +152,20 @@ def test_nothing_is_planted_in_a_function_that_this_process_has_not() -> None:
     assert not Functions([]).plant(mutant)
 
 
+def test_an_explanation_fits_a_function_or_one_change_of_it() -> None:
+    mutant = Mutant(FILE, "A.f", True, (1, 1), 0, 0, "", "a < b", "a <= b")
+    whole = tester.Explanation(FILE, "A.*", "")
+    assert whole.fits(mutant)
+    assert tester.Explanation(FILE, "A.f", "", was="a < b", now="a <= b").fits(mutant)
+    assert not tester.Explanation(FILE, "A.f", "", was="a < b", now="a > b").fits(mutant)
+    assert not tester.Explanation(FILE, "f", "").fits(mutant)
+    assert not tester.Explanation("other.py", "A.f", "").fits(mutant)
+
+
 def test_each_explanation_has_a_reason_and_fits_a_bug_that_can_be_planted() -> None:
     explained = tester.explanations()
-    files = {file for file, *_ in explained}
-    possible = {each.key for file in files for each in mutants(file, Path(file).read_bytes())}
-    assert set(explained) <= possible
-    assert all(len(reason.split()) > 3 for reason in explained.values())
+    files = {each.file for each in explained}
+    possible = [one for file in files for one in mutants(file, Path(file).read_bytes())]
+    for each in explained:
+        assert any(each.fits(mutant) for mutant in possible), each
+        assert len(each.reason.split()) > 3, each
