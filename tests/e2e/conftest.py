@@ -44,9 +44,14 @@ class OperatedCloud:
         commands.grant(self.local.store, account["username"], kudos)
         return self.local.client(account["api_key"])
 
-    def worker(self) -> Client:
-        """A new volunteer; its client's balance cannot be read, since it has a worker key."""
+    def worker(self, *, fleet: bool = False) -> Client:
+        """A new volunteer, or the operator's own workers, which nothing limits.
+
+        Its client's balance cannot be read, since it has a worker key.
+        """
         account, _ = commands.register(self.local.store, "volunteer")
+        if fleet:
+            assert self.local.store.accounts.change(account, {"fleet": True})
         return self.local.client(commands.worker_key(self.local.store, account.username))
 
     def done(self, client: Client, request_id: str, sweeping: bool = False) -> Any:
