@@ -56,7 +56,7 @@ def test_an_image_whose_worker_died_is_drawn_by_another(cloud: OperatedCloud, mo
 
 
 def test_the_last_fault_ends_a_request_and_refunds_it(cloud: OperatedCloud, model: str) -> None:
-    client, worker = cloud.user(), cloud.worker()
+    client, worker = cloud.user(), cloud.worker(fleet=True)
     before = client.kudos()
     accepted = client.generate(small(models=[model], n=2))
     for _ in range(MAX_FAULTS):
@@ -101,7 +101,7 @@ def test_exactly_one_of_16_submits_wins(cloud: OperatedCloud, model: str) -> Non
 
 
 def test_16_workers_at_once_get_16_different_images(cloud: OperatedCloud, model: str) -> None:
-    client, worker = cloud.user(), cloud.worker()
+    client, worker = cloud.user(), cloud.worker(fleet=True)
     client.generate(small(models=[model], n=16))
     jobs = together(16, lambda number: worker.pop(models=[model], name=f"volunteer {number}"))
     assert len({job["id"] for job in jobs}) == 16

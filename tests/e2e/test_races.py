@@ -17,10 +17,12 @@ from horde import ending
 from horde.edge.auth import key_hash
 from horde.records import Generation, Request, State, Worker
 from horde.rules.accounts import MAX_API_KEYS
+from horde.rules.standing import UNMEASURED_HELD
 from tests.e2e.conftest import OperatedCloud, small
 from tests.support.api_calls import Reply
 from tests.support.arena import Arena, arena, at_once
 from tests.support.numbers import (
+    CONCURRENCY,
     FLOOR,
     MAX_FAULTS,
     OVER_S,
@@ -75,8 +77,9 @@ def pop(ring: Arena, worker: str, name: str, **fields: Any) -> Reply:
 
 
 def owner(ring: Arena) -> tuple[int, str]:
-    """Somebody with a worker; returns the account and its worker key."""
+    """The owner of the operator's own workers, which nothing limits, and their key."""
     user, _ = ring.register("owner")
+    ring.set_flags(user, fleet=True)
     return user, ring.worker_key(user)
 
 
@@ -137,6 +140,39 @@ def test_32_pops_at_once_share_out_20_images_without_a_double(ring: Arena) -> No
         given = [answer.body["id"] for answer in answers if answer.body["id"]]
         assert sorted(given) == sorted(request.generations)
         assert states(ring, request) == {State.PROCESSING: 20}
+
+
+def test_16_posts_at_once_do_not_pass_the_limit_of_waiting_images(ring: Arena) -> None:
+    for _ in range(FEW):
+        _, key = ring.register("ada", 10_000)
+        answers = at_once(*[partial(post, ring, key, n=10)] * 16)
+        assert statuses(answers) == {202: CONCURRENCY // 10, "TooManyPrompts": 13}
+
+
+def test_a_volunteers_pops_at_once_hold_no_more_than_it_may(ring: Arena) -> None:
+    _, key = rich(ring)
+    for _ in range(FEW):
+        worker = ring.new_worker("volunteer")
+        name = f"w {uuid.uuid4()}"
+        assert pop(ring, worker, name).status == 200  # it is known from now on
+        requests = [ask(ring, key, n=20), ask(ring, key, n=20)]
+        answers = at_once(*[partial(pop, ring, worker, name, amount=4)] * 8)
+        assert statuses(answers) == {200: 8}
+        taken = [one for answer in answers for one in answer.body["ids"]]
+        assert len(taken) == len(set(taken)) == UNMEASURED_HELD
+        ring.recount()
+        # A fault, an end and a cancellation of the same images at once: each is counted once.
+        faults = [partial(ring.submit, worker, one, state="faulted") for one in taken]
+        cancels = [partial(ring.cancel, request.id) for request in requests]
+        statuses(at_once(*faults, *cancels, *faults))
+        ring.recount()
+
+
+def test_of_32_first_pops_of_one_owner_three_register_a_worker(ring: Arena) -> None:
+    for number in range(FEW):
+        worker = ring.new_worker("volunteer")
+        pops = [partial(pop, ring, worker, f"{number} {one}") for one in range(THREADS)]
+        assert statuses(at_once(*pops)) == {200: 3, "TooManyWorkers": THREADS - 3}
 
 
 def test_of_32_first_pops_of_one_name_one_registers_the_worker(ring: Arena) -> None:

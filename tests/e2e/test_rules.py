@@ -54,7 +54,7 @@ def test_source_processing_without_a_source_image_is_text_to_image(
 def test_censored_flagged_and_faulted_images_are_never_shared(
     cloud: OperatedCloud, model: str
 ) -> None:
-    client, worker = cloud.user(), cloud.worker()
+    client, worker = cloud.user(), cloud.worker(fleet=True)
     before = client.kudos()
     never = []
     for submit in (

@@ -634,6 +634,14 @@ def test_a_reward_is_what_the_request_pays(made: Made) -> None:
     assert made.found() == {(name(made.image("painted")), Rule.REWARDED)}
 
 
+@pytest.mark.parametrize("choice", [{"preferred": True}, {"workers": ["w"]}])
+def test_nobody_earns_a_waived_price_from_whom_he_chose(made: Made, choice: dict[str, Any]) -> None:
+    made.change(made.image("painted"), **choice)
+    assert made.found() == set()  # it was paid
+    made.add(made.request("painted"), waived=made.number(made.request("painted"), "price"))
+    assert (name(made.image("painted")), Rule.REWARDED) in made.found()
+
+
 def test_a_reward_goes_to_the_workers_owner(made: Made) -> None:
     made.change(made.image("painted"), worker_user=int(made.ids["bob"]))
     assert made.found() == {(name(made.image("painted")), Rule.REWARDED)}

@@ -243,8 +243,10 @@ def test_a_worker_is_renamed_and_changed_in_one_write_or_not_at_all(
 
 
 def test_a_deleted_worker_is_gone_and_what_it_holds_is_still_paid(
-    cloud: Cloud, worker: str, owner_key: str
+    cloud: Cloud, owner: int, worker: str, owner_key: str
 ) -> None:
+    """Only the operator may delete a worker that holds images."""
+    cloud.set_flags(owner, fleet=True)
     cloud.generate()
     job = cloud.pop(worker).body
     old = cloud.worker_named()["id"]

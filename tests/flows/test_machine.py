@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 )
 
 from horde.edge import bodies
-from horde.records import Generation, Request, SharedKey, User
+from horde.records import Generation, Request, SharedKey, User, WorkerStats
 from horde.rules import pricing
 from horde.store.items import from_item
 from infra.operate import commands
@@ -164,15 +164,17 @@ class Machine(RuleBasedStateMachine):
     def ask_with_a_shared_key(self, key: str, body: rulebook.Body) -> Any:
         return self._ask(key, self.model.keys[key], body)
 
-    def _ask(self, api_key: str, payer: Any, body: rulebook.Body) -> Any:
+    def _ask(self, api_key: str, payer: Any, body: rulebook.Body, only: int | None = None) -> Any:
         sent = json_of(body)
+        if only is not None:
+            sent["workers"] = [self._worker_id(only)]
         parsed = bodies.parse(bodies.GenerateRequest, sent)
         quote = pricing.quote(parsed.spec, shared=False, baseline=BASELINE)
         lease_s = pricing.lease_seconds(parsed.spec, baseline=BASELINE)
         answer = self.cloud.call("POST /api/v2/generate/async", sent, key=api_key)
         try:
             request, total = self.model.ask(
-                payer, body, price=quote.price, reward=quote.reward, lease_s=lease_s
+                payer, body, price=quote.price, reward=quote.reward, lease_s=lease_s, only=only
             )
         except rulebook.Refused as refusal:
             assert_refused(answer, refusal)
@@ -250,16 +252,31 @@ class Machine(RuleBasedStateMachine):
     def pop(self, worker: int, amount: int, mixed: bool, img2img: bool) -> Any:
         return multiple(*self._pop(worker, amount=amount, mixed=mixed, img2img=img2img))
 
-    def _pop(self, worker: int, *, amount: int, mixed: bool, img2img: bool) -> list[Job]:
+    def _worker_id(self, owner: int) -> str:
+        """Return the id of somebody's worker; it has popped at least once."""
+        found = self.cloud.store.workers.named(f"worker of {owner}")
+        assert found is not None
+        return found
+
+    def _speed(self, worker: int) -> int | None:
+        """Return a worker's measured speed, as its next pop will read it."""
+        found = self.cloud.store.workers.named(f"worker of {worker}")
+        return self.cloud.store.workers.with_owner(found, worker)[1].speed
+
+    def _pop(
+        self, worker: int, *, amount: int, mixed: bool, img2img: bool, prefers: int | None = None
+    ) -> list[Job]:
+        speed = self._speed(worker)
         answer = self.cloud.pop(
             self.worker_keys[worker],
             name=f"worker of {worker}",
             amount=amount,
             mixed_batch=mixed,
             allow_img2img=img2img,
+            **({} if prefers is None else {"priority_usernames": [f"ada#{prefers}"]}),
         )
         try:
-            self.model.caller(worker)
+            self.model.may_pop(worker, speed, img2img=img2img)
         except rulebook.Refused as refusal:
             assert_refused(answer, refusal)
             return []
@@ -269,7 +286,13 @@ class Machine(RuleBasedStateMachine):
         else:
             jobs = list(zip(answer.body["ids"], answer.body.get("r2_uploads", []), strict=True))
         self.model.pop(
-            worker, [one for one, _ in jobs], amount=amount, mixed=mixed, img2img=img2img
+            worker,
+            [one for one, _ in jobs],
+            amount=amount,
+            mixed=mixed,
+            img2img=img2img,
+            speed=speed,
+            prefers=prefers,
         )
         return [(one, self.model.image(one).claims, url) for one, url in jobs]
 
@@ -334,6 +357,89 @@ class Machine(RuleBasedStateMachine):
             assert_refused(answer, refusal)
             return
         assert (answer.status, answer.body) == (200, {"reward": reward}), answer
+
+    # --- those who mean harm ----------------------------------------------------------------------
+
+    @rule(target=jobs, worker=workers)
+    def fault_everything(self, worker: int) -> Any:
+        """Take what it gets, and give it up, until it gets nothing."""
+        return multiple(*self._fault_everything(worker))
+
+    def _fault_everything(self, worker: int) -> list[Job]:
+        given_up: list[Job] = []
+        while jobs := self._pop(worker, amount=20, mixed=True, img2img=True):
+            for job in jobs:
+                self._submit(worker, job, "faulted")
+            given_up += jobs
+        return given_up
+
+    @rule(target=jobs, worker=workers)
+    def hold_everything(self, worker: int) -> Any:
+        """Take what it gets, and keep it."""
+        held: list[Job] = []
+        while jobs := self._pop(worker, amount=20, mixed=True, img2img=True):
+            held += jobs
+        return multiple(*held)
+
+    @rule(job=jobs, state=st.sampled_from(["ok", "censored", "csam"]))
+    def submit_garbage(self, job: Job, state: str) -> None:
+        """Upload what is no image, and ask to be paid for it."""
+        image, claim, url = job
+        if (self.model.image(image).state, self.model.image(image).claims) != (
+            rulebook.PROCESSING,
+            claim,
+        ):
+            return
+        self.cloud.upload(url, b"garbage")
+        self.model.upload(self.model.image(image), claim, rulebook.BAD)
+        self._submit(self.model.image(image).holder, job, state)
+
+    @rule(target=requests, user=users, worker=workers, body=bodies_sent)
+    def ask_for_an_accomplice(self, user: int, worker: int, body: rulebook.Body) -> Any:
+        return self._ask_for(self.api_keys[user], user, worker, body)
+
+    @rule(target=requests, worker=workers, body=bodies_sent)
+    def ask_anonymously_for_an_accomplice(self, worker: int, body: rulebook.Body) -> Any:
+        return self._ask_for(ANONYMOUS, None, worker, body)
+
+    def _ask_for(self, key: str, payer: int | None, worker: int, body: rulebook.Body) -> Any:
+        """Ask for images that one worker alone may draw."""
+        if self.cloud.store.workers.named(f"worker of {worker}") is None:
+            return multiple()
+        return self._ask(key, payer, body, only=worker)
+
+    @rule(target=jobs, worker=workers, user=users)
+    def prefer_an_accomplice(self, worker: int, user: int) -> Any:
+        jobs = self._pop(worker, amount=20, mixed=True, img2img=True, prefers=user)
+        for job in jobs:
+            self._upload(job)
+            self._submit(worker, job, "ok")
+        return multiple(*jobs)
+
+    @rule(target=requests, user=users, n=st.sampled_from([15, 20]))
+    def flood(self, user: int, n: int) -> Any:
+        """Ask for as much as an account may have waiting, and more."""
+        body = rulebook.Body(n=n)
+        asked = [self._ask(self.api_keys[user], user, body) for _ in range(3)]
+        return multiple(*[one for one in asked if isinstance(one, str)])
+
+    @rule(worker=workers)
+    def end_the_maintenance(self, worker: int) -> None:
+        if self.cloud.store.workers.named(f"worker of {worker}") is None:
+            return
+        answer = self.cloud.call(
+            "PUT /api/v2/workers/{id}",
+            {"maintenance": False},
+            key=self.api_keys[worker],
+            id=self._worker_id(worker),
+        )
+        try:
+            self.model.caller(worker)
+        except rulebook.Refused as refusal:
+            assert_refused(answer, refusal)
+            return
+        assert answer.status == 200, answer
+        self.model.resting.discard(worker)
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -523,13 +629,14 @@ class Machine(RuleBasedStateMachine):
         """The table is what the rules say, rewards paid."""
         self.cloud.pay()
         kinds: dict[str, list[Any]] = {
-            kind: [] for kind in ("USER", "REQUEST", "GENERATION", "SHAREDKEY")
+            kind: [] for kind in ("USER", "REQUEST", "GENERATION", "SHAREDKEY", "STATS")
         }
         for item in self.cloud.items():
             kinds.get(item["sk"]["S"], []).append(item)
         users = [from_item(User, item) for item in kinds["USER"]]
-        assert {one.id: (one.kudos, one.deleted) for one in users} == {
-            one.id: (one.kudos, one.deleted) for one in self.model.accounts.values()
+        assert {one.id: (one.kudos, one.deleted, one.waiting) for one in users} == {
+            one.id: (one.kudos, one.deleted, self.model.waiting_of(one))
+            for one in self.model.accounts.values()
         }
         requests = [from_item(Request, item) for item in kinds["REQUEST"]]
         assert {
@@ -543,6 +650,14 @@ class Machine(RuleBasedStateMachine):
         assert {one.id: (str(one.state), one.attempt, one.worker_user) for one in images} == {
             one.id: (one.state, one.claims, one.holder) for one in self.model.images
         }
+        held = {
+            image
+            for item in kinds["STATS"]
+            if item["pk"]["S"].startswith("WORKER#")
+            for image in from_item(WorkerStats, item).held
+        }
+        assert held == {one.id for one in self.model.images if one.state == rulebook.PROCESSING}
+        self.cloud.recount()
         keys = [from_item(SharedKey, item) for item in kinds["SHAREDKEY"]]
         assert {one.id: (one.kudos, one.utilized, one.expires_at) for one in keys} == {
             one.id: (one.budget, one.used, one.expires_at)
@@ -564,9 +679,34 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if sys.exc_info()[0] is None:
+                self._serve_the_honest()
                 self._let_all_end()
         finally:
             self._stack.close()
+
+    def _serve_the_honest(self) -> None:
+        """Whatever happened before: a user pays for images, two workers mean harm, one draws."""
+        for worker in list(self.worker_keys)[:2]:
+            if not self.model.accounts[worker].deleted:
+                self._fault_everything(worker)
+        user, worker = self._register(), self._register_worker(self._register())
+        self.grant(user, 100)
+        request = self._ask(self.api_keys[user], user, rulebook.Body(n=4))
+        mine = self.model.requests[request]
+        for hostile in list(self.worker_keys)[:2]:
+            if not self.model.accounts[hostile].deleted:
+                self._fault_everything(hostile)
+        while mine.count(rulebook.WAITING):
+            self._pass(1)
+            jobs = self._pop(worker, amount=20, mixed=True, img2img=True)
+            assert jobs, "an honest worker gets what waits"
+            for job in jobs:
+                self._upload(job)
+                self._submit(worker, job, "ok")
+        assert mine.count(rulebook.OK) == 4
+        self.compare()
+        balance = self.model.accounts[user].kudos
+        assert balance == rulebook.FLOOR + 100 - 4 * (mine.price + mine.tax)
 
     def _let_all_end(self) -> None:
         """Workers go, time passes; then everything is settled."""

@@ -236,8 +236,7 @@ def test_more_counters_than_a_transaction_takes_are_counted_in_parts(
         sizes.append(len(parts))
         real(self, parts)
 
-    owner = cloud.register("many")[0]
-    key = cloud.worker_key(owner)
+    key = cloud.new_worker("many", trusted=True)
     cloud.generate(params={"n": 5})
     for number in range(5):
         job = cloud.pop(key, name=f"w{number}").body

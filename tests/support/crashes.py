@@ -366,7 +366,7 @@ def worlds(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[World]
 
         with direct.quick(), hooked(world.wire, outside), seeded(world.random), _silent():
             owner, world.gpu_owner = world.register("gpus")
-            world.set_flags(owner, trusted=True)
+            world.set_flags(owner, trusted=True, fleet=True)
             world.gpu_key = world.worker_key(owner)
             world.overrides["ADMINS"] = str(owner)
             yield world

@@ -19,6 +19,8 @@ from horde.records import (
     User,
     delivered_key,
 )
+from horde.rules.standing import MAX_DROPPED
+from horde.store import counts
 from horde.store.accounts import deleted
 from horde.store.settlements import POSTED_WITHIN_S
 from tests.support import proof
@@ -74,6 +76,14 @@ def popped(world: World, kind: str = "ada", amount: int = 1, **fields: Any) -> F
     for url in facts["urls"]:
         world.upload(url)
     return facts
+
+
+def next_worker(world: World, facts: Facts, number: int) -> None:
+    """Have a worker of somebody else take an image that was faulted."""
+    facts["worker"] = world.worker_key(world.register(f"volunteer {number}")[0])
+    answer = world.pop(facts["worker"], name=f"w{number}")
+    assert answer.body["id"], answer
+    facts["job"] = answer.body["id"]
 
 
 def delivered(world: World, kind: str = "ada", **fields: Any) -> Facts:
@@ -187,10 +197,10 @@ def lease_over(world: World, **fields: Any) -> Facts:
 def last_lease_over(world: World, **fields: Any) -> Facts:
     """One worker too many took an image and never came back; others of its request wait."""
     facts = popped(world, **fields)
-    for _ in range(MAX_FAULTS - 1):
+    for number in range(2, MAX_FAULTS + 1):
         world.clock.pass_seconds(facts["ttl"] + 1)
         world.sweep()
-        world.pop(facts["worker"])
+        next_worker(world, facts, number)
     world.clock.pass_seconds(facts["ttl"] + 1)
     return facts
 
@@ -229,11 +239,22 @@ def half_cancelled(world: World) -> Facts:
 # --- workers --------------------------------------------------------------------------------------
 
 
-def pop(name: str, *, repeats: bool, known: bool = False, amount: int = 2, **fields: Any) -> Flow:
+def pop(
+    name: str,
+    kind: str = "ada",
+    *,
+    repeats: bool,
+    known: bool = False,
+    fleet: bool = False,
+    amount: int = 2,
+    **fields: Any,
+) -> Flow:
+    """Pop as a volunteer's worker, or as one of the operator's own."""
+
     def before(world: World) -> Facts:
-        facts = asked(world, params={"n": amount}, **fields)
+        facts = asked(world, kind, params={"n": amount}, **fields)
         world.move(gpus=False)
-        facts["worker"] = world.new_worker("volunteer")
+        facts["worker"] = world.gpu_key if fleet else world.new_worker("volunteer")
         if known:
             world.pop(facts["worker"], models=["another"])
             world.clock.pass_seconds(MINUTE_S)
@@ -243,6 +264,57 @@ def pop(name: str, *, repeats: bool, known: bool = False, amount: int = 2, **fie
         world.ask(lambda: world.pop(facts["worker"], amount=amount, max_pixels=2**22))
 
     return Flow(f"pop {name}", before, act, repeats=repeats)
+
+
+def dropped(*, repeats: bool) -> Flow:
+    """A worker that dropped too many images pops, and is put into maintenance."""
+
+    def before(world: World) -> Facts:
+        facts = asked(world)
+        world.move(gpus=False)
+        owner, facts["key"] = world.register("volunteer")
+        facts["worker"] = world.worker_key(owner)
+        world.pop(facts["worker"], models=["another"])
+        worker_id = world.worker_named()["id"]
+        drop = counts.drop(owner, worker_id)
+        for _ in range(MAX_DROPPED + 1):
+            assert world.store.table.try_transact([drop])
+        return facts
+
+    def act(world: World, facts: Facts) -> None:
+        world.ask(lambda: world.pop(facts["worker"]))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        reply, shown = last(world), world.worker_named(key=facts["key"])
+        rests = shown["maintenance_mode"] and "dropped" in shown["maintenance_msg"]
+        return [
+            *unless(reply.status != 200, "a worker that dropped too much got an image"),
+            *unless(rests or not repeats, "a worker that dropped too much does not rest"),
+        ]
+
+    return Flow("pop by a worker that dropped too much", before, act, after, repeats=repeats)
+
+
+def delete_worker(*, repeats: bool) -> Flow:
+    """An owner deletes a worker that holds nothing."""
+
+    def before(world: World) -> Facts:
+        owner, key = world.register("volunteer")
+        world.pop(world.worker_key(owner), models=["another"])
+        return {"key": key, "id": world.worker_named()["id"]}
+
+    def act(world: World, facts: Facts) -> None:
+        route = "DELETE /api/v2/workers/{id}"
+        world.ask(lambda: world.call(route, key=facts["key"], id=facts["id"]))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        left = sum(facts["id"] in str(item) for item in world.items())
+        return [
+            *unless(left in {0, 3}, f"{left} of a worker, its name and its owner's item are left"),
+            *unless(last(world).status != 200 or not left, "deleted, and still there"),
+        ]
+
+    return Flow("delete a worker, once", before, act, after, repeats=repeats)
 
 
 def work(name: str, *, repeats: bool, careful: bool = True, **fields: Any) -> Flow:
@@ -261,16 +333,22 @@ def work(name: str, *, repeats: bool, careful: bool = True, **fields: Any) -> Fl
 
 
 def submit(
-    name: str, kind: str = "ada", *, repeats: bool = True, says: Facts | None = None, **fields: Any
+    name: str,
+    kind: str = "ada",
+    *,
+    repeats: bool = True,
+    says: Facts | None = None,
+    faults: int = 0,
+    **fields: Any,
 ) -> Flow:
+    """Submit an image that was faulted ``faults`` times before."""
     said = says or {}
 
     def before(world: World) -> Facts:
         facts = popped(world, kind, **fields)
-        faulty = said.get("state") == "faulted" or said is REFUSED
-        for _ in range(MAX_FAULTS - 1 if faulty else 0):
+        for number in range(2, faults + 2):
             assert world.submit(facts["worker"], facts["job"], state="faulted").status == 200
-            facts["job"] = world.pop(facts["worker"]).body["id"]
+            next_worker(world, facts, number)
         return facts
 
     def act(world: World, facts: Facts) -> None:
@@ -595,6 +673,12 @@ FLOWS = [
     pop("by a new worker, once", repeats=False),
     pop("by a worker that is known", repeats=True, known=True),
     pop("by a worker that is known, once", repeats=False, known=True),
+    pop("by one of the operator's own, once", repeats=False, fleet=True),
+    pop("of an anonymous request, once", "anonymous", repeats=False),
+    pop("of an anonymous request, by one of the operator's own", "anonymous", repeats=True,
+        fleet=True),
+    dropped(repeats=True),
+    delete_worker(repeats=False),
     pop("of a source image", repeats=False, amount=1, source_image=png_base64()),
     work("again and again", repeats=True, **SHARED),
     work("once", repeats=False, **SHARED),
@@ -605,13 +689,18 @@ FLOWS = [
     submit("anonymous", "anonymous", repeats=False),
     submit("with a webhook, partly waived", "poor", webhook=f"{HOOK}/hook"),
     submit("inline", says=INLINE),
-    submit("refused a third time, one of two", "poor", says=REFUSED, **TWO),
-    submit("refused a third time, once", repeats=False, says=REFUSED, **TWO),
+    submit("refused a third time, one of two", "poor", says=REFUSED, faults=MAX_FAULTS - 1, **TWO),
+    submit("refused a third time, once", repeats=False, says=REFUSED, faults=MAX_FAULTS - 1, **TWO),
     submit("censored, partly waived", "poor", says={"state": "censored"}, **SHARED),
     submit("censored, by a shared key, once", repeats=False, says={"state": "censored"},
            by_shared_key=True),
-    submit("faulted a third time, one of two", "poor", says={"state": "faulted"}, **TWO),
-    submit("faulted a third time, once", repeats=False, says={"state": "faulted"}, **TWO),
+    submit("faulted, one of two", "poor", says={"state": "faulted"}, **TWO),
+    submit("faulted, once", repeats=False, says={"state": "faulted"}),
+    submit("faulted, anonymous, once", "anonymous", repeats=False, says={"state": "faulted"}),
+    submit("faulted a third time, one of two", "poor", says={"state": "faulted"},
+           faults=MAX_FAULTS - 1, **TWO),
+    submit("faulted a third time, once", repeats=False, says={"state": "faulted"},
+           faults=MAX_FAULTS - 1, **TWO),
     queued("share", partial(delivered, **SHARED), "share"),
     queued("share anonymous, two images", partial(delivered, kind="anonymous", **TWO), "share"),
     queued("share beside a file that was not delivered", raced, "share"),

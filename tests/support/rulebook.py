@@ -5,6 +5,8 @@ they are driven. Of the code under test it takes the numbers of the ruleset, and
 it is given; the logic is its own. CONTRIBUTING.md says how it stands to the audit.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -21,6 +23,9 @@ WINDOW = 32
 """Waiting images that a pop looks at together."""
 BAD = "bad"
 """An upload that is no picture."""
+HOUR_S = 3600
+MOST_DROPPED = 20
+"""Images that a worker may drop in an hour before it must rest."""
 UNLIMITED = -1
 
 WAITING, PROCESSING, OK, CENSORED = "waiting", "processing", "ok", "censored"
@@ -84,9 +89,14 @@ class Body:
     img2img: bool = False
 
     @property
+    def computed(self) -> float:
+        """The steps that are really computed; image-to-image computes 0.8 of them."""
+        return self.steps * (0.8 if self.img2img else 1)
+
+    @property
     def heavy(self) -> bool:
-        """Whether it must be paid in full; image-to-image computes 0.8 of its steps."""
-        return self.steps * (0.8 if self.img2img else 1) > IN_FORCE.max_steps
+        """Whether it must be paid in full."""
+        return self.computed > IN_FORCE.max_steps
 
 
 @dataclass
@@ -105,6 +115,10 @@ class Image:
     delivered: str = ""
     """The colour of the picture that was delivered."""
     was_shared: bool = False
+    failed: set[int] = field(default_factory=set)
+    """Whose worker has taken it and not drawn it."""
+    preferred: bool = False
+    """Whether the worker that holds it, or drew it, preferred its owner."""
 
     @property
     def failed_claims(self) -> int:
@@ -129,6 +143,8 @@ class Request:
     """Its place in the queue: best is largest."""
     lease_s: int
     expires_at: int
+    only: int | None = None
+    """Whose worker alone may draw it."""
     id: str = ""
     images: list[Image] = field(default_factory=list)
     cancelled: bool = False
@@ -180,6 +196,10 @@ class Rules:
         self.delivered = 0
         self._done: dict[tuple[int, str], tuple[object, int]] = {}
         self._sent: dict[frozenset[int], tuple[int, int]] = {}
+        self.resting: set[int] = set()
+        """Whose worker is in maintenance."""
+        self._dropped: Counter[tuple[int, int]] = Counter()
+        """What workers dropped, by their owner and the hour."""
 
     @property
     def now(self) -> int:
@@ -230,17 +250,18 @@ class Rules:
         price: int,
         reward: int,
         lease_s: int,
+        only: int | None = None,
     ) -> tuple[Request, int]:
         """Ask for images; returns the request, still without ids, and what it says it costs.
 
-        ``payer``: an account, a shared key, or nobody.
+        ``payer``: an account, a shared key, or nobody. ``only``: whose worker it names.
         """
         key = payer if isinstance(payer, SharedKey) else None
         owner = self._spender(payer)
         shared = not body.img2img and (owner is None or body.shared)
         tax = IN_FORCE.tax_shared if shared else IN_FORCE.tax_private
         total = (price + tax) * body.n
-        if owner is not None and self._waiting_of(owner) + body.n > IN_FORCE.concurrency:
+        if owner is not None and self.waiting_of(owner) + body.n > IN_FORCE.concurrency:
             raise Refused("TooManyPrompts")
         if key is not None and key.budget != UNLIMITED and key.budget < total:
             raise Refused("SharedKeyInsufficientKudos")
@@ -265,6 +286,7 @@ class Rules:
             rank=effective_kudos * 1000 - 5 * self.now_ms,
             lease_s=lease_s,
             expires_at=self.now + IN_FORCE.request_life_s,
+            only=only,
         )
         return request, total
 
@@ -281,7 +303,7 @@ class Rules:
             raise Refused("SharedKeyEmpty")
         return payer.owner
 
-    def _waiting_of(self, owner: Account) -> int:
+    def waiting_of(self, owner: Account) -> int:
         return sum(i.state == WAITING and i.request.owner is owner for i in self.images)
 
     def visible(self, request: Request) -> None:
@@ -324,17 +346,59 @@ class Rules:
 
     # --- workers --------------------------------------------------------------------------------
 
-    def pop(
-        self, owner_id: int, taken: list[str], *, amount: int, mixed: bool, img2img: bool
-    ) -> None:
-        """Assert that a worker was given what it should get, and let it hold that."""
-        fits = [
+    def held_by(self, owner_id: int) -> set[str]:
+        """Return the images that somebody's worker holds."""
+        return {i.id for i in self.images if i.state == PROCESSING and i.holder == owner_id}
+
+    def may_hold(self, image: Image, speed: int | None) -> int:
+        """Return how many images like this one a worker may hold; a new one holds ten."""
+        if speed is None:
+            return 10
+        body = image.request.body
+        work = body.side**2 * math.ceil(body.computed)
+        return max(2, min(40, speed * image.request.lease_s // work))
+
+    def fitting(self, owner_id: int, speed: int | None, *, img2img: bool) -> list[Image]:
+        """Return what waits for somebody's worker."""
+        held = len(self.held_by(owner_id))
+        return [
             image
             for image in self.images
-            if image.state == WAITING and (img2img or not image.request.body.img2img)
+            if image.state == WAITING
+            and (img2img or not image.request.body.img2img)
+            and image.request.only in {None, owner_id}
+            and owner_id not in image.failed
+            and held < self.may_hold(image, speed)
         ]
-        own = [i for i in fits if i.request.owner is self.accounts[owner_id]]
-        choice = own or fits
+
+    def may_pop(self, owner_id: int, speed: int | None, *, img2img: bool) -> None:
+        """Refuse a worker that rests: since it dropped too much, or by its owner's leave."""
+        self.caller(owner_id)
+        if self._dropped[owner_id, self.now // HOUR_S] > MOST_DROPPED:
+            self.resting.add(owner_id)
+            raise Refused("WorkerMaintenance")
+        own = self.accounts[owner_id]
+        fits = self.fitting(owner_id, speed, img2img=img2img)
+        if owner_id in self.resting and not any(image.request.owner is own for image in fits):
+            raise Refused("WorkerMaintenance")
+
+    def pop(
+        self,
+        owner_id: int,
+        taken: list[str],
+        *,
+        amount: int,
+        mixed: bool,
+        img2img: bool,
+        speed: int | None,
+        prefers: int | None,
+    ) -> None:
+        """Assert that a worker was given what it should get, and let it hold that."""
+        fits = self.fitting(owner_id, speed, img2img=img2img)
+        chosen = [owner_id, *([] if prefers is None else [prefers])]
+        choice = fits
+        for one in reversed(chosen):
+            choice = [i for i in fits if i.request.owner is self.accounts[one]] or choice
         if not choice:
             assert taken == []
             return
@@ -352,14 +416,16 @@ class Rules:
         ]
         assert len(set(taken)) == len(taken)
         assert all(image in mates for image in images[1:])
-        if len(fits) <= WINDOW:
-            assert len(taken) == min(amount, 1 + len(mates))
+        if sum(image.state == WAITING for image in self.images) <= WINDOW:
+            room = self.may_hold(lead, speed) - len(self.held_by(owner_id))
+            assert len(taken) == min(amount, 1 + len(mates), room)
             left = [image.request.rank for image in mates if image not in images]
             worst = min(image.request.rank for image in images)
             assert not left or worst >= max(left)
         assert len(taken) <= amount
         for image in images:
             image.state, image.claims, image.holder = PROCESSING, image.claims + 1, owner_id
+            image.preferred = image.request.owner in [self.accounts[one] for one in chosen]
             image.lease_until = self.now + image.request.lease_s
             image.request.expires_at = self.now + IN_FORCE.request_life_s
 
@@ -389,15 +455,28 @@ class Rules:
         image.delivered = image.uploads[image.claims]
         self.unjudged.append(image)
         self.delivered += 1
-        self.accounts[owner_id].move("REWARD", request.reward)
+        earned = self._earned(image)
+        self.accounts[owner_id].move("REWARD", earned)
         if image.state == CENSORED:
             self._give_back(request, request.price)
         request.expires_at = self.now + IN_FORCE.request_life_s
-        return request.reward
+        return earned
+
+    def _earned(self, image: Image) -> int:
+        """Who drew what he chose earns no more than was paid for it."""
+        request = image.request
+        if not image.preferred and request.only is None:
+            return request.reward
+        if request.owner is None or image.state == CENSORED:
+            return 0
+        return max(0, min(request.reward, request.price - request.waived))
 
     def _fault(self, image: Image) -> None:
         """A worker gave up or went silent."""
         request = image.request
+        assert image.holder is not None
+        image.failed.add(image.holder)
+        self._dropped[image.holder, self.now // HOUR_S] += 1
         if request.cancelled:
             self._end(image, CANCELLED)
         elif request.expires_at <= self.now:

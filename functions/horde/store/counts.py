@@ -95,7 +95,7 @@ def hold_no_more(generation: Generation, *, dropped: bool) -> list[Item]:
         values[":image"] = {"SS": [generation.id]}
     parts = [update(stats_key(Kind.WORKER, generation.worker_id), expression, "", values)]
     if dropped and generation.held and generation.worker_user is not None:
-        parts.append(_drop(generation.worker_user, generation.worker_id))
+        parts.append(drop(generation.worker_user, generation.worker_id))
     return parts
 
 
@@ -132,7 +132,8 @@ def dropped(item: Item | None, worker_id: str | None) -> Dropped:
     return Dropped(by_worker=int(by_worker["N"]), by_owner=int(item["by_owner"]["N"]))
 
 
-def _drop(owner_id: int, worker_id: str) -> Item:
+def drop(owner_id: int, worker_id: str) -> Item:
+    """Return the part that counts an image that a worker dropped."""
     return update(
         dropped_key(owner_id),
         f"SET {TTL} = :gone ADD by_owner :one, #worker :one",
