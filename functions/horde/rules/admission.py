@@ -83,12 +83,13 @@ def upfront_reason(spec: ImageSpec, side: int) -> str | None:
     return None
 
 
-def lacks_upfront(spec: ImageSpec, side: int, *, total: int, available: int) -> bool:
+def lacks_upfront(reason: str | None, *, total: int, available: int) -> bool:
     """Return whether a request needs ``total`` kudos upfront and the account lacks them.
 
-    ``available`` is the balance above the account's floor, in kudos.
+    ``reason`` is that of ``upfront_reason``. ``available`` is the balance above the account's
+    floor, in kudos.
     """
-    return upfront_reason(spec, side) is not None and available < total
+    return reason is not None and available < total
 
 
 def downgraded(spec: ImageSpec, side: int) -> ImageSpec:
@@ -124,13 +125,13 @@ def downgrade_message(spec: ImageSpec) -> str:
     )
 
 
-def check_upfront(spec: ImageSpec, side: int, *, total: int, available: int) -> None:
+def check_upfront(reason: str | None, *, total: int, available: int) -> None:
     """Refuse a request that needs more kudos upfront than the account has; raises KudosUpfront.
 
-    ``available`` is the balance above the account's floor, in kudos.
+    ``reason`` is that of ``upfront_reason``. ``available`` is the balance above the account's
+    floor, in kudos. ``store.charges`` decides again, by the balance that it charges.
     """
-    if lacks_upfront(spec, side, total=total, available=available):
-        reason = upfront_reason(spec, side)
+    if lacks_upfront(reason, total=total, available=available):
         message = (
             f"Due to heavy demand, this request needs its kudos upfront because {reason}. It costs "
             f"{total} kudos, but this account can spend {max(0, available)}. Please reduce its "
