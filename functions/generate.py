@@ -91,13 +91,13 @@ def generate(call: Call) -> Response:
     price = pricing.quote(spec, shared=decision.shared, baseline=baseline)
     available = user.kudos + gift - user.floor
     side = admission.max_side(seen.census, baseline)
-    upfront = admission.upfront_reason(spec, side)
+    upfront = admission.upfront_reason(spec, side, baseline)
     reduced = None
     if body.allow_downgrade and admission.lacks_upfront(
         upfront, total=price.total, available=available
     ):
-        spec = admission.downgraded(spec, side)
-        upfront = admission.upfront_reason(spec, side)
+        spec = admission.downgraded(spec, side, baseline)
+        upfront = admission.upfront_reason(spec, side, baseline)
         body = body.reduced_to(spec)
         price = pricing.quote(spec, shared=decision.shared, baseline=baseline)
         reduced = admission.downgrade_message(spec)
@@ -268,6 +268,7 @@ def plan(
         mask_key=f"{request_id}_msk.webp" if body.painting else None,
         webhook=body.webhook,
         ruleset=ruleset.IN_FORCE.version,
+        baseline=baseline,
     )
     generations = [
         Generation(
@@ -283,7 +284,7 @@ def plan(
             pixels=spec.pixels,
             ttl=pricing.lease_seconds(spec, baseline=baseline),
             user_id=user.id,
-            steps=math.ceil(pricing.accurate_steps(spec)),
+            steps=math.ceil(pricing.accurate_steps(spec, baseline=baseline)),
             nsfw=body.nsfw,
             img2img=img2img,
             painting=body.painting,

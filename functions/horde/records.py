@@ -123,6 +123,8 @@ class ImageSpec:
     denoising_strength: float | None = None
     img2img: bool = False
     """Whether there is a source image, repainted in part or in full."""
+    hires_fix: bool = False
+    """Whether a first, smaller pass is asked for; ``rules.pricing`` says when there is one."""
     slow_workers: bool = True
     """Whether slow workers may draw it."""
     extra_slow_workers: bool = False
@@ -174,6 +176,8 @@ class Request:
     """The shared key that paid; refunds also go to its budget."""
     ruleset: str = FIRST_RULESET
     """The version of the rules under which it was accepted (``rules.ruleset``)."""
+    baseline: str | None = None
+    """The model's family as priced, empty if unknown; None in requests from before it was kept."""
 
     @property
     def pixelsteps(self) -> int:

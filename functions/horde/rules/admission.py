@@ -10,7 +10,7 @@ from horde.rules import ruleset
 from horde.rules.pricing import accurate_steps
 from horde.rules.refusals import InvalidPromptSize, KudosUpfront, MissingPrompt, TooManyPrompts
 
-NATIVE_SIDE = {
+FREE_SIDE = {
     "stable_diffusion_2": 768,
     "stable_diffusion_2_512": 768,
     "stable_diffusion_2_768": 768,
@@ -63,21 +63,23 @@ def max_side(census: Census, baseline: str = "") -> int:
     queued = sum(load.images for load in census.models.values())
     side = rules.max_side + rules.side_per_thread * census.threads
     side -= round(rules.side_per_queued * queued)
-    return min(rules.max_side, max(rules.min_side, NATIVE_SIDE.get(baseline, 0), side))
+    return min(rules.max_side, max(rules.min_side, FREE_SIDE.get(baseline, 0), side))
 
 
-def upfront_reason(spec: ImageSpec, side: int) -> str | None:
+def upfront_reason(spec: ImageSpec, side: int, baseline: str = "") -> str | None:
     """Return why a request needs its kudos upfront, or None if it does not.
 
-    ``side`` is the side of the largest free square, from ``max_side``.
+    ``side`` is the side of the largest free square, from ``max_side``. ``baseline`` is the model's
+    family.
     """
     rules = ruleset.IN_FORCE
     if not spec.slow_workers:
         return "it refuses slow workers"
     if spec.sampler_name == "lcm" and spec.steps > rules.max_steps_lcm:
         return f"it asks for more than {rules.max_steps_lcm} LCM steps"
-    if accurate_steps(spec) > rules.max_steps:
-        return f"it asks for more than {rules.max_steps} steps"
+    if accurate_steps(spec, baseline=baseline) > rules.max_steps:
+        counted = " with the first pass of hires_fix" if spec.hires_fix else ""
+        return f"it asks for more than {rules.max_steps} steps{counted}"
     if spec.pixels > side**2:
         return f"it asks for more than {side}x{side} pixels"
     return None
@@ -92,10 +94,11 @@ def lacks_upfront(reason: str | None, *, total: int, available: int) -> bool:
     return reason is not None and available < total
 
 
-def downgraded(spec: ImageSpec, side: int) -> ImageSpec:
+def downgraded(spec: ImageSpec, side: int, baseline: str = "") -> ImageSpec:
     """Return a spec reduced until it needs no kudos upfront (``allow_downgrade``).
 
-    The size keeps its aspect ratio as far as multiples of 64 allow. The adaptive sampler ignores a
+    The size keeps its aspect ratio as far as multiples of 64 allow, and comes first, since the
+    first pass of ``hires_fix`` counts for more in a smaller image. The adaptive sampler ignores a
     limit on steps, so it becomes ``k_euler_a``.
     """
     rules, reduced = ruleset.IN_FORCE, replace(spec, slow_workers=True)
@@ -108,10 +111,10 @@ def downgraded(spec: ImageSpec, side: int) -> ImageSpec:
         )
     if spec.sampler_name == "lcm":
         reduced = replace(reduced, steps=min(spec.steps, rules.max_steps_lcm))
-    elif accurate_steps(spec) > rules.max_steps:
+    elif accurate_steps(reduced, baseline=baseline) > rules.max_steps:
         if spec.sampler_name == "k_dpm_adaptive":
             reduced = replace(reduced, sampler_name="k_euler_a")
-        per_step = accurate_steps(replace(reduced, steps=100)) / 100
+        per_step = accurate_steps(replace(reduced, steps=100), baseline=baseline) / 100
         reduced = replace(reduced, steps=min(spec.steps, int(rules.downgraded_steps / per_step)))
     return reduced
 
