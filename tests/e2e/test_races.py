@@ -24,7 +24,6 @@ from tests.support.numbers import (
     OVER_S,
     SMALL,
     SMALL_COST,
-    SMALL_COST_SHARED,
     SMALL_PRICE,
 )
 
@@ -469,7 +468,7 @@ def test_of_32_ratings_of_one_request_one_is_kept_and_paid(ring: Arena) -> None:
         calls = [partial(ring.call, route, body, id=request.id) for body in bodies]
         answers = at_once(*calls * (THREADS // 2))
         assert statuses(answers) == {200: 1, "AestheticsAlreadyExist": THREADS - 1}
-        assert ring.kudos(ada) == before + 2 * SMALL_COST_SHARED - 1
+        assert ring.kudos(ada) == before + 2 * SMALL_PRICE
 
 
 # --- a table that refuses and loses ---------------------------------------------------------------

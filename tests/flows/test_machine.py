@@ -231,7 +231,8 @@ class Machine(RuleBasedStateMachine):
             body["best"] = shown[0]
         answer = self.cloud.call("POST /api/v2/generate/rate/{id}", body, id=request)
         try:
-            reward = self.model.rate(model, ratings, best=best)
+            rated = dict(zip(shown, ratings, strict=False))
+            reward = self.model.rate(model, rated, shown[0] if best else None)
         except rulebook.Refused as refusal:
             assert_refused(answer, refusal)
             return

@@ -492,10 +492,10 @@ class Rules:
             del self.data_set[one]
         return len(gone)
 
-    def rate(self, request: Request, ratings: list[bool], *, best: bool) -> int:
-        """Rate the first images, each with or without artifacts, or name the best.
+    def rate(self, request: Request, ratings: dict[str, bool], best: str | None) -> int:
+        """Rate images, by their ids, each with or without artifacts, or name the best.
 
-        Returns the owner's reward.
+        No rating is a low one. Returns the owner's reward.
         """
         self.visible(request)
         if not ratings and not best:
@@ -511,13 +511,18 @@ class Rules:
         if request.rated:
             raise Refused("AestheticsAlreadyExist")
         request.rated = True
+        left = {
+            image.id
+            for image in request.images
+            if image.state == OK and not (image.was_shared and image.id not in self.data_set)
+        }
         if request.owner is None:
             return 0
-        earned = IN_FORCE.best_alone
-        if ratings:
-            extra = IN_FORCE.per_artifacts * sum(ratings)
-            earned = IN_FORCE.per_rating * len(ratings) + extra
-        reward = max(0, min(earned, request.cost - request.waived - 1))
+        kept = [artifacts for image, artifacts in ratings.items() if image in left]
+        earned = IN_FORCE.best_alone if best in left else 0
+        if kept:
+            earned = IN_FORCE.per_rating * len(kept) + IN_FORCE.per_artifacts * sum(kept)
+        reward = max(0, min(earned, len(left) * request.price - request.waived))
         if reward:
             request.owner.move("AWARD", reward)
         return reward

@@ -50,7 +50,7 @@ class Rule(StrEnum):
     TAXED = "a request's tax is the ruleset's tax for shared or private images"
     SHAREABLE = "images from a source image are never shared; anonymous text-to-image always is"
     PUBLISHED = "the data set has only delivered, uncensored images of shared requests"
-    RATED = "a rating's award goes to the request's owner, within the rules and below its cost"
+    RATED = "a rating's award goes to the request's owner, within the rules and its price"
     BUDGET = "a shared key has spent what its requests paid, and is not overdrawn"
     KEY_OWNER = "a shared key is listed in its owner's account"
     COUNTED = "statistics are the sums of the events they have counted"

@@ -4,6 +4,7 @@ from collections import defaultdict
 
 from horde.records import UNLIMITED, Request, SharedKey, State
 from horde.rules import ratings, ruleset
+from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
 from horde.store import items
 from horde.store.items import KEEP_S, partition
@@ -57,7 +58,7 @@ def awards(view: View) -> Findings:
         if row is None or row.request.anonymous or row.request.ruleset not in known:
             continue
         request = row.request
-        bound = min(view.cost(request) - 1, ratings.max_reward(request))
+        bound = min(_paid(view, request), ratings.max_reward(request))
         expected: dict[str, tuple[object, object]] = {
             "user of the award": (request.user_id, entry.user_id),
             "its request": ("rated", "rated" if row.rated else "not rated"),
@@ -73,6 +74,15 @@ def awards(view: View) -> Findings:
                     found=str(entry.amount if what == "amount" else found),
                     about=view.around(request.id) | {entry.row[0]},
                 )
+
+
+def _paid(view: View, request: Request) -> int:
+    """Return what ratings may earn at most of what was paid for a request."""
+    cost = view.cost(request)
+    if ruleset.of(request.ruleset).ratings_return_tax:
+        return cost - 1
+    entries = [*view.event(Kind.ACCEPT, request.id), *view.refunds(request)]
+    return cost - sum(entry.postings.get(Side.TAX, 0) for entry in entries)
 
 
 def sharedkeys(view: View) -> Findings:
