@@ -19,7 +19,7 @@ UNLIMITED = -1
 ONLINE_S = 5 * 60
 """Seconds since its last pop for which a worker is online."""
 FIRST_RULESET = "2026-11"
-"""The ruleset of a request that names none (``rules.ruleset``)."""
+"""The ruleset of a request or an account that names none (``rules.ruleset``)."""
 
 
 class State(StrEnum):
@@ -78,6 +78,8 @@ class User:
     """How moderators reach the owner."""
     admin_comment: str | None = None
     """Moderators' note about the account."""
+    ruleset: str = FIRST_RULESET
+    """The version of the rules under which it was opened; they set its floor."""
 
     @property
     def username(self) -> str:

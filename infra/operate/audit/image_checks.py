@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from horde.records import ANONYMOUS_ID, DELIVERED, OPEN, Request, State
+from horde.records import ANONYMOUS_ID, DELIVERED, OPEN, Request, Settlement, State
 from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
 from horde.store.audit_rows import ImageRow, IndexKeys
@@ -108,3 +108,24 @@ def _rewarded(view: View, image: ImageRow, request: Request | None) -> Findings:
             yield finding(Rule.REWARDED, "user of the reward", who, reward.user_id)
         if request is not None and reward.amount != request.reward:
             yield finding(Rule.REWARDED, "amount", request.reward, reward.amount)
+        if reward.settlement is not None:
+            yield from _settled(view, image, reward.settlement, request)
+
+
+def _settled(
+    view: View, image: ImageRow, settlement: Settlement, request: Request | None
+) -> Findings:
+    """Check what a settlement says about its image; the statistics are counted from it."""
+    generation, finding = image.generation, finding_of_image(view, image)
+    expected = {
+        "worker_id": generation.worker_id or "",
+        "user_id": generation.user_id,
+        "model": generation.model,
+        "pixelsteps": generation.pixelsteps,
+        "settled_at": generation.settled_at or 0,
+    }
+    if request is not None:
+        expected["tax"] = request.tax
+    for name, right in expected.items():
+        if getattr(settlement, name) != right:
+            yield finding(Rule.SETTLED, name, right, getattr(settlement, name))
