@@ -26,6 +26,7 @@ from infra.operate import commands
 from infra.operate.audit.books import Books
 from infra.operate.audit.checks import judge
 from infra.operate.audit.findings import Rule, View
+from infra.operate.audit.objects import Bucket, StoredObject
 from infra.operate.audit.run import audit
 from tests.support.api_calls import ANONYMOUS, UNKNOWN
 from tests.support.cloud import Cloud, fresh_cloud
@@ -46,6 +47,10 @@ class Made:
     after: dict[Row, dict[str, int]]
     now: int
     ids: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, StoredObject] = field(default_factory=dict)
+    """The data set's bucket."""
+    listed: bool = False
+    """Whether the bucket is judged too."""
 
     def user(self, name: str) -> Row:
         return Row(f"USER#{self.ids[name]}", "USER")
@@ -110,7 +115,9 @@ class Made:
         return Row(f"USER#{self.ids[user]}", f"LEDGER#{at}#{uuid.uuid4()}")
 
     def found(self) -> set[tuple[str, Rule]]:
-        books = Books(before=self.before, after=self.after)
+        books = Books(
+            before=self.before, after=self.after, objects=self.stored if self.listed else None
+        )
         for item in self.items.values():
             books.put(item)
         return {(finding.item, finding.rule) for _, finding in judge(View(books, self.now))}
@@ -128,6 +135,10 @@ def name(row: Row) -> str:
 
 def reads(cloud: Cloud) -> AuditStore:
     return AuditStore(cloud.store.table)
+
+
+def laion(cloud: Cloud) -> Bucket:
+    return Bucket(cloud.s3, cloud.bucket("Laion"))
 
 
 def everything(store: Store) -> dict[Row, Item]:
@@ -207,6 +218,7 @@ def _made(template: dict[str, Any], clients: dict[str, Any]) -> Made:
         ids = fill(cloud)
         counted = reads(cloud).counted()
         made = Made(everything(cloud.store), counted, dict(counted), clock.now(), ids)
+        made.stored = {one.key: one for page in laion(cloud).pages() for one in page}
     assert any(sk == "SHARED" for _, sk in made.items)
     return made
 
@@ -214,6 +226,13 @@ def _made(template: dict[str, Any], clients: dict[str, Any]) -> Made:
 @pytest.fixture
 def made(_made: Made) -> Made:
     return copy.deepcopy(_made)
+
+
+@pytest.fixture
+def listed(made: Made) -> Made:
+    """Everything, with the data set's bucket."""
+    made.listed = True
+    return made
 
 
 @pytest.fixture
@@ -903,6 +922,80 @@ def test_what_is_in_the_data_set_is_known_by_its_owner(made: Made) -> None:
     assert made.found() == {(name(made.image("anonymous")), Rule.PUBLISHED)}
 
 
+# --- the data set's bucket ------------------------------------------------------------------------
+
+
+def record(made: Made, request: str = "anonymous") -> Row:
+    return Row(f"SHARED#{made.generation(request)}", "SHARED")
+
+
+def stored(made: Made, ending: str) -> str:
+    (key,) = [one for one in made.stored if made.generation("anonymous") + ending in one]
+    return key
+
+
+def test_the_bucket_has_what_was_shared_and_nothing_else(listed: Made) -> None:
+    assert len(listed.stored) == 2 * 2  # two images, and a row for each
+    assert listed.found() == set()
+
+
+@pytest.mark.parametrize("ending", [".webp", ".json"])
+def test_a_shared_image_has_both_its_files(listed: Made, ending: str) -> None:
+    del listed.stored[stored(listed, ending)]
+    assert listed.found() == {(name(record(listed)), Rule.STORED)}
+
+
+@pytest.mark.parametrize("ending", [".webp", ".json"])
+def test_a_file_has_a_record(listed: Made, ending: str) -> None:
+    stranger = StoredObject(f"incoming/{UNKNOWN}{ending}", 1, listed.now)
+    listed.stored[stranger.key] = stranger
+    assert listed.found() == set()  # its message may still be on its way
+    listed.stored[stranger.key] = replace(stranger, modified_at=listed.now - 2 * 3600)
+    assert listed.found() == {(stranger.key, Rule.STORED)}
+
+
+def test_a_file_that_names_no_image_is_found(listed: Made) -> None:
+    listed.stored["incoming/#"] = StoredObject("incoming/#", 1, 0)
+    assert listed.found() == {("incoming/#", Rule.STORED)}
+
+
+def test_files_of_an_image_whose_record_is_lost_are_found(listed: Made) -> None:
+    del listed.items[record(listed)]
+    for key, one in listed.stored.items():
+        listed.stored[key] = replace(one, modified_at=0)
+    found = {item for item, rule in listed.found() if rule is Rule.STORED}
+    assert found == {stored(listed, ".webp"), stored(listed, ".json")}
+
+
+@pytest.mark.parametrize("left", [".webp", ".json"])
+def test_a_withdrawn_image_has_no_file(listed: Made, left: str) -> None:
+    listed.change(record(listed), withdrawn_at=1)
+    keys = {ending: stored(listed, ending) for ending in (".webp", ".json")}
+    for ending, key in keys.items():
+        if ending != left:
+            del listed.stored[key]
+    assert listed.found() == {(name(record(listed)), Rule.STORED)}
+    del listed.stored[keys[left]]
+    assert listed.found() == set()
+
+
+def test_a_file_has_the_size_and_the_hash_of_what_was_delivered(listed: Made) -> None:
+    key, image = stored(listed, ".webp"), listed.image("anonymous")
+    listed.change(image, sha256="a" * 64, size=listed.stored[key].size)
+    assert listed.found() == set()  # the file's own metadata name no hash
+    listed.stored[key] = replace(listed.stored[key], sha256="a" * 64)
+    assert listed.found() == set()
+    listed.stored[key] = replace(listed.stored[key], sha256="b" * 64)
+    assert listed.found() == {(name(record(listed)), Rule.STORED)}
+    listed.stored[key] = replace(listed.stored[key], sha256="a" * 64, size=7)
+    assert listed.found() == {(name(record(listed)), Rule.STORED)}
+
+
+def test_the_bucket_is_not_judged_unless_it_was_listed(made: Made) -> None:
+    made.stored.clear()
+    assert made.found() == set()
+
+
 def test_a_rating_earns_less_than_the_request_cost(made: Made) -> None:
     row = made.entry("AWARD", made.ids["shared"])
     cost = COST_SHARED + TAX_SHARED  # one image was delivered, the other one censored
@@ -1198,7 +1291,91 @@ def test_what_was_repaired_meanwhile_is_not_found(bare: Cloud) -> None:
     assert audit(moving, segments=1, pauses=(0,)).findings == ()
 
 
+def a_shared_image(cloud: Cloud) -> str:
+    cloud.generate(ANONYMOUS)
+    (image,) = cloud.draw(cloud.new_worker())
+    cloud.settle_async()
+    return image
+
+
+def test_files_are_read_again_before_they_are_reported(bare: Cloud) -> None:
+    """An image is withdrawn, and another one shared, between the table and the bucket."""
+    first = a_shared_image(bare)
+
+    class Late(Bucket):
+        def pages(self) -> Iterator[list[StoredObject]]:
+            shared = bare.store.sharing.get(first)
+            assert shared is not None
+            commands.withdraw(bare.store, bare.s3, bare.bucket("Laion"), first)
+            bare.generate(ANONYMOUS)
+            bare.draw(bare.new_worker("another"), name="w2")
+            bare.settle_async()
+            for page in super().pages():
+                yield [replace(one, modified_at=0) for one in page]
+
+    late = Late(bare.s3, bare.bucket("Laion"))
+    assert audit(reads(bare), segments=1, pauses=(0, 0), bucket=late).findings == ()
+
+
+def test_the_bucket_is_listed_in_pages_and_only_read(bare: Cloud) -> None:
+    image = a_shared_image(bare)
+    bare.s3.put_object(Bucket=bare.bucket("Laion"), Key="elsewhere/x.webp", Body=b"x")
+    before, counts = bare.laion(), list[int]()
+    report = audit(reads(bare), pauses=(0,), bucket=laion(bare), listed=counts.append)
+    assert report.findings == ()
+    assert report.lines()[-1].endswith(", 2 files")
+    assert sum(counts) == 2
+    assert bare.laion() == before
+    (key,) = [key for key in before if key.endswith(f"{image}.webp")]
+    bare.s3.delete_object(Bucket=bare.bucket("Laion"), Key=key)
+    (finding,) = audit(reads(bare), pauses=(0,), bucket=laion(bare)).findings
+    assert (finding.item, finding.what) == (f"SHARED#{image}/SHARED", key)
+
+
+def test_the_hash_of_a_file_is_read_from_its_metadata(bare: Cloud) -> None:
+    image = a_shared_image(bare)
+    bare.db.update_item(
+        TableName=bare.table,
+        Key={"pk": {"S": f"GENERATION#{image}"}, "sk": {"S": "GENERATION"}},
+        UpdateExpression="SET sha256 = :hash",
+        ExpressionAttributeValues={":hash": {"S": "a" * 64}},
+    )
+    assert audit(reads(bare), pauses=(0,), bucket=laion(bare)).findings == ()
+    (key,) = [key for key in bare.laion() if key.endswith(".webp")]
+    for digest, wrong in (("a" * 64, 0), ("b" * 64, 1)):
+        bare.s3.put_object(
+            Bucket=bare.bucket("Laion"), Key=key, Body=b"x", Metadata={"sha256": digest}
+        )
+        assert len(audit(reads(bare), pauses=(0,), bucket=laion(bare)).findings) == wrong
+
+
 # --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_compares_a_bucket_with_the_table(
+    bare: Cloud, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.operate.audit.run.time.sleep", lambda _seconds: None)
+    a_shared_image(bare)
+    capsys.readouterr()
+    for expected in (0, 1):
+        with pytest.raises(SystemExit) as ended:
+            commands.main(["--table", bare.table, "audit", "--bucket", bare.bucket("Laion")])
+        assert ended.value.code == expected
+        assert f", {0 if expected else 2} files" in capsys.readouterr().out
+        for key in bare.laion():
+            bare.s3.delete_object(Bucket=bare.bucket("Laion"), Key=key)
+
+
+def test_a_bucket_needs_a_name_or_a_stack(bare: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["--table", bare.table, "audit", "--bucket"])
+    assert "--bucket needs a name" in str(ended.value.code)
+    outputs = {"TableName": bare.table, "LaionBucket": bare.bucket("Laion")}
+    monkeypatch.setattr(commands, "outputs_of", lambda _session, _stack: outputs)
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["--stack", "x", "audit", "--bucket"])
+    assert ended.value.code == 0
 
 
 def test_the_command_counts_what_is_in_order(
