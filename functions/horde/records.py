@@ -105,6 +105,11 @@ class SharedKey:
     expires_at: int | None = None
     utilized: int = 0
     """Kudos spent with it, minus refunds."""
+    granted: int | None = None
+    """Of a limited key: ``kudos`` and ``utilized`` together, as its owner and transfers to it have
+    allowed; None in keys from before it was kept."""
+    in_ledger: bool = False
+    """Whether every charge and refund of its requests names it in the ledger."""
     max_image_pixels: int = UNLIMITED
     max_image_steps: int = UNLIMITED
     max_text_tokens: int = UNLIMITED

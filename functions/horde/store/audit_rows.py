@@ -39,6 +39,8 @@ class EntryRow:
     """Whether a reward has been paid and counted."""
     settlement: Settlement | None = None
     """The delivered image that a reward is for."""
+    sharedkey: str | None = None
+    """The mark of the shared key that paid a charge, or got a refund back."""
 
     @property
     def written_at(self) -> int:
@@ -176,6 +178,7 @@ def _entry(row: Row, name: str, item: Item) -> EntryRow:
         item["reference"]["S"],
         posted=POSTED in item,
         settlement=settlement_of(item) if kind == kudos.Kind.REWARD else None,
+        sharedkey=_text(item, "sharedkey"),
     )
     _ = entry.written_at  # raises ValueError for a malformed sort key
     return entry

@@ -41,8 +41,8 @@ def charge(
         balance_is(user.kudos) if entry.waived else balance_at_least(user.floor - entry.amount)
     )
     counts = {"requested": request.n, "used": request.n * request.pixelsteps}
-    parts = post(entry, can_pay, reference=request.id, counts=counts)
+    paid_by = shared.id if shared else None
+    parts = post(entry, can_pay, reference=request.id, counts=counts, sharedkey_id=paid_by)
     if shared is not None:
         parts.append(sharedkeys.spend(shared, paid=-entry.amount, total=total))
-    paid_by = shared.id if shared else None
     return replace(request, waived=entry.waived, sharedkey_id=paid_by), parts

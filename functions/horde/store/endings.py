@@ -106,7 +106,8 @@ class Endings:
                 entry = kudos.refund(
                     request.user_id, price=price, tax=tax, waived_left=request.waived
                 )
-                refund, waived = post(entry, reference=generation.id), entry.waived
+                refund = post(entry, reference=generation.id, sharedkey_id=request.sharedkey_id)
+                waived = entry.waived
                 to_key = self._back_to_key(request, entry.amount)
             touched = _touch_request(request, waived, last_fault=last_fault)
             try:

@@ -56,7 +56,7 @@ class Rule(StrEnum):
     PUBLISHED = "the data set has only delivered, uncensored images of shared requests"
     STORED = "the bucket has the files of every image in the data set, and no others"
     RATED = "a rating's award goes to the request's owner, within the rules and its price"
-    BUDGET = "a shared key has spent what its requests paid, and is not overdrawn"
+    BUDGET = "a shared key has spent what its requests paid, and has left what else it was granted"
     KEY_OWNER = "a shared key is listed in its owner's account"
     COUNTED = "statistics are the sums of the events they have counted"
 
@@ -122,6 +122,15 @@ class View:
         found: dict[tuple[str, str], list[EntryRow]] = defaultdict(list)
         for entry in self.books.entries.values():
             found[entry.kind, entry.reference].append(entry)
+        return dict(found)
+
+    @cached_property
+    def used_with(self) -> dict[str, int]:
+        """Kudos that requests paid by the mark of their shared key, minus refunds."""
+        found: dict[str, int] = defaultdict(int)
+        for entry in self.books.entries.values():
+            if entry.sharedkey is not None:
+                found[entry.sharedkey] -= entry.amount
         return dict(found)
 
     def event(self, kind: Kind, reference: str) -> list[EntryRow]:
