@@ -5,6 +5,10 @@ unsupported features; then, unless it is a ``dry_run``, the limits of the accoun
 key, and the source image. Nothing is written before the last check. So a refused request or a
 ``dry_run`` only counts against the rate limits.
 
+The account may be spent between its check and the transaction: a source image can take seconds to
+arrive. So the transaction decides about kudos again. What needs them upfront is then charged in
+full or refused.
+
 Crash windows: an account that got its monthly kudos keeps them, even if its request is not
 accepted. A source image is stored before its request; without a request, the bucket deletes it
 after a day. After the transaction nothing is left to do, since the table's stream takes over.
@@ -87,11 +91,13 @@ def generate(call: Call) -> Response:
     price = pricing.quote(spec, shared=decision.shared, baseline=baseline)
     available = user.kudos + gift - user.floor
     side = admission.max_side(seen.census, baseline)
+    upfront = admission.upfront_reason(spec, side, baseline)
     reduced = None
     if body.allow_downgrade and admission.lacks_upfront(
-        spec, side, total=price.total, available=available
+        upfront, total=price.total, available=available
     ):
-        spec = admission.downgraded(spec, side)
+        spec = admission.downgraded(spec, side, baseline)
+        upfront = admission.upfront_reason(spec, side, baseline)
         body = body.reduced_to(spec)
         price = pricing.quote(spec, shared=decision.shared, baseline=baseline)
         reduced = admission.downgrade_message(spec)
@@ -99,7 +105,7 @@ def generate(call: Call) -> Response:
         return Response(RequestCost(kudos=price.total))
     admission.check_concurrency(user, waiting=_waiting(store, user, model, spec), n=spec.n)
     sharedkeys.check_request(sharedkey, spec, total=price.total)
-    admission.check_upfront(spec, side, total=price.total, available=available)
+    admission.check_upfront(upfront, total=price.total, available=available)
     source = None
     if body.source_image:
         source = images.source_of(body.source_image, body.source_mask, painting=body.painting)
@@ -119,7 +125,7 @@ def generate(call: Call) -> Response:
         images.put_webp(aws.s3(), settings.sources_bucket, request.source_key, source.image)
         if source.mask is not None and request.mask_key is not None:
             images.put_webp(aws.s3(), settings.sources_bucket, request.mask_key, source.mask)
-    store.requests.accept(request, generations, user, sharedkey)
+    store.requests.accept(request, generations, user, sharedkey, upfront=upfront)
 
     possible = has_endpoint(settings.models, model) or store.workers.model_is_live(model)
     no_worker = None if possible else ruleset.fill(NO_WORKER)
@@ -269,6 +275,7 @@ def plan(
         mask_key=f"{request_id}_msk.webp" if body.painting else None,
         webhook=body.webhook,
         ruleset=ruleset.IN_FORCE.version,
+        baseline=baseline,
     )
     generations = [
         Generation(
@@ -284,7 +291,7 @@ def plan(
             pixels=spec.pixels,
             ttl=pricing.lease_seconds(spec, baseline=baseline),
             user_id=user.id,
-            steps=math.ceil(pricing.accurate_steps(spec)),
+            steps=math.ceil(pricing.accurate_steps(spec, baseline=baseline)),
             nsfw=body.nsfw,
             img2img=img2img,
             painting=body.painting,

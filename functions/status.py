@@ -63,13 +63,19 @@ def rate(call: Call) -> Response:
     """Rate the images of a finished shared request, once.
 
     Ratings belong to the data set. They earn kudos for the owner of the request, whoever rates.
+    Those of images that were withdrawn are neither kept nor paid. They are not refused, since a
+    client rates all images of a request at once and cannot know that one was withdrawn.
     """
     body = parse(RateRequest, call.json())
-    rated, best = body.rated, body.best_id
     request, generations = _find(call)
-    ratings.check(rated, best, request, generations)
-    reward = ratings.reward(rated, best, request, generations)
-    if not _store().sharing.rate(request, rated, best=best, reward=reward):
+    ratings.check(body.rated, body.best_id, request, generations)
+    withdrawn = _store().sharing.withdrawn(request.generations)
+    left = [generation for generation in generations if generation.id not in withdrawn]
+    rated = [one for one in body.rated if one.generation_id not in withdrawn]
+    best = None if body.best_id in withdrawn else body.best_id
+    reward = ratings.reward(rated, best, request, left)
+    images_left = [generation.id for generation in left if generation.state is State.OK]
+    if not _store().sharing.rate(request, rated, best=best, reward=reward, images=images_left):
         message = "This request has been rated already."
         raise AestheticsError(message, rc="AestheticsAlreadyExist")
     thanks = "Thank you! Anonymous requests earn no kudos; register at /register to earn some."

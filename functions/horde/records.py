@@ -23,7 +23,7 @@ KEY_ID_DIGITS = 12
 ONLINE_S = 5 * 60
 """Seconds since its last pop for which a worker is online."""
 FIRST_RULESET = "2026-11"
-"""The ruleset of a request that names none (``rules.ruleset``)."""
+"""The ruleset of a request or an account that names none (``rules.ruleset``)."""
 
 
 class State(StrEnum):
@@ -92,6 +92,8 @@ class User:
     """How moderators reach the owner."""
     admin_comment: str | None = None
     """Moderators' note about the account."""
+    ruleset: str = FIRST_RULESET
+    """The version of the rules under which it was opened; they set its floor."""
 
     @property
     def username(self) -> str:
@@ -141,6 +143,11 @@ class SharedKey:
     """Kudos spent with it, minus refunds."""
     revision: int = 0
     """How often its owner has set ``kudos``. A refund lifts only the budget that paid."""
+    granted: int | None = None
+    """Of a limited key: ``kudos`` and ``utilized`` together, as its owner and transfers to it have
+    allowed; None in keys from before it was kept."""
+    in_ledger: bool = False
+    """Whether every charge and refund of its requests names it in the ledger."""
     max_image_pixels: int = UNLIMITED
     max_image_steps: int = UNLIMITED
     max_text_tokens: int = UNLIMITED
@@ -161,6 +168,8 @@ class ImageSpec:
     denoising_strength: float | None = None
     img2img: bool = False
     """Whether there is a source image, repainted in part or in full."""
+    hires_fix: bool = False
+    """Whether a first, smaller pass is asked for; ``rules.pricing`` says when there is one."""
     slow_workers: bool = True
     """Whether slow workers may draw it."""
     extra_slow_workers: bool = False
@@ -216,6 +225,8 @@ class Request:
     """That key's ``revision`` when it paid."""
     ruleset: str = FIRST_RULESET
     """The version of the rules under which it was accepted (``rules.ruleset``)."""
+    baseline: str | None = None
+    """The model's family as priced, empty if unknown; None in requests from before it was kept."""
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from horde.rules.dates import iso
 from horde.store import Store
 from horde.store.audit import AuditStore
 from infra.operate import undo
+from infra.operate.audit.objects import Bucket
 from infra.operate.audit.run import SEGMENTS, audit
 from infra.operate.undo import undo_worker
 from infra.stages import default_stage, stack_of
@@ -202,14 +203,20 @@ def clear_flag(store: Store, generation_id: str) -> str:
     return f"{generation_id} is off the list; its request stays unpublished"
 
 
-def print_audit(store: Store, segments: int) -> bool:
-    """Audit the whole table; print a line for each finding and a summary.
+def print_audit(store: Store, segments: int, bucket: Bucket | None = None) -> bool:
+    """Audit the whole table, and the data set's bucket if one is given; print the report.
 
-    ``segments`` parts of the table are read in parallel. Returns whether there are no findings.
+    It has a line for each finding and a summary. ``segments`` parts of the table are read in
+    parallel. Returns whether there are no findings.
     """
     reads = AuditStore(store.table)
-    with tqdm(total=reads.size() or None, unit=" items", disable=None, leave=False) as bar:
-        report = audit(reads, segments=segments, progress=bar.update)
+    with (
+        tqdm(total=reads.size() or None, unit=" items", disable=None, leave=False) as bar,
+        tqdm(unit=" files", disable=None if bucket else True, leave=False) as files,
+    ):
+        report = audit(
+            reads, segments=segments, progress=bar.update, bucket=bucket, listed=files.update
+        )
     print("\n".join(report.lines()))
     return not report.findings
 
@@ -335,6 +342,13 @@ def parser() -> argparse.ArgumentParser:
         default=SEGMENTS,
         help=f"parts that are read in parallel, 1 to {MAX_SEGMENTS} (default: %(default)s)",
     )
+    add.add_argument(
+        "--bucket",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="also compare the data set's bucket with the table (default: the stack's)",
+    )
     return top
 
 
@@ -366,6 +380,19 @@ def _add_keys(commands: Any) -> None:
         add.add_argument("key", metavar="key-id")
 
 
+def bucket_of(name: str | None, outputs: dict[str, str], client: Any) -> Bucket | None:
+    """Return the bucket that ``--bucket`` names; empty is the stack's. Raises OperatorError."""
+    if name is None:
+        return None
+    found = name or outputs.get("LaionBucket", "")
+    if not found:
+        message = (
+            "--bucket needs a name, or --stage or --stack, whose outputs name the LAION bucket"
+        )
+        raise OperatorError(message)
+    return Bucket(client, found)
+
+
 def _segments(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_SEGMENTS:
         message = f"{text!r} is not a number from 1 to {MAX_SEGMENTS}"
@@ -388,7 +415,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             outputs = outputs_of(session, options.stack or stack_of(options.stage))
         store = Store(outputs["TableName"], session.client("dynamodb", config=PARALLEL))
         if options.command == "audit":
-            sys.exit(0 if print_audit(store, options.segments) else 1)
+            bucket = bucket_of(options.bucket, outputs, session.client("s3", config=PARALLEL))
+            sys.exit(0 if print_audit(store, options.segments, bucket) else 1)
         print(run(store, options, outputs.get("LaionBucket", ""), session.client("s3")))
     except (OperatorError, BotoCoreError, ClientError) as error:
         # botocore's own messages are clear: no credentials, no region, no such table.

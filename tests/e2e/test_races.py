@@ -28,7 +28,6 @@ from tests.support.numbers import (
     OVER_S,
     SMALL,
     SMALL_COST,
-    SMALL_COST_SHARED,
     SMALL_PRICE,
 )
 from tests.support.records import DELIVERY
@@ -451,6 +450,31 @@ def test_32_posts_of_a_user_with_little_kudos_pay_what_there_is_and_get_that_bac
         assert ring.kudos(ada) == FLOOR + spendable
 
 
+@pytest.mark.parametrize("affordable", [1, 3])
+def test_of_16_posts_that_need_kudos_upfront_those_that_are_paid_are_taken(
+    ring: Arena, affordable: int
+) -> None:
+    """The balance pays for so many, and a kudo less than for one more."""
+    large: dict[str, Any] = {"params": {"width": 2048, "height": 2048, "steps": 50}}
+    _, curious = ring.register("curious")
+    cost = ring.generate(curious, **large, models=[MODEL], dry_run=True).body["kudos"]
+    for _ in range(FEW):
+        spendable = (affordable + 1) * cost - 1
+        ada, key = rich(ring, spendable)
+        made = ring.call("PUT /api/v2/sharedkeys", {"name": "key", "kudos": -1}, key=key)
+        calls = [
+            partial(ring.generate, one, **large, models=[MODEL]) for one in (key, made.body["id"])
+        ]
+        answers = at_once(*calls * 8)
+        assert statuses(answers) == {202: affordable, "KudosUpfront": 16 - affordable}
+        assert ring.kudos(ada) == FLOOR + spendable - affordable * cost
+        requests = [answer.body["id"] for answer in answers if answer.status == 202]
+        assert statuses(at_once(*[partial(ring.cancel, one) for one in requests])) == {
+            200: affordable
+        }
+        assert ring.kudos(ada) == FLOOR + spendable
+
+
 def test_images_that_end_at_once_give_back_what_was_paid_for_all_of_them(ring: Arena) -> None:
     spendable = 30
     ada, key = rich(ring, spendable)
@@ -481,7 +505,7 @@ def test_of_32_ratings_of_one_request_one_is_kept_and_paid(ring: Arena) -> None:
         calls = [partial(ring.call, route, body, id=request.id) for body in bodies]
         answers = at_once(*calls * (THREADS // 2))
         assert statuses(answers) == {200: 1, "AestheticsAlreadyExist": THREADS - 1}
-        assert ring.kudos(ada) == before + 2 * SMALL_COST_SHARED - 1
+        assert ring.kudos(ada) == before + 2 * SMALL_PRICE
 
 
 # --- accounts and their keys ----------------------------------------------------------------------

@@ -11,6 +11,7 @@ import random
 import sys
 import uuid
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,9 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from horde.edge import bodies
 from horde.records import Generation, Request, SharedKey, User, WorkerStats
-from horde.rules import pricing
 from horde.store.items import from_item
 from infra.operate import commands
 from tests.support import rulebook
@@ -39,7 +38,6 @@ from tests.support.cloud import Cloud, fresh_cloud
 from tests.support.images import png_base64, webp
 from tests.support.numbers import LIFE_S
 
-BASELINE = "stable_diffusion_1"
 MOST_USERS = 8
 EXAMPLES = int(os.environ.get("FUZZ", "160")) // 4
 """An example takes about two seconds, those of the other fuzzers much less."""
@@ -51,11 +49,19 @@ Job = tuple[str, int, str]
 """An image, the number of its claim, and where to upload it."""
 
 bodies_sent = st.builds(
-    lambda shape, n, shared, img2img: rulebook.Body(shape[0], shape[1], n, shared, img2img),
-    st.sampled_from([(64, 4), (64, 4), (512, 30), (512, 60)]),
-    st.sampled_from([1, 1, 2, 2, 3, 8]),
-    st.booleans(),
-    st.sampled_from([False, False, False, True]),
+    replace,
+    st.sampled_from(
+        [
+            rulebook.Body(64, 4),
+            rulebook.Body(64, 4),
+            rulebook.Body(512, 30, hires_fix=True),
+            rulebook.Body(512, 60),
+            rulebook.Body(640, 20, hires_fix=True),
+        ]
+    ),
+    n=st.sampled_from([1, 1, 2, 2, 3, 8]),
+    shared=st.booleans(),
+    img2img=st.sampled_from([False, False, False, True]),
 )
 amounts = st.sampled_from([1, 3, 10, 30, 100])
 days = st.sampled_from([rulebook.UNLIMITED, 0, 1, 30])
@@ -65,6 +71,7 @@ tokens = st.sampled_from([None, "a", "b"])
 def json_of(body: rulebook.Body) -> dict[str, Any]:
     """The body as clients send it."""
     params = {"width": body.side, "height": body.side, "steps": body.steps, "n": body.n}
+    params["hires_fix"] = body.hires_fix
     source = {"source_image": SOURCE} if body.img2img else {}
     return {"prompt": "a fox", "params": params, "shared": body.shared, **source}
 
@@ -168,14 +175,9 @@ class Machine(RuleBasedStateMachine):
         sent = json_of(body)
         if only is not None:
             sent["workers"] = [self._worker_id(only)]
-        parsed = bodies.parse(bodies.GenerateRequest, sent)
-        quote = pricing.quote(parsed.spec, shared=False, baseline=BASELINE)
-        lease_s = pricing.lease_seconds(parsed.spec, baseline=BASELINE)
         answer = self.cloud.call("POST /api/v2/generate/async", sent, key=api_key)
         try:
-            request, total = self.model.ask(
-                payer, body, price=quote.price, reward=quote.reward, lease_s=lease_s, only=only
-            )
+            request, total = self.model.ask(payer, body, only=only)
         except rulebook.Refused as refusal:
             assert_refused(answer, refusal)
             return multiple()
@@ -234,7 +236,8 @@ class Machine(RuleBasedStateMachine):
             body["best"] = shown[0]
         answer = self.cloud.call("POST /api/v2/generate/rate/{id}", body, id=request)
         try:
-            reward = self.model.rate(model, ratings, best=best)
+            rated = dict(zip(shown, ratings, strict=False))
+            reward = self.model.rate(model, rated, shown[0] if best else None)
         except rulebook.Refused as refusal:
             assert_refused(answer, refusal)
             return

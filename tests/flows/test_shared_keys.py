@@ -148,10 +148,10 @@ def test_the_budget_is_a_condition_of_the_transaction(
     gift = shared(cloud, key, kudos=2 * COST - 5)
     real = Requests.accept
 
-    def overtaken(table: Any, *args: Any) -> None:
+    def overtaken(table: Any, *args: Any, **kwargs: Any) -> None:
         monkeypatch.setattr(Requests, "accept", real)
         assert cloud.generate(gift).status == 202
-        real(table, *args)
+        real(table, *args, **kwargs)
 
     monkeypatch.setattr(Requests, "accept", overtaken)
     refused(cloud.generate(gift), "SharedKeyInsufficientKudos", 403)
@@ -179,12 +179,12 @@ def test_a_key_that_is_changed_while_it_is_used_counts_as_changed(
     gift = shared(cloud, key, kudos=100)
     real = Requests.accept
 
-    def overtaken(table: Any, *args: Any) -> None:
+    def overtaken(table: Any, *args: Any, **kwargs: Any) -> None:
         if fields is None:
             assert cloud.call(f"DELETE {ONE}", key=key, id=gift).status == 200
         else:
             assert change(cloud, key, gift, **fields).status == 200
-        real(table, *args)
+        real(table, *args, **kwargs)
 
     monkeypatch.setattr(Requests, "accept", overtaken)
     answer = cloud.generate(gift)
@@ -456,3 +456,38 @@ def test_no_refusal_and_no_log_shows_a_key(
     gift = shared(cloud, key, kudos=5)
     assert gift not in json.dumps(cloud.generate(gift).body)
     assert gift not in capsys.readouterr().out
+
+
+def test_what_a_key_was_granted_is_followed_through_all_its_changes(cloud: Cloud) -> None:
+    """The audit after each test holds budget, use and ledger against it."""
+    ada, key = cloud.register("ada", kudos=1000)
+    _, bobs = cloud.register("bob", kudos=100)
+    gift = shared(cloud, key, kudos=100)
+
+    def granted() -> int | None:
+        found = cloud.store.sharedkeys.get(gift)
+        assert found is not None
+        assert found.in_ledger
+        return found.granted
+
+    assert granted() == 100
+    request = cloud.generate(gift, params={"n": 2}).body["id"]
+    assert granted() == 100
+    assert change(cloud, key, gift, kudos=50).status == 200
+    assert granted() == 50 + 2 * COST
+    assert cloud.transfer(bobs, gift, 30).status == 200
+    assert granted() == 80 + 2 * COST
+    assert change(cloud, key, gift, name="renamed").status == 200
+    assert granted() == 80 + 2 * COST
+    assert change(cloud, key, gift, kudos=-1).status == 200
+    cloud.audit()
+    assert cloud.transfer(bobs, gift, 30).status == 200
+    assert change(cloud, key, gift, kudos=0).status == 200
+    assert granted() == 2 * COST
+    cloud.audit()
+    cloud.draw(cloud.new_worker())
+    assert cloud.kudos(ada) == FLOOR + 1000 + 60 - 2 * COST
+    marks = {item["sharedkey"]["S"] for item in cloud.items() if "sharedkey" in item}
+    assert len(marks) == 1
+    assert gift not in str(marks)
+    assert cloud.check(request).body["finished"] == 2

@@ -1,16 +1,18 @@
 """The rules a second time, from the docs and the Horde's API, with no table.
 
 One thread, plain dictionaries, time as a number: the state that the handlers must reach, however
-they are driven. Of the code under test it takes the numbers of the ruleset, and prices as numbers
-it is given; the logic is its own. CONTRIBUTING.md says how it stands to the audit.
+they are driven. Of the code under test it takes the numbers of the ruleset; the logic is its own,
+that of prices and leases too. CONTRIBUTING.md says how it stands to the audit.
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 
-from horde.rules.ruleset import IN_FORCE
+from horde.rules.ruleset import IN_FORCE, Ruleset
 
 FLOOR = IN_FORCE.floor
 """Kudos of a new account; no balance falls below them."""
@@ -79,24 +81,101 @@ class SharedKey:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What is drawn, as docs/kudos.md prices it."""
+
+    width: int = 512
+    height: int = 512
+    steps: int = 30
+    sampler: str = "k_euler_a"
+    strength: float | None = None
+    """Of the source image, if there is one: the share of the steps that is computed."""
+    hires_fix: bool = False
+    family: str = ""
+    fast_only: bool = False
+    blacklist: bool = False
+
+    @property
+    def first_pass(self) -> int:
+        """Pixels of the smaller image that hires_fix draws first; 0 if it draws none."""
+        native = {
+            "stable_diffusion_2": 768,
+            "stable_diffusion_2_768": 768,
+            **dict.fromkeys(
+                ("stable_diffusion_xl", "stable_cascade", "flux_1", "z_image_turbo", "qwen_image"),
+                1024,
+            ),
+        }.get(self.family, 512)
+        short, long = sorted((self.width, self.height))
+        if not self.hires_fix or self.strength is not None or short <= native:
+            return 0
+        return native * 64 * round(Fraction(long * native, short * 64))
+
+    def counted_steps(self, rules: Ruleset = IN_FORCE) -> float:
+        """Steps of the full size, with what is computed twice, in part or before."""
+        steps: float = self.steps * (1 + (self.sampler in rules.two_pass_samplers))
+        if self.sampler == "k_dpm_adaptive":
+            steps = rules.adaptive_steps
+        if self.strength is not None:
+            steps *= self.strength
+        before = self.first_pass if rules.counts_hires_fix else 0
+        return steps + steps * before / (self.width * self.height)
+
+    def _base(self, rules: Ruleset) -> Decimal:
+        pixels, steps = self.width * self.height, self.counted_steps(rules)
+        area = math.pow((pixels - 4096) / 1_044_480, 1.75)
+        kudos = Decimal(0.1232 * steps + area * 0.1232 * steps * 8.75)
+        special = rules.families_hires_fix if self.first_pass else {}
+        factor = special.get(self.family, rules.families.get(self.family, Decimal(1)))
+        return kudos.quantize(Decimal("0.01"), ROUND_HALF_UP) * factor
+
+    def reward(self, rules: Ruleset = IN_FORCE) -> int:
+        """Kudos of a worker."""
+        return whole(self._base(rules))
+
+    def price(self, rules: Ruleset = IN_FORCE) -> int:
+        """Kudos of a requester, without tax."""
+        kudos = self._base(rules)
+        kudos *= rules.source_image if self.strength is not None else 1
+        kudos *= rules.fast_workers_only if self.fast_only else 1
+        kudos *= rules.worker_blacklist if self.blacklist else 1
+        return whole(kudos)
+
+    @property
+    def heavy(self) -> bool:
+        """Whether it must be paid in full."""
+        return self.counted_steps() > IN_FORCE.max_steps
+
+    @property
+    def lease_s(self) -> int:
+        """Seconds for one image."""
+        quarters = self.width * self.height / (512 * 512)
+        seconds = 30 + self.counted_steps() * 2 * quarters
+        slow = self.family in {"flux_1", "qwen_image", "z_image_turbo"}
+        return math.ceil(max(150, seconds * (3 if slow else 1)))
+
+
+def whole(kudos: Decimal) -> int:
+    """Round half up; nothing is free."""
+    return max(1, int(kudos.quantize(Decimal(1), ROUND_HALF_UP)))
+
+
+@dataclass(frozen=True)
 class Body:
     """What a request asks for."""
 
     side: int = 64
     steps: int = 4
+    hires_fix: bool = False
     n: int = 1
     shared: bool = False
     img2img: bool = False
 
     @property
-    def computed(self) -> float:
-        """The steps that are really computed; image-to-image computes 0.8 of them."""
-        return self.steps * (0.8 if self.img2img else 1)
-
-    @property
-    def heavy(self) -> bool:
-        """Whether it must be paid in full."""
-        return self.computed > IN_FORCE.max_steps
+    def work(self) -> Work:
+        """What is drawn; image-to-image computes 0.8 of its steps."""
+        strength = 0.8 if self.img2img else None
+        return Work(self.side, self.side, self.steps, strength=strength, hires_fix=self.hires_fix)
 
 
 @dataclass
@@ -243,14 +322,7 @@ class Rules:
     # --- requests -------------------------------------------------------------------------------
 
     def ask(
-        self,
-        payer: int | SharedKey | None,
-        body: Body,
-        *,
-        price: int,
-        reward: int,
-        lease_s: int,
-        only: int | None = None,
+        self, payer: int | SharedKey | None, body: Body, *, only: int | None = None
     ) -> tuple[Request, int]:
         """Ask for images; returns the request, still without ids, and what it says it costs.
 
@@ -260,12 +332,13 @@ class Rules:
         owner = self._spender(payer)
         shared = not body.img2img and (owner is None or body.shared)
         tax = IN_FORCE.tax_shared if shared else IN_FORCE.tax_private
+        price = body.work.price()
         total = (price + tax) * body.n
         if owner is not None and self.waiting_of(owner) + body.n > IN_FORCE.concurrency:
             raise Refused("TooManyPrompts")
         if key is not None and key.budget != UNLIMITED and key.budget < total:
             raise Refused("SharedKeyInsufficientKudos")
-        if body.heavy and (0 if owner is None else owner.spendable) < total:
+        if body.work.heavy and (0 if owner is None else owner.spendable) < total:
             raise Refused("KudosUpfront")
         effective_kudos = IN_FORCE.floor_anonymous if owner is None else owner.kudos
         paid = total if owner is None else min(total, owner.spendable)
@@ -278,13 +351,13 @@ class Rules:
             body=body,
             price=price,
             tax=tax,
-            reward=reward,
+            reward=body.work.reward(),
             shared=shared,
             waived=total - paid,
             key=key,
             budgets=0 if key is None else key.budgets,
             rank=effective_kudos * 1000 - 5 * self.now_ms,
-            lease_s=lease_s,
+            lease_s=body.work.lease_s,
             expires_at=self.now + IN_FORCE.request_life_s,
             only=only,
         )
@@ -355,7 +428,7 @@ class Rules:
         if speed is None:
             return 10
         body = image.request.body
-        work = body.side**2 * math.ceil(body.computed)
+        work = body.side**2 * math.ceil(body.work.counted_steps())
         return max(2, min(40, speed * image.request.lease_s // work))
 
     def fitting(self, owner_id: int, speed: int | None, *, img2img: bool) -> list[Image]:
@@ -515,10 +588,10 @@ class Rules:
             del self.data_set[one]
         return len(gone)
 
-    def rate(self, request: Request, ratings: list[bool], *, best: bool) -> int:
-        """Rate the first images, each with or without artifacts, or name the best.
+    def rate(self, request: Request, ratings: dict[str, bool], best: str | None) -> int:
+        """Rate images, by their ids, each with or without artifacts, or name the best.
 
-        Returns the owner's reward.
+        No rating is a low one. Returns the owner's reward.
         """
         self.visible(request)
         if not ratings and not best:
@@ -534,13 +607,18 @@ class Rules:
         if request.rated:
             raise Refused("AestheticsAlreadyExist")
         request.rated = True
+        left = {
+            image.id
+            for image in request.images
+            if image.state == OK and not (image.was_shared and image.id not in self.data_set)
+        }
         if request.owner is None:
             return 0
-        earned = IN_FORCE.best_alone
-        if ratings:
-            extra = IN_FORCE.per_artifacts * sum(ratings)
-            earned = IN_FORCE.per_rating * len(ratings) + extra
-        reward = max(0, min(earned, request.cost - request.waived - 1))
+        kept = [artifacts for image, artifacts in ratings.items() if image in left]
+        earned = IN_FORCE.best_alone if best in left else 0
+        if kept:
+            earned = IN_FORCE.per_rating * len(kept) + IN_FORCE.per_artifacts * sum(kept)
+        reward = max(0, min(earned, len(left) * request.price - request.waived))
         if reward:
             request.owner.move("AWARD", reward)
         return reward
@@ -652,6 +730,5 @@ class Rules:
         return None if days == UNLIMITED else self.now + days * DAY_S
 
 
-def _look(image: Image) -> tuple[int, int, bool]:
-    body = image.request.body
-    return body.side, body.steps, body.img2img
+def _look(image: Image) -> Work:
+    return image.request.body.work

@@ -244,6 +244,7 @@ class GenerateRequest(_Body):
             n=params.n,
             denoising_strength=params.denoising_strength,
             img2img=self.source_image is not None,
+            hires_fix=params.hires_fix,
             slow_workers=self.slow_workers,
             extra_slow_workers=self.extra_slow_workers,
             worker_blacklist=self.worker_blacklist and bool(self.workers),

@@ -125,6 +125,7 @@ class Accounts:
             floor=floor,
             created_at=clock.now(),
             admin=floor,
+            ruleset=ruleset.IN_FORCE.version,
         )
         in_list = listed(users_list(user.id), user.kudos)
         self._table.transact(

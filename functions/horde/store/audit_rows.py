@@ -3,6 +3,7 @@
 No Lambda imports this module (``tests/infra/test_rooms.py``).
 """
 
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -38,6 +39,8 @@ class EntryRow:
     """Whether a reward has been paid and counted."""
     settlement: Settlement | None = None
     """The delivered image that a reward is for."""
+    sharedkey: str | None = None
+    """The mark of the shared key that paid a charge, or got a refund back."""
 
     @property
     def written_at(self) -> int:
@@ -64,7 +67,7 @@ class IndexKeys:
 
 @dataclass(frozen=True, slots=True)
 class RequestRow:
-    """A request, without its payload."""
+    """A request; of its payload only what its price depends on is kept."""
 
     request: Request
     keys: IndexKeys
@@ -73,10 +76,13 @@ class RequestRow:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """A generation."""
+    """A generation, and what was delivered of it, if its settlement says so."""
 
     generation: Generation
     keys: IndexKeys
+    sha256: str | None = None
+    size: int | None = None
+    """In bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,13 @@ class PublishedRow:
     generation_id: str
     request_id: str
     user_id: int
+    object_key: str
+    withdrawn: bool
+
+    @property
+    def objects(self) -> tuple[str, str]:
+        """The keys of its image and of its metadata in the data set's bucket."""
+        return self.object_key, self.object_key.removesuffix("webp") + "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +148,13 @@ def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kind
         case Kind.SHAREDKEY:
             return SharedKeyRow(from_item(SharedKey, item))
         case Kind.SHARED:
-            ids = item["generation_id"]["S"], item["request_id"]["S"]
-            return PublishedRow(*ids, int(item["user_id"]["N"]))
+            return PublishedRow(
+                generation_id=item["generation_id"]["S"],
+                request_id=item["request_id"]["S"],
+                user_id=int(item["user_id"]["N"]),
+                object_key=item["object_key"]["S"],
+                withdrawn="withdrawn_at" in item,
+            )
         case Kind.COUNTED:
             return CountedRow(name)
         case _:
@@ -160,6 +178,7 @@ def _entry(row: Row, name: str, item: Item) -> EntryRow:
         item["reference"]["S"],
         posted=POSTED in item,
         settlement=settlement_of(item) if kind == kudos.Kind.REWARD else None,
+        sharedkey=_text(item, "sharedkey"),
     )
     _ = entry.written_at  # raises ValueError for a malformed sort key
     return entry
@@ -167,17 +186,30 @@ def _entry(row: Row, name: str, item: Item) -> EntryRow:
 
 def _request(name: str, item: Item) -> RequestRow:
     # Prompts are long, and the audit has no need to see them.
-    request = from_item(Request, {**item, "payload": {"S": "{}"}})
+    payload = json.dumps(_priced(json.loads(item["payload"]["S"])))
+    request = from_item(Request, {**item, "payload": {"S": payload}})
     _check_id(request.id, name)
     _check_uuid(name)
     return RequestRow(request, _keys(item), "rated_at" in item)
+
+
+def _priced(payload: Mapping[str, Any]) -> dict[str, Any]:
+    strength = payload.get("denoising_strength")
+    return {
+        "width": int(payload["width"]),
+        "height": int(payload["height"]),
+        "ddim_steps": int(payload["ddim_steps"]),
+        "sampler_name": str(payload["sampler_name"]),
+        "hires_fix": payload["hires_fix"] is True,
+        "denoising_strength": None if strength is None else float(strength),
+    }
 
 
 def _image(name: str, item: Item) -> ImageRow:
     generation = from_item(Generation, item)
     _check_id(generation.id, name)
     _check_uuid(name)
-    return ImageRow(generation, _keys(item))
+    return ImageRow(generation, _keys(item), _text(item, "sha256"), _number(item, "size"))
 
 
 def _text(item: Mapping[str, Any], name: str) -> str | None:

@@ -122,8 +122,13 @@ class Endings:
                 entry = kudos.refund(
                     request.user_id, price=price, tax=tax, waived_left=request.waived
                 )
-                count = counts.ended_waiting(generation)
-                refund, waived = post(entry, reference=generation.id, counts=count), entry.waived
+                refund = post(
+                    entry,
+                    reference=generation.id,
+                    counts=counts.ended_waiting(generation),
+                    sharedkey_id=request.sharedkey_id,
+                )
+                waived = entry.waived
                 to_key = self._back_to_key(request, entry.amount)
             touched = _touch_request(request, waived, last_fault=last_fault, csam=csam)
             try:

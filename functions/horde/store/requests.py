@@ -53,20 +53,24 @@ class Requests:
         generations: list[Generation],
         user: User,
         shared: SharedKey | None = None,
+        *,
+        upfront: str | None = None,
     ) -> None:
         """Charge the user and record the request with its images, both or neither.
 
         An anonymous request charges nobody, since one account for all would be a hot key. Any
         other charge is computed from the account as read, and guarded by a condition. A request
-        with a shared key is also charged to that key's budget. The same transaction counts the
-        images as waiting, within the account's limit. Raises Busy, DeletedUser, InvalidAPIKey,
-        TooManyPrompts, SharedKeyExpired, SharedKeyEmpty or SharedKeyInsufficientKudos.
+        with a shared key is also charged to that key's budget. ``upfront`` is why the request needs
+        its kudos upfront, if it does: then it is charged in full or refused. The same transaction
+        counts the images as waiting, within the account's limit. Raises Busy, DeletedUser,
+        InvalidAPIKey, KudosUpfront, TooManyPrompts, SharedKeyExpired, SharedKeyEmpty or
+        SharedKeyInsufficientKudos.
         """
         seen: User | None = user
         for _ in range(DECISION_TRIES):
             if seen is None:
                 raise Busy
-            accepted, charged = charge(request, seen, shared)
+            accepted, charged = charge(request, seen, shared, upfront=upfront)
             parts = [*charged, new(_request_item(accepted))]
             counted = not request.anonymous
             parts += [new(_waiting_item(replace(g, counted=counted))) for g in generations]

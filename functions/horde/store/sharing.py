@@ -1,15 +1,16 @@
 """The images in the data set: marks, withdrawals and ratings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from horde import clock
 from horde.records import Held, Rating, Request, Shared, State
 from horde.rules import kudos
+from horde.rules.refusals import Busy
 from horde.store.held import may_publish
-from horde.store.items import SK, Item, Kind, encode, encode_all, from_item, key
+from horde.store.items import SK, Item, Kind, encode, encode_all, from_item, id_of, key
 from horde.store.ledger import post
 from horde.store.table import ConditionFailed, Table
-from horde.store.transaction import EXISTS, new, update
+from horde.store.transaction import EXISTS, check, new, update
 
 
 class Sharing:
@@ -82,12 +83,25 @@ class Sharing:
         if marked is None:
             raise ConditionFailed
 
+    def withdrawn(self, generation_ids: Iterable[str]) -> set[str]:
+        """Return which of these images were withdrawn from the data set."""
+        items = self._table.batch(key(Kind.SHARED, one) for one in generation_ids)
+        return {id_of(item) for item in items if "withdrawn_at" in item}
+
     def rate(
-        self, request: Request, ratings: Sequence[Rating], *, best: str | None, reward: int
+        self,
+        request: Request,
+        ratings: Sequence[Rating],
+        *,
+        best: str | None,
+        reward: int,
+        images: Sequence[str],
     ) -> bool:
         """Store the ratings of a request's images and pay its owner ``reward`` kudos, once.
 
-        Returns False if the request has been rated before.
+        ``images`` are the ids of those that the reward was computed from. Returns False if the
+        request has been rated before. Raises Busy, and pays nothing, if one of ``images`` has been
+        withdrawn since.
         """
         rated = {rating.generation_id: _rating_fields(rating) for rating in ratings}
         if best is not None:
@@ -111,8 +125,18 @@ class Sharing:
                 )
                 for generation_id, fields in rated.items()
             ),
+            *(
+                check(key(Kind.SHARED, generation_id), "attribute_not_exists(withdrawn_at)")
+                for generation_id in images
+            ),
         ]
-        return self._table.try_transact(parts)
+        try:
+            self._table.transact(parts)
+        except ConditionFailed as failed:
+            if 0 in failed.which:
+                return False
+            raise Busy from None
+        return True
 
 
 def _rating_fields(rating: Rating) -> Item:

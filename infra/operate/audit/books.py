@@ -17,11 +17,12 @@ from horde.store.audit_rows import (
     read,
 )
 from horde.store.items import Item, Kind, Row, row_of
+from infra.operate.audit.objects import StoredObject
 
 
 @dataclass(slots=True)
 class Books:
-    """The items that were read. Each takes one or two kilobytes of memory."""
+    """The items that were read. Each takes one or two kilobytes of memory, a file half of one."""
 
     items: int = 0
     accounts: dict[int, AccountRow] = field(default_factory=dict)
@@ -32,6 +33,8 @@ class Books:
     published: dict[str, PublishedRow] = field(default_factory=dict)
     counted: set[str] = field(default_factory=set)
     """The anonymous requests that are marked as counted; the marks expire after two days."""
+    objects: dict[str, StoredObject] | None = None
+    """The files in the data set's bucket by key; None if it was not listed."""
     unreadable: dict[Row, str] = field(default_factory=dict)
     before: dict[Row, dict[str, int]] = field(default_factory=dict)
     """The counters of the statistics, read before everything else."""

@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from horde.records import ANONYMOUS_ID, DELIVERED, OPEN, Generation, Request, State
+from horde.records import (
+    ANONYMOUS_ID,
+    DELIVERED,
+    OPEN,
+    Generation,
+    Request,
+    Settlement,
+    State,
+)
 from horde.rules import rewards
 from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
@@ -113,6 +121,8 @@ def _rewarded(view: View, image: ImageRow, request: Request | None) -> Findings:
             if not least <= reward.amount <= most:
                 right = most if least == most else f"{least} to {most}"
                 yield finding(Rule.REWARDED, "amount", right, reward.amount)
+        if reward.settlement is not None:
+            yield from _settled(view, image, reward.settlement, request)
 
 
 def _rewards_of(view: View, request: Request, generation: Generation) -> tuple[int, int]:
@@ -124,3 +134,22 @@ def _rewards_of(view: View, request: Request, generation: Generation) -> tuple[i
         rewards.reward(then, generation, generation.state) for then in (at_first, request)
     )
     return least, most
+
+
+def _settled(
+    view: View, image: ImageRow, settlement: Settlement, request: Request | None
+) -> Findings:
+    """Check what a settlement says about its image; the statistics are counted from it."""
+    generation, finding = image.generation, finding_of_image(view, image)
+    expected = {
+        "worker_id": generation.worker_id or "",
+        "user_id": generation.user_id,
+        "model": generation.model,
+        "pixelsteps": generation.pixelsteps,
+        "settled_at": generation.settled_at or 0,
+    }
+    if request is not None:
+        expected["tax"] = request.tax
+    for name, right in expected.items():
+        if getattr(settlement, name) != right:
+            yield finding(Rule.SETTLED, name, right, getattr(settlement, name))
