@@ -60,6 +60,21 @@ def hidden_in_the_pixels() -> bytes:
     return container(chunk(b"VP8 ", webp()[20:] + zipped()))
 
 
+def hidden_in_the_alpha(quality: int) -> bytes:
+    """A ZIP archive behind the last coded value of the transparency."""
+    file = saved(glass(), quality=95, alpha_quality=quality)
+    start = file.index(b"ALPH") + 8
+    length = int.from_bytes(file[start - 4 : start], "little")
+    rest = file[start + length + length % 2 :]
+    return container(file[12:30], chunk(b"ALPH", file[start : start + length] + zipped()), rest)
+
+
+def glass() -> Image.Image:
+    image = drawn("blue").convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
 BAD: dict[str, Callable[[], bytes]] = {
     "HTML": lambda: b"<!doctype html><script>alert(1)</script>",
     "HTML that starts like a WebP": lambda: b"RIFF\x00\x10\x00\x00WEBP<script>alert(1)</script>",
@@ -80,6 +95,8 @@ BAD: dict[str, Callable[[], bytes]] = {
         chunk(b"VP8 ", webp("blue")[20:]),
     ),
     "a ZIP behind its pixels": hidden_in_the_pixels,
+    "a ZIP behind its alpha": lambda: hidden_in_the_alpha(100),
+    "a ZIP behind its coarse alpha": lambda: hidden_in_the_alpha(20),
     "2 MB of metadata": lambda: webp() + b"\0" * 2_000_000,
 }
 """Each was paid, and copied to the data set if it was shared, or it is a variant of what was."""
@@ -222,12 +239,6 @@ def test_pixels_keep_the_code_that_their_worker_gave_them(cloud: Cloud, worker: 
     with Image.open(io.BytesIO(delivered)) as image:
         assert image.convert("RGB").tobytes() == drawn("green").tobytes()
         assert (image.format, image.size, dict(image.getexif())) == ("WEBP", (512, 512), {})
-
-
-def glass() -> Image.Image:
-    image = drawn("blue").convert("RGBA")
-    image.putalpha(Image.linear_gradient("L").resize(image.size))
-    return image
 
 
 HONEST: dict[str, Callable[[], bytes]] = {
