@@ -154,6 +154,13 @@ def test_a_change_and_its_grant_are_made_both_or_neither(cloud: Cloud) -> None:
     assert cloud.store.accounts.get(ada.id) == replace(found, contact=None, trusted=False)
 
 
+def test_accounts_are_numbered_by_one_counter(cloud: Cloud) -> None:
+    first, second = account(cloud, "ada"), account(cloud, "bob")
+    assert (first.id, second.id) == (1, 2)
+    (counter,) = cloud.rows("USERS")
+    assert (counter["pk"], counter["last_id"]) == ({"S": "COUNTER"}, {"N": "2"})
+
+
 def test_a_worker_key_belongs_to_an_account(cloud: Cloud) -> None:
     ada = account(cloud, "ada")
     made = ApiKey(hash="h", user_id=ada.id, worker=True, created_at=START)

@@ -121,5 +121,10 @@ def test_a_census_reads_back_whole(cloud: Cloud) -> None:
     assert cloud.store.census.read() == (census, False)
     cloud.store.census.set_maintenance(on=True)
     assert cloud.store.census.read() == (census, True)
+    assert {item["pk"]["S"] for name in ("CENSUS", "MODES") for item in cloud.rows(name)} == {
+        "FLEET"
+    }
+    (modes,) = cloud.rows("MODES")
+    assert int(modes["changed_at"]["N"]) >= START_MS // 1000
     cloud.store.census.set_maintenance(on=False)
     assert cloud.store.census.read() == (census, False)

@@ -28,6 +28,7 @@ def offer(**fields: Any) -> Offer:
         (10, True, -100),
         (11, True, 0),
         (2600, True, 3),
+        (2_000_000, True, 2000),
         (-3, False, -3),
     ],
 )

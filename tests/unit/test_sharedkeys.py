@@ -48,5 +48,7 @@ def test_images_up_to_the_keys_pixels_and_steps_are_allowed() -> None:
     sharedkeys.check_request(exact, SPEC, total=1)
     with pytest.raises(refusals.SharedKeyLimit, match="at most 8191 pixels, not 8192"):
         sharedkeys.check_request(replace(exact, max_image_pixels=8191), SPEC, total=1)
+    with pytest.raises(refusals.SharedKeyInsufficientKudos):  # what it costs is said first
+        sharedkeys.check_request(replace(exact, max_image_pixels=8191), SPEC, total=11)
     with pytest.raises(refusals.SharedKeyLimit, match="at most 6 steps, not 7"):
         sharedkeys.check_request(replace(exact, max_image_steps=6), SPEC, total=1)

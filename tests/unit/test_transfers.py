@@ -32,6 +32,7 @@ def refusal(call: Any, *arguments: Any, **named: Any) -> str | None:
         ({}, {}, 0, False, "InvalidKudosTransferAmount"),
         ({}, {}, -1, False, "NegativeKudosTransfer"),
         ({"id": ANONYMOUS_ID}, {}, 1, False, "KudosTransferFromAnon"),
+        ({"id": ANONYMOUS_ID}, {}, 0, False, "KudosTransferFromAnon"),
         ({"flagged": True}, {}, 1, False, "SourceAccountFlagged"),
         ({}, {"id": ANONYMOUS_ID}, 1, False, "KudosTransferToAnon"),
         ({}, {"id": 1}, 1, False, "KudosTransferToSelf"),
