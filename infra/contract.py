@@ -15,6 +15,7 @@ if str(FUNCTIONS) not in sys.path:
 
 _http = importlib.import_module("horde.edge.http")
 _items = importlib.import_module("horde.store.items")
+_ending = importlib.import_module("horde.ending")
 _settlements = importlib.import_module("horde.store.settlements")
 
 CORS_HEADERS: list[str] = _http.CORS["Access-Control-Allow-Headers"].split(", ")
@@ -27,6 +28,9 @@ NEW_REQUEST: dict[str, str] = _settlements.NEW_REQUEST
 """The attributes by which the stream's filter recognises a new request."""
 NEW_WEBHOOK: dict[str, str] = _settlements.NEW_WEBHOOK
 PENDING_REWARD: dict[str, str] = _settlements.PENDING_REWARD
+
+FLEET_DROP: str = _ending.FLEET_DROP
+"""What is logged when one of the operator's own workers drops an image."""
 
 
 def routes_of(file: str) -> list[str]:

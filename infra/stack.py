@@ -4,6 +4,7 @@ from aws_cdk import Stack, StackProps
 from constructs import Construct
 
 from infra import parts
+from infra.contract import FLEET_DROP
 from infra.settings import StackSettings
 
 
@@ -72,6 +73,7 @@ class HordeCommonsStack(Stack):
         outputs.grant_put(worker)
         outputs.grant_read(worker, "*.webp")
         sources.grant_read(worker, "*.webp")
+        alarms.on_line(worker, "FleetFaults", FLEET_DROP, "own workers report faults", above=20)
 
         # client -> status: check, status, cancel.
         status = make("status", *env, models_env, outputs_env, may=parts.READ_WRITE)
@@ -102,6 +104,7 @@ class HordeCommonsStack(Stack):
         sweeping = (table_env, models_env, runpod_env, sources_env)
         sweep = make("sweep", *sweeping, seconds=55, may=parts.SETTLE)
         parts.run_every_minute(sweep, dead=not_swept)
+        alarms.on_line(sweep, "FleetExpiries", FLEET_DROP, "own workers are silent", above=20)
         sources.grant_delete(sweep)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
 

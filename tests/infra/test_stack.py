@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from horde.edge import http
+from horde.ending import FLEET_DROP
 from tests.support.template import ROOT, functions, of_type, routes, synthesize
 
 Template = dict[str, Any]
@@ -143,7 +144,9 @@ def test_every_dlq_and_every_function_has_an_alarm_that_tells_somebody(
     template: Template,
 ) -> None:
     alarms = [alarm["Properties"] for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()]
-    watched = {json.dumps(alarm["Dimensions"][0]["Value"]) for alarm in alarms}
+    watched = {
+        json.dumps(alarm["Dimensions"][0]["Value"]) for alarm in alarms if "Dimensions" in alarm
+    }
     queues = of_type(template, "AWS::SQS::Queue")
     fed = {
         mapping["Properties"]["EventSourceArn"]["Fn::GetAtt"][0]
@@ -156,13 +159,29 @@ def test_every_dlq_and_every_function_has_an_alarm_that_tells_somebody(
     assert all(alarm["AlarmActions"] for alarm in alarms)
 
 
+def test_the_operators_own_workers_ring_if_they_drop_many_images(template: Template) -> None:
+    alarms = {
+        alarm["Properties"]["MetricName"]: alarm["Properties"]["Threshold"]
+        for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()
+    }
+    counted = {
+        filtered["Properties"]["MetricTransformations"][0]["MetricName"]: filtered["Properties"][
+            "FilterPattern"
+        ]
+        for filtered in of_type(template, "AWS::Logs::MetricFilter").values()
+    }
+    for name in ("FleetFaults", "FleetExpiries"):
+        assert FLEET_DROP in counted[name]
+        assert alarms[name] == 20
+
+
 def test_an_answer_of_5xx_rings_although_the_function_did_not_fail(template: Template) -> None:
     (api,) = of_type(template, "AWS::ApiGatewayV2::Api")
     alarms = [alarm["Properties"] for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()]
     assert [
         alarm["MetricName"]
         for alarm in alarms
-        if alarm["Dimensions"] == [{"Name": "ApiId", "Value": {"Ref": api}}]
+        if alarm.get("Dimensions") == [{"Name": "ApiId", "Value": {"Ref": api}}]
     ] == ["5xx"]
 
 
