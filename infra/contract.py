@@ -16,6 +16,7 @@ if str(FUNCTIONS) not in sys.path:
 _http = importlib.import_module("horde.edge.http")
 _records = importlib.import_module("horde.records")
 _items = importlib.import_module("horde.store.items")
+_ending = importlib.import_module("horde.ending")
 _settlements = importlib.import_module("horde.store.settlements")
 
 CORS_HEADERS: list[str] = _http.CORS["Access-Control-Allow-Headers"].split(", ")
@@ -29,6 +30,9 @@ NEW_REQUEST: dict[str, str] = _settlements.NEW_REQUEST
 NEW_WEBHOOK: dict[str, str] = _settlements.NEW_WEBHOOK
 NEW_CSAM_MARK: dict[str, str] = _settlements.NEW_CSAM_MARK
 PENDING_REWARD: dict[str, str] = _settlements.PENDING_REWARD
+
+FLEET_DROP: str = _ending.FLEET_DROP
+"""What is logged when one of the operator's own workers drops an image."""
 
 
 UPLOADS: str = _records.UPLOADS

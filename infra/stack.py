@@ -4,7 +4,7 @@ from aws_cdk import Stack, StackProps
 from constructs import Construct
 
 from infra import parts
-from infra.contract import HELD_DAYS
+from infra.contract import FLEET_DROP, HELD_DAYS
 from infra.settings import StackSettings
 
 
@@ -73,6 +73,7 @@ class HordeCommonsStack(Stack):
         api.route(worker, "worker")
         parts.allow_submits(worker, outputs)
         sources.grant_read(worker, "*.webp")
+        alarms.on_line(worker, "FleetFaults", FLEET_DROP, "own workers report faults", above=20)
 
         # client -> status: check, status, cancel.
         status = make("status", *env, models_env, outputs_env, may=parts.READ_WRITE)
@@ -111,6 +112,7 @@ class HordeCommonsStack(Stack):
         sweeping = (table_env, models_env, runpod_env, sources_env, uploads.env, trust_env)
         sweep = make("sweep", *sweeping, seconds=55, may=parts.SETTLE)
         parts.run_every_minute(sweep, dead=not_swept)
+        alarms.on_line(sweep, "FleetExpiries", FLEET_DROP, "own workers are silent", above=20)
         sources.grant_delete(sweep)
         uploads.queue.grant_send_messages(sweep)
         parts.allow_secret(sweep, settings.runpod_key_parameter)

@@ -6,12 +6,15 @@ stays in the due index until all its images have ended.
 """
 
 from horde import clock
+from horde.log import logger
 from horde.records import OPEN, Generation, Request, State
 from horde.rules.lifecycle import FaultOutcome, after_fault
 from horde.store import Store
 
 MAX_CANCELLED = 1000
 """Most waiting images that a deletion, or one sweep of it, cancels; an account has far fewer."""
+FLEET_DROP = "own worker dropped an image"
+"""Logged if one of the operator's own workers fails: nothing else stops it, so an alarm rings."""
 
 
 def cancel(store: Store, request: Request, generations: list[Generation]) -> None:
@@ -55,6 +58,8 @@ def fault(store: Store, request: Request, generation: Generation) -> None:
 
     ``generation`` was ``processing`` when it was read. If it has changed since, nothing happens.
     """
+    if not generation.held:
+        logger.warning(FLEET_DROP, extra={"worker": generation.worker_id})
     match after_fault(request, generation, clock.now()):
         case FaultOutcome.REQUEUE:
             if store.endings.requeue(request, generation):

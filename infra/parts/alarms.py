@@ -19,13 +19,13 @@ class Alarms(Construct):
         if email:
             self.topic.add_subscription(subscriptions.EmailSubscription(email))
 
-    def on(self, name: str, metric: cloudwatch.IMetric, text: str) -> None:
-        """Alarm when a metric is above zero for five minutes."""
+    def on(self, name: str, metric: cloudwatch.IMetric, text: str, *, above: int = 0) -> None:
+        """Alarm when a metric is above a number, mostly zero, for five minutes."""
         alarm = cloudwatch.Alarm(
             self,
             name,
             metric=metric,
-            threshold=0,
+            threshold=above,
             evaluation_periods=1,
             comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
@@ -33,12 +33,14 @@ class Alarms(Construct):
         )
         alarm.add_alarm_action(actions.SnsAction(self.topic))
 
-    def on_line(self, function: lambda_.Function, name: str, message: str, text: str) -> None:
-        """Alarm when a function logs a message."""
+    def on_line(
+        self, function: lambda_.Function, name: str, message: str, text: str, *, above: int = 0
+    ) -> None:
+        """Alarm when a function logs a message more than ``above`` times in five minutes."""
         found = function.log_group.add_metric_filter(
             name,
             metric_namespace=Stack.of(self).stack_name,
             metric_name=name,
             filter_pattern=logs.FilterPattern.string_value("$.message", "=", message),
         )
-        self.on(name, found.metric(statistic="Sum"), text)
+        self.on(name, found.metric(statistic="Sum"), text, above=above)

@@ -7,8 +7,8 @@ import pytest
 from horde.records import State
 from horde.rules import standing
 from horde.store.queue import HoldsEnough, Queue
-from horde.store.requests import Requests
-from tests.support.api_calls import ANONYMOUS, Reply, refused
+from horde.store.workers import Workers
+from tests.support.api_calls import ANONYMOUS, refused
 from tests.support.cloud import Cloud
 from tests.support.numbers import COST, FLOOR, LIFE_S, MAX_FAULTS, PRICE, REWARD
 
@@ -189,6 +189,22 @@ def test_an_account_has_a_limited_number_of_workers(
     assert cloud.pop(worker, name="and another").status == 200
 
 
+def test_first_pops_at_once_do_not_pass_the_limit_of_workers(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has counted the workers before any of them registers one."""
+    real, others = Workers.ids_of, [f"worker {number}" for number in range(standing.MAX_WORKERS)]
+
+    def count_then_others(self: Workers, *args: Any) -> list[str]:
+        found = real(self, *args)
+        if others:
+            assert cloud.pop(worker, name=others.pop()).status == 200
+        return found
+
+    monkeypatch.setattr(Workers, "ids_of", count_then_others)
+    refused(cloud.pop(worker, name="one more"), "TooManyWorkers", 403)
+
+
 def test_workers_that_were_not_seen_for_long_do_not_count(cloud: Cloud, worker: str) -> None:
     for number in range(standing.MAX_WORKERS):
         cloud.pop(worker, name=f"worker {number}")
@@ -357,86 +373,3 @@ def test_an_image_that_goes_back_to_the_queue_was_preferred_by_nobody(
     prefers = {"priority_usernames": [f"poor#{user}"]}
     assert faults(cloud, worker, 1, **prefers) == 1
     assert drawn(cloud, cloud.new_worker("honest"), name="honest") == REWARD
-
-
-# --- the limit of waiting images ------------------------------------------------------------------
-
-
-def test_the_last_image_within_the_limit_is_accepted(cloud: Cloud) -> None:
-    _, key = cloud.register(kudos=10_000)
-    assert cloud.generate(key, params={"n": BATCH}).status == 202
-    assert cloud.generate(key, params={"n": 10}).status == 202
-    refused(cloud.generate(key), "TooManyPrompts", 429)
-
-
-def posts_at_once(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, key: str, posts: int, n: int
-) -> list[Reply]:
-    """Post so that each call has read the account before any of them writes."""
-    real = Requests.accept
-    answers: list[Reply] = []
-    left = [posts]
-
-    def post() -> None:
-        left[0] -= 1
-        answers.append(cloud.generate(key, params={"n": n}))
-
-    def after_the_others(self: Requests, *args: Any) -> None:
-        if left[0]:
-            post()
-        real(self, *args)
-
-    monkeypatch.setattr(Requests, "accept", after_the_others)
-    post()
-    return answers
-
-
-def test_posts_at_once_do_not_pass_the_limit_of_waiting_images(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    user, key = cloud.register(kudos=10_000)
-    answers = posts_at_once(cloud, monkeypatch, key, posts=16, n=10)
-    assert sorted(answer.status for answer in answers) == [202] * 3 + [429] * 13
-    assert {a.body["rc"] for a in answers if a.status == 429} == {"TooManyPrompts"}
-    assert cloud.kudos(user) == FLOOR + 10_000 - 30 * COST
-
-
-def test_an_account_whose_count_was_left_too_high_is_not_refused_for_long(cloud: Cloud) -> None:
-    """Functions of a version that does not count may run beside those that do, for a while."""
-    user, key = cloud.register(kudos=10_000)
-    request = cloud.generate(key, params={"n": 5}).body["id"]
-    account = cloud.store.accounts.get(user)
-    assert account is not None
-    cloud.store.accounts.change(account, {"waiting": 30})
-    refused(cloud.generate(key), "TooManyPrompts", 429)  # the index might lag
-    cloud.clock.pass_seconds(61)
-    assert cloud.generate(key).status == 202
-    cloud.cancel(request)
-
-
-def test_images_of_before_the_count_end_without_it(cloud: Cloud, worker: str) -> None:
-    user, key = cloud.register(kudos=10_000)
-    request = cloud.generate(key, params={"n": 3}).body["id"]
-    for item in list(cloud.items()):
-        kind, pk = item["sk"]["S"], {"pk": item["pk"], "sk": item["sk"]}
-        names = {"GENERATION": "counted", "USER": "waiting"}
-        if kind in names:
-            expression = f"REMOVE {names[kind]}"
-            cloud.db.update_item(TableName=cloud.table, Key=pk, UpdateExpression=expression)
-    assert faults(cloud, worker, 1) == 1
-    assert len(cloud.draw(cloud.new_worker("honest"), name="honest", amount=1)) == 3
-    cloud.cancel(request)
-    assert cloud.generate(key).status == 202
-    account = cloud.store.accounts.get(user)
-    assert account is not None
-    assert account.waiting == 1
-    for item in list(cloud.items()):  # or the proof after the test would miss the mark
-        if item["sk"]["S"] == "GENERATION" and "counted" not in item:
-            pk = {"pk": item["pk"], "sk": item["sk"]}
-            values = {":true": {"BOOL": True}}
-            cloud.db.update_item(
-                TableName=cloud.table,
-                Key=pk,
-                UpdateExpression="SET counted = :true",
-                ExpressionAttributeValues=values,
-            )

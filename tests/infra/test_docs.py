@@ -34,7 +34,7 @@ LONGEST_SENTENCE = 40
 
 NAMES = """
 body offer priority_users WorkerContext WorkerStats workers.register workers.delete extend_expiry
-reschedule count_fault top_by_kudos IdempotencyKey used_with sent_recently pending posted payouts
+reschedule faulted_by top_by_kudos IdempotencyKey used_with sent_recently pending posted payouts
 conditions post apply_to_balance append_entry try_transact retry_on_conflict effective_kudos
 LimitStatus slow_workers extra_slow_workers moving_speed env outputs_env sources_env READ READ_WRITE
 MANAGE ratelimit Response

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from horde.edge import http
+from horde.ending import FLEET_DROP
 from horde.records import HELD_DAYS
 from tests.support.template import ROOT, functions, of_type, routes, synthesize
 
@@ -206,6 +207,22 @@ def test_every_dlq_and_every_function_has_an_alarm_that_tells_somebody(
     for name, _ in functions(template).values():
         assert json.dumps({"Ref": name}) in watched
     assert all(alarm["AlarmActions"] for alarm in alarms)
+
+
+def test_the_operators_own_workers_ring_if_they_drop_many_images(template: Template) -> None:
+    alarms = {
+        alarm["Properties"]["MetricName"]: alarm["Properties"]["Threshold"]
+        for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()
+    }
+    counted = {
+        filtered["Properties"]["MetricTransformations"][0]["MetricName"]: filtered["Properties"][
+            "FilterPattern"
+        ]
+        for filtered in of_type(template, "AWS::Logs::MetricFilter").values()
+    }
+    for name in ("FleetFaults", "FleetExpiries"):
+        assert FLEET_DROP in counted[name]
+        assert alarms[name] == 20
 
 
 def test_an_answer_of_5xx_rings_although_the_function_did_not_fail(template: Template) -> None:

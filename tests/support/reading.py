@@ -91,7 +91,6 @@ class Reading(Deployment):
                     image = from_item(Generation, item)
                     if image.state is State.WAITING and image.counted:
                         waiting[image.user_id] += 1
-                    assert image.counted is (image.user_id != 0)
                     assert not image.held or image.state is State.PROCESSING
                     if image.held:
                         held[image.worker_id or ""].add(image.id)
