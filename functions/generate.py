@@ -23,7 +23,8 @@ from horde import aws, clock, images, outbound
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import GenerateRequest, parse
 from horde.edge.errors import PayloadError
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.ids import is_uuid
 from horde.edge.responses import RequestAccepted, RequestCost, Warned
 from horde.overview import overview
 from horde.records import Generation, ImageSpec, Request, State, User
@@ -336,6 +337,7 @@ ROUTES = {
         body=GenerateRequest,
         responses={202: RequestAccepted, 200: RequestCost},
         key=Key.REQUIRED,
+        max_body=MAX_BODY,
         errors=(
             MissingPrompt,
             InvalidPromptSize,

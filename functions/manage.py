@@ -8,7 +8,8 @@ from typing import Any
 
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import ModesChange, WorkerChange, parse
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.ids import is_uuid
 from horde.edge.responses import Modes, WorkerChanged, WorkerDeleted
 from horde.records import Worker
 from horde.rules import accounts

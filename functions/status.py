@@ -15,7 +15,8 @@ from typing import Any
 from horde import aws, clock, ending, images
 from horde.edge import ratelimit
 from horde.edge.bodies import RateRequest, parse
-from horde.edge.http import ApiSettings, Call, Response, Route, is_uuid, serve
+from horde.edge.http import ApiSettings, Call, Response, Route, serve
+from horde.edge.ids import is_uuid
 from horde.edge.responses import GeneratedImage, Rated, Remark, RequestCheck, RequestStatus
 from horde.overview import overview
 from horde.records import DELIVERED, Generation, Request, State

@@ -20,7 +20,8 @@ from horde.edge.bodies import (
     TransferRequest,
     parse,
 )
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.ids import is_uuid
 from horde.edge.responses import Done, KudosAwarded, KudosTransferred, SharedKeyDetails
 from horde.records import SharedKey, User
 from horde.rules import accounts, sharedkeys, transfers

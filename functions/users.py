@@ -14,7 +14,8 @@ from horde import clock, ending
 from horde.edge import auth, profiles, ratelimit
 from horde.edge.bodies import RegisterRequest, UserChange, UsersQuery, parse
 from horde.edge.errors import PayloadError
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.ids import is_uuid
 from horde.edge.pages import page
 from horde.edge.responses import Done, Registered, UserChanged, UserDetails, UserList
 from horde.log import logger

@@ -28,7 +28,8 @@ from typing import Any
 from horde import aws, clock, ending, images
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import PopRequest, SubmitRequest, parse
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.ids import is_uuid
 from horde.edge.responses import Job, Popped, Submitted, UploadForm
 from horde.records import (
     DELIVERED,
@@ -460,6 +461,7 @@ ROUTES = {
         body=SubmitRequest,
         responses={200: Submitted},
         key=Key.REQUIRED,
+        max_body=MAX_BODY,
         errors=(
             AnonForbiddenWorker,
             NotPrivileged,

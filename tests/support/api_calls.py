@@ -1,7 +1,7 @@
 """Doubles API Gateway and those who call it: clients, and workers with their uploads.
 
 A call is the event of payload format 2.0 that API Gateway makes of it; no HTTP is spoken (``wsgi``
-does that). API Gateway's own refusals, timeouts and size limits are not doubled.
+does that). What is too large for API Gateway or Lambda is refused as there (``lambda_limits``).
 """
 
 import json
@@ -15,6 +15,7 @@ import requests
 from horde.edge import auth
 from horde.records import ApiKey
 from horde.store.accounts import deleted
+from tests.support import lambda_limits
 from tests.support.deployment import Deployment
 from tests.support.images import webp
 from tests.support.numbers import HANG_S
@@ -78,6 +79,8 @@ class ApiCalls(Deployment):
             "body": raw if raw is not None else (json.dumps(body) if body is not None else None),
             "isBase64Encoded": False,
         }
+        if lambda_limits.too_large(event):
+            return Reply(413, lambda_limits.TOO_LARGE, {})
         answer = self.invoke(self.routes[route_key], event)
         is_json = answer["headers"]["Content-Type"].startswith("application/json")
         shown = json.loads(answer["body"]) if is_json else answer["body"]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from horde import store
+from tests.support import lambda_limits
 from tests.support import template as templates
 from tests.support.clock import Clock
 from tests.support.fake_runpod import FakeRunPod
@@ -114,10 +115,15 @@ class Deployment:
         return name.lower()
 
     def invoke(self, file: str, event: dict[str, Any]) -> Any:
-        """Run one Lambda in this process, with its own environment and nothing else of ours."""
+        """Run one Lambda in this process, with its own environment and nothing else of ours.
+
+        An answer that Lambda would refuse fails the test.
+        """
         with _environ(self.environment(file)):
             handler: Callable[[Any, Any], Any] = importlib.import_module(file).handler
-            return handler(event, None)
+            answer = handler(event, None)
+        lambda_limits.check_answer(file, answer)
+        return answer
 
 
 @contextmanager
