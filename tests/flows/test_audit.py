@@ -1120,6 +1120,36 @@ def test_no_report_shows_a_shared_key(made: Made) -> None:
     assert made.ids["gift"] not in "".join(findings)
 
 
+def test_an_account_counts_its_waiting_images(made: Made) -> None:
+    """Those that say so: others were accepted before there was a count."""
+    ada = made.user("ada")
+    waiting = [made.image("waiting"), made.image("waiting shared")]
+    counted = [*waiting, made.image("leased"), made.image("painted")]
+    for row in counted:
+        made.change(row, counted=True)
+    for amount, found in ((1, True), (None, True), (2, False), (3, True)):
+        made.change(ada, waiting=amount)
+        assert made.found() == ({(name(ada), Rule.COUNTED_WAITING)} if found else set())
+
+
+def test_a_worker_lists_the_images_that_it_holds(made: Made) -> None:
+    """Unless they are claimed by the operator's own workers."""
+    leased = made.image("leased")
+    stats = Row(f"WORKER#{made.items[leased]['worker_id']['S']}", "STATS")
+    assert made.found() == set()
+    made.change(leased, held=True)
+    assert made.found() == {(name(stats), Rule.HELD)}
+    image, other = made.generation("leased"), made.generation("painted")
+    made.change(stats, held={"SS": [image]})
+    assert made.found() == set()
+    made.change(made.image("painted"), held=True)  # it was delivered, and must not be listed
+    assert made.found() == set()
+    made.change(stats, held={"SS": [image, other]})
+    assert made.found() == {(name(stats), Rule.HELD)}
+    del made.items[stats]
+    assert (name(stats), Rule.HELD) in made.found()
+
+
 def counter(made: Made, row: Row, attribute: str, amount: int) -> None:
     for counters in (made.before, made.after):
         counters[row] = {**counters[row], attribute: counters[row].get(attribute, 0) + amount}
@@ -1295,6 +1325,49 @@ def test_old_rewards_that_are_posted_while_the_audit_reads_are_not_found(busy: B
     for seed in range(5):
         report = audit(Counted(busy.cloud, before, seed), segments=1, pauses=(0, 0))
         assert report.findings == (), report.lines()
+
+
+def test_counts_that_a_read_missed_are_read_again(busy: Busy) -> None:
+    """An image begins to wait, and another one is claimed, while the table is read."""
+    cloud = busy.cloud
+
+    def count() -> None:
+        """Do what the functions do: mark each image, and keep the counts."""
+        waits: dict[str, int] = {}
+        holds: dict[str, list[str]] = {}
+        for item in cloud.rows("GENERATION"):
+            row = row_of(item)
+            state, user = item["state"]["S"], item["user_id"]["N"]
+            if user == "0":
+                continue
+            waits[user] = waits.get(user, 0) + (state == "waiting")
+            if state == "processing":
+                holds.setdefault(item["worker_id"]["S"], []).append(row.pk.partition("#")[2])
+            update(row, "SET counted = :true, held = :true", {":true": {"BOOL": True}})
+        for user, amount in waits.items():
+            update(Row(f"USER#{user}", "USER"), "SET waiting = :n", {":n": {"N": str(amount)}})
+        for one, images in holds.items():
+            update(Row(f"WORKER#{one}", "STATS"), "SET held = :held", {":held": {"SS": images}})
+
+    def update(row: Row, expression: str, values: Item) -> None:
+        cloud.db.update_item(
+            TableName=cloud.table,
+            Key={"pk": {"S": row.pk}, "sk": {"S": row.sk}},
+            UpdateExpression=expression,
+            ExpressionAttributeValues=values,
+        )
+
+    count()
+    before = everything(cloud.store)
+    cloud.pop(busy.worker)
+    busy.left = [cloud.generate(key).body["id"] for key in busy.keys]
+    count()
+    for seed in range(5):
+        report = audit(Moving(cloud, before, seed), segments=1, pauses=(0, 0))
+        assert report.findings == (), report.lines()
+    update(Row(f"USER#{busy.ada}", "USER"), "ADD waiting :one", {":one": {"N": "1"}})
+    (finding,) = audit(reads(cloud), segments=1, pauses=(0, 0)).findings
+    assert finding.rule is Rule.COUNTED_WAITING
 
 
 def test_what_is_wrong_is_found_while_the_table_moves(busy: Busy) -> None:

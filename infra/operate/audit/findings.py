@@ -58,6 +58,8 @@ class Rule(StrEnum):
     RATED = "a rating's award goes to the request's owner, within the rules and its price"
     BUDGET = "a shared key has spent what its requests paid, and has left what else it was granted"
     KEY_OWNER = "a shared key is listed in its owner's account"
+    COUNTED_WAITING = "an account counts its waiting images"
+    HELD = "a worker's statistics list the images that it holds"
     COUNTED = "statistics are the sums of the events they have counted"
 
 
@@ -73,7 +75,7 @@ class Finding:
     expected: int | str
     found: int | str
     about: frozenset[str] = field(default=frozenset(), compare=False)
-    """The partitions to read again before it is reported; also STATS, TRANSFERS or OBJECTs."""
+    """The partitions to read again before it is reported; also what the constants below name."""
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -195,6 +197,15 @@ def request_key(request_id: str) -> str:
 def generation_key(generation_id: str) -> str:
     """Return the partition of an image."""
     return partition(items.Kind.GENERATION, generation_id)
+
+
+HELD = "HELD"
+"""The kind, in ``Finding.about``, of a worker's statistics."""
+
+
+def held_key(worker_id: str) -> str:
+    """Return what stands for a worker's statistics in ``Finding.about``."""
+    return f"{HELD}#{worker_id}"
 
 
 def object_key(key: str) -> str:

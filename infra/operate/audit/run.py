@@ -20,13 +20,22 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from horde import clock
+from horde.records import OPEN
 from horde.rules.kudos import Kind
 from horde.store import items
 from horde.store.audit import AuditStore, ledger_from
-from horde.store.items import Item, Row, partition, row_of
+from horde.store.items import Item, Row, partition
 from infra.operate.audit.books import Books
 from infra.operate.audit.checks import Check, judge
-from infra.operate.audit.findings import OBJECT, STATS, TRANSFERS, Finding, View
+from infra.operate.audit.findings import (
+    HELD,
+    OBJECT,
+    STATS,
+    TRANSFERS,
+    Finding,
+    View,
+    generation_key,
+)
 from infra.operate.audit.objects import Bucket, StoredObject
 
 SEGMENTS = 4
@@ -178,7 +187,11 @@ def read_again(
         pk for pk, (kind, name) in names.items() if kind == items.Kind.USER and name.isdecimal()
     }
     files = {pk: name for pk, (kind, name) in names.items() if kind == OBJECT}
-    rows = [Row(pk, kind) for pk, (kind, _) in names.items() if pk not in users | files.keys()]
+    rows = [
+        Row(partition(items.Kind.WORKER, name), items.Kind.STATS) if kind == HELD else Row(pk, kind)
+        for pk, (kind, name) in names.items()
+        if pk not in users | files.keys()
+    ]
     books.refresh(rows, store.rows(rows))
     if bucket is not None and books.objects is not None:
         for key in files.values():
@@ -195,10 +208,11 @@ def read_again(
 
 
 def _read_account(store: AuditStore, books: Books, user_id: int, since: int) -> None:
-    """Read an account, its shared keys and the end of its ledger, without a write in between.
+    """Read an account and what it counts, and the end of its ledger, without a write in between.
 
-    No read of several items is a snapshot. But each write of kudos changes the account, so the
-    account is read before and after, up to ``QUIET_TRIES`` times.
+    It counts its shared keys' kudos and its waiting images. No read of several items is a snapshot.
+    But each write of either changes the account, so the account is read before and after, up to
+    ``QUIET_TRIES`` times.
     """
     row = Row(partition(items.Kind.USER, user_id), items.Kind.USER)
     pending = [  # may be older than the end of the ledger, and posted by now
@@ -214,24 +228,45 @@ def _read_account(store: AuditStore, books: Books, user_id: int, since: int) -> 
         keys += [_row_of_key(key) for key in (account.user.sharedkey_ids if account else ())]
         found_keys, found_pending = store.rows(keys), store.rows(pending)
         tail = store.account_since(user_id, since)
-        if [item for item in tail if row_of(item) == row] == before:
+        _read_reasons(store, books, tail)
+        _read_waiting(store, books, user_id)
+        if store.rows([row]) == before:
             break
     books.refresh(keys, found_keys)
     books.refresh(pending, found_pending)
     books.refresh([row], tail)
-    _read_reasons(store, books, tail)
 
 
 def _read_reasons(store: AuditStore, books: Books, tail: list[Item]) -> None:
-    """Read the requests of new charges: a shared key may have paid them."""
+    """Read the requests of new charges, which a shared key may have paid, and their images."""
     charges = [
-        item["reference"]["S"]
-        for item in tail
-        if item.get("kind", {}).get("S") == Kind.ACCEPT
-        and item["reference"]["S"] not in books.requests
+        item["reference"]["S"] for item in tail if item.get("kind", {}).get("S") == Kind.ACCEPT
     ]
-    rows = [Row(partition(items.Kind.REQUEST, name), items.Kind.REQUEST) for name in charges]
+    new = [name for name in charges if name not in books.requests]
+    rows = [Row(partition(items.Kind.REQUEST, name), items.Kind.REQUEST) for name in new]
     books.refresh(rows, store.rows(rows))
+    found = [books.requests[name] for name in charges if name in books.requests]
+    rows = [
+        _row_of_image(name)
+        for request in found
+        for name in request.request.generations
+        if name not in books.images
+    ]
+    books.refresh(rows, store.rows(rows))
+
+
+def _read_waiting(store: AuditStore, books: Books, user_id: int) -> None:
+    """Read the open images of an account again, which its count of waiting images depends on."""
+    rows = [
+        _row_of_image(name)
+        for name, image in books.images.items()
+        if image.counted and image.generation.user_id == user_id and image.generation.state in OPEN
+    ]
+    books.refresh(rows, store.rows(rows))
+
+
+def _row_of_image(name: str) -> Row:
+    return Row(generation_key(name), items.Kind.GENERATION)
 
 
 def _row_of_key(key_id: str) -> Row:
