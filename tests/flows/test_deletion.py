@@ -158,10 +158,10 @@ def test_no_request_slips_in_after_the_deletion(
     """The account is deleted between the last check of a request and its charge."""
     (ada, key), real = cloud.register("ada", kudos=1000), Requests.accept
 
-    def late(self: Requests, *args: Any) -> None:
+    def late(self: Requests, *args: Any, **more: Any) -> None:
         monkeypatch.setattr(Requests, "accept", real)
         assert delete(cloud, key, ada).status == 200
-        real(self, *args)
+        real(self, *args, **more)
 
     monkeypatch.setattr(Requests, "accept", late)
     refused(cloud.generate(key), "DeletedUser", 403)
@@ -177,9 +177,9 @@ def test_no_charge_to_a_deleted_account(
     if how == "a shared key":
         key = cloud.call("PUT /api/v2/sharedkeys", {"name": "friends"}, key=key).body["id"]
 
-    def late(self: Requests, *args: Any) -> None:
+    def late(self: Requests, *args: Any, **more: Any) -> None:
         cloud.set_flags(ada, deleted=True)
-        real(self, *args)
+        real(self, *args, **more)
 
     monkeypatch.setattr(Requests, "accept", late)
     refused(cloud.generate(key), "DeletedUser", 403)

@@ -50,8 +50,9 @@ def processing(cloud: Cloud) -> int:
 
 @pytest.mark.parametrize("names", [["w1"], ["w1", "w2", "w3"]])
 def test_an_owner_whose_workers_fault_an_image_does_not_get_it_again(
-    cloud: Cloud, worker: str, names: list[str]
+    cloud: Cloud, owner: int, worker: str, names: list[str]
 ) -> None:
+    cloud.set_flags(owner, trusted=False)
     user, key = cloud.register(kudos=STRANGERS * COST)
     requests = [cloud.generate(key).body["id"] for _ in range(STRANGERS)]
     for name in names:
