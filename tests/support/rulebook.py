@@ -116,8 +116,11 @@ class Work:
         pixels, steps = self.width * self.height, self.counted_steps(rules)
         area = math.pow((pixels - 4096) / 1_044_480, 1.75)
         kudos = Decimal(0.1232 * steps + area * 0.1232 * steps * 8.75)
-        special = rules.families_hires_fix if self.first_pass else {}
-        factor = special.get(self.family, rules.families.get(self.family, Decimal(1)))
+        special = rules.families_hires_fix if self.first_pass else ()
+        by_family = [
+            factor for family, factor in (*special, *rules.families) if family == self.family
+        ]
+        factor = (*by_family, Decimal(1))[0]
         return kudos.quantize(Decimal("0.01"), ROUND_HALF_UP) * factor
 
     def reward(self, rules: Ruleset = IN_FORCE) -> int:
