@@ -117,10 +117,8 @@ class Work:
         area = math.pow((pixels - 4096) / 1_044_480, 1.75)
         kudos = Decimal(0.1232 * steps + area * 0.1232 * steps * 8.75)
         special = rules.families_hires_fix if self.first_pass else ()
-        by_family = [
-            factor for family, factor in (*special, *rules.families) if family == self.family
-        ]
-        factor = (*by_family, Decimal(1))[0]
+        factors = [*special, *rules.families, (self.family, Decimal(1))]
+        factor = next(one for family, one in factors if family == self.family)
         return kudos.quantize(Decimal("0.01"), ROUND_HALF_UP) * factor
 
     def reward(self, rules: Ruleset = IN_FORCE) -> int:
