@@ -226,8 +226,15 @@ def numbers(version: str) -> list[str]:
     rules = ruleset.of(version)
     of = "in force" if rules == ruleset.IN_FORCE else "of earlier requests"
     width = max(len(spec.name) for spec in fields(rules))
-    lines = [f"{name:<{width}}  {value}" for name, value in asdict(rules).items()]
+    lines = [f"{name:<{width}}  {_shown(value)}" for name, value in asdict(rules).items()]
     return [f"the ruleset {of}", *lines]
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, tuple):
+        return str(value)
+    pairs = [one if isinstance(one, tuple) else (one,) for one in value]
+    return ", ".join(" ".join(map(str, pair)) for pair in pairs) or "none"
 
 
 def outputs_of(session: boto3.Session, stack: str) -> dict[str, str]:

@@ -125,8 +125,9 @@ class Work:
         pixels, steps = self.width * self.height, self.counted_steps(rules)
         area = math.pow((pixels - 4096) / 1_044_480, 1.75)
         kudos = Decimal(0.1232 * steps + area * 0.1232 * steps * 8.75)
-        special = rules.families_hires_fix if self.first_pass else {}
-        factor = special.get(self.family, rules.families.get(self.family, Decimal(1)))
+        special = rules.families_hires_fix if self.first_pass else ()
+        factors = [*special, *rules.families, (self.family, Decimal(1))]
+        factor = next(one for family, one in factors if family == self.family)
         return kudos.quantize(Decimal("0.01"), ROUND_HALF_UP) * factor
 
     def reward(self, rules: Ruleset = IN_FORCE) -> int:

@@ -23,14 +23,14 @@ FIRST = {
     "two_pass_samplers": ("k_heun", "k_dpm_2", "k_dpm_2_a", "k_dpmpp_2s_a"),
     "adaptive_steps": 50,
     "counts_hires_fix": False,
-    "families": {
-        "stable_diffusion_xl": Decimal(2),
-        "stable_cascade": Decimal(4),
-        "flux_1": Decimal(8),
-        "z_image_turbo": Decimal(8),
-        "qwen_image": Decimal(12),
-    },
-    "families_hires_fix": {},
+    "families": (
+        ("stable_diffusion_xl", Decimal(2)),
+        ("stable_cascade", Decimal(4)),
+        ("flux_1", Decimal(8)),
+        ("z_image_turbo", Decimal(8)),
+        ("qwen_image", Decimal(12)),
+    ),
+    "families_hires_fix": (),
     "source_image": Decimal("1.3"),
     "fast_workers_only": Decimal("1.2"),
     "worker_blacklist": Decimal("1.1"),
@@ -57,7 +57,7 @@ SECOND: dict[str, Any] = {
     "two_pass_samplers": ("k_heun", "k_dpm_2", "k_dpm_2_a", "k_dpmpp_2s_a", "k_dpmpp_sde"),
     "adaptive_steps": 40,
     "counts_hires_fix": True,
-    "families_hires_fix": {"stable_cascade": Decimal(7)},
+    "families_hires_fix": (("stable_cascade", Decimal(7)),),
     "ratings_return_tax": False,
 }
 KEPT: dict[str, dict[str, Any]] = {"2026-11": FIRST, "2026-12": SECOND}

@@ -128,9 +128,10 @@ def tax(*, shared: bool, rules: ruleset.Ruleset | None = None) -> int:
 
 def family_factor(spec: ImageSpec, *, baseline: str, rules: ruleset.Ruleset) -> Decimal:
     """Return the multiplier of the base price by the model's family (horde-api.md 3.2 c)."""
-    if baseline in rules.families_hires_fix and first_pass_pixels(spec, baseline=baseline):
-        return rules.families_hires_fix[baseline]
-    return rules.families.get(baseline, Decimal(1))
+    factors = dict(rules.families)
+    if first_pass_pixels(spec, baseline=baseline):
+        factors |= dict(rules.families_hires_fix)
+    return factors.get(baseline, Decimal(1))
 
 
 def quote(

@@ -11,7 +11,6 @@ All texts that clients read (terms, news, OpenAPI, pages, the demo) take their n
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 
@@ -45,9 +44,9 @@ class Ruleset:
     """Whether the first pass of ``hires_fix`` counts."""
 
     # Prices: multipliers of the base price (horde-api.md 3.2).
-    families: Mapping[str, Decimal]
+    families: tuple[tuple[str, Decimal], ...]
     """By the model's family (``baseline``); 1 for all others."""
-    families_hires_fix: Mapping[str, Decimal]
+    families_hires_fix: tuple[tuple[str, Decimal], ...]
     """Those that differ for images drawn with ``hires_fix``."""
     source_image: Decimal
     fast_workers_only: Decimal
@@ -101,14 +100,14 @@ FIRST = Ruleset(
     two_pass_samplers=("k_heun", "k_dpm_2", "k_dpm_2_a", "k_dpmpp_2s_a"),
     adaptive_steps=50,
     counts_hires_fix=False,
-    families={
-        "stable_diffusion_xl": Decimal(2),
-        "stable_cascade": Decimal(4),
-        "flux_1": Decimal(8),
-        "z_image_turbo": Decimal(8),
-        "qwen_image": Decimal(12),
-    },
-    families_hires_fix={},
+    families=(
+        ("stable_diffusion_xl", Decimal(2)),
+        ("stable_cascade", Decimal(4)),
+        ("flux_1", Decimal(8)),
+        ("z_image_turbo", Decimal(8)),
+        ("qwen_image", Decimal(12)),
+    ),
+    families_hires_fix=(),
     source_image=Decimal("1.3"),
     fast_workers_only=Decimal("1.2"),
     worker_blacklist=Decimal("1.1"),
@@ -137,7 +136,7 @@ SECOND = replace(
     two_pass_samplers=(*FIRST.two_pass_samplers, "k_dpmpp_sde"),
     adaptive_steps=40,
     counts_hires_fix=True,
-    families_hires_fix={"stable_cascade": Decimal(7)},  # horde-api.md 3.2 c
+    families_hires_fix=(("stable_cascade", Decimal(7)),),  # horde-api.md 3.2 c
     ratings_return_tax=False,
 )
 RULESETS = (FIRST, SECOND)
