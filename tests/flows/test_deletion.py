@@ -53,13 +53,17 @@ def test_what_a_shared_key_of_a_deleted_account_has_waiting_is_cancelled(cloud: 
 
 
 def test_more_requests_than_one_page_has_are_cancelled(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("horde.store.requests.BATCH", 2)
     ada, key = cloud.register("ada", kudos=1000)
     requests = [cloud.generate(key).body["id"] for _ in range(5)]
+    held = [cloud.pop(worker).body["id"] for _ in range(3)]
     assert delete(cloud, key, ada).status == 200
+    for image in held:
+        assert cloud.submit(worker, image, state="faulted").status == 200
     assert set(states(cloud, *requests)) == {State.CANCELLED}
+    assert cloud.kudos(ada) == FLOOR + 1000
 
 
 def test_an_image_in_a_workers_hands_is_delivered_or_refunded_but_not_drawn_again(
