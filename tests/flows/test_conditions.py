@@ -13,7 +13,7 @@ import pytest
 from horde.records import ApiKey, User
 from horde.rules.dates import month_start
 from horde.store.accounts import deleted
-from horde.store.items import DUE_SHARDS, Kind, due, key, key_of
+from horde.store.items import DUE_SHARDS, KEEP_S, Kind, due, key, key_of
 from horde.store.transfers import COOL_DOWN_S, IDEMPOTENCY_S, IdempotencyKey
 from tests.support.clock import START_MS
 from tests.support.cloud import Cloud
@@ -73,6 +73,8 @@ def test_kudos_go_back_a_minute_after_they_came_and_not_before(cloud: Cloud) -> 
     cloud.clock.freeze()
     assert transfers.transfer(ada, bob.id, 1, None)
     assert transfers.transfer(ada, bob.id, 1, None)  # the same way again: at once
+    (pair,) = cloud.rows(Kind.PAIR)
+    assert pair["gone_at"]["N"] == str(cloud.clock.now_ms() // 1000 + KEEP_S)
     cloud.clock.pass_seconds(COOL_DOWN_S - 1)
     assert transfers.sent_recently(ada.id, bob.id)
     assert not transfers.sent_recently(bob.id, ada.id)

@@ -76,7 +76,9 @@ DROPPED = (
 )
 """One of several terms or assignments of an expression."""
 
-Simple = ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Expr | ast.Return | ast.Raise | ast.Delete
+OUTSIDE = frozenset({"self", "table"})
+"""Names by which what is stored is reached."""
+
 Scope = ast.FunctionDef | ast.AsyncFunctionDef
 N = TypeVar("N", bound=ast.AST)
 
@@ -534,9 +536,12 @@ def _defined(node: ast.stmt) -> str:
 
 
 def _effect(node: ast.stmt) -> bool:
-    """Return whether a statement may do something that is seen outside."""
-    simple = isinstance(node, ast.Expr | ast.Assign | ast.AugAssign | ast.Delete)
-    return simple and any(isinstance(each, ast.Call) for each in ast.walk(node))
+    """Return whether a statement may do something that is seen outside: a call, or one of ours."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Call)
+    names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    calls = any(isinstance(each, ast.Call) for each in ast.walk(node))
+    return isinstance(node, ast.Assign) and calls and bool(names & OUTSIDE)
 
 
 def _needs(later: ast.stmt, earlier: ast.stmt) -> bool:

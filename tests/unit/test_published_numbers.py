@@ -4,7 +4,6 @@ The numbers of a ruleset have a test of their own (``test_ruleset``). A limit th
 purpose is changed here, too; a name that is stored is never changed: deployed tables hold it.
 """
 
-from decimal import Decimal
 from importlib import import_module
 from typing import Any
 
