@@ -116,7 +116,10 @@ def _viewer(call: Call) -> User | None:
 def details(
     worker: Worker, stats: WorkerStats, owner: User | None, viewer: User | None
 ) -> WorkerDetails:
-    """Return a worker as the Horde shows it; only its owner and moderators see the owner."""
+    """Return a worker as the Horde shows it.
+
+    Only its owner and moderators see who owns it, and the message of its maintenance.
+    """
     moderates = viewer is not None and accounts.is_moderator(viewer, Settings.load().admins)
     owns = viewer is not None and viewer.id == worker.user_id
     return WorkerDetails(
@@ -131,6 +134,7 @@ def details(
         threads=worker.threads,
         uptime=worker.uptime,
         maintenance_mode=worker.resting,
+        maintenance_msg=(worker.maintenance_msg or None) if moderates or owns else None,
         paused=worker.paused if moderates else None,
         info=worker.info or None,
         nsfw=worker.nsfw,

@@ -11,7 +11,7 @@ import pytest
 
 import share
 from horde import ending
-from horde.records import Generation, Request, State
+from horde.records import Generation, Held, Request, State
 from horde.rules import sharing
 from horde.store import transfers
 from horde.store.endings import Endings
@@ -104,7 +104,13 @@ def test_an_image_marked_shared_before_it_is_copied_is_found(
     real = sharing.row
 
     def marks(request: Request, generation: Generation, **file: Any) -> dict[str, Any]:
-        world.store.sharing.mark_shared(request, generation, "early")
+        image = Held(
+            generation_id=generation.id,
+            request_id=request.id,
+            user_id=request.user_id,
+            worker_user=generation.worker_user or 0,
+        )
+        world.store.sharing.mark_shared(image, "early")
         return real(request, generation, **file)
 
     monkeypatch.setattr(share, "row", marks)

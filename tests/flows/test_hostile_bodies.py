@@ -147,17 +147,20 @@ def test_a_pop_of_the_longest_prompts_is_an_answer_that_lambda_takes(
 
 def test_the_list_of_workers_is_an_answer_that_lambda_takes(cloud: Cloud) -> None:
     now = cloud.clock.now_ms() // 1000
+    owner = cloud.store.accounts.get(cloud.register("owner")[0])
     for number in range(70):
+        assert owner is not None
         worker = Worker(
             id=f"{UNKNOWN[:-2]}{number:02}",
             name=f"w{number}",
-            user_id=1,
+            user_id=owner.id,
             created_at=now,
             seen_at=now,
             gone_at=now + 100,
             models=[f"{number}-{place}-".ljust(100, "\x01") for place in range(300)],
         )
-        assert cloud.store.workers.register(worker)
+        assert cloud.store.workers.register(worker, owner)
+        owner = cloud.store.accounts.get(owner.id)
     answer = cloud.call("GET /api/v2/workers")
     assert answer.status == 200
     assert 10 < len(answer.body) < 70

@@ -30,7 +30,7 @@ from tests.support.fake_runpod import FakeRunPod
 from tests.support.moto_aws import REGION
 
 T = TypeVar("T")
-FUNCTIONS = ("generate", "status", "sweep", "payouts", "transfer", "users", "worker")
+FUNCTIONS = ("generate", "status", "sweep", "payouts", "transfer", "users", "keys", "worker")
 THREADS = 32
 
 

@@ -77,6 +77,7 @@ class Deployment:
             {
                 "QueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{entry['QueueArn']['Fn::GetAtt'][0]}",
                 "Events": entry["Events"],
+                "Filter": entry["Filter"],
             }
             for entry in properties["NotificationConfiguration"]["QueueConfigurations"]
         ]

@@ -4,6 +4,7 @@ Nothing here asks a function: what was asked for, drawn and paid is read from th
 and the buckets, and counted by hand. CONTRIBUTING.md says how it stands to the audit.
 """
 
+import hashlib
 import json
 import traceback
 from collections import Counter
@@ -198,11 +199,20 @@ def _files(
     """What was delivered can be downloaded, and source images are gone."""
     outputs, sources = world.objects("Outputs"), world.objects("Sources")
     for image in images.values():
-        if image.state in DELIVERED and outputs.get(image.image_key, b"")[8:12] != b"WEBP":
+        if image.state in DELIVERED and sha256(_delivered(outputs, image)) != image.sha256:
             yield "an image was delivered and is not there"
     for request in requests.values():
         if {request.source_key, request.mask_key} & sources.keys():
             yield "a request is over and its source image still there"
+
+
+def _delivered(outputs: dict[str, bytes], image: Generation) -> bytes:
+    return outputs.get(image.delivered_key or "", b"")
+
+
+def sha256(body: bytes) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    return hashlib.sha256(body).hexdigest()
 
 
 def _data_set(
@@ -223,7 +233,7 @@ def _data_set(
         found = {name.rpartition(".")[2]: body for name, body in laion.items() if one in name}
         if names[one] != 2 or set(found) != {"webp", "json"}:
             yield f"a shared image has {names[one]} objects in the data set"
-        elif found["webp"] != outputs.get(image.image_key):
+        elif found["webp"] != _delivered(outputs, image):
             yield "a shared image is not the one that was delivered"
         elif json.loads(found["json"])["id"] != one:
             yield "a shared image has another one's row"

@@ -276,6 +276,7 @@ class GenerateRequest(_Body):
             n=params.n,
             denoising_strength=params.denoising_strength,
             img2img=self.source_image is not None,
+            hires_fix=params.hires_fix,
             slow_workers=self.slow_workers,
             extra_slow_workers=self.extra_slow_workers,
             worker_blacklist=self.worker_blacklist and bool(self.workers),
@@ -347,12 +348,26 @@ class PopRequest(_Body):
         )
 
 
-class GenMetadata(_Body):
-    """One remark by a worker about an image."""
+RemarkType = Literal[
+    "lora",
+    "ti",
+    "censorship",
+    "source_image",
+    "source_mask",
+    "extra_source_images",
+    "batch_index",
+    "information",
+    "aesthetic_score",
+]
+RemarkText = Annotated[StrictStr, Field(max_length=255)]
 
-    type: Annotated[StrictStr, Field(max_length=100)]
-    value: Annotated[StrictStr, Field(max_length=1000)]
-    ref: Annotated[StrictStr, Field(max_length=255)] | None = None
+
+class GenMetadata(_Body):
+    """One remark by a worker about an image; ``value`` is a word of the Horde's or free text."""
+
+    type: RemarkType
+    value: RemarkText
+    ref: RemarkText | None = None
 
 
 class SubmitRequest(_Body):
@@ -362,7 +377,8 @@ class SubmitRequest(_Body):
     generation: StrictStr
     """``R2`` if the image was uploaded, else the WebP file in base64."""
     state: Literal["ok", "censored", "faulted", "csam"] = "ok"
-    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)]
+    """What it was drawn with; a signed 64-bit integer in the data set."""
     gen_metadata: Annotated[list[GenMetadata], Field(max_length=50)] = []
 
     @field_validator("seed", mode="before")
@@ -472,6 +488,13 @@ class RegisterRequest(_Body):
         Field(min_length=1, max_length=MAX_NAME, pattern=NAME),
         AfterValidator(_trimmed),
     ]
+
+
+class KeyRequest(_Body):
+    """The body of ``POST /v2/keys``."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=100)] | None = None
+    """A label, for its owner to know it by."""
 
 
 class UsersQuery(_Body):

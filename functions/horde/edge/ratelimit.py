@@ -79,6 +79,7 @@ TRANSFER = (Limit(1, 1, By.KEY, exact=True), Limit(90, 3600, By.KEY, exact=True)
 """POST kudos/transfer (horde-api.md 1.5)."""
 USER = (Limit(60, 60, By.PATH, trusted=600),)
 SHAREDKEYS = (Limit(5, 60, By.KEY, exact=True),)
+KEYS = (Limit(5, 60, By.KEY, exact=True),)
 WORKER = (Limit(60, 1, By.KEY),)
 CHANGE = (Limit(30, 60, By.PATH),)
 READ = (Limit(90, 60, By.PATH, trusted=600),)

@@ -1,0 +1,1 @@
+"""The mutation tester of the rules and the store: ``make mutate``."""

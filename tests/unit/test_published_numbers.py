@@ -1,0 +1,173 @@
+"""The limits of the rules and the names of the table, as clients and deployed tables know them.
+
+The numbers of a ruleset have a test of their own (``test_ruleset``). A limit that is changed on
+purpose is changed here, too; a name that is stored is never changed: deployed tables hold it.
+"""
+
+from decimal import Decimal
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from horde.rules.statistics import Scope, Series
+from horde.store import counters, items
+from horde.store.items import Kind
+
+ID = "00000000-0000-4000-8000-00000000000d"
+"""A UUID; its number modulo 4, 8 and 16 is 1, 5 and 13."""
+
+LIMITS: dict[str, Any] = {
+    "rules.accounts.MAX_NAME": 30,
+    "rules.accounts.MAX_USER_DIGITS": 18,
+    "rules.accounts.BY_OWNER": {"username", "contact"},
+    "rules.admission.MAX_PROMPT_WORDS": 7500,
+    "rules.admission.MAX_PROMPT_BYTES": 65_536,
+    "rules.admission.NATIVE_SIDE": {
+        "stable_diffusion_2": 768,
+        "stable_diffusion_2_512": 768,
+        "stable_diffusion_2_768": 768,
+        "stable_diffusion_xl": 1024,
+        "stable_cascade": 1024,
+        "flux_1": 1024,
+    },
+    "rules.dates.HOUR_S": 3600,
+    "rules.dates.DAY_S": 86_400,
+    "rules.estimates.MAX_MODELS": 300,
+    "rules.estimates.DEFAULT_SPEED": 1_310_720,
+    "rules.estimates.SPEED_DECAY": 0.95,
+    "rules.estimates.ETA_NEVER_S": 10_000,
+    "rules.matching.AGEING_PER_S": 5,
+    "rules.matching.FLAGGED_MIN": 10,
+    "rules.matching.FLAGGED_KUDOS": -100,
+    "rules.matching.SLOW_SPEED": 500_000,
+    "rules.matching.SEED_BITS": 32,
+    "rules.matching.MAX_SEED_DIGITS": 1000,
+    "rules.pricing.BASELINE_MULTIPLIER": {
+        "stable_diffusion_xl": Decimal(2),
+        "stable_cascade": Decimal(4),
+        "flux_1": Decimal(8),
+        "z_image_turbo": Decimal(8),
+        "qwen_image": Decimal(12),
+    },
+    "rules.pricing.SLOW_BASELINES": {"flux_1", "qwen_image", "z_image_turbo"},
+    "rules.pricing.TWO_PASS_SAMPLERS": {"k_heun", "k_dpm_2", "k_dpm_2_a", "k_dpmpp_2s_a"},
+    "rules.pricing.ADAPTIVE_STEPS": 50,
+    "rules.pricing.IMG2IMG_STRENGTH": 0.8,
+    "rules.pricing.MIN_TTL_S": 150,
+    "rules.ratings.LOW_RATING": 7,
+    "rules.ratings.MIN_FOR_BEST": 2,
+    "rules.sharedkeys.MAX_KEYS": 3,
+    "rules.sharedkeys.MAX_KEYS_TRUSTED": 10,
+    "rules.sharing.LICENSE": "CC0-1.0",
+    "rules.sharing.TERMS_VERSION": "2026-11",
+    "rules.statistics.MONTH_DAYS": 31,
+    "rules.transfers.AWARDER_ID": 1,
+    "store.counters.STATS_KEEP_S": 90 * 86_400,
+    "store.counters.MINUTE_MS": 60_000,
+    "store.items.KEEP_S": 2 * 86_400,
+    "store.settlements.POSTED_WITHIN_S": 300,
+    "store.table.BATCH": 100,
+    "store.table.CONFLICT_TRIES": 30,
+    "store.table.DECISION_TRIES": 30,
+    "store.transfers.COOL_DOWN_S": 60,
+    "store.transfers.IDEMPOTENCY_S": 86_400,
+    "store.workers.WORKER_KEEP_S": 30 * 86_400,
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_is_the_published_one(name: str) -> None:
+    module, _, constant = name.rpartition(".")
+    assert getattr(import_module(f"horde.{module}"), constant) == LIMITS[name]
+
+
+def test_the_kinds_of_items_have_the_names_that_deployed_tables_hold() -> None:
+    assert [kind.value for kind in Kind] == [
+        "USER",
+        "LEDGER",
+        "KEY",
+        "COUNTER",
+        "REQUEST",
+        "GENERATION",
+        "WORKER",
+        "STATS",
+        "COUNTED",
+        "FLEET",
+        "NAME",
+        "MODEL",
+        "SHARED",
+        "WEBHOOK",
+        "RATING",
+        "SHAREDKEY",
+        "RATELIMIT",
+        "IDEMPOTENCY",
+        "PAIR",
+    ]
+
+
+def test_keys_and_lists_are_spelled_as_deployed_tables_hold_them() -> None:
+    assert items.key(Kind.USER, 7) == {"pk": {"S": "USER#7"}, "sk": {"S": "USER"}}
+    assert items.stats_key(Kind.WORKER, "w") == {"pk": {"S": "WORKER#w"}, "sk": {"S": "STATS"}}
+    assert items.due(ID, 9) == {"due_shard": {"S": "due#5"}, "due_at": {"N": "9"}}
+    assert items.listed("L", 9) == {"listed": {"S": "L"}, "listed_at": {"N": "9"}}
+    assert items.WAITING == ("waiting", "wait_model", "priority")
+    assert items.DUE == ("due", "due_shard", "due_at")
+    assert items.LISTED == ("listed", "listed", "listed_at")
+    assert items.DUE.attributes == "due_shard, due_at"
+    assert items.TTL == "gone_at"
+    assert items.waiting_list(7, "m") == "WAITING#7"
+    assert items.waiting_list(0, "m") == "WAITING#0#m"
+    assert items.requests_list(7) == "REQUESTS#7"
+    assert items.users_list(19) == "USERS#3"
+    assert items.workers_list(ID) == "WORKERS#1"
+
+
+@pytest.mark.parametrize(
+    ("series", "row"),
+    [
+        (Series(Scope.WORKER, "w"), ("WORKER#w", "STATS")),
+        (Series(Scope.ANONYMOUS), ("USER#0", "STATS")),
+        (Series(Scope.MINUTE, period="2026-11-23T05:42"), ("STATS", "MINUTE#2026-11-23T05:42")),
+        (Series(Scope.DAY, period="2026-11-23"), ("STATS", "DAY#2026-11-23")),
+        (Series(Scope.TOTAL), ("STATS", "TOTAL")),
+        (
+            Series(Scope.MODEL_DAY, "m", "2026-11-23"),
+            ("STATS", "MODELDAY#2026-11-23#62c66a7a5dd70c3146618063c344e531"),
+        ),
+        (Series(Scope.MODEL, "m"), ("STATS", "MODEL#62c66a7a5dd70c3146618063c344e531")),
+    ],
+)
+def test_a_counter_is_kept_where_deployed_tables_have_it(
+    series: Series, row: tuple[str, str]
+) -> None:
+    assert counters.row(series) == row
+    assert counters.scope_of(counters.row(series)) is series.scope
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (True, {"BOOL": True}),
+        (7, {"N": "7"}),
+        ("é", {"S": "é"}),
+        ([1, "a"], {"L": [{"N": "1"}, {"S": "a"}]}),
+        ({"a": 1, "b": [2]}, {"S": '{"a":1,"b":[2]}'}),
+    ],
+)
+def test_a_value_is_stored_in_dynamodbs_json(value: Any, stored: Any) -> None:
+    assert items.encode(value) == stored
+    assert items.encode_all({"now": value}) == {":now": stored}
+
+
+def test_stored_json_is_compact_and_keeps_letters_as_they_are() -> None:
+    assert items.json_text({"prompt": "füchse", "n": [1, 2]}) == '{"prompt":"füchse","n":[1,2]}'
+
+
+def test_what_is_stored_reads_back() -> None:
+    assert items.decode({"SS": ["a", "b"]}) == frozenset({"a", "b"})
+    assert items.decode({"L": [{"N": "1"}, {"BOOL": False}]}) == [1, False]
+    nothing: list[Any] = [None, False, [], frozenset()]
+    something: list[Any] = [True, 0, "", [0]]
+    assert all(items.is_empty(value) for value in nothing)
+    assert not any(items.is_empty(value) for value in something)
