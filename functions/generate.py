@@ -65,6 +65,7 @@ class Settings(ApiSettings):
     sources_bucket: str
     models: Models
     monthly_kudos: int
+    hash_secret: str
 
 
 def generate(call: Call) -> Response:

@@ -40,6 +40,8 @@ class Settings(aws.Settings):
     laion_bucket: str
     laion_role: str = ""
     held_bucket: str
+    hash_secret: str
+    """The ARN of the secret that requests are hashed with."""
     hold_volunteers: bool = True
     """Whether images of untrusted volunteers are held back."""
 
@@ -76,7 +78,14 @@ def share(key: str) -> Verdict:
     if hashlib.sha256(body).hexdigest() != sha256:
         message = f"{key} is not what was delivered"
         raise RuntimeError(message)
-    published = row(request, generation, drawn=drawn_by(owner), sha256=sha256, size=len(body))
+    published = row(
+        request,
+        generation,
+        drawn=drawn_by(owner),
+        sha256=sha256,
+        size=len(body),
+        secret=aws.secret(settings.hash_secret),
+    )
     if verdict is Verdict.HOLD:
         return verdict if _hold(store, image, body, published) else Verdict.NEVER
     return verdict if _publish(store, image, body, published) else Verdict.NEVER

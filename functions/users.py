@@ -77,6 +77,7 @@ class Settings(ApiSettings):
 
     table_name: str
     monthly_kudos: int
+    hash_secret: str
 
 
 def register(call: Call) -> Response:

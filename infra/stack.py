@@ -22,6 +22,7 @@ class HordeCommonsStack(Stack):
         outputs = parts.private_bucket(self, "Outputs", days=1)
         sources = parts.private_bucket(self, "Sources", days=1)
         laion = parts.open_data_bucket(self, "Laion", existing=settings.laion_bucket)
+        hashes = parts.HashSecret(self, "Hashes")
         tickets = parts.WorkQueue(self, "Tickets", minutes=3, tries=5, alarms=alarms)
         uploads = parts.WorkQueue(self, "Uploads", minutes=3, tries=24, alarms=alarms)
         webhooks = parts.WorkQueue(self, "Webhooks", minutes=1, tries=3, alarms=alarms)
@@ -42,7 +43,7 @@ class HordeCommonsStack(Stack):
         api = parts.Api(self, "Api", alarms=alarms)
 
         # client -> API -> generate: validate, price, tax, decide what is shared, charge.
-        charging = (*env, models_env, sources_env, allowance_env)
+        charging = (*env, models_env, sources_env, allowance_env, hashes.env)
         generate = make("generate", *charging, memory=1024, may=parts.ACCEPT)
         api.route(generate, "generate")
         sources.grant_put(generate)
@@ -81,7 +82,8 @@ class HordeCommonsStack(Stack):
         parts.allow_downloads(status, outputs)
 
         # client -> users: accounts; keys: their API keys; transfer: kudos, shared keys.
-        api.route(make("users", *env, allowance_env, may=parts.READ_WRITE), "users")
+        users = make("users", *env, allowance_env, hashes.env, may=parts.READ_WRITE)
+        api.route(users, "users")
         api.route(make("keys", *env, may=parts.MANAGE_KEYS), "keys")
         api.route(make("transfer", *env, may=parts.MANAGE), "transfer")
 
@@ -95,7 +97,7 @@ class HordeCommonsStack(Stack):
         # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and is shared.
         held = parts.private_bucket(self, "Held", days=HELD_DAYS)
         holding = parts.holding_env(settings, held)
-        sharing = (table_env, outputs_env, uploads.env, laion_env, holding)
+        sharing = (table_env, outputs_env, uploads.env, laion_env, holding, hashes.env)
         share = make("share", *sharing, seconds=30, may=parts.PUBLISH)
         parts.announce_shared(outputs, uploads)
         uploads.drain_into(share, batch=5)
@@ -104,6 +106,7 @@ class HordeCommonsStack(Stack):
         held.grant_put(share)
         held.grant_delete(share)
         parts.allow_publishing(share, laion, role=settings.laion_role)
+        hashes.allow(generate, users, share)
         alarms.on_line(share, "CsamMarked", "csam marked", "a worker marked an image as CSAM")
 
         # every minute -> sweep: expired leases, ended requests, refunds, lost tickets and rewards.

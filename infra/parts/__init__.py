@@ -16,6 +16,7 @@ from infra.parts.buckets import (
 )
 from infra.parts.environment import api_env, holding_env, models_env, runpod_env, trust_env
 from infra.parts.functions import Functions, allow_secret, run_every_minute
+from infra.parts.hash_secret import HashSecret
 from infra.parts.horde_table import (
     ACCEPT,
     MANAGE,
@@ -46,6 +47,7 @@ __all__ = [
     "Api",
     "DeadLetters",
     "Functions",
+    "HashSecret",
     "HordeTable",
     "WorkQueue",
     "allow_downloads",

@@ -31,6 +31,7 @@ CONSUME = {
     "sqs:GetQueueUrl",
     "sqs:ReceiveMessage",
 }
+SECRET = {"secretsmanager:GetSecretValue"}
 SEND = {"sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage"}
 
 
@@ -41,12 +42,12 @@ def verbs(*names: str) -> set[str]:
 ENDING = verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
 MAY = {
     "about": set(),
-    "generate": verbs("GetItem", "PutItem", "UpdateItem", "Query") | PUT,
+    "generate": verbs("GetItem", "PutItem", "UpdateItem", "Query") | PUT | SECRET,
     "enqueue": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams") | SEND,
     "dispatch": CONSUME | {"ssm:GetParameter"},
     "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES | {"s3:DeleteObject*"},
     "status": ENDING | READ_IMAGES,
-    "users": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"),
+    "users": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem") | SECRET,
     "keys": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"),
     "payouts": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")
     | verbs("BatchGetItem", "PutItem", "UpdateItem")
@@ -59,7 +60,8 @@ MAY = {
     | CONSUME
     | PUT
     | READ_IMAGES
-    | {"s3:DeleteObject*"},
+    | {"s3:DeleteObject*"}
+    | SECRET,
     "sweep": ENDING | verbs("ConditionCheckItem") | SEND | {"s3:DeleteObject*", "ssm:GetParameter"},
 }
 

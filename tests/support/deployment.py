@@ -29,6 +29,7 @@ class Deployment:
         self.template, self.runpod, self.clock = template, fake_runpod, Clock()
         self.db, self.streams = clients["dynamodb"], clients["dynamodbstreams"]
         self.sqs, self.s3, self.ssm = clients["sqs"], clients["s3"], clients["ssm"]
+        self.secrets = clients["secretsmanager"]
         self.names: dict[str, str] = {}
         """Tables, queues' URLs and buckets, by logical id."""
         self.table = ""
@@ -45,6 +46,7 @@ class Deployment:
 
     def _make(self) -> None:
         self._make_table("horde")
+        self._make_secrets()
         for name in templates.of_type(self.template, "AWS::SQS::Queue"):
             url = self.sqs.create_queue(QueueName=name)["QueueUrl"]
             self.names[name] = url
@@ -94,6 +96,16 @@ class Deployment:
             found["RUNPOD_URL"] = self.runpod.url
         return found | {key: self.overrides[key] for key in self.overrides if key in found}
 
+    def _make_secrets(self) -> None:
+        for name, found in templates.of_type(self.template, "AWS::SecretsManager::Secret").items():
+            wanted = found["Properties"]["GenerateSecretString"]
+            text = self.secrets.get_random_password(
+                PasswordLength=wanted["PasswordLength"],
+                ExcludePunctuation=wanted["ExcludePunctuation"],
+            )["RandomPassword"]
+            made = self.secrets.create_secret(Name=name.lower(), SecretString=text)
+            self.names[name] = made["ARN"]
+
     def _resolve(self, value: Any) -> str:
         if isinstance(value, str):
             return value
@@ -101,6 +113,8 @@ class Deployment:
         if kind == "Ref":
             known = {"AWS::Region": REGION, "AWS::URLSuffix": "amazonaws.com"}
             return known.get(inner) or self.names[inner]
+        if kind == "Fn::GetAtt" and inner[1] == "Id":
+            return self.names[inner[0]]
         if kind == "Fn::Join":
             return str(inner[0]).join(self._resolve(part) for part in inner[1])
         raise NotImplementedError(kind)

@@ -10,6 +10,7 @@ from typing import Any
 
 from horde.records import Generation, Request, State, User
 from horde.rules.dates import DAY_S, day
+from horde.rules.hashes import Purpose, keyed
 
 LICENSE = "CC0-1.0"
 ACCEPTED = "accepted"
@@ -151,12 +152,20 @@ def judge(request: Request | None, generation: Generation | None, sha256: str) -
 
 
 def row(
-    request: Request, generation: Generation, *, drawn: DrawnBy, sha256: str, size: int
+    request: Request,
+    generation: Generation,
+    *,
+    drawn: DrawnBy,
+    sha256: str,
+    size: int,
+    secret: bytes,
 ) -> dict[str, Any]:
     """Return a shared image's metadata (laion-dataset.md 2.4): flat, no null, no empty list.
 
-    Nothing in it identifies a person: no user, key, address, client or worker. ``sha256`` and
-    ``size`` (bytes) are the image file's.
+    Nothing in it identifies a person: no user, key, address, client or worker. A request's id lets
+    anybody cancel and rate it, so ``set`` is its hash under ``secret``: images of one request have
+    the same. The time of delivery beside the public statistics names authors, so only its day is
+    told. ``sha256`` and ``size`` (bytes) are the image file's.
     """
     payload = request.payload
     prompt, _, negative = payload["prompt"].partition("###")
@@ -164,12 +173,12 @@ def row(
     anonymous_default = request.share_reason == Reason.ANONYMOUS
     return {
         "id": generation.id,
-        "request_id": request.id,
+        "set": keyed(secret, Purpose.REQUEST, request.id),
         "batch_index": generation.index,
         "created_on": day(generation.settled_at or request.created_at),
         "prompt": prompt.strip(),
         "negative_prompt": negative.strip(),
-        "seed": seed,
+        "seed": _int64(seed),
         "steps": payload["ddim_steps"],
         "cfg_scale": float(payload["cfg_scale"]),
         "sampler": payload["sampler_name"],
@@ -192,3 +201,11 @@ def row(
         "format": "webp",
         "file_name": f"{generation.id}.webp",
     }
+
+
+def _int64(seed: int) -> int:
+    """Return a seed as a signed number of 64 bits, which all tools of data sets read.
+
+    A worker may name one of up to 2^64; generators take both numbers for the same bits.
+    """
+    return (seed + 2**63) % 2**64 - 2**63
