@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from infra.operate import commands
-from tests.support.api_calls import ANONYMOUS
+from tests.support.api_calls import ANONYMOUS, refused
 from tests.support.cloud import Cloud
 
 MARKS: list[dict[str, Any]] = [
@@ -48,6 +48,14 @@ def test_nothing_of_a_marked_request_is_published_later(cloud: Cloud, worker: st
     for _ in range(3):
         cloud.settle_async()
     assert cloud.laion() == {}
+
+
+def test_nothing_is_earned_by_rating_a_marked_request(cloud: Cloud, worker: str) -> None:
+    _, key = cloud.register("ada", kudos=200)
+    first, _ = drawn_with_a_mark(cloud, worker, key, MARKS[0])
+    (request,) = cloud.rows("REQUEST")
+    answer = cloud.rate(request["id"]["S"], ratings=[{"id": first, "rating": 5}])
+    refused(answer, "AestheticsNotPublic")
 
 
 def test_a_marked_image_refunds_its_price_as_a_censored_one(cloud: Cloud, worker: str) -> None:

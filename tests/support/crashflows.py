@@ -596,7 +596,7 @@ def finish_deletion() -> Flow:
 
     def after(world: World, _facts: Facts) -> list[str]:
         due = [i for i in world.items() if i["sk"]["S"] == "USER" and "due_at" in i]
-        drawn = sum(image.state in DELIVERED for image in images(world))
+        drawn = sum(image.state in DELIVERED for image in generations(world))
         return [
             *unless(not due, "a deleted account is due for ever"),
             *unless(drawn == 0, f"{drawn} images of a deleted account"),

@@ -23,7 +23,7 @@ def check(
     if best is None and not ratings:
         message = "Send ratings, the best image, or both."
         raise AestheticsError(message, rc="AestheticsMissing")
-    if not request.shared:
+    if not request.shared or request.csam:
         message = "Only requests that are shared publicly can be rated."
         raise AestheticsError(message, rc="AestheticsNotPublic")
     if not progress(request, generations).done:
