@@ -43,6 +43,7 @@ QUICK = [
     "payouts",
     "sweep an expired request, partly waived",
     "cancel two waiting, once",
+    "API key rotated, once",
     "transfer with an Idempotency-Key",
 ]
 
