@@ -633,7 +633,17 @@ def test_a_reward_is_what_the_request_pays(made: Made) -> None:
     assert made.found() == {(name(made.image("painted")), Rule.REWARDED)}
 
 
-@pytest.mark.parametrize("choice", [{"preferred": True}, {"workers": ["w"]}])
+def test_a_count_of_waiting_images_that_is_left_too_high_is_found(made: Made) -> None:
+    user = made.user("ada")
+    made.add(user, waiting=1)
+    assert made.found() == set()  # it has just grown: the images may not have been read
+    made.change(user, waiting_at=1)
+    assert made.found() == {(name(user), Rule.WAITS)}
+    made.add(user, waiting=-1)
+    assert made.found() == set()
+
+
+@pytest.mark.parametrize("choice", [{"preferred": True}, {"workers": {"L": [{"S": "w"}]}}])
 def test_nobody_earns_a_waived_price_from_whom_he_chose(made: Made, choice: dict[str, Any]) -> None:
     made.change(made.image("painted"), **choice)
     assert made.found() == set()  # it was paid

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from horde.records import ANONYMOUS_ID
+from horde.records import ANONYMOUS_ID, User
 from horde.rules import kudos
 from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
@@ -12,11 +12,14 @@ from horde.store.audit_rows import AccountRow, EntryRow
 from horde.store.items import LISTED, users_list
 from infra.operate.audit.entry_checks import SIDES
 from infra.operate.audit.findings import (
+    SLACK_S,
     Finding,
     Findings,
     Rule,
     View,
+    finding_of,
     finding_of_account,
+    generation_key,
     own_item,
     user_key,
 )
@@ -82,6 +85,16 @@ def accounts(view: View) -> Findings:
     for user_id, account in known.items():
         if user_id != ANONYMOUS_ID:
             yield from _account(account, sums[user_id])
+            yield from _waiting(view, account.user)
+
+
+def _waiting(view: View, user: User) -> Findings:
+    """Check a count that has not grown for long: images that began to wait meanwhile are unread."""
+    images = view.waiting.get(user.id, [])
+    if user.waiting_at < view.now - SLACK_S and user.waiting != len(images):
+        about = frozenset({user_key(user.id), *map(generation_key, images)})
+        finding = finding_of(own_item(user_key(user.id)), about)
+        yield finding(Rule.WAITS, "waiting", len(images), user.waiting)
 
 
 def _account(account: AccountRow, ledger: _Sums) -> Findings:

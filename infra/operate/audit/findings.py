@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from horde.records import Request, User
+from horde.records import Request, State, User
 from horde.rules.kudos import Kind
 from horde.store import items
 from horde.store.audit_rows import EntryRow
@@ -32,6 +32,7 @@ class Rule(StrEnum):
     FLOOR = "a balance is not below its floor"
     OPENED = "an account was opened once"
     FULFILLED = "an account's count of drawn images equals the number of its rewards"
+    WAITS = "an account counts the images that it has waiting"
     LISTED = "an account is in the list of users at its balance; a deleted account is not"
     GIVEN_BACK = "no account gets back more than it paid"
     CHARGED = "the charge of a request is the price and tax of its images, minus what was waived"
@@ -113,6 +114,16 @@ class View:
         found: dict[tuple[str, str], list[EntryRow]] = defaultdict(list)
         for entry in self.books.entries.values():
             found[entry.kind, entry.reference].append(entry)
+        return dict(found)
+
+    @cached_property
+    def waiting(self) -> dict[int, list[str]]:
+        """The waiting images that their owner's account counts, by owner."""
+        found: dict[int, list[str]] = defaultdict(list)
+        for image in self.books.images.values():
+            generation = image.generation
+            if generation.counted and generation.state is State.WAITING:
+                found[generation.user_id].append(generation.id)
         return dict(found)
 
     def event(self, kind: Kind, reference: str) -> list[EntryRow]:
