@@ -115,7 +115,7 @@ def _resolve_in_time(host: str, port: int, deadline: Deadline) -> str:
     threading.Thread(target=look_up, daemon=True).start()
     try:
         result = found.get(timeout=deadline.left())
-    except queue.Empty:
+    except (queue.Empty, TimeoutError):
         raise OutboundError("its host cannot be resolved in time") from None
     if isinstance(result, Exception):
         raise result

@@ -818,7 +818,17 @@ def test_a_payload_can_be_read(made: Made, payload: str) -> None:
     assert (name(made.request("waiting")), Rule.READABLE) in made.found()
 
 
-@pytest.mark.parametrize("choice", [{"preferred": True}, {"workers": ["w"]}])
+def test_a_count_of_waiting_images_that_is_left_too_high_is_found(made: Made) -> None:
+    user = made.user("ada")
+    made.add(user, waiting=1)
+    assert made.found() == set()  # it has just grown: the images may not have been read
+    made.change(user, waiting_at=1)
+    assert made.found() == {(name(user), Rule.COUNTED_WAITING)}
+    made.add(user, waiting=-1)
+    assert made.found() == set()
+
+
+@pytest.mark.parametrize("choice", [{"preferred": True}, {"workers": {"L": [{"S": "w"}]}}])
 def test_nobody_earns_a_waived_price_from_whom_he_chose(made: Made, choice: dict[str, Any]) -> None:
     made.change(made.image("painted"), **choice)
     assert made.found() == set()  # it was paid
@@ -833,8 +843,11 @@ def test_a_reward_goes_to_the_workers_owner(made: Made) -> None:
 
 @pytest.mark.parametrize("attribute", ["lease_until", "worker_id", "worker_user"])
 def test_a_leased_image_has_a_worker_and_an_end(made: Made, attribute: str) -> None:
-    made.change(made.image("leased"), **{attribute: None})
-    assert made.found() == {(name(made.image("leased")), Rule.LEASED)}
+    leased = made.image("leased")
+    stats = Row(f"WORKER#{made.items[leased]['worker_id']['S']}", "STATS")
+    made.change(leased, **{attribute: None})
+    more = {(name(stats), Rule.HELD)} if attribute == "worker_id" else set()
+    assert made.found() == {(name(leased), Rule.LEASED)} | more
 
 
 @pytest.mark.parametrize(
@@ -1128,7 +1141,7 @@ def test_an_account_counts_its_waiting_images(made: Made) -> None:
     for row in counted:
         made.change(row, counted=True)
     for amount, found in ((1, True), (None, True), (2, False), (3, True)):
-        made.change(ada, waiting=amount)
+        made.change(ada, waiting=amount, waiting_at=1)
         assert made.found() == ({(name(ada), Rule.COUNTED_WAITING)} if found else set())
 
 
@@ -1137,8 +1150,11 @@ def test_a_worker_lists_the_images_that_it_holds(made: Made) -> None:
     leased = made.image("leased")
     stats = Row(f"WORKER#{made.items[leased]['worker_id']['S']}", "STATS")
     assert made.found() == set()
-    made.change(leased, held=True)
+    made.change(stats, held=None)
     assert made.found() == {(name(stats), Rule.HELD)}
+    made.change(leased, held=None)  # one of the operator's own workers claimed it
+    assert made.found() == set()
+    made.change(leased, held=True)
     image, other = made.generation("leased"), made.generation("painted")
     made.change(stats, held={"SS": [image]})
     assert made.found() == set()
@@ -1365,7 +1381,8 @@ def test_counts_that_a_read_missed_are_read_again(busy: Busy) -> None:
     for seed in range(5):
         report = audit(Moving(cloud, before, seed), segments=1, pauses=(0, 0))
         assert report.findings == (), report.lines()
-    update(Row(f"USER#{busy.ada}", "USER"), "ADD waiting :one", {":one": {"N": "1"}})
+    one_more = "SET waiting_at = :one ADD waiting :one"
+    update(Row(f"USER#{busy.ada}", "USER"), one_more, {":one": {"N": "1"}})
     (finding,) = audit(reads(cloud), segments=1, pauses=(0, 0)).findings
     assert finding.rule is Rule.COUNTED_WAITING
 

@@ -83,10 +83,10 @@ def posts_at_once(
         left[0] -= 1
         answers.append(cloud.generate(key, params={"n": n}))
 
-    def after_the_others(self: Requests, *args: Any) -> None:
+    def after_the_others(self: Requests, *args: Any, **more: Any) -> None:
         if left[0]:
             post()
-        real(self, *args)
+        real(self, *args, **more)
 
     monkeypatch.setattr(Requests, "accept", after_the_others)
     post()

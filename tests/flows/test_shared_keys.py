@@ -325,9 +325,9 @@ def test_a_charge_names_the_budget_that_it_is_paid_from(
     gift = shared(cloud, key, kudos=100)
     real = Requests.accept
 
-    def overtaken(table: Any, *args: Any) -> None:
+    def overtaken(table: Any, *args: Any, **more: Any) -> None:
         assert change(cloud, key, gift, kudos=50).status == 200
-        real(table, *args)
+        real(table, *args, **more)
 
     monkeypatch.setattr(Requests, "accept", overtaken)
     request = cloud.generate(gift).body["id"]

@@ -19,7 +19,7 @@ SPEC = ImageSpec(width=512, height=512, steps=30, sampler_name="k_euler")
         "a",
         "a ### b",
         "a " * admission.MAX_PROMPT_WORDS,
-        "a" * admission.MAX_PROMPT_BYTES,
+        "a" * (admission.MAX_PROMPT_BYTES - len('""')),
     ],
 )
 def test_a_prompt_up_to_the_limits_is_admitted(prompt: str) -> None:

@@ -24,7 +24,7 @@ MAX_PROMPT_WORDS = 7500
 MAX_PROMPT_BYTES = 64 * 1024
 """Bytes of a prompt as JSON, where a control character has six; no tokenizer reads this far.
 
-It keeps items small, and a pop of 20 images, each with its prompt, below the 6 MB of an answer.
+It keeps items small, and a pop of twenty images, each with its prompt, below the 6 MB of an answer.
 """
 
 

@@ -107,9 +107,7 @@ class Sharing:
         if best is not None:
             rated.setdefault(best, {})
         now = encode(clock.now_ms())
-        first_rating = (
-            f"{EXISTS} AND attribute_not_exists(rated_at) AND attribute_not_exists(csam)"
-        )
+        first_rating = f"{EXISTS} AND attribute_not_exists(rated_at) AND attribute_not_exists(csam)"
         award = kudos.award(request.user_id, reward)
         parts = [
             update(

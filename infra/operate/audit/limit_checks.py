@@ -4,34 +4,42 @@ Both count only images that say so: those of the anonymous account, those that t
 workers hold, and those from before there were counts do not.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 from horde.records import State
 from horde.store import items
 from horde.store.items import Row, partition
 from infra.operate.audit.findings import (
+    SLACK_S,
     Findings,
     Rule,
     View,
     finding_of,
-    finding_of_account,
     generation_key,
     held_key,
     item_name,
+    own_item,
+    user_key,
 )
 
 
 def waiting(view: View) -> Findings:
-    """Compare each account's count of waiting images with its images."""
-    found = Counter(
-        image.generation.user_id
-        for image in view.books.images.values()
-        if image.counted and image.generation.state is State.WAITING
-    )
+    """Compare each account's count of waiting images with its images.
+
+    A count that has grown within ``SLACK_S`` is not judged: the images that began to wait meanwhile
+    may not have been read.
+    """
+    found: dict[int, set[str]] = defaultdict(set)
+    for name, image in view.books.images.items():
+        if image.counted and image.generation.state is State.WAITING:
+            found[image.generation.user_id].add(name)
     for user_id, account in view.books.accounts.items():
-        if account.waiting != found[user_id]:
-            finding = finding_of_account(account.user)
-            yield finding(Rule.COUNTED_WAITING, "waiting", found[user_id], account.waiting)
+        images = found[user_id]
+        grew_long_ago = account.user.waiting_at < view.now - SLACK_S
+        if grew_long_ago and account.waiting != len(images):
+            about = frozenset({user_key(user_id), *map(generation_key, images)})
+            finding = finding_of(own_item(user_key(user_id)), about)
+            yield finding(Rule.COUNTED_WAITING, "waiting", len(images), account.waiting)
 
 
 def held(view: View) -> Findings:
