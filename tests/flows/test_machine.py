@@ -689,16 +689,13 @@ class Machine(RuleBasedStateMachine):
 
     def _serve_the_honest(self) -> None:
         """Whatever happened before: a user pays for images, two workers mean harm, one draws."""
-        for worker in list(self.worker_keys)[:2]:
-            if not self.model.accounts[worker].deleted:
-                self._fault_everything(worker)
+        hostile = [one for one in self.worker_keys if not self.model.accounts[one].deleted][:2]
         user, worker = self._register(), self._register_worker(self._register())
         self.grant(user, 100)
         request = self._ask(self.api_keys[user], user, rulebook.Body(n=4))
         mine = self.model.requests[request]
-        for hostile in list(self.worker_keys)[:2]:
-            if not self.model.accounts[hostile].deleted:
-                self._fault_everything(hostile)
+        for one in hostile:
+            self._fault_everything(one)
         while mine.count(rulebook.WAITING):
             self._pass(1)
             jobs = self._pop(worker, amount=20, mixed=True, img2img=True)
