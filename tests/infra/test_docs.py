@@ -23,6 +23,7 @@ API = PAGES["docs/api.md"]
 OPERATIONS = PAGES["docs/operations.md"]
 DECISIONS = PAGES["docs/decisions.md"]
 GLOSSARY = PAGES["docs/glossary.md"]
+THREATS = PAGES["docs/threat-model.md"]
 CHANGELOG = PAGES["CHANGELOG.md"]
 yaml = importlib.import_module("yaml")  # moto's; it has no types here
 DOCUMENTS = ROOT / "functions" / "horde" / "edge" / "documents"
@@ -192,6 +193,14 @@ def test_every_alarm_that_can_ring_is_in_the_runbook() -> None:
     assert len(queues) >= 6
     marks = re.findall(r'alarms\.on_line\(\w+, "(\w+)"', text)
     assert listed == {*queues, *marks, "ApiFaults", "…Errors"}
+
+
+def test_every_attack_of_the_threat_model_is_a_test() -> None:
+    rows_of_attacks = [line for line in THREATS.splitlines() if "::" in line]
+    assert len(rows_of_attacks) >= 35
+    for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", THREATS):
+        path = ROOT / (file if "/" in file else f"tests/flows/{file}")
+        assert f"def {name}(" in path.read_text("utf-8"), name
 
 
 def test_the_queue_position_is_exact_as_far_as_the_api_page_says() -> None:
