@@ -2,8 +2,10 @@
 
 The checks run in this order: body, maintenance, prompt and webhook; then the account and
 unsupported features; then, unless it is a ``dry_run``, the limits of the account and the shared
-key, and the source image. Nothing is written before the last check. So a refused request or a
-``dry_run`` only counts against the rate limits.
+key, and the source image. Nothing is written before the last check, except that a count of waiting
+images that is too high is corrected. So a refused request or a ``dry_run`` only counts against the
+rate limits. The transaction holds the limit of waiting images: of requests at once, those that
+exceed it are refused there.
 
 The account may be spent between its check and the transaction: a source image can take seconds to
 arrive. So the transaction decides about kudos again. What needs them upfront is then charged in

@@ -112,7 +112,12 @@ def test_a_worker_drops_too_many_alone_or_with_its_siblings(
 
 @pytest.mark.parametrize(
     "change",
-    [{"preferred": True}, {"workers": ["w"]}, {"workers": ["v"], "worker_blacklist": True}],
+    [
+        {"worker_user": REQUEST.user_id},
+        {"preferred": True},
+        {"workers": ["w"]},
+        {"workers": ["v"], "worker_blacklist": True},
+    ],
 )
 @pytest.mark.parametrize(
     ("waived", "earned"), [(0, REWARD), (1, PRICE - 1), (PRICE, 0), (PRICE + 9, 0)]
@@ -121,7 +126,7 @@ def test_a_worker_earns_what_was_paid_by_whom_it_chose(
     change: dict[str, Any], waived: int, earned: int
 ) -> None:
     request = replace(REQUEST, waived=waived)
-    image = replace(IMAGE, worker_user=OWNER.id, **change)
+    image = replace(IMAGE, **{"worker_user": OWNER.id, **change})
     assert reward(request, image, State.OK) == earned
     assert reward(request, image, State.CENSORED) == 0
     assert reward(replace(request, user_id=ANONYMOUS_ID), image, State.OK) == 0

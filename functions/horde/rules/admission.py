@@ -32,7 +32,7 @@ def check_prompt(prompt: str) -> None:
     """Refuse an empty or overlong prompt; raises MissingPrompt or InvalidPromptSize."""
     if not prompt.partition("###")[0].strip():
         raise MissingPrompt
-    size = len(json.dumps(prompt, ensure_ascii=False).encode())
+    size = len(json.dumps(prompt, ensure_ascii=False).encode()) - len('""')
     if size > MAX_PROMPT_BYTES or len(prompt.split()) > MAX_PROMPT_WORDS:
         message = (
             f"The prompt is too long. Please keep it to at most {MAX_PROMPT_WORDS} words and "

@@ -27,7 +27,9 @@ from horde.store.transaction import EXISTS, check, update
 
 def room_for(n: int, limit: int) -> Condition:
     """Return the condition that an account may have ``n`` more images waiting."""
-    still_room = "(attribute_not_exists(waiting) OR waiting <= :room)"
+    still_room = "waiting <= :room"
+    if n <= limit:
+        still_room = f"(attribute_not_exists(waiting) OR {still_room})"
     return Condition(still_room, {"room": limit - n})
 
 

@@ -11,6 +11,7 @@ from horde.store.items import (
     DUE,
     LISTED,
     WAITING,
+    Item,
     Kind,
     due_shard,
     encode_all,
@@ -85,38 +86,7 @@ class Queue:
             held=held_limit is not None,
             preferred=preferred,
         )
-        # The image was read from an index. It must be exactly that: a fault adds an attempt.
-        still_waiting = "#state = :waiting AND attempt = :seen"
-        values: dict[str, Any] = {"waiting": State.WAITING, "seen": generation.attempt}
-        if held_limit is not None:
-            faulted = "contains(faulted_by, :worker)"
-            faulted += "" if trusted else " OR contains(faulted_by, :user)"
-            still_waiting += f" AND (attribute_not_exists(faulted_by) OR NOT ({faulted}))"
-        names = {"#state": "state"}
-        flags = [name for name in ("held", "preferred") if getattr(claimed, name)]
-        write = (
-            key(Kind.GENERATION, generation.id),
-            "SET #state = :processing, worker_id = :worker, worker_name = :name, "
-            f"worker_user = :user, lease_until = :lease, {DUE.partition} = :shard, "
-            f"{DUE.sort} = :lease, attempt = :attempt"
-            + "".join(f", {flag} = :true" for flag in flags)
-            + f" REMOVE {WAITING.partition}, {LISTED.attributes}",
-            still_waiting,
-            encode_all(
-                {
-                    **values,
-                    "processing": State.PROCESSING,
-                    "worker": worker.id,
-                    "name": worker.name,
-                    "user": worker.user_id,
-                    "lease": lease_until,
-                    "shard": due_shard(generation.id),
-                    "attempt": claimed.attempt,
-                    **({"true": True} if flags else {}),
-                }
-            ),
-            names,
-        )
+        write = _lease(claimed, trusted=trusted)
         no_longer = counts.waits_no_more(generation)
         if held_limit is None and not no_longer:
             return claimed if self._table.try_update(*write) else None
@@ -203,3 +173,38 @@ class Queue:
                 break
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
         return QueueSize(images=images, requests=len(requests), pixelsteps=pixelsteps)
+
+
+def _lease(claimed: Generation, *, trusted: bool) -> tuple[Item, str, str, Item, dict[str, str]]:
+    """Return the write that leases an image: key, expression, condition, values and names.
+
+    The image was read from an index. It must still be exactly that: each fault follows a claim,
+    which raises ``attempt``.
+    """
+    still_waiting = "#state = :waiting AND attempt = :seen"
+    if claimed.held:
+        faulted = "contains(faulted_by, :worker)"
+        faulted += "" if trusted else " OR contains(faulted_by, :user)"
+        still_waiting += f" AND (attribute_not_exists(faulted_by) OR NOT ({faulted}))"
+    flags = {name: True for name in ("held", "preferred") if getattr(claimed, name)}
+    expression = (
+        "SET #state = :processing, worker_id = :worker, worker_name = :name, "
+        f"worker_user = :user, lease_until = :lease, {DUE.partition} = :shard, "
+        f"{DUE.sort} = :lease, attempt = :attempt"
+        + "".join(f", {name} = :{name}" for name in flags)
+        + f" REMOVE {WAITING.partition}, {LISTED.attributes}"
+    )
+    values = {
+        "waiting": State.WAITING,
+        "processing": claimed.state,
+        "seen": claimed.attempt - 1,
+        "attempt": claimed.attempt,
+        "worker": claimed.worker_id,
+        "name": claimed.worker_name,
+        "user": claimed.worker_user,
+        "lease": claimed.lease_until,
+        "shard": due_shard(claimed.id),
+        **flags,
+    }
+    key_of_image = key(Kind.GENERATION, claimed.id)
+    return key_of_image, expression, still_waiting, encode_all(values), {"#state": "state"}
