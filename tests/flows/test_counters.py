@@ -32,10 +32,11 @@ def forget(cloud: Cloud, *series: Series) -> None:
         cloud.db.delete_item(TableName=cloud.table, Key=key_of(counters.row(each)))
 
 
+@pytest.mark.parametrize("into_the_minute_ms", [0, 59_999])
 def test_a_total_covers_its_span_and_nothing_before_it(
-    cloud: Cloud, count: Callable[..., None]
+    cloud: Cloud, count: Callable[..., None], into_the_minute_ms: int
 ) -> None:
-    now = START_MS
+    now = START_MS + into_the_minute_ms
     spans = [
         Series(Scope.MINUTE, period=minute(now - HOUR_S * 1000 - MINUTE_MS)),
         Series(Scope.MINUTE, period=minute(now - HOUR_S * 1000)),

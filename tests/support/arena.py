@@ -175,7 +175,7 @@ def arena(template: dict[str, Any], endpoint: str) -> Iterator[Arena]:
         patch.setattr(aws, "_client", wide)
         aws.clear_cache()
         session: Any = boto3.Session(region_name=REGION)
-        names = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm")
+        names = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm", "secretsmanager")
         clients = {name: session.client(name, config=config) for name in names}
         made = Arena(template, clients, fake)
         for file in FUNCTIONS:

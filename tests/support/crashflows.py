@@ -94,6 +94,41 @@ def delivered(world: World, kind: str = "ada", **fields: Any) -> Facts:
     return facts
 
 
+def by_a_stranger(world: World) -> Facts:
+    """Have a shared image drawn by a volunteer whom nobody trusts."""
+    facts = delivered(world, **SHARED)
+    (owner,) = [one for one in world.records("USER", User) if one.alias == "volunteer"]
+    world.set_flags(owner.id, trusted=False)
+    return facts
+
+
+def trusted_now(world: World) -> Facts:
+    """Have a stranger's image held back, and trust the stranger; the sweep has not run since."""
+    facts = by_a_stranger(world)
+    world.deliver("share")
+    (owner,) = [one for one in world.records("USER", User) if one.alias == "volunteer"]
+    world.set_flags(owner.id, trusted=True)
+    return facts
+
+
+def to_be_released(world: World) -> Facts:
+    """The same, and the sweep has asked for the release."""
+    facts = trusted_now(world)
+    world.sweep()
+    return facts
+
+
+def marked_as_csam(world: World) -> Facts:
+    """Publish one image of a request, and have the other one marked as CSAM."""
+    facts = popped(world, amount=2, **SHARED, **TWO)
+    assert world.submit(facts["worker"], facts["job"]).status == 200
+    world.deliver("share")
+    (other,) = _others(world, facts)
+    assert world.submit(facts["worker"], other, state="csam").status == 200
+    world.stream()
+    return facts
+
+
 def raced(world: World) -> Facts:
     """Two submits of one image raced: the one that lost had stored its file too."""
     facts = delivered(world, **SHARED)
@@ -720,6 +755,11 @@ FLOWS = [
     queued("share", partial(delivered, **SHARED), "share"),
     queued("share anonymous, two images", partial(delivered, kind="anonymous", **TWO), "share"),
     queued("share beside a file that was not delivered", raced, "share"),
+    queued("share what a stranger drew", by_a_stranger, "share"),
+    swept("held images to release", trusted_now),
+    queued("share a held image", to_be_released, "share"),
+    submit("marked as CSAM", says={"state": "csam"}, **SHARED),
+    queued("share nothing of what is marked as CSAM", marked_as_csam, "share"),
     early(),
     queued("webhook", partial(delivered, webhook=f"{HOOK}/hook", **TWO), "webhook"),
     streamed("payouts", partial(delivered, **SHARED, **TWO)),

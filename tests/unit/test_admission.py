@@ -129,6 +129,8 @@ def test_who_lacks_them_is_told_the_reason_the_price_and_what_he_has() -> None:
         ({"width": 3072, "height": 64}, {}),
         ({"width": 128, "height": 3072}, {"width": 64, "height": 2816}),
         ({"width": 3072, "height": 128}, {"width": 2816, "height": 64}),
+        ({"width": 128, "height": 2624}, {"width": 64, "height": 2560}),
+        ({"img2img": True, "denoising_strength": 0.3, "steps": 200}, {"steps": 100}),
         ({"sampler_name": "lcm", "steps": 11}, {"steps": 10}),
         ({"sampler_name": "lcm", "steps": 9}, {"steps": 9}),
         ({"steps": 40}, {}),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation import __main__ as tester
+from tests.mutation.explained import Explanation, explanations
 from tests.mutation.forks import Functions, codes
 from tests.mutation.operators import Mutant, mutants
 from tests.mutation.selection import Map
@@ -154,16 +154,16 @@ def test_nothing_is_planted_in_a_function_that_this_process_has_not() -> None:
 
 def test_an_explanation_fits_a_function_or_one_change_of_it() -> None:
     mutant = Mutant(FILE, "A.f", True, (1, 1), 0, 0, "", "a < b", "a <= b")
-    whole = tester.Explanation(FILE, "A.*", "")
+    whole = Explanation(FILE, "A.*", "")
     assert whole.fits(mutant)
-    assert tester.Explanation(FILE, "A.f", "", was="a < b", now="a <= b").fits(mutant)
-    assert not tester.Explanation(FILE, "A.f", "", was="a < b", now="a > b").fits(mutant)
-    assert not tester.Explanation(FILE, "f", "").fits(mutant)
-    assert not tester.Explanation("other.py", "A.f", "").fits(mutant)
+    assert Explanation(FILE, "A.f", "", was="a < b", now="a <= b").fits(mutant)
+    assert not Explanation(FILE, "A.f", "", was="a < b", now="a > b").fits(mutant)
+    assert not Explanation(FILE, "f", "").fits(mutant)
+    assert not Explanation("other.py", "A.f", "").fits(mutant)
 
 
 def test_each_explanation_has_a_reason_and_fits_a_bug_that_can_be_planted() -> None:
-    explained = tester.explanations()
+    explained = explanations()
     files = {each.file for each in explained}
     possible = [one for file in files for one in mutants(file, Path(file).read_bytes())]
     for each in explained:

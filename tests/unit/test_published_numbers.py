@@ -4,11 +4,13 @@ The numbers of a ruleset have a test of their own (``test_ruleset``). A limit th
 purpose is changed here, too; a name that is stored is never changed: deployed tables hold it.
 """
 
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 import pytest
 
+from horde.rules import ruleset
 from horde.rules.statistics import Scope, Series
 from horde.store import counters, items
 from horde.store.items import Kind
@@ -76,6 +78,11 @@ LIMITS: dict[str, Any] = {
 def test_a_limit_is_the_published_one(name: str) -> None:
     module, _, constant = name.rpartition(".")
     assert getattr(import_module(f"horde.{module}"), constant) == LIMITS[name]
+
+
+def test_a_lifetime_is_shown_in_whole_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ruleset, "IN_FORCE", replace(ruleset.IN_FORCE, request_life_s=3660))
+    assert ruleset.numbers()["request_life_minutes"] == 61
 
 
 def test_the_kinds_of_items_have_the_names_that_deployed_tables_hold() -> None:
