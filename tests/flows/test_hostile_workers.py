@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from horde.records import State
+from horde.records import Generation, State, Worker
 from horde.rules import standing
 from horde.store.queue import HoldsEnough, Queue
 from horde.store.workers import Workers
@@ -84,19 +84,39 @@ def test_another_worker_of_a_trusted_owner_may_try_again(
     assert faults(cloud, worker, 2, name="w2") == 1
 
 
-def test_a_claim_that_was_decided_before_a_fault_is_refused(
-    cloud: Cloud, owner: int, worker: str
-) -> None:
+def known(cloud: Cloud, worker: str, name: str) -> Worker:
+    """Return a worker that has popped."""
+    assert cloud.pop(worker, name=name, models=["another"]).status == 200
+    found = cloud.store.workers.get(cloud.store.workers.named(name) or "")
+    assert found is not None
+    return found
+
+
+def test_the_condition_of_a_claim_refuses_who_has_faulted_it(cloud: Cloud, worker: str) -> None:
     cloud.generate()
-    (seen,) = next(iter(cloud.store.queue.windows("stable_diffusion", 10)))
-    assert faults(cloud, worker, 1) == 1
-    known, stats, _, _ = cloud.store.workers.with_owner(cloud.store.workers.named("w1"), owner)
-    assert known is not None
-    (fresh,) = next(iter(cloud.store.queue.windows("stable_diffusion", 10)))
-    for image in (seen, fresh):
-        claim = cloud.store.queue.claim(image, known, lease_until=10**10, held_limit=10)
-        assert claim is None
-    assert stats.held == frozenset()
+
+    def waits() -> Generation:
+        (image,) = next(iter(cloud.store.queue.windows("stable_diffusion", 10)))
+        return image
+
+    def claim(image: Generation, by: Worker, **more: Any) -> Generation | None:
+        until = cloud.clock.now_ms() // 1000 + 150
+        return cloud.store.queue.claim(image, by, lease_until=until, held_limit=10, **more)
+
+    at_first = waits()
+    assert faults(cloud, worker, 1, name="w1") == 1
+    first, sibling = known(cloud, worker, "w1"), known(cloud, worker, "w2")
+    stranger = known(cloud, cloud.new_worker("stranger"), "w3")
+    assert claim(at_first, stranger) is None  # an older reading would upload to an older key
+    assert claim(waits(), first) is None
+    assert claim(waits(), first, trusted=True) is None
+    assert claim(waits(), sibling) is None
+    assert cloud.worker_named("w1")["uncompleted_jobs"] == 1
+    claimed = claim(waits(), sibling, trusted=True)
+    assert claimed is not None
+    assert claimed == cloud.store.requests.generation(claimed.id)
+    assert faulted_one(cloud, worker, claimed.id)
+    assert claim(waits(), stranger) is not None
 
 
 # --- hoarding -------------------------------------------------------------------------------------
@@ -117,14 +137,12 @@ def test_what_a_worker_holds_at_once_is_bounded(cloud: Cloud, worker: str) -> No
 
 def test_a_claim_holds_the_bound_whatever_the_pop_has_read(cloud: Cloud, worker: str) -> None:
     cloud.generate(params={"n": 3})
-    cloud.pop(worker, models=["another"])  # it is known from now on
-    known = cloud.store.workers.get(cloud.store.workers.named("w1") or "")
-    assert known is not None
+    by = known(cloud, worker, "w1")
     images = next(iter(cloud.store.queue.windows("stable_diffusion", 10)))
 
     def claim(number: int) -> bool:
         until = cloud.clock.now_ms() // 1000 + 150
-        claimed = cloud.store.queue.claim(images[number], known, lease_until=until, held_limit=2)
+        claimed = cloud.store.queue.claim(images[number], by, lease_until=until, held_limit=2)
         return claimed is not None
 
     assert [claim(0), claim(1)] == [True, True]
@@ -155,13 +173,11 @@ def test_a_worker_that_is_deleted_during_its_pop_claims_nothing(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud.generate()
-    cloud.pop(worker, models=["another"])
-    known = cloud.store.workers.get(cloud.store.workers.named("w1") or "")
-    assert known is not None
+    found = known(cloud, worker, "w1")
     real = Queue.windows
 
     def deleted_first(self: Queue, *args: Any) -> Any:
-        assert cloud.store.workers.delete(known)
+        assert cloud.store.workers.delete(found)
         return real(self, *args)
 
     monkeypatch.setattr(Queue, "windows", deleted_first)

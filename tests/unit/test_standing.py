@@ -113,7 +113,6 @@ def test_a_worker_drops_too_many_alone_or_with_its_siblings(
 @pytest.mark.parametrize(
     "change",
     [
-        {"worker_user": REQUEST.user_id},
         {"preferred": True},
         {"workers": ["w"]},
         {"workers": ["v"], "worker_blacklist": True},
@@ -126,10 +125,17 @@ def test_a_worker_earns_what_was_paid_by_whom_it_chose(
     change: dict[str, Any], waived: int, earned: int
 ) -> None:
     request = replace(REQUEST, waived=waived)
-    image = replace(IMAGE, **{"worker_user": OWNER.id, **change})
+    image = replace(IMAGE, worker_user=OWNER.id, **change)
     assert reward(request, image, State.OK) == earned
     assert reward(request, image, State.CENSORED) == 0
     assert reward(replace(request, user_id=ANONYMOUS_ID), image, State.OK) == 0
+
+
+def test_a_worker_that_draws_for_its_owner_earns_what_he_paid() -> None:
+    image = replace(IMAGE, worker_user=REQUEST.user_id)
+    assert reward(REQUEST, image, State.OK) == REWARD
+    assert reward(REQUEST, image, State.CENSORED) == 0
+    assert reward(replace(REQUEST, waived=PRICE), image, State.OK) == 0
 
 
 def test_a_worker_that_chose_nobody_earns_the_whole_reward() -> None:
