@@ -134,6 +134,9 @@ class Arena(Cloud):
         for name in templates.of_type(self.template, "AWS::S3::Bucket"):
             self.names[name] = f"{self.table}-{name.lower()}"[:63]
             self.s3.create_bucket(Bucket=self.names[name])
+        for name in templates.of_type(self.template, "AWS::SecretsManager::Secret"):
+            made = self.secrets.create_secret(Name=f"{self.table}-{name}", SecretString="of races")
+            self.names[name] = made["ARN"]
 
     def bucket(self, part: str) -> str:
         """Return the name of the bucket whose logical id starts so."""
