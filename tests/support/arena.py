@@ -134,6 +134,9 @@ class Arena(Cloud):
         for name in templates.of_type(self.template, "AWS::S3::Bucket"):
             self.names[name] = f"{self.table}-{name.lower()}"[:63]
             self.s3.create_bucket(Bucket=self.names[name])
+        for name in templates.of_type(self.template, "AWS::SQS::Queue"):
+            made = self.sqs.create_queue(QueueName=f"{self.table}-{name}"[:80])
+            self.names[name] = made["QueueUrl"]
         for name in templates.of_type(self.template, "AWS::SecretsManager::Secret"):
             made = self.secrets.create_secret(Name=f"{self.table}-{name}", SecretString="of races")
             self.names[name] = made["ARN"]
