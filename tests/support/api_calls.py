@@ -45,7 +45,7 @@ def refused(answer: Reply, rc: str | None, status: int = 400) -> None:
 def key_of(url: str) -> str:
     """Return the object key of a presigned URL."""
     path = unquote(urlsplit(url).path).lstrip("/")
-    return re.sub(r"^outputs[^/]*/", "", path)
+    return re.sub(r"^[^/]*outputs[^/]*/", "", path)
 
 
 class ApiCalls(Deployment):
