@@ -151,6 +151,8 @@ class Loop:
         if any(report.failed for report in reports):
             message = "\n".join(report.longreprtext for report in reports if report.failed)
             raise RuntimeError(message)
+        fake_runpod = importlib.import_module("tests.support.fake_runpod")
+        fake_runpod._server.cache_clear()  # a fork has no threads, so it starts one of its own
 
 
 def steady() -> None:

@@ -50,13 +50,13 @@ class Map:
     def select(self, mutant: Mutant, hints: Iterable[str] = ()) -> list[str]:
         """Return the tests that can see a mutant; those of ``hints`` come first, in their order."""
         found = self._of_lines(mutant.file, range(mutant.lines[0], mutant.lines[1] + 1))
-        if not found and not mutant.deferred:
-            found = self._of_name(mutant.function.rpartition(".")[2], set())
-            found = found or self._of_file(mutant.file)
-        stem = Path(mutant.file).stem
-        names = [
-            self.tests[index] for index in sorted(found, key=lambda each: self._rank(each, stem))
-        ]
+        word = Path(mutant.file).stem
+        if not mutant.deferred:
+            word = mutant.function.rpartition(".")[2]
+            found = found or self._of_name(word, set()) or self._of_file(mutant.file)
+            found |= self._that_name(word)
+        order = sorted(found, key=lambda index: self._rank(index, word))
+        names = [self.tests[index] for index in order]
         chosen = set(names)
         first = list(dict.fromkeys(name for name in hints if name in chosen))
         return first + [name for name in names if name not in set(first)]
@@ -85,10 +85,19 @@ class Map:
         names, seconds = self.tests + other.tests, self.seconds + other.seconds
         return Map(names, seconds, lines, modules, other.failed, self.files | other.files)
 
-    def _rank(self, index: int, stem: str) -> tuple[bool, bool, float]:
-        """Order: what is named after the file, then the unit tests, then the quick ones."""
+    def _rank(self, index: int, word: str) -> tuple[bool, bool, float]:
+        """Order: what has the file or the constant in its name, unit tests, then quick ones."""
         name = self.tests[index]
-        return stem not in name, not name.startswith(SUITES[0]), self.seconds[index]
+        return word not in name, not name.startswith(SUITES[0]), self.seconds[index]
+
+    def _that_name(self, word: str) -> set[int]:
+        """Return the unit tests whose files have a word: they may read a constant and no line."""
+        used = re.compile(rf"\b{re.escape(word)}\b")
+        files = {name.partition("::")[0] for name in self.tests if name.startswith(SUITES[0])}
+        naming = {
+            file for file in files if Path(file).exists() and used.search(Path(file).read_text())
+        }
+        return {n for n, name in enumerate(self.tests) if name.partition("::")[0] in naming}
 
     def cost(self, tests: Iterable[str]) -> float:
         """Return the seconds that tests took without a bug."""
