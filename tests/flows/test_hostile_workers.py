@@ -310,6 +310,12 @@ def test_the_operators_own_workers_are_never_put_into_maintenance(cloud: Cloud, 
 BIG = {"width": 1024, "height": 1024, "steps": 40, "n": 4}
 
 
+def test_an_anonymous_request_for_a_made_up_model_earns_nothing(cloud: Cloud, worker: str) -> None:
+    for _ in range(3):
+        assert cloud.generate(models=["mine alone"], params={"n": 2}).status == 202
+    assert drawn(cloud, worker, models=["mine alone"]) == 0
+
+
 def test_an_anonymous_request_that_names_a_worker_earns_it_nothing(
     cloud: Cloud, owner: int, worker: str
 ) -> None:

@@ -16,16 +16,22 @@ on ``waived``: what it has read may be too high if a refund came between, and th
 from horde.records import Generation, Request, State
 
 
+UNLISTED = ""
+"""The ``baseline`` of a model that is not in the operator's settings."""
+
+
 def chose_each_other(request: Request, generation: Generation) -> bool:
     """Return whether a requester and the worker of its image chose each other.
 
-    They did if the worker's owner made the request, if the request names workers, wanted or not, or
-    if the worker preferred the account that made it.
+    They did if the worker's owner made the request, if the request names workers, wanted or not, if
+    the worker preferred the account that made it, or if it asks for a model that the operator does
+    not list: whoever makes a name up is the only one to offer it.
     """
     return (
         generation.worker_user == request.user_id
         or bool(generation.workers)
         or generation.preferred
+        or request.baseline == UNLISTED
     )
 
 
