@@ -7,6 +7,7 @@ import pytest
 from horde.records import User
 from horde.rules import accounts, refusals
 from horde.rules.accounts import Privilege
+from horde.rules.ruleset import IN_FORCE
 
 ADA = User(id=7, alias="a", kudos=0, floor=0, created_at=0)
 BOB = User(id=8, alias="b", kudos=0, floor=0, created_at=0)
@@ -27,6 +28,13 @@ BOB = User(id=8, alias="b", kudos=0, floor=0, created_at=0)
 )
 def test_an_account_number_is_up_to_18_ascii_digits(text: str, number: int | None) -> None:
     assert accounts.user_number(text) == number
+
+
+def test_the_anonymous_account_has_nothing_but_its_floor() -> None:
+    floor = IN_FORCE.floor_anonymous
+    assert accounts.anonymous() == User(
+        id=0, alias="Anonymous", kudos=floor, floor=floor, created_at=0
+    )
 
 
 def test_nobody_owns_or_administers_as_the_anonymous_account() -> None:

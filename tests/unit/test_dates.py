@@ -1,5 +1,8 @@
 """Times as text, and the start of a month, in UTC."""
 
+import time
+from datetime import datetime
+
 import pytest
 
 from horde.rules.dates import day, iso, minute, month_start
@@ -24,10 +27,18 @@ def test_a_time_is_written_in_utc_to_the_millisecond() -> None:
         ("2024-02-29T12:00:30", "2024-02-01T00:00:00"),
     ],
 )
-def test_a_month_starts_on_its_first_day_at_midnight(at: str, start: str) -> None:
-    from datetime import datetime
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+def test_a_month_starts_on_its_first_day_at_midnight_utc(
+    at: str, start: str, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
 
     def seconds(text: str) -> int:
         return int(datetime.fromisoformat(f"{text}+00:00").timestamp())
 
-    assert month_start(seconds(at)) == seconds(start)
+    try:
+        assert month_start(seconds(at)) == seconds(start)
+    finally:
+        monkeypatch.undo()
+        time.tzset()

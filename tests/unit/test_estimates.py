@@ -116,6 +116,9 @@ def test_a_batch_counts_its_time_once_and_what_comes_late_no_time() -> None:
     assert counted == {"recent_ps": 10, "recent_ms": 1950, "settled_at": 4000}
     late = estimates.moving_speed(WorkerStats(settled_at=9000), [settled(3000, claimed=1, work=5)])
     assert late == {"recent_ps": 5, "recent_ms": 1, "settled_at": 9000}
+    busy = WorkerStats(recent_ms=100, settled_at=9000)
+    late = estimates.moving_speed(busy, [settled(3000, claimed=1, work=5)])
+    assert late == {"recent_ps": 5, "recent_ms": 95, "settled_at": 9000}
 
 
 def test_a_census_names_the_operators_models_then_the_most_offered() -> None:
