@@ -58,6 +58,7 @@ LIMITS: dict[str, Any] = {
     "rules.ratings.MIN_FOR_BEST": 2,
     "rules.sharedkeys.MAX_KEYS": 3,
     "rules.sharedkeys.MAX_KEYS_TRUSTED": 10,
+    "rules.sharing.TRUSTED_AFTER_S": 7 * 86_400,
     "rules.sharing.LICENSE": "CC0-1.0",
     "rules.sharing.TERMS_VERSION": "2026-11",
     "rules.statistics.MONTH_DAYS": 31,

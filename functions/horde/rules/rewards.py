@@ -15,7 +15,6 @@ on ``waived``: what it has read may be too high if a refund came between, and th
 
 from horde.records import Generation, Request, State
 
-
 UNLISTED = ""
 """The ``baseline`` of a model that is not in the operator's settings."""
 
