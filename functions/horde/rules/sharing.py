@@ -15,7 +15,7 @@ from horde.rules.hashes import Purpose, keyed
 LICENSE = "CC0-1.0"
 ACCEPTED = "accepted"
 """The verdict on an image that passed the gate (``images.checked``)."""
-TERMS_VERSION = "2026-11"
+TERMS_VERSION = "2026-12"
 """The version of ``edge/documents``, recorded with every shared image."""
 
 
