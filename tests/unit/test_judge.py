@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from horde.records import Generation, Request, State
-from horde.rules.sharing import Verdict, judge
-from tests.support.records import IMAGE, REQUEST
+from horde.rules.sharing import Verdict, judge, row
+from tests.support.records import IMAGE, PAYLOAD, REQUEST
 
 SHARED = replace(REQUEST, shared=True)
 DELIVERED = replace(IMAGE, state=State.OK, attempt=2)
@@ -29,3 +29,9 @@ def test_an_upload_is_shared_now_later_or_never(
     request_is: Request | None, image: Generation | None, attempt: int, verdict: Verdict
 ) -> None:
     assert judge(request_is, image, attempt) is verdict
+
+
+def test_a_row_names_its_file_and_says_that_it_is_uncensored_webp() -> None:
+    found = row(replace(SHARED, payload=PAYLOAD), DELIVERED, sha256="s", size=7)
+    assert (found["file_name"], found["format"]) == (f"{DELIVERED.id}.webp", "webp")
+    assert (found["censored"], found["sha256"], found["bytes"]) == (False, "s", 7)
