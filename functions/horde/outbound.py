@@ -182,9 +182,9 @@ def _answer(
             connection.settimeout(deadline.left())
             client.request(method, path, headers=headers, **sent)
             timed: Any = _TimedSocket(connection, deadline)
-            answer = http.client.HTTPResponse(timed, method=method)
-            answer.begin()
-            yield answer
+            with closing(http.client.HTTPResponse(timed, method=method)) as answer:
+                answer.begin()
+                yield answer
     except (http.client.HTTPException, OSError, ValueError) as error:
         message = f"it does not answer ({type(error).__name__})"
         raise OutboundError(message) from None

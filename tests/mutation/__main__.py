@@ -54,6 +54,9 @@ def run_all(run: Run, jobs: int) -> None:
         if mutant.name not in seen and not run.map.select(mutant):
             run.note(mutant, Outcome(SURVIVED, UNSEEN))
     forks.import_others(run.map.modules)
+    if "horde" in sys.modules:
+        message = "horde is imported already, so that no bug of an import can be planted"
+        raise RuntimeError(message)
     children = []
     for nth in range(jobs):
         child = os.fork()

@@ -16,8 +16,10 @@ from tests.mutation.forks import KILLED, SURVIVED, TIMEOUT, Functions, Importer,
 from tests.mutation.operators import Mutant
 from tests.mutation.selection import SUITES, Map, Mapper
 
-OURS = ("horde", "tests", "infra", "layers", "gpu_worker", "conftest", "coverage")
-"""What the names of our modules begin with, and what a run must not have imported before."""
+OURS = {"horde", "tests", "infra", "layers", "gpu_worker", "conftest", "coverage"} | {
+    path.stem for path in Path("functions").glob("*.py")
+}
+"""What the names of our modules begin with: a mutant must be the first to import them."""
 KEPT = Path("build") / "mutate"
 UNSEEN = "no test runs it"
 NOT_PLANTED = "not planted"

@@ -78,7 +78,9 @@ LIMITS: dict[str, Any] = {
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_limit_is_the_published_one(name: str) -> None:
     module, _, constant = name.rpartition(".")
-    assert getattr(import_module(f"horde.{module}"), constant) == LIMITS[name]
+    found = getattr(import_module(f"horde.{module}"), constant)
+    assert found == LIMITS[name]
+    assert isinstance(found, float) == isinstance(LIMITS[name], float)
 
 
 def test_a_lifetime_is_shown_in_whole_minutes(monkeypatch: pytest.MonkeyPatch) -> None:

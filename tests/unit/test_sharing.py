@@ -156,3 +156,9 @@ def test_a_row_is_made_of_these_attributes_and_no_others(record: Any, used: set[
     changing = {name for name in names if row_with(name, something_else(name)) != plain}
     fallbacks = {"seed", "created_at"}  # of what was drawn, and when
     assert changing | (fallbacks & used) == used
+
+
+def test_a_row_names_its_file_and_says_that_it_is_uncensored_webp() -> None:
+    found = row(SHARED, DRAWN, **FILE)
+    assert (found["file_name"], found["format"]) == (f"{DRAWN.id}.webp", "webp")
+    assert (found["censored"], found["sha256"], found["bytes"]) == (False, "0" * 64, 4711)
