@@ -20,7 +20,7 @@ from horde.rules.accounts import MAX_API_KEYS
 from horde.rules.standing import UNMEASURED_HELD
 from tests.e2e.conftest import OperatedCloud, small
 from tests.support.api_calls import Reply
-from tests.support.arena import Arena, arena, at_once
+from tests.support.arena import MODEL, Arena, arena, at_once
 from tests.support.numbers import (
     CONCURRENCY,
     FLOOR,
@@ -38,8 +38,6 @@ ROUNDS = 20
 FEW = 5
 """Rounds of those races whose every call is a whole handler."""
 THREADS = 32
-MODEL = "volunteer"
-"""No endpoint draws it: the sweep makes no tickets."""
 
 
 @pytest.fixture

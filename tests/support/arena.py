@@ -32,6 +32,8 @@ from tests.support.moto_aws import REGION
 T = TypeVar("T")
 FUNCTIONS = ("generate", "status", "sweep", "payouts", "transfer", "users", "keys", "worker")
 THREADS = 32
+MODEL, BY_VOLUNTEERS = "volunteer", {"endpoint": None, "baseline": "stable_diffusion_1"}
+"""A model that the operator lists and no endpoint draws: the sweep makes no tickets."""
 
 
 class Wire:
@@ -184,6 +186,8 @@ def arena(template: dict[str, Any], endpoint: str) -> Iterator[Arena]:
         names = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm", "secretsmanager")
         clients = {name: session.client(name, config=config) for name in names}
         made = Arena(template, clients, fake)
+        models = json.loads(made.environment("generate")["MODELS"])
+        made.overrides["MODELS"] = json.dumps({**models, MODEL: BY_VOLUNTEERS})
         for file in FUNCTIONS:
             for name, value in made.environment(file).items():
                 patch.setenv(name, value)
