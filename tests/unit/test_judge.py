@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from horde.records import Generation, Request, State
-from horde.rules.sharing import Verdict, judge, row
+from horde.rules.sharing import Reason, Verdict, decide, judge, reaches_data_set, row
 from tests.support.records import IMAGE, PAYLOAD, REQUEST
 
 SHARED = replace(REQUEST, shared=True)
@@ -35,3 +35,40 @@ def test_a_row_names_its_file_and_says_that_it_is_uncensored_webp() -> None:
     found = row(replace(SHARED, payload=PAYLOAD), DELIVERED, sha256="s", size=7)
     assert (found["file_name"], found["format"]) == (f"{DELIVERED.id}.webp", "webp")
     assert (found["censored"], found["sha256"], found["bytes"]) == (False, "s", 7)
+
+
+@pytest.mark.parametrize(
+    ("state", "may"),
+    [
+        (State.WAITING, True),
+        (State.PROCESSING, True),
+        (State.OK, True),
+        (State.CENSORED, False),
+        (State.FAULTED, False),
+        (State.CANCELLED, False),
+        (State.EXPIRED, False),
+    ],
+)
+def test_an_image_may_reach_the_data_set_until_it_ends_without_a_picture(
+    state: State, may: bool
+) -> None:
+    assert reaches_data_set(SHARED, [replace(IMAGE, state=state)]) is may
+    assert not reaches_data_set(REQUEST, [replace(IMAGE, state=state)])
+
+
+def test_who_is_overruled_is_told_why() -> None:
+    always = decide(flag=False, anonymous=True, uses_images=False)
+    assert always.message is not None
+    assert "always shared" in always.message
+    never = decide(flag=True, anonymous=False, uses_images=True)
+    assert never.message is not None
+    assert "will not be shared" in never.message
+
+
+def test_a_reason_is_stored_as_deployed_tables_hold_it() -> None:
+    assert [reason.value for reason in Reason] == [
+        "requested",
+        "not requested",
+        "anonymous text-to-image is always shared",
+        "image-to-image is never shared",
+    ]
