@@ -7,7 +7,17 @@ from urllib.parse import unquote
 from horde import clock
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import ModelQuery, ModelStatsQuery, WorkerQuery, parse
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.http import (
+    MAX_ANSWER,
+    ApiSettings,
+    Call,
+    Key,
+    Response,
+    Route,
+    serve,
+    wire_size,
+)
+from horde.edge.ids import is_uuid
 from horde.edge.responses import (
     ActiveModel,
     AnonymousAmount,
@@ -49,7 +59,7 @@ def _store() -> Store:
 
 
 def workers(call: Call) -> Response:
-    """List the workers that popped in the last five minutes."""
+    """List the workers that popped in the last five minutes, as many as an answer can hold."""
     query = parse(WorkerQuery, dict(call.query))
     store, viewer = _store(), _viewer(call)
     if query.type != "image":
@@ -61,7 +71,13 @@ def workers(call: Call) -> Response:
         if query.name is None or worker.name.casefold() == query.name.casefold()
     ]
     owners = store.accounts.get_many(worker.user_id for worker, _ in found)
-    rows = [details(worker, stats, owners.get(worker.user_id), viewer) for worker, stats in found]
+    rows, left = [], MAX_ANSWER
+    for worker, stats in found:
+        row = details(worker, stats, owners.get(worker.user_id), viewer)
+        left -= wire_size(row)
+        if left < 0:
+            break
+        rows.append(row)
     return Response(WorkerList(rows))
 
 
@@ -100,7 +116,10 @@ def _viewer(call: Call) -> User | None:
 def details(
     worker: Worker, stats: WorkerStats, owner: User | None, viewer: User | None
 ) -> WorkerDetails:
-    """Return a worker as the Horde shows it; only its owner and moderators see the owner."""
+    """Return a worker as the Horde shows it.
+
+    Only its owner and moderators see who owns it, and the message of its maintenance.
+    """
     moderates = viewer is not None and accounts.is_moderator(viewer, Settings.load().admins)
     owns = viewer is not None and viewer.id == worker.user_id
     return WorkerDetails(
@@ -115,6 +134,7 @@ def details(
         threads=worker.threads,
         uptime=worker.uptime,
         maintenance_mode=worker.resting,
+        maintenance_msg=(worker.maintenance_msg or None) if moderates or owns else None,
         paused=worker.paused if moderates else None,
         info=worker.info or None,
         nsfw=worker.nsfw,

@@ -1,4 +1,4 @@
-"""DynamoDB stream -> SQS: one message for every new request and every webhook call.
+"""DynamoDB stream -> SQS: a message for every new request, webhook call and CSAM mark.
 
 The stream is the outbox of the transactions. It delivers each record at least once, and in order
 per item. A record that fails is retried alone and ends in the DLQ; the sweep then sends the tickets
@@ -10,7 +10,7 @@ from typing import Any
 
 from horde import aws
 from horde.log import logger
-from horde.store.settlements import NewRequest, outbox_of
+from horde.store.settlements import CsamFound, NewRequest, outbox_of
 
 
 class Settings(aws.Settings):
@@ -18,6 +18,7 @@ class Settings(aws.Settings):
 
     tickets_queue_url: str
     webhooks_queue_url: str
+    uploads_queue_url: str
 
 
 def message_of(image: dict[str, Any]) -> tuple[str, str]:
@@ -26,6 +27,8 @@ def message_of(image: dict[str, Any]) -> tuple[str, str]:
     found = outbox_of(image)
     if isinstance(found, NewRequest):
         url, body = settings.tickets_queue_url, {"v": 1, **found._asdict()}
+    elif isinstance(found, CsamFound):
+        url, body = settings.uploads_queue_url, found._asdict()
     else:
         url, body = settings.webhooks_queue_url, found._asdict()
     return url, json.dumps(body, separators=(",", ":"))
@@ -36,7 +39,7 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     records = event["Records"]
     for record in records:
         try:
-            # The filter of the event source selects only new requests and webhooks.
+            # The filter of the event source selects only these new items.
             url, body = message_of(record["dynamodb"]["NewImage"])
             aws.sqs().send_message(QueueUrl=url, MessageBody=body)
         except Exception:  # noqa: BLE001 - the edge: logged, and tried again

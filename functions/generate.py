@@ -2,8 +2,14 @@
 
 The checks run in this order: body, maintenance, prompt and webhook; then the account and
 unsupported features; then, unless it is a ``dry_run``, the limits of the account and the shared
-key, and the source image. Nothing is written before the last check. So a refused request or a
-``dry_run`` only counts against the rate limits.
+key, and the source image. Nothing is written before the last check, except that a count of waiting
+images that is too high is corrected. So a refused request or a ``dry_run`` only counts against the
+rate limits. The transaction holds the limit of waiting images: of requests at once, those that
+exceed it are refused there.
+
+The account may be spent between its check and the transaction: a source image can take seconds to
+arrive. So the transaction decides about kudos again. What needs them upfront is then charged in
+full or refused.
 
 Crash windows: an account that got its monthly kudos keeps them, even if its request is not
 accepted. A source image is stored before its request; without a request, the bucket deletes it
@@ -19,10 +25,11 @@ from horde import aws, clock, images, outbound
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import GenerateRequest, parse
 from horde.edge.errors import PayloadError
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.ids import is_uuid
 from horde.edge.responses import RequestAccepted, RequestCost, Warned
 from horde.overview import overview
-from horde.records import Generation, Request, State, User
+from horde.records import Generation, ImageSpec, Request, State, User
 from horde.rules import admission, allowance, matching, pricing, ruleset, sharedkeys, sharing
 from horde.rules.refusals import (
     Busy,
@@ -60,6 +67,7 @@ class Settings(ApiSettings):
     sources_bucket: str
     models: Models
     monthly_kudos: int
+    hash_secret: str
 
 
 def generate(call: Call) -> Response:
@@ -87,20 +95,21 @@ def generate(call: Call) -> Response:
     price = pricing.quote(spec, shared=decision.shared, baseline=baseline)
     available = user.kudos + gift - user.floor
     side = admission.max_side(seen.census, baseline)
+    upfront = admission.upfront_reason(spec, side, baseline)
     reduced = None
     if body.allow_downgrade and admission.lacks_upfront(
-        spec, side, total=price.total, available=available
+        upfront, total=price.total, available=available
     ):
-        spec = admission.downgraded(spec, side)
+        spec = admission.downgraded(spec, side, baseline)
+        upfront = admission.upfront_reason(spec, side, baseline)
         body = body.reduced_to(spec)
         price = pricing.quote(spec, shared=decision.shared, baseline=baseline)
         reduced = admission.downgrade_message(spec)
     if body.dry_run:
         return Response(RequestCost(kudos=price.total))
-    waiting = store.queue.count_of(user, model, admission.concurrency(user))
-    admission.check_concurrency(user, waiting=waiting, n=body.params.n)
+    admission.check_concurrency(user, waiting=_waiting(store, user, model, spec), n=spec.n)
     sharedkeys.check_request(sharedkey, spec, total=price.total)
-    admission.check_upfront(spec, side, total=price.total, available=available)
+    admission.check_upfront(upfront, total=price.total, available=available)
     source = None
     if body.source_image:
         source = images.source_of(body.source_image, body.source_mask, painting=body.painting)
@@ -120,7 +129,7 @@ def generate(call: Call) -> Response:
         images.put_webp(aws.s3(), settings.sources_bucket, request.source_key, source.image)
         if source.mask is not None and request.mask_key is not None:
             images.put_webp(aws.s3(), settings.sources_bucket, request.mask_key, source.mask)
-    store.requests.accept(request, generations, user, sharedkey)
+    store.requests.accept(request, generations, user, sharedkey, upfront=upfront)
 
     possible = has_endpoint(settings.models, model) or store.workers.model_is_live(model)
     no_worker = None if possible else ruleset.fill(NO_WORKER)
@@ -132,6 +141,14 @@ def generate(call: Call) -> Response:
         warnings=[Warned(code="NoAvailableWorker", message=no_worker)] if no_worker else None,
     )
     return Response(accepted, HTTPStatus.ACCEPTED)
+
+
+def _waiting(store: Store, user: User, model: str, spec: ImageSpec) -> int:
+    """Return how many images an account has waiting; ``accept`` holds the limit."""
+    limit = admission.concurrency(user)
+    if user.anonymous:
+        return store.queue.count_of(user, model, limit)
+    return user.waiting if user.waiting + spec.n <= limit else store.queue.recount(user)
 
 
 def check_webhook(url: str | None) -> None:
@@ -262,6 +279,7 @@ def plan(
         mask_key=f"{request_id}_msk.webp" if body.painting else None,
         webhook=body.webhook,
         ruleset=ruleset.IN_FORCE.version,
+        baseline=baseline,
     )
     generations = [
         Generation(
@@ -277,7 +295,7 @@ def plan(
             pixels=spec.pixels,
             ttl=pricing.lease_seconds(spec, baseline=baseline),
             user_id=user.id,
-            steps=math.ceil(pricing.accurate_steps(spec)),
+            steps=math.ceil(pricing.accurate_steps(spec, baseline=baseline)),
             nsfw=body.nsfw,
             img2img=img2img,
             painting=body.painting,
@@ -322,6 +340,7 @@ ROUTES = {
         body=GenerateRequest,
         responses={202: RequestAccepted, 200: RequestCost},
         key=Key.REQUIRED,
+        max_body=MAX_BODY,
         errors=(
             MissingPrompt,
             InvalidPromptSize,

@@ -8,7 +8,8 @@ from typing import Any
 
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import ModesChange, WorkerChange, parse
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.ids import is_uuid
 from horde.edge.responses import Modes, WorkerChanged, WorkerDeleted
 from horde.records import Worker
 from horde.rules import accounts
@@ -20,6 +21,7 @@ from horde.rules.refusals import (
     NotOwner,
     PolymorphicNameConflict,
     Unsupported,
+    WorkerHoldsImages,
     WorkerNotFound,
 )
 from horde.store import Store, connect
@@ -35,21 +37,23 @@ def _store() -> Store:
     return connect(Settings.load().table_name)
 
 
-def _own(call: Call) -> tuple[Worker, bool]:
-    """Return the worker in a call's path, and whether the caller is a moderator.
+def _own(call: Call, *, moderating: bool = False) -> Worker:
+    """Return the worker in a call's path, if the caller may change it.
 
-    Raises WorkerNotFound, or NotOwner if the caller is neither its owner nor a moderator.
+    ``moderating``: in a way that is for moderators. Raises WorkerNotFound, NotOwner, NotModerator,
+    or NotAdmin if its owner is a moderator or admin and the caller neither owns it nor is an admin.
     """
-    store, settings = _store(), Settings.load()
+    store, admins = _store(), Settings.load().admins
     user = auth.user_of(store, call.required_key())
     worker_id = call.path.get("id", "")
     worker = store.workers.get(worker_id.lower()) if is_uuid(worker_id) else None
-    if worker is None:
+    owner = store.accounts.get(worker.user_id) if worker else None
+    if worker is None or owner is None:
         raise WorkerNotFound(worker_id)
-    moderates = accounts.is_moderator(user, settings.admins)
-    if not moderates and (user.anonymous or worker.user_id != user.id):
-        raise NotOwner
-    return worker, moderates
+    accounts.check_owner(user, owner, admins)
+    if moderating:
+        accounts.check_moderates(user, owner, admins)
+    return worker
 
 
 def change_worker(call: Call) -> Response:
@@ -65,9 +69,7 @@ def change_worker(call: Call) -> Response:
     if not changes:
         message = "No worker modification selected!"
         raise NothingToChange(message, rc="NoWorkerModSelected")
-    worker, moderates = _own(call)
-    if body.paused is not None and not moderates:
-        raise NotModerator
+    worker = _own(call, moderating=body.paused is not None)
     store, name = _store(), changes.pop("name", None)
     if body.maintenance is False:
         changes["maintenance_msg"] = ""
@@ -80,8 +82,12 @@ def change_worker(call: Call) -> Response:
 
 
 def delete_worker(call: Call) -> Response:
-    """Delete a worker and its statistics. If it pops again, it is registered as a new worker."""
-    worker, _ = _own(call)
+    """Delete a worker and its statistics. If it pops again, it is registered as a new worker.
+
+    A worker that still holds images is not deleted. Put it into maintenance first, and wait until
+    it has submitted them or their leases have ended.
+    """
+    worker = _own(call)
     if not _store().workers.delete(worker):
         raise WorkerNotFound(worker.id)
     return Response(WorkerDeleted(deleted_id=worker.id, deleted_name=worker.name))
@@ -129,6 +135,7 @@ ROUTES = {
             Unsupported,
             NotOwner,
             NotModerator,
+            NotAdmin,
             WorkerNotFound,
             PolymorphicNameConflict,
             Busy,
@@ -139,7 +146,7 @@ ROUTES = {
         run=delete_worker,
         responses={200: WorkerDeleted},
         key=Key.REQUIRED,
-        errors=(NotOwner, WorkerNotFound, Busy),
+        errors=(NotOwner, NotAdmin, WorkerNotFound, WorkerHoldsImages, Busy),
         limits=ratelimit.CHANGE,
     ),
 }

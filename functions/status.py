@@ -15,7 +15,8 @@ from typing import Any
 from horde import aws, clock, ending, images
 from horde.edge import ratelimit
 from horde.edge.bodies import RateRequest, parse
-from horde.edge.http import ApiSettings, Call, Response, Route, is_uuid, serve
+from horde.edge.http import ApiSettings, Call, Response, Route, serve
+from horde.edge.ids import is_uuid
 from horde.edge.responses import GeneratedImage, Rated, Remark, RequestCheck, RequestStatus
 from horde.overview import overview
 from horde.records import DELIVERED, Generation, Request, State
@@ -63,13 +64,19 @@ def rate(call: Call) -> Response:
     """Rate the images of a finished shared request, once.
 
     Ratings belong to the data set. They earn kudos for the owner of the request, whoever rates.
+    Those of images that were withdrawn are neither kept nor paid. They are not refused, since a
+    client rates all images of a request at once and cannot know that one was withdrawn.
     """
     body = parse(RateRequest, call.json())
-    rated, best = body.rated, body.best_id
     request, generations = _find(call)
-    ratings.check(rated, best, request, generations)
-    reward = ratings.reward(rated, best, request, generations)
-    if not _store().sharing.rate(request, rated, best=best, reward=reward):
+    ratings.check(body.rated, body.best_id, request, generations)
+    withdrawn = _store().sharing.withdrawn(request.generations)
+    left = [generation for generation in generations if generation.id not in withdrawn]
+    rated = [one for one in body.rated if one.generation_id not in withdrawn]
+    best = None if body.best_id in withdrawn else body.best_id
+    reward = ratings.reward(rated, best, request, left)
+    images_left = [generation.id for generation in left if generation.state is State.OK]
+    if not _store().sharing.rate(request, rated, best=best, reward=reward, images=images_left):
         message = "This request has been rated already."
         raise AestheticsError(message, rc="AestheticsAlreadyExist")
     thanks = "Thank you! Anonymous requests earn no kudos; register at /register to earn some."
@@ -147,14 +154,13 @@ def _full(request: Request, generations: list[Generation]) -> RequestStatus:
 
 def _img(request: Request, generation: Generation, budget: int) -> str:
     """Return a presigned URL, or base64 if the client wants it and it fits the budget in bytes."""
-    bucket = Settings.load().outputs_bucket
-    if not request.r2:
-        body = images.read(aws.s3(), bucket, generation.image_key)
-        if body is None:
-            return "N/A"
-        if len(body) * 4 // 3 <= budget:
-            return base64.b64encode(body).decode()
-    return images.download_url(aws.s3(), bucket, generation.image_key)
+    bucket, key = Settings.load().outputs_bucket, generation.delivered_key
+    if key is None:
+        return "N/A"  # an earlier version settled it
+    if not request.r2 and (generation.size or 0) * 4 // 3 <= budget:
+        body = images.read(aws.s3(), bucket, key)
+        return "N/A" if body is None else base64.b64encode(body).decode()
+    return images.download_url(aws.s3(), bucket, key)
 
 
 def _generation(request: Request, generation: Generation, img: str) -> GeneratedImage:

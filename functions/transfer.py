@@ -20,10 +20,11 @@ from horde.edge.bodies import (
     TransferRequest,
     parse,
 )
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.ids import is_uuid
 from horde.edge.responses import Done, KudosAwarded, KudosTransferred, SharedKeyDetails
 from horde.records import SharedKey, User
-from horde.rules import sharedkeys, transfers
+from horde.rules import accounts, sharedkeys, transfers
 from horde.rules.accounts import user_number
 from horde.rules.refusals import (
     AnonForbidden,
@@ -73,11 +74,11 @@ def transfer(call: Call) -> Response:
 
 
 def award(call: Call) -> Response:
-    """Award new kudos to a user. Only the horde's first account may do this."""
+    """Award new kudos to a user. Only admins may do this."""
     store, api_key = _store(), call.required_key()
     body = parse(AwardRequest, call.json())
     giver = auth.user_of(store, api_key)
-    if giver.id != transfers.AWARDER_ID:
+    if not accounts.is_admin(giver, Settings.load().admins):
         raise NotAllowedAwards
     idempotency = _idempotency_key(call, body)
     for _ in range(TRIES):

@@ -1,20 +1,24 @@
 """Accounts: POST /api/register, the form /register, GET find_user, /v2/users.
 
 A change of an account is one update. If kudos move, their ledger entry is in the same transaction.
-So there is no crash window.
+So there is no crash window, but for a deletion: the account is marked first, and then its requests
+are cancelled one by one. The mark makes the account due for the sweep, which cancels what a crash
+has left open.
 """
 
 from html import escape
 from http import HTTPStatus
 from typing import Any
 
-from horde import clock
+from horde import clock, ending
 from horde.edge import auth, profiles, ratelimit
 from horde.edge.bodies import RegisterRequest, UserChange, UsersQuery, parse
 from horde.edge.errors import PayloadError
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.ids import is_uuid
 from horde.edge.pages import page
 from horde.edge.responses import Done, Registered, UserChanged, UserDetails, UserList
+from horde.log import logger
 from horde.records import SharedKey, User
 from horde.rules import accounts, allowance, ruleset
 from horde.rules.accounts import Privilege, user_number
@@ -32,7 +36,7 @@ from horde.rules.refusals import (
     UserNotFound,
 )
 from horde.store import Store, connect
-from horde.store.accounts import DELETED, undeleted
+from horde.store.accounts import deleted, undeleted
 
 PAGE = 25
 MAX_LISTED = 100
@@ -73,6 +77,7 @@ class Settings(ApiSettings):
 
     table_name: str
     monthly_kudos: int
+    hash_secret: str
 
 
 def register(call: Call) -> Response:
@@ -123,20 +128,23 @@ def _form(name: str = "", wrong: str = "", status: HTTPStatus = HTTPStatus.OK) -
 def find_user(call: Call) -> Response:
     """Return the account that an API key belongs to.
 
-    For a shared key, return the public part of its owner's account.
+    For a shared key or a worker key, return the public part of its owner's account.
     """
     if call.api_key is None:
         raise InvalidAPIKey
     store, settings = _store(), Settings.load()
     key: SharedKey | None = None
+    worker = False
     try:
         if is_uuid(call.api_key):
             key, user = auth.owner_of(store, call.api_key)
         else:
-            user = auth.user_of(store, call.api_key)
+            user, worker = auth.holder_of(store, call.api_key)
     except InvalidAPIKey:
         message = "User with this API key not found."
         raise UserNotFound(message) from None
+    if worker:  # workers ask for it at their start; it is not the owner who uses the account
+        return Response(_single(store, user, Privilege.PUBLIC))
     user = store.accounts.give_allowance(user, settings.monthly_kudos)
     rank = accounts.privilege(user, user, settings.admins)
     return Response(_single(store, user, Privilege.PUBLIC if key else rank, key))
@@ -175,7 +183,8 @@ def change_user(call: Call) -> Response:
 
     The owner may set `username` and `contact`; a moderator also `concurrency`, `trusted`,
     `flagged`, `admin_comment` and `undelete`; an admin also `moderator` and `monthly_kudos`. An
-    admin may also add an amount to `kudos`.
+    admin may also add an amount to `kudos`. Moderators change neither admins nor each other, nor
+    what is for moderators in their own account.
     """
     store, api_key = _store(), call.required_key()
     body = parse(UserChange, call.json()).changes
@@ -201,13 +210,20 @@ def change_user(call: Call) -> Response:
 
 
 def delete_user(call: Call) -> Response:
-    """Delete your account. Its keys stop working, its id stays taken; a moderator can undo it."""
+    """Delete your account. What it has waiting is cancelled and refunded; its keys stop working.
+
+    Its id stays taken. A moderator can undo it.
+    """
     store, api_key = _store(), call.required_key()
     viewer, user = auth.user_of(store, api_key), _find(store, call)
     if user.anonymous:
         raise AnonForbiddenUserMod
     accounts.check_owner(viewer, user, Settings.load().admins)
-    store.accounts.change(user, DELETED)
+    store.accounts.change(user, deleted(user))
+    try:
+        ending.cancel_all_of(store, user.id)
+    except Busy:  # the account is deleted: the sweep cancels the rest
+        logger.warning("not all requests cancelled", extra={"user": user.id})
     return Response(Done())
 
 
@@ -289,7 +305,7 @@ ROUTES = {
         run=delete_user,
         responses={200: Done},
         key=Key.REQUIRED,
-        errors=(NotOwner, AnonForbiddenUserMod, UserNotFound, Busy),
+        errors=(NotOwner, NotAdmin, AnonForbiddenUserMod, UserNotFound, Busy),
         limits=ratelimit.USER,
     ),
 }

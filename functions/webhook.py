@@ -25,9 +25,9 @@ class Settings(aws.Settings):
 
 def finished(request: Request, generation: Generation) -> Finished:
     """Return the body of a webhook call about an image (horde-api.md 2, TTL)."""
-    bucket = Settings.load().outputs_bucket
+    bucket, key = Settings.load().outputs_bucket, generation.delivered_key
     return Finished(
-        img=images.download_url(aws.s3(), bucket, generation.image_key),
+        img=images.download_url(aws.s3(), bucket, key) if key else "N/A",
         seed=str(generation.drawn_seed),
         worker_id=generation.worker_id or "",
         worker_name=generation.worker_name or "",

@@ -1,38 +1,48 @@
 """POST /v2/generate/pop and submit: the worker API, for RunPod's workers and volunteers alike.
 
-A pop claims images one by one, each by a conditional write: first those of the worker's owner, then
-those of the accounts it names, then those with the highest priority. Crash windows: if the response
-to a pop is lost, the leases expire and the sweep requeues the images. If the response to a submit
-is lost, the worker submits again, gets DuplicateGen and keeps its reward.
+A pop claims images one by one, each by a conditional write or a transaction: first those of the
+worker's owner, then those of the accounts it names, then those with the highest priority. Crash
+windows: if the response to a pop is lost, the leases expire and the sweep requeues the images. If
+the response to a submit is lost, the worker submits again, gets DuplicateGen and keeps its reward.
+
+A submit reads the upload once and checks it. What it accepts it stores under a key that names its
+content, and then settles with this content's SHA-256. Nothing reads the upload again, whose URL the
+worker can still use. Crash windows: a copy that was stored and never settled expires with its
+bucket; two submits that race each store their own copy, and the settlement names the delivered one.
+What it refuses is a fault, and the upload is deleted; if this run dies between the two, the upload
+expires with its bucket, and the next claim has another key.
 
 The order of the checks. A pop checks the key, the body and the user names, and writes nothing until
 it knows the worker's name and owner. A worker that is then refused, since it rests or its owner is
 flagged, has been written as seen: its owner sees that it is online. A submit checks the key, the
-body, the lease and the upload before it extends the request and settles. An image in the body is
-uploaded before the settlement: without one it expires with its bucket.
+body, the lease and the image before it stores the image, extends the request and settles.
 """
 
 import random
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from horde import aws, clock, ending, images
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import PopRequest, SubmitRequest, parse
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, is_uuid, serve
-from horde.edge.responses import Job, Popped, Submitted
+from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.ids import is_uuid
+from horde.edge.responses import Job, Popped, Submitted, UploadForm
 from horde.records import (
     DELIVERED,
+    NO_STATS,
     Generation,
     Offer,
     Request,
     State,
     Worker,
     WorkerContext,
+    delivered_key,
 )
-from horde.rules import ruleset
+from horde.rules import rewards, ruleset, sharing
 from horde.rules.accounts import user_number
 from horde.rules.matching import has_blacklisted_word, same_batch, skip_reason
 from horde.rules.refusals import (
@@ -41,17 +51,21 @@ from horde.rules.refusals import (
     Busy,
     DeletedUser,
     DuplicateGen,
-    ImageValidationFailed,
+    ImageRefused,
     InvalidAPIKey,
     InvalidJobID,
     InvalidPriorityUsername,
     NotPrivileged,
     NotUploaded,
     PolymorphicNameConflict,
+    TooManyWorkers,
     WorkerMaintenance,
     WrongCredentials,
 )
+from horde.rules.standing import check_workers, dropped_message, drops_too_many, held_limit
 from horde.store import Store, connect
+from horde.store.queue import HoldsEnough
+from horde.store.table import DECISION_TRIES
 from horde.store.workers import WORKER_KEEP_S
 
 WINDOW = 32
@@ -59,7 +73,8 @@ WINDOW = 32
 MAX_WINDOWS = 50
 """Most windows that a pop reads, so that it ends in time."""
 SEEN_EVERY_S = 60
-REGISTER_TRIES = 5
+MAX_OWNED = 250
+"""Most workers of an account that are counted."""
 MAX_PRIORITY_USERS = 10
 """Most accounts whose images a worker may prefer, besides its owner's; each costs a query."""
 RESTING = "Its owner or a moderator put it into maintenance."
@@ -87,12 +102,18 @@ def pop(call: Call) -> Response:
         raise WorkerMaintenance("Its owner is flagged.", rc="WorkerFlaggedMaintenance")
     if worker.paused:
         raise WorkerMaintenance(worker.maintenance_msg or RESTING)
+    if drops_too_many(context.owner, context.dropped):
+        message = dropped_message(context.dropped)
+        if not worker.maintenance:  # its owner may have ended it: in this hour that does not help
+            store.workers.change(worker.id, maintenance=True, maintenance_msg=message)
+        raise WorkerMaintenance(message)
     skipped: Counter[str] = Counter()
     preferred = priority_users[:1] if worker.maintenance else priority_users
-    claims = claim_preferred(store, context, preferred, offer)
+    take = Claimer(store, context, frozenset(priority_users))
+    claims = claim_preferred(take, preferred, offer)
     if worker.maintenance and not claims:
         raise WorkerMaintenance(worker.maintenance_msg or RESTING)
-    claims = claims or claim(store, context, offer, _windows(store, offer.models), skipped)
+    claims = claims or claim(take, offer, _windows(store, offer.models), skipped)
     # A pop extends its requests. A request that was closed meanwhile has no open image, so no
     # claim belongs to it.
     until = clock.now() + ruleset.IN_FORCE.request_life_s
@@ -111,16 +132,18 @@ def pop(call: Call) -> Response:
 def _context(store: Store, owner_id: int, name: str) -> WorkerContext:
     """Return the worker with this name and its owner; its first pop registers it.
 
-    Raises InvalidAPIKey, DeletedUser, PolymorphicNameConflict or Busy.
+    Raises InvalidAPIKey, DeletedUser, TooManyWorkers, PolymorphicNameConflict or Busy.
     """
-    for _ in range(REGISTER_TRIES):  # of two concurrent first pops, one registers the worker
+    for _ in range(DECISION_TRIES):  # of two concurrent first pops, one registers the worker
         worker_id = store.workers.named(name)
-        worker, stats, owner = store.workers.with_owner(worker_id, owner_id)
+        worker, stats, owner, dropped = store.workers.with_owner(worker_id, owner_id)
         if owner is None:
             raise InvalidAPIKey
         if owner.deleted:
             raise DeletedUser
         if worker is None:
+            if not owner.fleet:
+                check_workers(owner, len(store.workers.ids_of(owner_id, MAX_OWNED)))
             now = clock.now()
             new = Worker(
                 id=str(uuid.uuid4()),
@@ -130,12 +153,12 @@ def _context(store: Store, owner_id: int, name: str) -> WorkerContext:
                 seen_at=0,
                 gone_at=now + WORKER_KEEP_S,
             )
-            if store.workers.register(new, instead_of=worker_id):
-                return WorkerContext(worker=new, stats=stats, owner=owner)
+            if store.workers.register(new, owner, instead_of=worker_id):
+                return WorkerContext(worker=new, stats=NO_STATS, owner=owner, dropped=dropped)
         elif worker.user_id != owner_id:
             raise PolymorphicNameConflict(name)
         else:
-            return WorkerContext(worker=worker, stats=stats, owner=owner)
+            return WorkerContext(worker=worker, stats=stats, owner=owner, dropped=dropped)
     raise Busy
 
 
@@ -156,10 +179,31 @@ def _priority_users(owner_id: int, usernames: list[str]) -> list[int]:
     return [user_id for user_id in dict.fromkeys(ids) if user_id]
 
 
-def claim_preferred(
-    store: Store, context: WorkerContext, users: list[int], offer: Offer
-) -> list[Generation]:
+@dataclass(frozen=True, slots=True)
+class Claimer:
+    """The worker that pops, and the accounts whose images it prefers."""
+
+    store: Store
+    context: WorkerContext
+    priority_users: frozenset[int]
+
+    def claim(self, generation: Generation) -> list[Generation]:
+        """Return the image as claimed, or nothing if it no longer waits; raises HoldsEnough."""
+        worker, stats, owner = self.context.worker, self.context.stats, self.context.owner
+        claimed = self.store.queue.claim(
+            generation,
+            worker,
+            lease_until=clock.now() + generation.ttl,
+            held_limit=held_limit(stats, owner, generation),
+            trusted=owner.trusted,
+            preferred=generation.user_id in self.priority_users,
+        )
+        return [claimed] if claimed else []
+
+
+def claim_preferred(take: Claimer, users: list[int], offer: Offer) -> list[Generation]:
     """Claim images of the first of these accounts that has any to draw."""
+    store = take.store
     for user_id in users:
         ids = store.queue.ids_of(user_id, WINDOW)
         found = [
@@ -168,15 +212,14 @@ def claim_preferred(
             if generation.state is State.WAITING and generation.model in offer.models
         ]
         found.sort(key=lambda generation: -generation.priority)
-        claims = claim(store, context, offer, [found], Counter())
+        claims = claim(take, offer, [found], Counter())
         if claims:
             return claims
     return []
 
 
 def claim(
-    store: Store,
-    context: WorkerContext,
+    take: Claimer,
     offer: Offer,
     windows: Iterable[list[Generation]],
     skipped: "Counter[str]",
@@ -185,22 +228,29 @@ def claim(
 
     A worker that loses the race for the first image tries the rest of the window, and then the next
     one. It does so in random order, or concurrent workers would all chase the same images. So a pop
-    is empty only if no image waits for it.
+    is empty only if no image waits for it, or if it holds as many as it may.
     """
-    for window in windows:
-        fits = _fitting(store, context, offer, window, skipped)
-        head, rest = fits[:1], fits[1:]
-        random.shuffle(rest)
-        for lead in [*head, *rest]:
-            claims = _claim(store, lead, context.worker)
-            if claims:
-                batch = [g for g in fits if g.id != lead.id and same_batch(lead, g, offer)]
-                for other in batch:
-                    if len(claims) >= offer.amount:
-                        break
-                    claims += _claim(store, other, context.worker)
-                return claims
-    return []
+    claims: list[Generation] = []
+    try:
+        for window in windows:
+            fits = _fitting(take.store, take.context, offer, window, skipped)
+            head, rest = fits[:1], fits[1:]
+            random.shuffle(rest)
+            for lead in [*head, *rest]:
+                claims += take.claim(lead)
+                if claims:
+                    for other in fits:
+                        if len(claims) >= offer.amount:
+                            break
+                        if other.id != lead.id and same_batch(lead, other, offer):
+                            claims += take.claim(other)
+                    return claims
+    except HoldsEnough:
+        skipped["performance"] += 0 if claims else 1
+    except Busy:  # what it has claimed by then must not be lost
+        if not claims:
+            raise
+    return claims
 
 
 def _fitting(
@@ -213,13 +263,7 @@ def _fitting(
     """Return the images of a window that a worker can draw; count the reasons for the others."""
     fits = []
     for generation in window:
-        reason = skip_reason(
-            generation,
-            context.worker.id,
-            offer,
-            trusted=context.owner.trusted,
-            speed=context.stats.speed,
-        )
+        reason = skip_reason(generation, context, offer)
         if reason:
             skipped[reason] += 1
         else:
@@ -250,14 +294,8 @@ def _windows(store: Store, models: list[str]) -> Iterator[list[Generation]]:
         yield sorted(merged, key=lambda generation: -generation.priority)
 
 
-def _claim(store: Store, generation: Generation, worker: Worker) -> list[Generation]:
-    lease_until = clock.now() + generation.ttl
-    claimed = store.queue.claim(generation, worker, lease_until=lease_until)
-    return [claimed] if claimed else []
-
-
-def _job(request: Request, generation: Generation) -> Job:
-    settings = Settings.load()
+def _job(request: Request, generation: Generation, offer: Offer) -> Job:
+    settings, key = Settings.load(), generation.image_key
 
     def source_url(key: str | None) -> str | None:
         return images.download_url(aws.s3(), settings.sources_bucket, key) if key else None
@@ -272,12 +310,17 @@ def _job(request: Request, generation: Generation) -> Job:
             "n_iter": 1,
             "post_processing": [],
         },
-        r2_upload=images.upload_url(aws.s3(), settings.outputs_bucket, generation.image_key),
+        r2_upload=images.upload_url(aws.s3(), settings.outputs_bucket, key),
+        r2_post=_form(settings.outputs_bucket, key, request) if offer.mixed_batch else None,
         shared=request.shared,
         source_image=source_url(request.source_key),
         source_processing=request.source_processing,
         source_mask=source_url(request.mask_key),
     )
+
+
+def _form(bucket: str, key: str, request: Request) -> UploadForm:
+    return UploadForm(**images.upload_form(aws.s3(), bucket, key, request.image_size))
 
 
 def _popped(
@@ -286,7 +329,7 @@ def _popped(
     """Return the response to a pop: the first request's images, and all images as ``jobs``."""
     if not claims:
         return Popped(id=None, ids=[], payload={}, skipped=skipped, messages=[])
-    jobs = [_job(request, generation) for request, generation in claims]
+    jobs = [_job(request, generation, offer) for request, generation in claims]
     first = claims[0][0].id
     same = [job for job, (request, _) in zip(jobs, claims, strict=True) if request.id == first]
     lead = jobs[0]
@@ -319,26 +362,46 @@ def submit(call: Call) -> Response:
         ending.fault(store, request, generation)
         return Response(Submitted(reward=0))
 
-    if body.generation != "R2":
-        image = images.submitted_webp(body.generation, generation.id)
-        images.put_webp(aws.s3(), settings.outputs_bucket, generation.image_key, image)
-    else:
-        images.check_uploaded(
-            aws.s3(), settings.outputs_bucket, generation.image_key, generation.id
-        )
+    state = State.CENSORED if _is_censored(body) else State.OK
+    try:
+        picture = _picture(settings, request, generation, body, state)
+    except ImageRefused:
+        ending.fault(store, request, generation)
+        images.delete(aws.s3(), settings.outputs_bucket, generation.image_key)
+        raise
+    shareable = sharing.shareable(request, state)
+    key = delivered_key(generation.id, picture.sha256, shareable=shareable)
+    images.put_webp(aws.s3(), settings.outputs_bucket, key, picture.file)
     # Before the settlement, so that the client has a whole request life to fetch the image.
     store.requests.extend_expiry(request.id, clock.now() + ruleset.IN_FORCE.request_life_s)
     settled = store.endings.settle(
         request,
         generation,
-        state=State.CENSORED if _is_censored(body) else State.OK,
+        state=state,
         seed=body.seed,
         gen_metadata=[remark.model_dump(exclude_none=True) for remark in body.gen_metadata],
+        sha256=picture.sha256,
+        size=len(picture.file),
+        csam=_is_csam(body),
     )
     if not settled:
         _claimed(store, body.id, owner)  # raises the refusal that fits the image's new state
         raise AbortedGen(body.id)
-    return Response(Submitted(reward=request.reward))
+    return Response(Submitted(reward=rewards.reward(request, generation, state)))
+
+
+def _picture(
+    settings: Settings, request: Request, generation: Generation, body: SubmitRequest, state: State
+) -> images.Picture:
+    """Return the submitted image, checked. Raises ImageRefused or NotUploaded."""
+    # Workers send a placeholder of their own for a censored image.
+    size = None if state is State.CENSORED else request.image_size
+    if body.generation != "R2":
+        return images.checked(images.inline(body.generation, size), size)
+    file = images.uploaded(aws.s3(), settings.outputs_bucket, generation.image_key, size)
+    if file is None:
+        raise NotUploaded(generation.id)
+    return images.checked(file, size)
 
 
 def _claimed(store: Store, generation_id: str, owner: int) -> tuple[Generation, Request]:
@@ -370,6 +433,12 @@ def _is_censored(body: SubmitRequest) -> bool:
     )
 
 
+def _is_csam(body: SubmitRequest) -> bool:
+    return body.state == "csam" or any(
+        remark.type == "censorship" and remark.value == "csam" for remark in body.gen_metadata
+    )
+
+
 ROUTES = {
     "POST /api/v2/generate/pop": Route(
         run=pop,
@@ -380,6 +449,7 @@ ROUTES = {
             AnonForbiddenWorker,
             NotPrivileged,
             WorkerMaintenance,
+            TooManyWorkers,
             PolymorphicNameConflict,
             InvalidPriorityUsername,
             Busy,
@@ -391,6 +461,7 @@ ROUTES = {
         body=SubmitRequest,
         responses={200: Submitted},
         key=Key.REQUIRED,
+        max_body=MAX_BODY,
         errors=(
             AnonForbiddenWorker,
             NotPrivileged,
@@ -399,7 +470,7 @@ ROUTES = {
             DuplicateGen,
             AbortedGen,
             NotUploaded,
-            ImageValidationFailed,
+            ImageRefused,
             Busy,
         ),
         limits=ratelimit.WORKER,

@@ -76,6 +76,8 @@ class Job:
     model: str = ""
     upload_url: str | None = None
     """Presigned URL for a PUT; without one, the submit carries the image."""
+    upload_form: Payload | None = None
+    """Our extension: the `url` and signed `fields` of an upload by POST, used instead."""
     source_image: str | None = None
     """URL or base64."""
     source_processing: str | None = None
@@ -132,6 +134,7 @@ def _job(raw: Payload, payload: Payload, now: float) -> Job:
         deadline=now + (raw.get("ttl") or MIN_TTL_S),
         model=raw.get("model") or "",
         upload_url=raw.get("r2_upload"),
+        upload_form=raw.get("r2_post"),
         source_image=raw.get("source_image"),
         source_processing=raw.get("source_processing"),
         source_mask=raw.get("source_mask"),
@@ -210,17 +213,27 @@ class Horde:
             raise BadJobError(message) from None
 
     def upload(self, job: Job, image: bytes) -> None:
-        """PUT the WebP file without Content-Type: the Horde's presigned URLs sign only the host."""
-        url = job.upload_url
-        if url is None:
-            return
-        self._with_retries(
-            "upload", lambda: _check(self._session.put(url, data=image, timeout=TIMEOUT))
-        )
+        """Upload the WebP file by the job's form or URL; neither, and the submit carries it.
+
+        A form's signature bounds the length. A PUT sends no Content-Type, since the Horde's
+        presigned URLs sign only the host.
+        """
+        form, url = job.upload_form, job.upload_url
+
+        def send() -> requests.Response:
+            if form is None:
+                return self._session.put(str(url), data=image, timeout=TIMEOUT)
+            file = {"file": ("image.webp", image, "image/webp")}  # S3 wants it last
+            return self._session.post(
+                form["url"], data=dict(form["fields"]), files=file, timeout=TIMEOUT
+            )
+
+        if form is not None or url is not None:
+            self._with_retries("upload", lambda: _check(send()))
 
     def submit(self, job: Job, state: State, image: bytes | None = None) -> None:
         """Submit a job. This can be repeated, since exactly one submit succeeds."""
-        inline = image is not None and job.upload_url is None
+        inline = image is not None and job.upload_url is None and job.upload_form is None
         body = {
             "id": job.id,
             "generation": base64.b64encode(image or b"").decode() if inline else "R2",

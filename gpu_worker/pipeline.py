@@ -51,6 +51,8 @@ HIRES_STRENGTH = 0.65
 """The Horde's default for hires_fix_denoising_strength."""
 IMG2IMG_STRENGTH = 0.75
 """The default denoising_strength, for hordes that send none."""
+ADAPTIVE_STEPS = 40
+"""Steps of k_dpm_adaptive, which chooses them itself; the Horde prices it so, whatever is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +86,14 @@ class Pass:
         sampler = str(payload.get("sampler_name") or "k_euler_a").lower()
         if sampler not in SAMPLERS:
             _refuse("this sampler_name")
+        adaptive = sampler == "k_dpm_adaptive"
         try:
             is_img2img = bool(job.source_image)
             hires = bool(payload.get("hires_fix")) and not is_img2img
             return cls(
                 width=int(payload["width"]),
                 height=int(payload["height"]),
-                steps=max(1, int(payload["ddim_steps"])),
+                steps=ADAPTIVE_STEPS if adaptive else max(1, int(payload["ddim_steps"])),
                 sampler=sampler,
                 karras=bool(payload.get("karras", True)),
                 cfg_scale=float(payload.get("cfg_scale", 5.0)),
@@ -267,13 +270,9 @@ class Pipeline:
         hires = common.hires_strength
         if hires is None or min(width, height) <= self.native_size:
             return list(self._start(common, width=width, height=height, **shared).images)
-        shrink = self.native_size / min(width, height)
+        small, low = first_pass_size(width, height, self.native_size)
         latents = self._start(
-            common,
-            width=max(64, round(width * shrink / 64) * 64),
-            height=max(64, round(height * shrink / 64) * 64),
-            output_type="latent",
-            **shared,
+            common, width=small, height=low, output_type="latent", **shared
         ).images
         scale = self._text2img.vae_scale_factor
         latents = torch.nn.functional.interpolate(
@@ -345,6 +344,15 @@ class Pipeline:
         finally:
             for module, mode in zip(convolutions, before, strict=True):
                 module.padding_mode = mode
+
+
+def first_pass_size(width: int, height: int, native: int) -> tuple[int, int]:
+    """Return the size of the first pass of hires_fix, whose short side is the native one."""
+    shrink = native / min(width, height)
+    return (
+        max(64, round(width * shrink / 64) * 64),
+        max(64, round(height * shrink / 64) * 64),
+    )
 
 
 def bucket(count: int, max_batch: int) -> int:

@@ -14,7 +14,9 @@ if str(FUNCTIONS) not in sys.path:
     sys.path.insert(0, str(FUNCTIONS))
 
 _http = importlib.import_module("horde.edge.http")
+_records = importlib.import_module("horde.records")
 _items = importlib.import_module("horde.store.items")
+_ending = importlib.import_module("horde.ending")
 _settlements = importlib.import_module("horde.store.settlements")
 
 CORS_HEADERS: list[str] = _http.CORS["Access-Control-Allow-Headers"].split(", ")
@@ -26,7 +28,18 @@ WAITING, DUE, LISTED = _items.WAITING, _items.DUE, _items.LISTED
 NEW_REQUEST: dict[str, str] = _settlements.NEW_REQUEST
 """The attributes by which the stream's filter recognises a new request."""
 NEW_WEBHOOK: dict[str, str] = _settlements.NEW_WEBHOOK
+NEW_CSAM_MARK: dict[str, str] = _settlements.NEW_CSAM_MARK
 PENDING_REWARD: dict[str, str] = _settlements.PENDING_REWARD
+
+FLEET_DROP: str = _ending.FLEET_DROP
+"""What is logged when one of the operator's own workers drops an image."""
+
+
+UPLOADS: str = _records.UPLOADS
+"""The prefixes of the outputs bucket: what workers upload, and what is delivered."""
+SHARED: str = _records.SHARED
+PRIVATE: str = _records.PRIVATE
+HELD_DAYS: int = _records.HELD_DAYS
 
 
 def routes_of(file: str) -> list[str]:

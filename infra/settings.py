@@ -158,6 +158,10 @@ class StackSettings(BaseModel):
     """Addresses and networks with higher rate limits."""
     admins: list[AccountId] = []
     """Ids of the accounts that are admins."""
+    hold_volunteers: bool = True
+    """Whether shared images of untrusted volunteers are held back until they are trusted."""
+    trusted_after_images: Annotated[int, Field(ge=1)] | None = None
+    """Drawn images after which a volunteer's week-old account is trusted; None for never."""
     monthly_kudos: Annotated[int, Field(ge=0)] = 0
     """Kudos that an account in good standing gets in each month in which it is used."""
     contact: str = ""

@@ -4,6 +4,7 @@ from aws_cdk import Stack, StackProps
 from constructs import Construct
 
 from infra import parts
+from infra.contract import FLEET_DROP, HELD_DAYS
 from infra.settings import StackSettings
 
 
@@ -21,6 +22,7 @@ class HordeCommonsStack(Stack):
         outputs = parts.private_bucket(self, "Outputs", days=1)
         sources = parts.private_bucket(self, "Sources", days=1)
         laion = parts.open_data_bucket(self, "Laion", existing=settings.laion_bucket)
+        hashes = parts.HashSecret(self, "Hashes")
         tickets = parts.WorkQueue(self, "Tickets", minutes=3, tries=5, alarms=alarms)
         uploads = parts.WorkQueue(self, "Uploads", minutes=3, tries=24, alarms=alarms)
         webhooks = parts.WorkQueue(self, "Webhooks", minutes=1, tries=3, alarms=alarms)
@@ -41,17 +43,18 @@ class HordeCommonsStack(Stack):
         api = parts.Api(self, "Api", alarms=alarms)
 
         # client -> API -> generate: validate, price, tax, decide what is shared, charge.
-        charging = (*env, models_env, sources_env, allowance_env)
+        charging = (*env, models_env, sources_env, allowance_env, hashes.env)
         generate = make("generate", *charging, memory=1024, may=parts.ACCEPT)
         api.route(generate, "generate")
         sources.grant_put(generate)
 
         # table's stream -> enqueue -> SQS -> dispatch -> RunPod: tickets that carry demand.
         not_enqueued = parts.DeadLetters(self, "NotEnqueued", alarms=alarms)
-        enqueue = make("enqueue", tickets.env, webhooks.env, seconds=30)
+        enqueue = make("enqueue", tickets.env, webhooks.env, uploads.env, seconds=30)
         table.feed_outbox(enqueue, dead=not_enqueued)
         tickets.queue.grant_send_messages(enqueue)
         webhooks.queue.grant_send_messages(enqueue)
+        uploads.queue.grant_send_messages(enqueue)
         dispatch = make("dispatch", models_env, runpod_env, seconds=30)
         tickets.drain_into(dispatch, batch=1)
         parts.allow_secret(dispatch, settings.runpod_key_parameter)
@@ -59,7 +62,7 @@ class HordeCommonsStack(Stack):
         # table's stream -> enqueue -> SQS -> webhook -> a client's own server.
         webhook = make("webhook", table_env, outputs_env, seconds=10, may=parts.READ_ITEM)
         webhooks.drain_into(webhook, batch=1)
-        outputs.grant_read(webhook, "*.webp")
+        parts.allow_downloads(webhook, outputs)
 
         # table's stream -> payouts: post rewards, count statistics.
         not_counted = parts.DeadLetters(self, "NotCounted", alarms=alarms)
@@ -69,17 +72,19 @@ class HordeCommonsStack(Stack):
         # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
         worker = make("worker", *env, outputs_env, sources_env, may=parts.SETTLE)
         api.route(worker, "worker")
-        outputs.grant_put(worker)
-        outputs.grant_read(worker, "*.webp")
+        parts.allow_submits(worker, outputs)
         sources.grant_read(worker, "*.webp")
+        alarms.on_line(worker, "FleetFaults", FLEET_DROP, "own workers report faults", above=20)
 
         # client -> status: check, status, cancel.
         status = make("status", *env, models_env, outputs_env, may=parts.READ_WRITE)
         api.route(status, "status")
-        outputs.grant_read(status, "*.webp")
+        parts.allow_downloads(status, outputs)
 
-        # client -> users: registration and accounts; transfer: kudos between them, shared keys.
-        api.route(make("users", *env, allowance_env, may=parts.READ_WRITE), "users")
+        # client -> users: accounts; keys: their API keys; transfer: kudos, shared keys.
+        users = make("users", *env, allowance_env, hashes.env, may=parts.READ_WRITE)
+        api.route(users, "users")
+        api.route(make("keys", *env, may=parts.MANAGE_KEYS), "keys")
         api.route(make("transfer", *env, may=parts.MANAGE), "transfer")
 
         # client -> browse: workers, models, statistics; manage: what owners and admins change.
@@ -90,19 +95,29 @@ class HordeCommonsStack(Stack):
         api.route(make("about", api_env, contact_env), "about")
 
         # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and is shared.
-        sharing = (table_env, outputs_env, uploads.env, laion_env)
-        share = make("share", *sharing, seconds=30, may=parts.READ_WRITE_ITEM)
-        parts.announce_uploads(outputs, uploads)
+        held = parts.private_bucket(self, "Held", days=HELD_DAYS)
+        holding = parts.holding_env(settings, held)
+        sharing = (table_env, outputs_env, uploads.env, laion_env, holding, hashes.env)
+        share = make("share", *sharing, seconds=30, may=parts.PUBLISH)
+        parts.announce_shared(outputs, uploads)
         uploads.drain_into(share, batch=5)
-        outputs.grant_read(share, "*.webp")
+        parts.allow_sharing(share, outputs)
+        held.grant_read(share)
+        held.grant_put(share)
+        held.grant_delete(share)
         parts.allow_publishing(share, laion, role=settings.laion_role)
+        hashes.allow(generate, users, share)
+        alarms.on_line(share, "CsamMarked", "csam marked", "a worker marked an image as CSAM")
 
         # every minute -> sweep: expired leases, ended requests, refunds, lost tickets and rewards.
         not_swept = parts.DeadLetters(self, "NotSwept", alarms=alarms)
-        sweeping = (table_env, models_env, runpod_env, sources_env)
+        trust_env = parts.trust_env(settings)
+        sweeping = (table_env, models_env, runpod_env, sources_env, uploads.env, trust_env)
         sweep = make("sweep", *sweeping, seconds=55, may=parts.SETTLE)
         parts.run_every_minute(sweep, dead=not_swept)
+        alarms.on_line(sweep, "FleetExpiries", FLEET_DROP, "own workers are silent", above=20)
         sources.grant_delete(sweep)
+        uploads.queue.grant_send_messages(sweep)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
 
         parts.show(

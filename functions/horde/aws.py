@@ -79,6 +79,13 @@ def ssm() -> "SSMClient":
     return client
 
 
+@cache
+def secret(arn: str) -> bytes:
+    """Return a secret of Secrets Manager, which a process reads once, when it needs it."""
+    text: str = _client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
+    return text.encode()
+
+
 def _s3_config() -> Config:
     """Return a config for SigV4 and the bucket's host name: presigned URLs need it in new regions.
 
@@ -130,5 +137,5 @@ def clear_settings() -> None:
 def clear_cache() -> None:
     """Drop the cached clients and settings, for tests that change the cloud."""
     clear_settings()
-    for cached in (_session, dynamodb, sqs, ssm, s3, s3_with_role):
+    for cached in (_session, dynamodb, sqs, ssm, secret, s3, s3_with_role):
         cached.cache_clear()

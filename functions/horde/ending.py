@@ -6,9 +6,15 @@ stays in the due index until all its images have ended.
 """
 
 from horde import clock
+from horde.log import logger
 from horde.records import OPEN, Generation, Request, State
 from horde.rules.lifecycle import FaultOutcome, after_fault
 from horde.store import Store
+
+MAX_CANCELLED = 1000
+"""Most waiting images that a deletion, or one sweep of it, cancels; an account has far fewer."""
+FLEET_DROP = "own worker dropped an image"
+"""Logged if one of the operator's own workers fails: nothing else stops it, so an alarm rings."""
 
 
 def cancel(store: Store, request: Request, generations: list[Generation]) -> None:
@@ -18,6 +24,24 @@ def cancel(store: Store, request: Request, generations: list[Generation]) -> Non
     cancelled = store.requests.cancel(request.id, clock.now())
     if cancelled is not None:
         end_waiting(store, cancelled, generations, State.CANCELLED)
+
+
+def cancel_all_of(store: Store, user_id: int) -> None:
+    """Cancel the open requests of a deleted account; claimed images are still delivered.
+
+    Crash window: the account is deleted, but some of its requests are still open. The write that
+    deleted it also made it due, so the next sweep does this again. Nothing is added meanwhile: a
+    charge has the condition that its account is not deleted.
+    """
+    # What waits comes first. It may belong to a request that has left the list of requests: one
+    # whose cancellation was cut.
+    waiting = store.requests.generations_by_id(store.queue.ids_of(user_id, MAX_CANCELLED))
+    for request_id in dict.fromkeys(image.request_id for image in waiting):
+        found = store.requests.get(request_id)
+        if found is not None:
+            cancel(store, found, store.requests.generations(found))
+    for request, generations in store.requests.all_open_of(user_id):
+        cancel(store, request, generations)
 
 
 def end_waiting(
@@ -34,6 +58,8 @@ def fault(store: Store, request: Request, generation: Generation) -> None:
 
     ``generation`` was ``processing`` when it was read. If it has changed since, nothing happens.
     """
+    if not generation.held:
+        logger.warning(FLEET_DROP, extra={"worker": generation.worker_id})
     match after_fault(request, generation, clock.now()):
         case FaultOutcome.REQUEUE:
             if store.endings.requeue(request, generation):

@@ -1,24 +1,30 @@
-"""Images in the private buckets: source images and finished images.
+"""Images in the private buckets: source images, what workers upload, and what is delivered.
 
-A worker uploads ``<generation>/<attempt>.webp`` to the outputs bucket by a presigned URL. The
-sources bucket holds ``<request>_src.webp`` and ``<request>_msk.webp``. Objects in both buckets
-expire after a day.
+A worker uploads to ``uploads/`` in the outputs bucket, by a presigned URL that stays usable after
+its submit. So nothing but the submit reads an upload: it checks the file (``checked``) and stores
+what it accepts under a key that names its content, in ``shared/`` or ``private/``. Requester and
+data set get that copy. The sources bucket holds ``<request>_src.webp`` and ``<request>_msk.webp``.
+Objects in both buckets expire after a day.
 """
 
 import base64
 import binascii
+import hashlib
 import io
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from horde import outbound
-from horde.rules.refusals import ImageValidationFailed, NotUploaded, Unsupported
+from horde import outbound, webp
+from horde.rules.refusals import ImageRefused, ImageValidationFailed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from PIL.Image import Image
+
+    from horde.webp import Still
 
 URL_SECONDS = 1800
 """Lifetime of every presigned URL, in seconds (horde-api.md 1.3 and 2)."""
@@ -26,15 +32,25 @@ MAX_SOURCE_BYTES = 5 * 1024 * 1024
 MAX_SOURCE_SIDE = 3072
 MAX_SOURCE_PIXELS = MAX_SOURCE_SIDE**2
 MAX_OUTPUT_BYTES = 20 * 1024 * 1024
+"""Most bytes of a submitted image, whatever its size in pixels."""
+MAX_PIXEL_BYTES = 4
+"""Bytes of a pixel that no compression helps: red, green, blue and alpha."""
+MAX_EXTRA_BYTES = 256 * 1024
+"""Bytes that a submitted image may have beside its pixels: metadata, which is then dropped."""
+MIN_OUTPUT_SIDE, MAX_OUTPUT_SIDE = 64, 3072
+"""The Horde's limits of width and height, in pixels (horde-api.md 1.1)."""
+CODING_ERROR = 8
+"""Levels of 256 that the pixels of one colour differ by after lossy coding at quality 75."""
+TAIL_BYTES = 64
+"""More bytes at the end of coded pixels than an encoder ever leaves unused."""
 SOURCE_FORMATS = ("PNG", "JPEG", "WEBP")
-WEBP_HEADER_BYTES = 12
+MAX_JPEG_SCANS = 50
+"""Most scans of a JPEG; an ordinary progressive one has ten.
+
+A scan may have 23 bytes and take 6 ms to decode, so that 79 KB took 6 s.
+"""
 MAX_WEBP_SIDE = 16383
 """The WebP format's own limit, in pixels."""
-
-
-def is_webp(head: bytes) -> bool:
-    """Return whether a file starts like a WebP image; its first 12 bytes are enough."""
-    return head[:4] == b"RIFF" and head[8:WEBP_HEADER_BYTES] == b"WEBP"
 
 
 def _decode_base64(text: str) -> bytes:
@@ -57,16 +73,17 @@ def source_of(image: str, mask: str | None, *, painting: bool) -> Source:
     """Return a client's source image and mask, which it sends as base64 or URLs.
 
     Without a mask, the transparent part of the image is repainted. The length of the data and the
-    size in its header are checked before any pixel is decoded. Raises ImageValidationFailed with
-    the Horde's rc.
+    size in its header are checked before any pixel is decoded. Two URLs share one deadline. Raises
+    ImageValidationFailed with the Horde's rc.
     """
     from PIL import ImageOps  # noqa: PLC0415 - most requests have no source
 
-    source = _decoded(image, "source image")
+    deadline = outbound.Deadline()
+    source = _decoded(image, "source image", deadline)
     if not painting:
         return Source(_webp(source.convert("RGB")))
     if mask is not None:
-        painted = _decoded(mask, "source mask").convert("L")
+        painted = _decoded(mask, "source mask", deadline).convert("L")
     else:
         painted = ImageOps.invert(source.convert("RGBA").getchannel("A"))
     if painted.getextrema() == (0, 0):
@@ -78,11 +95,13 @@ def source_of(image: str, mask: str | None, *, painting: bool) -> Source:
     return Source(_webp(source.convert("RGB")), _webp(painted.convert("RGB")))
 
 
-def _decoded(text: str, what: str) -> "Image":
+def _decoded(text: str, what: str, deadline: outbound.Deadline) -> "Image":
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - most requests have no source
 
     try:
-        data = _bytes_of(text, what)
+        data = _bytes_of(text, what, deadline)
+        if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
+            raise ValueError  # noqa: TRY301 - as unreadable as a broken one
         image = Image.open(io.BytesIO(data), formats=SOURCE_FORMATS)
         if image.width * image.height > MAX_SOURCE_PIXELS or max(image.size) > MAX_WEBP_SIDE:
             message = f"The {what} is larger than {MAX_SOURCE_SIDE}x{MAX_SOURCE_SIDE} pixels."
@@ -101,10 +120,10 @@ def _decoded(text: str, what: str) -> "Image":
     return image
 
 
-def _bytes_of(text: str, what: str) -> bytes:
+def _bytes_of(text: str, what: str, deadline: outbound.Deadline) -> bytes:
     if text.startswith(("http://", "https://")):
         try:
-            return outbound.fetch(text, MAX_SOURCE_BYTES)
+            return outbound.fetch(text, MAX_SOURCE_BYTES, deadline)
         except outbound.OutboundError as error:
             message = f"The URL of the {what} cannot be used: {error}."
             raise ImageValidationFailed(message, rc="SourceImageUrlInvalid") from None
@@ -120,15 +139,142 @@ def _webp(image: "Image") -> bytes:
     return out.getvalue()
 
 
+# --- the gate -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A submitted image that was accepted: the file to deliver, and its SHA-256 in hexadecimal."""
+
+    file: bytes
+    sha256: str
+
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+def most_bytes(size: Size | None) -> int:
+    """Return the most bytes that a submitted image of this size may have; None for any size."""
+    width, height = size or (MAX_OUTPUT_SIDE, MAX_OUTPUT_SIDE)
+    return min(MAX_OUTPUT_BYTES, width * height * MAX_PIXEL_BYTES + MAX_EXTRA_BYTES)
+
+
+def checked(file: bytes, size: Size | None) -> Picture:
+    """Return a submitted image without anything but its pixels, or raise ImageRefused.
+
+    The image must be a WebP file with one frame of ``size`` that can be decoded and is not blank.
+    A censored image may have any size (None), since workers send a placeholder of their own. No
+    pixel is decoded before the length and the size in the header are known to be right. The pixels
+    stay coded as they are. What hides behind the last one in the coded data is refused.
+    """
+    if len(file) > most_bytes(size):
+        raise _too_long(size)
+    try:
+        still = webp.still(file)
+    except webp.WebpError as error:
+        message = f"it {error}"
+        raise ImageRefused(message) from None
+    sides = (still.width, still.height)
+    if size is None and not MIN_OUTPUT_SIDE <= min(sides) <= max(sides) <= MAX_OUTPUT_SIDE:
+        message = f"its sides are not from {MIN_OUTPUT_SIDE} to {MAX_OUTPUT_SIDE} pixels"
+        raise ImageRefused(message)
+    if size is not None and sides != size:
+        message = f"it is {sides[0]}x{sides[1]} pixels, not {size[0]}x{size[1]}"
+        raise ImageRefused(message)
+    clean = still.file
+    image = _pixels(clean)
+    if image is None:
+        message = "it cannot be decoded"
+        raise ImageRefused(message)
+    if _is_blank(image):
+        message = "it has a single colour"
+        raise ImageRefused(message)
+    del image
+    if any(_pixels(cut.file) is not None for cut in _cut(still)):
+        message = "its pixels end before its data does"
+        raise ImageRefused(message)
+    return Picture(clean, hashlib.sha256(clean).hexdigest())
+
+
+def _too_long(size: Size | None) -> ImageRefused:
+    return ImageRefused(f"it is longer than {most_bytes(size)} bytes")
+
+
+def _pixels(file: bytes) -> "Image | None":
+    """Return a decoded WebP file, or None if it cannot be decoded."""
+    from PIL import Image  # noqa: PLC0415 - a pop needs none
+
+    try:
+        image = Image.open(io.BytesIO(file), formats=("WEBP",))
+        image.load()
+    except (ValueError, OSError, SyntaxError, EOFError):
+        return None
+    return image
+
+
+def _is_blank(image: "Image") -> bool:
+    """Return whether an image has one colour, or nothing that can be seen."""
+    extrema: Any = image.getextrema()
+    invisible = image.mode == "RGBA" and extrema[-1] == (0, 0)
+    return invisible or all(high - low <= CODING_ERROR for low, high in extrema)
+
+
+def _cut(still: "Still") -> list["Still"]:
+    """Return the image without the end of its coded data, which then cannot be decoded.
+
+    If it can, its last bytes code no pixel: a place for another file, such as a ZIP archive.
+    """
+    found = []
+    if len(still.pixels) > TAIL_BYTES:
+        found.append(replace(still, pixels=still.pixels[:-TAIL_BYTES]))
+    if still.alpha is not None and len(still.alpha) > TAIL_BYTES:
+        found.append(replace(still, alpha=still.alpha[:-TAIL_BYTES]))
+    return found
+
+
+def inline(text: str, size: Size | None) -> bytes:
+    """Return the file that a submit carries in base64; raises ImageRefused."""
+    if len(text) * 3 // 4 > most_bytes(size):
+        raise _too_long(size)
+    try:
+        return _decode_base64(text)
+    except (binascii.Error, ValueError):
+        message = "it is neither uploaded (R2) nor base64"
+        raise ImageRefused(message) from None
+
+
+# --- the buckets --------------------------------------------------------------------------------
+
+
 def put_webp(client: "S3Client", bucket: str, key: str, body: bytes) -> None:
     """Store a WebP file."""
     client.put_object(Bucket=bucket, Key=key, Body=body, ContentType="image/webp")
 
 
 def upload_url(client: "S3Client", bucket: str, key: str) -> str:
-    """Return a URL for one PUT. Only the host is signed, since workers send no content type."""
+    """Return a URL for one PUT. Only the host is signed, since workers send no content type.
+
+    S3 cannot bound the length of such a PUT. ``upload_form`` can.
+    """
     return client.generate_presigned_url(
         "put_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=URL_SECONDS
+    )
+
+
+def upload_form(client: "S3Client", bucket: str, key: str, size: Size) -> dict[str, Any]:
+    """Return the ``url`` and ``fields`` of an upload by POST.
+
+    They are signed for this key, the type ``image/webp`` and the lengths of an image of this size:
+    S3 refuses any other.
+    """
+    kind = {"Content-Type": "image/webp"}
+    return client.generate_presigned_post(
+        bucket,
+        key,
+        Fields=dict(kind),
+        Conditions=[kind, ["content-length-range", 1, most_bytes(size)]],
+        ExpiresIn=URL_SECONDS,
     )
 
 
@@ -141,43 +287,37 @@ def download_url(client: "S3Client", bucket: str, key: str) -> str:
     )
 
 
+MISSING = frozenset({"NoSuchKey", "404", "AccessDenied"})
+"""Without ``s3:ListBucket`` a missing key is AccessDenied."""
+
+
 def read(client: "S3Client", bucket: str, key: str) -> bytes | None:
     """Return an image file, or None if there is none."""
     try:
         return client.get_object(Bucket=bucket, Key=key)["Body"].read()
     except ClientError as error:
-        if error.response["Error"]["Code"] in {"NoSuchKey", "404", "AccessDenied"}:
-            return None  # without s3:ListBucket a missing key is AccessDenied
+        if error.response["Error"]["Code"] in MISSING:
+            return None
         raise
 
 
-def check_uploaded(client: "S3Client", bucket: str, key: str, generation_id: str) -> None:
-    """Raise NotUploaded unless a worker has uploaded a WebP file. Reads its first bytes only."""
+def delete(client: "S3Client", bucket: str, key: str) -> None:
+    """Delete an image file, if there is one."""
+    client.delete_object(Bucket=bucket, Key=key)
+
+
+def uploaded(client: "S3Client", bucket: str, key: str, size: Size | None) -> bytes | None:
+    """Return what a worker uploaded for an image of this size, or None if there is nothing.
+
+    Its length is known before its first byte is read. Raises ImageRefused if it is too long.
+    """
     try:
-        answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{WEBP_HEADER_BYTES - 1}")
-        head = answer["Body"].read()
+        answer = client.get_object(Bucket=bucket, Key=key)
     except ClientError as error:
-        if error.response["Error"]["Code"] not in {
-            "NoSuchKey",
-            "404",
-            "AccessDenied",
-            "InvalidRange",
-        }:
-            raise
-        head = b""
-    if not is_webp(head):
-        raise NotUploaded(generation_id)
-
-
-def submitted_webp(text: str, generation_id: str) -> bytes:
-    """Return the WebP file that a submit carries in base64; raises NotUploaded or Unsupported."""
-    if len(text) * 3 // 4 > MAX_OUTPUT_BYTES:
-        message = "The submitted image is too large."
-        raise Unsupported(message)
-    try:
-        body = _decode_base64(text)
-    except (binascii.Error, ValueError):
-        body = b""
-    if not is_webp(body):
-        raise NotUploaded(generation_id)
-    return body
+        if error.response["Error"]["Code"] in MISSING:
+            return None
+        raise
+    with closing(answer["Body"]) as body:
+        if answer["ContentLength"] > most_bytes(size):
+            raise _too_long(size)
+        return body.read()

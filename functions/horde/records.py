@@ -14,12 +14,16 @@ from typing import Any
 
 ANONYMOUS_ID = 0
 """The anonymous account, for users without one. It is never written and not in the table."""
+HELD_DAYS = 30
+"""Days after which an image that is still held back from the data set is deleted."""
 UNLIMITED = -1
 """No limit, for a shared key's budget, expiry and sizes."""
+KEY_ID_DIGITS = 12
+"""Hexadecimal digits of an API key's hash that name it: 48 bits, of no use to who wants the key."""
 ONLINE_S = 5 * 60
 """Seconds since its last pop for which a worker is online."""
 FIRST_RULESET = "2026-11"
-"""The ruleset of a request that names none (``rules.ruleset``)."""
+"""The ruleset of a request or an account that names none (``rules.ruleset``)."""
 
 
 class State(StrEnum):
@@ -49,11 +53,19 @@ class User:
     created_at: int
     moderator: bool = False
     trusted: bool = False
+    fleet: bool = False
+    """Whether its workers are the operator's own endpoints."""
     flagged: bool = False
     """Set by a moderator: last in the queue, no transfers."""
     deleted: bool = False
     concurrency: int | None = None
     """Images that it may have waiting; None for the default."""
+    waiting: int = 0
+    """Images that it has waiting (``store.counts``)."""
+    waiting_at: int = 0
+    """When ``waiting`` last grew."""
+    registrations: int = 0
+    """Workers that it has ever registered, those of the operator's own endpoints excepted."""
     accumulated: int = 0
     """This and the next five are the Horde's ``kudos_details``; they sum to ``kudos``."""
     gifted: int = 0
@@ -74,10 +86,14 @@ class User:
     contributed: int = 0
     """Pixelsteps of the images that its workers drew."""
     sharedkey_ids: frozenset[str] = frozenset()
+    account_keys: int = 1
+    """Its API keys that are not worker keys. Each account is opened with one."""
     contact: str | None = None
     """How moderators reach the owner."""
     admin_comment: str | None = None
     """Moderators' note about the account."""
+    ruleset: str = FIRST_RULESET
+    """The version of the rules under which it was opened; they set its floor."""
 
     @property
     def username(self) -> str:
@@ -88,6 +104,28 @@ class User:
     def anonymous(self) -> bool:
         """Whether this is the anonymous account."""
         return self.id == ANONYMOUS_ID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """An API key as the table has it: never the key, only its hash.
+
+    A worker key pops and submits; an account key does everything else. Times are in seconds.
+    """
+
+    hash: str
+    """SHA-256 in hexadecimal."""
+    user_id: int
+    worker: bool = False
+    created_at: int = 0
+    """0 for a key made before this was recorded."""
+    name: str | None = None
+    """The owner's label."""
+
+    @property
+    def id(self) -> str:
+        """The public name of the key, among its owner's keys: the start of its hash."""
+        return self.hash[:KEY_ID_DIGITS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +141,13 @@ class SharedKey:
     expires_at: int | None = None
     utilized: int = 0
     """Kudos spent with it, minus refunds."""
+    revision: int = 0
+    """How often its owner has set ``kudos``. A refund lifts only the budget that paid."""
+    granted: int | None = None
+    """Of a limited key: ``kudos`` and ``utilized`` together, as its owner and transfers to it have
+    allowed; None in keys from before it was kept."""
+    in_ledger: bool = False
+    """Whether every charge and refund of its requests names it in the ledger."""
     max_image_pixels: int = UNLIMITED
     max_image_steps: int = UNLIMITED
     max_text_tokens: int = UNLIMITED
@@ -123,6 +168,8 @@ class ImageSpec:
     denoising_strength: float | None = None
     img2img: bool = False
     """Whether there is a source image, repainted in part or in full."""
+    hires_fix: bool = False
+    """Whether a first, smaller pass is asked for; ``rules.pricing`` says when there is one."""
     slow_workers: bool = True
     """Whether slow workers may draw it."""
     extra_slow_workers: bool = False
@@ -170,15 +217,26 @@ class Request:
     """Waived kudos of the charge that are not yet deducted from a refund."""
     cancelled: bool = False
     faulted: bool = False
+    csam: bool = False
+    """Whether a worker marked one of its images as CSAM; none of them is published."""
     sharedkey_id: str | None = None
     """The shared key that paid; refunds also go to its budget."""
+    sharedkey_revision: int = 0
+    """That key's ``revision`` when it paid."""
     ruleset: str = FIRST_RULESET
     """The version of the rules under which it was accepted (``rules.ruleset``)."""
+    baseline: str | None = None
+    """The model's family as priced, empty if unknown; None in requests from before it was kept."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Width and height of its images in pixels."""
+        return self.payload["width"], self.payload["height"]
 
     @property
     def pixelsteps(self) -> int:
         """Pixelsteps per image, with the steps as requested."""
-        width, height = self.payload["width"], self.payload["height"]
+        width, height = self.image_size
         return int(width * height * self.payload["ddim_steps"])
 
     @property
@@ -224,6 +282,14 @@ class Generation:
     worker_blacklist: bool = False
     attempt: int = 0
     """Number of claims; part of the image's key, so that a late worker overwrites nothing."""
+    counted: bool = False
+    """Whether its owner's ``waiting`` counts it while it waits; never changes."""
+    held: bool = False
+    """Whether its worker's statistics list it among the images that the worker holds."""
+    preferred: bool = False
+    """Whether the pop that claimed it preferred its owner's images."""
+    faulted_by: list[int | str] = field(default_factory=list)
+    """The ids of the workers that faulted it, and of their owners."""
     worker_id: str | None = None
     worker_name: str | None = None
     worker_user: int | None = None
@@ -232,6 +298,14 @@ class Generation:
     settled_at: int | None = None
     drawn_seed: int | None = None
     gen_metadata: list[dict[str, str]] = field(default_factory=list)
+    sha256: str | None = None
+    """SHA-256 of the delivered file, in hexadecimal."""
+    size: int | None = None
+    """Length of the delivered file in bytes."""
+    screened: str | None = None
+    """The verdict on the delivered file (``rules.sharing``); without one it is not published."""
+    shareable: bool = False
+    """Whether it was delivered uncensored for a shared request: where its file lies."""
     shared_at: int | None = None
 
     @property
@@ -253,12 +327,32 @@ class Generation:
     @property
     def image_key(self) -> str:
         """The key in the outputs bucket to which its worker uploads the WebP file."""
-        return image_key(self.id, self.attempt)
+        return f"{UPLOADS}{self.id}/{self.attempt}.webp"
+
+    @property
+    def delivered_key(self) -> str | None:
+        """The key in the outputs bucket of the delivered file, or None if there is none."""
+        if self.sha256 is None:
+            return None
+        return delivered_key(self.id, self.sha256, shareable=self.shareable)
 
 
-def image_key(generation_id: str, attempt: int) -> str:
-    """Return the S3 key of an image; the random id comes first to spread keys over partitions."""
-    return f"{generation_id}/{attempt}.webp"
+UPLOADS, SHARED, PRIVATE = "uploads/", "shared/", "private/"
+"""Prefixes in the outputs bucket: what workers upload, and what is delivered. ``share`` hears of
+``shared/`` alone."""
+
+
+def delivered_key(generation_id: str, sha256: str, *, shareable: bool) -> str:
+    """Return the S3 key of a delivered file. It names the content, so nothing overwrites it."""
+    return f"{SHARED if shareable else PRIVATE}{generation_id}/{sha256}.webp"
+
+
+def parse_shared_key(key: str) -> tuple[str, str] | None:
+    """Return the generation id and SHA-256 in a key below ``shared/``; None for another key."""
+    match key.split("/"):
+        case ["shared", generation_id, name] if name.endswith(".webp"):
+            return generation_id, name.removesuffix(".webp")
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +362,37 @@ class Shared:
     generation_id: str
     user_id: int
     object_key: str
+    worker_user: int | None = None
+    """The account whose worker drew it."""
     withdrawn_at: int | None = None
     """In ms since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An image that waits to be published until its worker's owner is trusted."""
+
+    generation_id: str
+    request_id: str
+    user_id: int
+    """The account that requested it."""
+    worker_user: int
+    """The account whose worker drew it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsamMark:
+    """A worker's mark that an image is CSAM, for the operator; ``marked_at`` is in ms."""
+
+    generation_id: str
+    request_id: str
+    user_id: int
+    """The account that requested the image."""
+    worker_id: str
+    worker_name: str
+    worker_user: int
+    """The account that owns the worker."""
+    marked_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -375,6 +498,8 @@ class WorkerStats:
     asked_images: int = 0
     taxes: int = 0
     """Kudos burned for delivered images."""
+    held: frozenset[str] = frozenset()
+    """The ids of the images that a worker holds; empty for the operator's own workers."""
 
     @property
     def speed(self) -> int | None:
@@ -386,12 +511,25 @@ NO_STATS = WorkerStats()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """Images that workers dropped in this hour: faulted, let expire, or refused at submission."""
+
+    by_worker: int = 0
+    by_owner: int = 0
+    """By all workers of its owner, deleted ones included."""
+
+
+NOTHING_DROPPED = Dropped()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
     """A worker that pops, its statistics and its owner."""
 
     worker: Worker
     stats: WorkerStats
     owner: User
+    dropped: Dropped = NOTHING_DROPPED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,9 @@ import boto3
 import urllib3
 from botocore.config import Config
 
+from horde import clock
 from horde.edge.auth import key_hash, new_key
+from horde.records import ApiKey
 from horde.store import Store
 from infra.local import fixups
 from infra.local.api_client import ANONYMOUS, Client, until
@@ -302,8 +304,11 @@ class LocalCloud:
         return parts.start("runpod", command, cwd=ROOT, env={**env, **worker})
 
     def _open_accounts(self) -> None:
-        self.operator, _ = commands.register(self.store, "operator")
-        self.store.accounts.add_worker_key(self.operator.id, key_hash(self.worker_key))
+        # As docs/deploy.md has it: the endpoint works for an account of its own, which is trusted.
+        fleet, _ = commands.register(self.store, "fleet")
+        key, now = key_hash(self.worker_key), clock.now()
+        made = ApiKey(hash=key, user_id=fleet.id, worker=True, created_at=now)
+        self.store.keys.add_worker_key(made, fleet=True)
 
     def _wait_for_worker(self, runpod: Part) -> None:
         def ready() -> bool:

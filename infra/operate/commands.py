@@ -1,4 +1,4 @@
-"""The operator's commands: accounts, kudos, worker keys and the audit of a deployed stack.
+"""The operator's commands: accounts, kudos, API keys and the audit of a deployed stack.
 
 Example: ``bin/operator grant 'alias#7' 1000``. ``bin/operator --help`` lists all commands. They use
 the same credentials and region as the AWS tools.
@@ -7,8 +7,9 @@ the same credentials and region as the AWS tools.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
 import boto3
@@ -16,16 +17,23 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
+from horde import clock
 from horde.edge.auth import key_hash, new_key
-from horde.records import User
+from horde.records import ANONYMOUS_ID, ApiKey, Shared, User
 from horde.rules import ruleset
 from horde.rules.accounts import user_number
+from horde.rules.dates import iso
 from horde.store import Store
 from horde.store.audit import AuditStore
+from infra.operate import undo
+from infra.operate.audit.objects import Bucket
 from infra.operate.audit.run import SEGMENTS, audit
+from infra.operate.undo import undo_worker
 from infra.stages import default_stage, stack_of
 
 MAX_SEGMENTS = 64
+MAX_FLAGGED = 1000
+"""Most CSAM marks that ``flagged`` lists."""
 PARALLEL = Config(max_pool_connections=MAX_SEGMENTS)
 
 
@@ -72,13 +80,71 @@ def grant(store: Store, username: str, amount: int) -> User:
     return find(store, username)
 
 
-def worker_key(store: Store, username: str) -> str:
-    """Create a worker key, which is never shown again; raises OperatorError."""
+def worker_key(store: Store, username: str, *, fleet: bool = False, name: str | None = None) -> str:
+    """Create a worker key, which is never shown again; raises OperatorError.
+
+    ``fleet``: for the operator's own endpoints. The account is marked so and trusted, in the same
+    transaction. Without it the key is a volunteer's, and the account stays as it is.
+    """
     user, api_key = find(store, username), new_key()
-    if not store.accounts.add_worker_key(user.id, key_hash(api_key)):
+    made = ApiKey(
+        hash=key_hash(api_key), user_id=user.id, worker=True, created_at=clock.now(), name=name
+    )
+    if not store.keys.add_worker_key(made, fleet=fleet):
         message = f"{username!r} has been removed meanwhile"
         raise OperatorError(message)
     return api_key
+
+
+def keys(store: Store, username: str, *, adopt: bool = False) -> list[str]:
+    """Return a line for each API key of an account; raises OperatorError.
+
+    ``adopt`` first scans the whole table and lists the keys, of all accounts, that were made before
+    keys were listed. Once per table is enough.
+    """
+    user = find(store, username)
+    for key in store.keys.unlisted() if adopt else ():
+        store.keys.adopt(key)
+    return [_line(key, user) for key in store.keys.of_user(user.id)]
+
+
+def _line(key: ApiKey, user: User) -> str:
+    kind = ("fleet key" if user.fleet else "worker key") if key.worker else "account key"
+    made = iso(key.created_at * 1000)[:10] if key.created_at else "unknown"
+    return f"{key.id}  {kind:<11}  {made:<10}  {key.name or ''}".rstrip()
+
+
+def revoke_key(store: Store, username: str, key_id: str) -> None:
+    """Revoke a key, which stops working at once; raises OperatorError."""
+    key = _key(store, username, key_id)
+    if store.keys.revoke(key):
+        return
+    if store.keys.get(key.hash) is None:
+        message = f"{username!r} has no key {key_id!r} any more"
+        raise OperatorError(message)
+    message = f"{key_id!r} is the last account key of {username!r}; rotate-key replaces it"
+    raise OperatorError(message)
+
+
+def rotate_key(store: Store, username: str, key_id: str) -> str:
+    """Replace a key by a new one of the same kind, which is never shown again.
+
+    The old one stops working at once. Raises OperatorError.
+    """
+    api_key = new_key()
+    if store.keys.rotate(_key(store, username, key_id), key_hash(api_key)) is None:
+        message = f"{username!r} has no key {key_id!r} any more"
+        raise OperatorError(message)
+    return api_key
+
+
+def _key(store: Store, username: str, key_id: str) -> ApiKey:
+    """Return a key of an account by its id; raises OperatorError."""
+    for key in store.keys.of_user(find(store, username).id):
+        if key.id == key_id.lower():
+            return key
+    message = f"{username!r} has no key {key_id!r}; bin/operator keys lists them"
+    raise OperatorError(message)
 
 
 def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
@@ -95,22 +161,62 @@ def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
             message = f"no image {what!r} is in the data set"
             raise OperatorError(message)
         found = [one]
-    for shared in found:
-        if shared.withdrawn_at is None:
-            for key in (shared.object_key, shared.object_key.removesuffix("webp") + "json"):
-                client.delete_object(Bucket=bucket, Key=key)
-            store.sharing.mark_withdrawn(shared)
-    return sum(shared.withdrawn_at is None for shared in found)
+    left = [shared for shared in found if shared.withdrawn_at is None]
+    for shared in left:
+        withdraw_one(store, client, bucket, shared)
+    return len(left)
 
 
-def print_audit(store: Store, segments: int) -> bool:
-    """Audit the whole table; print a line for each finding and a summary.
+def withdraw_one(store: Store, client: Any, bucket: str, shared: Shared) -> None:
+    """Remove one image from the data set; the mark comes after the files are gone."""
+    for key in (shared.object_key, shared.object_key.removesuffix("webp") + "json"):
+        client.delete_object(Bucket=bucket, Key=key)
+    store.sharing.mark_withdrawn(shared)
 
-    ``segments`` parts of the table are read in parallel. Returns whether there are no findings.
+
+def flagged(store: Store) -> list[str]:
+    """Return a line for each image that a worker marked as CSAM, newest first."""
+    marks = store.csam.newest(MAX_FLAGGED)
+    if not marks:
+        return ["no image is marked as CSAM"]
+    authors = store.accounts.get_many({mark.user_id for mark in marks} - {ANONYMOUS_ID})
+    owners = store.accounts.get_many(mark.worker_user for mark in marks)
+
+    def name(found: Mapping[int, User], user_id: int) -> str:
+        if user_id == ANONYMOUS_ID:
+            return "anonymous"
+        return found[user_id].username if user_id in found else f"#{user_id}"
+
+    return [
+        f"{iso(mark.marked_at)}  image {mark.generation_id}  request {mark.request_id}  "
+        f"by {name(authors, mark.user_id)}  "
+        f"drawn by {mark.worker_name!r} of {name(owners, mark.worker_user)}"
+        for mark in marks
+    ]
+
+
+def clear_flag(store: Store, generation_id: str) -> str:
+    """Remove an image from the list of ``flagged``; raises OperatorError."""
+    if not store.csam.clear(generation_id.lower()):
+        message = f"image {generation_id!r} is not marked"
+        raise OperatorError(message)
+    return f"{generation_id} is off the list; its request stays unpublished"
+
+
+def print_audit(store: Store, segments: int, bucket: Bucket | None = None) -> bool:
+    """Audit the whole table, and the data set's bucket if one is given; print the report.
+
+    It has a line for each finding and a summary. ``segments`` parts of the table are read in
+    parallel. Returns whether there are no findings.
     """
     reads = AuditStore(store.table)
-    with tqdm(total=reads.size() or None, unit=" items", disable=None, leave=False) as bar:
-        report = audit(reads, segments=segments, progress=bar.update)
+    with (
+        tqdm(total=reads.size() or None, unit=" items", disable=None, leave=False) as bar,
+        tqdm(unit=" files", disable=None if bucket else True, leave=False) as files,
+    ):
+        report = audit(
+            reads, segments=segments, progress=bar.update, bucket=bucket, listed=files.update
+        )
     print("\n".join(report.lines()))
     return not report.findings
 
@@ -120,8 +226,15 @@ def numbers(version: str) -> list[str]:
     rules = ruleset.of(version)
     of = "in force" if rules == ruleset.IN_FORCE else "of earlier requests"
     width = max(len(spec.name) for spec in fields(rules))
-    lines = [f"{name:<{width}}  {value}" for name, value in asdict(rules).items()]
+    lines = [f"{name:<{width}}  {_shown(value)}" for name, value in asdict(rules).items()]
     return [f"the ruleset {of}", *lines]
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, tuple):
+        return str(value)
+    pairs = [one if isinstance(one, tuple) else (one,) for one in value]
+    return ", ".join(" ".join(map(str, pair)) for pair in pairs) or "none"
 
 
 def outputs_of(session: boto3.Session, stack: str) -> dict[str, str]:
@@ -140,7 +253,9 @@ def outputs_of(session: boto3.Session, stack: str) -> dict[str, str]:
     return outputs
 
 
-def run(store: Store, options: argparse.Namespace, bucket: str = "", client: Any = None) -> str:
+def run(  # noqa: PLR0911 - a flat list of commands
+    store: Store, options: argparse.Namespace, bucket: str = "", client: Any = None
+) -> str:
     """Run one command and return the text to print; raises OperatorError."""
     match options.command:
         case "register":
@@ -153,12 +268,37 @@ def run(store: Store, options: argparse.Namespace, bucket: str = "", client: Any
             user = grant(store, options.username, options.amount)
             return f"{user.username} has {user.kudos} kudos now"
         case "withdraw":
-            if not bucket:
-                message = "withdraw needs --stage or --stack, whose outputs name the LAION bucket"
-                raise OperatorError(message)
+            _need_bucket(options.command, bucket)
             return f"{withdraw(store, client, bucket, options.what)} images withdrawn"
+        case "undo-worker":
+            _need_bucket(options.command, bucket)
+            user = find(store, options.username)
+            with tqdm(unit=" undone", disable=None, leave=False) as bar:
+                undone = undo_worker(
+                    store,
+                    user,
+                    partial(withdraw_one, store, client, bucket),
+                    dry_run=options.dry_run,
+                    progress=bar.update,
+                )
+            return undone.text(user, dry_run=options.dry_run)
+        case "flagged":
+            return clear_flag(store, options.clear) if options.clear else "\n".join(flagged(store))
+        case "keys":
+            return "\n".join(keys(store, options.username, adopt=options.adopt))
+        case "revoke-key":
+            revoke_key(store, options.username, options.key)
+            return f"the key {options.key} is revoked"
+        case "rotate-key":
+            return rotate_key(store, options.username, options.key)
         case _:
-            return worker_key(store, options.username)
+            return worker_key(store, options.username, fleet=options.fleet, name=options.name)
+
+
+def _need_bucket(command: str, bucket: str) -> None:
+    if not bucket:
+        message = f"{command} needs --stage or --stack, whose outputs name the LAION bucket"
+        raise OperatorError(message)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -180,10 +320,19 @@ def parser() -> argparse.ArgumentParser:
     add = commands.add_parser("grant", help="give kudos; a negative amount takes them")
     add.add_argument("username", metavar="alias#id")
     add.add_argument("amount", type=int)
-    add = commands.add_parser("worker-key", help="create and print a key that may pop and submit")
-    add.add_argument("username", metavar="alias#id")
+    _add_keys(commands)
     add = commands.add_parser("withdraw", help="remove shared images from the data set")
     add.add_argument("what", metavar="image-id|alias#id")
+    add = commands.add_parser(
+        "undo-worker",
+        help="revoke an account's worker keys, take its rewards back, withdraw what it drew",
+        description=undo.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add.add_argument("username", metavar="alias#id")
+    add.add_argument("--dry-run", action="store_true", help="only say what it would do")
+    add = commands.add_parser("flagged", help="list the images that workers marked as CSAM")
+    add.add_argument("--clear", metavar="image-id", help="take an image off the list")
     add = commands.add_parser("rules", help="print the taxes, floors, rewards and limits in force")
     add.add_argument(
         "version",
@@ -200,7 +349,55 @@ def parser() -> argparse.ArgumentParser:
         default=SEGMENTS,
         help=f"parts that are read in parallel, 1 to {MAX_SEGMENTS} (default: %(default)s)",
     )
+    add.add_argument(
+        "--bucket",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="also compare the data set's bucket with the table (default: the stack's)",
+    )
     return top
+
+
+def _add_keys(commands: Any) -> None:
+    """Add the commands for API keys."""
+    add = commands.add_parser("worker-key", help="create and print a key that may pop and submit")
+    add.add_argument("username", metavar="alias#id")
+    add.add_argument(
+        "--fleet",
+        action="store_true",
+        help="for your own endpoints: the account is trusted, so its workers also draw requests "
+        "that ask for trusted workers; without it the key is a volunteer's, and changes nothing "
+        "else of the account",
+    )
+    add.add_argument("--name", help="a label, to know the key by")
+    add = commands.add_parser("keys", help="list an account's API keys, by the start of their hash")
+    add.add_argument("username", metavar="alias#id")
+    add.add_argument(
+        "--adopt",
+        action="store_true",
+        help="first scan the table for keys made before keys were listed; once is enough",
+    )
+    for name, what in (
+        ("revoke-key", "revoke a key, which stops working at once"),
+        ("rotate-key", "replace a key by a new one of the same kind, and print it"),
+    ):
+        add = commands.add_parser(name, help=what)
+        add.add_argument("username", metavar="alias#id")
+        add.add_argument("key", metavar="key-id")
+
+
+def bucket_of(name: str | None, outputs: dict[str, str], client: Any) -> Bucket | None:
+    """Return the bucket that ``--bucket`` names; empty is the stack's. Raises OperatorError."""
+    if name is None:
+        return None
+    found = name or outputs.get("LaionBucket", "")
+    if not found:
+        message = (
+            "--bucket needs a name, or --stage or --stack, whose outputs name the LAION bucket"
+        )
+        raise OperatorError(message)
+    return Bucket(client, found)
 
 
 def _segments(text: str) -> int:
@@ -225,7 +422,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             outputs = outputs_of(session, options.stack or stack_of(options.stage))
         store = Store(outputs["TableName"], session.client("dynamodb", config=PARALLEL))
         if options.command == "audit":
-            sys.exit(0 if print_audit(store, options.segments) else 1)
+            bucket = bucket_of(options.bucket, outputs, session.client("s3", config=PARALLEL))
+            sys.exit(0 if print_audit(store, options.segments, bucket) else 1)
         print(run(store, options, outputs.get("LaionBucket", ""), session.client("s3")))
     except (OperatorError, BotoCoreError, ClientError) as error:
         # botocore's own messages are clear: no credentials, no region, no such table.

@@ -5,18 +5,24 @@ from aws_cdk import CfnOutput, Stack
 from infra.parts.alarms import Alarms
 from infra.parts.api import Api
 from infra.parts.buckets import (
+    allow_downloads,
     allow_publishing,
-    announce_uploads,
+    allow_sharing,
+    allow_submits,
+    announce_shared,
     open_data_bucket,
     private_bucket,
     publishing_env,
 )
-from infra.parts.environment import api_env, models_env, runpod_env
+from infra.parts.environment import api_env, holding_env, models_env, runpod_env, trust_env
 from infra.parts.functions import Functions, allow_secret, run_every_minute
+from infra.parts.hash_secret import HashSecret
 from infra.parts.horde_table import (
     ACCEPT,
     MANAGE,
+    MANAGE_KEYS,
     PAY,
+    PUBLISH,
     READ,
     READ_ITEM,
     READ_WRITE,
@@ -29,7 +35,9 @@ from infra.parts.queues import DeadLetters, WorkQueue
 __all__ = [
     "ACCEPT",
     "MANAGE",
+    "MANAGE_KEYS",
     "PAY",
+    "PUBLISH",
     "READ",
     "READ_ITEM",
     "READ_WRITE",
@@ -39,12 +47,17 @@ __all__ = [
     "Api",
     "DeadLetters",
     "Functions",
+    "HashSecret",
     "HordeTable",
     "WorkQueue",
+    "allow_downloads",
     "allow_publishing",
     "allow_secret",
-    "announce_uploads",
+    "allow_sharing",
+    "allow_submits",
+    "announce_shared",
     "api_env",
+    "holding_env",
     "models_env",
     "open_data_bucket",
     "private_bucket",
@@ -52,6 +65,7 @@ __all__ = [
     "run_every_minute",
     "runpod_env",
     "show",
+    "trust_env",
 ]
 
 

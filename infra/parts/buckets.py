@@ -9,6 +9,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_s3_notifications as notifications
 from constructs import Construct
 
+from infra.contract import PRIVATE, SHARED, UPLOADS
 from infra.parts.queues import WorkQueue
 
 
@@ -49,11 +50,32 @@ def _bucket(scope: Construct, name: str, *, removal: RemovalPolicy, **more: Any)
     )
 
 
-def announce_uploads(bucket: s3.Bucket, work: WorkQueue) -> None:
-    """Send a message for every new object in a bucket; S3 retries by itself."""
+def announce_shared(bucket: s3.Bucket, work: WorkQueue) -> None:
+    """Send a message for every delivered file of a shared request; S3 retries by itself."""
     bucket.add_event_notification(
-        s3.EventType.OBJECT_CREATED, notifications.SqsDestination(work.queue)
+        s3.EventType.OBJECT_CREATED,
+        notifications.SqsDestination(work.queue),
+        s3.NotificationKeyFilter(prefix=SHARED),
     )
+
+
+def allow_submits(function: lambda_.Function, bucket: s3.Bucket) -> None:
+    """Let a function sign uploads, read and delete them, and write what is delivered."""
+    for prefix in (UPLOADS, SHARED, PRIVATE):
+        bucket.grant_put(function, f"{prefix}*")
+    bucket.grant_read(function, f"{UPLOADS}*")
+    bucket.grant_delete(function, f"{UPLOADS}*")
+
+
+def allow_downloads(function: lambda_.Function, bucket: s3.Bucket) -> None:
+    """Let a function read what is delivered, and sign downloads of it."""
+    for prefix in (SHARED, PRIVATE):
+        bucket.grant_read(function, f"{prefix}*")
+
+
+def allow_sharing(function: lambda_.Function, bucket: s3.Bucket) -> None:
+    """Let a function read what was delivered of shared requests."""
+    bucket.grant_read(function, f"{SHARED}*")
 
 
 def publishing_env(laion: s3.IBucket, role: str | None) -> dict[str, str]:
@@ -69,3 +91,4 @@ def allow_publishing(function: lambda_.Function, bucket: s3.IBucket, *, role: st
         )
     else:
         bucket.grant_put(function, "incoming/*")
+        bucket.grant_delete(function, "incoming/*")

@@ -2,6 +2,8 @@
 
 import json
 
+from aws_cdk import aws_s3 as s3
+
 from infra.settings import StackSettings
 
 
@@ -30,3 +32,17 @@ def runpod_env(settings: StackSettings) -> dict[str, str]:
         "RUNPOD_KEY_PARAMETER": settings.runpod_key_parameter,
         "IMAGES_PER_TICKET": str(settings.images_per_ticket),
     }
+
+
+def holding_env(settings: StackSettings, held: s3.IBucket) -> dict[str, str]:
+    """Return the environment of the function that holds images back."""
+    return {
+        "HOLD_VOLUNTEERS": json.dumps(settings.hold_volunteers),
+        "HELD_BUCKET": held.bucket_name,
+    }
+
+
+def trust_env(settings: StackSettings) -> dict[str, str]:
+    """Return the environment of the function that trusts volunteers."""
+    needed = settings.trusted_after_images
+    return {"TRUSTED_AFTER_IMAGES": "" if needed is None else str(needed)}

@@ -11,6 +11,7 @@ from constructs import Construct
 from infra.contract import (
     DUE,
     LISTED,
+    NEW_CSAM_MARK,
     NEW_REQUEST,
     NEW_WEBHOOK,
     PENDING_REWARD,
@@ -33,10 +34,14 @@ READ_WRITE = (*READ, "PutItem", "UpdateItem")
 """Read items and lists, and write items: accounts, the end of a request with its refunds."""
 MANAGE = (*READ_WRITE_ITEM, "DeleteItem")
 """Create, change and delete single items: shared keys, workers."""
+MANAGE_KEYS = (*READ_WRITE, "DeleteItem")
+"""List, add, rotate and revoke an account's API keys."""
 ACCEPT = (*READ_WRITE_ITEM, "Query")
 """Charge and record a request, and count waiting images."""
 SETTLE = (*READ_WRITE, "ConditionCheckItem")
 """End an image, or requeue it on the condition that its request is still open."""
+PUBLISH = (*MANAGE, "ConditionCheckItem")
+"""Read and write marks of shared and held images, on the condition that they may be published."""
 PAY = ("BatchGetItem", "PutItem", "UpdateItem")
 """Post the stream's events."""
 
@@ -72,9 +77,9 @@ class HordeTable(Construct):
         self._feed(function, dead, {"Keys": request}, {"NewImage": reward})
 
     def feed_outbox(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
-        """Feed a function every new request and webhook, in order per item, at least once."""
-        request, webhook = _pattern(NEW_REQUEST), _pattern(NEW_WEBHOOK)
-        self._feed(function, dead, {"Keys": request}, {"Keys": webhook})
+        """Feed a function every new request, webhook and CSAM mark, at least once."""
+        wanted = (NEW_REQUEST, NEW_WEBHOOK, NEW_CSAM_MARK)
+        self._feed(function, dead, *({"Keys": _pattern(one)} for one in wanted))
 
     def _feed(self, function: lambda_.Function, dead: DeadLetters, *patterns: Any) -> None:
         """Feed a function the new items that match a pattern; five failures make a dead letter."""

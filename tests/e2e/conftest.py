@@ -44,10 +44,16 @@ class OperatedCloud:
         commands.grant(self.local.store, account["username"], kudos)
         return self.local.client(account["api_key"])
 
-    def worker(self) -> Client:
-        """A new volunteer; its client's balance cannot be read, since it has a worker key."""
-        account, _ = commands.register(self.local.store, "volunteer")
-        return self.local.client(commands.worker_key(self.local.store, account.username))
+    def worker(self, *, fleet: bool = False) -> Client:
+        """The worker of a new volunteer, or one of the operator's own, which nothing limits."""
+        return self.volunteer(fleet=fleet)[1]
+
+    def volunteer(self, *, fleet: bool = False) -> tuple[Client, Client]:
+        """A new trusted volunteer: the account, and its worker, which pops and submits only."""
+        account, api_key = commands.register(self.local.store, "volunteer")
+        assert self.local.store.accounts.change(account, {"trusted": True})
+        worker_key = commands.worker_key(self.local.store, account.username, fleet=fleet)
+        return self.local.client(api_key), self.local.client(worker_key)
 
     def done(self, client: Client, request_id: str, sweeping: bool = False) -> Any:
         """Wait until a request is done; returns its status."""

@@ -30,7 +30,7 @@ def test_what_a_worker_holds_is_delivered_and_charged_although_cancelled(
     accepted = client.generate(small(models=[model], n=2))
     job = worker.pop(models=[model])
     client.cancel(accepted["id"])
-    worker.fetch("PUT", job["r2_upload"], webp())
+    worker.fetch("PUT", job["r2_upload"], webp(width=64))
     assert worker.submit(job["id"]).status == 200
     assert client.kudos() == before - SMALL_COST
     assert client.check(accepted["id"])["finished"] == 1
@@ -47,16 +47,16 @@ def test_an_image_whose_worker_died_is_drawn_by_another(cloud: OperatedCloud, mo
     job = second.pop(models=[model])
     assert job["id"] == lost["id"]
     # The first was not dead after all: its upload and submit change nothing.
-    assert first.fetch("PUT", lost["r2_upload"], webp(colour="red")).status == 200
+    assert first.fetch("PUT", lost["r2_upload"], webp("red", 64)).status == 200
     assert first.submit(lost["id"]).status == 403
-    second.fetch("PUT", job["r2_upload"], webp(colour="green"))
+    second.fetch("PUT", job["r2_upload"], webp("green", 64))
     assert second.submit(job["id"]).status == 200
     status = client.status(accepted["id"])
-    assert client.download(status["generations"][0]["img"]) == webp(colour="green")
+    assert client.download(status["generations"][0]["img"]) == webp("green", 64)
 
 
 def test_the_last_fault_ends_a_request_and_refunds_it(cloud: OperatedCloud, model: str) -> None:
-    client, worker = cloud.user(), cloud.worker()
+    client, worker = cloud.user(), cloud.worker(fleet=True)
     before = client.kudos()
     accepted = client.generate(small(models=[model], n=2))
     for _ in range(MAX_FAULTS):
@@ -87,7 +87,7 @@ def test_exactly_one_of_16_submits_wins(cloud: OperatedCloud, model: str) -> Non
     client, worker = cloud.user(), cloud.worker()
     accepted = client.generate(small(models=[model]))
     job = worker.pop(models=[model])
-    worker.fetch("PUT", job["r2_upload"], webp())
+    worker.fetch("PUT", job["r2_upload"], webp(width=64))
     answers = together(16, lambda _: worker.submit(job["id"]))
     assert sorted(answer.status for answer in answers) == [200] + [400] * 15
     assert {answer.json["rc"] for answer in answers if answer.status == 400} == {"DuplicateGen"}
@@ -101,7 +101,7 @@ def test_exactly_one_of_16_submits_wins(cloud: OperatedCloud, model: str) -> Non
 
 
 def test_16_workers_at_once_get_16_different_images(cloud: OperatedCloud, model: str) -> None:
-    client, worker = cloud.user(), cloud.worker()
+    client, worker = cloud.user(), cloud.worker(fleet=True)
     client.generate(small(models=[model], n=16))
     jobs = together(16, lambda number: worker.pop(models=[model], name=f"volunteer {number}"))
     assert len({job["id"] for job in jobs}) == 16

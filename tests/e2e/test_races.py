@@ -14,19 +14,23 @@ from typing import Any
 import pytest
 
 from horde import ending
+from horde.edge.auth import key_hash
 from horde.records import Generation, Request, State, Worker
+from horde.rules.accounts import MAX_API_KEYS
+from horde.rules.standing import UNMEASURED_HELD
 from tests.e2e.conftest import OperatedCloud, small
 from tests.support.api_calls import Reply
 from tests.support.arena import Arena, arena, at_once
 from tests.support.numbers import (
+    CONCURRENCY,
     FLOOR,
     MAX_FAULTS,
     OVER_S,
     SMALL,
     SMALL_COST,
-    SMALL_COST_SHARED,
     SMALL_PRICE,
 )
+from tests.support.records import DELIVERY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -72,8 +76,9 @@ def pop(ring: Arena, worker: str, name: str, **fields: Any) -> Reply:
 
 
 def owner(ring: Arena) -> tuple[int, str]:
-    """Somebody with a worker; returns the account and its worker key."""
+    """The owner of the operator's own workers, which nothing limits, and their key."""
     user, _ = ring.register("owner")
+    ring.set_flags(user, fleet=True)
     return user, ring.worker_key(user)
 
 
@@ -136,6 +141,43 @@ def test_32_pops_at_once_share_out_20_images_without_a_double(ring: Arena) -> No
         assert states(ring, request) == {State.PROCESSING: 20}
 
 
+def test_16_posts_at_once_do_not_pass_the_limit_of_waiting_images(ring: Arena) -> None:
+    for _ in range(FEW):
+        _, key = ring.register("ada", 10_000)
+        answers = at_once(*[partial(post, ring, key, n=10)] * 16)
+        assert statuses(answers) == {202: CONCURRENCY // 10, "TooManyPrompts": 13}
+
+
+def test_a_volunteers_pops_at_once_hold_no_more_than_it_may(ring: Arena) -> None:
+    _, key = rich(ring)
+    for _ in range(FEW):
+        worker = ring.new_worker("volunteer")
+        name = f"w {uuid.uuid4()}"
+        known = pop(ring, worker, name)  # from now on; it may get what the last round has left
+        assert known.status == 200
+        requests = [ask(ring, key, n=20), ask(ring, key, n=20)]
+        answers = at_once(*[partial(pop, ring, worker, name, amount=4)] * 8)
+        assert statuses(answers) == {200: 8}
+        taken = [one for answer in (known, *answers) for one in answer.body["ids"]]
+        assert len(taken) == len(set(taken)) <= UNMEASURED_HELD
+        while more := pop(ring, worker, name, amount=20).body["ids"]:  # what they left to others
+            taken += more
+        assert len(taken) == len(set(taken)) == UNMEASURED_HELD
+        ring.recount()
+        # A fault, an end and a cancellation of the same images at once: each is counted once.
+        faults = [partial(ring.submit, worker, one, state="faulted") for one in taken]
+        cancels = [partial(ring.cancel, request.id) for request in requests]
+        statuses(at_once(*faults, *cancels, *faults))
+        ring.recount()
+
+
+def test_of_32_first_pops_of_one_owner_three_register_a_worker(ring: Arena) -> None:
+    for number in range(FEW):
+        worker = ring.new_worker("volunteer", trusted=False)
+        pops = [partial(pop, ring, worker, f"{number} {one}") for one in range(THREADS)]
+        assert statuses(at_once(*pops)) == {200: 3, "TooManyWorkers": THREADS - 3}
+
+
 def test_of_32_first_pops_of_one_name_one_registers_the_worker(ring: Arena) -> None:
     _, worker = owner(ring)
     for number in range(FEW):
@@ -155,7 +197,7 @@ def test_of_32_submits_of_one_image_one_wins_and_is_paid(ring: Arena, censored: 
         ends = [State.CENSORED] * censored + [State.OK] * (THREADS - censored)
 
         def settle(state: State, request: Request = request, image: Generation = image) -> bool:
-            return ring.store.endings.settle(request, image, state=state, seed=1, gen_metadata=[])
+            return ring.store.endings.settle(request, image, **{**DELIVERY, "state": state})
 
         wins = at_once(*[partial(settle, state) for state in ends])
         assert wins.count(True) == 1
@@ -177,9 +219,7 @@ def test_a_late_worker_never_wins_against_the_one_that_holds_the_image(ring: Are
         (image,) = held(ring, request, second)
 
         def settle(claim: Generation, request: Request = request) -> bool:
-            return ring.store.endings.settle(
-                request, claim, state=State.OK, seed=1, gen_metadata=[]
-            )
+            return ring.store.endings.settle(request, claim, **DELIVERY)
 
         wins = at_once(*[partial(settle, claim) for claim in (lost, image) * 8])
         assert wins.count(True) == 1
@@ -414,6 +454,31 @@ def test_32_posts_of_a_user_with_little_kudos_pay_what_there_is_and_get_that_bac
         assert ring.kudos(ada) == FLOOR + spendable
 
 
+@pytest.mark.parametrize("affordable", [1, 3])
+def test_of_16_posts_that_need_kudos_upfront_those_that_are_paid_are_taken(
+    ring: Arena, affordable: int
+) -> None:
+    """The balance pays for so many, and a kudo less than for one more."""
+    large: dict[str, Any] = {"params": {"width": 2048, "height": 2048, "steps": 50}}
+    _, curious = ring.register("curious")
+    cost = ring.generate(curious, **large, models=[MODEL], dry_run=True).body["kudos"]
+    for _ in range(FEW):
+        spendable = (affordable + 1) * cost - 1
+        ada, key = rich(ring, spendable)
+        made = ring.call("PUT /api/v2/sharedkeys", {"name": "key", "kudos": -1}, key=key)
+        calls = [
+            partial(ring.generate, one, **large, models=[MODEL]) for one in (key, made.body["id"])
+        ]
+        answers = at_once(*calls * 8)
+        assert statuses(answers) == {202: affordable, "KudosUpfront": 16 - affordable}
+        assert ring.kudos(ada) == FLOOR + spendable - affordable * cost
+        requests = [answer.body["id"] for answer in answers if answer.status == 202]
+        assert statuses(at_once(*[partial(ring.cancel, one) for one in requests])) == {
+            200: affordable
+        }
+        assert ring.kudos(ada) == FLOOR + spendable
+
+
 def test_images_that_end_at_once_give_back_what_was_paid_for_all_of_them(ring: Arena) -> None:
     spendable = 30
     ada, key = rich(ring, spendable)
@@ -444,7 +509,82 @@ def test_of_32_ratings_of_one_request_one_is_kept_and_paid(ring: Arena) -> None:
         calls = [partial(ring.call, route, body, id=request.id) for body in bodies]
         answers = at_once(*calls * (THREADS // 2))
         assert statuses(answers) == {200: 1, "AestheticsAlreadyExist": THREADS - 1}
-        assert ring.kudos(ada) == before + 2 * SMALL_COST_SHARED - 1
+        assert ring.kudos(ada) == before + 2 * SMALL_PRICE
+
+
+# --- accounts and their keys ----------------------------------------------------------------------
+
+
+def delete(ring: Arena, key: str, user: int) -> Reply:
+    return ring.call("DELETE /api/v2/users/{id}", key=key, id=str(user))
+
+
+def test_posts_and_a_deletion_at_once_leave_nothing_that_waits(ring: Arena) -> None:
+    """A request that the deletion did not see is refused by the condition of its charge."""
+    for _ in range(FEW):
+        ada, key = rich(ring)
+        before = ring.kudos(ada)
+        posts = [partial(post, ring, key)] * (THREADS - 1)
+        answers = at_once(*posts[:8], partial(delete, ring, key, ada), *posts[8:])
+        assert set(statuses(answers)) <= {200, 202, "DeletedUser"}
+        ring.clock.pass_seconds(61)
+        ring.sweep()
+        images = [row for row in ring.rows("GENERATION") if row["user_id"]["N"] == str(ada)]
+        assert {row["state"]["S"] for row in images} <= {"cancelled"}
+        assert ring.kudos(ada) == before
+        assert statuses([post(ring, key)]) == {"DeletedUser": 1}
+
+
+def test_of_32_rotations_of_one_key_one_makes_a_key(ring: Arena) -> None:
+    ada, key = ring.register("ada")
+    for _ in range(ROUNDS):
+        name = ring.store.keys.of_user(ada)[0].id
+        rotate = partial(ring.call, "POST /api/v2/keys/{id}/rotate", key=key, id=name)
+        answers = at_once(*[rotate] * THREADS)
+        # Those that come after the winner are not even let in.
+        assert statuses(answers)[200] == 1
+        assert set(statuses(answers)) <= {200, "KeyNotFound", "InvalidAPIKey"}
+        (key,) = [answer.body["api_key"] for answer in answers if answer.status == 200]
+        (left,) = ring.store.keys.of_user(ada)
+        assert left.hash == key_hash(key)
+
+
+def test_revocations_of_all_keys_at_once_leave_one(ring: Arena) -> None:
+    for _ in range(FEW):
+        ada, first = ring.register("ada")
+        add = partial(ring.call, "POST /api/v2/keys", {}, key=first)
+        keys = [first, *(add().body["api_key"] for _ in range(MAX_API_KEYS - 1))]
+        calls = [
+            partial(ring.call, "DELETE /api/v2/keys/{id}", key=key, id=key_hash(key)[:12])
+            for key in keys
+        ]
+        answers = at_once(*calls)
+        assert statuses(answers) == {200: MAX_API_KEYS - 1, "LastAccountKey": 1}
+        assert len(ring.store.keys.of_user(ada)) == 1
+
+
+def test_of_32_new_keys_at_once_there_are_as_many_as_may_be(ring: Arena) -> None:
+    ada, key = ring.register("ada")
+    answers = at_once(*[partial(ring.call, "POST /api/v2/keys", {}, key=key)] * THREADS)
+    left = MAX_API_KEYS - 1
+    assert statuses(answers) == {201: left, "TooManyKeys": THREADS - left}
+    assert len(ring.store.keys.of_user(ada)) == MAX_API_KEYS
+
+
+def test_a_refund_and_a_disabled_shared_key_at_once_leave_it_disabled(ring: Arena) -> None:
+    _, key = rich(ring)
+    for _ in range(FEW):
+        made = ring.call("PUT /api/v2/sharedkeys", {"name": "ours", "kudos": 500}, key=key).body
+        requests = [ask(ring, made["id"], n=2) for _ in range(8)]
+        disable = partial(
+            ring.call, "PATCH /api/v2/sharedkeys/{id}", {"kudos": 0}, key=key, id=made["id"]
+        )
+        cancels = [partial(ring.cancel, request.id) for request in requests]
+        assert set(statuses(at_once(*cancels[:4], disable, *cancels[4:]))) == {200}
+        shared = ring.store.sharedkeys.get(made["id"])
+        assert shared is not None
+        assert (shared.kudos, shared.utilized) == (0, 0)
+        assert ring.call("DELETE /api/v2/sharedkeys/{id}", key=key, id=made["id"]).status == 200
 
 
 # --- a table that refuses and loses ---------------------------------------------------------------

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 def deliver(worker: Client, model: str, **submit: Any) -> str:
     """Pop one image, upload a picture for it and submit it so."""
     job = worker.pop(models=[model])
-    assert worker.fetch("PUT", job["r2_upload"], webp()).status == 200
+    assert worker.fetch("PUT", job["r2_upload"], webp(width=64)).status == 200
     assert worker.submit(job["id"], **submit).status == 200
     return str(job["id"])
 
@@ -54,7 +54,7 @@ def test_source_processing_without_a_source_image_is_text_to_image(
 def test_censored_flagged_and_faulted_images_are_never_shared(
     cloud: OperatedCloud, model: str
 ) -> None:
-    client, worker = cloud.user(), cloud.worker()
+    client, worker = cloud.user(), cloud.worker(fleet=True)
     before = client.kudos()
     never = []
     for submit in (

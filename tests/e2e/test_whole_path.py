@@ -1,12 +1,14 @@
 """From a client's request over the GPU worker to the image, and to the LAION bucket or not."""
 
 import base64
+import hashlib
 import io
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import requests
 from PIL import Image
 
 from infra.local.api_client import Client, until
@@ -141,12 +143,21 @@ def test_what_is_downloaded_is_a_webp_of_the_asked_size(stories: dict[str, Story
                 assert (image.format, image.size) == ("WEBP", (64, 64))
 
 
-def test_an_upload_before_its_settlement_is_shared_later(cloud: OperatedCloud, model: str) -> None:
+def test_a_file_stored_before_its_settlement_is_shared_later(
+    cloud: OperatedCloud, model: str
+) -> None:
     cloud.all_judged()
     worker, client = cloud.worker(), cloud.user()
     client.generate(small(models=[model], shared=True))
     job = worker.pop(models=[model])
-    assert worker.fetch("PUT", job["r2_upload"], webp()).status == 200
+    assert worker.fetch("PUT", job["r2_upload"], webp(width=64)).status == 200
+    # As if the function of its submit had died before the settlement.
+    sha256 = hashlib.sha256(webp(width=64)).hexdigest()
+    cloud.local.aws("s3").put_object(
+        Bucket=cloud.local.outputs["OutputsBucket"],
+        Key=f"shared/{job['id']}/{sha256}.webp",
+        Body=webp(width=64),
+    )
     # Its event has come; it is found unsettled and put off.
     until("the event", lambda: cloud.local.uploads_waiting() > 0, seconds=PATIENCE_S, every=0.01)
     time.sleep(1)  # whatever share does with it by then, it may not share it
@@ -155,11 +166,62 @@ def test_an_upload_before_its_settlement_is_shared_later(cloud: OperatedCloud, m
     assert cloud.shared_soon(job["id"])["prompt"] == "a fox"
 
 
+def test_our_own_workers_upload_is_bounded_by_its_signature(
+    cloud: OperatedCloud, model: str
+) -> None:
+    worker, client = cloud.worker(), cloud.user()
+    accepted = client.generate(small(models=[model]))
+    (job,) = worker.pop(models=[model], mixed_batch=True)["jobs"]
+    form = job["r2_post"]
+
+    def post(file: bytes, **other: str) -> int:
+        sent = {"file": ("image.webp", file, "image/webp")}
+        fields = {**form["fields"], **other}
+        answer = requests.post(form["url"], data=fields, files=sent, timeout=PATIENCE_S)
+        return answer.status_code
+
+    assert post(b"x" * 2**20) == 400
+    assert post(webp(width=64), key=f"shared/{job['id']}/{'0' * 64}.webp") == 403
+    assert post(webp(width=64), **{"x-amz-signature": "0" * 64}) == 403
+    assert post(webp(width=64)) == 204
+    assert worker.submit(job["id"]).status == 200
+    (generation,) = cloud.done(client, accepted["id"])["generations"]
+    assert client.download(generation["img"]) == webp(width=64)
+
+
+def test_a_swapped_upload_reaches_nobody(cloud: OperatedCloud, model: str) -> None:
+    """With IAM enforced: what serves images cannot read an upload."""
+    worker, client = cloud.worker(), cloud.user()
+    accepted = client.generate(small(models=[model], shared=True))
+    job = worker.pop(models=[model])
+    assert worker.fetch("PUT", job["r2_upload"], webp("green", 64)).status == 200
+    assert worker.submit(job["id"]).status == 200
+    assert worker.fetch("PUT", job["r2_upload"], webp("black", 64)).status == 200
+    (generation,) = cloud.done(client, accepted["id"])["generations"]
+    assert client.download(generation["img"]) == webp("green", 64)
+    row = cloud.shared_soon(job["id"])
+    assert row["sha256"] == hashlib.sha256(webp("green", 64)).hexdigest()
+
+
+def test_a_bad_upload_goes_to_another_worker(cloud: OperatedCloud, model: str) -> None:
+    client, first, second = cloud.user(), cloud.worker(), cloud.worker()
+    accepted = client.generate(small(models=[model]))
+    job = first.pop(models=[model])
+    assert first.fetch("PUT", job["r2_upload"], b"<html>").status == 200
+    answer = first.submit(job["id"])
+    assert (answer.status, answer.json["rc"]) == (400, "ImageRefused")
+    again = second.pop(models=[model])
+    assert again["id"] == job["id"]
+    assert second.fetch("PUT", again["r2_upload"], webp(width=64)).status == 200
+    assert second.submit(job["id"]).status == 200
+    assert cloud.done(client, accepted["id"])["finished"] == 1
+
+
 def test_r2_false_answers_in_base64(cloud: OperatedCloud, model: str) -> None:
     worker, client = cloud.worker(), cloud.user()
     accepted = client.generate(small(models=[model], r2=False))
     job = worker.pop(models=[model])
-    drawn = webp()
+    drawn = webp(width=64)
     sent = worker.submit(job["id"], generation=base64.b64encode(drawn).decode())
     assert sent.status == 200
     status = cloud.done(client, accepted["id"])
@@ -195,17 +257,17 @@ def test_what_was_drawn_is_counted_from_the_stream(
 
 
 def test_an_owner_changes_and_deletes_a_worker(cloud: OperatedCloud, model: str) -> None:
-    worker = cloud.worker()
+    owner, worker = cloud.volunteer()
     worker.pop(models=[model], name=f"first {model}")
     path = f"/api/v2/workers/name/first%20{model}"
-    found = worker.expect(200, "GET", path)
+    found = owner.expect(200, "GET", path)
     one = f"/api/v2/workers/{found['id']}"
     change = {"maintenance": True, "name": f"second {model}"}
-    assert worker.expect(200, "PUT", one, change) == change
+    assert owner.expect(200, "PUT", one, change) == change
     refused = worker.call(
         "POST", "/api/v2/generate/pop", {"name": f"second {model}", "models": [model]}
     )
     assert (refused.status, refused.json["rc"]) == (403, "WorkerMaintenance")
-    assert worker.expect(200, "GET", one)["maintenance_mode"] is True
-    assert worker.expect(200, "DELETE", one)["deleted_id"] == found["id"]
-    assert worker.call("GET", one).status == 404
+    assert owner.expect(200, "GET", one)["maintenance_mode"] is True
+    assert owner.expect(200, "DELETE", one)["deleted_id"] == found["id"]
+    assert owner.call("GET", one).status == 404

@@ -25,15 +25,35 @@ def cloud(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def owner(cloud: Cloud) -> int:
-    """An account that has a worker."""
-    return cloud.register("owner")[0]
+def owned(cloud: Cloud) -> tuple[int, str]:
+    """A trusted account that has a worker, and its account key."""
+    user, key = cloud.register("owner")
+    cloud.set_flags(user, trusted=True)
+    return user, key
+
+
+@pytest.fixture
+def owner(owned: tuple[int, str]) -> int:
+    """That account."""
+    return owned[0]
+
+
+@pytest.fixture
+def owner_key(owned: tuple[int, str]) -> str:
+    """That account's own key."""
+    return owned[1]
 
 
 @pytest.fixture
 def worker(cloud: Cloud, owner: int) -> str:
     """The key of its worker."""
     return cloud.worker_key(owner)
+
+
+@pytest.fixture
+def fleet(cloud: Cloud) -> str:
+    """The key of the operator's own workers, which may take again what they faulted."""
+    return cloud.new_worker("operator", fleet=True)
 
 
 @pytest.fixture

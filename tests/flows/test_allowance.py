@@ -1,11 +1,9 @@
 """The monthly allowance: off by default, once a month, only to accounts in good standing."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
-from horde.store.accounts import DELETED
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud
 from tests.support.numbers import FLOOR, FLOOR_ANONYMOUS
@@ -83,12 +81,12 @@ def test_an_admin_sets_what_one_account_is_given(monthly: Cloud) -> None:
     )
 
 
-@pytest.mark.parametrize("mark", [{"flagged": True}, DELETED])
-def test_an_account_in_bad_standing_is_given_nothing(monthly: Cloud, mark: dict[str, Any]) -> None:
+@pytest.mark.parametrize("flag", ["flagged", "deleted"])
+def test_an_account_in_bad_standing_is_given_nothing(monthly: Cloud, flag: str) -> None:
     ada, key = monthly.register("ada")
     user = monthly.store.accounts.get(ada)
     assert user is not None
-    monthly.store.accounts.change(user, mark)
+    monthly.set_flags(ada, **{flag: True})
     monthly.generate(key)
     monthly.call("GET /api/v2/find_user", key=key)
     assert monthly.kudos(ada) == FLOOR

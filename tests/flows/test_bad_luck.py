@@ -25,6 +25,7 @@ from tests.support.conflicts import refuse_next
 from tests.support.delivery import sqs_record
 from tests.support.images import webp
 from tests.support.numbers import COST, FLOOR, HANG_S, LIFE_S, MAX_FAULTS, OVER_S, PRICE, TAX
+from tests.support.records import DELIVERY
 
 
 def die_after_pop(cloud: Cloud, worker: str, amount: int = 1) -> dict[str, Any]:
@@ -38,13 +39,13 @@ def die_after_pop(cloud: Cloud, worker: str, amount: int = 1) -> dict[str, Any]:
 # --- workers ------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_dies_after_its_pop_loses_nothing(cloud: Cloud, worker: str) -> None:
+def test_a_worker_that_dies_after_its_pop_loses_nothing(cloud: Cloud, fleet: str) -> None:
     user, key = cloud.register(kudos=100)
     request = cloud.generate(key).body["id"]
-    job = die_after_pop(cloud, worker)
+    job = die_after_pop(cloud, fleet)
     counts = cloud.check(request).body
     assert (counts["waiting"], counts["processing"], counts["restarted"]) == (1, 0, 1)
-    assert cloud.draw(worker) == [job["id"]]
+    assert cloud.draw(fleet) == [job["id"]]
     assert cloud.check(request).body["done"] is True
     assert cloud.kudos(user) == FLOOR + 100 - COST
 
@@ -57,55 +58,53 @@ def test_a_lease_that_still_runs_is_left_alone(cloud: Cloud, worker: str) -> Non
     assert cloud.check(request).body["processing"] == 1
 
 
-def test_the_last_fault_ends_a_request_and_refunds_all_its_images(
-    cloud: Cloud, worker: str
-) -> None:
+def test_the_last_fault_ends_a_request_and_refunds_all_its_images(cloud: Cloud, fleet: str) -> None:
     user, key = cloud.register(kudos=100)
     request = cloud.generate(key, params={"n": 2}).body["id"]
     for _ in range(MAX_FAULTS):
         assert cloud.check(request).body["faulted"] is False
-        die_after_pop(cloud, worker, amount=2)
+        die_after_pop(cloud, fleet, amount=2)
     counts = cloud.check(request).body
     assert (counts["faulted"], counts["done"], counts["restarted"]) == (True, True, 2 * MAX_FAULTS)
     assert cloud.kudos(user) == FLOOR + 100
-    assert cloud.pop(worker).body["id"] is None
+    assert cloud.pop(fleet).body["id"] is None
 
 
 def test_one_worker_that_dies_with_a_whole_batch_does_not_end_the_request(
-    cloud: Cloud, worker: str
+    cloud: Cloud, fleet: str
 ) -> None:
     request = cloud.generate(params={"n": 4}).body["id"]
-    die_after_pop(cloud, worker, amount=4)
+    die_after_pop(cloud, fleet, amount=4)
     counts = cloud.check(request).body
     assert (counts["waiting"], counts["restarted"], counts["faulted"]) == (4, 4, False)
-    assert len(cloud.draw(worker)) == 4
+    assert len(cloud.draw(fleet)) == 4
 
 
-def test_what_was_delivered_before_the_last_fault_stays_charged(cloud: Cloud, worker: str) -> None:
+def test_what_was_delivered_before_the_last_fault_stays_charged(cloud: Cloud, fleet: str) -> None:
     user, key = cloud.register(kudos=100)
     request = cloud.generate(key, params={"n": 2}).body["id"]
-    job = cloud.pop(worker).body
+    job = cloud.pop(fleet).body
     cloud.upload(job["r2_upload"])
-    assert cloud.submit(worker, job["id"]).status == 200
+    assert cloud.submit(fleet, job["id"]).status == 200
     for _ in range(MAX_FAULTS):
-        die_after_pop(cloud, worker)
+        die_after_pop(cloud, fleet)
     shown = cloud.status(request).body
     assert (shown["faulted"], len(shown["generations"])) == (True, 1)
     assert cloud.kudos(user) == FLOOR + 100 - COST
 
 
 def test_an_image_in_flight_when_its_request_faults_may_still_be_delivered(
-    cloud: Cloud, worker: str
+    cloud: Cloud, fleet: str
 ) -> None:
     user, key = cloud.register(kudos=100)
     request = cloud.generate(key, params={"n": 2}).body["id"]
-    held = cloud.pop(worker).body
+    held = cloud.pop(fleet).body
     for _ in range(MAX_FAULTS):
-        assert cloud.submit(worker, cloud.pop(worker).body["id"], state="faulted").status == 200
+        assert cloud.submit(fleet, cloud.pop(fleet).body["id"], state="faulted").status == 200
     assert cloud.check(request).body["faulted"] is True
     assert cloud.check(request).body["processing"] == 1
     cloud.upload(held["r2_upload"])
-    assert cloud.submit(worker, held["id"]).status == 200
+    assert cloud.submit(fleet, held["id"]).status == 200
     assert len(cloud.status(request).body["generations"]) == 1
     assert cloud.kudos(user) == FLOOR + 100 - COST
 
@@ -144,25 +143,25 @@ def test_a_late_worker_overwrites_nothing(cloud: Cloud, worker: str) -> None:
     assert image == webp()
 
 
-def test_an_upload_of_a_lost_lease_is_never_shared(cloud: Cloud, worker: str) -> None:
+def test_an_upload_of_a_lost_lease_is_never_shared(cloud: Cloud, fleet: str) -> None:
     cloud.generate()
-    lost = die_after_pop(cloud, worker)
+    lost = die_after_pop(cloud, fleet)
     cloud.upload(lost["r2_upload"], webp("black"))
-    assert cloud.draw(worker) == [lost["id"]]
+    assert cloud.draw(fleet) == [lost["id"]]
     cloud.settle_async()
     (image,) = [body for name, body in cloud.laion().items() if name.endswith(".webp")]
     assert image == webp()
 
 
 def test_a_worker_that_reports_a_fault_gives_its_image_back_at_once(
-    cloud: Cloud, worker: str
+    cloud: Cloud, fleet: str
 ) -> None:
     request = cloud.generate().body["id"]
-    job = cloud.pop(worker).body
-    assert cloud.submit(worker, job["id"], state="faulted").body == {"reward": 0}
+    job = cloud.pop(fleet).body
+    assert cloud.submit(fleet, job["id"], state="faulted").body == {"reward": 0}
     assert cloud.check(request).body["waiting"] == 1
-    assert cloud.submit(worker, job["id"]).body["rc"] == "AbortedGen"
-    assert cloud.draw(worker) == [job["id"]]
+    assert cloud.submit(fleet, job["id"]).body["rc"] == "AbortedGen"
+    assert cloud.draw(fleet) == [job["id"]]
 
 
 # --- cancelling and expiry ------------------------------------------------------------------------
@@ -390,14 +389,14 @@ def test_two_sweeps_change_nothing_twice(cloud: Cloud, worker: str) -> None:
     assert cloud.kudos(user) == FLOOR + 100
 
 
-def test_a_lagging_due_row_does_not_end_another_workers_lease(cloud: Cloud, worker: str) -> None:
+def test_a_lagging_due_row_does_not_end_another_workers_lease(cloud: Cloud, fleet: str) -> None:
     request = cloud.generate().body["id"]
-    job = cloud.pop(worker).body
+    job = cloud.pop(fleet).body
     cloud.clock.pass_seconds(job["ttl"] + 1)
     now = cloud.clock.now_ms() // 1000
     (row,) = cloud.store.due.until(now)
     cloud.sweep()
-    assert cloud.pop(worker).body["id"] == job["id"]
+    assert cloud.pop(fleet).body["id"] == job["id"]
     sweep.sweep_due(cloud.store, row, now)
     assert cloud.check(request).body["processing"] == 1
 
@@ -425,20 +424,20 @@ def test_one_row_that_cannot_be_swept_does_not_hold_the_others(
     assert cloud.check(good).status == 404
 
 
-def test_what_was_decided_from_a_stale_read_changes_nothing(cloud: Cloud, worker: str) -> None:
+def test_what_was_decided_from_a_stale_read_changes_nothing(cloud: Cloud, fleet: str) -> None:
     user, key = cloud.register(kudos=100)
     request = cloud.store.requests.get(cloud.generate(key).body["id"])
     assert request is not None
-    endings, job = cloud.store.endings, cloud.pop(worker).body
+    endings, job = cloud.store.endings, cloud.pop(fleet).body
     first_lease = cloud.store.requests.generation(job["id"])
-    assert cloud.submit(worker, job["id"], state="faulted").status == 200
-    assert cloud.pop(worker).body["id"] == job["id"]
+    assert cloud.submit(fleet, job["id"], state="faulted").status == 200
+    assert cloud.pop(fleet).body["id"] == job["id"]
     second_lease = cloud.store.requests.generation(job["id"])
     assert first_lease is not None
     assert second_lease is not None
 
     def settle(seen: Generation) -> bool:
-        return endings.settle(request, seen, state=State.OK, seed=1, gen_metadata=[])
+        return endings.settle(request, seen, **DELIVERY)
 
     assert settle(first_lease) is False
     assert endings.requeue(request, first_lease) is False
@@ -602,14 +601,27 @@ def test_a_stream_record_that_cannot_be_enqueued_is_retried_alone(
 # --- sharing --------------------------------------------------------------------------------------
 
 
-def test_an_upload_before_its_settlement_is_shared_later(cloud: Cloud, worker: str) -> None:
+def deliver_before_settling(cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the event of a delivered file come before its settlement; returns the image's id."""
+    real = Endings.settle
+
+    def late(*args: Any, **more: Any) -> bool:
+        cloud.deliver("share")
+        return real(*args, **more)
+
     cloud.generate()
-    job = cloud.pop(worker).body
-    cloud.upload(job["r2_upload"])
-    cloud.deliver("share")
+    with monkeypatch.context() as patch:
+        patch.setattr(Endings, "settle", late)
+        (image,) = cloud.draw(worker)
+    return image
+
+
+def test_a_file_that_is_stored_before_its_settlement_is_shared_later(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver_before_settling(cloud, worker, monkeypatch)
     assert cloud.laion() == {}
     assert len(cloud.pending["share"]) == 1
-    assert cloud.submit(worker, job["id"]).status == 200
     cloud.deliver("share")
     assert len(cloud.laion()) == 2
     assert cloud.pending["share"] == []
@@ -621,15 +633,23 @@ def test_an_early_event_that_cannot_be_put_off_does_not_hold_its_batch(
     def breaks(_record: Any) -> None:
         raise ClientError({"Error": {"Code": "InternalError"}}, "ChangeMessageVisibility")
 
+    seen: list[Any] = []
+    real = Endings.settle
+
+    def early_and_another(*args: Any, **more: Any) -> bool:
+        cloud.deliver("share")
+        (early,) = cloud.pending["share"]
+        bodies = {"early": early.body, "settled": json.dumps({"Records": []})}
+        records = [sqs_record(body, name) for name, body in bodies.items()]
+        seen.append(cloud.invoke("share", {"Records": records}))
+        return real(*args, **more)
+
     monkeypatch.setattr(share, "_postpone", breaks)
     cloud.generate()
-    cloud.upload(cloud.pop(worker).body["r2_upload"])
-    cloud.deliver("share")
-    (early,) = cloud.pending["share"]
-    bodies = {"early": early.body, "settled": json.dumps({"Records": []})}
-    records = [sqs_record(body, name) for name, body in bodies.items()]
-    answer = cloud.invoke("share", {"Records": records})
-    assert answer == {"batchItemFailures": [{"itemIdentifier": "early"}]}
+    with monkeypatch.context() as patch:
+        patch.setattr(Endings, "settle", early_and_another)
+        cloud.draw(worker)
+    assert seen == [{"batchItemFailures": [{"itemIdentifier": "early"}]}]
 
 
 def test_an_event_that_is_delivered_twice_changes_nothing(cloud: Cloud, worker: str) -> None:
@@ -731,10 +751,11 @@ def test_s3s_test_event_is_taken_quietly(cloud: Cloud, body: str) -> None:
 
 
 def test_an_event_of_an_unknown_object_is_dropped(cloud: Cloud) -> None:
-    key = f"{UNKNOWN}/1.webp"
-    event = json.dumps({"Records": [{"s3": {"object": {"key": key}}}]})
-    record = sqs_record(event)
-    assert cloud.invoke("share", {"Records": [record]}) == {"batchItemFailures": []}
+    key = f"shared/{UNKNOWN}/{'0' * 64}.webp"
+    for name in (key, f"{UNKNOWN}/1.webp", f"private/{UNKNOWN}/{'0' * 64}.webp"):
+        event = json.dumps({"Records": [{"s3": {"object": {"key": name}}}]})
+        record = sqs_record(event)
+        assert cloud.invoke("share", {"Records": [record]}) == {"batchItemFailures": []}
     assert key_of(f"https://outputs.s3.amazonaws.com/{key}?x=1") == key
 
 

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from horde.records import State
+from horde.store.requests import Requests
 from horde.store.table import Table
+from tests.support.api_calls import Reply
 from tests.support.cloud import Cloud
 from tests.support.conflicts import refuse_next
 from tests.support.numbers import COST, FLOOR
@@ -67,3 +69,35 @@ def test_an_image_that_loses_every_turn_to_its_siblings_is_still_refunded(
     while others:
         assert end(others.pop())
     assert cloud.kudos(user) == FLOOR + 30
+
+
+def posts_at_once(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, key: str, posts: int, n: int
+) -> list[Reply]:
+    """Post so that each call has read the account before any of them writes."""
+    real = Requests.accept
+    answers: list[Reply] = []
+    left = [posts]
+
+    def post() -> None:
+        left[0] -= 1
+        answers.append(cloud.generate(key, params={"n": n}))
+
+    def after_the_others(self: Requests, *args: Any, **more: Any) -> None:
+        if left[0]:
+            post()
+        real(self, *args, **more)
+
+    monkeypatch.setattr(Requests, "accept", after_the_others)
+    post()
+    return answers
+
+
+def test_posts_at_once_do_not_pass_the_limit_of_waiting_images(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, key = cloud.register(kudos=10_000)
+    answers = posts_at_once(cloud, monkeypatch, key, posts=16, n=10)
+    assert sorted(answer.status for answer in answers) == [202] * 3 + [429] * 13
+    assert {a.body["rc"] for a in answers if a.status == 429} == {"TooManyPrompts"}
+    assert cloud.kudos(user) == FLOOR + 10_000 - 30 * COST

@@ -1,5 +1,6 @@
 """``allow_downgrade``: a heavy request that cannot be paid is reduced, and says so."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,7 +42,21 @@ HEAVY: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"params": {"steps": 20, "sampler_name": "lcm"}},
         {"ddim_steps": IN_FORCE.max_steps_lcm},
     ),
-    ({"params": {"sampler_name": "k_dpm_adaptive"}}, {"sampler_name": "k_euler_a"}),
+    (
+        {"params": {"steps": 36, "hires_fix": True, "width": 768, "height": 768}},
+        {"ddim_steps": int(IN_FORCE.downgraded_steps / (1 + (512 / 768) ** 2))},
+    ),
+    (
+        {
+            "params": {
+                "sampler_name": "k_dpm_adaptive",
+                "hires_fix": True,
+                "width": 1024,
+                "height": 1024,
+            }
+        },
+        {"sampler_name": "k_euler_a", "ddim_steps": int(IN_FORCE.downgraded_steps / 1.25)},
+    ),
     (
         {"params": {"width": 2 * SIDE, "height": SIDE}},
         {"width": whole_64(SIDE * 2**0.5), "height": whole_64(SIDE / 2**0.5)},
@@ -118,33 +133,40 @@ def test_a_source_image_is_kept_when_its_request_is_reduced(cloud: Cloud) -> Non
     assert "source_image" in job
 
 
-@given(
-    st.integers(1, 48), st.integers(1, 48), st.integers(1, 500), st.booleans(),
-    st.sampled_from(["k_euler_a", "k_heun", "lcm", "k_dpm_adaptive", "DDIM"]), st.booleans(),
-    st.one_of(st.none(), st.floats(0.01, 1)),
-    st.integers(IN_FORCE.min_side, IN_FORCE.max_side),
-)  # fmt: skip
-def test_a_reduced_request_never_needs_kudos_upfront_and_never_grows(
-    wide: int, high: int, steps: int, slow: bool, sampler: str, img2img: bool,
-    strength: float | None, side: int,
-) -> None:  # fmt: skip
-    body = GenerateRequest.model_validate(
+asked_for = st.builds(
+    lambda slow, source, params: GenerateRequest.model_validate(
+        {"prompt": "x", "slow_workers": slow, "source_image": source, "params": params}
+    ),
+    st.booleans(),
+    st.sampled_from([None, "x"]),
+    st.fixed_dictionaries(
         {
-            "prompt": "x",
-            "slow_workers": slow,
-            "source_image": "x" if img2img else None,
-            "params": {
-                "width": wide * 64, "height": high * 64, "steps": steps, "sampler_name": sampler,
-                "denoising_strength": strength,
-            },
+            "width": st.integers(1, 48).map(lambda blocks: blocks * 64),
+            "height": st.integers(1, 48).map(lambda blocks: blocks * 64),
+            "steps": st.integers(1, 500),
+            "sampler_name": st.sampled_from(["k_euler_a", "k_heun", "lcm", "k_dpm_adaptive"]),
+            "denoising_strength": st.none() | st.floats(0.01, 1),
+            "hires_fix": st.booleans(),
         }
-    )  # fmt: skip
+    ),
+)
+
+
+@given(
+    asked_for,
+    st.integers(IN_FORCE.min_side, IN_FORCE.max_side),
+    st.sampled_from(["", "stable_diffusion_xl", "stable_diffusion_2_768"]),
+)
+def test_a_reduced_request_never_needs_kudos_upfront_and_never_grows(
+    body: GenerateRequest, side: int, baseline: str
+) -> None:
     spec = body.spec
-    less = admission.downgraded(spec, side)
-    assert admission.upfront_reason(less, side) is None
+    less = admission.downgraded(spec, side, baseline)
+    assert admission.upfront_reason(less, side, baseline) is None
     assert body.reduced_to(less).spec == less
     assert less.width <= spec.width
     assert less.height <= spec.height
     assert 1 <= less.steps <= spec.steps
     assert less.width % 64 == less.height % 64 == 0
-    assert accurate_steps(less) <= max(accurate_steps(spec), IN_FORCE.downgraded_steps)
+    before, after = (accurate_steps(replace(one, hires_fix=False)) for one in (spec, less))
+    assert after <= max(before, IN_FORCE.downgraded_steps)

@@ -8,9 +8,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from horde.edge.bodies import GenerateRequest, Params, PopRequest, SubmitRequest
+from tests.support import hostile
 from tests.support.api_calls import ANONYMOUS, UNKNOWN
 from tests.support.cloud import Cloud
 from tests.support.images import png_base64
+from tests.support.lambda_limits import json_bytes
 
 text = st.text(max_size=20) | st.sampled_from(
     ["", " ", "###", "\x00", "\ud800", "9" * 5000, "x" * 3000, UNKNOWN, "img2img", "k_heun", "R2"]
@@ -120,13 +122,50 @@ def test_no_pop_breaks_the_server(cloud: Cloud, body: Any) -> None:
     body={"generation": "R2", "seed": 1, "gen_metadata": [{"type": "a", "value": "b" * 10**5}] * 50}
 )
 def test_no_submit_breaks_the_server(cloud: Cloud, body: Any) -> None:
-    worker = worker_of(cloud)
+    # A new owner each time: a worker whose uploads are refused must rest.
+    worker = cloud.new_worker()
     cloud.generate()
-    job = cloud.pop(worker).body
+    job = cloud.pop(worker, name=worker).body
     if isinstance(body, dict):
         body.setdefault("id", job["id"])
     cloud.upload(job["r2_upload"])
     send(cloud, "POST /api/v2/generate/submit", body, worker)
+
+
+def hostile_bodies(model: Any, **usual: Any) -> st.SearchStrategy[str]:
+    """Bodies with one field that is huge: long, deep, many, or all at once."""
+    size = st.integers(0, 22).map(lambda power: 2**power)
+    values = (
+        st.builds(hostile.repeated, st.sampled_from(hostile.ITEMS), size)
+        | size.map(lambda depth: "[" * depth + "]" * depth)
+        | size.map(lambda length: json.dumps('\\"\N{FIRE}'[length % 3] * min(length, 10**6)))
+        | st.integers(1, 4300).map(lambda digits: "9" * digits)
+    )
+    field = st.sampled_from([*hostile.fields_of(model), "unknown"])
+    return st.builds(hostile.body_with, field, values, **{k: st.just(v) for k, v in usual.items()})
+
+
+@quick
+@given(
+    raw=hostile_bodies(GenerateRequest, prompt="x"),
+    key=st.sampled_from([ANONYMOUS, UNKNOWN, "nobody's"]),
+)
+def test_no_huge_request_breaks_the_server(cloud: Cloud, raw: str, key: str) -> None:
+    answer = cloud.call("POST /api/v2/generate/async", raw=raw, key=key)
+    assert answer.status < 500
+    assert json_bytes(answer.body) < 50_000
+    if answer.status == 202:
+        cloud.cancel(answer.body["id"])
+
+
+@pytest.mark.slow
+@quick
+@given(raw=hostile_bodies(PopRequest, name="w") | hostile_bodies(SubmitRequest, id=UNKNOWN))
+def test_no_huge_body_of_a_worker_breaks_the_server(cloud: Cloud, raw: str) -> None:
+    for route in ("POST /api/v2/generate/pop", "POST /api/v2/generate/submit"):
+        answer = cloud.call(route, raw=raw, key=worker_of(cloud))
+        assert answer.status < 500
+        assert json_bytes(answer.body) < 50_000
 
 
 @quick

@@ -167,6 +167,44 @@ def test_images_that_are_drawn_or_cancelled_no_longer_count(cloud: Cloud) -> Non
     assert cloud.generate(key).status == 202
 
 
+def test_the_last_image_within_the_limit_is_accepted(cloud: Cloud) -> None:
+    _, key = cloud.register(kudos=10_000)
+    fill_but(cloud, key, 1)
+    assert cloud.generate(key).status == 202
+    refused(cloud.generate(key), "TooManyPrompts", 429)
+
+
+def test_an_account_whose_count_was_left_too_high_is_not_refused_for_long(cloud: Cloud) -> None:
+    """Functions of a version that does not count may run beside those that do, for a while."""
+    user, key = cloud.register(kudos=10_000)
+    request = cloud.generate(key, params={"n": 5}).body["id"]
+    account = cloud.store.accounts.get(user)
+    assert account is not None
+    cloud.store.accounts.change(account, {"waiting": CONCURRENCY})
+    refused(cloud.generate(key), "TooManyPrompts", 429)  # the index might lag
+    cloud.clock.pass_seconds(61)
+    assert cloud.generate(key).status == 202
+    cloud.cancel(request)
+
+
+def test_images_of_before_the_count_end_without_it(cloud: Cloud, worker: str) -> None:
+    user, key = cloud.register(kudos=10_000)
+    request = cloud.generate(key, params={"n": 3}).body["id"]
+    for item in list(cloud.items()):
+        kind, pk = item["sk"]["S"], {"pk": item["pk"], "sk": item["sk"]}
+        names = {"GENERATION": "counted", "USER": "waiting"}
+        if kind in names:
+            expression = f"REMOVE {names[kind]}"
+            cloud.db.update_item(TableName=cloud.table, Key=pk, UpdateExpression=expression)
+    assert cloud.submit(worker, cloud.pop(worker).body["id"], state="faulted").status == 200
+    assert len(cloud.draw(cloud.new_worker("honest"), name="honest", amount=1)) == 3
+    cloud.cancel(request)
+    assert cloud.generate(key).status == 202
+    account = cloud.store.accounts.get(user)
+    assert account is not None
+    assert account.waiting == 1
+
+
 def test_a_dry_run_is_not_limited_by_what_waits(cloud: Cloud) -> None:
     _, key = cloud.register(kudos=10_000)
     fill_but(cloud, key, 0)

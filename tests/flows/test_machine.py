@@ -11,6 +11,7 @@ import random
 import sys
 import uuid
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,9 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from horde.edge import bodies
-from horde.records import Generation, Request, SharedKey, User
-from horde.rules import pricing
+from horde.records import Generation, Request, SharedKey, User, WorkerStats
 from horde.store.items import from_item
 from infra.operate import commands
 from tests.support import rulebook
@@ -39,23 +38,30 @@ from tests.support.cloud import Cloud, fresh_cloud
 from tests.support.images import png_base64, webp
 from tests.support.numbers import LIFE_S
 
-BASELINE = "stable_diffusion_1"
 MOST_USERS = 8
 EXAMPLES = int(os.environ.get("FUZZ", "160")) // 4
 """An example takes about two seconds, those of the other fuzzers much less."""
 SOURCE = png_base64()
-IMAGES = [webp(colour) for colour in ("red", "green", "blue", "white")]
-"""What workers upload: another one for each claim of an image."""
+COLOURS = ("red", "green", "blue", "white")
+"""Of the pictures that workers upload: another one for each claim of an image."""
 NO_IMAGE = str(uuid.UUID(int=0))
 Job = tuple[str, int, str]
 """An image, the number of its claim, and where to upload it."""
 
 bodies_sent = st.builds(
-    lambda shape, n, shared, img2img: rulebook.Body(shape[0], shape[1], n, shared, img2img),
-    st.sampled_from([(64, 4), (64, 4), (512, 30), (512, 60)]),
-    st.sampled_from([1, 1, 2, 2, 3, 8]),
-    st.booleans(),
-    st.sampled_from([False, False, False, True]),
+    replace,
+    st.sampled_from(
+        [
+            rulebook.Body(64, 4),
+            rulebook.Body(64, 4),
+            rulebook.Body(512, 30, hires_fix=True),
+            rulebook.Body(512, 60),
+            rulebook.Body(640, 20, hires_fix=True),
+        ]
+    ),
+    n=st.sampled_from([1, 1, 2, 2, 3, 8]),
+    shared=st.booleans(),
+    img2img=st.sampled_from([False, False, False, True]),
 )
 amounts = st.sampled_from([1, 3, 10, 30, 100])
 days = st.sampled_from([rulebook.UNLIMITED, 0, 1, 30])
@@ -65,6 +71,7 @@ tokens = st.sampled_from([None, "a", "b"])
 def json_of(body: rulebook.Body) -> dict[str, Any]:
     """The body as clients send it."""
     params = {"width": body.side, "height": body.side, "steps": body.steps, "n": body.n}
+    params["hires_fix"] = body.hires_fix
     source = {"source_image": SOURCE} if body.img2img else {}
     return {"prompt": "a fox", "params": params, "shared": body.shared, **source}
 
@@ -90,6 +97,7 @@ class Machine(RuleBasedStateMachine):
         patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=random.getrandbits(128), version=4))
         self.cloud: Cloud = self._stack.enter_context(fresh_cloud(self.template, self.clients))
         self.cloud.clock.freeze(START_MS)
+        self.cloud.overrides["ADMINS"] = ", ".join(map(str, sorted(rulebook.ADMINS)))
         self.model = rulebook.Rules(START_MS)
         self.api_keys: dict[int, str] = {}
         self.worker_keys: dict[int, str] = {}
@@ -134,6 +142,7 @@ class Machine(RuleBasedStateMachine):
 
     def _register_worker(self, user: int) -> int:
         if user not in self.worker_keys:
+            self.cloud.set_flags(user, trusted=True)
             self.worker_keys[user] = self.cloud.worker_key(user)
         return user
 
@@ -162,16 +171,13 @@ class Machine(RuleBasedStateMachine):
     def ask_with_a_shared_key(self, key: str, body: rulebook.Body) -> Any:
         return self._ask(key, self.model.keys[key], body)
 
-    def _ask(self, api_key: str, payer: Any, body: rulebook.Body) -> Any:
+    def _ask(self, api_key: str, payer: Any, body: rulebook.Body, only: int | None = None) -> Any:
         sent = json_of(body)
-        parsed = bodies.parse(bodies.GenerateRequest, sent)
-        quote = pricing.quote(parsed.spec, shared=False, baseline=BASELINE)
-        lease_s = pricing.lease_seconds(parsed.spec, baseline=BASELINE)
+        if only is not None:
+            sent["workers"] = [self._worker_id(only)]
         answer = self.cloud.call("POST /api/v2/generate/async", sent, key=api_key)
         try:
-            request, total = self.model.ask(
-                payer, body, price=quote.price, reward=quote.reward, lease_s=lease_s
-            )
+            request, total = self.model.ask(payer, body, only=only)
         except rulebook.Refused as refusal:
             assert_refused(answer, refusal)
             return multiple()
@@ -230,7 +236,8 @@ class Machine(RuleBasedStateMachine):
             body["best"] = shown[0]
         answer = self.cloud.call("POST /api/v2/generate/rate/{id}", body, id=request)
         try:
-            reward = self.model.rate(model, ratings, best=best)
+            rated = dict(zip(shown, ratings, strict=False))
+            reward = self.model.rate(model, rated, shown[0] if best else None)
         except rulebook.Refused as refusal:
             assert_refused(answer, refusal)
             return
@@ -248,16 +255,31 @@ class Machine(RuleBasedStateMachine):
     def pop(self, worker: int, amount: int, mixed: bool, img2img: bool) -> Any:
         return multiple(*self._pop(worker, amount=amount, mixed=mixed, img2img=img2img))
 
-    def _pop(self, worker: int, *, amount: int, mixed: bool, img2img: bool) -> list[Job]:
+    def _worker_id(self, owner: int) -> str:
+        """Return the id of somebody's worker; it has popped at least once."""
+        found = self.cloud.store.workers.named(f"worker of {owner}")
+        assert found is not None
+        return found
+
+    def _speed(self, worker: int) -> int | None:
+        """Return a worker's measured speed, as its next pop will read it."""
+        found = self.cloud.store.workers.named(f"worker of {worker}")
+        return self.cloud.store.workers.with_owner(found, worker)[1].speed
+
+    def _pop(
+        self, worker: int, *, amount: int, mixed: bool, img2img: bool, prefers: int | None = None
+    ) -> list[Job]:
+        speed = self._speed(worker)
         answer = self.cloud.pop(
             self.worker_keys[worker],
             name=f"worker of {worker}",
             amount=amount,
             mixed_batch=mixed,
             allow_img2img=img2img,
+            **({} if prefers is None else {"priority_usernames": [f"ada#{prefers}"]}),
         )
         try:
-            self.model.caller(worker)
+            self.model.may_pop(worker, speed, img2img=img2img)
         except rulebook.Refused as refusal:
             assert_refused(answer, refusal)
             return []
@@ -267,7 +289,13 @@ class Machine(RuleBasedStateMachine):
         else:
             jobs = list(zip(answer.body["ids"], answer.body.get("r2_uploads", []), strict=True))
         self.model.pop(
-            worker, [one for one, _ in jobs], amount=amount, mixed=mixed, img2img=img2img
+            worker,
+            [one for one, _ in jobs],
+            amount=amount,
+            mixed=mixed,
+            img2img=img2img,
+            speed=speed,
+            prefers=prefers,
         )
         return [(one, self.model.image(one).claims, url) for one, url in jobs]
 
@@ -296,14 +324,17 @@ class Machine(RuleBasedStateMachine):
             self._wait_for_the_lease(job, 0, sweeping=True)
         return multiple(*jobs)
 
-    @rule(job=jobs)
-    def upload(self, job: Job) -> None:
-        self._upload(job)
+    @rule(job=jobs, what=st.sampled_from([*COLOURS, rulebook.BAD, rulebook.BAD]))
+    def upload(self, job: Job, what: str) -> None:
+        """Upload another picture, or none, before the submit or long after."""
+        self._upload(job, what)
 
-    def _upload(self, job: Job) -> None:
+    def _upload(self, job: Job, what: str | None = None) -> None:
         image, claim, url = job
-        self.cloud.upload(url, IMAGES[claim % len(IMAGES)])
-        self.model.upload(self.model.image(image), claim)
+        what = what or COLOURS[claim % len(COLOURS)]
+        bad = what == rulebook.BAD
+        self.cloud.upload(url, b"<html>" if bad else self.cloud.picture(url, what))
+        self.model.upload(self.model.image(image), claim, what)
 
     @rule(job=jobs, state=st.sampled_from(["ok", "ok", "ok", "censored", "csam"]))
     def deliver_image(self, job: Job, state: str) -> None:
@@ -329,6 +360,89 @@ class Machine(RuleBasedStateMachine):
             assert_refused(answer, refusal)
             return
         assert (answer.status, answer.body) == (200, {"reward": reward}), answer
+
+    # --- those who mean harm ----------------------------------------------------------------------
+
+    @rule(target=jobs, worker=workers)
+    def fault_everything(self, worker: int) -> Any:
+        """Take what it gets, and give it up, until it gets nothing."""
+        return multiple(*self._fault_everything(worker))
+
+    def _fault_everything(self, worker: int) -> list[Job]:
+        given_up: list[Job] = []
+        while jobs := self._pop(worker, amount=20, mixed=True, img2img=True):
+            for job in jobs:
+                self._submit(worker, job, "faulted")
+            given_up += jobs
+        return given_up
+
+    @rule(target=jobs, worker=workers)
+    def hold_everything(self, worker: int) -> Any:
+        """Take what it gets, and keep it."""
+        held: list[Job] = []
+        while jobs := self._pop(worker, amount=20, mixed=True, img2img=True):
+            held += jobs
+        return multiple(*held)
+
+    @rule(job=jobs, state=st.sampled_from(["ok", "censored", "csam"]))
+    def submit_garbage(self, job: Job, state: str) -> None:
+        """Upload what is no image, and ask to be paid for it."""
+        image, claim, url = job
+        if (self.model.image(image).state, self.model.image(image).claims) != (
+            rulebook.PROCESSING,
+            claim,
+        ):
+            return
+        self.cloud.upload(url, b"garbage")
+        self.model.upload(self.model.image(image), claim, rulebook.BAD)
+        self._submit(self.model.image(image).holder, job, state)
+
+    @rule(target=requests, user=users, worker=workers, body=bodies_sent)
+    def ask_for_an_accomplice(self, user: int, worker: int, body: rulebook.Body) -> Any:
+        return self._ask_for(self.api_keys[user], user, worker, body)
+
+    @rule(target=requests, worker=workers, body=bodies_sent)
+    def ask_anonymously_for_an_accomplice(self, worker: int, body: rulebook.Body) -> Any:
+        return self._ask_for(ANONYMOUS, None, worker, body)
+
+    def _ask_for(self, key: str, payer: int | None, worker: int, body: rulebook.Body) -> Any:
+        """Ask for images that one worker alone may draw."""
+        if self.cloud.store.workers.named(f"worker of {worker}") is None:
+            return multiple()
+        return self._ask(key, payer, body, only=worker)
+
+    @rule(target=jobs, worker=workers, user=users)
+    def prefer_an_accomplice(self, worker: int, user: int) -> Any:
+        jobs = self._pop(worker, amount=20, mixed=True, img2img=True, prefers=user)
+        for job in jobs:
+            self._upload(job)
+            self._submit(worker, job, "ok")
+        return multiple(*jobs)
+
+    @rule(target=requests, user=users, n=st.sampled_from([15, 20]))
+    def flood(self, user: int, n: int) -> Any:
+        """Ask for as much as an account may have waiting, and more."""
+        body = rulebook.Body(n=n)
+        asked = [self._ask(self.api_keys[user], user, body) for _ in range(3)]
+        return multiple(*[one for one in asked if isinstance(one, str)])
+
+    @rule(worker=workers)
+    def end_the_maintenance(self, worker: int) -> None:
+        if self.cloud.store.workers.named(f"worker of {worker}") is None:
+            return
+        answer = self.cloud.call(
+            "PUT /api/v2/workers/{id}",
+            {"maintenance": False},
+            key=self.api_keys[worker],
+            id=self._worker_id(worker),
+        )
+        try:
+            self.model.caller(worker)
+        except rulebook.Refused as refusal:
+            assert_refused(answer, refusal)
+            return
+        assert answer.status == 200, answer
+        self.model.resting.discard(worker)
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -518,13 +632,14 @@ class Machine(RuleBasedStateMachine):
         """The table is what the rules say, rewards paid."""
         self.cloud.pay()
         kinds: dict[str, list[Any]] = {
-            kind: [] for kind in ("USER", "REQUEST", "GENERATION", "SHAREDKEY")
+            kind: [] for kind in ("USER", "REQUEST", "GENERATION", "SHAREDKEY", "STATS")
         }
         for item in self.cloud.items():
             kinds.get(item["sk"]["S"], []).append(item)
         users = [from_item(User, item) for item in kinds["USER"]]
-        assert {one.id: (one.kudos, one.deleted) for one in users} == {
-            one.id: (one.kudos, one.deleted) for one in self.model.accounts.values()
+        assert {one.id: (one.kudos, one.deleted, one.waiting) for one in users} == {
+            one.id: (one.kudos, one.deleted, self.model.waiting_of(one))
+            for one in self.model.accounts.values()
         }
         requests = [from_item(Request, item) for item in kinds["REQUEST"]]
         assert {
@@ -538,6 +653,14 @@ class Machine(RuleBasedStateMachine):
         assert {one.id: (str(one.state), one.attempt, one.worker_user) for one in images} == {
             one.id: (one.state, one.claims, one.holder) for one in self.model.images
         }
+        held = {
+            image
+            for item in kinds["STATS"]
+            if item["pk"]["S"].startswith("WORKER#")
+            for image in from_item(WorkerStats, item).held
+        }
+        assert held == {one.id for one in self.model.images if one.state == rulebook.PROCESSING}
+        self.cloud.recount()
         keys = [from_item(SharedKey, item) for item in kinds["SHAREDKEY"]]
         assert {one.id: (one.kudos, one.utilized, one.expires_at) for one in keys} == {
             one.id: (one.budget, one.used, one.expires_at)
@@ -550,17 +673,40 @@ class Machine(RuleBasedStateMachine):
         found = {key.rpartition("/")[2]: body for key, body in self.cloud.laion().items()}
         names = [f"{image}.{kind}" for image in self.model.data_set for kind in ("webp", "json")]
         assert sorted(found) == sorted(names)
-        for image, claim in self.model.data_set.items():
-            assert found[f"{image}.webp"] == IMAGES[claim % len(IMAGES)]
+        for image, colour in self.model.data_set.items():
+            side = self.model.image(image).request.body.side
+            assert found[f"{image}.webp"] == webp(colour, side, side)
 
     # --- the end ---------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         try:
             if sys.exc_info()[0] is None:
+                self._serve_the_honest()
                 self._let_all_end()
         finally:
             self._stack.close()
+
+    def _serve_the_honest(self) -> None:
+        """Whatever happened before: a user pays for images, two workers mean harm, one draws."""
+        hostile = [one for one in self.worker_keys if not self.model.accounts[one].deleted][:2]
+        user, worker = self._register(), self._register_worker(self._register())
+        self.grant(user, 100)
+        request = self._ask(self.api_keys[user], user, rulebook.Body(n=4))
+        mine = self.model.requests[request]
+        for one in hostile:
+            self._fault_everything(one)
+        while mine.count(rulebook.WAITING):
+            self._pass(1)
+            jobs = self._pop(worker, amount=20, mixed=True, img2img=True)
+            assert jobs, "an honest worker gets what waits"
+            for job in jobs:
+                self._upload(job)
+                self._submit(worker, job, "ok")
+        assert mine.count(rulebook.OK) == 4
+        self.compare()
+        balance = self.model.accounts[user].kudos
+        assert balance == rulebook.FLOOR + 100 - 4 * (mine.price + mine.tax)
 
     def _let_all_end(self) -> None:
         """Workers go, time passes; then everything is settled."""

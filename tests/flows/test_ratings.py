@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from horde.rules.ruleset import IN_FORCE
+from horde.store.sharing import Sharing
 from tests.support.api_calls import ANONYMOUS, UNKNOWN
 from tests.support.cloud import Cloud
-from tests.support.numbers import COST_SHARED, FLOOR
+from tests.support.numbers import COST_SHARED, FLOOR, PRICE, TAX_SHARED
 
 
 def finished(cloud: Cloud, key: str, n: int = 2, **fields: Any) -> tuple[str, list[str]]:
@@ -36,12 +37,12 @@ def test_choosing_the_best_earns_its_reward(cloud: Cloud) -> None:
     assert cloud.kudos(user) == before + IN_FORCE.best_alone
 
 
-def test_a_reward_is_always_less_than_the_request_cost(cloud: Cloud) -> None:
+def test_a_reward_is_at_most_the_price_without_its_tax(cloud: Cloud) -> None:
     user, key = cloud.register(kudos=1000)
     request, ids = finished(cloud, key, n=1)
     rating = {"id": ids[0], "rating": 9, "artifacts": 1}
-    assert cloud.rate(request, ratings=[rating]).body["reward"] == COST_SHARED - 1
-    assert cloud.kudos(user) == FLOOR + 1000 - 1
+    assert cloud.rate(request, ratings=[rating]).body["reward"] == PRICE
+    assert cloud.kudos(user) == FLOOR + 1000 - TAX_SHARED
 
 
 def test_what_was_waived_is_not_earned_back(cloud: Cloud) -> None:
@@ -141,3 +142,104 @@ def test_a_censored_image_is_not_rated(cloud: Cloud) -> None:
     answer = cloud.rate(request, ratings=[{"id": second, "rating": 7}])
     assert (answer.status, answer.body["rc"]) == (400, "ProcGenNotFound")
     assert cloud.rate(request, ratings=[{"id": first, "rating": 7}]).status == 200
+
+
+def test_a_script_that_rates_all_its_images_never_gets_its_taxes_back(cloud: Cloud) -> None:
+    """It asks for as many images as it may, rates all of them, and does it again."""
+    user, key = cloud.register(kudos=1000)
+    n, rounds = 20, 3
+    spent = earned = 0
+    worker = cloud.new_worker()
+    for _ in range(rounds):
+        request = cloud.generate(key, params={"n": n}, shared=True).body["id"]
+        ids = cloud.draw(worker)
+        spent += int(cloud.check(request).body["kudos"])
+        ratings = [{"id": one, "rating": 9, "artifacts": 1} for one in ids]
+        earned += int(cloud.rate(request, ratings=ratings).body["reward"])
+    assert spent == rounds * n * COST_SHARED
+    assert earned == spent - rounds * n * TAX_SHARED
+    assert cloud.kudos(user) == FLOOR + 1000 - rounds * n * TAX_SHARED
+
+
+@pytest.mark.parametrize("waived", [1, PRICE, 2 * PRICE, 2 * COST_SHARED])
+def test_only_the_price_that_was_paid_can_be_earned_back(cloud: Cloud, waived: int) -> None:
+    user, key = cloud.register(kudos=2 * COST_SHARED - waived)
+    request, ids = finished(cloud, key, n=2)
+    ratings = [{"id": one, "rating": 9, "artifacts": 1} for one in ids]
+    reward = cloud.rate(request, ratings=ratings).body["reward"]
+    assert reward == max(0, 2 * PRICE - waived)
+    assert cloud.kudos(user) == FLOOR + reward
+
+
+def test_what_was_refunded_cannot_be_earned_back(cloud: Cloud) -> None:
+    """One image is delivered, one is censored, and two are cancelled."""
+    user, key = cloud.register(kudos=1000)
+    request = cloud.generate(key, params={"n": 4}, shared=True).body["id"]
+    worker = cloud.new_worker()
+    popped = cloud.pop(worker, amount=2).body
+    for job, url, state in zip(
+        popped["ids"], popped["r2_uploads"], ("ok", "censored"), strict=True
+    ):
+        cloud.upload(url)
+        assert cloud.submit(worker, job, state=state).status == 200
+    cloud.cancel(request)
+    rating = {"id": popped["ids"][0], "rating": 5, "artifacts": 1}
+    answer = cloud.rate(request, ratings=[rating], best=popped["ids"][0])
+    assert answer.body == {"reward": PRICE}
+    assert cloud.kudos(user) == FLOOR + 1000 - 2 * TAX_SHARED
+
+
+def withdraw(cloud: Cloud, image: str) -> None:
+    shared = cloud.store.sharing.get(image)
+    assert shared is not None
+    cloud.store.sharing.mark_withdrawn(shared)
+
+
+def test_a_withdrawn_image_earns_nothing_and_its_siblings_do(cloud: Cloud) -> None:
+    user, key = cloud.register(kudos=1000)
+    request, ids = finished(cloud, key, n=3)
+    cloud.settle_async()
+    withdraw(cloud, ids[0])
+    before = cloud.kudos(user)
+    ratings = [{"id": one, "rating": 9, "artifacts": 1} for one in ids]
+    answer = cloud.rate(request, ratings=ratings, best=ids[0])
+    earned = min(2 * (IN_FORCE.per_rating + IN_FORCE.per_artifacts), 2 * PRICE)
+    assert (answer.status, answer.body) == (200, {"reward": earned})
+    assert cloud.kudos(user) == before + earned
+    assert {row["pk"]["S"] for row in cloud.rows("RATING")} == {f"RATING#{one}" for one in ids[1:]}
+
+
+def test_a_request_whose_images_were_all_withdrawn_earns_nothing(cloud: Cloud) -> None:
+    user, key = cloud.register(kudos=1000)
+    request, ids = finished(cloud, key)
+    cloud.settle_async()
+    for one in ids:
+        withdraw(cloud, one)
+    before = cloud.kudos(user)
+    rating = {"id": ids[0], "rating": 2}
+    answer = cloud.rate(request, ratings=[rating], best=ids[0])
+    assert (answer.status, answer.body) == (200, {"reward": 0})
+    assert cloud.kudos(user) == before
+    assert cloud.rows("RATING") == []
+
+
+def test_an_image_that_is_withdrawn_while_it_is_rated_earns_nothing(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, key = cloud.register(kudos=1000)
+    request, ids = finished(cloud, key)
+    cloud.settle_async()
+    before = cloud.kudos(user)
+    real = Sharing.rate
+
+    def overtaken(self: Any, *args: Any, **kwargs: Any) -> bool:
+        withdraw(cloud, ids[1])
+        return real(self, *args, **kwargs)
+
+    body = {"ratings": [{"id": ids[0], "rating": 9}]}
+    with monkeypatch.context() as patch:
+        patch.setattr(Sharing, "rate", overtaken)
+        answer = cloud.rate(request, **body)
+    assert (answer.status, answer.body["rc"]) == (503, "Locked")
+    assert cloud.kudos(user) == before
+    assert cloud.rate(request, **body).body == {"reward": IN_FORCE.per_rating}

@@ -114,7 +114,7 @@ class Asked:
 def ask(cloud: Cloud) -> Asked:
     """Bring requests into all the states that a deployment may find them in."""
     rich, poor = cloud.register("rich", kudos=MUCH), cloud.register("poor", kudos=LITTLE)
-    asked = Asked(cloud, cloud.new_worker(), ruleset.IN_FORCE, rich, poor, {}, {})
+    asked = Asked(cloud, cloud.new_worker(fleet=True), ruleset.IN_FORCE, rich, poor, {}, {})
     for name, key, shared in (
         ("shared", rich[1], True),
         ("anonymous", ANONYMOUS, True),

@@ -131,7 +131,7 @@ def test_a_remark_of_censorship_censors_as_the_state_does(cloud: Cloud) -> None:
 
 def test_a_faulted_image_is_never_shared(cloud: Cloud) -> None:
     user, key = cloud.register(kudos=100)
-    worker = cloud.new_worker()
+    worker = cloud.new_worker(fleet=True)
     request = cloud.generate(key, shared=True).body["id"]
     for _ in range(MAX_FAULTS):
         job = cloud.pop(worker).body

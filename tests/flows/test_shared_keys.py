@@ -148,10 +148,10 @@ def test_the_budget_is_a_condition_of_the_transaction(
     gift = shared(cloud, key, kudos=2 * COST - 5)
     real = Requests.accept
 
-    def overtaken(table: Any, *args: Any) -> None:
+    def overtaken(table: Any, *args: Any, **kwargs: Any) -> None:
         monkeypatch.setattr(Requests, "accept", real)
         assert cloud.generate(gift).status == 202
-        real(table, *args)
+        real(table, *args, **kwargs)
 
     monkeypatch.setattr(Requests, "accept", overtaken)
     refused(cloud.generate(gift), "SharedKeyInsufficientKudos", 403)
@@ -179,12 +179,12 @@ def test_a_key_that_is_changed_while_it_is_used_counts_as_changed(
     gift = shared(cloud, key, kudos=100)
     real = Requests.accept
 
-    def overtaken(table: Any, *args: Any) -> None:
+    def overtaken(table: Any, *args: Any, **kwargs: Any) -> None:
         if fields is None:
             assert cloud.call(f"DELETE {ONE}", key=key, id=gift).status == 200
         else:
             assert change(cloud, key, gift, **fields).status == 200
-        real(table, *args)
+        real(table, *args, **kwargs)
 
     monkeypatch.setattr(Requests, "accept", overtaken)
     answer = cloud.generate(gift)
@@ -263,10 +263,10 @@ def test_a_key_pays_what_its_owner_pays_and_gets_back_what_its_owner_gets_back(
 
 @pytest.mark.parametrize(
     ("fields", "left"),
-    [({"kudos": -1}, -1), ({"kudos": 0}, 2 * COST), ({"kudos": 7}, 2 * COST + 7)],
+    [({"kudos": -1}, -1), ({"kudos": 0}, 0), ({"kudos": 7}, 7), ({"name": "theirs"}, 100)],
 )
-def test_a_refund_finds_a_key_that_was_changed(
-    cloud: Cloud, fields: dict[str, int], left: int
+def test_a_refund_lifts_no_budget_that_its_owner_has_set_since(
+    cloud: Cloud, fields: dict[str, Any], left: int
 ) -> None:
     ada, key = cloud.register("ada", kudos=1000)
     gift = shared(cloud, key, kudos=100)
@@ -275,9 +275,11 @@ def test_a_refund_finds_a_key_that_was_changed(
     cloud.cancel(request)
     assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (left, 0)
     assert cloud.kudos(ada) == FLOOR + 1000
+    if left == 0:
+        refused(cloud.generate(gift), "SharedKeyEmpty", 403)
 
 
-@pytest.mark.parametrize("how", ["deleted", "unlimited"])
+@pytest.mark.parametrize("how", ["deleted", "unlimited", "disabled"])
 def test_a_refund_that_races_a_change_of_its_key_is_not_lost(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -292,15 +294,64 @@ def test_a_refund_that_races_a_change_of_its_key_is_not_lost(
         if how == "deleted":
             assert cloud.call(f"DELETE {ONE}", key=key, id=gift).status == 200
         else:
-            assert change(cloud, key, gift, kudos=-1).status == 200
+            assert change(cloud, key, gift, kudos=-1 if how == "unlimited" else 0).status == 200
         return part
 
     monkeypatch.setattr(Endings, "_back_to_key", overtaken)
     assert cloud.cancel(request).status == 200
     assert cloud.kudos(ada) == FLOOR + 1000
     assert cloud.check(request).body["done"] is True
-    if how == "unlimited":
-        assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (-1, 0)
+    if how != "deleted":
+        budget = -1 if how == "unlimited" else 0
+        assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (budget, 0)
+
+
+def test_a_request_paid_from_a_new_budget_is_refunded_to_it(cloud: Cloud) -> None:
+    _, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=100)
+    before = cloud.generate(gift).body["id"]
+    assert change(cloud, key, gift, kudos=50).status == 200
+    after = cloud.generate(gift).body["id"]
+    for request in (before, after):
+        cloud.cancel(request)
+    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (50, 0)
+
+
+def test_a_charge_names_the_budget_that_it_is_paid_from(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner sets a budget while a request reads the old one: it is charged to the new one."""
+    _, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=100)
+    real = Requests.accept
+
+    def overtaken(table: Any, *args: Any, **more: Any) -> None:
+        assert change(cloud, key, gift, kudos=50).status == 200
+        real(table, *args, **more)
+
+    monkeypatch.setattr(Requests, "accept", overtaken)
+    request = cloud.generate(gift).body["id"]
+    assert show(cloud, gift)["kudos"] == 50 - COST
+    cloud.cancel(request)
+    assert show(cloud, gift)["kudos"] == 50
+
+
+def test_a_key_and_a_request_from_before_revisions_are_refunded_as_they_were(cloud: Cloud) -> None:
+    _, key = cloud.register("ada", kudos=1000)
+    gift = shared(cloud, key, kudos=100)
+    waiting = cloud.generate(gift).body["id"]
+    for kind, name, field in (
+        ("SHAREDKEY", gift, "revision"),
+        ("REQUEST", waiting, "sharedkey_revision"),
+    ):
+        cloud.db.update_item(
+            TableName=cloud.table,
+            Key={"pk": {"S": f"{kind}#{name}"}, "sk": {"S": kind}},
+            UpdateExpression=f"REMOVE {field}",
+        )
+    assert cloud.generate(gift).status == 202
+    cloud.cancel(waiting)
+    assert (show(cloud, gift)["kudos"], show(cloud, gift)["utilized"]) == (100 - COST, COST)
 
 
 def test_what_a_deleted_key_asked_for_is_drawn_and_refunded(cloud: Cloud, worker: str) -> None:
@@ -405,3 +456,38 @@ def test_no_refusal_and_no_log_shows_a_key(
     gift = shared(cloud, key, kudos=5)
     assert gift not in json.dumps(cloud.generate(gift).body)
     assert gift not in capsys.readouterr().out
+
+
+def test_what_a_key_was_granted_is_followed_through_all_its_changes(cloud: Cloud) -> None:
+    """The audit after each test holds budget, use and ledger against it."""
+    ada, key = cloud.register("ada", kudos=1000)
+    _, bobs = cloud.register("bob", kudos=100)
+    gift = shared(cloud, key, kudos=100)
+
+    def granted() -> int | None:
+        found = cloud.store.sharedkeys.get(gift)
+        assert found is not None
+        assert found.in_ledger
+        return found.granted
+
+    assert granted() == 100
+    request = cloud.generate(gift, params={"n": 2}).body["id"]
+    assert granted() == 100
+    assert change(cloud, key, gift, kudos=50).status == 200
+    assert granted() == 50 + 2 * COST
+    assert cloud.transfer(bobs, gift, 30).status == 200
+    assert granted() == 80 + 2 * COST
+    assert change(cloud, key, gift, name="renamed").status == 200
+    assert granted() == 80 + 2 * COST
+    assert change(cloud, key, gift, kudos=-1).status == 200
+    cloud.audit()
+    assert cloud.transfer(bobs, gift, 30).status == 200
+    assert change(cloud, key, gift, kudos=0).status == 200
+    assert granted() == 2 * COST
+    cloud.audit()
+    cloud.draw(cloud.new_worker())
+    assert cloud.kudos(ada) == FLOOR + 1000 + 60 - 2 * COST
+    marks = {item["sharedkey"]["S"] for item in cloud.items() if "sharedkey" in item}
+    assert len(marks) == 1
+    assert gift not in str(marks)
+    assert cloud.check(request).body["finished"] == 2

@@ -1,10 +1,11 @@
 """What is counted from the stream: once, whatever comes twice, out of order, or is cut."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from horde.records import Settlement, WorkerStats
+from horde.records import NO_STATS, Settlement, WorkerStats
 from horde.rules.estimates import moving_speed
 from horde.store.settlements import event_of
 from horde.store.table import Table
@@ -104,13 +105,11 @@ def test_a_workers_statistics_show_what_it_did(cloud: Cloud, worker: str) -> Non
     assert found["uncompleted_jobs"] == 1
 
 
-def test_a_claim_that_comes_to_nothing_is_counted_however_it_ends(
-    cloud: Cloud, worker: str
-) -> None:
+def test_a_claim_that_comes_to_nothing_is_counted_however_it_ends(cloud: Cloud, fleet: str) -> None:
     cloud.generate()
     for _ in range(MAX_FAULTS - 1):
-        cloud.submit(worker, cloud.pop(worker).body["id"], state="faulted")
-    cloud.pop(worker)
+        cloud.submit(fleet, cloud.pop(fleet).body["id"], state="faulted")
+    cloud.pop(fleet)
     cloud.clock.pass_seconds(200)
     cloud.sweep()  # the lease ran out: the last fault ends it
     assert cloud.worker_named()["uncompleted_jobs"] == MAX_FAULTS
@@ -237,8 +236,7 @@ def test_more_counters_than_a_transaction_takes_are_counted_in_parts(
         sizes.append(len(parts))
         real(self, parts)
 
-    owner = cloud.register("many")[0]
-    key = cloud.worker_key(owner)
+    key = cloud.new_worker("many", trusted=True)
     cloud.generate(params={"n": 5})
     for number in range(5):
         job = cloud.pop(key, name=f"w{number}").body
@@ -317,27 +315,31 @@ def settled(at: int, claimed: int) -> Settlement:
     )
 
 
+def after(record: WorkerStats, *images: Settlement) -> WorkerStats:
+    """Return a worker's statistics after more images."""
+    changes: dict[str, Any] = {**moving_speed(record, images)}
+    return replace(record, **changes)
+
+
 def test_a_batchs_seconds_are_counted_once() -> None:
     batch = [settled(10_000, 0), settled(20_000, 0), settled(30_000, 0)]
-    together = WorkerStats(**moving_speed(WorkerStats(), batch))
-    one_by_one = WorkerStats()
+    together = after(NO_STATS, *batch)
+    one_by_one = NO_STATS
     for event in batch:
-        one_by_one = WorkerStats(**moving_speed(one_by_one, [event]))
+        one_by_one = after(one_by_one, event)
     assert together.speed == pytest.approx(100, abs=1)
     assert one_by_one.speed == pytest.approx(100, abs=1)
 
 
 def test_the_speed_follows_the_last_images() -> None:
-    record = WorkerStats()
+    record = NO_STATS
     for number in range(1, 100):
-        record = WorkerStats(
-            **moving_speed(record, [settled(number * 10_000, (number - 1) * 10_000)])
-        )
+        record = after(record, settled(number * 10_000, (number - 1) * 10_000))
     assert record.speed == pytest.approx(100, abs=2)
     start = record.settled_at
     for number in range(1, 60):
         event = settled(start + number * 1000, start + (number - 1) * 1000)
-        record = WorkerStats(**moving_speed(record, [event]))
+        record = after(record, event)
     assert 600 < (record.speed or 0) <= 1000
 
 

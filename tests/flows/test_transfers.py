@@ -240,16 +240,25 @@ def test_a_key_may_transfer_once_a_second_and_90_times_an_hour(cloud: Cloud) -> 
     assert cloud.kudos(bob) == FLOOR + 1
 
 
-def test_only_the_first_account_awards_kudos(cloud: Cloud) -> None:
-    (first, key), (bob, other) = cloud.register("ada"), cloud.register("bob", kudos=50)
+def test_before_the_operator_has_named_an_admin_nobody_awards_kudos(cloud: Cloud) -> None:
+    """Not even whoever registered first, while the operator was still at work."""
+    (first, key), (bob, _) = cloud.register("mallory"), cloud.register("bob")
     assert first == 1
+    answer = cloud.call(AWARD, {"username": f"bob#{bob}", "amount": 10**9}, key=key)
+    refused(answer, "NotAllowedAwards", 403)
+    assert cloud.kudos(bob) == FLOOR
+
+
+def test_only_admins_award_kudos(cloud: Cloud, admin: str, moderator: str) -> None:
+    first, key = cloud.find_user(admin)["id"], admin
+    (bob, other) = cloud.register("bob", kudos=50)
     answer = cloud.call(AWARD, {"username": f"bob#{bob}", "amount": 40}, key=key)
     assert (answer.status, answer.body) == (200, {"awarded": 40})
     assert (cloud.kudos(first), cloud.kudos(bob)) == (FLOOR, FLOOR + 90)
     entry = cloud.ledger(bob)[-1]
     assert (entry["kind"], entry["postings"]) == ("AWARD", {"awards": -40})
-    for who in (other, ANONYMOUS):
-        answer = cloud.call(AWARD, {"username": f"ada#{first}", "amount": 40}, key=who)
+    for who in (other, moderator, ANONYMOUS):
+        answer = cloud.call(AWARD, {"username": f"root#{first}", "amount": 40}, key=who)
         refused(answer, "NotAllowedAwards", 403)
     assert cloud.kudos(first) == FLOOR
 
@@ -262,20 +271,20 @@ def test_only_the_first_account_awards_kudos(cloud: Cloud) -> None:
         ("bob#2", 10**40, None),
         ("bob#3", 5, "InvalidAwardUsername"),
         ("Anonymous#0", 5, "KudosAwardToAnon"),
-        ("ada#1", 5, "KudosTransferToSelf"),
+        ("root#1", 5, "KudosTransferToSelf"),
     ],
 )
 def test_an_award_that_makes_no_sense_is_refused(
-    cloud: Cloud, name: str, amount: int, rc: str | None
+    cloud: Cloud, admin: str, name: str, amount: int, rc: str | None
 ) -> None:
-    (_, key), (bob, _) = cloud.register("ada"), cloud.register("bob")
-    answer = cloud.call(AWARD, {"username": name, "amount": amount}, key=key)
+    bob, _ = cloud.register("bob")
+    answer = cloud.call(AWARD, {"username": name, "amount": amount}, key=admin)
     assert (answer.status, answer.body.get("rc")) == (400, rc)
     assert cloud.kudos(bob) == FLOOR
 
 
-def test_an_award_with_an_idempotency_key_is_given_once(cloud: Cloud) -> None:
-    (_, key), (bob, _) = cloud.register("ada"), cloud.register("bob")
+def test_an_award_with_an_idempotency_key_is_given_once(cloud: Cloud, admin: str) -> None:
+    key, (bob, _) = admin, cloud.register("bob")
     body, headers = {"username": f"bob#{bob}", "amount": 40}, {"Idempotency-Key": "a"}
     for _ in range(2):
         assert cloud.call(AWARD, body, key=key, headers=headers).body == {"awarded": 40}

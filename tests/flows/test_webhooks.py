@@ -8,6 +8,7 @@ import pytest
 
 from horde import outbound
 from tests.support import tls
+from tests.support.api_calls import key_of
 from tests.support.cloud import Cloud
 from tests.support.numbers import COST_SHARED, TAX
 
@@ -39,7 +40,10 @@ def test_a_webhook_hears_of_every_finished_image(cloud: Cloud, hook: tls.Server)
         assert one["request"] == request
         assert one["kudos"] == COST_SHARED
         assert one["censored"] is False
+        generation = cloud.store.requests.generation(one["id"])
+        assert generation is not None
         assert one["img"].startswith("https://")
+        assert key_of(one["img"]) == generation.delivered_key
         assert isinstance(one["seed"], str)
 
 

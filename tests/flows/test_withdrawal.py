@@ -14,6 +14,7 @@ from tests.support.cloud import Cloud
 def shared(cloud: Cloud, key: str, n: int = 1) -> list[str]:
     cloud.generate(key, params={"n": n}, shared=True)
     owner, _ = cloud.register("owner")
+    cloud.set_flags(owner, trusted=True)
     drawn = cloud.draw(cloud.worker_key(owner), name=f"w{owner}")
     cloud.settle_async()
     return drawn
@@ -52,7 +53,7 @@ def test_an_event_that_comes_again_does_not_bring_a_withdrawn_image_back(cloud: 
     (image,) = shared(cloud, ANONYMOUS)
     assert withdraw(cloud, image) == 1
     (row,) = (row for row in cloud.rows("GENERATION") if row["id"]["S"] == image)
-    again = {"s3": {"object": {"key": f"{image}/{row['attempt']['N']}.webp"}}}
+    again = {"s3": {"object": {"key": f"shared/{image}/{row['sha256']['S']}.webp"}}}
     message = {
         "messageId": "1",
         "receiptHandle": "1",

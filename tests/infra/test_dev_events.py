@@ -54,6 +54,8 @@ def test_the_queue_s_event_is_an_upload_s(template: dict[str, Any]) -> None:
     assert any(
         f"s3:{upload['eventName']}".startswith(wanted.rstrip("*")) for wanted in queue["Events"]
     )
+    (prefix,) = [rule["Value"] for rule in queue["Filter"]["Key"]["FilterRules"]]
+    assert upload["s3"]["object"]["key"].startswith(prefix)
     assert source(template, "share")["EventSourceArn"] == queue["QueueArn"]
 
 

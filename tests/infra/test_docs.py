@@ -23,6 +23,7 @@ API = PAGES["docs/api.md"]
 OPERATIONS = PAGES["docs/operations.md"]
 DECISIONS = PAGES["docs/decisions.md"]
 GLOSSARY = PAGES["docs/glossary.md"]
+THREATS = PAGES["docs/threat-model.md"]
 CHANGELOG = PAGES["CHANGELOG.md"]
 yaml = importlib.import_module("yaml")  # moto's; it has no types here
 DOCUMENTS = ROOT / "functions" / "horde" / "edge" / "documents"
@@ -34,7 +35,7 @@ LONGEST_SENTENCE = 40
 
 NAMES = """
 body offer priority_users WorkerContext WorkerStats workers.register workers.delete extend_expiry
-reschedule count_fault top_by_kudos IdempotencyKey used_with sent_recently pending posted payouts
+reschedule faulted_by top_by_kudos IdempotencyKey used_with sent_recently pending posted payouts
 conditions post apply_to_balance append_entry try_transact retry_on_conflict effective_kudos
 LimitStatus slow_workers extra_slow_workers moving_speed env outputs_env sources_env READ READ_WRITE
 MANAGE ratelimit Response
@@ -190,7 +191,16 @@ def test_every_alarm_that_can_ring_is_in_the_runbook() -> None:
     queues += [f"{name}Dead" for name in re.findall(r'parts\.WorkQueue\(\s*self, "(\w+)"', text)]
     listed = {row[0].strip("`") for row in rows(OPERATIONS, "| alarm | what happened")}
     assert len(queues) >= 6
-    assert listed == {*queues, "ApiFaults", "…Errors"}
+    marks = re.findall(r'alarms\.on_line\(\w+, "(\w+)"', text)
+    assert listed == {*queues, *marks, "ApiFaults", "…Errors"}
+
+
+def test_every_attack_of_the_threat_model_is_a_test() -> None:
+    rows_of_attacks = [line for line in THREATS.splitlines() if "::" in line]
+    assert len(rows_of_attacks) >= 35
+    for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", THREATS):
+        path = ROOT / (file if "/" in file else f"tests/flows/{file}")
+        assert f"def {name}(" in path.read_text("utf-8"), name
 
 
 def test_the_queue_position_is_exact_as_far_as_the_api_page_says() -> None:

@@ -22,7 +22,7 @@ LONGEST_ROOM = 260
 OURS = ("infra", "gpu_worker", "layers")
 TWINS = {"settings"}
 """Names that mean the same in both places: what an operator sets."""
-AUDIT = {"horde.store.audit", "horde.store.audit_rows"}
+AUDIT = {"horde.store.audit", "horde.store.audit_read", "horde.store.audit_rows"}
 
 
 def imports(module: str) -> set[str]:

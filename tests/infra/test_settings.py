@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from horde.rules import admission, pricing
+from horde.rules.ruleset import IN_FORCE
 from infra import app, stages
 from infra.operate import commands
 from infra.settings import BASELINES, MAX_BATCH, StackSettings
@@ -241,6 +242,8 @@ def test_settings_that_are_right_are_taken_as_they_are(
         "rate_limits": False,
         "trusted_ips": ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"],
         "admins": [1, 77],
+        "hold_volunteers": False,
+        "trusted_after_images": 500,
         "monthly_kudos": 50,
         "contact": "[us](mailto:us@example.org)",
         "layer": "functions",
@@ -267,7 +270,8 @@ def test_the_committed_stage_spells_out_every_default() -> None:
 
 
 def test_every_family_that_a_rule_names_can_be_configured() -> None:
-    named = {*pricing.BASELINE_MULTIPLIER, *pricing.SLOW_BASELINES, *admission.NATIVE_SIDE}
+    named = {name for name, _ in (*IN_FORCE.families, *IN_FORCE.families_hires_fix)}
+    named |= {*pricing.SLOW_BASELINES, *pricing.NATIVE_SIDE, *admission.FREE_SIDE}
     assert named <= set(BASELINES)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from horde.edge import http
+from horde.ending import FLEET_DROP
+from horde.records import HELD_DAYS
 from tests.support.template import ROOT, functions, of_type, routes, synthesize
 
 Template = dict[str, Any]
@@ -29,6 +31,7 @@ CONSUME = {
     "sqs:GetQueueUrl",
     "sqs:ReceiveMessage",
 }
+SECRET = {"secretsmanager:GetSecretValue"}
 SEND = {"sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage"}
 
 
@@ -39,12 +42,13 @@ def verbs(*names: str) -> set[str]:
 ENDING = verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
 MAY = {
     "about": set(),
-    "generate": verbs("GetItem", "PutItem", "UpdateItem", "Query") | PUT,
+    "generate": verbs("GetItem", "PutItem", "UpdateItem", "Query") | PUT | SECRET,
     "enqueue": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams") | SEND,
     "dispatch": CONSUME | {"ssm:GetParameter"},
-    "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES,
+    "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES | {"s3:DeleteObject*"},
     "status": ENDING | READ_IMAGES,
-    "users": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"),
+    "users": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem") | SECRET,
+    "keys": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"),
     "payouts": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")
     | verbs("BatchGetItem", "PutItem", "UpdateItem")
     | SEND,
@@ -52,7 +56,12 @@ MAY = {
     "manage": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
     "webhook": verbs("GetItem") | CONSUME | READ_IMAGES,
     "transfer": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
-    "share": verbs("GetItem", "PutItem", "UpdateItem") | CONSUME | PUT | READ_IMAGES,
+    "share": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem", "ConditionCheckItem")
+    | CONSUME
+    | PUT
+    | READ_IMAGES
+    | {"s3:DeleteObject*"}
+    | SECRET,
     "sweep": ENDING | verbs("ConditionCheckItem") | SEND | {"s3:DeleteObject*", "ssm:GetParameter"},
 }
 
@@ -86,6 +95,50 @@ def test_no_function_may_do_everything_to_anything(template: Template) -> None:
             listed = statement["Action"]
             if listed not in ("dynamodb:ListStreams", "s3:PutBucketNotification"):
                 assert statement["Resource"] != "*", statement
+
+
+OBJECTS = {
+    "worker": {
+        "s3:PutObject": {"uploads/*", "shared/*", "private/*"},
+        "s3:GetObject*": {"uploads/*"},
+        "s3:DeleteObject*": {"uploads/*"},
+    },
+    "status": {"s3:GetObject*": {"shared/*", "private/*"}},
+    "webhook": {"s3:GetObject*": {"shared/*", "private/*"}},
+    "share": {"s3:GetObject*": {"shared/*"}},
+}
+"""What may be done to which objects of the outputs bucket."""
+
+
+def test_only_a_submit_reads_an_upload_and_only_it_writes_what_is_delivered(
+    template: Template,
+) -> None:
+    (outputs,) = [
+        name for name in of_type(template, "AWS::S3::Bucket") if name.startswith("Outputs")
+    ]
+    files = {value[1]["Role"]["Fn::GetAtt"][0]: f for f, value in functions(template).items()}
+    found: dict[str, dict[str, set[str]]] = {}
+    for policy in of_type(template, "AWS::IAM::Policy").values():
+        (role,) = policy["Properties"]["Roles"]
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+            resources, listed = statement["Resource"], statement["Action"]
+            for resource in resources if isinstance(resources, list) else [resources]:
+                if not isinstance(resource, dict) or "Fn::Join" not in resource:
+                    continue
+                where, path = resource["Fn::Join"][1][0], resource["Fn::Join"][1][-1]
+                if where != {"Fn::GetAtt": [outputs, "Arn"]}:
+                    continue
+                for action in [listed] if isinstance(listed, str) else listed:
+                    if action in {"s3:GetObject*", "s3:PutObject", "s3:DeleteObject*"}:
+                        kinds = found.setdefault(files[role["Ref"]], {})
+                        kinds.setdefault(action, set()).add(path.removeprefix("/"))
+    assert found == OBJECTS
+
+
+def test_share_hears_of_what_is_delivered_and_may_be_shared_alone(template: Template) -> None:
+    (notified,) = of_type(template, "Custom::S3BucketNotifications").values()
+    (queue,) = notified["Properties"]["NotificationConfiguration"]["QueueConfigurations"]
+    assert queue["Filter"]["Key"]["FilterRules"] == [{"Name": "prefix", "Value": "shared/"}]
 
 
 def test_share_is_the_only_function_that_writes_the_laion_bucket(template: Template) -> None:
@@ -143,7 +196,9 @@ def test_every_dlq_and_every_function_has_an_alarm_that_tells_somebody(
     template: Template,
 ) -> None:
     alarms = [alarm["Properties"] for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()]
-    watched = {json.dumps(alarm["Dimensions"][0]["Value"]) for alarm in alarms}
+    watched = {
+        json.dumps(alarm["Dimensions"][0]["Value"]) for alarm in alarms if "Dimensions" in alarm
+    }
     queues = of_type(template, "AWS::SQS::Queue")
     fed = {
         mapping["Properties"]["EventSourceArn"]["Fn::GetAtt"][0]
@@ -156,13 +211,29 @@ def test_every_dlq_and_every_function_has_an_alarm_that_tells_somebody(
     assert all(alarm["AlarmActions"] for alarm in alarms)
 
 
+def test_the_operators_own_workers_ring_if_they_drop_many_images(template: Template) -> None:
+    alarms = {
+        alarm["Properties"]["MetricName"]: alarm["Properties"]["Threshold"]
+        for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()
+    }
+    counted = {
+        filtered["Properties"]["MetricTransformations"][0]["MetricName"]: filtered["Properties"][
+            "FilterPattern"
+        ]
+        for filtered in of_type(template, "AWS::Logs::MetricFilter").values()
+    }
+    for name in ("FleetFaults", "FleetExpiries"):
+        assert FLEET_DROP in counted[name]
+        assert alarms[name] == 20
+
+
 def test_an_answer_of_5xx_rings_although_the_function_did_not_fail(template: Template) -> None:
     (api,) = of_type(template, "AWS::ApiGatewayV2::Api")
     alarms = [alarm["Properties"] for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()]
     assert [
         alarm["MetricName"]
         for alarm in alarms
-        if alarm["Dimensions"] == [{"Name": "ApiId", "Value": {"Ref": api}}]
+        if alarm.get("Dimensions") == [{"Name": "ApiId", "Value": {"Ref": api}}]
     ] == ["5xx"]
 
 
@@ -197,11 +268,12 @@ def test_buckets_and_the_table_are_private_encrypted_and_kept(template: Template
     assert replica["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] is True
 
 
-def test_an_image_in_the_private_buckets_is_forgotten_after_a_day(template: Template) -> None:
+def test_an_image_in_the_private_buckets_is_forgotten_in_time(template: Template) -> None:
     for name, bucket in of_type(template, "AWS::S3::Bucket").items():
         if not name.startswith("Laion"):
             (rule,) = bucket["Properties"]["LifecycleConfiguration"]["Rules"]
-            assert rule["ExpirationInDays"] == 1
+            days = HELD_DAYS if name.startswith("Held") else 1
+            assert rule["ExpirationInDays"] == days
 
 
 def test_a_preflight_promises_what_the_functions_answers_say(template: Template) -> None:
@@ -242,7 +314,7 @@ def test_no_file_of_what_is_deployed_is_long() -> None:
 
 def test_the_stack_reads_as_one_page() -> None:
     lines = (ROOT / "infra" / "stack.py").read_text().splitlines()
-    assert len(lines) <= 120
+    assert len(lines) <= 130
 
 
 def test_functions_import_no_heavy_or_foreign_module() -> None:

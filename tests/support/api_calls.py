@@ -1,7 +1,7 @@
 """Doubles API Gateway and those who call it: clients, and workers with their uploads.
 
 A call is the event of payload format 2.0 that API Gateway makes of it; no HTTP is spoken (``wsgi``
-does that). API Gateway's own refusals, timeouts and size limits are not doubled.
+does that). What is too large for API Gateway or Lambda is refused as there (``lambda_limits``).
 """
 
 import json
@@ -13,7 +13,9 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from horde.edge import auth
-from horde.store.accounts import DELETED
+from horde.records import ApiKey
+from horde.store.accounts import deleted
+from tests.support import lambda_limits
 from tests.support.deployment import Deployment
 from tests.support.images import webp
 from tests.support.numbers import HANG_S
@@ -43,7 +45,7 @@ def refused(answer: Reply, rc: str | None, status: int = 400) -> None:
 def key_of(url: str) -> str:
     """Return the object key of a presigned URL."""
     path = unquote(urlsplit(url).path).lstrip("/")
-    return re.sub(r"^outputs[^/]*/", "", path)
+    return re.sub(r"^[^/]*outputs[^/]*/", "", path)
 
 
 class ApiCalls(Deployment):
@@ -77,6 +79,8 @@ class ApiCalls(Deployment):
             "body": raw if raw is not None else (json.dumps(body) if body is not None else None),
             "isBase64Encoded": False,
         }
+        if lambda_limits.too_large(event):
+            return Reply(413, lambda_limits.TOO_LARGE, {})
         answer = self.invoke(self.routes[route_key], event)
         is_json = answer["headers"]["Content-Type"].startswith("application/json")
         shown = json.loads(answer["body"]) if is_json else answer["body"]
@@ -100,7 +104,8 @@ class ApiCalls(Deployment):
         """Set an account's flags behind the API's back."""
         user = self.store.accounts.get(user_id)
         assert user is not None
-        assert self.store.accounts.change(user, DELETED if flags.get("deleted") else flags)
+        changes = deleted(user) if flags.get("deleted") else flags
+        assert self.store.accounts.change(user, changes)
 
     def transfer(
         self, key: str, username: str, amount: Any = 10, *, once: str | None = None
@@ -133,15 +138,23 @@ class ApiCalls(Deployment):
 
     # --- workers ----------------------------------------------------------------------------------
 
-    def worker_key(self, user_id: int) -> str:
+    def worker_key(self, user_id: int, *, fleet: bool = False) -> str:
         """Give a user a worker key, as the operator does."""
         key = auth.new_key()
-        assert self.store.accounts.add_worker_key(user_id, auth.key_hash(key))
+        made = ApiKey(
+            hash=auth.key_hash(key),
+            user_id=user_id,
+            worker=True,
+            created_at=self.clock.now_ms() // 1000,
+        )
+        assert self.store.keys.add_worker_key(made, fleet=fleet)
         return key
 
-    def new_worker(self, owner: str = "owner") -> str:
-        """Open an account for a worker's owner; returns its worker key."""
-        return self.worker_key(self.register(owner)[0])
+    def new_worker(self, owner: str = "owner", **flags: bool) -> str:
+        """Open a trusted account for a worker's owner, with these flags; returns its worker key."""
+        user, _ = self.register(owner)
+        self.set_flags(user, **{"trusted": True, **flags})
+        return self.worker_key(user)
 
     def worker_named(self, name: str = "w1", key: str | None = None) -> Any:
         """Ask for a worker by its name, as the owner of ``key``."""
@@ -156,8 +169,16 @@ class ApiCalls(Deployment):
 
     def upload(self, url: str, body: bytes | None = None) -> None:
         """PUT to a presigned URL with no content type, as workers do."""
-        answer = requests.put(url, data=webp() if body is None else body, timeout=HANG_S)
+        sent = self.picture(url) if body is None else body
+        answer = requests.put(url, data=sent, timeout=HANG_S)
         assert answer.status_code == 200, answer.text
+
+    def picture(self, url: str, colour: str = "red") -> bytes:
+        """Return a picture of the size that was asked for where this upload URL was given."""
+        generation = self.store.requests.generation(key_of(url).split("/")[1])
+        request = generation and self.store.requests.get(generation.request_id)
+        assert request, url
+        return webp(colour, *request.image_size)
 
     def submit(self, key: str, generation_id: str, **fields: Any) -> Reply:
         """Submit as a worker does."""

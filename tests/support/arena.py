@@ -30,7 +30,7 @@ from tests.support.fake_runpod import FakeRunPod
 from tests.support.moto_aws import REGION
 
 T = TypeVar("T")
-FUNCTIONS = ("generate", "status", "sweep", "payouts", "transfer", "users", "worker")
+FUNCTIONS = ("generate", "status", "sweep", "payouts", "transfer", "users", "keys", "worker")
 THREADS = 32
 
 
@@ -134,6 +134,12 @@ class Arena(Cloud):
         for name in templates.of_type(self.template, "AWS::S3::Bucket"):
             self.names[name] = f"{self.table}-{name.lower()}"[:63]
             self.s3.create_bucket(Bucket=self.names[name])
+        for name in templates.of_type(self.template, "AWS::SQS::Queue"):
+            made = self.sqs.create_queue(QueueName=f"{self.table}-{name}"[:80])
+            self.names[name] = made["QueueUrl"]
+        for name in templates.of_type(self.template, "AWS::SecretsManager::Secret"):
+            made = self.secrets.create_secret(Name=f"{self.table}-{name}", SecretString="of races")
+            self.names[name] = made["ARN"]
 
     def bucket(self, part: str) -> str:
         """Return the name of the bucket whose logical id starts so."""
@@ -175,7 +181,7 @@ def arena(template: dict[str, Any], endpoint: str) -> Iterator[Arena]:
         patch.setattr(aws, "_client", wide)
         aws.clear_cache()
         session: Any = boto3.Session(region_name=REGION)
-        names = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm")
+        names = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm", "secretsmanager")
         clients = {name: session.client(name, config=config) for name in names}
         made = Arena(template, clients, fake)
         for file in FUNCTIONS:

@@ -47,6 +47,7 @@ def new_processes() -> None:
     """Forget what the functions' processes remember, as new ones do."""
     runpod.connect.cache_clear()
     aws.clear_settings()
+    aws.secret.cache_clear()
     ratelimit.clear_cache()
     overview.clear_cache()
     importlib.import_module("browse")._cached.clear()

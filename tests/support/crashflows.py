@@ -4,10 +4,24 @@ Small on purpose: what they call is found by running them, see ``crashes``.
 """
 
 import base64
+import hashlib
 from functools import partial
 from typing import Any
 
-from horde.records import DELIVERED, OPEN, Generation, Request, SharedKey, User
+from horde import images
+from horde.edge.auth import key_hash
+from horde.records import (
+    DELIVERED,
+    OPEN,
+    Generation,
+    Request,
+    SharedKey,
+    User,
+    delivered_key,
+)
+from horde.rules.standing import MAX_DROPPED
+from horde.store import counts
+from horde.store.accounts import deleted
 from horde.store.settlements import POSTED_WITHIN_S
 from tests.support import proof
 from tests.support.api_calls import ANONYMOUS, Reply
@@ -55,12 +69,21 @@ def popped(world: World, kind: str = "ada", amount: int = 1, **fields: Any) -> F
     facts = asked(world, kind, **fields)
     world.move(gpus=False)
     owner = world.register("volunteer")[0]
+    world.set_flags(owner, trusted=True)
     facts["worker"] = world.worker_key(owner)
     job = world.pop(facts["worker"], amount=amount).body
     facts |= {"job": job["id"], "urls": job["r2_uploads"], "ttl": job["ttl"]}
     for url in facts["urls"]:
         world.upload(url)
     return facts
+
+
+def next_worker(world: World, facts: Facts, number: int) -> None:
+    """Have a worker of somebody else take an image that was faulted."""
+    facts["worker"] = world.worker_key(world.register(f"volunteer {number}")[0])
+    answer = world.pop(facts["worker"], name=f"w{number}")
+    assert answer.body["id"], answer
+    facts["job"] = answer.body["id"]
 
 
 def delivered(world: World, kind: str = "ada", **fields: Any) -> Facts:
@@ -71,12 +94,57 @@ def delivered(world: World, kind: str = "ada", **fields: Any) -> Facts:
     return facts
 
 
+def by_a_stranger(world: World) -> Facts:
+    """Have a shared image drawn by a volunteer whom nobody trusts."""
+    facts = delivered(world, **SHARED)
+    (owner,) = [one for one in world.records("USER", User) if one.alias == "volunteer"]
+    world.set_flags(owner.id, trusted=False)
+    return facts
+
+
+def trusted_now(world: World) -> Facts:
+    """Have a stranger's image held back, and trust the stranger; the sweep has not run since."""
+    facts = by_a_stranger(world)
+    world.deliver("share")
+    (owner,) = [one for one in world.records("USER", User) if one.alias == "volunteer"]
+    world.set_flags(owner.id, trusted=True)
+    return facts
+
+
+def to_be_released(world: World) -> Facts:
+    """The same, and the sweep has asked for the release."""
+    facts = trusted_now(world)
+    world.sweep()
+    return facts
+
+
+def marked_as_csam(world: World) -> Facts:
+    """Publish one image of a request, and have the other one marked as CSAM."""
+    facts = popped(world, amount=2, **SHARED, **TWO)
+    assert world.submit(facts["worker"], facts["job"]).status == 200
+    world.deliver("share")
+    (other,) = _others(world, facts)
+    assert world.submit(facts["worker"], other, state="csam").status == 200
+    world.stream()
+    return facts
+
+
+def raced(world: World) -> Facts:
+    """Two submits of one image raced: the one that lost had stored its file too."""
+    facts = delivered(world, **SHARED)
+    lost = webp("black")
+    sha256 = hashlib.sha256(lost).hexdigest()
+    key = delivered_key(facts["job"], sha256, shareable=True)
+    images.put_webp(world.s3, world.bucket("Outputs"), key, lost)
+    return facts
+
+
 def _others(world: World, facts: Facts) -> list[str]:
-    images = world.records("GENERATION", Generation)
-    return [image.id for image in images if image.state in OPEN and image.id != facts["job"]]
+    found = world.records("GENERATION", Generation)
+    return [image.id for image in found if image.state in OPEN and image.id != facts["job"]]
 
 
-def images(world: World) -> list[Generation]:
+def generations(world: World) -> list[Generation]:
     """Return all images there are."""
     return world.records("GENERATION", Generation)
 
@@ -164,10 +232,10 @@ def lease_over(world: World, **fields: Any) -> Facts:
 def last_lease_over(world: World, **fields: Any) -> Facts:
     """One worker too many took an image and never came back; others of its request wait."""
     facts = popped(world, **fields)
-    for _ in range(MAX_FAULTS - 1):
+    for number in range(2, MAX_FAULTS + 1):
         world.clock.pass_seconds(facts["ttl"] + 1)
         world.sweep()
-        world.pop(facts["worker"])
+        next_worker(world, facts, number)
     world.clock.pass_seconds(facts["ttl"] + 1)
     return facts
 
@@ -206,11 +274,22 @@ def half_cancelled(world: World) -> Facts:
 # --- workers --------------------------------------------------------------------------------------
 
 
-def pop(name: str, *, repeats: bool, known: bool = False, amount: int = 2, **fields: Any) -> Flow:
+def pop(
+    name: str,
+    kind: str = "ada",
+    *,
+    repeats: bool,
+    known: bool = False,
+    fleet: bool = False,
+    amount: int = 2,
+    **fields: Any,
+) -> Flow:
+    """Pop as a volunteer's worker, or as one of the operator's own."""
+
     def before(world: World) -> Facts:
-        facts = asked(world, params={"n": amount}, **fields)
+        facts = asked(world, kind, params={"n": amount}, **fields)
         world.move(gpus=False)
-        facts["worker"] = world.worker_key(world.register("volunteer")[0])
+        facts["worker"] = world.gpu_key if fleet else world.new_worker("volunteer")
         if known:
             world.pop(facts["worker"], models=["another"])
             world.clock.pass_seconds(MINUTE_S)
@@ -222,13 +301,64 @@ def pop(name: str, *, repeats: bool, known: bool = False, amount: int = 2, **fie
     return Flow(f"pop {name}", before, act, repeats=repeats)
 
 
+def dropped(*, repeats: bool) -> Flow:
+    """A worker that dropped too many images pops, and is put into maintenance."""
+
+    def before(world: World) -> Facts:
+        facts = asked(world)
+        world.move(gpus=False)
+        owner, facts["key"] = world.register("volunteer")
+        facts["worker"] = world.worker_key(owner)
+        world.pop(facts["worker"], models=["another"])
+        worker_id = world.worker_named()["id"]
+        drop = counts.drop(owner, worker_id)
+        for _ in range(MAX_DROPPED + 1):
+            assert world.store.table.try_transact([drop])
+        return facts
+
+    def act(world: World, facts: Facts) -> None:
+        world.ask(lambda: world.pop(facts["worker"]))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        reply, shown = last(world), world.worker_named(key=facts["key"])
+        rests = shown["maintenance_mode"] and "dropped" in shown["maintenance_msg"]
+        return [
+            *unless(reply.status != 200, "a worker that dropped too much got an image"),
+            *unless(rests or not repeats, "a worker that dropped too much does not rest"),
+        ]
+
+    return Flow("pop by a worker that dropped too much", before, act, after, repeats=repeats)
+
+
+def delete_worker(*, repeats: bool) -> Flow:
+    """An owner deletes a worker that holds nothing."""
+
+    def before(world: World) -> Facts:
+        owner, key = world.register("volunteer")
+        world.pop(world.worker_key(owner), models=["another"])
+        return {"key": key, "id": world.worker_named()["id"]}
+
+    def act(world: World, facts: Facts) -> None:
+        route = "DELETE /api/v2/workers/{id}"
+        world.ask(lambda: world.call(route, key=facts["key"], id=facts["id"]))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        left = sum(facts["id"] in str(item) for item in world.items())
+        return [
+            *unless(left in {0, 3}, f"{left} of a worker, its name and its owner's item are left"),
+            *unless(last(world).status != 200 or not left, "deleted, and still there"),
+        ]
+
+    return Flow("delete a worker, once", before, act, after, repeats=repeats)
+
+
 def work(name: str, *, repeats: bool, careful: bool = True, **fields: Any) -> Flow:
     """A worker's whole turn: pop, PUT, submit."""
 
     def before(world: World) -> Facts:
         facts = asked(world, **fields)
         world.move(gpus=False)
-        facts["worker"] = world.worker_key(world.register("volunteer")[0])
+        facts["worker"] = world.new_worker("volunteer")
         return facts
 
     def act(world: World, facts: Facts) -> None:
@@ -238,24 +368,31 @@ def work(name: str, *, repeats: bool, careful: bool = True, **fields: Any) -> Fl
 
 
 def submit(
-    name: str, kind: str = "ada", *, repeats: bool = True, says: Facts | None = None, **fields: Any
+    name: str,
+    kind: str = "ada",
+    *,
+    repeats: bool = True,
+    says: Facts | None = None,
+    faults: int = 0,
+    **fields: Any,
 ) -> Flow:
+    """Submit an image that was faulted ``faults`` times before."""
     said = says or {}
 
     def before(world: World) -> Facts:
         facts = popped(world, kind, **fields)
-        for _ in range(MAX_FAULTS - 1 if said.get("state") == "faulted" else 0):
+        for number in range(2, faults + 2):
             assert world.submit(facts["worker"], facts["job"], state="faulted").status == 200
-            facts["job"] = world.pop(facts["worker"]).body["id"]
+            next_worker(world, facts, number)
         return facts
 
     def act(world: World, facts: Facts) -> None:
         world.ask(lambda: world.submit(facts["worker"], facts["job"], **said))
 
     def after(world: World, facts: Facts) -> list[str]:
-        reply, states = last(world), {image.id: image.state for image in images(world)}
+        reply, states = last(world), {image.id: image.state for image in generations(world)}
         paid = reply.status == 200 and reply.body["reward"] > 0
-        known = {"DuplicateGen", "AbortedGen"}
+        known = {"DuplicateGen", "AbortedGen", *(["ImageRefused"] if said is REFUSED else [])}
         served = reply.status == 200 or reply.body.get("rc") in known
         return [
             *unless(not paid or states[facts["job"]] in DELIVERED, "promised a reward for nothing"),
@@ -267,10 +404,16 @@ def submit(
 
 
 def early() -> Flow:
-    """An upload's event comes before its settlement."""
+    """A delivered file's event comes before its settlement, whose process died."""
 
     def before(world: World) -> Facts:
-        return popped(world, **SHARED)
+        facts = popped(world, **SHARED)
+        generation = world.store.requests.generation(facts["job"])
+        assert generation is not None
+        picture = images.checked(world.objects("Outputs")[generation.image_key], None)
+        key = delivered_key(generation.id, picture.sha256, shareable=True)
+        images.put_webp(world.s3, world.bucket("Outputs"), key, picture.file)
+        return facts
 
     def act(world: World, facts: Facts) -> None:
         world.deliver("share")
@@ -292,7 +435,7 @@ def cancel(
         world.ask(lambda: world.cancel(facts["request"]))
 
     def after(world: World, facts: Facts) -> list[str]:
-        drawn = sum(image.state in DELIVERED for image in images(world))
+        drawn = sum(image.state in DELIVERED for image in generations(world))
         reply = last(world)
         return [
             *unless(reply.status != 200 or drawn == 0, f"{drawn} images drawn after a cancel"),
@@ -398,6 +541,127 @@ def register(*, repeats: bool) -> Flow:
     return Flow(f"register{'' if repeats else ', once'}", lambda _: {}, act, after, repeats=repeats)
 
 
+def api_keys(name: str, *, repeats: bool) -> Flow:
+    """Add, rotate or revoke a key. Whatever is cut, the account has one that the table knows."""
+    routes = {
+        "added": "POST /api/v2/keys",
+        "rotated": "POST /api/v2/keys/{id}/rotate",
+        "revoked": "DELETE /api/v2/keys/{id}",
+    }
+
+    def before(world: World) -> Facts:
+        user, key = world.register("ada")
+        more = world.call(routes["added"], {"name": "second"}, key=key).body
+        return {"user": user, "key": key, "id": more["id"], "second": more["api_key"]}
+
+    def act(world: World, facts: Facts) -> None:
+        if name == "added":
+            world.ask(lambda: world.call(routes[name], {"name": "third"}, key=facts["key"]))
+        else:
+            world.ask(lambda: world.call(routes[name], key=facts["key"], id=facts["id"]))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        reply, keys = last(world), world.store.keys.of_user(facts["user"])
+        hashes = {key.hash for key in keys}
+        account = world.store.accounts.get(facts["user"])
+        counted = account.account_keys if account else 0
+        served, gone = reply.status < 400, key_hash(facts["second"]) not in hashes
+        shown = reply.body.get("api_key")
+        # A key whose response was lost is one that nobody knows: a second call makes one more.
+        right = {"added": {2, 3, 4}, "rotated": {2}, "revoked": {1, 2}}[name]
+        return [
+            *unless(counted == len(keys), f"{counted} keys counted, {len(keys)} there"),
+            *unless(len(keys) in right, f"{len(keys)} keys in the end"),
+            *unless(key_hash(facts["key"]) in hashes, "the key that was used is gone"),
+            *unless(not shown or key_hash(shown) in hashes, "showed a key that is not there"),
+            *unless(not served or gone is (name != "added"), f"answered {reply}, gone: {gone}"),
+        ]
+
+    return Flow(f"API key {name}{'' if repeats else ', once'}", before, act, after, repeats=repeats)
+
+
+def delete_account(
+    name: str, kind: str = "ada", *, repeats: bool, held: bool = False, **fields: Any
+) -> Flow:
+    """Delete an account that has two requests open."""
+
+    def before(world: World) -> Facts:
+        facts = (popped if held else asked)(world, kind, **TWO, **fields)
+        user = world.records("REQUEST", Request)[0].user_id
+        if not fields:
+            assert world.generate(facts["key"]).status == 202
+        return {**facts, "user": user}
+
+    def act(world: World, facts: Facts) -> None:
+        route, by = "DELETE /api/v2/users/{id}", world.gpu_owner
+        world.ask(lambda: world.call(route, key=by, id=str(facts["user"])))
+        world.sweep_once()  # its minute comes before any worker's next pop
+
+    def after(world: World, facts: Facts) -> list[str]:
+        reply = last(world)
+        (user,) = [one for one in world.records("USER", User) if one.id == facts["user"]]
+        due = [i for i in world.items() if i["sk"]["S"] == "USER" and "due_at" in i]
+        most = 1 if held else 0
+        drawn = sum(image.state in DELIVERED for image in generations(world))
+        return [
+            *unless(user.deleted or reply.status != 200, "answered OK, and not deleted"),
+            *unless(not due, "a deleted account is due for ever"),
+            *unless(not user.deleted or drawn <= most, f"{drawn} images of a deleted account"),
+            *unless(reply.status == 200 or not repeats, f"asking again ends with {reply.status}"),
+            *budget_kept(world, facts),
+        ]
+
+    return Flow(f"delete account {name}", before, act, after, repeats=repeats)
+
+
+def finish_deletion() -> Flow:
+    """A deletion died right after its mark; one of two sweeps dies too."""
+
+    def before(world: World) -> Facts:
+        facts = asked(world, "poor", **TWO)
+        (request,) = world.records("REQUEST", Request)
+        user = world.store.accounts.get(request.user_id)
+        assert user is not None
+        assert world.store.accounts.change(user, deleted(user))
+        return facts
+
+    def act(world: World, _facts: Facts) -> None:
+        for _ in range(2):
+            world.sweep_once()
+
+    def after(world: World, _facts: Facts) -> list[str]:
+        due = [i for i in world.items() if i["sk"]["S"] == "USER" and "due_at" in i]
+        drawn = sum(image.state in DELIVERED for image in generations(world))
+        return [
+            *unless(not due, "a deleted account is due for ever"),
+            *unless(drawn == 0, f"{drawn} images of a deleted account"),
+        ]
+
+    return Flow("sweep half a deletion", before, act, after)
+
+
+def disabled(*, repeats: bool) -> Flow:
+    """Cancel what a shared key paid for that its owner has disabled since."""
+
+    def before(world: World) -> Facts:
+        key = client(world)
+        made = shared_key(world, key)
+        facts = {"request": world.generate(made, **TWO).body["id"]}
+        route = "PATCH /api/v2/sharedkeys/{id}"
+        assert world.call(route, {"kudos": 0}, key=key, id=made).status == 200
+        return facts
+
+    def act(world: World, facts: Facts) -> None:
+        world.ask(lambda: world.cancel(facts["request"]))
+
+    def after(world: World, _facts: Facts) -> list[str]:
+        (key,) = world.records("SHAREDKEY", SharedKey)
+        return unless(key.kudos == 0, f"a disabled key has {key.kudos} kudos to spend")
+
+    name = f"cancel by a key that was disabled{'' if repeats else ', once'}"
+    return Flow(name, before, act, after, repeats=repeats)
+
+
 def grant() -> Flow:
     """An admin gives kudos by the API."""
 
@@ -425,7 +689,7 @@ def life(name: str, kind: str, **fields: Any) -> Flow:
     """A request's whole life, from asking to sharing, by clients and a worker that ask again."""
 
     def before(world: World) -> Facts:
-        return {"key": client(world, kind), "worker": world.worker_key(world.register("owner")[0])}
+        return {"key": client(world, kind), "worker": world.new_worker("owner")}
 
     def act(world: World, facts: Facts) -> None:
         world.ask(lambda: world.generate(facts["key"], **fields))
@@ -441,6 +705,7 @@ def life(name: str, kind: str, **fields: Any) -> Flow:
 
 
 SOURCE: Facts = {"source_image": png_base64(), "params": {"denoising_strength": 1.0}}
+REFUSED: Facts = {"generation": base64.b64encode(b"no image").decode()}
 INLINE: Facts = {"generation": base64.b64encode(webp()).decode()}
 
 FLOWS = [
@@ -459,6 +724,12 @@ FLOWS = [
     pop("by a new worker, once", repeats=False),
     pop("by a worker that is known", repeats=True, known=True),
     pop("by a worker that is known, once", repeats=False, known=True),
+    pop("by one of the operator's own, once", repeats=False, fleet=True),
+    pop("of an anonymous request, once", "anonymous", repeats=False),
+    pop("of an anonymous request, by one of the operator's own", "anonymous", repeats=True,
+        fleet=True),
+    dropped(repeats=True),
+    delete_worker(repeats=False),
     pop("of a source image", repeats=False, amount=1, source_image=png_base64()),
     work("again and again", repeats=True, **SHARED),
     work("once", repeats=False, **SHARED),
@@ -469,14 +740,26 @@ FLOWS = [
     submit("anonymous", "anonymous", repeats=False),
     submit("with a webhook, partly waived", "poor", webhook=f"{HOOK}/hook"),
     submit("inline", says=INLINE),
+    submit("refused a third time, one of two", "poor", says=REFUSED, faults=MAX_FAULTS - 1, **TWO),
+    submit("refused a third time, once", repeats=False, says=REFUSED, faults=MAX_FAULTS - 1, **TWO),
     submit("censored, partly waived", "poor", says={"state": "censored"}, **SHARED),
     submit("censored, by a shared key, once", repeats=False, says={"state": "censored"},
            by_shared_key=True),
-    submit("faulted a third time, one of two", "poor", says={"state": "faulted"}, **TWO),
-    submit("faulted a third time, once", repeats=False, says={"state": "faulted"}, **TWO),
+    submit("faulted, one of two", "poor", says={"state": "faulted"}, **TWO),
+    submit("faulted, once", repeats=False, says={"state": "faulted"}),
+    submit("faulted, anonymous, once", "anonymous", repeats=False, says={"state": "faulted"}),
+    submit("faulted a third time, one of two", "poor", says={"state": "faulted"},
+           faults=MAX_FAULTS - 1, **TWO),
+    submit("faulted a third time, once", repeats=False, says={"state": "faulted"},
+           faults=MAX_FAULTS - 1, **TWO),
     queued("share", partial(delivered, **SHARED), "share"),
     queued("share anonymous, two images", partial(delivered, kind="anonymous", **TWO), "share"),
-    queued("share nothing", delivered, "share"),
+    queued("share beside a file that was not delivered", raced, "share"),
+    queued("share what a stranger drew", by_a_stranger, "share"),
+    swept("held images to release", trusted_now),
+    queued("share a held image", to_be_released, "share"),
+    submit("marked as CSAM", says={"state": "csam"}, **SHARED),
+    queued("share nothing of what is marked as CSAM", marked_as_csam, "share"),
     early(),
     queued("webhook", partial(delivered, webhook=f"{HOOK}/hook", **TWO), "webhook"),
     streamed("payouts", partial(delivered, **SHARED, **TWO)),
@@ -508,6 +791,15 @@ FLOWS = [
     shared_keys("made", "PUT", repeats=False),
     shared_keys("changed", "PATCH", repeats=True),
     shared_keys("taken away", "DELETE", repeats=False),
+    disabled(repeats=True),
+    api_keys("added", repeats=True),
+    api_keys("rotated", repeats=True),
+    api_keys("rotated", repeats=False),
+    api_keys("revoked", repeats=True),
+    delete_account("with two requests open", repeats=True),
+    delete_account("partly waived, an image in hand, once", "poor", repeats=False, held=True),
+    delete_account("by a shared key, once", repeats=False, by_shared_key=True),
+    finish_deletion(),
     register(repeats=True),
     register(repeats=False),
     grant(),

@@ -18,6 +18,7 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError, ReadTimeoutError
 from urllib3.connectionpool import HTTPConnectionPool
 
+from horde import outbound
 from tests.support import direct
 
 READS = ("Get", "BatchGet", "Query", "Scan", "Head", "List", "Describe", "Receive", "GET", "HEAD")
@@ -214,15 +215,25 @@ class HttpErrors(Errors):
         return urllib3.exceptions.ReadTimeoutError(self.pool, "", "cut")
 
 
+class WebhookErrors(Errors):
+    """Those of ``horde.outbound``."""
+
+    def failed(self) -> Exception:
+        return outbound.OutboundError("cut")
+
+    def lost(self) -> Exception:
+        return outbound.OutboundError("cut")
+
+
 REAL_AWS = BaseClient._make_api_call  # type: ignore[attr-defined]
 REAL_HTTP = HTTPConnectionPool.urlopen
 
 
 @contextmanager
-def hooked(wire: Wire, outside: Callable[[str, str, bytes], urllib3.HTTPResponse | None]) -> Any:
+def hooked(wire: Wire, called: Callable[[str, bytes], None]) -> Any:
     """Put a hook on the wire; also make ids the same in each run, see ``seed``.
 
-    ``outside`` answers a call over plain HTTP (method, URL, body), or passes it on with None.
+    ``called`` takes what a webhook is sent (URL, body). Other calls over HTTP are made.
     """
 
     def aws(client: Any, operation: str, params: dict[str, Any]) -> Any:
@@ -230,8 +241,7 @@ def hooked(wire: Wire, outside: Callable[[str, str, bytes], urllib3.HTTPResponse
 
     def http(pool: Any, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
         def make() -> Any:
-            answer = outside(method, f"{pool.scheme}://{pool.host}{url}", kwargs.get("body") or b"")
-            return REAL_HTTP(pool, method, url, *args, **kwargs) if answer is None else answer
+            return REAL_HTTP(pool, method, url, *args, **kwargs)
 
         if not wire.by:
             return make()
@@ -239,9 +249,14 @@ def hooked(wire: Wire, outside: Callable[[str, str, bytes], urllib3.HTTPResponse
         made = Made(wire.by, name, changes=method not in READS, again=False)
         return wire.call(made, make, HttpErrors(pool))
 
+    def webhook(url: str, body: bytes, _deadline: Any = None) -> None:
+        made = Made(wire.by, f"POST {url.rpartition('/')[2]}", changes=True, again=False)
+        wire.call(made, lambda: called(url, body), WebhookErrors())
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BaseClient, "_make_api_call", aws)
         patch.setattr(HTTPConnectionPool, "urlopen", http)
+        patch.setattr(outbound, "post_json", webhook)
         yield
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from horde import store
+from tests.support import lambda_limits
 from tests.support import template as templates
 from tests.support.clock import Clock
 from tests.support.fake_runpod import FakeRunPod
@@ -28,6 +29,7 @@ class Deployment:
         self.template, self.runpod, self.clock = template, fake_runpod, Clock()
         self.db, self.streams = clients["dynamodb"], clients["dynamodbstreams"]
         self.sqs, self.s3, self.ssm = clients["sqs"], clients["s3"], clients["ssm"]
+        self.secrets = clients["secretsmanager"]
         self.names: dict[str, str] = {}
         """Tables, queues' URLs and buckets, by logical id."""
         self.table = ""
@@ -44,6 +46,7 @@ class Deployment:
 
     def _make(self) -> None:
         self._make_table("horde")
+        self._make_secrets()
         for name in templates.of_type(self.template, "AWS::SQS::Queue"):
             url = self.sqs.create_queue(QueueName=name)["QueueUrl"]
             self.names[name] = url
@@ -76,6 +79,7 @@ class Deployment:
             {
                 "QueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{entry['QueueArn']['Fn::GetAtt'][0]}",
                 "Events": entry["Events"],
+                "Filter": entry["Filter"],
             }
             for entry in properties["NotificationConfiguration"]["QueueConfigurations"]
         ]
@@ -92,6 +96,16 @@ class Deployment:
             found["RUNPOD_URL"] = self.runpod.url
         return found | {key: self.overrides[key] for key in self.overrides if key in found}
 
+    def _make_secrets(self) -> None:
+        for name, found in templates.of_type(self.template, "AWS::SecretsManager::Secret").items():
+            wanted = found["Properties"]["GenerateSecretString"]
+            text = self.secrets.get_random_password(
+                PasswordLength=wanted["PasswordLength"],
+                ExcludePunctuation=wanted["ExcludePunctuation"],
+            )["RandomPassword"]
+            made = self.secrets.create_secret(Name=name.lower(), SecretString=text)
+            self.names[name] = made["ARN"]
+
     def _resolve(self, value: Any) -> str:
         if isinstance(value, str):
             return value
@@ -99,6 +113,8 @@ class Deployment:
         if kind == "Ref":
             known = {"AWS::Region": REGION, "AWS::URLSuffix": "amazonaws.com"}
             return known.get(inner) or self.names[inner]
+        if kind == "Fn::GetAtt" and inner[1] == "Id":
+            return self.names[inner[0]]
         if kind == "Fn::Join":
             return str(inner[0]).join(self._resolve(part) for part in inner[1])
         raise NotImplementedError(kind)
@@ -113,10 +129,15 @@ class Deployment:
         return name.lower()
 
     def invoke(self, file: str, event: dict[str, Any]) -> Any:
-        """Run one Lambda in this process, with its own environment and nothing else of ours."""
+        """Run one Lambda in this process, with its own environment and nothing else of ours.
+
+        An answer that Lambda would refuse fails the test.
+        """
         with _environ(self.environment(file)):
             handler: Callable[[Any, Any], Any] = importlib.import_module(file).handler
-            return handler(event, None)
+            answer = handler(event, None)
+        lambda_limits.check_answer(file, answer)
+        return answer
 
 
 @contextmanager

@@ -28,7 +28,7 @@ CREDENTIALS = {
     "AWS_DEFAULT_REGION": REGION,
     "AWS_REGION": REGION,
 }
-SERVICES = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm")
+SERVICES = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm", "secretsmanager")
 
 
 @contextmanager

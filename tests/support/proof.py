@@ -4,13 +4,14 @@ Nothing here asks a function: what was asked for, drawn and paid is read from th
 and the buckets, and counted by hand. CONTRIBUTING.md says how it stands to the audit.
 """
 
+import hashlib
 import json
 import traceback
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from horde.records import DELIVERED, Generation, Request, SharedKey, State, User
+from horde.records import DELIVERED, Generation, Request, Shared, SharedKey, State, User
 from horde.rules import ruleset
 
 if TYPE_CHECKING:
@@ -198,22 +199,43 @@ def _files(
     """What was delivered can be downloaded, and source images are gone."""
     outputs, sources = world.objects("Outputs"), world.objects("Sources")
     for image in images.values():
-        if image.state in DELIVERED and outputs.get(image.image_key, b"")[8:12] != b"WEBP":
+        if image.state in DELIVERED and sha256(_delivered(outputs, image)) != image.sha256:
             yield "an image was delivered and is not there"
     for request in requests.values():
         if {request.source_key, request.mask_key} & sources.keys():
             yield "a request is over and its source image still there"
 
 
+def _delivered(outputs: dict[str, bytes], image: Generation) -> bytes:
+    return outputs.get(image.delivered_key or "", b"")
+
+
+def sha256(body: bytes) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    return hashlib.sha256(body).hexdigest()
+
+
 def _data_set(
     world: "World", requests: dict[str, Request], images: dict[str, Generation]
 ) -> Iterator[str]:
-    """What was shared and delivered is in the data set, once, and nothing else."""
-    due = {
+    """What was shared and delivered is in the data set or held back, once, and nothing else."""
+    users = {user.id: user for user in world.records("USER", User)}
+    shareable = {
         image.id: image
         for image in images.values()
-        if image.state is State.OK and requests[image.request_id].shared
+        if image.state is State.OK
+        and requests[image.request_id].shared
+        and not requests[image.request_id].csam
     }
+    due = {
+        name: image
+        for name, image in shareable.items()
+        if users[image.worker_user or 0].trusted or users[image.worker_user or 0].fleet
+    }
+    files = Counter(name.partition(".")[0] for name in world.objects("Held"))
+    records = {item["generation_id"]["S"] for item in world.items() if item["sk"]["S"] == "HELD"}
+    if not set(files) == records == shareable.keys() - due.keys() or set(files.values()) > {2}:
+        yield f"{len(shareable) - len(due)} are to be held, {len(records)} are, {len(files)} files"
     laion, outputs = world.objects("Laion"), world.objects("Outputs")
     names = Counter(name.rpartition("/")[2].partition(".")[0] for name in laion)
     for one in set(names) - set(due):
@@ -223,13 +245,14 @@ def _data_set(
         found = {name.rpartition(".")[2]: body for name, body in laion.items() if one in name}
         if names[one] != 2 or set(found) != {"webp", "json"}:
             yield f"a shared image has {names[one]} objects in the data set"
-        elif found["webp"] != outputs.get(image.image_key):
+        elif found["webp"] != _delivered(outputs, image):
             yield "a shared image is not the one that was delivered"
         elif json.loads(found["json"])["id"] != one:
             yield "a shared image has another one's row"
-    marks = {item["generation_id"]["S"] for item in world.items() if item["sk"]["S"] == "SHARED"}
+    marks = {shared.generation_id: shared for shared in world.records("SHARED", Shared)}
+    withdrawn = {name for name, shared in marks.items() if shared.withdrawn_at is not None}
     marked = {image.id for image in images.values() if image.shared_at is not None}
-    if not marks == marked == set(due):
+    if marks.keys() != marked or marked - withdrawn != set(due):
         yield f"{len(due)} images are shared, {len(marks)} known to be, {len(marked)} marked"
 
 

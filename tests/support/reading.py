@@ -1,12 +1,14 @@
 """Doubles nothing: reads the table, the ledger and the data set past the API, and audits them."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from moto.dynamodb.models import dynamodb_backends
 
+from horde.records import Generation, State, User, WorkerStats
 from horde.store.audit import AuditStore, numbers_of
-from horde.store.items import Row, row_of
+from horde.store.items import Row, from_item, id_of, row_of
 from infra.operate.audit.run import audit
 from tests.support.deployment import Deployment, Item
 from tests.support.moto_aws import ACCOUNT, REGION
@@ -67,14 +69,37 @@ class Reading(Deployment):
     def everything(self) -> dict[str, Any]:
         """Return all that is stored: every item, by its key, and every object of every bucket."""
         stored: dict[str, Any] = {"/".join(row_of(item)): item for item in self.items()}
-        for part in ("Outputs", "Sources", "Laion"):
+        for part in ("Outputs", "Held", "Sources", "Laion"):
             stored |= {f"{part} {name}": body for name, body in self.objects_of(part).items()}
         return stored
 
     def audit(self) -> None:
-        """Prove the table, as ``bin/operator audit`` does."""
+        """Prove the table, as ``bin/operator audit`` does, and the counts that limit."""
         report = audit(Still(self), segments=1, pauses=(0,))
         assert not report.findings, "\n".join(report.lines())
+        self.recount()
+
+    def recount(self) -> None:
+        """Prove that what is counted as waiting waits, and that workers hold what they hold."""
+        waiting: Counter[int] = Counter()
+        held: dict[str, set[str]] = defaultdict(set)
+        found_waiting: dict[int, int] = {}
+        found_held: dict[str, set[str]] = {}
+        for item in self.items():
+            match item["sk"]["S"]:
+                case "GENERATION":
+                    image = from_item(Generation, item)
+                    if image.state is State.WAITING and image.counted:
+                        waiting[image.user_id] += 1
+                    assert not image.held or image.state is State.PROCESSING
+                    if image.held:
+                        held[image.worker_id or ""].add(image.id)
+                case "USER":
+                    found_waiting[int(id_of(item))] = from_item(User, item).waiting
+                case "STATS" if item["pk"]["S"].startswith("WORKER#"):
+                    found_held[id_of(item)] = set(from_item(WorkerStats, item).held)
+        assert {user: n for user, n in found_waiting.items() if n} == dict(waiting)
+        assert {one: ids for one, ids in found_held.items() if ids} == held
 
 
 class Still(AuditStore):

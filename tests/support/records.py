@@ -1,7 +1,9 @@
-"""Doubles nothing: a usual request and its image, for tests of pure rules."""
+"""Doubles nothing: a usual request, its image and a worker, for tests of pure rules."""
 
-from horde.records import Generation, Request, State
-from tests.support.numbers import PRICE, REWARD, TAX
+from typing import Any
+
+from horde.records import NO_STATS, Generation, Request, State, User, Worker, WorkerContext
+from tests.support.numbers import FLOOR, PRICE, REWARD, TAX
 
 PAYLOAD = {
     "prompt": "a fox",
@@ -45,3 +47,15 @@ IMAGE = Generation(
     user_id=1,
     slow_workers=True,
 )
+DELIVERY: dict[str, Any] = {
+    "state": State.OK,
+    "seed": 1,
+    "gen_metadata": [],
+    "sha256": "0" * 64,
+    "size": 4711,
+}
+"""What a settlement records of a delivered image."""
+OWNER = User(id=7, alias="owner", kudos=FLOOR, floor=FLOOR, created_at=0)
+WORKER = Worker(id="w", name="w", user_id=OWNER.id, created_at=0, seen_at=0, gone_at=0)
+CONTEXT = WorkerContext(worker=WORKER, stats=NO_STATS, owner=OWNER)
+"""A worker that has drawn nothing yet, of somebody who is not trusted."""

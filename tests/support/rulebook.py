@@ -1,23 +1,33 @@
 """The rules a second time, from the docs and the Horde's API, with no table.
 
 One thread, plain dictionaries, time as a number: the state that the handlers must reach, however
-they are driven. Of the code under test it takes the numbers of the ruleset, and prices as numbers
-it is given; the logic is its own. CONTRIBUTING.md says how it stands to the audit.
+they are driven. Of the code under test it takes the numbers of the ruleset; the logic is its own,
+that of prices and leases too. CONTRIBUTING.md says how it stands to the audit.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 
-from horde.rules.ruleset import IN_FORCE
+from horde.rules.ruleset import IN_FORCE, Ruleset
 
 FLOOR = IN_FORCE.floor
 """Kudos of a new account; no balance falls below them."""
 MINUTE_S = 60
 DAY_S = 24 * 3600
 MAX_KEYS = 3
-AWARDER = 1
+ADMINS = frozenset({1})
+"""The accounts that the operator named."""
 WINDOW = 32
 """Waiting images that a pop looks at together."""
+BAD = "bad"
+"""An upload that is no picture."""
+HOUR_S = 3600
+MOST_DROPPED = 20
+"""Images that a worker may drop in an hour before it must rest."""
 UNLIMITED = -1
 
 WAITING, PROCESSING, OK, CENSORED = "waiting", "processing", "ok", "censored"
@@ -60,6 +70,8 @@ class SharedKey:
     expires_at: int | None
     used: int = 0
     removed: bool = False
+    budgets: int = 0
+    """How often its owner has set the budget."""
 
     def spend(self, amount: int) -> None:
         """Spend, or get back where negative."""
@@ -69,19 +81,102 @@ class SharedKey:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What is drawn, as docs/kudos.md prices it."""
+
+    width: int = 512
+    height: int = 512
+    steps: int = 30
+    sampler: str = "k_euler_a"
+    strength: float | None = None
+    """Of the source image, if there is one: the share of the steps that is computed."""
+    hires_fix: bool = False
+    family: str = ""
+    fast_only: bool = False
+    blacklist: bool = False
+
+    @property
+    def first_pass(self) -> int:
+        """Pixels of the smaller image that hires_fix draws first; 0 if it draws none."""
+        native = {
+            "stable_diffusion_2": 768,
+            "stable_diffusion_2_768": 768,
+            **dict.fromkeys(
+                ("stable_diffusion_xl", "stable_cascade", "flux_1", "z_image_turbo", "qwen_image"),
+                1024,
+            ),
+        }.get(self.family, 512)
+        short, long = sorted((self.width, self.height))
+        if not self.hires_fix or self.strength is not None or short <= native:
+            return 0
+        return native * 64 * round(Fraction(long * native, short * 64))
+
+    def counted_steps(self, rules: Ruleset = IN_FORCE) -> float:
+        """Steps of the full size, with what is computed twice, in part or before."""
+        steps: float = self.steps * (1 + (self.sampler in rules.two_pass_samplers))
+        if self.sampler == "k_dpm_adaptive":
+            steps = rules.adaptive_steps
+        if self.strength is not None:
+            steps *= self.strength
+        before = self.first_pass if rules.counts_hires_fix else 0
+        return steps + steps * before / (self.width * self.height)
+
+    def _base(self, rules: Ruleset) -> Decimal:
+        pixels, steps = self.width * self.height, self.counted_steps(rules)
+        area = math.pow((pixels - 4096) / 1_044_480, 1.75)
+        kudos = Decimal(0.1232 * steps + area * 0.1232 * steps * 8.75)
+        special = rules.families_hires_fix if self.first_pass else ()
+        factors = [*special, *rules.families, (self.family, Decimal(1))]
+        factor = next(one for family, one in factors if family == self.family)
+        return kudos.quantize(Decimal("0.01"), ROUND_HALF_UP) * factor
+
+    def reward(self, rules: Ruleset = IN_FORCE) -> int:
+        """Kudos of a worker."""
+        return whole(self._base(rules))
+
+    def price(self, rules: Ruleset = IN_FORCE) -> int:
+        """Kudos of a requester, without tax."""
+        kudos = self._base(rules)
+        kudos *= rules.source_image if self.strength is not None else 1
+        kudos *= rules.fast_workers_only if self.fast_only else 1
+        kudos *= rules.worker_blacklist if self.blacklist else 1
+        return whole(kudos)
+
+    @property
+    def heavy(self) -> bool:
+        """Whether it must be paid in full."""
+        return self.counted_steps() > IN_FORCE.max_steps
+
+    @property
+    def lease_s(self) -> int:
+        """Seconds for one image."""
+        quarters = self.width * self.height / (512 * 512)
+        seconds = 30 + self.counted_steps() * 2 * quarters
+        slow = self.family in {"flux_1", "qwen_image", "z_image_turbo"}
+        return math.ceil(max(150, seconds * (3 if slow else 1)))
+
+
+def whole(kudos: Decimal) -> int:
+    """Round half up; nothing is free."""
+    return max(1, int(kudos.quantize(Decimal(1), ROUND_HALF_UP)))
+
+
+@dataclass(frozen=True)
 class Body:
     """What a request asks for."""
 
     side: int = 64
     steps: int = 4
+    hires_fix: bool = False
     n: int = 1
     shared: bool = False
     img2img: bool = False
 
     @property
-    def heavy(self) -> bool:
-        """Whether it must be paid in full; image-to-image computes 0.8 of its steps."""
-        return self.steps * (0.8 if self.img2img else 1) > IN_FORCE.max_steps
+    def work(self) -> Work:
+        """What is drawn; image-to-image computes 0.8 of its steps."""
+        strength = 0.8 if self.img2img else None
+        return Work(self.side, self.side, self.steps, strength=strength, hires_fix=self.hires_fix)
 
 
 @dataclass
@@ -95,9 +190,15 @@ class Image:
     holder: int | None = None
     """Whose worker took it last."""
     lease_until: int = 0
-    uploads: set[int] = field(default_factory=set)
-    """Claims whose worker has uploaded a file."""
+    uploads: dict[int, str] = field(default_factory=dict)
+    """What is uploaded, by claim: a picture's colour, or ``BAD``."""
+    delivered: str = ""
+    """The colour of the picture that was delivered."""
     was_shared: bool = False
+    failed: set[int] = field(default_factory=set)
+    """Whose worker has taken it and not drawn it."""
+    preferred: bool = False
+    """Whether the worker that holds it, or drew it, preferred its owner."""
 
     @property
     def failed_claims(self) -> int:
@@ -116,10 +217,14 @@ class Request:
     shared: bool
     waived: int
     key: SharedKey | None
+    budgets: int
+    """Which of its budgets it was paid from."""
     rank: int
     """Its place in the queue: best is largest."""
     lease_s: int
     expires_at: int
+    only: int | None = None
+    """Whose worker alone may draw it."""
     id: str = ""
     images: list[Image] = field(default_factory=list)
     cancelled: bool = False
@@ -164,13 +269,17 @@ class Rules:
         self.accounts: dict[int, Account] = {}
         self.keys: dict[str, SharedKey] = {}
         self.requests: dict[str, Request] = {}
-        self.uploads: list[tuple[Image, int]] = []
-        """Uploads that nobody has judged yet, by their claim."""
-        self.data_set: dict[str, int] = {}
-        """The images that are in it, by the claim that delivered them."""
+        self.unjudged: list[Image] = []
+        """Delivered images of which ``share`` has not decided yet."""
+        self.data_set: dict[str, str] = {}
+        """The images that are in it, by the colour of the picture that was delivered."""
         self.delivered = 0
         self._done: dict[tuple[int, str], tuple[object, int]] = {}
         self._sent: dict[frozenset[int], tuple[int, int]] = {}
+        self.resting: set[int] = set()
+        """Whose worker is in maintenance."""
+        self._dropped: Counter[tuple[int, int]] = Counter()
+        """What workers dropped, by their owner and the hour."""
 
     @property
     def now(self) -> int:
@@ -196,7 +305,12 @@ class Rules:
         return account
 
     def delete(self, user_id: int) -> None:
-        self.caller(user_id).deleted = True
+        """Close an account; what it has open is cancelled as if by its owner."""
+        account = self.caller(user_id)
+        account.deleted = True
+        for request in self.requests.values():
+            if request.owner is account and not request.faulted:
+                self._cancel(request)
 
     def grant(self, user_id: int, amount: int) -> bool:
         """The operator's hand; it takes no more than there is above the floor."""
@@ -209,28 +323,23 @@ class Rules:
     # --- requests -------------------------------------------------------------------------------
 
     def ask(
-        self,
-        payer: int | SharedKey | None,
-        body: Body,
-        *,
-        price: int,
-        reward: int,
-        lease_s: int,
+        self, payer: int | SharedKey | None, body: Body, *, only: int | None = None
     ) -> tuple[Request, int]:
         """Ask for images; returns the request, still without ids, and what it says it costs.
 
-        ``payer``: an account, a shared key, or nobody.
+        ``payer``: an account, a shared key, or nobody. ``only``: whose worker it names.
         """
         key = payer if isinstance(payer, SharedKey) else None
         owner = self._spender(payer)
         shared = not body.img2img and (owner is None or body.shared)
         tax = IN_FORCE.tax_shared if shared else IN_FORCE.tax_private
+        price = body.work.price()
         total = (price + tax) * body.n
-        if owner is not None and self._waiting_of(owner) + body.n > IN_FORCE.concurrency:
+        if owner is not None and self.waiting_of(owner) + body.n > IN_FORCE.concurrency:
             raise Refused("TooManyPrompts")
         if key is not None and key.budget != UNLIMITED and key.budget < total:
             raise Refused("SharedKeyInsufficientKudos")
-        if body.heavy and (0 if owner is None else owner.spendable) < total:
+        if body.work.heavy and (0 if owner is None else owner.spendable) < total:
             raise Refused("KudosUpfront")
         effective_kudos = IN_FORCE.floor_anonymous if owner is None else owner.kudos
         paid = total if owner is None else min(total, owner.spendable)
@@ -243,13 +352,15 @@ class Rules:
             body=body,
             price=price,
             tax=tax,
-            reward=reward,
+            reward=body.work.reward(),
             shared=shared,
             waived=total - paid,
             key=key,
+            budgets=0 if key is None else key.budgets,
             rank=effective_kudos * 1000 - 5 * self.now_ms,
-            lease_s=lease_s,
+            lease_s=body.work.lease_s,
             expires_at=self.now + IN_FORCE.request_life_s,
+            only=only,
         )
         return request, total
 
@@ -266,7 +377,7 @@ class Rules:
             raise Refused("SharedKeyEmpty")
         return payer.owner
 
-    def _waiting_of(self, owner: Account) -> int:
+    def waiting_of(self, owner: Account) -> int:
         return sum(i.state == WAITING and i.request.owner is owner for i in self.images)
 
     def visible(self, request: Request) -> None:
@@ -276,6 +387,9 @@ class Rules:
     def cancel(self, request: Request) -> None:
         """Cancel what waits; what a worker holds is delivered and charged."""
         self.visible(request)
+        self._cancel(request)
+
+    def _cancel(self, request: Request) -> None:
         if request.count(WAITING, PROCESSING):
             request.cancelled = True
             self._end_waiting(request, CANCELLED)
@@ -297,22 +411,68 @@ class Rules:
         off = min(amount, request.waived)
         request.waived -= off
         request.owner.move("REFUND", amount - off)
-        if request.key is not None and not request.key.removed:
-            request.key.spend(off - amount)
+        key = request.key
+        if key is not None and not key.removed:
+            if key.budgets == request.budgets:
+                key.spend(off - amount)
+            else:  # what its owner has set since stays as it is
+                key.used += off - amount
 
     # --- workers --------------------------------------------------------------------------------
 
-    def pop(
-        self, owner_id: int, taken: list[str], *, amount: int, mixed: bool, img2img: bool
-    ) -> None:
-        """Assert that a worker was given what it should get, and let it hold that."""
-        fits = [
+    def held_by(self, owner_id: int) -> set[str]:
+        """Return the images that somebody's worker holds."""
+        return {i.id for i in self.images if i.state == PROCESSING and i.holder == owner_id}
+
+    def may_hold(self, image: Image, speed: int | None) -> int:
+        """Return how many images like this one a worker may hold; a new one holds ten."""
+        if speed is None:
+            return 10
+        body = image.request.body
+        work = body.side**2 * math.ceil(body.work.counted_steps())
+        return max(2, min(40, speed * image.request.lease_s // work))
+
+    def fitting(self, owner_id: int, speed: int | None, *, img2img: bool) -> list[Image]:
+        """Return what waits for somebody's worker."""
+        held = len(self.held_by(owner_id))
+        return [
             image
             for image in self.images
-            if image.state == WAITING and (img2img or not image.request.body.img2img)
+            if image.state == WAITING
+            and (img2img or not image.request.body.img2img)
+            and image.request.only in {None, owner_id}
+            and owner_id not in image.failed
+            and held < self.may_hold(image, speed)
         ]
-        own = [i for i in fits if i.request.owner is self.accounts[owner_id]]
-        choice = own or fits
+
+    def may_pop(self, owner_id: int, speed: int | None, *, img2img: bool) -> None:
+        """Refuse a worker that rests: since it dropped too much, or by its owner's leave."""
+        self.caller(owner_id)
+        if self._dropped[owner_id, self.now // HOUR_S] > MOST_DROPPED:
+            self.resting.add(owner_id)
+            raise Refused("WorkerMaintenance")
+        own = self.accounts[owner_id]
+        fits = self.fitting(owner_id, speed, img2img=img2img)
+        if owner_id in self.resting and not any(image.request.owner is own for image in fits):
+            raise Refused("WorkerMaintenance")
+
+    def pop(
+        self,
+        owner_id: int,
+        taken: list[str],
+        *,
+        amount: int,
+        mixed: bool,
+        img2img: bool,
+        speed: int | None,
+        prefers: int | None,
+    ) -> None:
+        """Assert that a worker was given what it should get, and let it hold that."""
+        fits = self.fitting(owner_id, speed, img2img=img2img)
+        chosen = [owner_id, *([] if prefers is None else [prefers])]
+        choice = fits
+        for one in reversed(chosen):
+            choice = [i for i in fits if i.request.owner is self.accounts[one]] or choice
         if not choice:
             assert taken == []
             return
@@ -330,20 +490,21 @@ class Rules:
         ]
         assert len(set(taken)) == len(taken)
         assert all(image in mates for image in images[1:])
-        if len(fits) <= WINDOW:
-            assert len(taken) == min(amount, 1 + len(mates))
+        if sum(image.state == WAITING for image in self.images) <= WINDOW:
+            room = self.may_hold(lead, speed) - len(self.held_by(owner_id))
+            assert len(taken) == min(amount, 1 + len(mates), room)
             left = [image.request.rank for image in mates if image not in images]
             worst = min(image.request.rank for image in images)
             assert not left or worst >= max(left)
         assert len(taken) <= amount
         for image in images:
             image.state, image.claims, image.holder = PROCESSING, image.claims + 1, owner_id
+            image.preferred = image.request.owner in [self.accounts[one] for one in chosen]
             image.lease_until = self.now + image.request.lease_s
             image.request.expires_at = self.now + IN_FORCE.request_life_s
 
-    def upload(self, image: Image, claim: int) -> None:
-        image.uploads.add(claim)
-        self.uploads.append((image, claim))
+    def upload(self, image: Image, claim: int, what: str) -> None:
+        image.uploads[claim] = what
 
     def submit(self, owner_id: int, image: Image, state: str) -> int:
         """Hand an image in; returns the reward."""
@@ -360,17 +521,36 @@ class Rules:
             return 0
         if image.claims not in image.uploads:
             raise Refused("BadRequest")
+        if image.uploads[image.claims] == BAD:
+            del image.uploads[image.claims]
+            self._fault(image)
+            raise Refused("ImageRefused")
         image.state = OK if state == "ok" else CENSORED
+        image.delivered = image.uploads[image.claims]
+        self.unjudged.append(image)
         self.delivered += 1
-        self.accounts[owner_id].move("REWARD", request.reward)
+        earned = self._earned(image)
+        self.accounts[owner_id].move("REWARD", earned)
         if image.state == CENSORED:
             self._give_back(request, request.price)
         request.expires_at = self.now + IN_FORCE.request_life_s
-        return request.reward
+        return earned
+
+    def _earned(self, image: Image) -> int:
+        """Who drew what he chose earns no more than was paid for it."""
+        request = image.request
+        if not image.preferred and request.only is None:
+            return request.reward
+        if request.owner is None or image.state == CENSORED:
+            return 0
+        return max(0, min(request.reward, request.price - request.waived))
 
     def _fault(self, image: Image) -> None:
         """A worker gave up or went silent."""
         request = image.request
+        assert image.holder is not None
+        image.failed.add(image.holder)
+        self._dropped[image.holder, self.now // HOUR_S] += 1
         if request.cancelled:
             self._end(image, CANCELLED)
         elif request.expires_at <= self.now:
@@ -395,17 +575,12 @@ class Rules:
     # --- the data set -----------------------------------------------------------------------------
 
     def judge(self) -> None:
-        """Share what was uploaded, delivered and may be shared; wait for what is not decided."""
-        left = []
-        for image, claim in self.uploads:
-            if not image.request.shared or claim != image.claims:
-                continue
-            if image.state == PROCESSING:
-                left.append((image, claim))
-            elif image.state == OK and not image.was_shared:
+        """Share what was delivered and may be shared."""
+        for image in self.unjudged:
+            if image.request.shared and image.state == OK:
                 image.was_shared = True
-                self.data_set[image.id] = claim
-        self.uploads = left
+                self.data_set[image.id] = image.delivered
+        self.unjudged = []
 
     def withdraw(self, images: Iterable[Image]) -> int:
         """Take images back, for good; returns how many."""
@@ -414,10 +589,10 @@ class Rules:
             del self.data_set[one]
         return len(gone)
 
-    def rate(self, request: Request, ratings: list[bool], *, best: bool) -> int:
-        """Rate the first images, each with or without artifacts, or name the best.
+    def rate(self, request: Request, ratings: dict[str, bool], best: str | None) -> int:
+        """Rate images, by their ids, each with or without artifacts, or name the best.
 
-        Returns the owner's reward.
+        No rating is a low one. Returns the owner's reward.
         """
         self.visible(request)
         if not ratings and not best:
@@ -433,13 +608,18 @@ class Rules:
         if request.rated:
             raise Refused("AestheticsAlreadyExist")
         request.rated = True
+        left = {
+            image.id
+            for image in request.images
+            if image.state == OK and not (image.was_shared and image.id not in self.data_set)
+        }
         if request.owner is None:
             return 0
-        earned = IN_FORCE.best_alone
-        if ratings:
-            extra = IN_FORCE.per_artifacts * sum(ratings)
-            earned = IN_FORCE.per_rating * len(ratings) + extra
-        reward = max(0, min(earned, request.cost - request.waived - 1))
+        kept = [artifacts for image, artifacts in ratings.items() if image in left]
+        earned = IN_FORCE.best_alone if best in left else 0
+        if kept:
+            earned = IN_FORCE.per_rating * len(kept) + IN_FORCE.per_artifacts * sum(kept)
+        reward = max(0, min(earned, len(left) * request.price - request.waived))
         if reward:
             request.owner.move("AWARD", reward)
         return reward
@@ -479,9 +659,9 @@ class Rules:
         self._remember(sender, once, body)
 
     def award(self, giver_id: int, receiver_id: int, amount: int, once: str | None) -> None:
-        """New kudos, by the first account alone."""
+        """New kudos, by admins alone."""
         giver = self.caller(giver_id)
-        if giver.id != AWARDER:
+        if giver.id not in ADMINS:
             raise Refused("NotAllowedAwards")
         body = ("award", receiver_id, amount)
         if self._was_done(giver, once, body):
@@ -532,6 +712,7 @@ class Rules:
             raise Refused("NoSharedKeyModSelected")
         if budget is not None:
             key.budget = budget
+            key.budgets += 1
         if days is not None:
             key.expires_at = self._end_of(days)
 
@@ -550,6 +731,5 @@ class Rules:
         return None if days == UNLIMITED else self.now + days * DAY_S
 
 
-def _look(image: Image) -> tuple[int, int, bool]:
-    body = image.request.body
-    return body.side, body.steps, body.img2img
+def _look(image: Image) -> Work:
+    return image.request.body.work

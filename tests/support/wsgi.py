@@ -1,15 +1,17 @@
 """Doubles API Gateway for tools that speak HTTP: the handlers behind WSGI.
 
-It finds routes by itself; throttling, size limits and API Gateway's own answers are not doubled.
+It finds routes by itself; throttling is not doubled, and size limits are (``lambda_limits``).
 """
 
 import base64
+import json
 import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
+from tests.support import lambda_limits
 from tests.support.cloud import Cloud
 
 Start = Callable[[str, list[tuple[str, str]]], object]
@@ -52,6 +54,9 @@ class Gateway:
             "body": base64.b64encode(body).decode() if body else None,
             "isBase64Encoded": bool(body),
         }
+        if lambda_limits.too_large(event):
+            start("413 Request Entity Too Large", [("Content-Type", "application/json")])
+            return [json.dumps(lambda_limits.TOO_LARGE).encode()]
         answer = self._cloud.invoke(self._cloud.routes[route], event)
         status = HTTPStatus(answer["statusCode"])
         start(f"{int(status)} {status.phrase}", list(answer["headers"].items()))

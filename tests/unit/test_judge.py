@@ -1,74 +1,100 @@
-"""What becomes of an upload, and what a shared image's row says of its file."""
+"""What becomes of a delivered file, and who is behind it."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from horde.records import Generation, Request, State
-from horde.rules.sharing import Reason, Verdict, decide, judge, reaches_data_set, row
-from tests.support.records import IMAGE, PAYLOAD, REQUEST
+from horde.records import Generation, Request, State, User
+from horde.rules.sharing import (
+    ACCEPTED,
+    TRUSTED_AFTER_S,
+    DrawnBy,
+    Verdict,
+    drawn_by,
+    earns_trust,
+    judge,
+    judge_people,
+)
+from tests.support.records import IMAGE, OWNER, REQUEST
 
+HASH = "a" * 64
 SHARED = replace(REQUEST, shared=True)
-DELIVERED = replace(IMAGE, state=State.OK, attempt=2)
+DELIVERED = replace(IMAGE, state=State.OK, sha256=HASH, screened=ACCEPTED)
+AUTHOR = replace(OWNER, id=8, alias="author")
+TRUSTED, FLEET = replace(OWNER, trusted=True), replace(OWNER, fleet=True)
 
 
 @pytest.mark.parametrize(
-    ("request_is", "image", "attempt", "verdict"),
+    ("request_is", "image", "sha256", "verdict"),
     [
-        (SHARED, DELIVERED, 2, Verdict.SHARE),
-        (SHARED, replace(DELIVERED, state=State.PROCESSING), 2, Verdict.LATER),
-        (SHARED, replace(DELIVERED, state=State.CENSORED), 2, Verdict.NEVER),
-        (SHARED, DELIVERED, 1, Verdict.NEVER),
-        (SHARED, replace(DELIVERED, state=State.PROCESSING), 1, Verdict.NEVER),
-        (REQUEST, DELIVERED, 2, Verdict.NEVER),
-        (None, DELIVERED, 2, Verdict.NEVER),
-        (SHARED, None, 2, Verdict.NEVER),
+        (SHARED, DELIVERED, HASH, Verdict.SHARE),
+        (SHARED, replace(DELIVERED, state=State.PROCESSING, sha256=None), HASH, Verdict.LATER),
+        (SHARED, replace(DELIVERED, state=State.CENSORED), HASH, Verdict.NEVER),
+        (SHARED, replace(DELIVERED, state=State.WAITING), HASH, Verdict.NEVER),
+        (SHARED, DELIVERED, "b" * 64, Verdict.NEVER),
+        (SHARED, replace(DELIVERED, screened=None), HASH, Verdict.NEVER),
+        (SHARED, replace(DELIVERED, screened="refused"), HASH, Verdict.NEVER),
+        (replace(SHARED, csam=True), DELIVERED, HASH, Verdict.NEVER),
+        (REQUEST, DELIVERED, HASH, Verdict.NEVER),
+        (None, DELIVERED, HASH, Verdict.NEVER),
+        (SHARED, None, HASH, Verdict.NEVER),
     ],
 )
-def test_an_upload_is_shared_now_later_or_never(
-    request_is: Request | None, image: Generation | None, attempt: int, verdict: Verdict
+def test_a_delivered_file_is_shared_now_later_or_never(
+    request_is: Request | None, image: Generation | None, sha256: str, verdict: Verdict
 ) -> None:
-    assert judge(request_is, image, attempt) is verdict
-
-
-def test_a_row_names_its_file_and_says_that_it_is_uncensored_webp() -> None:
-    found = row(replace(SHARED, payload=PAYLOAD), DELIVERED, sha256="s", size=7)
-    assert (found["file_name"], found["format"]) == (f"{DELIVERED.id}.webp", "webp")
-    assert (found["censored"], found["sha256"], found["bytes"]) == (False, "s", 7)
+    assert judge(request_is, image, sha256) is verdict
 
 
 @pytest.mark.parametrize(
-    ("state", "may"),
+    ("author", "owner", "hold", "verdict"),
     [
-        (State.WAITING, True),
-        (State.PROCESSING, True),
-        (State.OK, True),
-        (State.CENSORED, False),
-        (State.FAULTED, False),
-        (State.CANCELLED, False),
-        (State.EXPIRED, False),
+        (AUTHOR, TRUSTED, True, Verdict.SHARE),
+        (AUTHOR, FLEET, True, Verdict.SHARE),
+        (AUTHOR, OWNER, True, Verdict.HOLD),
+        (AUTHOR, OWNER, False, Verdict.SHARE),
+        (replace(AUTHOR, flagged=True), TRUSTED, True, Verdict.SHARE),
+        (replace(AUTHOR, deleted=True), TRUSTED, True, Verdict.NEVER),
+        (None, TRUSTED, True, Verdict.NEVER),
+        (AUTHOR, None, False, Verdict.NEVER),
+        (AUTHOR, replace(TRUSTED, flagged=True), False, Verdict.NEVER),
+        (AUTHOR, replace(OWNER, flagged=True), True, Verdict.NEVER),
     ],
 )
-def test_an_image_may_reach_the_data_set_until_it_ends_without_a_picture(
-    state: State, may: bool
+def test_an_image_is_published_held_or_dropped_by_the_accounts_behind_it(
+    author: User | None, owner: User | None, *, hold: bool, verdict: Verdict
 ) -> None:
-    assert reaches_data_set(SHARED, [replace(IMAGE, state=state)]) is may
-    assert not reaches_data_set(REQUEST, [replace(IMAGE, state=state)])
+    assert judge_people(author, owner, hold=hold) is verdict
 
 
-def test_who_is_overruled_is_told_why() -> None:
-    always = decide(flag=False, anonymous=True, uses_images=False)
-    assert always.message is not None
-    assert "always shared" in always.message
-    never = decide(flag=True, anonymous=False, uses_images=True)
-    assert never.message is not None
-    assert "will not be shared" in never.message
+@pytest.mark.parametrize(
+    ("owner", "who"),
+    [
+        (OWNER, DrawnBy.UNTRUSTED),
+        (None, DrawnBy.UNTRUSTED),
+        (TRUSTED, DrawnBy.TRUSTED),
+        (replace(TRUSTED, fleet=True), DrawnBy.ENDPOINT),
+        (FLEET, DrawnBy.ENDPOINT),
+    ],
+)
+def test_who_drew_an_image_follows_from_its_workers_owner(owner: User | None, who: DrawnBy) -> None:
+    assert drawn_by(owner) is who
 
 
-def test_a_reason_is_stored_as_deployed_tables_hold_it() -> None:
-    assert [reason.value for reason in Reason] == [
-        "requested",
-        "not requested",
-        "anonymous text-to-image is always shared",
-        "image-to-image is never shared",
-    ]
+@pytest.mark.parametrize(
+    ("fields", "images", "age", "earned"),
+    [
+        ({"fulfilled": 10}, 10, TRUSTED_AFTER_S, True),
+        ({"fulfilled": 9}, 10, TRUSTED_AFTER_S, False),
+        ({"fulfilled": 10}, 10, TRUSTED_AFTER_S - 1, False),
+        ({"fulfilled": 10}, None, TRUSTED_AFTER_S, False),
+        ({"fulfilled": 10, "flagged": True}, 10, TRUSTED_AFTER_S, False),
+        ({"fulfilled": 10, "deleted": True}, 10, TRUSTED_AFTER_S, False),
+    ],
+)
+def test_a_volunteer_earns_trust_by_images_and_a_week_in_good_standing(
+    fields: dict[str, Any], images: int | None, age: int, *, earned: bool
+) -> None:
+    owner = replace(OWNER, created_at=1000, **fields)
+    assert earns_trust(owner, images=images, now=1000 + age) is earned

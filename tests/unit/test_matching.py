@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from horde.edge.bodies import PopRequest
-from horde.records import Generation, Offer, User
+from horde.records import NO_STATS, Generation, Offer, User, WorkerStats
 from horde.rules import matching
 from horde.rules.ruleset import IN_FORCE
-from tests.support.records import IMAGE
+from tests.support.records import CONTEXT, IMAGE
 
 
 def user(**fields: Any) -> User:
@@ -121,8 +121,11 @@ STEPS = IN_FORCE.max_steps
 def test_a_worker_takes_what_it_can_and_no_more(
     image: dict[str, Any], offered: dict[str, Any], owner: dict[str, Any], reason: str | None
 ) -> None:
-    found = matching.skip_reason(replace(IMAGE, **image), "w", offer(**offered), **owner)
-    assert found == reason
+    speed = owner.get("speed")
+    stats = NO_STATS if speed is None else WorkerStats(recent_ps=speed, recent_ms=1000)
+    account = replace(CONTEXT.owner, trusted=owner.get("trusted", False))
+    worker = replace(CONTEXT, stats=stats, owner=account)
+    assert matching.skip_reason(replace(IMAGE, **image), worker, offer(**offered)) == reason
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from horde.rules.estimates import tickets_missing, wait_seconds
 from horde.rules.lifecycle import FaultOutcome, Progress, after_fault, progress
 from horde.rules.matching import batch_key, priority, seed_of, skip_reason
 from tests.support.numbers import FLOOR_ANONYMOUS, PRICE, TAX
-from tests.support.records import IMAGE, REQUEST
+from tests.support.records import CONTEXT, IMAGE, REQUEST
 
 LAST = ruleset.of(REQUEST.ruleset).max_faults
 """The claim whose fault ends a request."""
@@ -164,7 +164,7 @@ def test_a_worker_is_told_why_it_cannot_take_an_image(
     change: dict[str, Any], worker: dict[str, Any], reason: str | None
 ) -> None:
     offer = PopRequest.model_validate({"name": "n", **worker}).offer
-    assert skip_reason(replace(IMAGE, **change), "w", offer) == reason
+    assert skip_reason(replace(IMAGE, **change), CONTEXT, offer) == reason
 
 
 @pytest.mark.parametrize(

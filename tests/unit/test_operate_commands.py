@@ -1,16 +1,19 @@
 """The operator's command, on a store of its own."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import NoCredentialsError
 
-from horde.records import User
+from horde.edge.auth import key_hash
+from horde.records import ApiKey, User
 from horde.rules import ruleset
 from horde.rules.accounts import anonymous
 from horde.store import Store
 from horde.store.accounts import Accounts
+from horde.store.apikeys import ApiKeys
 from infra.operate import commands
 from tests.support.numbers import FLOOR
 
@@ -20,7 +23,7 @@ class OneAccount(Accounts):
 
     def __init__(self) -> None:
         self.account = User(id=7, alias="ada", kudos=FLOOR + 100, floor=FLOOR, created_at=0)
-        self.keys: list[str] = []
+        self.keys = ItsKeys(self)
 
     def get(self, user_id: int) -> User | None:
         return {7: self.account, 0: anonymous()}.get(user_id)
@@ -31,14 +34,49 @@ class OneAccount(Accounts):
         self.account = replace(self.account, kudos=self.account.kudos + amount)
         return True
 
-    def add_worker_key(self, user_id: int, key_hash: str) -> bool:
-        self.keys.append(key_hash)
+
+class ItsKeys(ApiKeys):
+    """The keys of that account, as the table would have them."""
+
+    def __init__(self, accounts: OneAccount) -> None:
+        self.accounts = accounts
+        self.listed: list[ApiKey] = []
+        self.not_listed: list[ApiKey] = []
+
+    def get(self, key_hash: str) -> ApiKey | None:
+        return next((key for key in self.listed if key.hash == key_hash), None)
+
+    def of_user(self, user_id: int, known: Iterable[str] = ()) -> list[ApiKey]:
+        return [key for key in self.listed if key.user_id == user_id]
+
+    def unlisted(self) -> Iterator[ApiKey]:
+        return iter(tuple(self.not_listed))
+
+    def adopt(self, old: ApiKey) -> None:
+        self.not_listed.remove(old)
+        self.listed.append(old)
+
+    def add_worker_key(self, made: ApiKey, *, fleet: bool = False) -> bool:
+        self.listed.append(made)
+        if fleet:
+            self.accounts.account = replace(self.accounts.account, fleet=True, trusted=True)
+        return True
+
+    def rotate(self, old: ApiKey, new_hash: str) -> ApiKey | None:
+        made = replace(old, hash=new_hash)
+        self.listed = [made if key == old else key for key in self.listed]
+        return made
+
+    def revoke(self, old: ApiKey) -> bool:
+        if not old.worker and sum(not key.worker for key in self.listed) == 1:
+            return False
+        self.listed.remove(old)
         return True
 
 
 def run(accounts: OneAccount, *words: str) -> str:
     store = Store("none", Mock())
-    store.accounts = accounts
+    store.accounts, store.keys = accounts, accounts.keys
     return commands.run(store, commands.parser().parse_args(words))
 
 
@@ -68,10 +106,55 @@ def test_what_cannot_be_done_says_why(words: tuple[str, ...], message: str) -> N
 
 def test_a_worker_key_is_shown_and_kept_as_a_hash() -> None:
     accounts = OneAccount()
-    key = run(accounts, "worker-key", "ada#7")
+    key = run(accounts, "worker-key", "ada#7", "--name", "a pod")
+    (kept,) = accounts.keys.listed
     assert len(key) == 22
-    assert [len(kept) for kept in accounts.keys] == [64]
-    assert key not in accounts.keys
+    assert kept.hash == key_hash(key)
+    assert (kept.worker, kept.name) == (True, "a pod")
+
+
+def test_a_fleets_key_makes_its_account_trusted_and_a_volunteers_changes_nothing() -> None:
+    accounts = OneAccount()
+    run(accounts, "worker-key", "ada#7")
+    assert not accounts.account.trusted
+    run(accounts, "worker-key", "ada#7", "--fleet")
+    assert (accounts.account.trusted, accounts.account.fleet) == (True, True)
+
+
+def test_an_accounts_keys_are_listed_by_the_start_of_their_hash() -> None:
+    accounts = OneAccount()
+    accounts.keys.listed = [
+        ApiKey(hash="a" * 64, user_id=7),
+        ApiKey(hash="b" * 64, user_id=7, worker=True, created_at=1_790_000_000, name="a pod"),
+        ApiKey(hash="c" * 64, user_id=8),
+    ]
+    accounts.keys.not_listed = [ApiKey(hash="d" * 64, user_id=7, worker=True)]
+    first = "aaaaaaaaaaaa  account key  unknown"
+    second = "bbbbbbbbbbbb  worker key   2026-09-21  a pod"
+    assert run(accounts, "keys", "ada#7").splitlines() == [first, second]
+    third = "dddddddddddd  worker key   unknown"
+    assert run(accounts, "keys", "ada#7", "--adopt").splitlines() == [first, second, third]
+    assert run(accounts, "keys", "ada#7").splitlines() == [first, second, third]
+
+
+def test_a_key_is_rotated_and_revoked_by_its_id() -> None:
+    accounts = OneAccount()
+    accounts.keys.listed = [
+        ApiKey(hash="a" * 64, user_id=7),
+        ApiKey(hash="b" * 64, user_id=7, worker=True),
+    ]
+    made = run(accounts, "rotate-key", "ada#7", "B" * 12)
+    assert [key.hash for key in accounts.keys.listed] == ["a" * 64, key_hash(made)]
+    gone = key_hash(made)[:12]
+    assert run(accounts, "revoke-key", "ada#7", gone) == f"the key {gone} is revoked"
+    assert [key.hash for key in accounts.keys.listed] == ["a" * 64]
+    for words, message in (
+        (("revoke-key", "ada#7", "a" * 12), "last account key"),
+        (("revoke-key", "ada#7", gone), "has no key"),
+        (("rotate-key", "ada#7", gone), "has no key"),
+    ):
+        with pytest.raises(commands.OperatorError, match=message):
+            run(accounts, *words)
 
 
 def test_missing_credentials_are_a_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,4 +175,11 @@ def test_rules_prints_each_number_in_force_and_needs_no_cloud(
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "the ruleset in force"
     shown = dict(line.split(maxsplit=1) for line in lines)
-    assert shown == {name: str(value) for name, value in asdict(ruleset.IN_FORCE).items()}
+    rules = asdict(ruleset.IN_FORCE)
+    assert shown.keys() == rules.keys()
+    for name, value in rules.items():
+        if not isinstance(value, tuple):
+            assert shown[name] == str(value)
+    assert shown["two_pass_samplers"] == ", ".join(ruleset.IN_FORCE.two_pass_samplers)
+    families = [f"{name} {factor}" for name, factor in ruleset.IN_FORCE.families]
+    assert shown["families"] == ", ".join(families)

@@ -1,6 +1,8 @@
 """Addresses that strangers gave us: which are called, and how."""
 
+import base64
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,3 +125,104 @@ def test_a_file_larger_than_asked_for_is_not_read_to_its_end(server: tls.Server)
 def test_a_server_that_hangs_up_is_a_failure(server: tls.Server) -> None:
     with pytest.raises(OutboundError, match="does not answer"):
         outbound.post_json(f"https://{tls.HOST}:1/", b"{}")
+
+
+# --- one deadline over all of a call ---------------------------------------------------------
+
+
+class Dripping:
+    """A connection whose server sends a byte a second, of an answer as long as it is read."""
+
+    def __init__(self, clock: "FakeTime", head: bytes) -> None:
+        self._clock, self._left = clock, iter(head)
+        self.timeouts: list[float] = []
+        self.closed = False
+
+    def settimeout(self, seconds: float) -> None:
+        self.timeouts.append(seconds)
+
+    def sendall(self, _sent: bytes) -> None:
+        pass
+
+    def recv_into(self, buffer: Any) -> int:
+        self._clock.now += 1
+        buffer[0] = next(self._left, ord("x"))
+        return 1
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeTime:
+    """Stands for the module ``time``."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 100 Continue\r\n\r\n" * 9, b"HTTP/1.1 200\r\n\r\n"],
+    ids=["status", "header", "continue", "body"],
+)
+def test_a_server_that_drips_is_left_at_the_deadline(
+    head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeTime()
+    monkeypatch.setattr(outbound, "time", clock)
+    dripping = Dripping(clock, head)
+    monkeypatch.setattr(outbound, "_connect", lambda *_: dripping)
+    with pytest.raises(OutboundError, match="TimeoutError"):
+        outbound.fetch("https://slow.example.org/", 1000, outbound.Deadline(len(head) + 5))
+    assert clock.now == 100 + len(head) + 5
+    assert max(dripping.timeouts) <= len(head) + 5
+    assert min(dripping.timeouts) == 1
+    assert dripping.closed
+
+
+def test_two_calls_may_share_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeTime()
+    monkeypatch.setattr(outbound, "time", clock)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n"
+    monkeypatch.setattr(outbound, "_connect", lambda *_: Dripping(clock, answer))
+    deadline = outbound.Deadline(len(answer) + 10)
+    assert outbound.fetch("https://slow.example.org/", 1000, deadline) == b"x"
+    with pytest.raises(OutboundError):
+        outbound.fetch("https://slow.example.org/", 1000, deadline)
+
+
+def test_a_lookup_that_hangs_is_left_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(outbound, "resolve", lambda *_: str(released.wait()))
+    try:
+        with pytest.raises(OutboundError, match="in time"):
+            outbound.fetch("https://slow.example.org/", 1000, outbound.Deadline(0.01))
+    finally:
+        released.set()
+
+
+def test_a_handshake_that_hangs_is_left_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbound, "resolve", lambda *_: "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://slow.example.org:{silent.getsockname()[1]}/"
+        with pytest.raises(OutboundError, match="TimeoutError"):
+            outbound.post_json(url, b"{}", outbound.Deadline(0.05))
+
+
+def test_the_source_image_and_its_mask_have_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    from horde import images
+    from tests.support.images import png_base64
+
+    whole = base64.b64decode(png_base64())
+    deadlines = []
+
+    def fetch(_url: str, _most: int, deadline: outbound.Deadline) -> bytes:
+        deadlines.append(deadline)
+        return whole
+
+    monkeypatch.setattr(outbound, "fetch", fetch)
+    images.source_of("https://a.example.org/", "https://b.example.org/", painting=True)
+    assert len(deadlines) == 2
+    assert deadlines[0] is deadlines[1]

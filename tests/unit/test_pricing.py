@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from horde.edge.bodies import GenerateRequest
-from horde.records import ImageSpec
+from horde.records import FIRST_RULESET, ImageSpec
+from horde.rules import admission, ruleset
 from horde.rules.pricing import accurate_steps, base_kudos, lease_seconds, quote, tax
-from horde.rules.ruleset import IN_FORCE
+from horde.rules.ruleset import IN_FORCE, RULESETS, Ruleset
+from infra.settings import BASELINES
+from tests.support import rulebook
 
 
 def spec(**fields: Any) -> ImageSpec:
@@ -43,14 +46,129 @@ def test_the_closed_form_gives_the_hordes_measured_samples(
         ("k_dpm_2", 60),
         ("k_dpm_2_a", 60),
         ("k_dpmpp_2s_a", 60),
-        ("k_dpm_adaptive", 50),
+        ("k_dpmpp_sde", 60),
+        ("k_dpm_adaptive", 40),
         ("DDIM", 30),
     ],
 )
-def test_two_pass_samplers_count_twice_and_the_adaptive_one_as_fifty(
+def test_two_pass_samplers_count_twice_and_the_adaptive_one_as_forty(
     sampler: str, steps: int
 ) -> None:
     assert accurate_steps(spec(params={"sampler_name": sampler})) == steps
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("k_dpmpp_sde", 30), ("k_dpm_adaptive", 50)])
+def test_an_earlier_request_is_judged_by_the_samplers_of_its_rules(
+    sampler: str, steps: int
+) -> None:
+    first = ruleset.of(FIRST_RULESET)
+    assert accurate_steps(spec(params={"sampler_name": sampler}), rules=first) == steps
+
+
+def test_the_adaptive_sampler_ignores_the_steps_that_were_asked_for() -> None:
+    for steps in (1, 500):
+        params = {"sampler_name": "k_dpm_adaptive", "steps": steps}
+        assert accurate_steps(spec(params=params)) == IN_FORCE.adaptive_steps
+
+
+FIX: dict[str, Any] = {"hires_fix": True, "steps": 32}
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "baseline", "small"),
+    [
+        (1024, 1024, "", 512 * 512),
+        (768, 1024, "stable_diffusion_1", 512 * 704),
+        (576, 576, "", 512 * 512),
+        (512, 1024, "", 0),
+        (1024, 512, "", 0),
+        (512, 512, "", 0),
+        (1024, 1024, "stable_diffusion_2_768", 768 * 768),
+        (1024, 1024, "stable_diffusion_xl", 0),
+        (1536, 1152, "stable_diffusion_xl", 1344 * 1024),
+        (2048, 2048, "flux_1", 1024 * 1024),
+    ],
+)
+def test_hires_fix_adds_its_first_pass_where_a_worker_draws_one(
+    width: int, height: int, baseline: str, small: int
+) -> None:
+    size: dict[str, Any] = {"width": width, "height": height}
+    fixed = accurate_steps(spec(params={**FIX, **size}), baseline=baseline)
+    assert fixed * width * height == pytest.approx(32 * (width * height + small))
+    plain = spec(params={**FIX, **size, "hires_fix": False})
+    assert accurate_steps(plain, baseline=baseline) == 32
+
+
+def test_hires_fix_has_no_effect_on_image_to_image() -> None:
+    params = {**FIX, "width": 1024, "height": 1024, "denoising_strength": 0.5}
+    assert accurate_steps(spec(params=params, source_image="x")) == 16
+
+
+def test_hires_fix_is_in_the_price_the_reward_and_the_lease() -> None:
+    large = {"width": 1024, "height": 1024, "steps": 32}
+    plain, fixed = spec(params=large), spec(params={**FIX, **large})
+    before, after = quote(plain, shared=True), quote(fixed, shared=True)
+    assert (before.price, after.price) == (38, 48)
+    assert (before.reward, after.reward) == (38, 48)
+    assert (lease_seconds(plain), lease_seconds(fixed)) == (286, 350)
+    first = ruleset.of(FIRST_RULESET)
+    assert quote(fixed, shared=True, rules=first) == quote(plain, shared=True, rules=first)
+
+
+def test_what_was_measured_of_hires_fix_lies_within_its_price() -> None:
+    """512x512: 12.31 kudos with it, 7.61 without."""
+    factors = [
+        accurate_steps(spec(params={**FIX, "width": side, "height": side})) / 32
+        for side in (576, 1024)
+    ]
+    assert factors[0] > 12.31 / 7.61 > factors[1] > 1
+
+
+def test_a_cascade_costs_seven_times_with_hires_fix_and_four_times_without() -> None:
+    for side, cascade, plain in ((2048, 7, 1), (2048, 4, 0), (1024, 4, 1)):
+        one = spec(params={"width": side, "height": side, "hires_fix": bool(plain)})
+        steps = accurate_steps(one, baseline="stable_cascade")
+        kudos = base_kudos(side * side, steps) * cascade
+        assert quote(one, shared=True, baseline="stable_cascade").price == whole(kudos)
+
+
+@given(
+    size=st.tuples(st.integers(1, 48), st.integers(1, 48)),
+    steps=st.integers(1, 500),
+    sampler=st.sampled_from(
+        ["k_euler_a", "k_heun", "k_dpmpp_sde", "k_dpmpp_2s_a", "k_dpm_adaptive", "lcm"]
+    ),
+    strength=st.none() | st.floats(0.01, 1),
+    hires_fix=st.booleans(),
+    family=st.sampled_from(["", "unheard of", *BASELINES]),
+    fast_only=st.booleans(),
+    blacklist=st.booleans(),
+    rules=st.sampled_from(RULESETS),
+)
+def test_price_reward_lease_and_steps_are_those_of_the_rule_book(
+    size: tuple[int, int], family: str, rules: Ruleset, **fields: Any
+) -> None:
+    work = rulebook.Work(width=size[0] * 64, height=size[1] * 64, family=family, **fields)
+    one = ImageSpec(
+        width=work.width,
+        height=work.height,
+        steps=work.steps,
+        sampler_name=work.sampler,
+        img2img=work.strength is not None,
+        denoising_strength=work.strength,
+        hires_fix=work.hires_fix,
+        slow_workers=not work.fast_only,
+        worker_blacklist=work.blacklist,
+    )
+    price = quote(one, shared=True, baseline=family, rules=rules)
+    assert abs(price.price - work.price(rules)) <= work.price(rules) // 10_000
+    assert abs(price.reward - work.reward(rules)) <= work.reward(rules) // 10_000
+    counted = work.counted_steps(rules)
+    assert accurate_steps(one, baseline=family, rules=rules) == pytest.approx(counted)
+    assert abs(lease_seconds(one, baseline=family) - work.lease_s) <= 1
+    side = IN_FORCE.max_side
+    if work.sampler != "lcm" and one.slow_workers and one.pixels <= side**2:
+        assert (admission.upfront_reason(one, side, family) is not None) is work.heavy
 
 
 def test_image_to_image_counts_the_steps_it_computes() -> None:

@@ -5,7 +5,6 @@ purpose is changed here, too; a name that is stored is never changed: deployed t
 """
 
 from dataclasses import replace
-from decimal import Decimal
 from importlib import import_module
 from typing import Any
 
@@ -25,14 +24,21 @@ LIMITS: dict[str, Any] = {
     "rules.accounts.BY_OWNER": {"username", "contact"},
     "rules.admission.MAX_PROMPT_WORDS": 7500,
     "rules.admission.MAX_PROMPT_BYTES": 65_536,
-    "rules.admission.NATIVE_SIDE": {
+    "rules.pricing.NATIVE_SIDE": {
         "stable_diffusion_2": 768,
-        "stable_diffusion_2_512": 768,
         "stable_diffusion_2_768": 768,
         "stable_diffusion_xl": 1024,
         "stable_cascade": 1024,
         "flux_1": 1024,
+        "z_image_turbo": 1024,
+        "qwen_image": 1024,
     },
+    "rules.standing.MAX_WORKERS": 3,
+    "rules.standing.MAX_WORKERS_TRUSTED": 20,
+    "rules.standing.MAX_DROPPED": 20,
+    "rules.standing.MIN_HELD": 2,
+    "rules.standing.MAX_HELD": 40,
+    "rules.standing.UNMEASURED_HELD": 10,
     "rules.dates.HOUR_S": 3600,
     "rules.dates.DAY_S": 86_400,
     "rules.estimates.MAX_MODELS": 300,
@@ -45,26 +51,17 @@ LIMITS: dict[str, Any] = {
     "rules.matching.SLOW_SPEED": 500_000,
     "rules.matching.SEED_BITS": 32,
     "rules.matching.MAX_SEED_DIGITS": 1000,
-    "rules.pricing.BASELINE_MULTIPLIER": {
-        "stable_diffusion_xl": Decimal(2),
-        "stable_cascade": Decimal(4),
-        "flux_1": Decimal(8),
-        "z_image_turbo": Decimal(8),
-        "qwen_image": Decimal(12),
-    },
     "rules.pricing.SLOW_BASELINES": {"flux_1", "qwen_image", "z_image_turbo"},
-    "rules.pricing.TWO_PASS_SAMPLERS": {"k_heun", "k_dpm_2", "k_dpm_2_a", "k_dpmpp_2s_a"},
-    "rules.pricing.ADAPTIVE_STEPS": 50,
     "rules.pricing.IMG2IMG_STRENGTH": 0.8,
     "rules.pricing.MIN_TTL_S": 150,
     "rules.ratings.LOW_RATING": 7,
     "rules.ratings.MIN_FOR_BEST": 2,
     "rules.sharedkeys.MAX_KEYS": 3,
     "rules.sharedkeys.MAX_KEYS_TRUSTED": 10,
+    "rules.sharing.TRUSTED_AFTER_S": 7 * 86_400,
     "rules.sharing.LICENSE": "CC0-1.0",
-    "rules.sharing.TERMS_VERSION": "2026-11",
+    "rules.sharing.TERMS_VERSION": "2026-12",
     "rules.statistics.MONTH_DAYS": 31,
-    "rules.transfers.AWARDER_ID": 1,
     "store.counters.STATS_KEEP_S": 90 * 86_400,
     "store.counters.MINUTE_MS": 60_000,
     "store.items.KEEP_S": 2 * 86_400,
@@ -106,12 +103,16 @@ def test_the_kinds_of_items_have_the_names_that_deployed_tables_hold() -> None:
         "NAME",
         "MODEL",
         "SHARED",
+        "HELD",
+        "HOLDER",
+        "CSAM",
         "WEBHOOK",
         "RATING",
         "SHAREDKEY",
         "RATELIMIT",
         "IDEMPOTENCY",
         "PAIR",
+        "DROPPED",
     ]
 
 

@@ -20,6 +20,17 @@ FIRST = {
     "tax_private": 3,
     "floor": 14,
     "floor_anonymous": -50,
+    "two_pass_samplers": ("k_heun", "k_dpm_2", "k_dpm_2_a", "k_dpmpp_2s_a"),
+    "adaptive_steps": 50,
+    "counts_hires_fix": False,
+    "families": (
+        ("stable_diffusion_xl", Decimal(2)),
+        ("stable_cascade", Decimal(4)),
+        ("flux_1", Decimal(8)),
+        ("z_image_turbo", Decimal(8)),
+        ("qwen_image", Decimal(12)),
+    ),
+    "families_hires_fix": (),
     "source_image": Decimal("1.3"),
     "fast_workers_only": Decimal("1.2"),
     "worker_blacklist": Decimal("1.1"),
@@ -27,6 +38,7 @@ FIRST = {
     "per_artifacts": 5,
     "best_alone": 15,
     "best_with_low_rating": 15,
+    "ratings_return_tax": True,
     "max_steps": 40,
     "max_steps_lcm": 10,
     "downgraded_steps": 30,
@@ -39,9 +51,21 @@ FIRST = {
     "max_faults": 3,
     "request_life_s": 1200,
 }
-KEPT: dict[str, dict[str, Any]] = {"2026-11": FIRST}
-"""Versions under which requests were accepted, whole. A new version is added, none is changed."""
-IN_FORCE_NOW: dict[str, Any] = {**FIRST}
+SECOND: dict[str, Any] = {
+    **FIRST,
+    "version": "2026-12",
+    "two_pass_samplers": ("k_heun", "k_dpm_2", "k_dpm_2_a", "k_dpmpp_2s_a", "k_dpmpp_sde"),
+    "adaptive_steps": 40,
+    "counts_hires_fix": True,
+    "families_hires_fix": (("stable_cascade", Decimal(7)),),
+    "ratings_return_tax": False,
+}
+KEPT: dict[str, dict[str, Any]] = {"2026-11": FIRST, "2026-12": SECOND}
+"""Versions under which requests were accepted, whole. A new version is added, none is changed.
+
+What every version so far did in the same way may become a number of all of them.
+"""
+IN_FORCE_NOW: dict[str, Any] = {**SECOND}
 """What clients read today: a new version says here what it changed."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from horde.records import Generation, Request, State
-from horde.rules.sharing import Reason, decide, row
+from horde.rules.sharing import DrawnBy, Reason, decide, row
 from tests.support.records import IMAGE, PAYLOAD, REQUEST
 
 CASES = list(product([False, True], repeat=3))
@@ -32,9 +32,9 @@ def test_the_reason_names_the_rule() -> None:
 
 COLUMNS: dict[str, type] = {
     "id": str,
-    "request_id": str,
+    "set": str,
     "batch_index": int,
-    "created_at": str,
+    "created_on": str,
     "prompt": str,
     "negative_prompt": str,
     "seed": int,
@@ -48,6 +48,7 @@ COLUMNS: dict[str, type] = {
     "width": int,
     "height": int,
     "model": str,
+    "drawn_by": DrawnBy,
     "user_type": str,
     "consent": str,
     "terms_version": str,
@@ -63,7 +64,12 @@ COLUMNS: dict[str, type] = {
 DRAWN_FROM = {**PAYLOAD, "prompt": "a fox ### blurry", "cfg_scale": 5}
 SHARED = replace(REQUEST, payload=DRAWN_FROM, shared=True, share_reason=Reason.REQUESTED)
 DRAWN = replace(IMAGE, state=State.OK, drawn_seed=7, settled_at=1_795_000_000_000)
-FILE: dict[str, Any] = {"sha256": "0" * 64, "size": 4711}
+FILE: dict[str, Any] = {
+    "drawn": DrawnBy.ENDPOINT,
+    "sha256": "0" * 64,
+    "size": 4711,
+    "secret": b"of the tests",
+}
 PERSONAL = {
     Request: {"user_id", "webhook", "source_key", "mask_key", "sharedkey_id"},
     Generation: {"user_id", "worker_id", "worker_name", "worker_user", "workers"},
@@ -111,6 +117,14 @@ def test_nothing_in_a_row_leads_to_a_person() -> None:
     found = row(marked(SHARED), marked(DRAWN), **FILE)
     assert str(MARK) not in json.dumps(found)
     assert found == row(SHARED, DRAWN, **FILE)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "told"),
+    [(7, 7), (2**63 - 1, 2**63 - 1), (2**63, -(2**63)), (2**64 - 1, -1), (-(2**63), -(2**63))],
+)
+def test_a_rows_seed_is_a_signed_number_of_64_bits(drawn: int, told: int) -> None:
+    assert row(SHARED, replace(DRAWN, drawn_seed=drawn), **FILE)["seed"] == told
 
 
 # What a row says comes from these attributes alone. One that is new must be thought about: it goes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import json
 import threading
 import uuid
@@ -61,6 +62,8 @@ class FakeHorde:
         """Clear it to hold uploads back."""
         self.let_upload.set()
         self.knows_mixed_batch = True
+        self.most_bytes: int | None = None
+        """If set, jobs come with an upload form that is signed for this length."""
         self.r2 = True
 
     def add(self, **payload: Any) -> str:
@@ -74,6 +77,9 @@ class FakeHorde:
             "r2_upload": f"{self.url}/put/{job_id}?X-Amz-Signature=secret" if self.r2 else None,
             "payload": {**PAYLOAD, **payload},
         }
+        if self.most_bytes is not None:
+            fields = {"key": job_id, "Content-Type": "image/webp", "x-amz-signature": "secret"}
+            job["r2_post"] = {"url": f"{self.url}/bucket", "fields": fields}
         if source is not None:
             job["source_image"] = f"{self.url}/get/{source}" if source in self.files else source
             job["source_processing"] = "img2img"
@@ -154,6 +160,9 @@ class Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def do_POST(self) -> None:
+        if self.path == "/bucket":
+            self._store_form()
+            return
         horde, body, verb = self.horde, json.loads(self._body()), self.path.rpartition("/")[2]
         with horde.lock:
             if self._fails(verb):
@@ -166,6 +175,26 @@ class Handler(BaseHTTPRequestHandler):
                 horde.lose_answers[verb] -= 1
                 status = 0
         self._answer(status, answer)
+
+    def _store_form(self) -> None:
+        """Take an upload as S3 does: the fields first, then the file, within the signed length."""
+        horde, head = self.horde, f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
+        form: Any = email.message_from_bytes(head + self._body()).get_payload()
+        parts: list[tuple[str, bytes]] = [
+            (part.get_param("name", header="content-disposition"), part.get_payload(decode=True))
+            for part in form
+        ]
+        fields = {name: value.decode() for name, value in parts[:-1]}
+        name, file = parts[-1]
+        with horde.lock:
+            if self._fails("upload"):
+                return
+            signed = fields["x-amz-signature"] == "secret" and name == "file"
+            if not signed or len(file) > (horde.most_bytes or 0):
+                self._answer(400, b"<Error><Code>EntityTooLarge</Code></Error>")
+                return
+            horde.uploads[fields["key"]] = file
+        self._answer(204, b"")
 
     def do_PUT(self) -> None:
         horde, data = self.horde, self._body()

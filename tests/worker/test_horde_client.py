@@ -82,6 +82,20 @@ def test_an_upload_has_no_content_type(horde: FakeHorde, client: Horde) -> None:
     assert "content-type" not in horde.upload_headers[0]
 
 
+def test_an_upload_by_form_is_bounded_by_its_signature(horde: FakeHorde, client: Horde) -> None:
+    horde.most_bytes = 10
+    horde.add()
+    (job,) = client.pop()
+    horde.failures["upload"] = deque([503])
+    client.upload(job, b"\0webp\r\n\xff")
+    assert horde.uploads == {job.id: b"\0webp\r\n\xff"}
+    assert horde.upload_headers == []  # nothing came by PUT
+    with pytest.raises(RefusedError, match="400"):
+        client.upload(job, b"x" * 11)
+    client.submit(job, "ok", b"webp")
+    assert horde.settled[job.id]["generation"] == "R2"
+
+
 def test_an_upload_is_tried_again(horde: FakeHorde, client: Horde) -> None:
     horde.add()
     horde.failures["upload"] = deque([503, 0])

@@ -242,6 +242,29 @@ def test_hires_fix_acts_only_on_images_larger_than_native_on_both_sides(
         assert (difference(plain, fixed) > 1) is acts
 
 
+def test_the_adaptive_sampler_ignores_the_steps_that_were_asked_for() -> None:
+    from gpu_worker.pipeline import Pass
+    from horde.rules.ruleset import IN_FORCE
+
+    passes = [
+        Pass.of(a_job(sampler_name="k_dpm_adaptive", ddim_steps=steps)) for steps in (1, 30, 500)
+    ]
+    assert [one.steps for one in passes] == [IN_FORCE.adaptive_steps] * 3
+    assert Pass.of(a_job(ddim_steps=500)).steps == 500
+
+
+@pytest.mark.parametrize("width", [576, 640, 768, 1024, 1088, 2048, 3072])
+@pytest.mark.parametrize("height", [576, 704, 832, 1024, 1536, 3072])
+def test_the_first_pass_of_hires_fix_is_the_one_that_is_priced(width: int, height: int) -> None:
+    from gpu_worker.pipeline import first_pass_size
+    from horde.records import ImageSpec
+    from horde.rules.pricing import first_pass_pixels
+
+    spec = ImageSpec(width=width, height=height, steps=30, sampler_name="k_euler_a", hires_fix=True)
+    small, low = first_pass_size(width, height, 512)
+    assert first_pass_pixels(spec) == small * low < width * height
+
+
 def test_a_long_prompt_is_drawn_and_kept_out_of_the_logs(
     pipeline: Pipeline, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,14 +1,20 @@
-"""API keys: created once, shown once, stored as a hash."""
+"""API keys: created once, shown once, stored as a hash.
+
+An account key does everything. A worker key pops and submits, since it lies on machines that the
+owner of the account may not control. Each call reads its key: nothing here is cached, so a revoked
+key is refused at once.
+"""
 
 import hashlib
 import secrets
 
 from horde.edge.bodies import ANONYMOUS_KEY
-from horde.edge.http import is_uuid
+from horde.edge.ids import is_uuid
+from horde.edge.ratelimit import Settings
 from horde.records import SharedKey, User
 from horde.rules import accounts, sharedkeys
 from horde.rules.refusals import AnonForbiddenWorker, DeletedUser, InvalidAPIKey, NotPrivileged
-from horde.store import Store
+from horde.store import Store, connect
 
 
 def new_key() -> str:
@@ -21,24 +27,56 @@ def key_hash(api_key: str) -> str:
     return hashlib.sha256(api_key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def user_of(store: Store, api_key: str) -> User:
-    """Return the user that a key belongs to; raises InvalidAPIKey or DeletedUser."""
+def check_known(api_key: str) -> None:
+    """Refuse a key that nobody has, at the price of one read; raises InvalidAPIKey.
+
+    It says nothing of the account, which the route's function checks.
+    """
     if api_key == ANONYMOUS_KEY:
-        return accounts.anonymous()
-    key = store.accounts.key(key_hash(api_key))
+        return
+    store = connect(Settings.load().table_name)
+    found: object
+    if is_uuid(api_key):
+        found = store.sharedkeys.get(api_key.lower())
+    else:
+        found = store.keys.get(key_hash(api_key))
+    if found is None:
+        raise InvalidAPIKey
+
+
+def user_of(store: Store, api_key: str) -> User:
+    """Return the user that an account key belongs to.
+
+    Raises InvalidAPIKey, DeletedUser, or NotPrivileged for a worker key.
+    """
+    user, worker = holder_of(store, api_key)
+    if worker:
+        message = "This is a worker key: it can pop and submit, and nothing else."
+        raise NotPrivileged(message)
+    return user
+
+
+def holder_of(store: Store, api_key: str) -> tuple[User, bool]:
+    """Return the user that an account key or worker key belongs to, and whether it is the latter.
+
+    Only for what a worker key may see. Raises InvalidAPIKey or DeletedUser.
+    """
+    if api_key == ANONYMOUS_KEY:
+        return accounts.anonymous(), False
+    key = store.keys.get(key_hash(api_key))
     user = store.accounts.get(key.user_id) if key else None
-    if user is None:
+    if key is None or user is None:
         raise InvalidAPIKey
     if user.deleted:
         raise DeletedUser
-    return user
+    return user, key.worker
 
 
 def spender_of(store: Store, api_key: str, now: int) -> tuple[User, SharedKey | None]:
     """Return the account that a key spends from, and the shared key if it is one.
 
     A shared key is a UUID and spends its owner's kudos. ``now`` is in seconds. Raises
-    InvalidAPIKey, DeletedUser, SharedKeyExpired or SharedKeyEmpty.
+    InvalidAPIKey, DeletedUser, NotPrivileged, SharedKeyExpired or SharedKeyEmpty.
     """
     if not is_uuid(api_key):
         return user_of(store, api_key), None
@@ -65,7 +103,7 @@ def worker_user(store: Store, api_key: str) -> int:
     """
     if api_key == ANONYMOUS_KEY:
         raise AnonForbiddenWorker
-    key = store.accounts.key(key_hash(api_key))
+    key = store.keys.get(key_hash(api_key))
     if key is None:
         raise InvalidAPIKey
     if not key.worker:

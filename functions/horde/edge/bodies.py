@@ -2,10 +2,12 @@
 
 Names, ranges, enums and defaults are the AI Horde's. Where its published schema and its parser
 disagree, the parser wins (horde-api.md 1.1). Unknown fields are ignored, ``null`` means absent, and
-booleans must be JSON booleans.
+booleans must be JSON booleans. Every list and every text has a maximal length: the Horde's, or one
+that no client comes near (horde-clients.md).
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+import reprlib
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -70,15 +72,37 @@ SourceProcessing = Literal["img2img", "inpainting", "outpainting", "remix"]
 
 MAX_PIXELS_STORED = 2**53
 """The largest integer that every JSON client reads exactly."""
+MAX_PROMPT = 100_000
+"""Characters of a prompt that are read at all; ``admission.check_prompt`` has the real bound."""
+MAX_IMAGE_TEXT = 8_000_000
+"""Characters of an image in base64 or of its URL: more than any body has (``images``)."""
+MAX_NAMES = 1000
+"""Models, or workers, that a request names."""
+MAX_OFFERED = 30_000
+"""Characters of all model names in a pop, so that an answer can list hundreds of workers."""
+MAX_TEXT = 10_000
+"""Characters of a text for a workflow."""
+MAX_SEED = 1000
+"""Characters of a seed."""
 STEPS = 30
 STEPS_CONTROLNET = 20
 STEPS_CONTROLNET_MAX = 40
 
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 100
+_REPR.maxlevel = 3
+
+
+def _shown(value: object) -> str:
+    """Return the start of a value for an error, however large or deep the value is."""
+    return _REPR.repr(value)[:100]
+
+
 def _number(value: object) -> object:
     # As strict about types as JSON Schema: 7 and 7.5 are numbers, "7" and true are not.
     if isinstance(value, bool) or not isinstance(value, int | float):
-        message = f"{value!r} is not of type 'number'"
+        message = f"{_shown(value)} is not of type 'number'"
         raise ValueError(message)  # noqa: TRY004 - pydantic turns only ValueError into a message
     return value
 
@@ -122,14 +146,18 @@ class TextualInversion(_Body):
 class ExtraText(_Body):
     """A text for workflows such as ``qr_code``."""
 
-    text: Annotated[StrictStr, Field(min_length=1)]
-    reference: Annotated[StrictStr, Field(min_length=3)]
+    text: Annotated[StrictStr, Field(min_length=1, max_length=MAX_TEXT)]
+    reference: Annotated[StrictStr, Field(min_length=3, max_length=255)]
+
+
+ImageText = Annotated[StrictStr, Field(min_length=1, max_length=MAX_IMAGE_TEXT)]
+"""An image in base64, or its URL."""
 
 
 class ExtraSourceImage(_Body):
     """One more source image for ``remix``."""
 
-    image: Annotated[StrictStr, Field(min_length=1)]
+    image: ImageText
     strength: Number = 1.0
 
 
@@ -142,7 +170,9 @@ class Params(_Body):
     hires_fix_denoising_strength: Strength | None = None
     height: Size = 512
     width: Size = 512
-    post_processing: list[PostProcessor] = []
+    post_processing: Annotated[
+        list[PostProcessor], Field(max_length=len(get_args(PostProcessor)))
+    ] = []
     karras: StrictBool = True
     tiling: StrictBool = False
     hires_fix: StrictBool = False
@@ -155,9 +185,9 @@ class Params(_Body):
     loras: Annotated[list[Lora], Field(max_length=5)] = []
     tis: Annotated[list[TextualInversion], Field(max_length=20)] = []
     workflow: Literal["qr_code"] | None = None
-    extra_texts: list[ExtraText] = []
-    special: dict[str, Any] | None = None
-    seed: StrictStr = ""
+    extra_texts: Annotated[list[ExtraText], Field(max_length=20)] = []
+    special: Annotated[dict[str, Any], Field(max_length=100)] | None = None
+    seed: Annotated[StrictStr, Field(max_length=MAX_SEED)] = ""
     seed_variation: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
     steps: Annotated[StrictInt, Field(ge=1, le=500)] = STEPS
     n: Annotated[StrictInt, Field(ge=1, le=20)] = 1
@@ -180,7 +210,7 @@ class Params(_Body):
     @classmethod
     def _unique(cls, value: list[str]) -> list[str]:
         if len(set(value)) != len(value):
-            message = f"{value} has non-unique elements"
+            message = f"{_shown(value)} has non-unique elements"
             raise ValueError(message)
         return value
 
@@ -195,7 +225,7 @@ class Params(_Body):
 class GenerateRequest(_Body):
     """The body of ``POST /v2/generate/async``."""
 
-    prompt: Annotated[StrictStr, Field(min_length=1)]
+    prompt: Annotated[StrictStr, Field(min_length=1, max_length=MAX_PROMPT)]
     params: Params = Field(default_factory=Params)
     nsfw: StrictBool = True
     censor_nsfw: StrictBool = True
@@ -203,18 +233,20 @@ class GenerateRequest(_Body):
     validated_backends: StrictBool = False
     slow_workers: StrictBool = True
     extra_slow_workers: StrictBool = False
-    workers: list[StrictStr] = []
+    workers: Annotated[
+        list[Annotated[StrictStr, Field(max_length=100)]], Field(max_length=MAX_NAMES)
+    ] = []
     worker_blacklist: StrictBool = False
-    models: list[ModelName] = ["stable_diffusion"]
-    source_image: Annotated[StrictStr, Field(min_length=1)] | None = None
+    models: Annotated[list[ModelName], Field(max_length=MAX_NAMES)] = ["stable_diffusion"]
+    source_image: ImageText | None = None
     source_processing: SourceProcessing = "img2img"
-    source_mask: Annotated[StrictStr, Field(min_length=1)] | None = None
+    source_mask: ImageText | None = None
     extra_source_images: Annotated[list[ExtraSourceImage], Field(max_length=5)] = []
     r2: StrictBool = True
     shared: StrictBool = Field(default=False, validation_alias=AliasChoices("shared", "share"))
     replacement_filter: StrictBool = True
     dry_run: StrictBool = False
-    proxied_account: StrictStr | None = None
+    proxied_account: Annotated[StrictStr, Field(max_length=255)] | None = None
     disable_batching: StrictBool = False
     allow_downgrade: StrictBool = False
     webhook: (
@@ -244,6 +276,7 @@ class GenerateRequest(_Body):
             n=params.n,
             denoising_strength=params.denoising_strength,
             img2img=self.source_image is not None,
+            hires_fix=params.hires_fix,
             slow_workers=self.slow_workers,
             extra_slow_workers=self.extra_slow_workers,
             worker_blacklist=self.worker_blacklist and bool(self.workers),
@@ -274,11 +307,23 @@ class PopRequest(_Body):
     allow_lora: StrictBool = False
     limit_max_steps: StrictBool = False
     extra_slow_worker: StrictBool = False
-    blacklist: Annotated[list[StrictStr], Field(max_length=200)] = []
-    priority_usernames: Annotated[list[StrictStr], Field(max_length=100)] = []
+    blacklist: Annotated[
+        list[Annotated[StrictStr, Field(max_length=15)]], Field(max_length=200)
+    ] = []
+    priority_usernames: Annotated[
+        list[Annotated[StrictStr, Field(max_length=100)]], Field(max_length=100)
+    ] = []
     """``alias#id``; the first ten count, after the owner's own."""
     mixed_batch: StrictBool = False
     """Extension: the worker accepts images of several requests in one response (``jobs``)."""
+
+    @field_validator("models")
+    @classmethod
+    def _bounded(cls, value: list[str]) -> list[str]:
+        if sum(map(len, value)) > MAX_OFFERED:
+            message = f"all names together have more than {MAX_OFFERED} characters"
+            raise ValueError(message)
+        return value
 
     @property
     def offer(self) -> Offer:
@@ -303,12 +348,26 @@ class PopRequest(_Body):
         )
 
 
-class GenMetadata(_Body):
-    """One remark by a worker about an image."""
+RemarkType = Literal[
+    "lora",
+    "ti",
+    "censorship",
+    "source_image",
+    "source_mask",
+    "extra_source_images",
+    "batch_index",
+    "information",
+    "aesthetic_score",
+]
+RemarkText = Annotated[StrictStr, Field(max_length=255)]
 
-    type: Annotated[StrictStr, Field(max_length=100)]
-    value: Annotated[StrictStr, Field(max_length=1000)]
-    ref: Annotated[StrictStr, Field(max_length=255)] | None = None
+
+class GenMetadata(_Body):
+    """One remark by a worker about an image; ``value`` is a word of the Horde's or free text."""
+
+    type: RemarkType
+    value: RemarkText
+    ref: RemarkText | None = None
 
 
 class SubmitRequest(_Body):
@@ -318,7 +377,8 @@ class SubmitRequest(_Body):
     generation: StrictStr
     """``R2`` if the image was uploaded, else the WebP file in base64."""
     state: Literal["ok", "censored", "faulted", "csam"] = "ok"
-    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)]
+    """What it was drawn with; a signed 64-bit integer in the data set."""
     gen_metadata: Annotated[list[GenMetadata], Field(max_length=50)] = []
 
     @field_validator("seed", mode="before")
@@ -430,6 +490,13 @@ class RegisterRequest(_Body):
     ]
 
 
+class KeyRequest(_Body):
+    """The body of ``POST /v2/keys``."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=100)] | None = None
+    """A label, for its owner to know it by."""
+
+
 class UsersQuery(_Body):
     """The query of ``GET /v2/users``."""
 
@@ -537,11 +604,12 @@ def parse(model: type[M], body: object) -> M:
     Raises PayloadError with all errors, by dotted path, in the Horde's wording.
     """
     if not isinstance(body, dict):
-        raise PayloadError({"": f"{body!r} is not of type 'object'"[:200]})
+        raise PayloadError({"": f"{_shown(body)} is not of type 'object'"})
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise PayloadError({_path(e["loc"]): _message(e) for e in error.errors()}) from None
+        found = error.errors(include_url=False)
+        raise PayloadError({_path(one["loc"]): _message(one) for one in found}) from None
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -550,7 +618,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 def _message(error: Any) -> str:  # noqa: C901, PLR0911 - a flat table of pydantic's errors
     value, context = error["input"], error.get("ctx", {})
-    shown = repr(value)[:100]
+    shown = _shown(value)
     match error["type"]:
         case "missing":
             return f"'{error['loc'][-1]}' is a required property"

@@ -3,21 +3,32 @@
 Refusals by the horde's rules are in ``rules.refusals``; ``edge.http`` turns both into responses.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from horde.rules.refusals import HordeError
 
-MAX_BODY_MB = 6
-"""Of a request's body: as much as a Lambda takes."""
+MAX_ERRORS = 50
+"""Errors that an answer lists; the schema of the largest body has fewer fields."""
+MAX_PATH, MAX_ERROR = 200, 500
+"""Longest path and text of a listed error, in characters."""
 
 
 class PayloadError(HordeError):
-    """The body does not fit the schema: all errors by dotted path, and no ``rc``."""
+    """The body does not fit the schema: its errors by dotted path, and no ``rc``.
 
-    def __init__(self, errors: dict[str, str]) -> None:
+    The list is bounded: one item of a body costs a client two bytes, and its error hundreds.
+    """
+
+    def __init__(self, errors: Mapping[str, str]) -> None:
         super().__init__("Input payload validation failed")
-        self.errors = errors
+        self.errors = {
+            path[:MAX_PATH]: text[:MAX_ERROR] for path, text in islice(errors.items(), MAX_ERRORS)
+        }
+        if len(errors) > MAX_ERRORS:
+            self.errors["..."] = f"{len(errors) - MAX_ERRORS} more errors are not listed"
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body of the response."""
@@ -51,13 +62,13 @@ class UnsupportedMediaType(MalformedBody):
 
 
 class BodyTooLarge(MalformedBody):
-    """The body is larger than a Lambda accepts."""
+    """The body is larger than its route accepts."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         HordeError.__init__(
-            self, f"The request body is larger than this server accepts ({MAX_BODY_MB} MB)."
+            self, f"The request body is larger than this route accepts ({limit // 1000} KB)."
         )
 
 

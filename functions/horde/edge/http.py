@@ -10,22 +10,21 @@ document are both generated from it.
 """
 
 import base64
-import binascii
 import json
-import uuid
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from horde import VERSION, aws
-from horde.edge import masks, ratelimit
+from horde.edge import auth, masks, ratelimit
 from horde.edge.errors import (
-    MAX_BODY_MB,
     BodyTooLarge,
     MalformedBody,
     NulByteInPayload,
@@ -37,8 +36,24 @@ from horde.edge.responses import Wire, WireList
 from horde.log import logger
 from horde.rules.refusals import HordeError
 
-MAX_BODY = MAX_BODY_MB * 1_000_000
-"""Largest body in bytes."""
+MAX_BODY = 6_000_000
+"""Largest body of a route that takes images, in bytes. A Lambda takes 6 MB with all its headers."""
+MAX_PLAIN_BODY = 500_000
+"""Largest body of every other route, in bytes; a pop with hundreds of models has 20 KB."""
+MAX_UNKNOWN_BODY = 16_000
+"""Largest body that is read before the API key is known, in bytes.
+
+The Horde checks the schema before the key, and clients know its answers. So small bodies keep this
+order. A larger one from an unknown key is refused unread, since reading it would cost seconds.
+"""
+MAX_VALUES = 100_000
+"""Most commas and opening brackets of a JSON body, and so of its values.
+
+Once parsed, a value of two bytes costs up to a hundred. Images in base64 have no such characters,
+and the longest prompt may consist of commas alone.
+"""
+MAX_ANSWER = 6_000_000
+"""Most bytes of an answer's body in the JSON that a Lambda returns (``wire_size``)."""
 MAX_FORM, MAX_FIELDS = 20_000, 20
 """Largest form in bytes, and its largest number of fields."""
 FORM = "application/x-www-form-urlencoded"
@@ -57,14 +72,8 @@ HTML = "text/html; charset=utf-8"
 MISSING_KEY = (
     "The API Key corresponding to a registered user. Missing required parameter in the HTTP headers"
 )
-
-
-def is_uuid(text: str) -> bool:
-    """Return whether a text is a UUID in its hyphenated form."""
-    try:
-        return str(uuid.UUID(text)) == text.lower()
-    except ValueError:
-        return False
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""The only way to write a NUL byte in JSON: an odd number of backslashes before ``u0000``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,8 @@ class Call:
     method: str = ""
     raw_path: str = ""
     ip: str = ""
+    max_body: int = MAX_PLAIN_BODY
+    """Largest body that its route accepts, in bytes."""
 
     @classmethod
     def of(cls, event: Mapping[str, Any]) -> "Call":
@@ -109,29 +120,30 @@ class Call:
         return self.api_key
 
     def json(self) -> Any:
-        """Return the parsed body.
+        """Return the parsed body. It is parsed once, and bounded before that.
 
-        Raises BodyTooLarge, UnsupportedMediaType, MalformedBody or NulByteInPayload.
+        Raises BodyTooLarge, UnsupportedMediaType, MalformedBody, NulByteInPayload, or PayloadError
+        for more values than any request has.
         """
-        if len(self.raw_body) > MAX_BODY:
-            raise BodyTooLarge
+        if len(self.raw_body) > self.max_body:
+            raise BodyTooLarge(self.max_body)
         kind = self.headers.get("content-type", "application/json").partition(";")[0].strip()
         if kind.lower() != "application/json":
             raise UnsupportedMediaType
         try:
-            raw: str | bytes = self.raw_body
+            raw = self.raw_body.encode()
             if self.is_base64:
-                raw = base64.b64decode(self.raw_body, validate=True)
-            body = json.loads(raw)
-        except (ValueError, binascii.Error, RecursionError):
+                raw = base64.b64decode(raw, validate=True)
+        except ValueError:
             raise MalformedBody from None
-        if not isinstance(body, dict):
-            return body
+        if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
+            raise PayloadError({"": f"The body has more than {MAX_VALUES} values."})
         try:
-            text = json.dumps(body, ensure_ascii=False).encode()
-        except UnicodeEncodeError:  # a lone surrogate, which DynamoDB cannot store
+            # Refuses lone surrogates, which DynamoDB cannot store, and more than 200 levels.
+            body = from_json(raw)
+        except ValueError:
             raise MalformedBody from None
-        if b"\\u0000" in text:
+        if b"\\u0000" in raw and _NUL.search(raw):
             raise NulByteInPayload
         return body
 
@@ -141,7 +153,7 @@ class Call:
         Raises BodyTooLarge, UnsupportedMediaType, MalformedBody or NulByteInPayload.
         """
         if len(self.raw_body) > MAX_FORM:
-            raise BodyTooLarge
+            raise BodyTooLarge(MAX_FORM)
         kind = self.headers.get("content-type", "").partition(";")[0].strip()
         if kind.lower() != FORM:
             what = "form"
@@ -155,7 +167,7 @@ class Call:
                     raw.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
                 )
             )
-        except (ValueError, binascii.Error):
+        except ValueError:
             raise MalformedBody from None
         if any("\0" in text for text in (*fields, *fields.values())):
             raise NulByteInPayload
@@ -203,6 +215,8 @@ class Route:
     errors: tuple[type[HordeError], ...] = ()
     """Refusals beyond those that follow from ``body``, ``query``, ``key`` and ``limits``."""
     limits: tuple[ratelimit.Limit, ...] = ()
+    max_body: int = MAX_PLAIN_BODY
+    """Largest body, in bytes."""
     tag: str = ""
     hidden: bool = False
     """Whether the route is left out of the OpenAPI document."""
@@ -220,7 +234,9 @@ def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, An
         if limit is not None:
             headers |= limit.headers()
         mask = masks.parse(call.headers.get("x-fields", ""))
-        response = route.run(call)
+        if route.key is Key.REQUIRED and len(call.raw_body) > MAX_UNKNOWN_BODY:
+            auth.check_known(call.required_key())
+        response = route.run(replace(call, max_body=route.max_body))
     except HordeError as refusal:
         response = Response(refusal.body(), refusal.status, headers=refusal.headers)
     except Exception:  # noqa: BLE001 - our own fault: logged, and answered
@@ -245,6 +261,15 @@ def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, An
     }
 
 
+def wire_size(part: Wire) -> int:
+    """Return the bytes of a part of a response in what a Lambda returns: JSON within JSON."""
+    return len(_json(_json(part.dump())).encode())
+
+
+def _json(body: Any) -> str:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+
+
 def _encoded(response: Response, mask: masks.Mask) -> str:
     if response.kind != JSON:
         return str(response.body)
@@ -253,7 +278,7 @@ def _encoded(response: Response, mask: masks.Mask) -> str:
         body = body.dump()
     if mask and response.status < HTTPStatus.BAD_REQUEST:
         body = masks.apply(mask, body)
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return _json(body)
 
 
 def _route(routes: Mapping[str, Route], name: str) -> Route:

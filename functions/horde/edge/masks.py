@@ -14,6 +14,8 @@ Mask = dict[str, "Mask | None"]
 _TOKEN = re.compile(r"\s*([{},]|[^{},\s]+)\s*")
 MAX_LENGTH = 2000
 """Longest mask, in characters."""
+MAX_BRACES = 20
+"""Most pairs of braces in a mask; each is a level of recursion at worst."""
 
 
 class BadMask(HordeError):  # noqa: N818 - named like its rc
@@ -24,6 +26,8 @@ def parse(text: str) -> Mask:
     """Parse a mask; an empty one selects everything. Raises BadMask."""
     if len(text) > MAX_LENGTH:
         raise BadMask("The X-Fields mask is too long.")
+    if text.count("{") > MAX_BRACES:
+        raise _bad()
     tokens = _TOKEN.findall(text)
     if tokens[:1] == ["{"]:
         tokens = tokens[1:-1] if tokens[-1] == "}" else ["{"]

@@ -25,7 +25,7 @@ from horde.edge.errors import (
 from horde.edge.http import Key, Route
 from horde.edge.responses import PlainError, RequestError, SchemaError, Wire
 from horde.rules import ruleset
-from horde.rules.refusals import Busy, DeletedUser, HordeError, InvalidAPIKey
+from horde.rules.refusals import Busy, DeletedUser, HordeError, InvalidAPIKey, NotPrivileged
 
 FUNCTIONS = Path(__file__).resolve().parents[2]
 REFERENCE = "#/components/schemas/{model}"
@@ -125,7 +125,7 @@ def _errors(route: Route) -> Iterator[type[HordeError]]:
     if route.query is not None:
         yield PayloadError
     if route.key is not Key.UNUSED:
-        yield from (InvalidAPIKey, DeletedUser)
+        yield from (InvalidAPIKey, DeletedUser, NotPrivileged)
     if route.key is Key.REQUIRED:
         yield PayloadError
     if route.limits:

@@ -5,6 +5,9 @@ each Lambda process. This writes nothing, but several processes together may let
 limit that must hold (``exact``) is counted in the table: one write per request, to an item of that
 caller and window alone. The count in memory is a lower bound of the real one. So a flood is refused
 from memory and never becomes a flood of writes.
+
+Addresses are stored as keyed hashes, for which a process reads a secret once. If it cannot, the
+request fails, and the next one tries again. A limit that is not exact needs no secret.
 """
 
 import hashlib
@@ -18,6 +21,7 @@ from typing import Any
 from horde import aws, clock
 from horde.edge.bodies import ANONYMOUS_KEY
 from horde.edge.errors import TooManyRequests
+from horde.rules.hashes import Purpose, keyed
 from horde.store import connect
 
 MAX_WINDOWS = 20_000
@@ -79,6 +83,7 @@ TRANSFER = (Limit(1, 1, By.KEY, exact=True), Limit(90, 3600, By.KEY, exact=True)
 """POST kudos/transfer (horde-api.md 1.5)."""
 USER = (Limit(60, 60, By.PATH, trusted=600),)
 SHAREDKEYS = (Limit(5, 60, By.KEY, exact=True),)
+KEYS = (Limit(5, 60, By.KEY, exact=True),)
 WORKER = (Limit(60, 1, By.KEY),)
 CHANGE = (Limit(30, 60, By.PATH),)
 READ = (Limit(90, 60, By.PATH, trusted=600),)
@@ -91,6 +96,8 @@ class Settings(aws.Settings):
     trusted_ips: str
     """Addresses and networks (CIDR), comma-separated."""
     table_name: str = ""
+    hash_secret: str = ""
+    """The ARN of the secret that addresses are hashed with, where an exact limit counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,7 @@ class Caller:
     """Method and path."""
 
     def subject(self, by: By) -> str | None:
-        """Return the hash that requests are counted by; no address or key is stored."""
+        """Return the name that requests are counted by in memory; see ``_stored``."""
         match by:
             case By.IP:
                 return _hash(network(self.ip))
@@ -204,6 +211,7 @@ def check(limits: Sequence[Limit], route: str, caller: Caller) -> LimitStatus | 
     anonymous = caller.api_key == ANONYMOUS_KEY
     groups: dict[str, list[LimitStatus]] = {}
     exact: set[str] = set()
+    addresses: set[str] = set()
     for limit in limits:
         name = caller.subject(limit.by)
         if name is None:
@@ -221,24 +229,42 @@ def check(limits: Sequence[Limit], route: str, caller: Caller) -> LimitStatus | 
         groups.setdefault(subject, []).append(here)
         if limit.exact:
             exact.add(subject)
+        if limit.by is not By.KEY:
+            addresses.add(subject)
     # Memory first: a caller who is over the limit already causes no write.
     tightest = _tightest([one for group in groups.values() for one in group])
     if exact:
         counted = [
-            _counted(settings.table_name, subject, group, now) if subject in exact else group
+            _counted(subject, group, now, address=subject in addresses)
+            if subject in exact
+            else group
             for subject, group in groups.items()
         ]
         tightest = _tightest([one for group in counted for one in group])
     return tightest
 
 
-def _counted(table: str, subject: str, found: list[LimitStatus], now: int) -> list[LimitStatus]:
-    windows = [one.seconds for one in found]
-    counts = connect(table).ratelimits.count(subject, windows, now)
+def _counted(
+    subject: str, found: list[LimitStatus], now: int, *, address: bool
+) -> list[LimitStatus]:
+    settings, windows = Settings.load(), [one.seconds for one in found]
+    name = _stored(subject, now // max(windows)) if address else subject
+    counts = connect(settings.table_name).ratelimits.count(name, windows, now)
     return [
         LimitStatus(max(one.count, count), one.limit, one.seconds, one.reset_at)
         for one, count in zip(found, counts, strict=True)
     ]
+
+
+def _stored(subject: str, window: int) -> str:
+    """Return the name of an address in the table: a keyed hash, and another one in each window.
+
+    So a reader of the table can neither look an address up nor follow one. A key has 128 random
+    bits; its hash needs no secret.
+    """
+    route, _, _ = subject.partition("#")
+    secret = aws.secret(Settings.load().hash_secret)
+    return f"{route}#{keyed(secret, Purpose.ADDRESS, f'{subject}#{window}')}"
 
 
 def _tightest(found: list[LimitStatus]) -> LimitStatus | None:

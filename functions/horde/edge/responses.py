@@ -141,6 +141,13 @@ class RequestStatus(RequestCheck):
     generations: list[GeneratedImage]
 
 
+class UploadForm(Wire):
+    """A form that uploads a WebP file to ``url`` by POST: ``fields`` first, then ``file``."""
+
+    url: str
+    fields: dict[str, str]
+
+
 class Job(Wire):
     """One image for a worker to draw. ``ttl`` is the length of its lease in seconds."""
 
@@ -150,6 +157,8 @@ class Job(Wire):
     payload: dict[str, Any]
     r2_upload: str
     shared: bool
+    r2_post: UploadForm | None = None
+    """Uploads instead of ``r2_upload``: the length is signed, so S3 refuses what is too long."""
     source_image: str | None = None
     source_processing: str | None = None
     source_mask: str | None = None
@@ -196,6 +205,30 @@ class Registered(Wire):
     id: int
     username: str
     kudos: Kudos
+    api_key: str
+
+
+class KeyDetails(Wire):
+    """One of an account's API keys, but not the key itself."""
+
+    id: str
+    """The start of the key's SHA-256."""
+    name: str | None = None
+    worker: bool
+    """Whether it is a worker key, which pops and submits only."""
+    fleet: bool
+    """Whether it is a worker key of the operator's own endpoints."""
+    created_at: str | None = None
+    """UTC; unknown for a key made before it was recorded."""
+
+
+class KeyList(WireList[KeyDetails]):
+    """The API keys of an account, the oldest first."""
+
+
+class KeyMade(KeyDetails):
+    """A new API key. Only this response shows it."""
+
     api_key: str
 
 
@@ -353,6 +386,8 @@ class WorkerDetails(Wire):
     threads: Count
     uptime: Count
     maintenance_mode: bool
+    maintenance_msg: str | None = None
+    """Shown to its owner and moderators only."""
     paused: bool | None = None
     """Shown to moderators only."""
     info: str | None = None

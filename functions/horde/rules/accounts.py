@@ -1,6 +1,8 @@
 """Who may see and change which fields of an account, and who is a moderator or admin.
 
-Privileges come from the account's own flags and from the operator's setting ``admins``.
+Privileges come from the account's own flags and from the operator's setting ``admins``, never from
+an account's number or age. Moderators act on accounts without a role. On moderators and admins,
+themselves included, only admins do.
 """
 
 from collections.abc import Mapping
@@ -24,6 +26,8 @@ MAX_NAME = 30
 BY_OWNER = frozenset({"username", "contact"})
 BY_MODERATOR = frozenset({"concurrency", "trusted", "flagged", "admin_comment", "undelete"})
 BY_ADMIN = frozenset({"kudos", "moderator", "monthly_kudos"})
+MAX_API_KEYS = 5
+"""Most account keys of an account. Worker keys, which the operator makes, do not count."""
 MAX_USER_DIGITS = 18
 """Most digits of an account's number; the table stores no larger ones."""
 
@@ -98,7 +102,7 @@ def check_change(changes: Mapping[str, Any], viewer: User, user: User, admins: s
     if BY_ADMIN & fields:
         require_admin(viewer, admins)
     if BY_MODERATOR & fields:
-        require_moderator(viewer, admins)
+        check_moderates(viewer, user, admins)
     check_owner(viewer, user, admins)
     if len(changes.get("username", "")) > MAX_NAME:
         message = f"A user name has at most {MAX_NAME} characters."
@@ -106,6 +110,20 @@ def check_change(changes: Mapping[str, Any], viewer: User, user: User, admins: s
 
 
 def check_owner(viewer: User, user: User, admins: str) -> None:
-    """Raise NotOwner unless the viewer owns the account or is a moderator."""
-    if privilege(viewer, user, admins) is Privilege.PUBLIC:
+    """Refuse a viewer who neither owns an account nor moderates it; raises NotOwner or NotAdmin."""
+    if viewer.id == user.id and not viewer.anonymous:
+        return
+    if not is_moderator(viewer, admins):
         raise NotOwner
+    check_moderates(viewer, user, admins)
+
+
+def check_moderates(viewer: User, user: User, admins: str) -> None:
+    """Refuse a viewer who may not do to an account what is for moderators.
+
+    Raises NotModerator, or NotAdmin if the account is a moderator's or an admin's: nobody acts on
+    his peers or raises himself.
+    """
+    require_moderator(viewer, admins)
+    if is_moderator(user, admins):
+        require_admin(viewer, admins)

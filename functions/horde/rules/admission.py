@@ -3,6 +3,7 @@
 The rules are those of horde-api.md 3.4; the numbers are in ``rules.ruleset``.
 """
 
+import json
 from dataclasses import replace
 
 from horde.records import Census, ImageSpec, User
@@ -10,7 +11,7 @@ from horde.rules import ruleset
 from horde.rules.pricing import accurate_steps
 from horde.rules.refusals import InvalidPromptSize, KudosUpfront, MissingPrompt, TooManyPrompts
 
-NATIVE_SIDE = {
+FREE_SIDE = {
     "stable_diffusion_2": 768,
     "stable_diffusion_2_512": 768,
     "stable_diffusion_2_768": 768,
@@ -21,14 +22,18 @@ NATIVE_SIDE = {
 """Side in pixels, by baseline, that never needs kudos upfront: smaller images come out badly."""
 MAX_PROMPT_WORDS = 7500
 MAX_PROMPT_BYTES = 64 * 1024
-"""Bound that keeps items small; no tokenizer reads this far."""
+"""Bytes of a prompt as JSON, where a control character has six; no tokenizer reads this far.
+
+It keeps items small, and a pop of twenty images, each with its prompt, below the 6 MB of an answer.
+"""
 
 
 def check_prompt(prompt: str) -> None:
     """Refuse an empty or overlong prompt; raises MissingPrompt or InvalidPromptSize."""
     if not prompt.partition("###")[0].strip():
         raise MissingPrompt
-    if len(prompt.split()) > MAX_PROMPT_WORDS or len(prompt.encode()) > MAX_PROMPT_BYTES:
+    size = len(json.dumps(prompt, ensure_ascii=False).encode()) - len('""')
+    if size > MAX_PROMPT_BYTES or len(prompt.split()) > MAX_PROMPT_WORDS:
         message = (
             f"The prompt is too long. Please keep it to at most {MAX_PROMPT_WORDS} words and "
             f"{MAX_PROMPT_BYTES // 1024} KB."
@@ -63,38 +68,42 @@ def max_side(census: Census, baseline: str = "") -> int:
     queued = sum(load.images for load in census.models.values())
     side = rules.max_side + rules.side_per_thread * census.threads
     side -= round(rules.side_per_queued * queued)
-    return min(rules.max_side, max(rules.min_side, NATIVE_SIDE.get(baseline, 0), side))
+    return min(rules.max_side, max(rules.min_side, FREE_SIDE.get(baseline, 0), side))
 
 
-def upfront_reason(spec: ImageSpec, side: int) -> str | None:
+def upfront_reason(spec: ImageSpec, side: int, baseline: str = "") -> str | None:
     """Return why a request needs its kudos upfront, or None if it does not.
 
-    ``side`` is the side of the largest free square, from ``max_side``.
+    ``side`` is the side of the largest free square, from ``max_side``. ``baseline`` is the model's
+    family.
     """
     rules = ruleset.IN_FORCE
     if not spec.slow_workers:
         return "it refuses slow workers"
     if spec.sampler_name == "lcm" and spec.steps > rules.max_steps_lcm:
         return f"it asks for more than {rules.max_steps_lcm} LCM steps"
-    if accurate_steps(spec) > rules.max_steps:
-        return f"it asks for more than {rules.max_steps} steps"
+    if accurate_steps(spec, baseline=baseline) > rules.max_steps:
+        counted = " with the first pass of hires_fix" if spec.hires_fix else ""
+        return f"it asks for more than {rules.max_steps} steps{counted}"
     if spec.pixels > side**2:
         return f"it asks for more than {side}x{side} pixels"
     return None
 
 
-def lacks_upfront(spec: ImageSpec, side: int, *, total: int, available: int) -> bool:
+def lacks_upfront(reason: str | None, *, total: int, available: int) -> bool:
     """Return whether a request needs ``total`` kudos upfront and the account lacks them.
 
-    ``available`` is the balance above the account's floor, in kudos.
+    ``reason`` is that of ``upfront_reason``. ``available`` is the balance above the account's
+    floor, in kudos.
     """
-    return upfront_reason(spec, side) is not None and available < total
+    return reason is not None and available < total
 
 
-def downgraded(spec: ImageSpec, side: int) -> ImageSpec:
+def downgraded(spec: ImageSpec, side: int, baseline: str = "") -> ImageSpec:
     """Return a spec reduced until it needs no kudos upfront (``allow_downgrade``).
 
-    The size keeps its aspect ratio as far as multiples of 64 allow. The adaptive sampler ignores a
+    The size keeps its aspect ratio as far as multiples of 64 allow, and comes first, since the
+    first pass of ``hires_fix`` counts for more in a smaller image. The adaptive sampler ignores a
     limit on steps, so it becomes ``k_euler_a``.
     """
     rules, reduced = ruleset.IN_FORCE, replace(spec, slow_workers=True)
@@ -107,10 +116,10 @@ def downgraded(spec: ImageSpec, side: int) -> ImageSpec:
         )
     if spec.sampler_name == "lcm":
         reduced = replace(reduced, steps=min(spec.steps, rules.max_steps_lcm))
-    elif accurate_steps(spec) > rules.max_steps:
+    elif accurate_steps(reduced, baseline=baseline) > rules.max_steps:
         if spec.sampler_name == "k_dpm_adaptive":
             reduced = replace(reduced, sampler_name="k_euler_a")
-        per_step = accurate_steps(replace(reduced, steps=100)) / 100
+        per_step = accurate_steps(replace(reduced, steps=100), baseline=baseline) / 100
         reduced = replace(reduced, steps=min(spec.steps, int(rules.downgraded_steps / per_step)))
     return reduced
 
@@ -124,13 +133,13 @@ def downgrade_message(spec: ImageSpec) -> str:
     )
 
 
-def check_upfront(spec: ImageSpec, side: int, *, total: int, available: int) -> None:
+def check_upfront(reason: str | None, *, total: int, available: int) -> None:
     """Refuse a request that needs more kudos upfront than the account has; raises KudosUpfront.
 
-    ``available`` is the balance above the account's floor, in kudos.
+    ``reason`` is that of ``upfront_reason``. ``available`` is the balance above the account's
+    floor, in kudos. ``store.charges`` decides again, by the balance that it charges.
     """
-    if lacks_upfront(spec, side, total=total, available=available):
-        reason = upfront_reason(spec, side)
+    if lacks_upfront(reason, total=total, available=available):
         message = (
             f"Due to heavy demand, this request needs its kudos upfront because {reason}. It costs "
             f"{total} kudos, but this account can spend {max(0, available)}. Please reduce its "

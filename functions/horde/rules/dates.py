@@ -11,6 +11,11 @@ def iso(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
+def hour(at: int) -> str:
+    """Return the hour of a time in seconds, such as ``2026-11-23T05``."""
+    return iso(at * 1000)[:13]
+
+
 def minute(ms: int) -> str:
     """Return the minute of a time, such as ``2026-11-23T05:42``."""
     return iso(ms)[:16]

@@ -31,6 +31,8 @@ class Kind(StrEnum):
     ACCEPT = "GENERATION"
     REFUND = "REFUND"
     REWARD = "REWARD"
+    REVERSAL = "REWARD_REVERSAL"
+    """Rewards that the operator took back."""
     GRANT = "ADMIN_ADJUSTMENT"
     FLOOR = "FLOOR_ADJUSTMENT"
     TRANSFER = "TRANSFER"
@@ -93,6 +95,11 @@ def refund(user_id: int, *, price: int, tax: int, waived_left: int) -> Entry:
 def reward(user_id: int, amount: int) -> Entry:
     """Pay a worker's owner for one drawn image."""
     return _entry(Kind.REWARD, user_id, {Account.REWARDS: -amount})
+
+
+def reversal(user_id: int, amount: int) -> Entry:
+    """Take ``amount`` kudos of rewards back from a worker's owner."""
+    return _entry(Kind.REVERSAL, user_id, {Account.REWARDS: amount})
 
 
 def award(user_id: int, amount: int) -> Entry:

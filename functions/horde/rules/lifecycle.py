@@ -31,6 +31,14 @@ def after_fault(request: Request, generation: Generation, now: int) -> FaultOutc
     return FaultOutcome.REQUEUE
 
 
+def faulted_by(generation: Generation) -> list[int | str]:
+    """Return who has faulted an image, once its present worker has: workers and their owners."""
+    present = [generation.worker_id, generation.worker_user]
+    return list(
+        dict.fromkeys([*generation.faulted_by, *(one for one in present if one is not None)])
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """The counts that check and status return (horde-api.md 1.2)."""

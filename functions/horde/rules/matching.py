@@ -7,8 +7,9 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from horde.records import Generation, Offer, User
+from horde.records import Generation, Offer, User, WorkerContext
 from horde.rules import ruleset
+from horde.rules.standing import held_limit
 
 AGEING_PER_S = 5
 """A waiting request gains this many kudos of priority per second (horde-api.md 3.5)."""
@@ -78,19 +79,27 @@ def batch_key(model: str, payload: Mapping[str, Any], *, kind: str = "", alone: 
     return "|".join(str(part) for part in parts)
 
 
-def skip_reason(  # noqa: PLR0911 - a flat list of reasons
-    generation: Generation,
-    worker_id: str,
-    offer: Offer,
-    *,
-    trusted: bool = False,
-    speed: int | None = None,
+def has_faulted(generation: Generation, worker_id: str, owner: User) -> bool:
+    """Return whether an image is refused to a worker, since it faulted it before.
+
+    An owner who is not trusted may have several workers that fault, so each of them is refused. The
+    operator's own workers may try again. The condition of ``store.queue.claim`` is the same.
+    """
+    if owner.fleet:
+        return False
+    return worker_id in generation.faulted_by or (
+        not owner.trusted and owner.id in generation.faulted_by
+    )
+
+
+def skip_reason(  # noqa: C901, PLR0911 - a flat list of reasons
+    generation: Generation, worker: WorkerContext, offer: Offer
 ) -> str | None:
     """Return the Horde's name of the reason why a worker cannot take an image, or None if it can.
 
-    ``trusted`` says whether the worker's owner is. ``speed`` is in pixelsteps per second, or None
-    if it is unknown.
+    ``offer`` is that of its present pop.
     """
+    worker_id, speed = worker.worker.id, worker.stats.speed
     if generation.pixels > offer.max_pixels:
         return "max_pixels"
     if generation.nsfw and not offer.nsfw:
@@ -101,13 +110,18 @@ def skip_reason(  # noqa: PLR0911 - a flat list of reasons
         return "img2img"
     if generation.workers and (worker_id in generation.workers) is generation.worker_blacklist:
         return "worker_id"
-    if generation.trusted_only and not trusted:
+    if has_faulted(generation, worker_id, worker.owner):
+        return "worker_id"
+    if generation.trusted_only and not worker.owner.trusted:
         return "untrusted"
     if offer.limit_max_steps and generation.steps > ruleset.IN_FORCE.max_steps:
         return "step_count"
     if offer.extra_slow and not generation.extra_slow_workers:
         return "performance"
     if not generation.slow_workers and speed is not None and speed < SLOW_SPEED:
+        return "performance"
+    limit = held_limit(worker.stats, worker.owner, generation)
+    if limit is not None and len(worker.stats.held) >= limit:
         return "performance"
     return None
 

@@ -3,6 +3,11 @@
 Kudos are whole numbers. The base price of one image is the closed form of the AI Horde
 (horde-api.md 3.2 b) with accurate steps. Its price is that times the multipliers, rounded half up,
 and at least 1. The flat tax is added and never multiplied.
+
+Price, reward, lease, the limits of what needs no kudos upfront, and the speed of workers follow
+from the same accurate steps, so they agree about the work. The numbers that may change are in the
+ruleset, so that the audit can follow a request's price from its payload and its ruleset. A change
+of the formula itself needs a field in the ruleset too.
 """
 
 import math
@@ -12,19 +17,26 @@ from decimal import ROUND_HALF_UP, Decimal
 from horde.records import ImageSpec
 from horde.rules import ruleset
 
-BASELINE_MULTIPLIER = {
-    "stable_diffusion_xl": Decimal(2),
-    "stable_cascade": Decimal(4),
-    "flux_1": Decimal(8),
-    "z_image_turbo": Decimal(8),
-    "qwen_image": Decimal(12),
-}
-"""Multiplier of the base price, by model family (horde-api.md 3.2 c); 1 for all others."""
 SLOW_BASELINES = frozenset({"flux_1", "qwen_image", "z_image_turbo"})
 """Model families with leases three times as long (horde-api.md 2, TTL)."""
 
-TWO_PASS_SAMPLERS = frozenset({"k_heun", "k_dpm_2", "k_dpm_2_a", "k_dpmpp_2s_a"})
-ADAPTIVE_STEPS = 50
+NATIVE_SIDE = {
+    "stable_diffusion_2": 768,
+    "stable_diffusion_2_768": 768,
+    "stable_diffusion_xl": 1024,
+    "stable_cascade": 1024,
+    "flux_1": 1024,
+    "z_image_turbo": 1024,
+    "qwen_image": 1024,
+}
+"""Side in pixels of the images that a model was trained on, by family.
+
+``hires_fix`` draws its first pass at this size (gpu-worker.md 4).
+"""
+NATIVE_SIDE_OTHERS = 512
+"""The same for Stable Diffusion 1 and for unknown families."""
+SIZE_STEP = 64
+"""Widths and heights are multiples of this many pixels."""
 IMG2IMG_STRENGTH = 0.8
 """The default ``denoising_strength`` of image-to-image (horde-api.md 3.2 b)."""
 
@@ -47,19 +59,50 @@ class Price:
         return (self.price + self.tax) * self.n
 
 
-def accurate_steps(spec: ImageSpec) -> float:
-    """Return the steps that are really computed (horde-api.md 3.2 b).
+def first_pass_pixels(spec: ImageSpec, *, baseline: str = "") -> int:
+    """Return the pixels of the first pass of ``hires_fix``; 0 if there is none.
 
-    Two-pass samplers count twice, the adaptive sampler as 50. Image-to-image computes only the
-    fraction ``denoising_strength`` of the steps.
+    Workers draw one only for text-to-image whose both sides exceed the model's native side. It
+    scales the image so that its short side is native, in multiples of 64 (gpu-worker.md 4;
+    ``gpu_worker.pipeline`` computes the same).
     """
+    native = NATIVE_SIDE.get(baseline, NATIVE_SIDE_OTHERS)
+    short = min(spec.width, spec.height)
+    if not spec.hires_fix or spec.img2img or short <= native:
+        return 0
+    shrink = native / short
+    width, height = (
+        max(SIZE_STEP, round(side * shrink / SIZE_STEP) * SIZE_STEP)
+        for side in (spec.width, spec.height)
+    )
+    return width * height
+
+
+def accurate_steps(
+    spec: ImageSpec, *, baseline: str = "", rules: ruleset.Ruleset | None = None
+) -> float:
+    """Return the steps that count, in steps of the full size (horde-api.md 3.2 b and 3.4).
+
+    Two-pass samplers count twice, the adaptive sampler as a fixed number. Image-to-image computes
+    only the fraction ``denoising_strength`` of the steps.
+
+    The first pass of ``hires_fix`` adds its steps, at the fraction of the pixels that it draws: a
+    quarter at twice the native side, almost all steps just above it. The closed form has no term
+    for ``hires_fix``. What was measured lies between: the Horde's network prices 512x512 at 30
+    steps 12.31 with it and 7.61 without, 1.62 times as much. The second pass counts all steps,
+    although it computes fewer at a low ``hires_fix_denoising_strength``. The network does not see
+    that strength either. And a worker that draws an unknown family in one pass computes them all.
+    """
+    rules = rules or ruleset.IN_FORCE
     steps = float(spec.steps)
     if spec.sampler_name == "k_dpm_adaptive":
-        steps = ADAPTIVE_STEPS
-    elif spec.sampler_name in TWO_PASS_SAMPLERS:
+        steps = rules.adaptive_steps
+    elif spec.sampler_name in rules.two_pass_samplers:
         steps *= 2
     if spec.img2img:
         steps *= spec.denoising_strength or IMG2IMG_STRENGTH
+    if rules.counts_hires_fix:
+        steps *= 1 + first_pass_pixels(spec, baseline=baseline) / spec.pixels
     return steps
 
 
@@ -83,14 +126,24 @@ def tax(*, shared: bool, rules: ruleset.Ruleset | None = None) -> int:
     return rules.tax_shared if shared else rules.tax_private
 
 
-def quote(spec: ImageSpec, *, shared: bool, baseline: str = "") -> Price:
-    """Return the price of images by the rules in force.
+def family_factor(spec: ImageSpec, *, baseline: str, rules: ruleset.Ruleset) -> Decimal:
+    """Return the multiplier of the base price by the model's family (horde-api.md 3.2 c)."""
+    factors = dict(rules.families)
+    if first_pass_pixels(spec, baseline=baseline):
+        factors |= dict(rules.families_hires_fix)
+    return factors.get(baseline, Decimal(1))
+
+
+def quote(
+    spec: ImageSpec, *, shared: bool, baseline: str = "", rules: ruleset.Ruleset | None = None
+) -> Price:
+    """Return the price of images; ``rules`` defaults to the ruleset in force.
 
     ``baseline`` is the model's family, or empty if unknown.
     """
-    rules = ruleset.IN_FORCE
-    kudos = base_kudos(spec.pixels, accurate_steps(spec))
-    kudos *= BASELINE_MULTIPLIER.get(baseline, Decimal(1))
+    rules = rules or ruleset.IN_FORCE
+    kudos = base_kudos(spec.pixels, accurate_steps(spec, baseline=baseline, rules=rules))
+    kudos *= family_factor(spec, baseline=baseline, rules=rules)
     reward = _whole(kudos)
     if spec.img2img:
         kudos *= rules.source_image
@@ -98,12 +151,12 @@ def quote(spec: ImageSpec, *, shared: bool, baseline: str = "") -> Price:
         kudos *= rules.fast_workers_only
     if spec.worker_blacklist:
         kudos *= rules.worker_blacklist
-    return Price(price=_whole(kudos), tax=tax(shared=shared), n=spec.n, reward=reward)
+    return Price(price=_whole(kudos), tax=tax(shared=shared, rules=rules), n=spec.n, reward=reward)
 
 
 def lease_seconds(spec: ImageSpec, *, baseline: str = "") -> int:
     """Return the length of a lease for one image, in seconds (horde-api.md 2, TTL)."""
-    ttl = 30 + accurate_steps(spec) * 2 * spec.pixels / (512 * 512)
+    ttl = 30 + accurate_steps(spec, baseline=baseline) * 2 * spec.pixels / (512 * 512)
     if baseline in SLOW_BASELINES:
         ttl *= 3
     ttl = max(MIN_TTL_S, ttl)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from horde.records import Generation, Rating, Request, State
+from horde.records import DELIVERED, Generation, Rating, Request, State
 from horde.rules import ruleset
 from horde.rules.lifecycle import consumed, progress
 from horde.rules.refusals import AestheticsError
@@ -23,7 +23,7 @@ def check(
     if best is None and not ratings:
         message = "Send ratings, the best image, or both."
         raise AestheticsError(message, rc="AestheticsMissing")
-    if not request.shared:
+    if not request.shared or request.csam:
         message = "Only requests that are shared publicly can be rated."
         raise AestheticsError(message, rc="AestheticsNotPublic")
     if not progress(request, generations).done:
@@ -64,7 +64,9 @@ def reward(
 ) -> int:
     """Return the kudos that the ratings earn for the request's owner.
 
-    They are always fewer than the request has cost. An anonymous request earns none.
+    ``generations``, like what was rated, leave out images that were withdrawn. The ratings earn at
+    most what was paid for these images without their tax, so no script gets its taxes back by
+    rating its own images. An anonymous request earns none.
     """
     rules = ruleset.of(request.ruleset)
     if request.anonymous:
@@ -77,6 +79,17 @@ def reward(
         if best and len(ratings) == 1 and ratings[0].rating < LOW_RATING:
             earned += rules.best_with_low_rating
     else:
-        earned = rules.best_alone
+        earned = rules.best_alone if best else 0
+    return max(0, min(earned, _most(request, generations)))
+
+
+def _most(request: Request, generations: list[Generation]) -> int:
+    """Return the most kudos that a request's ratings may earn, by what was paid for its images.
+
+    A refund deducts waived kudos first. So all that are left were waived from what was consumed.
+    """
     cost = sum(consumed(request, generation) for generation in generations) - request.waived
-    return max(0, min(earned, cost - 1))
+    if ruleset.of(request.ruleset).ratings_return_tax:
+        return cost - 1
+    delivered = sum(generation.state in DELIVERED for generation in generations)
+    return cost - delivered * request.tax

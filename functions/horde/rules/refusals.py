@@ -131,7 +131,7 @@ class KudosTransferRefused(HordeError):
 
 
 class NotAllowedAwards(HordeError):
-    """Only the horde's first account may award kudos."""
+    """Only admins, whom the operator names, may award kudos."""
 
     status, rc = HTTPStatus.FORBIDDEN, "NotAllowedAwards"
 
@@ -231,6 +231,36 @@ class AnonForbidden(HordeError):
         super().__init__("The anonymous account cannot do this. Please register first.")
 
 
+class KeyNotFound(HordeError):
+    """The account has no such API key."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "KeyNotFound"
+
+    def __init__(self) -> None:
+        super().__init__("You have no such API key.")
+
+
+class LastAccountKey(HordeError):
+    """The last account key of an account cannot be revoked, only rotated."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "LastAccountKey"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This is the last key of the account, and without one there is no way into it. Rotate "
+            "it instead, or add another one first."
+        )
+
+
+class TooManyKeys(HordeError):
+    """The account has as many account keys as it may have."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "TooManyKeys"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"You cannot have more than {limit} account keys.")
+
+
 class WrongCredentials(HordeError):
     """The image was claimed by a worker of another user."""
 
@@ -245,6 +275,24 @@ class WorkerMaintenance(HordeError):
     def __init__(self, reason: str, *, rc: str | None = None) -> None:
         # horde-worker-reGen searches the message for "maintenance mode".
         super().__init__(f"This worker has been put into maintenance mode. Reason: {reason}", rc=rc)
+
+
+class TooManyWorkers(HordeError):
+    """The account has as many workers as it may have."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "TooManyWorkers"
+
+
+class WorkerHoldsImages(HordeError):
+    """The worker holds images, so it cannot be deleted yet."""
+
+    status, rc = HTTPStatus.CONFLICT, "WorkerHoldsImages"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This worker still has images to draw, so it cannot be deleted. Please put it into "
+            "maintenance, and delete it when it has submitted them or their leases have ended."
+        )
 
 
 class PolymorphicNameConflict(HordeError):
@@ -276,7 +324,7 @@ class AnonForbiddenWorker(HordeError):
 
 
 class NotPrivileged(HordeError):
-    """The API key is valid, but it is not a worker key."""
+    """A worker key pops and submits, and nothing else; only a worker key does."""
 
     status, rc = HTTPStatus.FORBIDDEN, "NotPrivileged"
 
@@ -341,12 +389,26 @@ class AbortedGen(HordeError):
         )
 
 
+class ImageRefused(HordeError):
+    """The submitted image is not the one that was asked for; the job counts as faulted."""
+
+    rc = "ImageRefused"
+
+    def __init__(self, reason: str) -> None:
+        # horde-worker-reGen searches the message for the texts of other refusals: none is in it.
+        super().__init__(
+            f"The submitted image was refused: {reason}. The job counts as faulted and goes back "
+            "to the queue."
+        )
+        self.reason = reason
+
+
 class NotUploaded(HordeError):
-    """The submitted image is not in the bucket, or is not a WebP file."""
+    """The submitted image is not in the bucket."""
 
     def __init__(self, generation_id: str) -> None:
         super().__init__(
-            f"The image of job {generation_id} was not uploaded as a WebP file. Upload it to "
+            f"The image of job {generation_id} was not uploaded. Upload it as a WebP file to "
             "r2_upload and submit again."
         )
 

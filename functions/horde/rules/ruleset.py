@@ -4,14 +4,14 @@ Each request names the version it was accepted under, and ``bin/operator audit``
 version. So to change a number, add a version. Never edit a version under which requests have been
 accepted:
 
-    SECOND = replace(FIRST, version="2027-01", tax_shared=2)
-    RULESETS = (FIRST, SECOND)
+    THIRD = replace(SECOND, version="2027-01", tax_shared=2)
+    RULESETS = (FIRST, SECOND, THIRD)
 
 All texts that clients read (terms, news, OpenAPI, pages, the demo) take their numbers from here.
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 
 from horde.records import FIRST_RULESET
@@ -35,7 +35,19 @@ class Ruleset:
     floor_anonymous: int
     """The anonymous account's balance, which sets its priority; it is never written."""
 
+    # Work: which steps count (``rules.pricing.accurate_steps``).
+    two_pass_samplers: tuple[str, ...]
+    """Samplers whose steps count twice."""
+    adaptive_steps: int
+    """Steps of ``k_dpm_adaptive``, whatever the request says."""
+    counts_hires_fix: bool
+    """Whether the first pass of ``hires_fix`` counts."""
+
     # Prices: multipliers of the base price (horde-api.md 3.2).
+    families: tuple[tuple[str, Decimal], ...]
+    """By the model's family (``baseline``); 1 for all others."""
+    families_hires_fix: tuple[tuple[str, Decimal], ...]
+    """Those that differ for images drawn with ``hires_fix``."""
     source_image: Decimal
     fast_workers_only: Decimal
     worker_blacklist: Decimal
@@ -48,6 +60,8 @@ class Ruleset:
     """For choosing the best image without rating any."""
     best_with_low_rating: int
     """Added for a single low rating that also names the best image."""
+    ratings_return_tax: bool
+    """Whether ratings may earn back the tax, too, but for one kudo of the whole cost."""
 
     # Limits of requests without kudos upfront (horde-api.md 3.4).
     max_steps: int
@@ -83,6 +97,17 @@ FIRST = Ruleset(
     tax_private=3,
     floor=14,
     floor_anonymous=-50,
+    two_pass_samplers=("k_heun", "k_dpm_2", "k_dpm_2_a", "k_dpmpp_2s_a"),
+    adaptive_steps=50,
+    counts_hires_fix=False,
+    families=(
+        ("stable_diffusion_xl", Decimal(2)),
+        ("stable_cascade", Decimal(4)),
+        ("flux_1", Decimal(8)),
+        ("z_image_turbo", Decimal(8)),
+        ("qwen_image", Decimal(12)),
+    ),
+    families_hires_fix=(),
     source_image=Decimal("1.3"),
     fast_workers_only=Decimal("1.2"),
     worker_blacklist=Decimal("1.1"),
@@ -90,6 +115,7 @@ FIRST = Ruleset(
     per_artifacts=5,
     best_alone=15,
     best_with_low_rating=15,
+    ratings_return_tax=True,
     max_steps=40,
     max_steps_lcm=10,
     downgraded_steps=30,
@@ -102,7 +128,18 @@ FIRST = Ruleset(
     max_faults=3,
     request_life_s=20 * 60,
 )
-RULESETS = (FIRST,)
+SECOND = replace(
+    FIRST,
+    version="2026-12",
+    # As the Horde counts them today (horde-api.md 3.4). It is also what the price follows: in 3.2 b
+    # the adaptive sampler has 50, from the time when that was the limit of steps without kudos.
+    two_pass_samplers=(*FIRST.two_pass_samplers, "k_dpmpp_sde"),
+    adaptive_steps=40,
+    counts_hires_fix=True,
+    families_hires_fix=(("stable_cascade", Decimal(7)),),  # horde-api.md 3.2 c
+    ratings_return_tax=False,
+)
+RULESETS = (FIRST, SECOND)
 """Every version, the oldest first; the last one is in force."""
 IN_FORCE = RULESETS[-1]
 

@@ -3,6 +3,8 @@
 The budget is also a condition of the transaction that spends it (``store.requests.accept``).
 """
 
+import hashlib
+
 from horde.records import UNLIMITED, ImageSpec, SharedKey, User
 from horde.rules.dates import DAY_S
 from horde.rules.refusals import (
@@ -16,6 +18,11 @@ MAX_KEYS = 3
 """Shared keys that an account may have."""
 MAX_KEYS_TRUSTED = 10
 """Shared keys that a trusted account may have."""
+
+
+def mark(key_id: str) -> str:
+    """Return what stands for a key in its owner's ledger, which outlives it: its id is a secret."""
+    return hashlib.sha256(key_id.encode()).hexdigest()[:32]
 
 
 def max_keys(user: User) -> int:

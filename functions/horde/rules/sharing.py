@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from horde.records import Generation, Request, State
-from horde.rules.dates import iso
+from horde.records import Generation, Request, State, User
+from horde.rules.dates import DAY_S, day
+from horde.rules.hashes import Purpose, keyed
 
 LICENSE = "CC0-1.0"
-TERMS_VERSION = "2026-11"
+ACCEPTED = "accepted"
+"""The verdict on an image that passed the gate (``images.checked``)."""
+TERMS_VERSION = "2026-12"
 """The version of ``edge/documents``, recorded with every shared image."""
 
 
@@ -75,32 +78,94 @@ def decide(*, flag: bool, anonymous: bool, uses_images: bool) -> Decision:
 
 
 class Verdict(StrEnum):
-    """What to do with an uploaded image."""
+    """What to do with a delivered file."""
 
     SHARE = "share"
+    HOLD = "hold"
+    """Keep it until its worker's owner is trusted."""
     LATER = "later"
     NEVER = "never"
 
 
-def judge(request: Request | None, generation: Generation | None, attempt: int) -> Verdict:
-    """Decide whether an uploaded image is shared now, later or never.
+def shareable(request: Request, state: State) -> bool:
+    """Return whether an image that is delivered in this state may reach the data set."""
+    return request.shared and state is State.OK
 
-    ``attempt`` is the claim that it was uploaded for.
+
+class DrawnBy(StrEnum):
+    """Who drew a shared image, as its row says."""
+
+    ENDPOINT = "endpoint"
+    """One of the operator's own endpoints."""
+    TRUSTED = "trusted volunteer"
+    UNTRUSTED = "untrusted volunteer"
+
+
+TRUSTED_AFTER_S = 7 * DAY_S
+"""Age of an account before it can earn trust by drawing (horde-api.md 3.3)."""
+
+
+def drawn_by(owner: User | None) -> DrawnBy:
+    """Return who drew an image, by its worker's owner; None is an account that is gone."""
+    if owner is None:
+        return DrawnBy.UNTRUSTED
+    if owner.fleet:
+        return DrawnBy.ENDPOINT
+    return DrawnBy.TRUSTED if owner.trusted else DrawnBy.UNTRUSTED
+
+
+def earns_trust(owner: User, *, images: int | None, now: int) -> bool:
+    """Return whether an account becomes trusted for what its workers drew.
+
+    ``images`` is how many it takes, or None if only the operator's word counts. As in the Horde
+    (horde-api.md 3.3), the account must be a week old and in good standing. ``now`` is in seconds.
     """
-    if request is None or generation is None or not request.shared:
+    if images is None or owner.deleted or owner.flagged:
+        return False
+    return owner.fulfilled >= images and owner.created_at + TRUSTED_AFTER_S <= now
+
+
+def judge_people(author: User | None, owner: User | None, *, hold: bool) -> Verdict:
+    """Decide whether an image is published, held or dropped, by the accounts behind it.
+
+    ``author`` requested it and ``owner`` owns the worker that drew it; None is an account that is
+    gone. ``hold`` says whether images of untrusted volunteers are held back.
+    """
+    if author is None or author.deleted or owner is None or owner.flagged:
         return Verdict.NEVER
-    if attempt != generation.attempt:
-        return Verdict.NEVER  # the worker uploaded it after its lease had expired
+    return Verdict.HOLD if hold and drawn_by(owner) is DrawnBy.UNTRUSTED else Verdict.SHARE
+
+
+def judge(request: Request | None, generation: Generation | None, sha256: str) -> Verdict:
+    """Decide whether a delivered file is shared now, later or never, by its own records.
+
+    ``sha256`` is the file's. Of two submits that race, each stores its file, and the settlement
+    names the one that was delivered. What has no verdict is not published.
+    """
+    if request is None or generation is None or not request.shared or request.csam:
+        return Verdict.NEVER
     if generation.state is State.PROCESSING:
         return Verdict.LATER
-    return Verdict.SHARE if generation.state is State.OK else Verdict.NEVER
+    if not shareable(request, generation.state) or generation.screened != ACCEPTED:
+        return Verdict.NEVER
+    return Verdict.SHARE if sha256 == generation.sha256 else Verdict.NEVER
 
 
-def row(request: Request, generation: Generation, *, sha256: str, size: int) -> dict[str, Any]:
+def row(
+    request: Request,
+    generation: Generation,
+    *,
+    drawn: DrawnBy,
+    sha256: str,
+    size: int,
+    secret: bytes,
+) -> dict[str, Any]:
     """Return a shared image's metadata (laion-dataset.md 2.4): flat, no null, no empty list.
 
-    Nothing in it identifies a person: no user, key, address, client or worker. ``sha256`` and
-    ``size`` (bytes) are the image file's.
+    Nothing in it identifies a person: no user, key, address, client or worker. A request's id lets
+    anybody cancel and rate it, so ``set`` is its hash under ``secret``: images of one request have
+    the same. The time of delivery beside the public statistics names authors, so only its day is
+    told. ``sha256`` and ``size`` (bytes) are the image file's.
     """
     payload = request.payload
     prompt, _, negative = payload["prompt"].partition("###")
@@ -108,12 +173,12 @@ def row(request: Request, generation: Generation, *, sha256: str, size: int) -> 
     anonymous_default = request.share_reason == Reason.ANONYMOUS
     return {
         "id": generation.id,
-        "request_id": request.id,
+        "set": keyed(secret, Purpose.REQUEST, request.id),
         "batch_index": generation.index,
-        "created_at": iso(generation.settled_at or request.created_at),
+        "created_on": day(generation.settled_at or request.created_at),
         "prompt": prompt.strip(),
         "negative_prompt": negative.strip(),
-        "seed": seed,
+        "seed": _int64(seed),
         "steps": payload["ddim_steps"],
         "cfg_scale": float(payload["cfg_scale"]),
         "sampler": payload["sampler_name"],
@@ -124,6 +189,7 @@ def row(request: Request, generation: Generation, *, sha256: str, size: int) -> 
         "width": payload["width"],
         "height": payload["height"],
         "model": generation.model,
+        "drawn_by": drawn,
         "user_type": "anon" if request.anonymous else "pseudonymous",
         "consent": "anonymous-default" if anonymous_default else "request-flag",
         "terms_version": TERMS_VERSION,
@@ -135,3 +201,11 @@ def row(request: Request, generation: Generation, *, sha256: str, size: int) -> 
         "format": "webp",
         "file_name": f"{generation.id}.webp",
     }
+
+
+def _int64(seed: int) -> int:
+    """Return a seed as a signed number of 64 bits, which all tools of data sets read.
+
+    A worker may name one of up to 2^64; generators take both numbers for the same bits.
+    """
+    return (seed + 2**63) % 2**64 - 2**63

@@ -6,9 +6,6 @@ Each rule is also a condition of the transaction (``store.transfers.transfer``).
 from horde.records import User
 from horde.rules.refusals import KudosTransferRefused
 
-AWARDER_ID = 1
-"""The horde's first account, the only one that may award kudos."""
-
 
 def _refuse(rc: str, message: str) -> KudosTransferRefused:
     return KudosTransferRefused(message, rc=rc)
@@ -69,7 +66,7 @@ def check(sender: User, receiver: User, amount: int, *, received_recently: bool)
 def check_award(giver: User, receiver: User, amount: int) -> None:
     """Refuse an award that is not allowed; raises KudosTransferRefused.
 
-    The caller has checked that ``giver`` may award kudos.
+    The caller has checked that ``giver`` is an admin.
     """
     check_amount(amount)
     if receiver.anonymous:

@@ -10,8 +10,8 @@ Items (``pk`` / ``sk``):
 ``USER#<id>``         ``USER``                 an account and its balance
 ``USER#<id>``         ``LEDGER#<time>#<id>``   one entry of its ledger, append-only; a reward is
                                                pending until it is marked posted
-``KEY#<sha256>``      ``KEY``                  an API key's hash -> user, and whether it is a
-                                               worker key
+``KEY#<sha256>``      ``KEY``                  an API key's hash -> user, whether it is a worker
+                                               key, its name
 ``COUNTER``           ``USERS``                the last user id assigned
 ``REQUEST#<id>``      ``REQUEST``              a request
 ``GENERATION#<id>``   ``GENERATION``           one image of a request
@@ -27,18 +27,22 @@ Items (``pk`` / ``sk``):
 ``MODEL#<name>``      ``MODEL``                when an online worker last offered this model
 ``SHARED#<id>``       ``SHARED``               an image in the data set and its author (private;
                                                for withdrawal)
+``HELD#<id>``         ``HELD``                 an image that is held back from the data set
+``HOLDER#<id>``       ``HOLDER``               an account whose workers drew held images
+``CSAM#<id>``         ``CSAM``                 an image that a worker marked as CSAM
 ``WEBHOOK#<id>``      ``WEBHOOK``              an image whose webhook must be called (outbox)
 ``RATING#<id>``       ``RATING``               the rating of a shared image
 ``SHAREDKEY#<id>``    ``SHAREDKEY``            a key that lets others spend an account's kudos
 ``RATELIMIT#...``     ``RATELIMIT``            the count of one caller's requests to one route
 ``IDEMPOTENCY#...``   ``IDEMPOTENCY``          an ``Idempotency-Key`` and the body it was used with
 ``PAIR#<id>#<id>``    ``PAIR``                 the last transfer between two users
+``DROPPED#<id>#...``  ``DROPPED``              images that an owner's workers dropped in one hour
 ====================  =======================  ===============================================
 
 The indexes are sparse (``store.items``). ``waiting`` holds waiting images, the highest priority
-last. ``due`` holds leases and requests by the time they expire, and rewards until they are posted.
-``listed`` holds an account's waiting images and requests, all users by kudos, and workers by the
-time they were last seen.
+last. ``due`` holds leases and requests by the time they expire, rewards until they are posted, and
+deleted accounts until their requests have ended. ``listed`` holds an account's waiting images,
+requests and API keys, all users by kudos, and workers by the time they were last seen.
 """
 
 from functools import cache
@@ -46,14 +50,18 @@ from typing import TYPE_CHECKING
 
 from horde import aws
 from horde.store.accounts import Accounts
+from horde.store.apikeys import ApiKeys
 from horde.store.census import Censuses
 from horde.store.counters import Counters
+from horde.store.csam import CsamMarks
 from horde.store.due import DueRows
 from horde.store.endings import Endings
+from horde.store.held import HeldImages
 from horde.store.payouts import Payouts
 from horde.store.queue import Queue
 from horde.store.ratelimits import RateLimits
 from horde.store.requests import Requests
+from horde.store.rewards import Rewards
 from horde.store.sharedkeys import SharedKeys
 from horde.store.sharing import Sharing
 from horde.store.table import Table
@@ -70,6 +78,7 @@ class Store:
     def __init__(self, table: str, client: "DynamoDBClient") -> None:
         self.table = Table(table, client)
         self.accounts = Accounts(self.table)
+        self.keys = ApiKeys(self.table)
         self.sharedkeys = SharedKeys(self.table)
         self.transfers = Transfers(self.table)
         self.requests = Requests(self.table, self.accounts, self.sharedkeys)
@@ -81,6 +90,9 @@ class Store:
         self.workers = Workers(self.table)
         self.census = Censuses(self.table)
         self.sharing = Sharing(self.table)
+        self.held = HeldImages(self.table)
+        self.csam = CsamMarks(self.table)
+        self.rewards = Rewards(self.table)
         self.ratelimits = RateLimits(self.table)
 
 

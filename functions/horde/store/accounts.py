@@ -1,20 +1,22 @@
-"""Accounts and API keys: registration, changes, grants and the monthly allowance."""
+"""Accounts: registration, changes, deletion, grants and the monthly allowance."""
 
 import heapq
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from horde import clock
-from horde.records import ANONYMOUS_ID, User
+from horde.records import ANONYMOUS_ID, ApiKey, User
 from horde.rules import accounts, allowance, kudos, ruleset
 from horde.rules.dates import month_start
+from horde.store.apikeys import new_key
 from horde.store.items import (
+    DUE,
     LISTED,
     USER_SHARDS,
-    Item,
     Kind,
+    due_shard_of_user,
+    encode,
     from_item,
     id_of,
     key,
@@ -31,36 +33,31 @@ from horde.store.ledger import (
     post,
 )
 from horde.store.table import Table
-from horde.store.transaction import EXISTS, check, new
+from horde.store.transaction import new
 
-DELETED: Mapping[str, Any] = {"deleted": True, LISTED.partition: None}
-"""The changes that delete an account; it leaves the list of users too."""
 _LAST_ID = (Kind.COUNTER, "USERS")
+
+
+def deleted(user: User) -> dict[str, Any]:
+    """Return the changes that delete an account.
+
+    It leaves the list of users, and is due for the sweep until its requests have ended.
+    """
+    due = {DUE.partition: due_shard_of_user(user.id), DUE.sort: clock.now()}
+    return {"deleted": True, LISTED.partition: None, **due}
 
 
 def undeleted(user: User) -> dict[str, Any]:
     """Return the changes that undo an account's deletion."""
-    return {"deleted": None, LISTED.partition: users_list(user.id)}
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """The owner of an API key, and whether it is a worker key."""
-
-    user_id: int
-    worker: bool
+    not_due = {DUE.partition: None, DUE.sort: None}
+    return {"deleted": None, LISTED.partition: users_list(user.id), **not_due}
 
 
 class Accounts:
-    """Accounts and their keys."""
+    """Accounts, their balances and their fields."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
-
-    def key(self, key_hash: str) -> Key | None:
-        """Look up an API key by its hash."""
-        item = self._table.get(key(Kind.KEY, key_hash))
-        return from_item(Key, item) if item else None
 
     def get(self, user_id: int) -> User | None:
         """Read an account. The anonymous account is not in the table, but is returned too."""
@@ -128,24 +125,26 @@ class Accounts:
             floor=floor,
             created_at=clock.now(),
             admin=floor,
+            ruleset=ruleset.IN_FORCE.version,
         )
         in_list = listed(users_list(user.id), user.kudos)
         self._table.transact(
             [
                 new({**key(Kind.USER, user.id), **to_item(user), **in_list}),
-                _new_key(key_hash, user.id, worker=False),
+                new_key(ApiKey(hash=key_hash, user_id=user.id, created_at=user.created_at)),
                 append_entry(kudos.opening(user), reference="registration"),
             ]
         )
         return user
 
-    def add_worker_key(self, user_id: int, key_hash: str) -> bool:
-        """Add a worker key to an account; returns False if there is no such user."""
-        parts = [
-            _new_key(key_hash, user_id, worker=True),
-            check(key(Kind.USER, user_id), EXISTS),
-        ]
-        return self._table.try_transact(parts)
+    def end_deletion(self, user_id: int, deleted_before: int) -> None:
+        """Take an account off the due index if it became due by a time (seconds)."""
+        self._table.try_update(
+            key(Kind.USER, user_id),
+            f"REMOVE {DUE.attributes}",
+            f"{DUE.sort} <= :before",
+            {":before": encode(deleted_before)},
+        )
 
     def give_allowance(self, user: User, default: int) -> User:
         """Give an account this month's allowance once, and return the account as it is afterwards.
@@ -167,8 +166,3 @@ class Accounts:
         )
         self._table.try_transact(parts)  # False: a concurrent call gave this month's allowance
         return self.get(user.id) or user
-
-
-def _new_key(key_hash: str, user_id: int, *, worker: bool) -> Item:
-    attributes = {"user_id": {"N": str(user_id)}, "worker": {"BOOL": worker}}
-    return new({**key(Kind.KEY, key_hash), **attributes})

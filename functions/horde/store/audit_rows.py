@@ -1,18 +1,14 @@
-"""The table's items as the audit sees them: typed rows, parsed without trusting the items.
+"""The table's items as the audit sees them: typed rows. ``store.audit_read`` parses them.
 
 No Lambda imports this module (``tests/infra/test_rooms.py``).
 """
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any
 
 from horde.records import Generation, Request, Settlement, SharedKey, User
-from horde.rules import kudos
-from horde.store.items import DUE, LISTED, TTL, WAITING, Item, Kind, Row, from_item, row_of
-from horde.store.settlements import POSTED, settlement_of
+from horde.store.items import TTL, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +18,8 @@ class AccountRow:
     user: User
     listed: str | None
     listed_at: int | None
+    waiting: int = 0
+    """Its count of waiting images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +36,8 @@ class EntryRow:
     """Whether a reward has been paid and counted."""
     settlement: Settlement | None = None
     """The delivered image that a reward is for."""
+    sharedkey: str | None = None
+    """The mark of the shared key that paid a charge, or got a refund back."""
 
     @property
     def written_at(self) -> int:
@@ -64,7 +64,7 @@ class IndexKeys:
 
 @dataclass(frozen=True, slots=True)
 class RequestRow:
-    """A request, without its payload."""
+    """A request; of its payload only what its price depends on is kept."""
 
     request: Request
     keys: IndexKeys
@@ -73,10 +73,25 @@ class RequestRow:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """A generation."""
+    """A generation, and what was delivered of it, if its settlement says so."""
 
     generation: Generation
     keys: IndexKeys
+    sha256: str | None = None
+    size: int | None = None
+    """In bytes."""
+    counted: bool = False
+    """Whether its account counts it while it waits."""
+    held: bool = False
+    """Whether its worker's statistics list it while the worker holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRow:
+    """The images that a worker holds, as its statistics list them."""
+
+    worker_id: str
+    images: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +108,13 @@ class PublishedRow:
     generation_id: str
     request_id: str
     user_id: int
+    object_key: str
+    withdrawn: bool
+
+    @property
+    def objects(self) -> tuple[str, str]:
+        """The keys of its image and of its metadata in the data set's bucket."""
+        return self.object_key, self.object_key.removesuffix("webp") + "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +124,16 @@ class CountedRow:
     request_id: str
 
 
-AuditRow = AccountRow | EntryRow | RequestRow | ImageRow | SharedKeyRow | PublishedRow | CountedRow
+AuditRow = (
+    AccountRow
+    | EntryRow
+    | RequestRow
+    | ImageRow
+    | HeldRow
+    | SharedKeyRow
+    | PublishedRow
+    | CountedRow
+)
 
 
 def kind_of(row: Row) -> str:
@@ -113,99 +144,3 @@ def kind_of(row: Row) -> str:
 def name_of(row: Row) -> str:
     """Return the id in an item's partition key."""
     return row.pk.partition("#")[2]
-
-
-def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kinds
-    """Return an item as a typed row, or None if the audit does not check its kind.
-
-    Raises KeyError, ValueError, TypeError or AttributeError for an item that this system did not
-    write.
-    """
-    row = row_of(item)
-    name = name_of(row)
-    match kind_of(row):
-        case Kind.USER:
-            return _account(name, item)
-        case Kind.LEDGER:
-            return _entry(row, name, item)
-        case Kind.REQUEST:
-            return _request(name, item)
-        case Kind.GENERATION:
-            return _image(name, item)
-        case Kind.SHAREDKEY:
-            return SharedKeyRow(from_item(SharedKey, item))
-        case Kind.SHARED:
-            ids = item["generation_id"]["S"], item["request_id"]["S"]
-            return PublishedRow(*ids, int(item["user_id"]["N"]))
-        case Kind.COUNTED:
-            return CountedRow(name)
-        case _:
-            return None
-
-
-def _account(name: str, item: Item) -> AccountRow:
-    user = from_item(User, item)
-    _check_id(str(user.id), name)
-    return AccountRow(user, _text(item, LISTED.partition), _number(item, LISTED.sort))
-
-
-def _entry(row: Row, name: str, item: Item) -> EntryRow:
-    kind = item["kind"]["S"]
-    entry = EntryRow(
-        row,
-        int(name),
-        kind,
-        int(item["amount"]["N"]),
-        {account: int(amount["N"]) for account, amount in item["postings"]["M"].items()},
-        item["reference"]["S"],
-        posted=POSTED in item,
-        settlement=settlement_of(item) if kind == kudos.Kind.REWARD else None,
-    )
-    _ = entry.written_at  # raises ValueError for a malformed sort key
-    return entry
-
-
-def _request(name: str, item: Item) -> RequestRow:
-    # Prompts are long, and the audit has no need to see them.
-    request = from_item(Request, {**item, "payload": {"S": "{}"}})
-    _check_id(request.id, name)
-    _check_uuid(name)
-    return RequestRow(request, _keys(item), "rated_at" in item)
-
-
-def _image(name: str, item: Item) -> ImageRow:
-    generation = from_item(Generation, item)
-    _check_id(generation.id, name)
-    _check_uuid(name)
-    return ImageRow(generation, _keys(item))
-
-
-def _text(item: Mapping[str, Any], name: str) -> str | None:
-    return str(item[name]["S"]) if name in item else None
-
-
-def _number(item: Mapping[str, Any], name: str) -> int | None:
-    return int(item[name]["N"]) if name in item else None
-
-
-def _keys(item: Item) -> IndexKeys:
-    return IndexKeys(
-        wait_model=_text(item, WAITING.partition),
-        listed=_text(item, LISTED.partition),
-        listed_at=_number(item, LISTED.sort),
-        due_shard=_text(item, DUE.partition),
-        due_at=_number(item, DUE.sort),
-        gone_at=_number(item, TTL),
-    )
-
-
-def _check_id(found: str, name: str) -> None:
-    if found != name:
-        message = f"its id is {found!r}"
-        raise ValueError(message)
-
-
-def _check_uuid(name: str) -> None:
-    if str(uuid.UUID(name)) != name:
-        message = f"{name!r} is not a lowercase UUID"
-        raise ValueError(message)

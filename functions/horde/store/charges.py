@@ -2,24 +2,35 @@
 
 ``requests.accept`` writes it with the request, both or neither. A charge is computed from the
 account as it was read. Its condition is that enough kudos are above the floor, or, if part of the
-charge is waived, that the balance is exactly the one that was read.
+charge is waived, that the balance is exactly the one that was read; and that the account is not
+deleted, so that nothing is added to what its deletion cancels. The account's count of waiting
+images grows in the same update, within its limit. Of a request that needs its kudos upfront no part
+is waived.
 """
 
 from dataclasses import replace
 
+from horde import clock
 from horde.records import Request, SharedKey, User
-from horde.rules import kudos
+from horde.rules import admission, kudos
 from horde.store import sharedkeys
+from horde.store.counts import room_for
 from horde.store.items import Item
-from horde.store.ledger import balance_at_least, balance_is, post
+from horde.store.ledger import NOT_DELETED, balance_at_least, balance_is, post
 
 
-def charge(request: Request, user: User, shared: SharedKey | None) -> tuple[Request, list[Item]]:
+def charge(
+    request: Request, user: User, shared: SharedKey | None, *, upfront: str | None = None
+) -> tuple[Request, list[Item]]:
     """Return the request as charged, and the parts of the transaction that charge it.
 
     An anonymous request charges nobody, since one account for all would be a hot key. A request
-    with a shared key is also charged to that key's budget.
+    with a shared key is also charged to that key's budget. ``upfront`` is why the request needs its
+    kudos upfront (``admission.upfront_reason``), if it does; raises KudosUpfront if ``user`` lacks
+    them.
     """
+    total = (request.price + request.tax) * request.n
+    admission.check_upfront(upfront, total=total, available=user.kudos - user.floor)
     if request.anonymous:
         return request, []
     entry = kudos.accept(
@@ -33,10 +44,25 @@ def charge(request: Request, user: User, shared: SharedKey | None) -> tuple[Requ
     can_pay = (
         balance_is(user.kudos) if entry.waived else balance_at_least(user.floor - entry.amount)
     )
-    counts = {"requested": request.n, "used": request.n * request.pixelsteps}
-    parts = post(entry, can_pay, reference=request.id, counts=counts)
+    may_wait = room_for(request.n, admission.concurrency(user))
+    counts = {
+        "requested": request.n,
+        "used": request.n * request.pixelsteps,
+        "waiting": request.n,
+    }
+    conditions = (can_pay, may_wait, NOT_DELETED)
+    changes = {"waiting_at": clock.now()}
+    paid_by = shared.id if shared else None
+    parts = post(
+        entry,
+        *conditions,
+        reference=request.id,
+        counts=counts,
+        changes=changes,
+        sharedkey_id=paid_by,
+    )
     if shared is not None:
         total = (request.price + request.tax) * request.n
         parts.append(sharedkeys.spend(shared, paid=-entry.amount, total=total))
-    paid_by = shared.id if shared else None
-    return replace(request, waived=entry.waived, sharedkey_id=paid_by), parts
+        request = replace(request, sharedkey_id=shared.id, sharedkey_revision=shared.revision)
+    return replace(request, waived=entry.waived), parts

@@ -1,4 +1,4 @@
-"""The due index: leases and requests that have expired, and rewards not posted in time."""
+"""The due index: expired leases and requests, rewards not posted in time, deleted accounts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from horde.store.table import Table
 class DueRow:
     """One row of the due index.
 
-    It is an expired lease (``GENERATION``), an expired request (``REQUEST``), or a reward not
-    posted in time (``LEDGER``, whose id is its whole sort key).
+    It is an expired lease (``GENERATION``), an expired request (``REQUEST``), a deleted account
+    (``USER``), or a reward not posted in time (``LEDGER``, whose id is its whole sort key).
     """
 
     kind: Kind

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from horde import clock
-from horde.records import Generation, Request, State
-from horde.rules import kudos
+from horde.records import DELIVERED, Generation, Request, State
+from horde.rules import kudos, lifecycle, sharing
 from horde.rules.refusals import Busy
-from horde.rules.statistics import Counter, Scope, Series
-from horde.store import sharedkeys
-from horde.store.counters import add
+from horde.store import counts, sharedkeys
+from horde.store.csam import mark
 from horde.store.items import (
     DUE,
     KEEP_S,
@@ -48,25 +47,37 @@ class Endings:
         state: State,
         seed: int,
         gen_metadata: list[dict[str, str]],
+        sha256: str,
+        size: int,
+        csam: bool = False,
     ) -> bool:
         """Record a delivered image and its worker's pending reward.
 
-        Exactly one settlement of a generation succeeds, and only under the lease that it was read
-        with; else returns False. A censored image refunds its price, but not its tax. The reward
-        stays pending until ``payouts`` posts it: one account often owns a whole fleet, and its item
-        would become hot.
+        ``sha256`` (hexadecimal) and ``size`` (bytes) are those of the accepted file, which is
+        stored by now: from here on they say what was delivered. Exactly one settlement of a
+        generation succeeds, and only under the lease that it was read with; else returns False. A
+        censored image refunds its price, but not its tax. The reward stays pending until
+        ``payouts`` posts it: one account often owns a whole fleet, and its item would become hot.
+        ``csam`` also marks the image and its request for the operator.
         """
         settled_at = clock.now_ms()
         changes = {
             "settled_at": encode(settled_at),
             "drawn_seed": encode(seed),
             "gen_metadata": {"S": json_text(gen_metadata)},
+            "sha256": encode(sha256),
+            "size": encode(size),
+            "screened": encode(sharing.ACCEPTED),
         }
+        if sharing.shareable(request, state):
+            changes["shareable"] = {"BOOL": True}
         back = (request.price, 0) if state is State.CENSORED else None
         more = [_webhook(generation)] if request.webhook else []
         if generation.worker_user is not None:
-            more.append(pending(request, generation, settled_at))
-        return self._end(request, generation, state, back, changes=changes, more=more)
+            more.append(pending(request, generation, state, settled_at))
+        if csam:
+            more.append(mark(request, generation, settled_at))
+        return self._end(request, generation, state, back, csam=csam, changes=changes, more=more)
 
     def end_undelivered(
         self, request: Request, generation: Generation, state: State, *, last_fault: bool = False
@@ -77,8 +88,7 @@ class Endings:
         transaction. Returns False if the image has changed since it was read.
         """
         back = (request.price, request.tax)
-        more = _count_fault(generation)
-        return self._end(request, generation, state, back, last_fault=last_fault, more=more)
+        return self._end(request, generation, state, back, last_fault=last_fault)
 
     def _end(
         self,
@@ -88,17 +98,23 @@ class Endings:
         back: tuple[int, int] | None,
         *,
         last_fault: bool = False,
+        csam: bool = False,
         changes: Item | None = None,
         more: Iterable[Item] = (),
     ) -> bool:
-        assigned = ["#state = :state", *(f"{name} = :{name}" for name in changes or {})]
+        changes = {"state": encode(state), **(changes or {})}
+        assigned = [f"#{name} = :{name}" for name in changes]
         indexed = f"{WAITING.partition}, {DUE.attributes}, {LISTED.attributes}"
         ended = _transition(
             generation,
-            f"SET {', '.join(assigned)} REMOVE {indexed}",
-            {"state": state},
-            {f":{name}": value for name, value in (changes or {}).items()},
+            f"SET {', '.join(assigned)} REMOVE {indexed}, held",
+            {},
+            {f":{name}": value for name, value in changes.items()},
+            changes,
         )
+        if generation.state is State.PROCESSING:
+            dropped = state not in DELIVERED
+            more = [*more, *counts.hold_no_more(generation, dropped=dropped)]
         for _ in range(DECISION_TRIES):
             refund, waived, to_key = list[Item](), 0, list[Item]()
             if back is not None and not request.anonymous:
@@ -106,9 +122,15 @@ class Endings:
                 entry = kudos.refund(
                     request.user_id, price=price, tax=tax, waived_left=request.waived
                 )
-                refund, waived = post(entry, reference=generation.id), entry.waived
+                refund = post(
+                    entry,
+                    reference=generation.id,
+                    counts=counts.ended_waiting(generation),
+                    sharedkey_id=request.sharedkey_id,
+                )
+                waived = entry.waived
                 to_key = self._back_to_key(request, entry.amount)
-            touched = _touch_request(request, waived, last_fault=last_fault)
+            touched = _touch_request(request, waived, last_fault=last_fault, csam=csam)
             try:
                 self._table.transact([ended, *to_key, *refund, *touched, *more])
             except ConditionFailed as failed:
@@ -129,7 +151,9 @@ class Endings:
         if not request.sharedkey_id or not amount:
             return []
         shared = self._sharedkeys.get(request.sharedkey_id)
-        return [sharedkeys.give_back(shared, amount)] if shared else []
+        if shared is None:
+            return []
+        return [sharedkeys.give_back(shared, amount, request.sharedkey_revision)]
 
     def requeue(self, request: Request, generation: Generation) -> bool:
         """Put an image whose worker failed back into the queue; returns whether it was.
@@ -143,11 +167,17 @@ class Endings:
             _transition(
                 generation,
                 f"SET #state = :state, {WAITING.partition} = model, {LISTED.partition} = :list, "
-                f"{LISTED.sort} = created_at REMOVE {DUE.attributes}, lease_until",
-                {"state": State.WAITING, "list": _list_of(generation)},
+                f"{LISTED.sort} = created_at, faulted_by = :faulted_by "
+                f"REMOVE {DUE.attributes}, lease_until, held, preferred",
+                {
+                    "state": State.WAITING,
+                    "list": _list_of(generation),
+                    "faulted_by": lifecycle.faulted_by(generation),
+                },
             ),
             check(key(Kind.REQUEST, request.id), still_wanted),
-            *_count_fault(generation),
+            *counts.hold_no_more(generation, dropped=True),
+            *counts.waiting_again(generation),
         ]
         return self._table.try_transact(parts)
 
@@ -167,8 +197,10 @@ def _webhook(generation: Generation) -> Item:
     )
 
 
-def _touch_request(request: Request, waived: int, *, last_fault: bool) -> list[Item]:
-    """Return the part that deducts ``waived`` kudos and marks the request faulted, if needed."""
+def _touch_request(
+    request: Request, waived: int, *, last_fault: bool, csam: bool = False
+) -> list[Item]:
+    """Return the part that deducts ``waived`` kudos and marks the request, if needed."""
     changes: list[str] = []
     values: dict[str, Any] = {}
     if waived:
@@ -177,6 +209,9 @@ def _touch_request(request: Request, waived: int, *, last_fault: bool) -> list[I
     if last_fault:
         changes += ["faulted = :true", f"{DUE.sort} = :due"]
         values |= {"true": True, "due": clock.now()}
+    if csam:
+        changes.append("csam = :true")
+        values["true"] = True
     if not changes:
         return []
     unlisted = f" REMOVE {LISTED.attributes}" if last_fault else ""
@@ -191,18 +226,12 @@ def _touch_request(request: Request, waived: int, *, last_fault: bool) -> list[I
     ]
 
 
-def _count_fault(generation: Generation) -> list[Item]:
-    """Return the part that counts a failed claim in its worker's statistics."""
-    if generation.state is not State.PROCESSING or generation.worker_id is None:
-        return []
-    return [add(Series(Scope.WORKER, generation.worker_id), Counter({"faults": 1}))]
-
-
 def _transition(
     generation: Generation,
     expression: str,
     values: Mapping[str, Any],
     encoded: Item | None = None,
+    names: Iterable[str] = ("state",),
 ) -> Item:
     same_state_and_lease = "#state = :seen AND attempt = :attempt"
     seen = {"seen": generation.state, "attempt": generation.attempt}
@@ -211,5 +240,5 @@ def _transition(
         expression,
         same_state_and_lease,
         encode_all({**seen, **values}) | (encoded or {}),
-        {"#state": "state"},
+        {f"#{name}": name for name in names},  # some are words of DynamoDB's own
     )

@@ -40,7 +40,8 @@ class Index(NamedTuple):
 WAITING = Index("waiting", "wait_model", "priority")
 """Waiting images by model, the highest priority last."""
 DUE = Index("due", "due_shard", "due_at")
-"""Leases and requests by the time they expire, and rewards until they are posted; keys only."""
+"""Leases and requests by the time they expire, rewards until they are posted, and deleted accounts
+until their requests have ended; keys only."""
 LISTED = Index("listed", "listed", "listed_at")
 """Items that are read as lists; keys only."""
 DUE_SHARDS = 8
@@ -67,12 +68,16 @@ class Kind(StrEnum):
     NAME = "NAME"
     MODEL = "MODEL"
     SHARED = "SHARED"
+    HELD = "HELD"
+    HOLDER = "HOLDER"
+    CSAM = "CSAM"
     WEBHOOK = "WEBHOOK"
     RATING = "RATING"
     SHAREDKEY = "SHAREDKEY"
     RATELIMIT = "RATELIMIT"
     IDEMPOTENCY = "IDEMPOTENCY"
     PAIR = "PAIR"
+    DROPPED = "DROPPED"
 
 
 class Row(NamedTuple):
@@ -117,7 +122,16 @@ def id_of(item: Mapping[str, Any]) -> str:
 
 def due_shard(key: str) -> str:
     """Return the partition of the due index for a UUID."""
-    return f"due#{uuid.UUID(key).int % DUE_SHARDS}"
+    return _due_shard(uuid.UUID(key).int)
+
+
+def due_shard_of_user(user_id: int) -> str:
+    """Return the partition of the due index for a deleted account."""
+    return _due_shard(user_id)
+
+
+def _due_shard(number: int) -> str:
+    return f"due#{number % DUE_SHARDS}"
 
 
 def due(key: str, at_s: int) -> Item:
@@ -140,6 +154,11 @@ def requests_list(user_id: int) -> str:
     return f"REQUESTS#{user_id}"
 
 
+def keys_list(user_id: int) -> str:
+    """Return the list of an account's API keys."""
+    return f"KEYS#{user_id}"
+
+
 def users_list(user_id: int) -> str:
     """Return the part of the list of all users that holds an account; it is sorted by kudos."""
     return f"USERS#{user_id % USER_SHARDS}"
@@ -153,6 +172,17 @@ def workers_shard(shard: int) -> str:
 def workers_list(worker_id: str) -> str:
     """Return the part of the list of all workers that holds a worker."""
     return workers_shard(uuid.UUID(worker_id).int % WORKER_SHARDS)
+
+
+def held_list(worker_user: int) -> str:
+    """Return the list of the held images that an account's workers drew, oldest first."""
+    return f"HELD#{worker_user}"
+
+
+HOLDERS = "HOLDERS"
+"""The list of the accounts whose workers drew held images."""
+CSAM_MARKS = "CSAM"
+"""The list of the images that workers marked as CSAM."""
 
 
 # --- DynamoDB's JSON ------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from horde import clock
-from horde.rules import kudos
+from horde.rules import kudos, sharedkeys
 from horde.rules.dates import iso
 from horde.store.items import LISTED, Item, Kind, encode, encode_all, key, key_of, partition
 from horde.store.transaction import EXISTS, new, sets, update
@@ -22,6 +22,8 @@ class Condition(NamedTuple):
     values: Mapping[str, int] = {}
 
 
+NOT_DELETED = Condition("attribute_not_exists(deleted)")
+"""Not deleted. A flagged account may still ask for images."""
 IN_GOOD_STANDING = Condition("attribute_not_exists(deleted) AND attribute_not_exists(flagged)")
 """Neither deleted nor flagged. False is never stored, so a flag is either present or absent."""
 
@@ -47,13 +49,16 @@ def post(
     reference: str,
     counts: Mapping[str, int] | None = None,
     changes: Mapping[str, Any] | None = None,
+    sharedkey_id: str | None = None,
 ) -> list[Item]:
     """Return the parts that append an entry and move its account's balance.
 
-    ``counts`` are added to the account's fields; ``changes`` are set.
+    ``counts`` are added to the account's fields; ``changes`` are set. ``sharedkey_id`` is the
+    shared key that paid, if one did; the entry names it by its mark.
     """
     balance = apply_to_balance([entry], *conditions, counts=counts, changes=changes)
-    return [balance, append_entry(entry, reference=reference)]
+    paid_by = {"sharedkey": {"S": sharedkeys.mark(sharedkey_id)}} if sharedkey_id else None
+    return [balance, append_entry(entry, reference=reference, more=paid_by)]
 
 
 def apply_to_balance(
@@ -87,7 +92,7 @@ def apply_to_balance(
 
 
 def append_entry(entry: kudos.Entry, *, reference: str, more: Item | None = None) -> Item:
-    """Return the part that appends an entry; ``more`` holds the further attributes of a reward."""
+    """Return the part that appends an entry; ``more`` holds its further attributes."""
     written = f"{iso(clock.now_ms())}#{uuid4()}"
     return new(
         {

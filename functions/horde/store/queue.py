@@ -1,13 +1,17 @@
 """The queue of waiting images, and how a worker claims one."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from horde import clock
 from horde.records import Generation, QueueSize, State, User, Worker
+from horde.store import counts
 from horde.store.items import (
     DUE,
     LISTED,
     WAITING,
+    Item,
     Kind,
     due_shard,
     encode_all,
@@ -16,7 +20,15 @@ from horde.store.items import (
     key,
     waiting_list,
 )
-from horde.store.table import Table
+from horde.store.table import ConditionFailed, Table
+from horde.store.transaction import update
+
+RECOUNT_AFTER_S = 60
+"""Seconds after which the index surely shows an image that began to wait; it lags by less."""
+
+
+class HoldsEnough(Exception):  # noqa: N818 - an expected result, not an error
+    """The worker holds as many images as it may, or has been deleted."""
 
 
 class Queue:
@@ -42,35 +54,52 @@ class Queue:
             yield [from_item(Generation, item) for item in items]
 
     def claim(
-        self, generation: Generation, worker: Worker, *, lease_until: int
+        self,
+        generation: Generation,
+        worker: Worker,
+        *,
+        lease_until: int,
+        held_limit: int | None = None,
+        trusted: bool = False,
+        preferred: bool = False,
     ) -> Generation | None:
         """Lease a waiting image to a worker until ``lease_until`` (seconds since the epoch).
 
-        Returns the image as claimed, or None if it no longer waits.
+        ``held_limit`` is the number of images that the worker may hold, or None for the operator's
+        own workers, which have no limit and may take an image again that they faulted. For others,
+        ``trusted`` says whether their owner is: only then another worker of the same owner may take
+        what one has faulted. ``preferred`` is recorded.
+
+        Returns the image as claimed, or None if it no longer waits for this worker. Raises
+        HoldsEnough if the worker holds ``held_limit`` images, or has been deleted.
+
+        An image that no count needs is claimed by a plain write; it costs half as much.
         """
-        still_waiting = "#state = :waiting"
-        claimed = self._table.try_update(
-            key(Kind.GENERATION, generation.id),
-            "SET #state = :processing, worker_id = :worker, worker_name = :name, "
-            f"worker_user = :user, lease_until = :lease, {DUE.partition} = :shard, "
-            f"{DUE.sort} = :lease, attempt = attempt + :one "
-            f"REMOVE {WAITING.partition}, {LISTED.attributes}",
-            still_waiting,
-            encode_all(
-                {
-                    "waiting": State.WAITING,
-                    "processing": State.PROCESSING,
-                    "worker": worker.id,
-                    "name": worker.name,
-                    "user": worker.user_id,
-                    "lease": lease_until,
-                    "shard": due_shard(generation.id),
-                    "one": 1,
-                }
-            ),
-            {"#state": "state"},
+        claimed = replace(
+            generation,
+            state=State.PROCESSING,
+            attempt=generation.attempt + 1,
+            worker_id=worker.id,
+            worker_name=worker.name,
+            worker_user=worker.user_id,
+            lease_until=lease_until,
+            held=held_limit is not None,
+            preferred=preferred,
         )
-        return from_item(Generation, claimed) if claimed else None
+        write = _lease(claimed, trusted=trusted)
+        no_longer = counts.waits_no_more(generation)
+        if held_limit is None and not no_longer:
+            return claimed if self._table.try_update(*write) else None
+        held = [] if held_limit is None else counts.hold(worker.id, generation.id, held_limit)
+        try:
+            self._table.transact([update(*write), *held, *no_longer])
+        except ConditionFailed as failed:
+            if 0 in failed.which:
+                return None
+            if max(failed.which) <= len(held):
+                raise HoldsEnough from None
+            raise
+        return claimed
 
     def ahead(self, model: str, priority: int, limit: int) -> int:
         """Count the images of a model with a higher priority, up to ``limit``."""
@@ -84,8 +113,27 @@ class Queue:
         )
 
     def count_of(self, user: User, model: str, limit: int) -> int:
-        """Count an account's waiting images up to ``limit``; the anonymous account's by model."""
+        """Count an account's waiting images up to ``limit``; the anonymous account's by model.
+
+        The index lags, so a burst of anonymous requests may pass its limit. Other accounts have
+        an exact count (``store.counts``).
+        """
         return self._table.count(LISTED, waiting_list(user.id, model), limit)
+
+    def recount(self, user: User) -> int:
+        """Correct an account's count of waiting images if it is too high; returns the count.
+
+        A count that has grown within ``RECOUNT_AFTER_S`` is left as it is, since the index lags.
+        """
+        if user.waiting_at > clock.now() - RECOUNT_AFTER_S:
+            return user.waiting
+        counted = self.count_of(user, "", user.waiting)
+        same_count = {"waiting": user.waiting, "waiting_at": user.waiting_at}
+        if counted >= user.waiting or not self._table.change(
+            key(Kind.USER, user.id), {"waiting": counted}, same_count
+        ):
+            return user.waiting
+        return counted
 
     def ids_of(self, user_id: int, limit: int) -> list[str]:
         """Return the ids of an account's waiting images, oldest first; none if anonymous."""
@@ -125,3 +173,38 @@ class Queue:
                 break
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
         return QueueSize(images=images, requests=len(requests), pixelsteps=pixelsteps)
+
+
+def _lease(claimed: Generation, *, trusted: bool) -> tuple[Item, str, str, Item, dict[str, str]]:
+    """Return the write that leases an image: key, expression, condition, values and names.
+
+    The image was read from an index. It must still be exactly that: each fault follows a claim,
+    which raises ``attempt``.
+    """
+    still_waiting = "#state = :waiting AND attempt = :seen"
+    if claimed.held:
+        faulted = "contains(faulted_by, :worker)"
+        faulted += "" if trusted else " OR contains(faulted_by, :user)"
+        still_waiting += f" AND (attribute_not_exists(faulted_by) OR NOT ({faulted}))"
+    flags = {name: True for name in ("held", "preferred") if getattr(claimed, name)}
+    expression = (
+        "SET #state = :processing, worker_id = :worker, worker_name = :name, "
+        f"worker_user = :user, lease_until = :lease, {DUE.partition} = :shard, "
+        f"{DUE.sort} = :lease, attempt = :attempt"
+        + "".join(f", {name} = :{name}" for name in flags)
+        + f" REMOVE {WAITING.partition}, {LISTED.attributes}"
+    )
+    values = {
+        "waiting": State.WAITING,
+        "processing": claimed.state,
+        "seen": claimed.attempt - 1,
+        "attempt": claimed.attempt,
+        "worker": claimed.worker_id,
+        "name": claimed.worker_name,
+        "user": claimed.worker_user,
+        "lease": claimed.lease_until,
+        "shard": due_shard(claimed.id),
+        **flags,
+    }
+    key_of_image = key(Kind.GENERATION, claimed.id)
+    return key_of_image, expression, still_waiting, encode_all(values), {"#state": "state"}

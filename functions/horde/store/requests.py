@@ -1,11 +1,13 @@
 """Requests and their images, from acceptance to the close. ``store.charges`` has the charge."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from horde import clock
 from horde.records import Generation, Request, SharedKey, User
+from horde.rules import admission
 from horde.rules import sharedkeys as sharedkey_rules
-from horde.rules.refusals import Busy, InvalidAPIKey
+from horde.rules.refusals import Busy, DeletedUser, InvalidAPIKey
 from horde.store.accounts import Accounts
 from horde.store.charges import charge
 from horde.store.items import (
@@ -28,7 +30,7 @@ from horde.store.items import (
     waiting_list,
 )
 from horde.store.sharedkeys import SharedKeys
-from horde.store.table import DECISION_TRIES, ConditionFailed, Table
+from horde.store.table import BATCH, DECISION_TRIES, ConditionFailed, Table
 from horde.store.transaction import EXISTS, new
 
 OPEN = f"attribute_exists({DUE.sort})"
@@ -51,27 +53,38 @@ class Requests:
         generations: list[Generation],
         user: User,
         shared: SharedKey | None = None,
+        *,
+        upfront: str | None = None,
     ) -> None:
         """Charge the user and record the request with its images, both or neither.
 
         An anonymous request charges nobody, since one account for all would be a hot key. Any
         other charge is computed from the account as read, and guarded by a condition. A request
-        with a shared key is also charged to that key's budget. Raises Busy, InvalidAPIKey,
-        SharedKeyExpired, SharedKeyEmpty or SharedKeyInsufficientKudos.
+        with a shared key is also charged to that key's budget. ``upfront`` is why the request needs
+        its kudos upfront, if it does: then it is charged in full or refused. The same transaction
+        counts the images as waiting, within the account's limit. Raises Busy, DeletedUser,
+        InvalidAPIKey, KudosUpfront, TooManyPrompts, SharedKeyExpired, SharedKeyEmpty or
+        SharedKeyInsufficientKudos.
         """
         seen: User | None = user
         for _ in range(DECISION_TRIES):
             if seen is None:
                 raise Busy
-            accepted, charged = charge(request, seen, shared)
+            accepted, charged = charge(request, seen, shared, upfront=upfront)
             parts = [*charged, new(_request_item(accepted))]
-            parts += [new(_waiting_item(generation)) for generation in generations]
+            counted = not request.anonymous
+            parts += [new(_waiting_item(replace(g, counted=counted))) for g in generations]
             try:
                 self._table.transact(parts)
             except ConditionFailed as failed:
                 if max(failed.which) < len(charged):
-                    # The balance or the budget has changed since it was read: decide again.
+                    # The balance, the budget or the count of waiting images has changed since it
+                    # was read: decide again.
                     seen = self._accounts.get(user.id)
+                    if seen is not None and seen.deleted:
+                        raise DeletedUser from None
+                    if seen is not None:
+                        admission.check_concurrency(seen, waiting=seen.waiting, n=request.n)
                     shared = self._fresh(shared, (request.price + request.tax) * request.n)
                     continue
             return  # accepted, now or by an earlier try whose response was lost
@@ -123,6 +136,22 @@ class Requests:
         """
         found = self._table.read_list(requests_list(user_id), limit, last_first=True)
         return [id_of(item) for item in found]
+
+    def all_open_of(self, user_id: int) -> Iterator[tuple[Request, list[Generation]]]:
+        """Yield all requests that ``open_of`` returns, with their images."""
+        pages = self._table.pages(
+            f"{LISTED.partition} = :list",
+            {"list": requests_list(user_id)},
+            IndexName=LISTED.name,
+            Limit=BATCH,
+        )
+        for page in pages:
+            items = self._table.batch(key(Kind.REQUEST, id_of(item)) for item in page)
+            images: dict[str, list[Generation]] = {id_of(item): [] for item in items}
+            requests = [from_item(Request, item) for item in items]
+            for image in self.generations_by_id(one for r in requests for one in r.generations):
+                images[image.request_id].append(image)
+            yield from ((request, images[request.id]) for request in requests)
 
     # --- change -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The items that the table's stream delivers: settlements, new requests and webhooks.
+"""The items that the table's stream delivers: settlements, requests, webhooks and CSAM marks.
 
 A settlement is a ledger entry of the worker's owner. ``settle`` writes it as *pending* and due,
 with the fields of ``Settlement`` beside the entry's own. ``payouts`` marks it *posted* in the
@@ -10,8 +10,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from horde import clock
-from horde.records import ANONYMOUS_ID, AnonymousRequest, Event, Generation, Request, Settlement
-from horde.rules import kudos
+from horde.records import (
+    ANONYMOUS_ID,
+    AnonymousRequest,
+    Event,
+    Generation,
+    Request,
+    Settlement,
+    State,
+)
+from horde.rules import kudos, rewards
 from horde.store.items import DUE, SK, Item, Kind, Row, due, encode, id_of, partition
 from horde.store.ledger import append_entry
 
@@ -20,6 +28,7 @@ POSTED_WITHIN_S = 5 * 60
 PENDING_REWARD = {"kind": kudos.Kind.REWARD.value}
 NEW_REQUEST = {SK: Kind.REQUEST.value}
 NEW_WEBHOOK = {SK: Kind.WEBHOOK.value}
+NEW_CSAM_MARK = {SK: Kind.CSAM.value}
 """The attribute and text by which the stream's filters select these new items."""
 POSTED = "posted"
 """The attribute of a settlement that has been paid and counted."""
@@ -27,8 +36,11 @@ _FIELDS = ("worker_id", "user_id", "model", "pixelsteps", "claimed_at", "settled
 """The fields of a settlement that are stored beside those of its ledger entry."""
 
 
-def pending(request: Request, generation: Generation, settled_at: int) -> Item:
-    """Return the part that appends a delivered image's reward; ``settled_at`` is in ms."""
+def pending(request: Request, generation: Generation, state: State, settled_at: int) -> Item:
+    """Return the part that appends the reward of an image that is delivered in ``state``.
+
+    ``settled_at`` is in ms.
+    """
     settlement = Settlement(
         entry_id="",
         owner_id=generation.worker_user or 0,
@@ -39,7 +51,7 @@ def pending(request: Request, generation: Generation, settled_at: int) -> Item:
         pixelsteps=generation.pixelsteps,
         claimed_at=generation.claimed_at * 1000,
         settled_at=settled_at,
-        reward=request.reward,
+        reward=rewards.reward(request, generation, state),
         tax=request.tax,
     )
     stored = {name: encode(getattr(settlement, name)) for name in _FIELDS}
@@ -101,13 +113,22 @@ class WebhookDue(NamedTuple):
     generation_id: str
 
 
-def outbox_of(image: Mapping[str, Any]) -> NewRequest | WebhookDue:
+class CsamFound(NamedTuple):
+    """A request of which a worker marked an image as CSAM."""
+
+    csam: str
+    """The request's id."""
+
+
+def outbox_of(image: Mapping[str, Any]) -> NewRequest | WebhookDue | CsamFound:
     """Return the message that a new item in the stream asks to send.
 
     Raises KeyError or ValueError for an item that this system did not write.
     """
     if image[SK]["S"] == Kind.WEBHOOK:
         return WebhookDue(image["generation_id"]["S"])
+    if image[SK]["S"] == Kind.CSAM:
+        return CsamFound(image["request_id"]["S"])
     return NewRequest(image["id"]["S"], image["model"]["S"], int(image["n"]["N"]))
 
 

@@ -1,14 +1,16 @@
 """The images in the data set: marks, withdrawals and ratings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from horde import clock
-from horde.records import Generation, Rating, Request, Shared, State
+from horde.records import Held, Rating, Request, Shared, State
 from horde.rules import kudos
-from horde.store.items import SK, Item, Kind, encode, encode_all, from_item, key
+from horde.rules.refusals import Busy
+from horde.store.held import may_publish
+from horde.store.items import SK, Item, Kind, encode, encode_all, from_item, id_of, key
 from horde.store.ledger import post
 from horde.store.table import ConditionFailed, Table
-from horde.store.transaction import EXISTS, new, update
+from horde.store.transaction import EXISTS, check, new, update
 
 
 class Sharing:
@@ -17,30 +19,33 @@ class Sharing:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    def mark_shared(self, request: Request, generation: Generation, object_key: str) -> None:
-        """Record that an image is in the data set, and its author. Idempotent."""
+    def mark_shared(self, image: Held, object_key: str, *, settled: bool = True) -> bool:
+        """Record that an image is in the data set, its author and who drew it.
+
+        ``settled`` says whether its generation still exists. Returns False, and records nothing, if
+        the image is in the data set already, or may no longer be published: its request was marked
+        as CSAM, its author's account is deleted, or its worker's owner is flagged.
+        """
         now = clock.now_ms()
+        record = {
+            **key(Kind.SHARED, image.generation_id),
+            "generation_id": {"S": image.generation_id},
+            "user_id": encode(image.user_id),
+            "worker_user": encode(image.worker_user),
+            "request_id": {"S": image.request_id},
+            "object_key": {"S": object_key},
+            "shared_at": encode(now),
+        }
         delivered_and_not_yet_shared = "#state = :ok AND attribute_not_exists(shared_at)"
-        parts = [
-            update(
-                key(Kind.GENERATION, generation.id),
-                "SET shared_at = :now",
-                delivered_and_not_yet_shared,
-                encode_all({"ok": State.OK, "now": now}),
-                {"#state": "state"},
-            ),
-            new(
-                {
-                    **key(Kind.SHARED, generation.id),
-                    "generation_id": {"S": generation.id},
-                    "user_id": encode(request.user_id),
-                    "request_id": {"S": request.id},
-                    "object_key": {"S": object_key},
-                    "shared_at": encode(now),
-                }
-            ),
-        ]
-        self._table.try_transact(parts)
+        marked = update(
+            key(Kind.GENERATION, image.generation_id),
+            "SET shared_at = :now",
+            delivered_and_not_yet_shared,
+            encode_all({"ok": State.OK, "now": now}),
+            {"#state": "state"},
+        )
+        parts = [new(record), *may_publish(image), *([marked] if settled else [])]
+        return self._table.try_transact(parts)
 
     def get(self, generation_id: str) -> Shared | None:
         """Read a shared image's object key and author."""
@@ -49,8 +54,15 @@ class Sharing:
 
     def of_user(self, user_id: int) -> Iterator[Shared]:
         """Yield a user's shared images. Scans the whole table, so it is for the operator only."""
+        return self._where("user_id", user_id)
+
+    def drawn_by(self, user_id: int) -> Iterator[Shared]:
+        """Yield the shared images that an account's workers drew. Scans the whole table."""
+        return self._where("worker_user", user_id)
+
+    def _where(self, name: str, user_id: int) -> Iterator[Shared]:
         pages = self._table.scan(
-            FilterExpression=f"{SK} = :shared AND user_id = :user",
+            FilterExpression=f"{SK} = :shared AND {name} = :user",
             ExpressionAttributeValues=encode_all({"shared": Kind.SHARED, "user": user_id}),
         )
         for page in pages:
@@ -71,18 +83,31 @@ class Sharing:
         if marked is None:
             raise ConditionFailed
 
+    def withdrawn(self, generation_ids: Iterable[str]) -> set[str]:
+        """Return which of these images were withdrawn from the data set."""
+        items = self._table.batch(key(Kind.SHARED, one) for one in generation_ids)
+        return {id_of(item) for item in items if "withdrawn_at" in item}
+
     def rate(
-        self, request: Request, ratings: Sequence[Rating], *, best: str | None, reward: int
+        self,
+        request: Request,
+        ratings: Sequence[Rating],
+        *,
+        best: str | None,
+        reward: int,
+        images: Sequence[str],
     ) -> bool:
         """Store the ratings of a request's images and pay its owner ``reward`` kudos, once.
 
-        Returns False if the request has been rated before.
+        ``images`` are the ids of those that the reward was computed from. Returns False if the
+        request has been rated before. Raises Busy, and pays nothing, if one of ``images`` has been
+        withdrawn since.
         """
         rated = {rating.generation_id: _rating_fields(rating) for rating in ratings}
         if best is not None:
             rated.setdefault(best, {})
         now = encode(clock.now_ms())
-        first_rating = f"{EXISTS} AND attribute_not_exists(rated_at)"
+        first_rating = f"{EXISTS} AND attribute_not_exists(rated_at) AND attribute_not_exists(csam)"
         award = kudos.award(request.user_id, reward)
         parts = [
             update(
@@ -100,8 +125,18 @@ class Sharing:
                 )
                 for generation_id, fields in rated.items()
             ),
+            *(
+                check(key(Kind.SHARED, generation_id), "attribute_not_exists(withdrawn_at)")
+                for generation_id in images
+            ),
         ]
-        return self._table.try_transact(parts)
+        try:
+            self._table.transact(parts)
+        except ConditionFailed as failed:
+            if 0 in failed.which:
+                return False
+            raise Busy from None
+        return True
 
 
 def _rating_fields(rating: Rating) -> Item:

@@ -5,8 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from horde import clock
-from horde.records import NO_STATS, ONLINE_S, Offer, User, Worker, WorkerStats
+from horde.records import NO_STATS, ONLINE_S, Dropped, Offer, User, Worker, WorkerStats
 from horde.rules.dates import DAY_S
+from horde.rules.refusals import WorkerHoldsImages
+from horde.store import counts
 from horde.store.items import (
     KEEP_S,
     LISTED,
@@ -29,7 +31,7 @@ from horde.store.items import (
     workers_list,
     workers_shard,
 )
-from horde.store.table import Table
+from horde.store.table import ConditionFailed, Table
 from horde.store.transaction import ABSENT, delete, new, sets, update
 
 WORKER_KEEP_S = 30 * DAY_S
@@ -66,9 +68,12 @@ class Workers:
 
     def with_owner(
         self, worker_id: str | None, user_id: int
-    ) -> tuple[Worker | None, WorkerStats, User | None]:
-        """Read a worker, its statistics and its owner; a missing worker or owner is None."""
-        keys = [key(Kind.USER, user_id)]
+    ) -> tuple[Worker | None, WorkerStats, User | None, Dropped]:
+        """Read a worker, its statistics, its owner, and what they dropped in this hour.
+
+        A missing worker or owner is None.
+        """
+        keys = [key(Kind.USER, user_id), counts.dropped_key(user_id)]
         if worker_id is not None:
             keys += [key(Kind.WORKER, worker_id), stats_key(Kind.WORKER, worker_id)]
         found = {item[SK]["S"]: item for item in self._table.batch(keys)}
@@ -77,6 +82,7 @@ class Workers:
             _worker(found.get(Kind.WORKER)),
             from_item(WorkerStats, stats) if stats else NO_STATS,
             from_item(User, owner) if owner else None,
+            counts.dropped(found.get(Kind.DROPPED), worker_id),
         )
 
     def get(self, worker_id: str) -> Worker | None:
@@ -96,11 +102,12 @@ class Workers:
         return [(worker, stats.get(worker.id, NO_STATS)) for worker in workers]
 
     def ids_of(self, user_id: int, limit: int) -> list[str]:
-        """Return the ids of an account's workers, up to ``limit``."""
+        """Return the ids of an account's workers, up to ``limit``; consistent."""
         answer = self._table.query(
             f"{PK} = :user AND begins_with({SK}, :worker)",
             {"user": partition(Kind.USER, user_id), "worker": f"{Kind.WORKER}#"},
             Limit=limit,
+            ConsistentRead=True,
         )
         now = clock.now()
         return [
@@ -124,17 +131,22 @@ class Workers:
 
     # --- change -----------------------------------------------------------------------------
 
-    def register(self, worker: Worker, instead_of: str | None = None) -> bool:
-        """Register a new worker; returns False if its name has been taken meanwhile.
+    def register(self, worker: Worker, owner: User, instead_of: str | None = None) -> bool:
+        """Register a new worker.
 
-        ``instead_of`` is the id of a deleted worker whose name it takes over.
+        ``instead_of`` is the id of a deleted worker whose name it takes over. Returns False if the
+        name has been taken meanwhile, or if ``owner`` has registered another worker since it was
+        read: the caller must count its workers again.
         """
         owned = {**_owned_key(worker), TTL: encode(worker.gone_at)}
         named = _name_item(worker, worker.name)
         free = new(named)
         if instead_of is not None:
             free = new(named, f"{ABSENT} OR worker_id = :old", old=instead_of)
-        return self._table.try_transact([free, new(_worker_item(worker)), new(owned)])
+        parts = [free, new(_worker_item(worker)), new(owned)]
+        if not owner.fleet:
+            parts.append(counts.one_more_worker(owner))
+        return self._table.try_transact(parts)
 
     def seen(self, worker: Worker, offer: Offer) -> None:
         """Record that a worker is online, and its offer; ``worker`` is as it was read.
@@ -195,18 +207,25 @@ class Workers:
     def delete(self, worker: Worker) -> bool:
         """Delete a worker and its statistics, and free its name; returns False if it is gone.
 
-        Its owner may still submit the images it has claimed. If the worker pops again, it is
-        registered as a new one.
+        If the worker pops again, it is registered as a new one. Raises WorkerHoldsImages: or a
+        worker that is deleted and registered again could hold any number of images. Those of the
+        operator's own workers are not counted, so their owner may still submit them.
         """
         same_name = ("#name = :name", encode_all({"name": worker.name}), {"#name": "name"})
-        return self._table.try_transact(
-            [
-                delete(key(Kind.WORKER, worker.id), *same_name),
-                _free_name(worker),
-                delete(stats_key(Kind.WORKER, worker.id)),
-                delete(_owned_key(worker)),
-            ]
-        )
+        holds_none = "attribute_not_exists(held) OR size(held) = :zero"
+        parts = [
+            delete(stats_key(Kind.WORKER, worker.id), holds_none, {":zero": encode(0)}),
+            delete(key(Kind.WORKER, worker.id), *same_name),
+            _free_name(worker),
+            delete(_owned_key(worker)),
+        ]
+        try:
+            self._table.transact(parts)
+        except ConditionFailed as failed:
+            if 0 in failed.which:
+                raise WorkerHoldsImages from None
+            return False
+        return True
 
 
 def _free_name(worker: Worker) -> Item:

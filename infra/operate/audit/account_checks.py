@@ -4,7 +4,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from horde.records import ANONYMOUS_ID
-from horde.rules import kudos
+from horde.rules import kudos, ruleset
+from horde.rules.dates import month_start
 from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
 from horde.store import items
@@ -16,12 +17,15 @@ from infra.operate.audit.findings import (
     Findings,
     Rule,
     View,
+    finding_of,
     finding_of_account,
+    item_name,
     own_item,
     user_key,
 )
 
 OPENING = "registration"
+MINUTE_S = 60
 
 
 DETAILS = ("accumulated", "gifted", "received", "admin", "awarded", "recurring")
@@ -96,14 +100,58 @@ def _account(account: AccountRow, ledger: _Sums) -> Findings:
         yield finding(Rule.DETAILS, "their sum", user.kudos, details)
     if user.kudos < user.floor:
         yield finding(Rule.FLOOR, "kudos", f"at least {user.floor}", user.kudos)
-    if ledger.openings != 1:
-        yield finding(Rule.OPENED, f"entries of {OPENING}", 1, ledger.openings)
-    elif ledger.opened_with != user.floor:
-        yield finding(Rule.OPENED, "kudos it was opened with", user.floor, ledger.opened_with)
+    yield from _opened(account, ledger)
     if user.fulfilled != ledger.rewards:
         yield finding(Rule.FULFILLED, "fulfilled", ledger.rewards, user.fulfilled)
     yield from _listed(account)
     yield from _given_back(account, ledger)
+
+
+def _opened(account: AccountRow, ledger: _Sums) -> Findings:
+    """Check an account's floor and opening balance by the rules it was opened under."""
+    user, finding = account.user, finding_of_account(account.user)
+    if ledger.openings != 1:
+        yield finding(Rule.OPENED, f"entries of {OPENING}", 1, ledger.openings)
+    try:
+        floor = ruleset.of(user.ruleset).floor
+    except KeyError:
+        yield finding(Rule.RULED, "ruleset", "a known one", user.ruleset)
+        return
+    if user.floor != floor:
+        yield finding(Rule.FLOORED, "floor", floor, user.floor)
+    if ledger.openings == 1 and ledger.opened_with != floor:
+        yield finding(Rule.OPENED, "kudos it was opened with", floor, ledger.opened_with)
+
+
+def allowances(view: View) -> Findings:
+    """Check that each account got at most one allowance for each month, and in that month.
+
+    The entry names the month. Its account remembers when the last one was given.
+    """
+    last: dict[int, int] = {}
+    given: dict[tuple[int, str], list[EntryRow]] = defaultdict(list)
+    for entry in view.books.entries.values():
+        if entry.kind == Kind.ALLOWANCE:
+            given[entry.user_id, entry.reference].append(entry)
+            month = max(last.get(entry.user_id, 0), month_start(entry.written_at))
+            last[entry.user_id] = month
+    for (_, reference), entries in given.items():
+        first, *more = sorted(entries, key=lambda entry: entry.row.sk)
+        finding = finding_of(item_name((more or [first])[0].row), frozenset({first.row.pk}))
+        if more:
+            yield finding(Rule.ALLOWED, f"entries of {reference}", 1, len(entries))
+        # Decided within a month, an entry may be written a moment after its end.
+        months = {
+            f"month {month_start(at)}" for at in (first.written_at, first.written_at - MINUTE_S)
+        }
+        if reference not in months:
+            written = f"month {month_start(first.written_at)}"
+            yield finding(Rule.ALLOWED, "reference", written, reference)
+    for user_id, account in view.books.accounts.items():
+        month, known = last.get(user_id, 0), account.user.allowed_at
+        if month not in ({month_start(known), month_start(known + MINUTE_S)} if known else {0}):
+            finding = finding_of_account(account.user)
+            yield finding(Rule.ALLOWED, "allowed_at", f"in month {month}", known or "none")
 
 
 def _given_back(account: AccountRow, ledger: _Sums) -> Findings:

@@ -4,24 +4,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from horde.records import SharedKey
+from horde.store.audit_read import read
 from horde.store.audit_rows import (
     AccountRow,
     CountedRow,
     EntryRow,
+    HeldRow,
     ImageRow,
     PublishedRow,
     RequestRow,
     SharedKeyRow,
     kind_of,
     name_of,
-    read,
 )
 from horde.store.items import Item, Kind, Row, row_of
+from infra.operate.audit.objects import StoredObject
 
 
 @dataclass(slots=True)
 class Books:
-    """The items that were read. Each takes one or two kilobytes of memory."""
+    """The items that were read. Each takes one or two kilobytes of memory, a file half of one."""
 
     items: int = 0
     accounts: dict[int, AccountRow] = field(default_factory=dict)
@@ -30,8 +32,12 @@ class Books:
     images: dict[str, ImageRow] = field(default_factory=dict)
     sharedkeys: dict[str, SharedKey] = field(default_factory=dict)
     published: dict[str, PublishedRow] = field(default_factory=dict)
+    held: dict[str, frozenset[str]] = field(default_factory=dict)
+    """The images that workers hold, by worker, as their statistics list them."""
     counted: set[str] = field(default_factory=set)
     """The anonymous requests that are marked as counted; the marks expire after two days."""
+    objects: dict[str, StoredObject] | None = None
+    """The files in the data set's bucket by key; None if it was not listed."""
     unreadable: dict[Row, str] = field(default_factory=dict)
     before: dict[Row, dict[str, int]] = field(default_factory=dict)
     """The counters of the statistics, read before everything else."""
@@ -60,6 +66,8 @@ class Books:
                 self.sharedkeys[found.shared.id] = found.shared
             case PublishedRow():
                 self.published[name_of(row)] = found
+            case HeldRow():
+                self.held[found.worker_id] = found.images
             case CountedRow():
                 self.counted.add(found.request_id)
 
@@ -78,6 +86,8 @@ class Books:
                 self.sharedkeys.pop(name, None)
             case Kind.SHARED:
                 self.published.pop(name, None)
+            case Kind.STATS:
+                self.held.pop(name, None)
             case _:
                 self.entries.pop(row, None)
 

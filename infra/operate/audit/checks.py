@@ -7,13 +7,15 @@ which it was accepted.
 
 from collections.abc import Callable, Iterable, Iterator
 
-from infra.operate.audit.account_checks import accounts
+from infra.operate.audit.account_checks import accounts, allowances
 from infra.operate.audit.count_checks import counts
 from infra.operate.audit.entry_checks import entries, readable, reasons, transfers
 from infra.operate.audit.findings import Finding, Findings, View
 from infra.operate.audit.image_checks import images
+from infra.operate.audit.limit_checks import held, waiting
 from infra.operate.audit.request_checks import requests
 from infra.operate.audit.sharing_checks import awards, published, sharedkeys
+from infra.operate.audit.stored_checks import stored
 
 Check = Callable[[View], Findings]
 CHECKS: tuple[Check, ...] = (
@@ -22,11 +24,15 @@ CHECKS: tuple[Check, ...] = (
     transfers,
     reasons,
     accounts,
+    allowances,
     requests,
     images,
     published,
+    stored,
     awards,
     sharedkeys,
+    waiting,
+    held,
     counts,
 )
 

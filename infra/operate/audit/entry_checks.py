@@ -18,6 +18,7 @@ SIDES: dict[str, frozenset[str]] = {
     Kind.ACCEPT: frozenset({Side.PRICE, Side.TAX, Side.WAIVER}),
     Kind.REFUND: frozenset({Side.PRICE, Side.TAX, Side.WAIVER}),
     Kind.REWARD: frozenset({Side.REWARDS}),
+    Kind.REVERSAL: frozenset({Side.REWARDS}),
     Kind.GRANT: frozenset({Side.GRANTS}),
     Kind.FLOOR: frozenset({Side.WAIVER}),
     Kind.TRANSFER: frozenset({Side.TRANSFERS}),

@@ -30,7 +30,9 @@ class Rule(StrEnum):
     BALANCE = "a balance is the sum of its ledger"
     DETAILS = "a balance's details are the sums of its entries by kind"
     FLOOR = "a balance is not below its floor"
-    OPENED = "an account was opened once"
+    OPENED = "an account was opened once, at the floor of its rules"
+    FLOORED = "an account's floor is that of the rules it was opened under"
+    ALLOWED = "an account gets one allowance a month"
     FULFILLED = "an account's count of drawn images equals the number of its rewards"
     LISTED = "an account is in the list of users at its balance; a deleted account is not"
     GIVEN_BACK = "no account gets back more than it paid"
@@ -39,6 +41,7 @@ class Rule(StrEnum):
     WAIVED = "waived kudos are deducted from the first refunds"
     REFUNDED = "an image's refund matches its final state"
     REWARDED = "a delivered image has one reward, and no other image has any"
+    SETTLED = "a reward says what was drawn, by whom and for whom"
     REASON = "an entry refers to a request or image that exists"
     COMPLETE = "a request has all its images, and an image has its request"
     DUE = "an open request is due; a closed request has no open image"
@@ -46,13 +49,17 @@ class Rule(StrEnum):
     LEASED = "an image in processing is leased and due, and not in the queue"
     WAITING = "a waiting image is in its queue and its owner's list, and not leased"
     ENDED = "an image in a final state is in no index"
-    RULED = "a request names a known ruleset"
+    RULED = "a request and an account name a known ruleset"
+    PRICED = "a request's price, its reward and its images' work follow from its payload"
     TAXED = "a request's tax is the ruleset's tax for shared or private images"
     SHAREABLE = "images from a source image are never shared; anonymous text-to-image always is"
     PUBLISHED = "the data set has only delivered, uncensored images of shared requests"
-    RATED = "a rating's award goes to the request's owner, within the rules and below its cost"
-    BUDGET = "a shared key has spent what its requests paid, and is not overdrawn"
+    STORED = "the bucket has the files of every image in the data set, and no others"
+    RATED = "a rating's award goes to the request's owner, within the rules and its price"
+    BUDGET = "a shared key has spent what its requests paid, and has left what else it was granted"
     KEY_OWNER = "a shared key is listed in its owner's account"
+    COUNTED_WAITING = "an account counts its waiting images"
+    HELD = "a worker's statistics list the images that it holds"
     COUNTED = "statistics are the sums of the events they have counted"
 
 
@@ -68,7 +75,7 @@ class Finding:
     expected: int | str
     found: int | str
     about: frozenset[str] = field(default=frozenset(), compare=False)
-    """The partitions to read again before it is reported; also STATS or TRANSFERS."""
+    """The partitions to read again before it is reported; also what the constants below name."""
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -100,6 +107,10 @@ STATS = items.Kind.STATS.value
 TRANSFERS = "TRANSFERS"
 
 
+OBJECT = "OBJECT"
+"""The kind, in ``Finding.about``, of a file in the data set's bucket."""
+
+
 @dataclass
 class View:
     """The books, with look-ups that several rules share; ``now`` is in seconds since the epoch."""
@@ -113,6 +124,15 @@ class View:
         found: dict[tuple[str, str], list[EntryRow]] = defaultdict(list)
         for entry in self.books.entries.values():
             found[entry.kind, entry.reference].append(entry)
+        return dict(found)
+
+    @cached_property
+    def used_with(self) -> dict[str, int]:
+        """Kudos that requests paid by the mark of their shared key, minus refunds."""
+        found: dict[str, int] = defaultdict(int)
+        for entry in self.books.entries.values():
+            if entry.sharedkey is not None:
+                found[entry.sharedkey] -= entry.amount
         return dict(found)
 
     def event(self, kind: Kind, reference: str) -> list[EntryRow]:
@@ -177,6 +197,20 @@ def request_key(request_id: str) -> str:
 def generation_key(generation_id: str) -> str:
     """Return the partition of an image."""
     return partition(items.Kind.GENERATION, generation_id)
+
+
+HELD = "HELD"
+"""The kind, in ``Finding.about``, of a worker's statistics."""
+
+
+def held_key(worker_id: str) -> str:
+    """Return what stands for a worker's statistics in ``Finding.about``."""
+    return f"{HELD}#{worker_id}"
+
+
+def object_key(key: str) -> str:
+    """Return what stands for a file in ``Finding.about``."""
+    return f"{OBJECT}#{key}"
 
 
 def own_item(name: str) -> str:

@@ -1,8 +1,18 @@
 """Images: their request, their place in the indexes, their refund and their reward."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from horde.records import ANONYMOUS_ID, DELIVERED, OPEN, Request, State
+from horde.records import (
+    ANONYMOUS_ID,
+    DELIVERED,
+    OPEN,
+    Generation,
+    Request,
+    Settlement,
+    State,
+)
+from horde.rules import rewards
 from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
 from horde.store.audit_rows import ImageRow, IndexKeys
@@ -106,5 +116,40 @@ def _rewarded(view: View, image: ImageRow, request: Request | None) -> Findings:
         if reward.user_id != generation.worker_user:
             who = generation.worker_user
             yield finding(Rule.REWARDED, "user of the reward", who, reward.user_id)
-        if request is not None and reward.amount != request.reward:
-            yield finding(Rule.REWARDED, "amount", request.reward, reward.amount)
+        if request is not None:
+            least, most = _rewards_of(view, request, generation)
+            if not least <= reward.amount <= most:
+                right = most if least == most else f"{least} to {most}"
+                yield finding(Rule.REWARDED, "amount", right, reward.amount)
+        if reward.settlement is not None:
+            yield from _settled(view, image, reward.settlement, request)
+
+
+def _rewards_of(view: View, request: Request, generation: Generation) -> tuple[int, int]:
+    """Return the bounds of an image's reward: it may depend on how much was waived by then."""
+    charges = view.event(Kind.ACCEPT, request.id)
+    waived = -sum(charge.postings.get(Side.WAIVER, 0) for charge in charges)
+    at_first = replace(request, waived=max(waived, request.waived))
+    least, most = (
+        rewards.reward(then, generation, generation.state) for then in (at_first, request)
+    )
+    return least, most
+
+
+def _settled(
+    view: View, image: ImageRow, settlement: Settlement, request: Request | None
+) -> Findings:
+    """Check what a settlement says about its image; the statistics are counted from it."""
+    generation, finding = image.generation, finding_of_image(view, image)
+    expected = {
+        "worker_id": generation.worker_id or "",
+        "user_id": generation.user_id,
+        "model": generation.model,
+        "pixelsteps": generation.pixelsteps,
+        "settled_at": generation.settled_at or 0,
+    }
+    if request is not None:
+        expected["tax"] = request.tax
+    for name, right in expected.items():
+        if getattr(settlement, name) != right:
+            yield finding(Rule.SETTLED, name, right, getattr(settlement, name))

@@ -1,8 +1,9 @@
 """Requests: the rules they were accepted under, their charge, and their place in the indexes."""
 
+import math
 from collections.abc import Callable
 
-from horde.records import OPEN, Request
+from horde.records import OPEN, ImageSpec, Request
 from horde.rules import pricing, ruleset
 from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
@@ -45,6 +46,7 @@ def _by_itself(view: View, row: RequestRow) -> Findings:
         tax = pricing.tax(shared=request.shared, rules=rules)
         if request.tax != tax:
             yield finding(Rule.TAXED, "tax", tax, request.tax)
+        yield from _priced(view, request, rules)
     if request.shared and request.source_key is not None:
         yield finding(Rule.SHAREABLE, "shared", "false", "true")
     if request.anonymous and request.source_key is None and not request.shared:
@@ -54,6 +56,43 @@ def _by_itself(view: View, row: RequestRow) -> Findings:
     missing = sum(name not in view.books.images for name in request.generations)
     if missing and not view.expired(keys.gone_at):
         yield finding(Rule.COMPLETE, "images not there", 0, missing)
+
+
+def _priced(view: View, request: Request, rules: ruleset.Ruleset) -> Findings:
+    """Check that a request's price, reward and work follow from its payload.
+
+    Requests of old versions do not say their model's family. Which workers may draw it is known
+    from its images, which TTL may have deleted.
+    """
+    found = [view.books.images.get(name) for name in request.generations]
+    images = [row.generation for row in found if row is not None]
+    if request.baseline is None or not images:
+        return
+    payload, image, finding = request.payload, images[0], _finding(view, request)
+    spec = ImageSpec(
+        width=payload["width"],
+        height=payload["height"],
+        steps=payload["ddim_steps"],
+        sampler_name=payload["sampler_name"],
+        n=request.n,
+        denoising_strength=payload["denoising_strength"],
+        img2img=request.source_key is not None,
+        hires_fix=payload["hires_fix"],
+        slow_workers=image.slow_workers,
+        worker_blacklist=image.worker_blacklist and bool(image.workers),
+    )
+    quote = pricing.quote(spec, shared=request.shared, baseline=request.baseline, rules=rules)
+    steps = math.ceil(pricing.accurate_steps(spec, baseline=request.baseline, rules=rules))
+    expected: dict[str, tuple[int, int]] = {
+        "price": (quote.price, request.price),
+        "reward": (quote.reward, request.reward),
+    }
+    for one in images:
+        expected[f"steps of {one.id}"] = (steps, one.steps)
+        expected[f"pixels of {one.id}"] = (spec.pixels, one.pixels)
+    for what, (right, wrong) in expected.items():
+        if right != wrong:
+            yield finding(Rule.PRICED, what, right, wrong)
 
 
 def _open_or_closed(view: View, row: RequestRow) -> Findings:

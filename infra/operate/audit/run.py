@@ -20,13 +20,23 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from horde import clock
+from horde.records import OPEN
 from horde.rules.kudos import Kind
 from horde.store import items
 from horde.store.audit import AuditStore, ledger_from
-from horde.store.items import Item, Row, partition, row_of
+from horde.store.items import Item, Row, partition
 from infra.operate.audit.books import Books
 from infra.operate.audit.checks import Check, judge
-from infra.operate.audit.findings import STATS, TRANSFERS, Finding, View
+from infra.operate.audit.findings import (
+    HELD,
+    OBJECT,
+    STATS,
+    TRANSFERS,
+    Finding,
+    View,
+    generation_key,
+)
+from infra.operate.audit.objects import Bucket, StoredObject
 
 SEGMENTS = 4
 PAUSES_S = (0.2, 1.0, 3.0)
@@ -37,7 +47,7 @@ QUIET_TRIES = 5
 """Tries to read an account and its ledger without a write in between."""
 
 Progress = Callable[[int], object]
-"""Called with the number of items just read."""
+"""Called with the number of items, or files, just read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,8 @@ class Report:
             f"{books.items} items: {len(books.accounts)} accounts, {len(books.entries)} entries, "
             f"{len(books.requests)} requests, {len(books.images)} images"
         )
+        if books.objects is not None:
+            counts += f", {len(books.objects)} files"
         wrong = f"{len(self.findings)} findings" if self.findings else "all in order"
         return [*map(str, self.findings), f"{wrong}; {counts}"]
 
@@ -64,11 +76,14 @@ def audit(
     segments: int = SEGMENTS,
     pauses: Sequence[float] = PAUSES_S,
     progress: Progress = lambda _items: None,
+    bucket: Bucket | None = None,
+    listed: Progress = lambda _files: None,
 ) -> Report:
-    """Audit the table; report the findings that appear on every read.
+    """Audit the table, and the data set's bucket if there is one; report what stays wrong.
 
-    ``segments`` parts of the table are read in parallel; ``pauses`` are in seconds. Raises
-    botocore's errors.
+    A finding is reported if it appears on every read. ``segments`` parts of the table are read in
+    parallel; ``pauses`` are in seconds. ``listed`` is called with the number of files just listed.
+    Raises botocore's errors.
     """
     since = clock.now_ms() - TAIL_MS
     books = Books(before=store.counted())
@@ -78,6 +93,8 @@ def audit(
         books.items += len(page)
         progress(len(page))
     books.after = store.counted(books.before)
+    if bucket is not None:
+        list_bucket(bucket, books, segments, listed)
     suspicious = list(judge(View(books, clock.now())))
     seen = {finding.key for _, finding in suspicious}
     for pause in pauses:
@@ -85,7 +102,7 @@ def audit(
             break
         time.sleep(pause)
         seen = {finding.key for _, finding in suspicious}
-        read_again(store, books, (finding for _, finding in suspicious), since)
+        read_again(store, books, (finding for _, finding in suspicious), since, bucket)
         suspicious = still_found(suspicious, View(books, clock.now()))
     return Report(books, tuple(finding for _, finding in suspicious if finding.key in seen))
 
@@ -126,7 +143,32 @@ def pages(store: AuditStore, segments: int) -> Iterable[list[Item]]:
             one.result()
 
 
-def read_again(store: AuditStore, books: Books, findings: Iterable[Finding], since: int) -> None:
+def list_bucket(bucket: Bucket, books: Books, parallel: int, listed: Progress) -> None:
+    """List the bucket after the table, so that every file of a record that was read is there.
+
+    A list shows no metadata. They are read of the images whose settlement names their sha256.
+    """
+    objects: dict[str, StoredObject] = {}
+    for page in bucket.pages():
+        objects |= {one.key: one for one in page}
+        listed(len(page))
+    keys = []
+    for name, record in books.published.items():
+        image = books.images.get(name)
+        if image is not None and image.sha256 is not None and record.object_key in objects:
+            keys.append(record.object_key)
+    with ThreadPoolExecutor(parallel) as pool:
+        objects |= {one.key: one for one in pool.map(bucket.read, keys) if one is not None}
+    books.objects = objects
+
+
+def read_again(
+    store: AuditStore,
+    books: Books,
+    findings: Iterable[Finding],
+    since: int,
+    bucket: Bucket | None = None,
+) -> None:
     """Read again what findings depend on; ``since`` is in ms since the epoch."""
     about = frozenset[str]().union(*(finding.about for finding in findings))
     if STATS in about:
@@ -144,8 +186,19 @@ def read_again(store: AuditStore, books: Books, findings: Iterable[Finding], sin
     users = {
         pk for pk, (kind, name) in names.items() if kind == items.Kind.USER and name.isdecimal()
     }
-    rows = [Row(pk, kind) for pk, (kind, _) in names.items() if pk not in users]
+    files = {pk: name for pk, (kind, name) in names.items() if kind == OBJECT}
+    rows = [
+        Row(partition(items.Kind.WORKER, name), items.Kind.STATS) if kind == HELD else Row(pk, kind)
+        for pk, (kind, name) in names.items()
+        if pk not in users | files.keys()
+    ]
     books.refresh(rows, store.rows(rows))
+    if bucket is not None and books.objects is not None:
+        for key in files.values():
+            books.objects.pop(key, None)
+            file = bucket.read(key)
+            if file is not None:
+                books.objects[key] = file
     start = ledger_from(since)
     ledgers = [*books.entries, *books.unreadable]
     for row in [row for row in ledgers if row.pk in users and row.sk >= start]:
@@ -155,10 +208,11 @@ def read_again(store: AuditStore, books: Books, findings: Iterable[Finding], sin
 
 
 def _read_account(store: AuditStore, books: Books, user_id: int, since: int) -> None:
-    """Read an account, its shared keys and the end of its ledger, without a write in between.
+    """Read an account and what it counts, and the end of its ledger, without a write in between.
 
-    No read of several items is a snapshot. But each write of kudos changes the account, so the
-    account is read before and after, up to ``QUIET_TRIES`` times.
+    It counts its shared keys' kudos and its waiting images. No read of several items is a snapshot.
+    But each write of either changes the account, so the account is read before and after, up to
+    ``QUIET_TRIES`` times.
     """
     row = Row(partition(items.Kind.USER, user_id), items.Kind.USER)
     pending = [  # may be older than the end of the ledger, and posted by now
@@ -174,24 +228,45 @@ def _read_account(store: AuditStore, books: Books, user_id: int, since: int) -> 
         keys += [_row_of_key(key) for key in (account.user.sharedkey_ids if account else ())]
         found_keys, found_pending = store.rows(keys), store.rows(pending)
         tail = store.account_since(user_id, since)
-        if [item for item in tail if row_of(item) == row] == before:
+        _read_reasons(store, books, tail)
+        _read_waiting(store, books, user_id)
+        if store.rows([row]) == before:
             break
     books.refresh(keys, found_keys)
     books.refresh(pending, found_pending)
     books.refresh([row], tail)
-    _read_reasons(store, books, tail)
 
 
 def _read_reasons(store: AuditStore, books: Books, tail: list[Item]) -> None:
-    """Read the requests of new charges: a shared key may have paid them."""
+    """Read the requests of new charges, which a shared key may have paid, and their images."""
     charges = [
-        item["reference"]["S"]
-        for item in tail
-        if item.get("kind", {}).get("S") == Kind.ACCEPT
-        and item["reference"]["S"] not in books.requests
+        item["reference"]["S"] for item in tail if item.get("kind", {}).get("S") == Kind.ACCEPT
     ]
-    rows = [Row(partition(items.Kind.REQUEST, name), items.Kind.REQUEST) for name in charges]
+    new = [name for name in charges if name not in books.requests]
+    rows = [Row(partition(items.Kind.REQUEST, name), items.Kind.REQUEST) for name in new]
     books.refresh(rows, store.rows(rows))
+    found = [books.requests[name] for name in charges if name in books.requests]
+    rows = [
+        _row_of_image(name)
+        for request in found
+        for name in request.request.generations
+        if name not in books.images
+    ]
+    books.refresh(rows, store.rows(rows))
+
+
+def _read_waiting(store: AuditStore, books: Books, user_id: int) -> None:
+    """Read the open images of an account again, which its count of waiting images depends on."""
+    rows = [
+        _row_of_image(name)
+        for name, image in books.images.items()
+        if image.counted and image.generation.user_id == user_id and image.generation.state in OPEN
+    ]
+    books.refresh(rows, store.rows(rows))
+
+
+def _row_of_image(name: str) -> Row:
+    return Row(generation_key(name), items.Kind.GENERATION)
 
 
 def _row_of_key(key_id: str) -> Row:

@@ -4,6 +4,8 @@ from collections import defaultdict
 
 from horde.records import UNLIMITED, Request, SharedKey, State
 from horde.rules import ratings, ruleset
+from horde.rules import sharedkeys as sharedkey_rules
+from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
 from horde.store import items
 from horde.store.items import KEEP_S, partition
@@ -57,7 +59,7 @@ def awards(view: View) -> Findings:
         if row is None or row.request.anonymous or row.request.ruleset not in known:
             continue
         request = row.request
-        bound = min(view.cost(request) - 1, ratings.max_reward(request))
+        bound = min(_paid(view, request), ratings.max_reward(request))
         expected: dict[str, tuple[object, object]] = {
             "user of the award": (request.user_id, entry.user_id),
             "its request": ("rated", "rated" if row.rated else "not rated"),
@@ -73,6 +75,15 @@ def awards(view: View) -> Findings:
                     found=str(entry.amount if what == "amount" else found),
                     about=view.around(request.id) | {entry.row[0]},
                 )
+
+
+def _paid(view: View, request: Request) -> int:
+    """Return what ratings may earn at most of what was paid for a request."""
+    cost = view.cost(request)
+    if ruleset.of(request.ruleset).ratings_return_tax:
+        return cost - 1
+    entries = [*view.event(Kind.ACCEPT, request.id), *view.refunds(request)]
+    return cost - sum(entry.postings.get(Side.TAX, 0) for entry in entries)
 
 
 def sharedkeys(view: View) -> Findings:
@@ -95,10 +106,17 @@ def _sharedkey(view: View, key: SharedKey, paid: list[Request]) -> Findings:
     about |= {request_key(request.id) for request in paid}
 
     finding = finding_of(partition(items.Kind.SHAREDKEY, key.id[:8]), frozenset(about))
-    used = sum(view.cost(request) for request in paid)
-    all_there = key.created_at + KEEP_S > view.now + SLACK_S
+    if key.in_ledger:  # TTL deletes requests, but never entries
+        used = view.used_with.get(sharedkey_rules.mark(key.id), 0)
+    else:
+        used = sum(view.cost(request) for request in paid)
+    all_there = key.in_ledger or key.created_at + KEEP_S > view.now + SLACK_S
     if key.utilized < used or (all_there and key.utilized != used):
         yield finding(Rule.BUDGET, "utilized", used, key.utilized)
+    if key.kudos != UNLIMITED and key.granted is not None:
+        left = key.granted - key.utilized
+        if key.kudos != left:
+            yield finding(Rule.BUDGET, "kudos", left, key.kudos)
     if key.kudos < 0 and key.kudos != UNLIMITED:
         yield finding(Rule.BUDGET, "kudos", f"at least 0, or {UNLIMITED}", key.kudos)
     for request in paid:

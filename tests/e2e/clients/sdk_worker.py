@@ -65,7 +65,9 @@ def result(generation_id: object, **fields: Any) -> ImageGenerationJobSubmitRequ
 def picture(colour: str) -> bytes:
     """Return a WebP file, as reGen writes it."""
     out = io.BytesIO()
-    Image.new("RGB", (64, 64), colour).save(out, "WEBP", quality=95, method=6)
+    image = Image.new("RGB", (64, 64), colour)
+    image.paste("black", (16, 16, 48, 48))
+    image.save(out, "WEBP", quality=95, method=6)
     return out.getvalue()
 
 

@@ -1,0 +1,63 @@
+"""The data set's bucket, against the private record of what was shared."""
+
+from horde.store import items
+from horde.store.items import partition
+from infra.operate.audit.findings import (
+    SLACK_S,
+    Finding,
+    Findings,
+    Rule,
+    View,
+    finding_of,
+    generation_key,
+    object_key,
+    own_item,
+)
+from infra.operate.audit.objects import StoredObject
+
+STORED = "in the bucket"
+
+
+def stored(view: View) -> Findings:
+    """Check that the bucket has the files of each shared image, and no others, if it was listed.
+
+    A file without a record is a finding after an hour: until then its message may still be on its
+    way to be delivered again.
+    """
+    objects = view.books.objects
+    if objects is None:
+        return
+    known: set[str] = set()
+    for name in view.books.published:
+        known.update(view.books.published[name].objects)
+        yield from _recorded(view, name, objects)
+    for key, one in objects.items():
+        if key not in known and one.modified_at + SLACK_S < view.now:
+            image = key.rpartition("/")[2].partition(".")[0]
+            shared = partition(items.Kind.SHARED, image)
+            yield Finding(
+                rule=Rule.STORED,
+                item=key,
+                what="its record",
+                expected=own_item(shared),
+                found="no such item",
+                about=frozenset({shared, object_key(key)}),
+            )
+
+
+def _recorded(view: View, name: str, objects: dict[str, StoredObject]) -> Findings:
+    record, image = view.books.published[name], view.books.images.get(name)
+    shared = partition(items.Kind.SHARED, name)
+    about = {shared, generation_key(name), *map(object_key, record.objects)}
+    finding = finding_of(own_item(shared), frozenset(about))
+    for key in record.objects:
+        expected = "none, since it was withdrawn" if record.withdrawn else STORED
+        if (key in objects) is record.withdrawn:
+            yield finding(Rule.STORED, key, expected, STORED if record.withdrawn else "none")
+    one = objects.get(record.object_key)
+    if one is None or image is None or record.withdrawn:
+        return
+    if image.size is not None and one.size != image.size:
+        yield finding(Rule.STORED, "size in bytes", image.size, one.size)
+    if image.sha256 is not None and one.sha256 and one.sha256 != image.sha256:
+        yield finding(Rule.STORED, "sha256", image.sha256, one.sha256)
