@@ -158,6 +158,7 @@ def test_what_is_not_the_image_that_was_asked_for_is_a_fault(
 
 
 @pytest.mark.parametrize("name", BAD)
+@pytest.mark.slow
 def test_an_image_in_the_submit_is_checked_like_an_upload(
     cloud: Cloud, owner: int, worker: str, name: str
 ) -> None:
@@ -389,6 +390,7 @@ def test_an_image_that_an_earlier_version_settled_is_not_available(
 
 
 @pytest.mark.parametrize("name", ["12 bytes", "one colour", "30 frames", "a single pixel"])
+@pytest.mark.slow
 def test_a_censored_image_without_a_picture_is_not_paid(
     cloud: Cloud, owner: int, worker: str, name: str
 ) -> None:

@@ -129,6 +129,7 @@ def test_a_source_image_of_more_than_its_bytes_is_not_decoded() -> None:
 
 
 @pytest.mark.parametrize("letter", ["\x01", '"', "\\", "\N{FIRE}", "x"])
+@pytest.mark.slow
 def test_a_pop_of_the_longest_prompts_is_an_answer_that_lambda_takes(
     cloud: Cloud, letter: str
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_pop_of_the_longest_prompts_is_an_answer_that_lambda_takes(
         answer = cloud.pop(worker, amount=20, mixed_batch=True)
 
 
+@pytest.mark.slow
 def test_the_list_of_workers_is_an_answer_that_lambda_takes(cloud: Cloud) -> None:
     now = cloud.clock.now_ms() // 1000
     owner = cloud.store.accounts.get(cloud.register("owner")[0])

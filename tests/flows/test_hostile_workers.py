@@ -49,6 +49,7 @@ def processing(cloud: Cloud) -> int:
 
 
 @pytest.mark.parametrize("names", [["w1"], ["w1", "w2", "w3"]])
+@pytest.mark.slow
 def test_an_owner_whose_workers_fault_an_image_does_not_get_it_again(
     cloud: Cloud, owner: int, worker: str, names: list[str]
 ) -> None:
@@ -253,6 +254,7 @@ def test_a_worker_that_drops_too_many_images_is_put_into_maintenance(cloud: Clou
     assert "maintenance_msg" not in cloud.worker_named()
 
 
+@pytest.mark.slow
 def test_ending_the_maintenance_does_not_help_within_the_hour(cloud: Cloud) -> None:
     owner, key = cloud.register("owner")
     worker = cloud.worker_key(owner)
@@ -275,6 +277,7 @@ def test_ending_the_maintenance_does_not_help_within_the_hour(cloud: Cloud) -> N
     assert dropped == standing.MAX_DROPPED + 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_deleted_and_registered_again_does_not_start_anew(cloud: Cloud) -> None:
     owner, key = cloud.register("owner")
     worker = cloud.worker_key(owner)
@@ -287,6 +290,7 @@ def test_a_worker_that_is_deleted_and_registered_again_does_not_start_anew(cloud
     assert dropped == standing.MAX_DROPPED * standing.MAX_WORKERS + 1
 
 
+@pytest.mark.slow
 def test_leases_that_end_count_as_dropped(cloud: Cloud, worker: str) -> None:
     for _ in range(3):
         cloud.generate(params={"n": BATCH})
@@ -297,6 +301,7 @@ def test_leases_that_end_count_as_dropped(cloud: Cloud, worker: str) -> None:
     refused(cloud.pop(worker), "WorkerMaintenance", 403)
 
 
+@pytest.mark.slow
 def test_the_operators_own_workers_are_never_put_into_maintenance(cloud: Cloud, fleet: str) -> None:
     for _ in range(10):
         cloud.generate()
@@ -329,6 +334,7 @@ def test_an_anonymous_request_that_names_a_worker_earns_it_nothing(
 
 @pytest.mark.parametrize("how", ["names it", "excludes another", "is preferred", "is its owner"])
 @pytest.mark.parametrize("paid", [0, 2, PRICE + 2, 2 * COST])
+@pytest.mark.slow
 def test_a_worker_earns_no_more_than_was_paid_by_whom_it_chose(
     cloud: Cloud, worker: str, owner: int, how: str, paid: int
 ) -> None:

@@ -144,6 +144,7 @@ def test_a_censored_image_is_not_rated(cloud: Cloud) -> None:
     assert cloud.rate(request, ratings=[{"id": first, "rating": 7}]).status == 200
 
 
+@pytest.mark.slow
 def test_a_script_that_rates_all_its_images_never_gets_its_taxes_back(cloud: Cloud) -> None:
     """It asks for as many images as it may, rates all of them, and does it again."""
     user, key = cloud.register(kudos=1000)

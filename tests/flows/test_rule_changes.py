@@ -138,6 +138,7 @@ def ask(cloud: Cloud) -> Asked:
     return asked
 
 
+@pytest.mark.slow
 def test_a_request_keeps_the_rules_it_was_accepted_under(deploy: Deploy, cloud: Cloud) -> None:
     old = ask(cloud)
     cloud.audit()

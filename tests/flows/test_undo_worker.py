@@ -76,6 +76,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(cloud: Cloud, liar: tuple[U
 
 
 @pytest.mark.parametrize("cut", range(1, 6))
+@pytest.mark.slow
 def test_an_interrupted_run_is_finished_by_the_next(
     cloud: Cloud, liar: tuple[User, str], cut: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def bought(cloud: Cloud) -> int:
 
 
 @pytest.mark.parametrize("affordable", [0, 1, 3])
+@pytest.mark.slow
 def test_posts_that_read_one_balance_buy_exactly_what_it_pays(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch, affordable: int
 ) -> None:

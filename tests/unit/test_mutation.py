@@ -162,6 +162,7 @@ def test_an_explanation_fits_a_function_or_one_change_of_it() -> None:
     assert not Explanation("other.py", "A.f", "").fits(mutant)
 
 
+@pytest.mark.slow
 def test_each_explanation_has_a_reason_and_fits_a_bug_that_can_be_planted() -> None:
     explained = explanations()
     files = {each.file for each in explained}

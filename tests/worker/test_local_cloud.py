@@ -32,6 +32,7 @@ def cloud(tmp_path: Path) -> Iterator[LocalCloud]:
 SENTENCE = "gpu_worker ended with 1 at its start: gpu_worker: MODEL_DIR holds no diffusers model"
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_at_its_start_ends_the_start_with_its_own_sentence(
     cloud: LocalCloud, parts: Parts
 ) -> None:
@@ -42,6 +43,7 @@ def test_a_worker_that_ends_at_its_start_ends_the_start_with_its_own_sentence(
     assert raised.value.log.parent.name == "gpu_worker"
 
 
+@pytest.mark.slow
 def test_it_does_so_while_the_stack_is_still_being_deployed(
     cloud: LocalCloud, parts: Parts, tmp_path: Path
 ) -> None:

@@ -238,6 +238,7 @@ def test_it_misbehaves_when_told_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["kill", "terminate", "orphan"])
+@pytest.mark.slow
 def test_no_process_outlives_it(end: str, tmp_path: Path) -> None:
     endpoint_id = f"ep-{uuid.uuid4()}"
     code = f"""
