@@ -77,7 +77,7 @@ class HordeCommonsStack(Stack):
         alarms.on_line(worker, "FleetFaults", FLEET_DROP, "own workers report faults", above=20)
 
         # client -> status: check, status, cancel.
-        status = make("status", *env, models_env, outputs_env, may=parts.READ_WRITE)
+        status = make("status", *env, models_env, outputs_env, may=parts.SETTLE)
         api.route(status, "status")
         parts.allow_downloads(status, outputs)
 

@@ -8,6 +8,7 @@ from horde.records import Generation, State, Worker
 from horde.rules import standing
 from horde.store.queue import HoldsEnough, Queue
 from horde.store.workers import Workers
+from tests.support import rights
 from tests.support.api_calls import ANONYMOUS, refused
 from tests.support.cloud import Cloud
 from tests.support.numbers import COST, FLOOR, LIFE_S, MAX_FAULTS, PRICE, REWARD
@@ -178,7 +179,8 @@ def test_a_worker_that_is_deleted_during_its_pop_claims_nothing(
     real = Queue.windows
 
     def deleted_first(self: Queue, *args: Any) -> Any:
-        assert cloud.store.workers.delete(found)
+        with rights.held_to("manage", cloud.allowed["manage"]):
+            assert cloud.store.workers.delete(found)
         return real(self, *args)
 
     monkeypatch.setattr(Queue, "windows", deleted_first)

@@ -10,7 +10,7 @@ import pytest
 from horde.edge import http
 from horde.ending import FLEET_DROP
 from horde.records import HELD_DAYS
-from tests.support.template import ROOT, functions, of_type, routes, synthesize
+from tests.support.template import ROOT, actions, functions, of_type, routes, synthesize
 
 Template = dict[str, Any]
 FILES = sorted(path.stem for path in (ROOT / "functions").glob("*.py"))
@@ -46,7 +46,7 @@ MAY = {
     "enqueue": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams") | SEND,
     "dispatch": CONSUME | {"ssm:GetParameter"},
     "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES | {"s3:DeleteObject*"},
-    "status": ENDING | READ_IMAGES,
+    "status": ENDING | verbs("ConditionCheckItem") | READ_IMAGES,
     "users": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem") | SECRET,
     "keys": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"),
     "payouts": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")
@@ -64,18 +64,6 @@ MAY = {
     | SECRET,
     "sweep": ENDING | verbs("ConditionCheckItem") | SEND | {"s3:DeleteObject*", "ssm:GetParameter"},
 }
-
-
-def actions(template: Template, file: str) -> set[str]:
-    """Return every action of a function's role beyond writing its log."""
-    role = functions(template)[file][1]["Role"]["Fn::GetAtt"][0]
-    found: set[str] = set()
-    for policy in of_type(template, "AWS::IAM::Policy").values():
-        if {"Ref": role} in policy["Properties"]["Roles"]:
-            for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
-                listed = statement["Action"]
-                found.update([listed] if isinstance(listed, str) else listed)
-    return found
 
 
 def test_every_file_in_functions_is_one_lambda(template: Template) -> None:

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from tests.support import rights
 from tests.support import template as templates
 from tests.support.deployment import Item
 from tests.support.fake_runpod import FakeRunPod
@@ -144,6 +145,10 @@ class Delivery(Reading):
 
     def deliver(self, file: str, *, twice: bool = False) -> int:
         """Deliver what is in a function's queue once; what fails waits for the next call."""
+        with rights.held_to("Lambda itself", {"*"}):
+            return self._deliver(file, twice=twice)
+
+    def _deliver(self, file: str, *, twice: bool) -> int:
         url, most = self._queue_of(file)
         waiting, self.pending[file] = self.pending[file], []
         # A message whose visibility ran out in real time comes again; here it is one that waits.

@@ -2,7 +2,8 @@
 
 All come from the synthesized template, so renaming a key or dropping a route there turns a flow
 red. What is not made: the API (``api_calls`` finds routes by itself), event source mappings
-(``delivery`` reads them), roles (tests/e2e enforces them), alarms, and life cycle rules.
+(``delivery`` reads them), roles (``rights`` holds calls to their actions, tests/e2e to their
+resources), alarms, and life cycle rules.
 """
 
 import importlib
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from horde import store
-from tests.support import lambda_limits
+from tests.support import lambda_limits, rights
 from tests.support import template as templates
 from tests.support.clock import Clock
 from tests.support.fake_runpod import FakeRunPod
@@ -42,6 +43,11 @@ class Deployment:
         self.names, self.table = clients["names"], clients["table"]
         self.functions = templates.functions(template)
         self.routes = templates.routes(template)
+        if "allowed" not in clients or clients.get("allowed_of") is not template:
+            found = {file: templates.actions(template, file) for file in self.functions}
+            clients.update(allowed=found, allowed_of=template)
+        self.allowed: dict[str, set[str]] = clients["allowed"]
+        """The actions of each function's role."""
         self.store = store.Store(self.table, self.db)
 
     def _make(self) -> None:
@@ -131,9 +137,9 @@ class Deployment:
     def invoke(self, file: str, event: dict[str, Any]) -> Any:
         """Run one Lambda in this process, with its own environment and nothing else of ours.
 
-        An answer that Lambda would refuse fails the test.
+        An answer that Lambda would refuse, or a call that the role does not allow, fails the test.
         """
-        with _environ(self.environment(file)):
+        with _environ(self.environment(file)), rights.held_to(file, self.allowed[file]):
             handler: Callable[[Any, Any], Any] = importlib.import_module(file).handler
             answer = handler(event, None)
         lambda_limits.check_answer(file, answer)

@@ -77,6 +77,18 @@ def functions(template: dict[str, Any]) -> dict[str, tuple[str, Resource]]:
     }
 
 
+def actions(template: dict[str, Any], file: str) -> set[str]:
+    """Return every action of a function's role beyond writing its log."""
+    role = functions(template)[file][1]["Role"]["Fn::GetAtt"][0]
+    found: set[str] = set()
+    for policy in of_type(template, "AWS::IAM::Policy").values():
+        if {"Ref": role} in policy["Properties"]["Roles"]:
+            for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+                listed = statement["Action"]
+                found.update([listed] if isinstance(listed, str) else listed)
+    return found
+
+
 def routes(template: dict[str, Any]) -> dict[str, str]:
     """Return the file that answers each route key."""
     by_id = {name: file for file, (name, _) in functions(template).items()}

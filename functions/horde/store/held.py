@@ -80,10 +80,14 @@ class HeldImages:
         self._table.transact([delete(key(Kind.HELD, generation_id))])
 
     def forget_holder(self, worker_user: int) -> None:
-        """Take an account without held images off the list, unless it got one within the hour."""
+        """Take an account without held images off the list, unless it got one within the hour.
+
+        Its item goes by TTL: the sweep may delete nothing from the table.
+        """
         long_ago = f"{LISTED.sort} < :before"
         before = encode_all({"before": clock.now() - HOUR_S})
-        self._table.try_transact([delete(key(Kind.HOLDER, worker_user), long_ago, before)])
+        holder = key(Kind.HOLDER, worker_user)
+        self._table.try_update(holder, f"REMOVE {LISTED.attributes}", long_ago, before)
 
 
 def may_publish(image: Held) -> list[Item]:
