@@ -22,7 +22,7 @@ import json
 from typing import Any
 from urllib.parse import unquote_plus
 
-from horde import aws, images
+from horde import aws, dataset, images
 from horde.log import logger
 from horde.records import Held, parse_shared_key
 from horde.rules.sharing import Verdict, drawn_by, judge, judge_people, row
@@ -110,7 +110,9 @@ def release(generation_id: str) -> Verdict:
         bucket = settings.held_bucket
         published = json.loads(_read(bucket, f"{generation_id}.json"))
         published["drawn_by"] = drawn_by(owner)
-        if not _publish(store, image, _read(bucket, f"{generation_id}.webp"), published):
+        body = _read(bucket, f"{generation_id}.webp")
+        settled = store.requests.generation(generation_id) is not None
+        if not _publish(store, image, body, published, settled=settled):
             verdict = Verdict.NEVER
     drop(store, generation_id)
     return verdict
@@ -119,8 +121,7 @@ def release(generation_id: str) -> Verdict:
 def unpublish(request_id: str) -> None:
     """Take all images of a request out of the data set, and those that are held back.
 
-    Crash window: an image is marked as withdrawn after its files are gone, so a repeated message
-    goes on where this run ended.
+    A repeated message goes on where an interrupted run ended.
     """
     store = connect(Settings.load().table_name)
     logger.error("csam marked", extra={"request_id": request_id})  # the alarm counts this line
@@ -129,13 +130,12 @@ def unpublish(request_id: str) -> None:
         drop(store, generation_id)
         shared = store.sharing.get(generation_id)
         if shared is not None and shared.withdrawn_at is None:
-            _delete(_laion(), Settings.load().laion_bucket, shared.object_key)
-            store.sharing.mark_withdrawn(shared)
+            dataset.withdraw(store, _laion(), Settings.load().laion_bucket, shared)
 
 
 def drop(store: Store, generation_id: str) -> None:
     """Delete an image that is held back. Idempotent: the record goes after the files."""
-    _delete(aws.s3(), Settings.load().held_bucket, f"{generation_id}.webp")
+    dataset.delete(aws.s3(), Settings.load().held_bucket, f"{generation_id}.webp")
     store.held.remove(generation_id)
 
 
@@ -152,46 +152,33 @@ def _laion() -> Any:
     return aws.s3_with_role(role) if role else aws.s3()
 
 
-def _write(client: Any, bucket: str, key: str, body: bytes, published: dict[str, Any]) -> None:
-    """Write an image and then its row beside it."""
-    images.put_webp(client, bucket, key, body)
-    client.put_object(
-        Bucket=bucket,
-        Key=key.removesuffix("webp") + "json",
-        Body=json.dumps(published, ensure_ascii=False).encode(),
-        ContentType="application/json",
-    )
-
-
 def _hold(store: Store, image: Held, body: bytes, published: dict[str, Any]) -> bool:
     """Hold an image back; returns False if it may not be published at all."""
     key = f"{image.generation_id}.webp"
-    _write(aws.s3(), Settings.load().held_bucket, key, body, published)
+    dataset.write(aws.s3(), Settings.load().held_bucket, key, body, published)
     if store.held.add(image):
         return True
     drop(store, image.generation_id)
     return False
 
 
-def _publish(store: Store, image: Held, body: bytes, published: dict[str, Any]) -> bool:
-    """Write an image to the data set; returns False if it may not be published by now."""
+def _publish(
+    store: Store, image: Held, body: bytes, published: dict[str, Any], *, settled: bool = True
+) -> bool:
+    """Write an image to the data set; returns False if it may not be published by now.
+
+    ``settled`` says whether its generation still exists.
+    """
     bucket = Settings.load().laion_bucket
     key = f"incoming/date={published['created_on']}/{image.generation_id}.webp"
-    _write(_laion(), bucket, key, body, published)
-    settled = store.requests.generation(image.generation_id) is not None
+    dataset.write(_laion(), bucket, key, body, published)
     if store.sharing.mark_shared(image, key, settled=settled):
         return True
     shared = store.sharing.get(image.generation_id)
     if shared is not None and shared.withdrawn_at is None:
         return True  # a concurrent run has published it
-    _delete(_laion(), bucket, key)
+    dataset.delete(_laion(), bucket, key)
     return False
-
-
-def _delete(client: Any, bucket: str, key: str) -> None:
-    """Delete an image and the row beside it."""
-    for name in (key, key.removesuffix("webp") + "json"):
-        client.delete_object(Bucket=bucket, Key=name)
 
 
 def pause_seconds(receives: int) -> int:

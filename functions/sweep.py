@@ -127,8 +127,8 @@ def top_up(store: Store) -> int:
 def release_held(store: Store) -> int:
     """Ask for the release of held images whose worker's owner is trusted; returns how many.
 
-    An owner whose workers drew enough becomes trusted here. Images of a flagged or deleted owner
-    are asked for too, and dropped.
+    An owner whose workers drew enough becomes trusted here. Images of an owner who is flagged or
+    gone are asked for too, and dropped.
     """
     settings, asked = Settings.load(), 0
     holders = store.held.holders(MAX_HOLDERS)

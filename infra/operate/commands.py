@@ -17,9 +17,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
-from horde import clock
+from horde import clock, dataset
 from horde.edge.auth import key_hash, new_key
-from horde.records import ANONYMOUS_ID, ApiKey, Shared, User
+from horde.records import ANONYMOUS_ID, ApiKey, User
 from horde.rules import ruleset
 from horde.rules.accounts import user_number
 from horde.rules.dates import iso
@@ -163,15 +163,8 @@ def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
         found = [one]
     left = [shared for shared in found if shared.withdrawn_at is None]
     for shared in left:
-        withdraw_one(store, client, bucket, shared)
+        dataset.withdraw(store, client, bucket, shared)
     return len(left)
-
-
-def withdraw_one(store: Store, client: Any, bucket: str, shared: Shared) -> None:
-    """Remove one image from the data set; the mark comes after the files are gone."""
-    for key in (shared.object_key, shared.object_key.removesuffix("webp") + "json"):
-        client.delete_object(Bucket=bucket, Key=key)
-    store.sharing.mark_withdrawn(shared)
 
 
 def flagged(store: Store) -> list[str]:
@@ -277,7 +270,7 @@ def run(  # noqa: PLR0911 - a flat list of commands
                 undone = undo_worker(
                     store,
                     user,
-                    partial(withdraw_one, store, client, bucket),
+                    partial(dataset.withdraw, store, client, bucket),
                     dry_run=options.dry_run,
                     progress=bar.update,
                 )

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from horde import dataset
 from horde.records import User
-from infra.operate import commands, undo
+from infra.operate import undo
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud
 
@@ -15,7 +16,7 @@ def undone(cloud: Cloud, user: User, **options: Any) -> undo.Undone:
     """Run the command."""
 
     def withdraw(shared: Any) -> None:
-        commands.withdraw_one(cloud.store, cloud.s3, cloud.bucket("Laion"), shared)
+        dataset.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), shared)
 
     return undo.undo_worker(cloud.store, user, withdraw, **options)
 

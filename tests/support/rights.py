@@ -56,7 +56,7 @@ def _checked() -> Iterator[None]:
     def checked(client: Any, operation: str, params: dict[str, Any]) -> Any:
         allowed, denied = _roles[-1]
         for action in needed(client.meta.service_model.service_name, operation, params):
-            if not any(fnmatchcase(action, one) for one in allowed):
+            if action not in allowed and not any(fnmatchcase(action, one) for one in allowed):
                 denied.add(action)
         return make(client, operation, params)
 

@@ -47,9 +47,7 @@ class ApiKeys:
         ``known`` are hashes of keys that may be missing from the list: made a moment ago, or made
         before there was a list.
         """
-        pages = self._table.pages(
-            f"{LISTED.partition} = :list", {"list": keys_list(user_id)}, IndexName=LISTED.name
-        )
+        pages = self._table.list_pages(keys_list(user_id))
         hashes = dict.fromkeys([*known, *(id_of(item) for page in pages for item in page)])
         items = self._table.batch(key(Kind.KEY, one) for one in hashes)
         found = [one for one in map(_api_key, items) if one.user_id == user_id]

@@ -10,7 +10,6 @@ from horde.rules.dates import iso
 from horde.rules.statistics import Scope, Series
 from horde.store.counters import Counters, row
 from horde.store.items import (
-    LISTED,
     PK,
     SK,
     WORKER_SHARDS,
@@ -93,14 +92,8 @@ class AuditStore:
 
     def _workers(self) -> Iterator[str]:
         for shard in range(WORKER_SHARDS):
-            pages = self._table.pages(
-                f"{LISTED.partition} = :list",
-                {"list": workers_shard(shard)},
-                IndexName=LISTED.name,
-            )
-            for page in pages:
-                for item in page:
-                    yield id_of(item)
+            for page in self._table.list_pages(workers_shard(shard)):
+                yield from map(id_of, page)
 
 
 def numbers_of(item: Mapping[str, Mapping[str, str]]) -> dict[str, int]:

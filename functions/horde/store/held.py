@@ -67,12 +67,7 @@ class HeldImages:
 
     def all_of(self, worker_user: int) -> Iterator[str]:
         """Yield the ids of all of an account's held images."""
-        pages = self._table.pages(
-            f"{LISTED.partition} = :list",
-            {"list": held_list(worker_user)},
-            IndexName=LISTED.name,
-        )
-        for page in pages:
+        for page in self._table.list_pages(held_list(worker_user)):
             yield from map(id_of, page)
 
     def remove(self, generation_id: str) -> None:

@@ -139,13 +139,7 @@ class Requests:
 
     def all_open_of(self, user_id: int) -> Iterator[tuple[Request, list[Generation]]]:
         """Yield all requests that ``open_of`` returns, with their images."""
-        pages = self._table.pages(
-            f"{LISTED.partition} = :list",
-            {"list": requests_list(user_id)},
-            IndexName=LISTED.name,
-            Limit=BATCH,
-        )
-        for page in pages:
+        for page in self._table.list_pages(requests_list(user_id), Limit=BATCH):
             items = self._table.batch(key(Kind.REQUEST, id_of(item)) for item in page)
             images: dict[str, list[Generation]] = {id_of(item): [] for item in items}
             requests = [from_item(Request, item) for item in items]

@@ -24,6 +24,7 @@ CONFLICT_TRIES = 30
 """Tries of a write that conflicts with others, about five seconds (docs/contention.md)."""
 DECISION_TRIES = 30
 """Tries of a decision whose item others change meanwhile; more than a request has images."""
+_IN_LIST = f"{LISTED.partition} = :list"
 BATCH = 100
 """Items that DynamoDB reads or writes in one call."""
 
@@ -107,16 +108,16 @@ class Table:
         ``last_first`` reverses the order. ``since`` leaves out items up to this sort value.
         """
         later = {} if since is None else {"since": since}
-        condition = f"{LISTED.partition} = :list"
-        condition += f" AND {LISTED.sort} > :since" if later else ""
+        condition = f"{_IN_LIST} AND {LISTED.sort} > :since" if later else _IN_LIST
+        values, forward = {"list": name, **later}, not last_first
         answer = self.query(
-            condition,
-            {"list": name, **later},
-            IndexName=LISTED.name,
-            ScanIndexForward=not last_first,
-            Limit=limit,
+            condition, values, IndexName=LISTED.name, ScanIndexForward=forward, Limit=limit
         )
         return [dict(item) for item in answer["Items"]]
+
+    def list_pages(self, name: str, **options: Any) -> Iterator[list[Item]]:
+        """Yield the keys of all items of a list, in its order, a page at a time."""
+        return self.pages(_IN_LIST, {"list": name}, IndexName=LISTED.name, **options)
 
     def count(self, index: Index, of: str, limit: int, **options: Any) -> int:
         """Count up to ``limit`` items of one partition of an index."""
