@@ -42,6 +42,8 @@ def test_nobody_owns_or_administers_as_the_anonymous_account() -> None:
     assert accounts.privilege(nobody, nobody, "") is Privilege.PUBLIC
     assert accounts.privilege(None, ADA, "") is Privilege.PUBLIC
     assert not accounts.is_admin(nobody, "0")
+    with pytest.raises(refusals.NotOwner):
+        accounts.check_owner(nobody, nobody, "")
 
 
 def test_owners_moderators_and_admins_see_more() -> None:

@@ -26,6 +26,14 @@ def test_a_prompt_up_to_the_limits_is_admitted(prompt: str) -> None:
     admission.check_prompt(prompt)
 
 
+@pytest.mark.parametrize(("letter", "size"), [("a", 1), ("\x01", 6), ("ä", 2), ("😀", 4)])
+def test_a_prompt_has_up_to_64_kb_as_it_is_stored(letter: str, size: int) -> None:
+    most = "b" * (admission.MAX_PROMPT_BYTES % size) + letter * (admission.MAX_PROMPT_BYTES // size)
+    admission.check_prompt(most)
+    with pytest.raises(refusals.InvalidPromptSize):
+        admission.check_prompt(most + "b")
+
+
 @pytest.mark.parametrize("prompt", ["", "  ", "### b", " ###", "### a ### b"])
 def test_a_prompt_without_a_positive_part_is_missing(prompt: str) -> None:
     with pytest.raises(refusals.MissingPrompt):
@@ -147,3 +155,13 @@ def test_a_downgrade_reduces_what_is_over_a_limit_and_nothing_else(
     assert reduced == replace(spec, **becomes)
     assert admission.upfront_reason(reduced, 576) is None
     assert f"{reduced.width}x{reduced.height} pixels" in admission.downgrade_message(reduced)
+
+
+@pytest.mark.parametrize(("steps", "becomes"), [(40, 40), (41, 30)])
+def test_a_downgrade_counts_the_first_pass_of_hires_fix_only_where_the_family_has_one(
+    steps: int, becomes: int
+) -> None:
+    native = replace(SPEC, width=768, height=768, hires_fix=True, steps=steps)
+    reduced = admission.downgraded(native, 1024, "stable_diffusion_xl")
+    assert reduced == replace(native, steps=becomes)
+    assert admission.downgraded(native, 1024).steps < becomes

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from horde.rules.dates import day, iso, minute, month_start
+from horde.rules.dates import day, hour, iso, minute, month_start
 
 AT = 1_795_412_520
 """2026-11-23T05:42:00Z, in seconds."""
@@ -16,6 +16,9 @@ def test_a_time_is_written_in_utc_to_the_millisecond() -> None:
     assert iso(0) == "1970-01-01T00:00:00.000Z"
     assert minute(AT * 1000) == "2026-11-23T05:42"
     assert day(AT * 1000) == "2026-11-23"
+    assert hour(AT) == "2026-11-23T05"
+    assert hour(AT + 18 * 60 - 1) == "2026-11-23T05"
+    assert hour(AT + 18 * 60) == "2026-11-23T06"
 
 
 @pytest.mark.parametrize(

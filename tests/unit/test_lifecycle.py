@@ -7,7 +7,14 @@ import pytest
 
 from horde.records import State
 from horde.rules import ruleset
-from horde.rules.lifecycle import FaultOutcome, Progress, after_fault, consumed, progress
+from horde.rules.lifecycle import (
+    FaultOutcome,
+    Progress,
+    after_fault,
+    consumed,
+    faulted_by,
+    progress,
+)
 from tests.support.records import IMAGE, REQUEST
 
 LAST = ruleset.of(REQUEST.ruleset).max_faults
@@ -30,6 +37,13 @@ def test_a_fault_requeues_cancels_expires_or_ends_the_request(
 ) -> None:
     request = replace(REQUEST, **request_is)
     assert after_fault(request, replace(IMAGE, attempt=attempt), now) is outcome
+
+
+def test_who_faulted_an_image_is_its_worker_and_its_owner_each_once() -> None:
+    drawn = replace(IMAGE, worker_id="w", worker_user=7)
+    assert faulted_by(drawn) == ["w", 7]
+    assert faulted_by(replace(drawn, faulted_by=[7, "v", 8])) == [7, "v", 8, "w"]
+    assert faulted_by(replace(IMAGE, worker_id=None, worker_user=None)) == []
 
 
 def test_progress_counts_each_image_once() -> None:

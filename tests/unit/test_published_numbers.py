@@ -22,6 +22,24 @@ LIMITS: dict[str, Any] = {
     "rules.accounts.MAX_NAME": 30,
     "rules.accounts.MAX_USER_DIGITS": 18,
     "rules.accounts.BY_OWNER": {"username", "contact"},
+    "rules.accounts.BY_MODERATOR": {
+        "concurrency",
+        "trusted",
+        "flagged",
+        "admin_comment",
+        "undelete",
+    },
+    "rules.accounts.BY_ADMIN": {"kudos", "moderator", "monthly_kudos"},
+    "rules.accounts.MAX_API_KEYS": 5,
+    "rules.admission.FREE_SIDE": {
+        "stable_diffusion_2": 768,
+        "stable_diffusion_2_512": 768,
+        "stable_diffusion_2_768": 768,
+        "stable_diffusion_xl": 1024,
+        "stable_cascade": 1024,
+        "flux_1": 1024,
+    },
+    "rules.hashes.DIGITS": 32,
     "rules.admission.MAX_PROMPT_WORDS": 7500,
     "rules.admission.MAX_PROMPT_BYTES": 65_536,
     "rules.pricing.NATIVE_SIDE": {
@@ -33,6 +51,8 @@ LIMITS: dict[str, Any] = {
         "z_image_turbo": 1024,
         "qwen_image": 1024,
     },
+    "rules.pricing.NATIVE_SIDE_OTHERS": 512,
+    "rules.pricing.SIZE_STEP": 64,
     "rules.standing.MAX_WORKERS": 3,
     "rules.standing.MAX_WORKERS_TRUSTED": 20,
     "rules.standing.MAX_DROPPED": 20,
@@ -65,6 +85,16 @@ LIMITS: dict[str, Any] = {
     "store.counters.STATS_KEEP_S": 90 * 86_400,
     "store.counters.MINUTE_MS": 60_000,
     "store.items.KEEP_S": 2 * 86_400,
+    "store.items.HOLDERS": "HOLDERS",
+    "store.items.CSAM_MARKS": "CSAM",
+    "store.queue.RECOUNT_AFTER_S": 60,
+    "store.rewards.REVERSED": "reversed",
+    "store.rewards.MAX_REVERSED": 90,
+    "store.settlements.PENDING_REWARD": {"kind": "REWARD"},
+    "store.settlements.NEW_REQUEST": {"sk": "REQUEST"},
+    "store.settlements.NEW_WEBHOOK": {"sk": "WEBHOOK"},
+    "store.settlements.NEW_CSAM_MARK": {"sk": "CSAM"},
+    "store.settlements.POSTED": "posted",
     "store.settlements.POSTED_WITHIN_S": 300,
     "store.table.BATCH": 100,
     "store.table.CONFLICT_TRIES": 30,
@@ -129,6 +159,10 @@ def test_keys_and_lists_are_spelled_as_deployed_tables_hold_them() -> None:
     assert items.waiting_list(7, "m") == "WAITING#7"
     assert items.waiting_list(0, "m") == "WAITING#0#m"
     assert items.requests_list(7) == "REQUESTS#7"
+    assert items.keys_list(7) == "KEYS#7"
+    assert items.held_list(7) == "HELD#7"
+    assert items.due_shard_of_user(19) == "due#3"
+    assert items.workers_shard(3) == "WORKERS#3"
     assert items.users_list(19) == "USERS#3"
     assert items.workers_list(ID) == "WORKERS#1"
 

@@ -72,6 +72,17 @@ def test_ratings_earn_their_reward(given: list[Rating], best: str | None, kudos:
     assert ratings.reward(given, best, replace(DEAR, user_id=0), [A, B]) == 0
 
 
+def test_a_request_without_a_rating_and_a_best_image_earns_nothing() -> None:
+    assert ratings.reward([], None, DEAR, [A, B]) == 0
+
+
+def test_under_the_first_rules_ratings_earned_all_but_one_of_the_kudos_that_images_cost() -> None:
+    cheap = replace(DEAR, price=2, tax=1, ruleset="2026-11")
+    assert ratings.ruleset.of(cheap.ruleset).ratings_return_tax
+    assert ratings.reward([HIGH], None, cheap, [A]) == 2
+    assert ratings.reward([HIGH], None, replace(cheap, waived=1), [A]) == 1
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_the_most_that_ratings_can_earn_is_all_rated_with_artifacts_and_a_low_best(n: int) -> None:
     each = RULES.per_rating + RULES.per_artifacts
