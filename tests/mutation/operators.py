@@ -308,8 +308,11 @@ class _Finder(ast.NodeVisitor):
         self.instead(node, "continue")
 
     def _block(self, body: list[ast.stmt]) -> None:
-        """Visit statements; swap neighbours of which each calls something."""
-        for one, other in pairwise(body):
+        """Visit statements; swap neighbours of which each calls something.
+
+        Constructors only make things, in any order.
+        """
+        for one, other in pairwise([] if self._scope[-1:] == ["__init__"] else body):
             if self._depth and _effect(one) and _effect(other) and not _needs(other, one):
                 before, self._at = self._at, self._place(one, other)
                 start, end = self.span(one)[0], self.span(other)[1]

@@ -7,6 +7,7 @@ SECRET = b"a secret of the account"
 
 def test_a_hash_stays_the_same_for_good() -> None:
     assert keyed(SECRET, Purpose.REQUEST, "7") == "a7ff810b49565cc4aa016f1226f76a76"
+    assert keyed(SECRET, Purpose.ADDRESS, "7") == "040f2076072b7f51bfc381049789959d"
     assert len(keyed(SECRET, Purpose.REQUEST, "7")) == DIGITS
 
 

@@ -37,6 +37,7 @@ TRUSTED, FLEET = replace(OWNER, trusted=True), replace(OWNER, fleet=True)
         (SHARED, replace(DELIVERED, screened="refused"), HASH, Verdict.NEVER),
         (replace(SHARED, csam=True), DELIVERED, HASH, Verdict.NEVER),
         (REQUEST, DELIVERED, HASH, Verdict.NEVER),
+        (REQUEST, replace(DELIVERED, state=State.PROCESSING, sha256=None), HASH, Verdict.NEVER),
         (None, DELIVERED, HASH, Verdict.NEVER),
         (SHARED, None, HASH, Verdict.NEVER),
     ],

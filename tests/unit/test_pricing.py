@@ -1,5 +1,6 @@
 """The price of an image, by the closed form and the measured samples of the Horde."""
 
+from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
@@ -63,6 +64,12 @@ def test_an_earlier_request_is_judged_by_the_samplers_of_its_rules(
 ) -> None:
     first = ruleset.of(FIRST_RULESET)
     assert accurate_steps(spec(params={"sampler_name": sampler}), rules=first) == steps
+
+
+def test_the_tax_is_that_of_the_rules_of_the_request() -> None:
+    rules = replace(IN_FORCE, tax_shared=7, tax_private=9)
+    assert quote(spec(), shared=True, rules=rules).tax == 7
+    assert quote(spec(), shared=False, rules=rules).tax == 9
 
 
 def test_the_adaptive_sampler_ignores_the_steps_that_were_asked_for() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from horde.rules import ruleset
+from horde.rules import kudos, ruleset, sharedkeys
 from horde.rules.statistics import Scope, Series
 from horde.store import counters, items
 from horde.store.items import Kind
@@ -144,6 +144,24 @@ def test_the_kinds_of_items_have_the_names_that_deployed_tables_hold() -> None:
         "PAIR",
         "DROPPED",
     ]
+
+
+def test_entries_of_the_ledger_have_the_names_that_deployed_tables_hold() -> None:
+    assert [kind.value for kind in kudos.Kind] == [
+        "GENERATION",
+        "REFUND",
+        "REWARD",
+        "REWARD_REVERSAL",
+        "ADMIN_ADJUSTMENT",
+        "FLOOR_ADJUSTMENT",
+        "TRANSFER",
+        "AWARD",
+        "RECURRING",
+    ]
+
+
+def test_a_shared_key_is_named_in_a_ledger_as_deployed_tables_name_it() -> None:
+    assert sharedkeys.mark("a key") == "8fa3aab2faa9b79e0a0398da5b5abd07"
 
 
 def test_keys_and_lists_are_spelled_as_deployed_tables_hold_them() -> None:

@@ -78,7 +78,7 @@ def test_a_request_without_a_rating_and_a_best_image_earns_nothing() -> None:
 
 def test_under_the_first_rules_ratings_earned_all_but_one_of_the_kudos_that_images_cost() -> None:
     cheap = replace(DEAR, price=2, tax=1, ruleset="2026-11")
-    assert ratings.ruleset.of(cheap.ruleset).ratings_return_tax
+    assert ruleset.of(cheap.ruleset).ratings_return_tax
     assert ratings.reward([HIGH], None, cheap, [A]) == 2
     assert ratings.reward([HIGH], None, replace(cheap, waived=1), [A]) == 1
 

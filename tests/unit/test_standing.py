@@ -34,6 +34,13 @@ def test_a_worker_may_hold_what_it_can_draw_in_time(in_a_lease: float, limit: in
     assert standing.held_limit(measured(in_a_lease), OWNER, WORK) == limit
 
 
+def test_what_a_worker_can_draw_in_time_follows_from_the_smallest_work_too() -> None:
+    tiny = replace(WORK, pixels=1, steps=1, ttl=10)
+    slow = replace(NO_STATS, recent_ps=1, recent_ms=1000)
+    assert standing.held_limit(slow, OWNER, tiny) == 10
+    assert standing.held_limit(slow, OWNER, replace(tiny, steps=0)) == 10
+
+
 def test_a_new_worker_may_hold_a_few_and_the_operators_own_as_many_as_it_likes() -> None:
     assert standing.held_limit(NO_STATS, OWNER, WORK) == standing.UNMEASURED_HELD == 10
     assert standing.held_limit(NO_STATS, TRUSTED, WORK) == standing.UNMEASURED_HELD

@@ -400,7 +400,6 @@ class ImageRefused(HordeError):
             f"The submitted image was refused: {reason}. The job counts as faulted and goes back "
             "to the queue."
         )
-        self.reason = reason
 
 
 class NotUploaded(HordeError):
