@@ -43,6 +43,15 @@ def asked(cloud: Cloud, *, kudos: int = 100) -> tuple[User, Request, Generation]
     return user, request, image
 
 
+def again(request: Request, image: Generation) -> tuple[Request, list[Generation]]:
+    """Return a request and its image like these, with ids of their own."""
+    new_request, new_image = str(uuid.uuid4()), str(uuid.uuid4())
+    return (
+        replace(request, id=new_request, generations=[new_image]),
+        [replace(image, id=new_image, request_id=new_request)],
+    )
+
+
 def test_a_refund_to_an_account_that_is_gone_is_an_error(bare: Cloud) -> None:
     user, request, image = asked(bare)
     remove(bare, key(Kind.USER, user.id))
@@ -86,7 +95,7 @@ def test_a_charge_to_an_account_that_is_gone_is_busy(bare: Cloud) -> None:
     user, request, image = asked(bare)
     remove(bare, key(Kind.USER, user.id))
     with pytest.raises(Busy):
-        bare.store.requests.accept(replace(request, id=str(uuid.uuid4())), [image], user)
+        bare.store.requests.accept(*again(request, image), user)
 
 
 def test_a_charge_that_others_overtake_without_end_is_busy(
@@ -96,7 +105,7 @@ def test_a_charge_that_others_overtake_without_end_is_busy(
     assert user.kudos == FLOOR + 100 - request.price - request.tax
     monkeypatch.setattr(requests, "DECISION_TRIES", 0)
     with pytest.raises(Busy):
-        bare.store.requests.accept(replace(request, id=str(uuid.uuid4())), [image], user)
+        bare.store.requests.accept(*again(request, image), user)
 
 
 def test_a_refund_that_others_overtake_without_end_is_busy(
