@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from horde.rules import kudos, ruleset, sharedkeys
+from horde.rules import kudos, ruleset, sharedkeys, sharing
 from horde.rules.statistics import Scope, Series
 from horde.store import counters, items
 from horde.store.items import Kind
@@ -79,6 +79,7 @@ LIMITS: dict[str, Any] = {
     "rules.sharedkeys.MAX_KEYS": 3,
     "rules.sharedkeys.MAX_KEYS_TRUSTED": 10,
     "rules.sharing.TRUSTED_AFTER_S": 7 * 86_400,
+    "rules.sharing.ACCEPTED": "accepted",
     "rules.sharing.LICENSE": "CC0-1.0",
     "rules.sharing.TERMS_VERSION": "2026-12",
     "rules.statistics.MONTH_DAYS": 31,
@@ -157,6 +158,20 @@ def test_entries_of_the_ledger_have_the_names_that_deployed_tables_hold() -> Non
         "TRANSFER",
         "AWARD",
         "RECURRING",
+    ]
+
+
+def test_a_row_says_why_it_is_shared_and_who_drew_it_in_the_data_sets_words() -> None:
+    assert [reason.value for reason in sharing.Reason] == [
+        "requested",
+        "not requested",
+        "anonymous text-to-image is always shared",
+        "image-to-image is never shared",
+    ]
+    assert [drawn.value for drawn in sharing.DrawnBy] == [
+        "endpoint",
+        "trusted volunteer",
+        "untrusted volunteer",
     ]
 
 
