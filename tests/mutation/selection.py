@@ -88,7 +88,7 @@ class Map:
         return Map(names, seconds, lines, modules, other.failed, self.files | other.files)
 
     def _rank(self, index: int, word: str) -> tuple[bool, bool, float]:
-        """Order: what has the file or the constant in its name, what looks close, then quick ones."""
+        """Order: what has the file or constant in its name, what looks close, what is quick."""
         name = self.tests[index]
         return word not in name, not name.startswith(TELLING), self.seconds[index]
 
