@@ -9,7 +9,7 @@ After a change on purpose, ``APPROVE=1 pytest tests/flows/test_room_calls.py`` w
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
@@ -75,7 +75,7 @@ def say(world: World, request: pytest.FixtureRequest) -> Iterator[Say]:
                 result = call()
                 if isinstance(result, Iterator):
                     result = list(result)
-                shown = repr(_sorted(result))
+                shown = _shown(result)
             except (ConditionFailed, HoldsEnough, HordeError, ValueError) as error:
                 shown = f"{type(error).__name__} {error}"
         said.extend([f"{what}:", *made, f"= {names.put(shown)}"])
@@ -94,9 +94,22 @@ def say(world: World, request: pytest.FixtureRequest) -> Iterator[Say]:
     assert said == known.get(name)
 
 
-def _sorted(value: Any) -> Any:
-    """Return a value whose text is the same each time."""
-    return sorted(value) if isinstance(value, set | frozenset) else value
+def _shown(value: Any) -> str:
+    """Return a value as text: of a record, the fields that say something; the same each time."""
+    if is_dataclass(value) and not isinstance(value, type):
+        told = {
+            one.name: getattr(value, one.name)
+            for one in fields(value)
+            if getattr(value, one.name) not in (one.default, None, [], frozenset())
+        }
+        return f"{type(value).__name__}({_shown(told)})"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_shown(inner)}" for name, inner in value.items())
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
+    if isinstance(value, list) or type(value) is tuple:
+        return f"[{', '.join(map(_shown, value))}]"
+    return repr(value)
 
 
 def _approved() -> dict[str, list[str]]:
