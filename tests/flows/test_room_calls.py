@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from horde import aws, store
 from horde.records import (
     ApiKey,
     Census,
@@ -264,6 +265,8 @@ def test_fleet(world: World, say: Say) -> None:
     say("read", room.read)
     say("no maintenance", lambda: room.set_maintenance(on=False))
     say("read again", room.read)
+    change(world, key_of((Kind.FLEET, "CENSUS")), models={"S": '{"é":[1,2]}'})
+    say("read another version's", room.read)
 
 
 def test_counters(world: World, say: Say) -> None:
@@ -273,7 +276,11 @@ def test_counters(world: World, say: Say) -> None:
     world.stream()
     room, now = world.store.counters, world.clock.now_ms()
     say("anonymous", room.anonymous)
-    for later in (0, 60_000, 3_600_000, 86_400_000, 30 * 86_400_000, 31 * 86_400_000):
+    midnight = 86_400_000 - now % 86_400_000
+    for later in (
+        *(0, 60_000, 3_600_000, midnight - 1, midnight),
+        *(86_400_000, 30 * 86_400_000, 31 * 86_400_000),
+    ):
         say(f"totals {later}", lambda later=later: room.totals(now + later))
         say(f"models {later}", lambda later=later: room.by_model(now + later))
     say("between", lambda: len(room.between("A", "~", consistent=True)))
@@ -563,6 +570,12 @@ def _refused(call: Callable[[], Any]) -> str:
     with suppress(Exception):
         return str(call())
     return "refused"
+
+
+def test_a_store_is_connected_to_its_table(world: World) -> None:
+    made = store._connected.__wrapped__("a table")
+    assert (made.table.name, made.table.client) == ("a table", aws.dynamodb())
+    assert isinstance(made, store.Store)
 
 
 def test_parts(say: Say) -> None:
