@@ -31,7 +31,7 @@ from horde.records import (
 )
 from horde.rules.refusals import HordeError
 from horde.rules.statistics import Counter, Scope, Series
-from horde.store import accounts, counters, counts, settlements, transaction
+from horde.store import accounts, counters, counts, csam, settlements, transaction
 from horde.store.audit import AuditStore, ledger_from, numbers_of
 from horde.store.audit_read import read
 from horde.store.items import DUE, LISTED, Kind, Row, id_of, key, key_of
@@ -51,6 +51,7 @@ from tests.support.crashflows import (
     popped,
     shared_key,
 )
+from tests.support.records import IMAGE, REQUEST
 
 APPROVED = FOLDER / "rooms.txt"
 MISSING = "00000000-0000-4000-8000-000000000000"
@@ -294,6 +295,8 @@ def test_counters(world: World, say: Say) -> None:
 
 def test_marks(world: World, say: Say) -> None:
     facts = marked_as_csam(world)
+    world.clock.pass_seconds(5)
+    marked_as_csam(world)
     room = world.store.csam
     marks: list[CsamMark] = say("newest", lambda: room.newest(5))
     say("newest none", lambda: room.newest(1))
@@ -301,6 +304,21 @@ def test_marks(world: World, say: Say) -> None:
     say("clear again", lambda: room.clear(marks[0].generation_id))
     say("newest then", lambda: room.newest(5))
     say("request", lambda: request_of(world, facts["request"]).csam)
+
+
+def test_endings(world: World, say: Say) -> None:
+    key_id = shared_key(world, client(world, "poor"))
+    request = request_of(world, world.generate(key_id, params={"n": 2}).body["id"])
+    assert request.waived
+    for image in world.store.requests.generations(request):
+        # The second refund is decided from what was read before the first.
+        say(
+            f"end {image.index}",
+            lambda image=image: world.store.endings.end_undelivered(
+                request, image, State.CANCELLED
+            ),
+        )
+    say("waived", lambda: request_of(world, request.id).waived)
 
 
 def test_due(world: World, say: Say) -> None:
@@ -596,5 +614,9 @@ def test_parts(say: Say) -> None:
     say("dropped", lambda: counts.dropped({"by_owner": {"N": "3"}, "w": {"N": "2"}}, "w"))
     say("dropped by others", lambda: counts.dropped({"by_owner": {"N": "3"}}, None))
     say("dropped none", lambda: counts.dropped(None, "w"))
+    say("dropped by X", lambda: counts.dropped({"by_owner": {"N": "3"}, "X": {"N": "2"}}, None))
+    nobodys = replace(IMAGE, worker_id="w", held=True)
+    say("nobody's", lambda: counts.hold_no_more(nobodys, dropped=True))
+    say("mark", lambda: csam.mark(REQUEST, IMAGE, 5))
     say("names", lambda: [DUE.attributes, LISTED.attributes, new.value, State.OK.value])
     say("posting", lambda: settlements.POSTING)
