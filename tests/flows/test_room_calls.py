@@ -296,7 +296,10 @@ def test_counters(world: World, say: Say) -> None:
 def test_marks(world: World, say: Say) -> None:
     facts = marked_as_csam(world)
     world.clock.pass_seconds(5)
-    marked_as_csam(world)
+    world.generate(facts["key"])
+    job = world.pop(facts["worker"]).body
+    world.upload(job["r2_upload"])
+    assert world.submit(facts["worker"], job["id"], state="csam").status == 200
     room = world.store.csam
     marks: list[CsamMark] = say("newest", lambda: room.newest(5))
     say("newest none", lambda: room.newest(1))
