@@ -322,6 +322,13 @@ def test_endings(world: World, say: Say) -> None:
             ),
         )
     say("waived", lambda: request_of(world, request.id).waived)
+    _, broke = world.register("broke")
+    free = request_of(world, world.generate(shared_key(world, broke)).body["id"])
+    (image,) = world.store.requests.generations(free)
+    say(
+        "end what was waived",
+        lambda: world.store.endings.end_undelivered(free, image, State.CANCELLED),
+    )
 
 
 def test_due(world: World, say: Say) -> None:
@@ -355,6 +362,7 @@ def test_held(world: World, say: Say) -> None:
     say("ids", lambda: room.ids_of(stranger.id, 1))
     say("all", lambda: sorted(room.all_of(stranger.id)))
     say("forget too early", lambda: room.forget_holder(stranger.id))
+    say("holders still", lambda: room.holders(5))
     world.clock.pass_seconds(3600)
     say("forget at the hour", lambda: room.forget_holder(stranger.id))
     world.clock.pass_seconds(1)
@@ -409,6 +417,7 @@ def test_queue(world: World, say: Say) -> None:
     )
     say("claim by an endpoint", lambda: room.claim(images[0], worker, lease_until=9))
     say("claim again", lambda: room.claim(images[0], worker, lease_until=9))
+    say("claim preferred", lambda: room.claim(images[1], worker, lease_until=9, preferred=True))
     assert poor["request"]
 
 

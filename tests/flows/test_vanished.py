@@ -78,6 +78,15 @@ def test_a_claim_for_an_account_that_is_gone_is_an_error(bare: Cloud) -> None:
     assert bare.store.requests.generation(image.id) == image
 
 
+def test_a_claim_for_an_account_and_by_a_worker_that_are_gone_is_an_error(bare: Cloud) -> None:
+    user, _, image = asked(bare)
+    remove(bare, key(Kind.USER, user.id))
+    worker = Worker(id="w", name="w", user_id=7, created_at=0, seen_at=0, gone_at=0)
+    with pytest.raises(ConditionFailed):
+        bare.store.queue.claim(image, worker, lease_until=9, held_limit=1)
+    assert bare.store.requests.generation(image.id) == image
+
+
 def test_a_reward_to_an_account_that_is_gone_is_an_error(bare: Cloud) -> None:
     owner, _ = bare.register("owner")
     worker = bare.worker_key(owner)
