@@ -481,7 +481,15 @@ def test_shared_keys(world: World, say: Say) -> None:
     say("add again", lambda: room.add(made, 9))
     say("add for nobody", lambda: room.add(replace(made, id="x", user_id=99), 9))
     say("change", lambda: room.change(key_id, ada.id, {"name": "m", "expires_at": None}))
+    request = request_of(world, world.generate(key_id).body["id"])
+    images = world.store.requests.generations(request)
     say("set a budget", lambda: room.change(key_id, ada.id, {"kudos": 5}))
+    new = replace(request, id=MISSING, generations=[MISSING])
+    waiting = [replace(images[0], id=MISSING, request_id=MISSING)]
+    say(
+        "spend what was read before",
+        lambda: world.store.requests.accept(new, waiting, user(world, "ada"), first),
+    )
     say("set none", lambda: room.change(key_id, ada.id, {"kudos": -1}))
     say("change a stranger's", lambda: room.change(key_id, 99, {"name": "o"}))
     say("change none", lambda: room.change("x", ada.id, {"name": "o"}))
