@@ -70,7 +70,8 @@ def run_all(run: Run, jobs: int) -> None:
             time.sleep(0.5)
             children = [each for each in children if os.waitpid(each, os.WNOHANG)[0] == 0]
             if int(time.monotonic() - begun) % 30 == 0 or not children:
-                done = [run.known().get(name) for name in names]
+                known = run.known()
+                done = [known.get(name) for name in names]
                 states = Counter(each.state for each in done if each)
                 print(
                     f"{time.monotonic() - begun:4.0f} s: {dict(states)} of {len(names)}", flush=True
