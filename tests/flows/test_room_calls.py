@@ -31,7 +31,7 @@ from horde.records import (
 )
 from horde.rules.refusals import HordeError
 from horde.rules.statistics import Counter, Scope, Series
-from horde.store import accounts, counters, counts, csam, settlements, transaction
+from horde.store import accounts, counters, counts, csam, settlements, sharedkeys, transaction
 from horde.store.audit import AuditStore, ledger_from, numbers_of
 from horde.store.audit_read import read
 from horde.store.items import DUE, LISTED, Kind, Row, id_of, key, key_of
@@ -439,12 +439,23 @@ def test_requests(world: World, say: Say) -> None:
     say("by id", lambda: len(room.generations_by_id([*request.generations, MISSING])))
     say("prompts", lambda: room.prompts([request.id, request.id, MISSING]))
     say("open", lambda: room.open_of(ada.id, 1) == [second])
+    exact = replace(ada, kudos=ada.floor + 2 * (request.price + request.tax))
+    world.store.accounts.grant(ada.id, ada.floor - user(world, "ada").kudos)
+    images = room.generations(request)
+    say("accept again, with too little left", lambda: room.accept(request, images, exact))
+    new = [replace(image, id=MISSING) for image in images[:1]]
+    say("accept again, with another image", lambda: room.accept(request, new, exact))
+    change(world, key(Kind.REQUEST, second), payload={"S": "{}"})
+    say("no prompt", lambda: room.prompts([second]))
     say("all open", lambda: [(r.id, len(images)) for r, images in room.all_open_of(ada.id)])
     say("extend", lambda: room.extend_expiry(request.id, 99))
     say("reschedule", lambda: room.reschedule(request, 77))
     say("cancel", lambda: room.cancel(request.id, 55))
     say("cancel again", lambda: room.cancel(request.id, 56))
     say("close", lambda: room.close(request))
+    now = world.clock.now_ms() // 1000
+    ends = [i["gone_at"]["N"] for i in world.items() if i["pk"]["S"] == f"REQUEST#{request.id}"]
+    say("gone", lambda: [int(end) - now for end in ends])
     say("cancel what is closed", lambda: room.cancel(request.id, 57))
     say("extend what is closed", lambda: room.extend_expiry(request.id, 99))
     say("open then", lambda: room.open_of(ada.id, 5))
@@ -481,7 +492,7 @@ def test_shared_keys(world: World, say: Say) -> None:
     say("add again", lambda: room.add(made, 9))
     say("add for nobody", lambda: room.add(replace(made, id="x", user_id=99), 9))
     say("change", lambda: room.change(key_id, ada.id, {"name": "m", "expires_at": None}))
-    request = request_of(world, world.generate(key_id).body["id"])
+    request = request_of(world, world.generate(key_id, params={"n": 2}).body["id"])
     images = world.store.requests.generations(request)
     say("set a budget", lambda: room.change(key_id, ada.id, {"kudos": 5}))
     new = replace(request, id=MISSING, generations=[MISSING])
@@ -638,5 +649,13 @@ def test_parts(say: Say) -> None:
     nobodys = replace(IMAGE, worker_id="w", held=True)
     say("nobody's", lambda: counts.hold_no_more(nobodys, dropped=True))
     say("mark", lambda: csam.mark(REQUEST, IMAGE, 5))
+    say("pending", lambda: settlements.pending(REQUEST, IMAGE, State.OK, 5))
+    limited = SharedKey(id="k", user_id=1, name="n", kudos=9, created_at=1, utilized=4, revision=2)
+    for shared in (limited, replace(limited, granted=5), replace(limited, granted=5, kudos=-1)):
+        title = f"{shared.kudos} {shared.granted}"
+        say(f"raise {title}", lambda shared=shared: sharedkeys.raise_budget(shared, 3))
+        say(f"old budget {title}", lambda shared=shared: sharedkeys.give_back(shared, 3, 1))
+        say(f"same budget {title}", lambda shared=shared: sharedkeys.give_back(shared, 3, 2))
+        say(f"tracked {title}", lambda shared=shared: sharedkeys._tracked(shared))
     say("names", lambda: [DUE.attributes, LISTED.attributes, new.value, State.OK.value])
     say("posting", lambda: settlements.POSTING)
