@@ -9,7 +9,7 @@ CDK := JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION=20,21,23 node_modules/.bin/
 export PYTHONPATH := functions:.
 export CDK_DISABLE_CLI_TELEMETRY := true
 
-.PHONY: help setup demo grid up down test check test-functions fuzz crash mutate lock lockcheck synth deploy clean
+.PHONY: help setup demo grid up down test check test-functions fuzz crash mutate approve lock lockcheck synth deploy clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -60,6 +60,12 @@ crash: ## every flow cut at every call, and what is left proven; FLOWS='share sw
 mutate: ## plant one-line bugs in rules and store, list what no test sees; FILES='a.py b.py' BUDGET=600
 	$(SETUP) functions
 	@nice $(PY) -m tests.mutation $(if $(BUDGET),--budget $(BUDGET)) $(if $(JOBS),--jobs $(JOBS)) $(FILES)
+
+approve: ## approve what flows and the store ask of DynamoDB now; read the diff of tests/flows/approved/
+	$(SETUP) functions
+	@rm -f tests/flows/approved/rooms.txt
+	@$(PY) -m tests.support.approved
+	@APPROVE=1 $(PY) -m pytest tests/flows/test_room_calls.py
 
 synth: ## the CloudFormation template, into cdk.out/
 	$(SETUP) deploy

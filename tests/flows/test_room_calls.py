@@ -2,8 +2,8 @@
 
 Flows (``test_approved_calls``) use the rooms as handlers do. Here are the methods and the cases
 that no flow has: reads for pages and operators, and what is missing, deleted, or at a boundary.
-After a change on purpose, ``APPROVE=1 pytest tests/flows/test_room_calls.py`` writes
-``approved/rooms.txt`` anew; its diff is to be read.
+After a change on purpose, ``make approve`` writes ``approved/rooms.txt`` anew; its diff is to be
+read.
 """
 
 import os

@@ -6,7 +6,7 @@ sent. Ids and hashes are named in the order in which they appear, so that a call
 of them is another call.
 
 ``calls.txt`` has each different call once, ``flows.txt`` what each flow calls, in order. After a
-change on purpose, ``python -m tests.support.approved`` writes both anew; their diff is to be read.
+change on purpose, ``make approve`` writes both anew; their diff is to be read.
 """
 
 import hashlib
