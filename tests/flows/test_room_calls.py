@@ -648,6 +648,18 @@ def test_parts(say: Say) -> None:
     say("dropped by X", lambda: counts.dropped({"by_owner": {"N": "3"}, "X": {"N": "2"}}, None))
     nobodys = replace(IMAGE, worker_id="w", held=True)
     say("nobody's", lambda: counts.hold_no_more(nobodys, dropped=True))
+    for title, image, dropped in (
+        ("no worker's", replace(IMAGE, held=True), True),
+        ("not held", replace(IMAGE, worker_id="w"), False),
+        ("an endpoint's", replace(IMAGE, worker_id="w", worker_user=7), True),
+        ("a volunteer's", replace(nobodys, worker_user=7), True),
+        ("delivered", replace(nobodys, worker_user=7), False),
+    ):
+        say(title, lambda i=image, d=dropped: counts.hold_no_more(i, dropped=d))
+    for counted in (True, False):
+        for state in (State.WAITING, State.PROCESSING):
+            image = replace(IMAGE, counted=counted, state=state)
+            say(f"ended {counted} {state}", lambda image=image: counts.ended_waiting(image))
     say("mark", lambda: csam.mark(REQUEST, IMAGE, 5))
     say("pending", lambda: settlements.pending(REQUEST, IMAGE, State.OK, 5))
     limited = SharedKey(id="k", user_id=1, name="n", kudos=9, created_at=1, utilized=4, revision=2)
