@@ -604,13 +604,19 @@ def test_workers(world: World, say: Say) -> None:
     say("delete", lambda: room.delete(replace(new, name="free")))
     say("delete again", lambda: room.delete(replace(new, name="free")))
     say("instead of", lambda: room.register(new, user(world, "volunteer"), instead_of=MISSING))
-    for seconds in (299, 1, 86_400):
+    for seconds in (299, 1, 86_100, 1, 86_400):
         world.clock.pass_seconds(seconds)
         say(f"live after {seconds}", lambda: room.model_is_live("stable_diffusion"))
         found = room.get(worker.id)
         assert found is not None
-        world.pop(facts["worker"])
+        say(f"pop after {seconds}", lambda: world.pop(facts["worker"]).status)
         say(f"seen after {seconds}", lambda: room.get(worker.id))
+    last = room.get(worker.id)
+    assert last is not None
+    world.clock.pass_seconds(last.gone_at - world.clock.now_ms() // 1000 - 1)
+    say("get before its end", lambda: room.get(worker.id) is None)
+    world.clock.pass_seconds(1)
+    say("get at its end", lambda: room.get(worker.id) is None)
     world.clock.pass_seconds(31 * 86_400)
     say("ids then", lambda: room.ids_of(owner.id, 5))
 
@@ -661,7 +667,8 @@ def test_parts(say: Say) -> None:
             image = replace(IMAGE, counted=counted, state=state)
             say(f"ended {counted} {state}", lambda image=image: counts.ended_waiting(image))
     say("mark", lambda: csam.mark(REQUEST, IMAGE, 5))
-    say("pending", lambda: settlements.pending(REQUEST, IMAGE, State.OK, 5))
+    unclaimed = replace(IMAGE, id=MISSING)
+    say("pending", lambda: settlements.pending(REQUEST, unclaimed, State.OK, 5))
     limited = SharedKey(id="k", user_id=1, name="n", kudos=9, created_at=1, utilized=4, revision=2)
     for shared in (limited, replace(limited, granted=5), replace(limited, granted=5, kudos=-1)):
         title = f"{shared.kudos} {shared.granted}"

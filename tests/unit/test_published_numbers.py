@@ -159,6 +159,7 @@ def test_entries_of_the_ledger_have_the_names_that_deployed_tables_hold() -> Non
         "AWARD",
         "RECURRING",
     ]
+    assert kudos.Kind.REVERSAL.value == "REWARD_REVERSAL"
 
 
 def test_a_row_says_why_it_is_shared_and_who_drew_it_in_the_data_sets_words() -> None:

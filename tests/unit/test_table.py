@@ -80,6 +80,7 @@ def test_a_batch_is_read_in_hundreds_and_to_its_end(pauses: list[float]) -> None
     assert len(pauses) == 1
     assert table(answer(KEY, KEY))[0].batch([KEY]) == [KEY, KEY]
     assert table(answer())[0].batch([]) == []
+    assert table({"Responses": {"t": [KEY]}})[0].batch([KEY]) == [KEY]
 
 
 def test_a_batch_that_stays_unread_is_given_up(pauses: list[float]) -> None:
