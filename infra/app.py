@@ -1,11 +1,13 @@
-"""The CDK app. Synth is a pure function of the settings: no AWS call, no git, no network."""
+"""The CDK app. Synth is a pure function of settings and sources: no AWS call, git or network."""
 
 import json
 import os
 import sys
 from typing import TYPE_CHECKING
 
-from infra.stages import SettingsError, read, stack_of
+from infra.stages import ROOT, SettingsError, read, stack_of
+from layers.build import BUILD, TARGETS, functions
+from layers.bytecode import BuildError
 
 if TYPE_CHECKING:
     from aws_cdk import App
@@ -30,6 +32,16 @@ def build(app: "App", stage: str, settings: "StackSettings") -> "HordeCommonsSta
     return HordeCommonsStack(app, stack_of(stage), settings=settings, props=props)
 
 
+def refresh(settings: "StackSettings") -> None:
+    """Build the functions anew if their sources changed, so that no old ones are deployed."""
+    folder = ROOT / settings.functions
+    if folder.parent == BUILD / "functions" and folder.name in TARGETS:
+        try:
+            functions(folder.name)
+        except BuildError as error:
+            sys.exit(str(error))
+
+
 def main() -> None:
     """Synthesize the stage that the CDK's context names; exit with one line if it is refused."""
     # Read the settings before importing the CDK, which takes seconds, so that refusals are fast.
@@ -37,6 +49,7 @@ def main() -> None:
         stage, settings = read(json.loads(os.environ.get("CDK_CONTEXT_JSON", "{}")))
     except SettingsError as error:
         sys.exit(str(error))
+    refresh(settings)
     from aws_cdk import App  # noqa: PLC0415
 
     app = App()

@@ -168,6 +168,8 @@ class StackSettings(BaseModel):
     """How to reach the operator, in Markdown; shown in the terms and the privacy policy."""
     layer: str = "build/layer/lambda"
     """The folder of the wheels layer."""
+    functions: str = "build/functions/lambda"
+    """The folder of the functions with their bytecode."""
 
     @field_validator("endpoint_url")
     @classmethod

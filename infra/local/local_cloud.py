@@ -47,7 +47,8 @@ from infra.local.proxy import HOST, Proxy
 from infra.operate import commands
 from infra.settings import ModelSettings, StackSettings
 from infra.stages import stack_of
-from layers.build import build as build_layer
+from layers.build import functions as build_functions
+from layers.build import layer as build_layer
 
 ROOT = Path(__file__).resolve().parents[2]
 CDK = ROOT / "node_modules" / ".bin" / "cdk"
@@ -103,6 +104,7 @@ class LocalCloud:
             rate_limits=rate_limits,
             trusted_ips=["127.0.0.0/8"],
             layer="build/layer/host",
+            functions="build/functions/host",
         )
 
     # --- use ---------------------------------------------------------------------------------
@@ -197,6 +199,7 @@ class LocalCloud:
             message = f"port {self._proxy.port} is taken ({error.strerror}); choose one with PORT="
             raise LocalCloudError(message) from None
         build_layer("host")
+        build_functions("host")
 
         env = environment(self.endpoint) | {"TMPDIR": str(self.folder / "tmp")}
         say("starting MiniStack, the local AWS" + (", with IAM enforced" if self.auth else ""))

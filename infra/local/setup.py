@@ -309,7 +309,7 @@ STEPS = {
             "layer",
             "the Lambdas' layer",
             build_layer,
-            [lock("lambda"), ROOT / "layers" / "build.py", NPM_FILES[1]],
+            [lock("lambda"), *sorted((ROOT / "layers").glob("*.py")), NPM_FILES[1]],
             ROOT / "build" / "layer",
             size=download("lambda"),
         ),

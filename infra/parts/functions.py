@@ -38,9 +38,7 @@ class Functions(Construct):
             compatible_runtimes=[lambda_.Runtime.PYTHON_3_13],
             compatible_architectures=[lambda_.Architecture.ARM_64],
         )
-        self._code = lambda_.Code.from_asset(
-            "functions", exclude=["**/__pycache__", "**/*.pyc", "**/.*"]
-        )
+        self._code = lambda_.Code.from_asset(settings.functions)
 
     def make(
         self,

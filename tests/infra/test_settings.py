@@ -28,7 +28,9 @@ def context(tmp_path: Path) -> dict[str, Any]:
 
 def write(folder: Path, settings: dict[str, Any] | str, stage: str = "prod") -> None:
     if isinstance(settings, dict):
-        settings = json.dumps({"models": MODELS, "layer": "functions", **settings})
+        settings = json.dumps(
+            {"models": MODELS, "layer": "functions", "functions": "functions", **settings}
+        )
     (folder / f"{stage}.json").write_text(settings)
 
 
@@ -247,6 +249,7 @@ def test_settings_that_are_right_are_taken_as_they_are(
         "monthly_kudos": 50,
         "contact": "[us](mailto:us@example.org)",
         "layer": "functions",
+        "functions": "functions",
     }
     write(tmp_path, wanted)
     _, settings = stages.read(context)
@@ -264,7 +267,7 @@ def test_the_committed_stage_spells_out_every_default() -> None:
     committed = json.loads((ROOT / "settings" / "prod.json").read_text())
     model = {"endpoint": None, "baseline": "stable_diffusion_1"}
     defaults = StackSettings.model_validate({"models": {"stable_diffusion": model}}).model_dump()
-    for_the_local_cloud = {"layer", "endpoint_url"}
+    for_the_local_cloud = {"layer", "functions", "endpoint_url"}
     assert committed == {key: defaults[key] for key in defaults if key not in for_the_local_cloud}
     assert stages.load(ROOT / "settings" / "prod.json")
 

@@ -324,9 +324,9 @@ def test_a_function_imports_with_the_layer_and_the_runtime_alone(file: str) -> N
 
     import botocore
 
-    from layers.build import build
+    from layers import build
 
-    layer = build("host") / "python"
+    layer = build.layer("host") / "python"
     runtime = Path(botocore.__file__).parent.parent
     # The runtime's own packages, and nothing else of this environment.
     allowed = ["botocore", "urllib3", "dateutil", "six", "jmespath", "certifi"]

@@ -1,6 +1,6 @@
 """Measure a function's cold start in fresh processes: its time, and the packages that take it.
 
-As on Lambda, the layer has its ``.pyc`` files, ``functions/`` has none, and only the packages of
+As on Lambda, the layer and the functions have their ``.pyc`` files, and only the packages of
 Lambda's runtime are available. Unlike on Lambda, the interpreter and its speed are this machine's.
 Lambda's own bootstrap and the download of the code are not included.
 """
@@ -9,7 +9,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from infra.local.dev.run_handler import DevError
 from infra.local.dev.running import LAYER, ROOT
-from layers.build import build
+from layers import build
 
 RUNTIME = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
 """The packages in Lambda's Python runtime: boto3 and its dependencies."""
@@ -108,12 +107,9 @@ def profile(
     if not (ROOT / "functions" / f"{function}.py").exists():
         message = f"there is no functions/{function}.py"
         raise DevError(message)
-    build("host")
+    build.layer("host")
+    code = build.functions("host")
     with tempfile.TemporaryDirectory() as scratch:
-        code = Path(scratch) / "functions"
-        shutil.copytree(
-            ROOT / "functions", code, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-        )
         fresh = {
             **env,
             "PYTHONPATH": os.pathsep.join(map(str, (LAYER, code, _runtime(Path(scratch))))),
