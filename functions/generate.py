@@ -18,6 +18,8 @@ after a day. After the transaction nothing is left to do, since the table's stre
 
 import math
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -50,6 +52,7 @@ from horde.rules.refusals import (
 )
 from horde.runpod import Model, Models, has_endpoint
 from horde.store import Store, connect
+from horde.store.charges import TooManyPosts
 
 MAX_WORKERS = 5
 """Workers that a request may name; the Horde ignores further ones too (horde-api.md 1.1)."""
@@ -129,7 +132,10 @@ def generate(call: Call) -> Response:
         images.put_webp(aws.s3(), settings.sources_bucket, request.source_key, source.image)
         if source.mask is not None and request.mask_key is not None:
             images.put_webp(aws.s3(), settings.sources_bucket, request.mask_key, source.mask)
-    store.requests.accept(request, generations, user, sharedkey, upfront=upfront)
+    with _posts_limited(call.ip) as posts_per_s:
+        store.requests.accept(
+            request, generations, user, sharedkey, upfront=upfront, posts_per_s=posts_per_s
+        )
 
     possible = has_endpoint(settings.models, model) or store.workers.model_is_live(model)
     no_worker = None if possible else ruleset.fill(NO_WORKER)
@@ -141,6 +147,15 @@ def generate(call: Call) -> Response:
         warnings=[Warned(code="NoAvailableWorker", message=no_worker)] if no_worker else None,
     )
     return Response(accepted, HTTPStatus.ACCEPTED)
+
+
+@contextmanager
+def _posts_limited(ip: str) -> Iterator[int | None]:
+    """Give the limit that a charge holds for this address; raises TooManyRequests."""
+    try:
+        yield ratelimit.charged(ratelimit.GENERATE, ip)
+    except TooManyPosts:
+        raise ratelimit.refusal(ratelimit.GENERATE, ip) from None
 
 
 def _waiting(store: Store, user: User, model: str, spec: ImageSpec) -> int:

@@ -165,6 +165,8 @@ def list_users(call: Call) -> Response:
         ids = store.accounts.top_by_kudos(end)[start:]
     found = store.accounts.get_many(ids)
     users = [found[user_id] for user_id in ids if user_id in found]
+    if query.sort == "kudos":  # the places of a page are up to an hour old
+        users.sort(key=lambda user: (-user.kudos, user.id))
     shown = [_shown(user, Privilege.PUBLIC) for user in users if not user.deleted]
     return Response(UserList(shown))
 

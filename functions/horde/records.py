@@ -64,6 +64,10 @@ class User:
     """Images that it has waiting (``store.counts``)."""
     waiting_at: int = 0
     """When ``waiting`` last grew."""
+    posted_at: int = 0
+    """The second of its last accepted request."""
+    posted: int = 0
+    """Its accepted requests in that second."""
     registrations: int = 0
     """Workers that it has ever registered, those of the operator's own endpoints excepted."""
     accumulated: int = 0
@@ -77,6 +81,8 @@ class User:
     """Its own monthly allowance; None for the operator's default."""
     allowed_at: int | None = None
     """When it last received an allowance."""
+    placed_at: int = 0
+    """When its place in the list of users was last set (``store.ledger``)."""
     requested: int = 0
     """Images that it requested."""
     used: int = 0

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from aws_cdk import RemovalPolicy
+from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_lambda_event_sources as sources
@@ -46,6 +46,11 @@ PAY = ("BatchGetItem", "PutItem", "UpdateItem")
 """Post the stream's events."""
 
 
+PAYOUTS_WAIT_S = 5
+"""Seconds that rewards and counts are gathered: a batch writes each counter once, whatever is in
+it, and alone an image's counters and reward cost 19 write units."""
+
+
 class HordeTable(Construct):
     """The table, its stream and its sparse indexes; ``horde.store`` defines its items."""
 
@@ -74,20 +79,26 @@ class HordeTable(Construct):
     def feed_payouts(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
         """Feed a function every new request and every pending reward, at least once."""
         request, reward = _pattern(NEW_REQUEST), _pattern(PENDING_REWARD)
-        self._feed(function, dead, {"Keys": request}, {"NewImage": reward})
+        self._feed(function, dead, {"Keys": request}, {"NewImage": reward}, wait_s=PAYOUTS_WAIT_S)
 
     def feed_outbox(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
         """Feed a function every new request, webhook and CSAM mark, at least once."""
         wanted = (NEW_REQUEST, NEW_WEBHOOK, NEW_CSAM_MARK)
         self._feed(function, dead, *({"Keys": _pattern(one)} for one in wanted))
 
-    def _feed(self, function: lambda_.Function, dead: DeadLetters, *patterns: Any) -> None:
-        """Feed a function the new items that match a pattern; five failures make a dead letter."""
+    def _feed(
+        self, function: lambda_.Function, dead: DeadLetters, *patterns: Any, wait_s: int = 0
+    ) -> None:
+        """Feed a function the new items that match a pattern; five failures make a dead letter.
+
+        A batch that is not full waits for ``wait_s`` seconds for more.
+        """
         function.add_event_source(
             sources.DynamoEventSource(
                 self.table,
                 starting_position=lambda_.StartingPosition.TRIM_HORIZON,
                 batch_size=100,
+                max_batching_window=Duration.seconds(wait_s) if wait_s else None,
                 retry_attempts=5,
                 bisect_batch_on_error=True,
                 report_batch_item_failures=True,

@@ -227,6 +227,25 @@ def test_the_list_is_in_order_of_kudos_whatever_moves_them(cloud: Cloud) -> None
     assert listed(cloud) == order
 
 
+def test_charges_and_rewards_move_a_place_in_the_list_once_an_hour(cloud: Cloud) -> None:
+    _, key = cloud.register("ada", kudos=1000)
+    cloud.register("bob", kudos=999)
+    top = cloud.store.accounts.top_by_kudos
+
+    def posts() -> None:
+        cloud.clock.pass_seconds(1)
+        assert cloud.generate(key).status == 202
+
+    posts()
+    assert cloud.kudos(1) < cloud.kudos(2)
+    assert top(2) == [1, 2]
+    cloud.clock.pass_seconds(3599)
+    posts()
+    assert top(2) == [2, 1]
+    cloud.store.accounts.grant(1, 500)
+    assert top(2) == [1, 2]
+
+
 def test_the_list_has_25_accounts_a_page(cloud: Cloud) -> None:
     for n in range(1, 28):
         cloud.register(f"user{n}", kudos=n if n % 2 else 0)

@@ -495,8 +495,19 @@ def test_an_account_counts_its_rewards(made: Made) -> None:
     assert made.found() == {(name(made.user("owner")), Rule.FULFILLED)}
 
 
-@pytest.mark.parametrize("changes", [{"listed_at": 7}, {"listed": "USERS#99"}, {"listed": None}])
-def test_an_account_is_listed_at_its_balance(made: Made, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"listed_at": 7, "placed_at": 2_000_000_000},
+        {"placed_at": 0},
+        {"listed_at": None},
+        {"listed": "USERS#99"},
+        {"listed": None},
+    ],
+)
+def test_an_account_is_listed_at_its_balance_of_the_last_hour(
+    made: Made, changes: dict[str, Any]
+) -> None:
     made.change(made.user("bob"), **changes)
     assert made.found() == {(name(made.user("bob")), Rule.LISTED)}
 

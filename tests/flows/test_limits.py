@@ -1,11 +1,13 @@
 """Rate admission and concurrency: the Horde's numbers, and whom they hold."""
 
+import uuid
 from dataclasses import replace
 
 import pytest
 
 from horde.rules import ruleset
-from tests.support.api_calls import ANONYMOUS, refused
+from horde.store.charges import TooManyPosts
+from tests.support.api_calls import ANONYMOUS, Reply, refused
 from tests.support.cloud import Cloud
 from tests.support.numbers import CONCURRENCY
 
@@ -75,6 +77,54 @@ def test_a_key_may_post_twice_a_second_from_wherever_it_is(limited: Cloud) -> No
     at_a_second(limited)
     _, key = limited.register()
     assert [post(limited, 1, key=key, ip=f"203.0.113.{n}")[0] for n in range(3)] == [200, 200, 429]
+
+
+def test_what_an_account_posts_in_a_second_is_counted_by_its_charges(limited: Cloud) -> None:
+    from horde.edge import ratelimit
+
+    at_a_second(limited)
+    user, key = limited.register(kudos=1000)
+
+    def generate(n: int) -> Reply:
+        ratelimit.clear_cache()  # another Lambda process has counted nothing yet
+        body = {"prompt": "x"}
+        return limited.call(GENERATE, body, key=key, ip=f"203.0.113.{n}")
+
+    assert [generate(n).status for n in range(2)] == [202, 202]
+    left = limited.kudos(user)
+    answer = generate(3)
+    assert (answer.status, answer.body) == (429, {"message": "2 per 1 second"})
+    assert (answer.headers["Retry-After"], limited.kudos(user)) == ("1", left)
+    assert generate(4).status == 429
+    limited.clock.pass_seconds(1)
+    assert [generate(n).status for n in range(3)] == [202, 202, 429]
+    limited.clock.pass_seconds(-1)  # a process whose clock is behind
+    assert generate(5).status == 429
+
+
+def test_a_post_that_others_outran_is_counted_where_it_is_charged(cloud: Cloud) -> None:
+    cloud.clock.freeze(cloud.clock.now_ms())
+    user, key = cloud.register(kudos=1000)
+    seen = cloud.store.accounts.get(user)
+    assert seen is not None
+    request = cloud.store.requests.get(cloud.generate(key).body["id"])
+    assert request is not None
+    accept = cloud.store.requests.accept
+
+    (image,) = cloud.store.requests.generations(request)
+
+    def posted() -> None:
+        new, drawn = str(uuid.uuid4()), str(uuid.uuid4())
+        images = [replace(image, id=drawn, request_id=new)]
+        accept(replace(request, id=new, generations=[drawn]), images, seen, posts_per_s=2)
+
+    posted()
+    posted()
+    with pytest.raises(TooManyPosts):
+        posted()
+    fresh = cloud.store.accounts.get(user)
+    assert fresh is not None
+    assert (fresh.posted, fresh.requested) == (2, 3)
 
 
 def test_anonymous_clients_of_different_addresses_do_not_share_that_limit(limited: Cloud) -> None:

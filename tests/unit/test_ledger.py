@@ -48,6 +48,7 @@ def test_an_entry_and_its_balance_are_two_parts_of_one_transaction() -> None:
         ledger.balance_at_least(22),
         ledger.IN_GOOD_STANDING,
         reference="r",
+        place=False,
         counts={"requested": 1},
         changes={"allowed_at": 9, "contact": None},
     )
@@ -56,8 +57,7 @@ def test_an_entry_and_its_balance_are_two_parts_of_one_transaction() -> None:
             "Key": {"pk": {"S": "USER#7"}, "sk": {"S": "USER"}},
             "UpdateExpression": (
                 "SET #allowed_at = :allowed_at REMOVE #contact "
-                "ADD kudos :amount, listed_at :amount, requested :requested, "
-                "accumulated :accumulated"
+                "ADD kudos :amount, requested :requested, accumulated :accumulated"
             ),
             "ConditionExpression": (
                 f"{EXISTS} AND kudos >= :minimum AND "
@@ -87,7 +87,7 @@ def test_an_entry_and_its_balance_are_two_parts_of_one_transaction() -> None:
 
 def test_entries_of_one_account_move_its_balance_at_once() -> None:
     entries = [kudos.reward(7, 5), kudos.reward(7, 4), kudos.award(7, 2)]
-    part = ledger.apply_to_balance(entries, counts={"accumulated": 1})["Update"]
+    part = ledger.apply_to_balance(entries, place=False, counts={"accumulated": 1})["Update"]
     assert part["ConditionExpression"] == EXISTS
     assert part["ExpressionAttributeValues"] == {
         ":amount": {"N": "11"},
@@ -95,8 +95,17 @@ def test_entries_of_one_account_move_its_balance_at_once() -> None:
         ":awarded": {"N": "2"},
     }
     assert part["UpdateExpression"].strip() == (
-        "ADD kudos :amount, listed_at :amount, accumulated :accumulated, awarded :awarded"
+        "ADD kudos :amount, accumulated :accumulated, awarded :awarded"
     )
+
+
+def test_a_new_place_in_the_list_is_the_balance_after_the_write() -> None:
+    part = ledger.apply_to_balance([kudos.reward(7, 5)], place=True)["Update"]
+    assert part["UpdateExpression"] == (
+        "SET listed_at = kudos + :amount, #placed_at = :placed_at  "
+        "ADD kudos :amount, accumulated :accumulated"
+    )
+    assert part["ExpressionAttributeValues"][":placed_at"] == {"N": str(clock.now())}
 
 
 def test_a_reward_has_attributes_of_its_own() -> None:

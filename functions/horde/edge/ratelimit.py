@@ -3,8 +3,9 @@
 There are two kinds. A limit that only protects us from floods of reads is counted in the memory of
 each Lambda process. This writes nothing, but several processes together may let more through. A
 limit that must hold (``exact``) is counted in the table: one write per request, to an item of that
-caller and window alone. The count in memory is a lower bound of the real one. So a flood is refused
-from memory and never becomes a flood of writes.
+caller and window alone. An account's accepted requests per second are counted by its charge, which
+writes the account anyway. The count in memory is a lower bound of the real one. So a flood is
+refused from memory and never becomes a flood of writes.
 
 Addresses are stored as keyed hashes, for which a process reads a secret once. If it cannot, the
 request fails, and the next one tries again. A limit that is not exact needs no secret.
@@ -50,6 +51,9 @@ class Limit:
     trusted: int | None = None
     anonymous: int | None = None
     """Replaces ``count`` for the anonymous key, which many people share."""
+    charged: bool = False
+    """Whether the charge of a request holds it for an account, so that it needs no count of its
+    own in the table. What charges nothing is then counted in memory only."""
 
     def allowed(self, *, trusted: bool, anonymous: bool) -> int:
         """Return the number of requests that a caller may send per window."""
@@ -71,7 +75,7 @@ def limit_text(count: int, seconds: int) -> str:
 GENERATE = (
     Limit(90, 60, By.IP, exact=True, trusted=300),
     Limit(2, 1, By.IP, exact=True, trusted=10),
-    Limit(2, 1, By.KEY, exact=True, trusted=60, anonymous=60),
+    Limit(2, 1, By.KEY, exact=True, trusted=60, anonymous=60, charged=True),
 )
 """POST generate/async (horde-api.md 1.1)."""
 CHECK = (Limit(10, 1, By.PATH),)
@@ -227,7 +231,7 @@ def check(limits: Sequence[Limit], route: str, caller: Caller) -> LimitStatus | 
             reset_at=(now // limit.seconds + 1) * limit.seconds,
         )
         groups.setdefault(subject, []).append(here)
-        if limit.exact:
+        if limit.exact and (anonymous or not limit.charged):
             exact.add(subject)
         if limit.by is not By.KEY:
             addresses.add(subject)
@@ -242,6 +246,23 @@ def check(limits: Sequence[Limit], route: str, caller: Caller) -> LimitStatus | 
         ]
         tightest = _tightest([one for group in counted for one in group])
     return tightest
+
+
+def charged(limits: Sequence[Limit], ip: str) -> int | None:
+    """Return the requests per second that an account's charge holds, or None without limits."""
+    if not Settings.load().rate_limits:
+        return None
+    trusted = is_trusted(ip, Settings.load().trusted_ips)
+    return next(limit for limit in limits if limit.charged).allowed(
+        trusted=trusted, anonymous=False
+    )
+
+
+def refusal(limits: Sequence[Limit], ip: str) -> TooManyRequests:
+    """Return the refusal of a request that its charge found to be one too many."""
+    allowed = charged(limits, ip) or 0
+    status = LimitStatus(allowed + 1, allowed, seconds=1, reset_at=clock.now() + 1)
+    return TooManyRequests(limit_text(allowed, status.seconds), status.headers())
 
 
 def _counted(

@@ -74,7 +74,8 @@ class Accounts:
     def top_by_kudos(self, limit: int) -> list[int]:
         """Return the ids of the ``limit`` accounts with the most kudos, richest first.
 
-        Deleted accounts are left out. The index is eventually consistent.
+        Deleted accounts are left out. The index is eventually consistent, and an account's place in
+        it is up to an hour old (``ledger.PLACE_EVERY_S``).
         """
         shards = [self._top_of(shard, limit) for shard in range(USER_SHARDS)]
         merged = heapq.merge(*shards)
@@ -125,6 +126,7 @@ class Accounts:
             floor=floor,
             created_at=clock.now(),
             admin=floor,
+            placed_at=clock.now(),
             ruleset=ruleset.IN_FORCE.version,
         )
         in_list = listed(users_list(user.id), user.kudos)

@@ -4,8 +4,8 @@
 account as it was read. Its condition is that enough kudos are above the floor, or, if part of the
 charge is waived, that the balance is exactly the one that was read; and that the account is not
 deleted, so that nothing is added to what its deletion cancels. The account's count of waiting
-images grows in the same update, within its limit. Of a request that needs its kudos upfront no part
-is waived.
+images grows in the same update, within its limit, and so does its count of requests in this second.
+Of a request that needs its kudos upfront no part is waived.
 """
 
 from dataclasses import replace
@@ -16,18 +16,35 @@ from horde.rules import admission, kudos
 from horde.store import sharedkeys
 from horde.store.counts import room_for
 from horde.store.items import Item
-from horde.store.ledger import NOT_DELETED, balance_at_least, balance_is, post
+from horde.store.ledger import (
+    NOT_DELETED,
+    Condition,
+    balance_at_least,
+    balance_is,
+    needs_place,
+    post,
+)
+
+
+class TooManyPosts(Exception):  # noqa: N818 - an expected result, not an error
+    """The account has posted as many requests in this second as it may."""
 
 
 def charge(
-    request: Request, user: User, shared: SharedKey | None, *, upfront: str | None = None
+    request: Request,
+    user: User,
+    shared: SharedKey | None,
+    *,
+    upfront: str | None = None,
+    posts_per_s: int | None = None,
 ) -> tuple[Request, list[Item]]:
     """Return the request as charged, and the parts of the transaction that charge it.
 
     An anonymous request charges nobody, since one account for all would be a hot key. A request
     with a shared key is also charged to that key's budget. ``upfront`` is why the request needs its
     kudos upfront (``admission.upfront_reason``), if it does; raises KudosUpfront if ``user`` lacks
-    them.
+    them. ``posts_per_s`` is the number of requests that the account may post in a second, by
+    whatever key, or None without a limit; raises TooManyPosts.
     """
     total = (request.price + request.tax) * request.n
     admission.check_upfront(upfront, total=total, available=user.kudos - user.floor)
@@ -50,13 +67,16 @@ def charge(
         "used": request.n * request.pixelsteps,
         "waiting": request.n,
     }
-    conditions = (can_pay, may_wait, NOT_DELETED)
+    conditions = [can_pay, may_wait, NOT_DELETED]
     changes = {"waiting_at": clock.now()}
+    if posts_per_s is not None:
+        conditions.append(_one_more_post(user, posts_per_s, counts, changes))
     paid_by = shared.id if shared else None
     parts = post(
         entry,
         *conditions,
         reference=request.id,
+        place=needs_place(user),
         counts=counts,
         changes=changes,
         sharedkey_id=paid_by,
@@ -66,3 +86,22 @@ def charge(
         parts.append(sharedkeys.spend(shared, paid=-entry.amount, total=total))
         request = replace(request, sharedkey_id=shared.id, sharedkey_revision=shared.revision)
     return replace(request, waived=entry.waived), parts
+
+
+def _one_more_post(
+    user: User, limit: int, counts: dict[str, int], changes: dict[str, int]
+) -> Condition:
+    """Return the condition that an account may post again, and count the post.
+
+    The second is that of the account if it is ahead: clocks of processes differ. Raises
+    TooManyPosts.
+    """
+    second = max(clock.now(), user.posted_at)
+    if user.posted_at < second:
+        changes |= {"posted_at": second, "posted": 1}
+        first = "(attribute_not_exists(posted_at) OR posted_at < :second)"
+        return Condition(first, {"second": second})
+    if user.posted >= limit:
+        raise TooManyPosts
+    counts["posted"] = 1
+    return Condition("posted_at = :second AND posted < :posts", {"second": second, "posts": limit})

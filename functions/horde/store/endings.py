@@ -125,6 +125,7 @@ class Endings:
                 refund = post(
                     entry,
                     reference=generation.id,
+                    place=False,
                     counts=counts.ended_waiting(generation),
                     sharedkey_id=request.sharedkey_id,
                 )

@@ -9,10 +9,15 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from horde import clock
+from horde.records import User
 from horde.rules import kudos, sharedkeys
 from horde.rules.dates import iso
 from horde.store.items import LISTED, Item, Kind, encode, encode_all, key, key_of, partition
 from horde.store.transaction import EXISTS, new, sets, update
+
+PLACE_EVERY_S = 60 * 60
+"""Seconds that an account keeps its place in the list of users while rewards and charges move its
+balance: a new place costs two more write units than the move itself."""
 
 
 class Condition(NamedTuple):
@@ -43,20 +48,27 @@ def no_allowance_since(month: int) -> Condition:
     return Condition("(attribute_not_exists(allowed_at) OR allowed_at < :month)", {"month": month})
 
 
+def needs_place(user: User) -> bool:
+    """Return whether the next write of an account's balance should set its place in the list."""
+    return user.placed_at <= clock.now() - PLACE_EVERY_S
+
+
 def post(
     entry: kudos.Entry,
     *conditions: Condition,
     reference: str,
+    place: bool = True,
     counts: Mapping[str, int] | None = None,
     changes: Mapping[str, Any] | None = None,
     sharedkey_id: str | None = None,
 ) -> list[Item]:
     """Return the parts that append an entry and move its account's balance.
 
-    ``counts`` are added to the account's fields; ``changes`` are set. ``sharedkey_id`` is the
-    shared key that paid, if one did; the entry names it by its mark.
+    ``place`` also sets the account's place in the list of users; a frequent write leaves it as it
+    is for ``PLACE_EVERY_S``. ``counts`` are added to the account's fields; ``changes`` are set.
+    ``sharedkey_id`` is the shared key that paid, if one did; the entry names it by its mark.
     """
-    balance = apply_to_balance([entry], *conditions, counts=counts, changes=changes)
+    balance = apply_to_balance([entry], *conditions, place=place, counts=counts, changes=changes)
     paid_by = {"sharedkey": {"S": sharedkeys.mark(sharedkey_id)}} if sharedkey_id else None
     return [balance, append_entry(entry, reference=reference, more=paid_by)]
 
@@ -64,22 +76,26 @@ def post(
 def apply_to_balance(
     entries: Sequence[kudos.Entry],
     *conditions: Condition,
+    place: bool,
     counts: Mapping[str, int] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Item:
     """Return the part that moves an account's balance by entries, all of that account.
 
-    One update changes the balance, its ``kudos_details`` and its place in the list of users, so
-    they cannot disagree. The account must exist, whatever the conditions. ``counts`` are added to
-    the account's fields; ``changes`` are set.
+    One update changes the balance, its ``kudos_details`` and, if ``place``, the account's place in
+    the list of users, so they cannot disagree. The account must exist, whatever the conditions.
+    ``counts`` are added to the account's fields; ``changes`` are set.
     """
     total = sum(entry.amount for entry in entries)
     added = dict(counts or {})
     for entry in entries:
         name = kudos.detail(entry.kind, entry.amount)
         added[name] = added.get(name, 0) + entry.amount
-    moves = ["kudos :amount", f"{LISTED.sort} :amount", *(f"{name} :{name}" for name in added)]
-    setting, names, values = sets(changes or {})
+    moves = ["kudos :amount", *(f"{name} :{name}" for name in added)]
+    placed = {"placed_at": clock.now()} if place else {}
+    setting, names, values = sets({**(changes or {}), **placed})
+    if place:  # an update reads the balance as it was before it
+        setting = setting.replace("SET ", f"SET {LISTED.sort} = kudos + :amount, ", 1)
     for condition in conditions:
         values |= encode_all(condition.values)
     return update(

@@ -5,18 +5,19 @@ its ledger entry. An anonymous request is flagged by an item of its own, since o
 request.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TypeVar
 
 from horde import clock
-from horde.records import NO_STATS, AnonymousRequest, Event, Settlement, WorkerStats
+from horde.records import NO_STATS, AnonymousRequest, Event, Settlement, User, WorkerStats
 from horde.rules import kudos, statistics
 from horde.rules.estimates import moving_speed
 from horde.rules.statistics import Scope, Series
 from horde.store import counters
 from horde.store.items import (
     KEEP_S,
+    SK,
     TTL,
     Item,
     Kind,
@@ -29,7 +30,7 @@ from horde.store.items import (
     partition,
     stats_key,
 )
-from horde.store.ledger import apply_to_balance
+from horde.store.ledger import apply_to_balance, needs_place
 from horde.store.settlements import POSTED, POSTING, row_of_settlement, settlement_of
 from horde.store.table import BATCH, ConditionFailed, Table
 from horde.store.transaction import EXISTS, new, update
@@ -51,12 +52,13 @@ class Payouts:
         left = list({_flag_row(event): event for event in events}.values())
         while left:
             counts = statistics.counters(left)
-            pay = _pay(left)
-            if len(left) > 1 and len(left) + len(counts) + len(pay) > BATCH:
+            owners = _settlements_by(attrgetter("owner_id"), left)
+            if len(left) > 1 and len(left) + len(counts) + len(owners) > BATCH:
                 half = len(left) // 2
                 return self.post(left[:half]) + self.post(left[half:])
             flags = [_flag(event) for event in left]
-            speeds = self._speeds(left)
+            speeds, to_place = self._known(left)
+            pay = _pay(owners, to_place)
             counted = [
                 counters.add(series, counter, speeds.get(series))
                 for series, counter in counts.items()
@@ -76,15 +78,26 @@ class Payouts:
         item = self._table.get(key_of((partition(Kind.USER, owner_id), entry_id)))
         return settlement_of(item) if item else None
 
-    def _speeds(self, events: Iterable[Event]) -> dict[Series, dict[str, int]]:
-        """Return each worker's speed after these images, as fields of its statistics."""
+    def _known(self, events: Sequence[Event]) -> tuple[dict[Series, dict[str, int]], set[int]]:
+        """Return each worker's speed after these images, and the owners that need a new place.
+
+        A speed is given as fields of the worker's statistics.
+        """
         drawn = _settlements_by(attrgetter("worker_id"), events)
-        found = self._table.batch(stats_key(Kind.WORKER, worker_id) for worker_id in drawn)
-        known = {id_of(item): from_item(WorkerStats, item) for item in found}
-        return {
+        owners = _settlements_by(attrgetter("owner_id"), events)
+        keys = [stats_key(Kind.WORKER, worker_id) for worker_id in drawn]
+        keys += [key(Kind.USER, owner_id) for owner_id in owners]
+        known, to_place = dict[str, WorkerStats](), set[int]()
+        for item in self._table.batch(keys):
+            if item[SK]["S"] == Kind.STATS:
+                known[id_of(item)] = from_item(WorkerStats, item)
+            elif needs_place(from_item(User, item)):
+                to_place.add(int(id_of(item)))
+        speeds = {
             Series(Scope.WORKER, worker_id): moving_speed(known.get(worker_id, NO_STATS), images)
             for worker_id, images in drawn.items()
         }
+        return speeds, to_place
 
 
 def _settlements_by(
@@ -112,12 +125,15 @@ def _flag(event: Event) -> Item:
     return update(key_of(_flag_row(event)), POSTING, not_posted, {":true": encode(value=True)})
 
 
-def _pay(events: Iterable[Event]) -> list[Item]:
-    """Return the parts, one per owner, that pay rewards whose entries already exist."""
+def _pay(owners: Mapping[int, Sequence[Settlement]], to_place: Collection[int]) -> list[Item]:
+    """Return the parts, one per owner, that pay rewards whose entries already exist.
+
+    The owners of ``to_place`` also get a new place in the list of users.
+    """
     parts = []
-    for owner_id, settlements in _settlements_by(attrgetter("owner_id"), events).items():
+    for owner_id, settlements in owners.items():
         entries = [kudos.reward(owner_id, settlement.reward) for settlement in settlements]
         pixelsteps = sum(settlement.pixelsteps for settlement in settlements)
         counts = {"fulfilled": len(settlements), "contributed": pixelsteps}
-        parts.append(apply_to_balance(entries, counts=counts))
+        parts.append(apply_to_balance(entries, place=owner_id in to_place, counts=counts))
     return parts

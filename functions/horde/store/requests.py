@@ -55,6 +55,7 @@ class Requests:
         shared: SharedKey | None = None,
         *,
         upfront: str | None = None,
+        posts_per_s: int | None = None,
     ) -> None:
         """Charge the user and record the request with its images, both or neither.
 
@@ -62,15 +63,17 @@ class Requests:
         other charge is computed from the account as read, and guarded by a condition. A request
         with a shared key is also charged to that key's budget. ``upfront`` is why the request needs
         its kudos upfront, if it does: then it is charged in full or refused. The same transaction
-        counts the images as waiting, within the account's limit. Raises Busy, DeletedUser,
-        InvalidAPIKey, KudosUpfront, TooManyPrompts, SharedKeyExpired, SharedKeyEmpty or
-        SharedKeyInsufficientKudos.
+        counts the images as waiting, within the account's limit, and the request as one of
+        ``posts_per_s``. Raises Busy, DeletedUser, InvalidAPIKey, KudosUpfront, TooManyPosts,
+        TooManyPrompts, SharedKeyExpired, SharedKeyEmpty or SharedKeyInsufficientKudos.
         """
         seen: User | None = user
         for _ in range(DECISION_TRIES):
             if seen is None:
                 raise Busy
-            accepted, charged = charge(request, seen, shared, upfront=upfront)
+            accepted, charged = charge(
+                request, seen, shared, upfront=upfront, posts_per_s=posts_per_s
+            )
             parts = [*charged, new(_request_item(accepted))]
             counted = not request.anonymous
             parts += [new(_waiting_item(replace(g, counted=counted))) for g in generations]

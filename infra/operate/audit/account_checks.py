@@ -11,6 +11,7 @@ from horde.rules.kudos import Kind
 from horde.store import items
 from horde.store.audit_rows import AccountRow, EntryRow
 from horde.store.items import LISTED, users_list
+from horde.store.ledger import PLACE_EVERY_S
 from infra.operate.audit.entry_checks import SIDES
 from infra.operate.audit.findings import (
     Finding,
@@ -42,6 +43,10 @@ class _Sums:
     openings: int = 0
     opened_with: int = 0
     rewards: int = 0
+    moved_at: int = 0
+    """When the last entry that is in the balance was written."""
+    placed_at: int = 0
+    """When the last entry was written that sets a place in the list, if an hour has passed."""
 
     def add(self, entry: EntryRow) -> None:
         if entry.kind == Kind.REWARD and not entry.posted:
@@ -55,6 +60,9 @@ class _Sums:
             self.openings += 1
             self.opened_with += entry.amount
         self.rewards += entry.kind == Kind.REWARD
+        self.moved_at = max(self.moved_at, entry.written_at)
+        if entry.kind not in {Kind.REFUND, Kind.REWARD}:
+            self.placed_at = max(self.placed_at, entry.written_at)
 
 
 def accounts(view: View) -> Findings:
@@ -103,7 +111,7 @@ def _account(account: AccountRow, ledger: _Sums) -> Findings:
     yield from _opened(account, ledger)
     if user.fulfilled != ledger.rewards:
         yield finding(Rule.FULFILLED, "fulfilled", ledger.rewards, user.fulfilled)
-    yield from _listed(account)
+    yield from _listed(account, ledger)
     yield from _given_back(account, ledger)
 
 
@@ -162,9 +170,17 @@ def _given_back(account: AccountRow, ledger: _Sums) -> Findings:
             yield finding(Rule.GIVEN_BACK, what, "none", excess)
 
 
-def _listed(account: AccountRow) -> Findings:
+def _listed(account: AccountRow, ledger: _Sums) -> Findings:
+    """Check an account's place in the list: at its balance, or at one of at most an hour before.
+
+    A reward is posted some time after its entry was written.
+    """
     user, finding = account.user, finding_of_account(account.user)
-    if account.listed_at != user.kudos:
+    if ledger.placed_at > user.placed_at + PLACE_EVERY_S + MINUTE_S:
+        yield finding(Rule.LISTED, "placed_at", f"{ledger.placed_at} or later", user.placed_at)
+    elif account.listed_at is None or (
+        account.listed_at != user.kudos and ledger.moved_at < user.placed_at - PLACE_EVERY_S
+    ):
         yield finding(Rule.LISTED, LISTED.sort, user.kudos, account.listed_at or "none")
     listed = "none" if user.deleted else users_list(user.id)
     if (account.listed or "none") != listed:

@@ -34,7 +34,10 @@ class Rule(StrEnum):
     FLOORED = "an account's floor is that of the rules it was opened under"
     ALLOWED = "an account gets one allowance a month"
     FULFILLED = "an account's count of drawn images equals the number of its rewards"
-    LISTED = "an account is in the list of users at its balance; a deleted account is not"
+    LISTED = (
+        "an account is in the list of users, at a balance of the hour before it last moved; "
+        "a deleted account is not"
+    )
     GIVEN_BACK = "no account gets back more than it paid"
     CHARGED = "the charge of a request is the price and tax of its images, minus what was waived"
     UNCHARGED = "a refund follows a charge"
