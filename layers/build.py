@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from layers.bytecode import RUNTIME, BuildError, compile_folder, python_for, settle
+from layers.trimmed import ALL_ROOTS_FILE, ROOTS_FILE, amazon_roots, trim_data
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
@@ -61,6 +62,9 @@ def layer(target: str, build: Path = BUILD) -> Path:
         for name in INSTALLERS_NOTES:
             for note in packages.glob(f"*.dist-info/{name}"):
                 note.unlink()
+        trim_data(packages / "botocore" / "data")
+        roots = amazon_roots((packages / ALL_ROOTS_FILE).read_text("utf-8"))
+        (packages / ROOTS_FILE).write_text(roots)
         copy_swagger_ui(packages / "swagger_ui")
 
     return _build(build / "layer" / target, made_from, make, IN_LAYER, target)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from aws_cdk import ArnFormat, Duration, RemovalPolicy, Stack
+from aws_cdk import ArnFormat, Aws, CfnCondition, Duration, Fn, RemovalPolicy, Stack
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
@@ -15,6 +15,8 @@ from infra.parts.alarms import Alarms
 from infra.parts.horde_table import HordeTable
 from infra.parts.queues import DeadLetters
 from infra.settings import StackSettings
+from layers.build import IN_LAYER
+from layers.trimmed import ALL_ROOTS_FILE, ROOTS_FILE
 
 
 class Functions(Construct):
@@ -39,6 +41,20 @@ class Functions(Construct):
             compatible_architectures=[lambda_.Architecture.ARM_64],
         )
         self._code = lambda_.Code.from_asset(settings.functions)
+        # Without a local endpoint alone: that is plain HTTP, and its layer is not in /opt.
+        self._roots = {} if settings.endpoint_url else {"AWS_CA_BUNDLE": self._bundle()}
+
+    def _bundle(self) -> str:
+        """Return the path of the roots that AWS is known by: few, since each costs CPU.
+
+        Amazon's own sign AWS's endpoints; who signs those of China or of sovereign clouds is not
+        documented, so there all roots are believed.
+        """
+        commercial = CfnCondition(
+            self, "Commercial", expression=Fn.condition_equals(Aws.PARTITION, "aws")
+        )
+        few, all_roots = (f"{IN_LAYER}/python/{name}" for name in (ROOTS_FILE, ALL_ROOTS_FILE))
+        return Fn.condition_if(commercial.logical_id, few, all_roots).to_string()
 
     def make(
         self,
@@ -70,6 +86,7 @@ class Functions(Construct):
                 # Presigned URLs must name the region, or new buckets answer them by redirects.
                 "AWS_ENDPOINT_URL_S3": endpoint or f"https://s3.{stack.region}.{stack.url_suffix}",
                 **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {}),
+                **self._roots,
             },
             logging_format=lambda_.LoggingFormat.JSON,
             system_log_level_v2=lambda_.SystemLogLevel.WARN,

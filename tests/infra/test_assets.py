@@ -1,18 +1,22 @@
 """What is uploaded: bytecode of the runtime's Python, and the same bytes from each build."""
 
 import importlib.util
+import json
 import marshal
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
 import pytest
 
-from layers import build, bytecode
+from layers import build, bytecode, trimmed
 from layers.bytecode import MAGIC, RUNTIME, BuildError
-from tests.support.template import ROOT
+from tests.support import tls
+from tests.support.template import ROOT, functions
 
 UNCHECKED = 1
 """The flags of a ``.pyc`` that is never compared with its source (PEP 552)."""
@@ -198,3 +202,181 @@ def test_two_layers_have_the_same_bytes_and_all_their_bytecode(
     assert contents(first) == contents(second)
     before = inodes(first)
     assert inodes(build.layer(target, tmp_path / "one")) == before
+
+
+# --- what is cut from botocore --------------------------------------------------------------
+
+
+def installed_botocore() -> Path:
+    import botocore
+
+    return Path(botocore.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def trimmed_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Botocore's data as the layer has it."""
+    import shutil
+
+    data = tmp_path_factory.mktemp("botocore") / "data"
+    kept = {*trimmed.SERVICES, "acm", "ec2"}
+    data.mkdir()
+    for path in (installed_botocore() / "data").iterdir():
+        if path.is_file():
+            shutil.copyfile(path, data / path.name)
+        elif path.name in kept:
+            shutil.copytree(path, data / path.name)
+    trimmed.trim_data(data)
+    return data
+
+
+class SentError(Exception):
+    """A call would have gone to this URL."""
+
+
+CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dynamodb": ("get_item", {"TableName": "horde", "Key": {"pk": {"S": "A"}}}),
+    "s3": ("get_object", {"Bucket": "outputs-bucket", "Key": "shared/a b.webp"}),
+    "secretsmanager": ("get_secret_value", {"SecretId": "hashes"}),
+    "sqs": ("send_message", {"QueueUrl": "https://sqs.example.org/1/q", "MessageBody": "x"}),
+    "ssm": ("get_parameter", {"Name": "/horde/key", "WithDecryption": True}),
+    "sts": (
+        "assume_role",
+        {"RoleArn": "arn:aws:iam::123456789012:role/a", "RoleSessionName": "test"},
+    ),
+}
+
+
+def sent_to(service: str, region: str, loader: Any) -> str:
+    """Return the URL and the body of a call in a region, as a botocore with such data makes it."""
+    import botocore.session
+    from botocore.config import Config
+
+    session = botocore.session.Session()
+    session.register_component("data_loader", loader)
+    session.set_credentials("id", "secret")
+    config = Config(signature_version="s3v4", s3={"addressing_style": "virtual"})
+    client = session.create_client(service, region, config=config if service == "s3" else None)
+
+    def stop(request: Any, **_: Any) -> None:
+        raise SentError(request.url, request.body)
+
+    client.meta.events.register("before-send", stop)
+    operation, parameters = CALLS[service]
+    with pytest.raises(SentError) as sent:
+        getattr(client, operation)(**parameters)
+    return f"{client.meta.endpoint_url} {sent.value}"
+
+
+def regions(data: Path) -> list[str]:
+    """Return every region of every partition: AWS, China, GovCloud and the isolated ones."""
+    partitions = json.loads((data / "partitions.json").read_text())["partitions"]
+    assert {"aws", "aws-cn", "aws-us-gov", "aws-iso", "aws-eusc"} <= {
+        one["id"] for one in partitions
+    }
+    return [name for one in partitions for name in one["regions"] if not name.endswith("-global")]
+
+
+@pytest.mark.slow
+def test_each_client_calls_the_same_address_with_the_trimmed_data_in_every_region(
+    trimmed_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.loaders import Loader
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    full = Loader()
+    few = Loader(extra_search_paths=[str(trimmed_data)], include_default_search_paths=False)
+    for region in regions(trimmed_data):
+        for service in trimmed.SERVICES:
+            assert sent_to(service, region, few) == sent_to(service, region, full)
+
+
+def test_the_trimmed_data_has_our_services_alone_and_is_small(trimmed_data: Path) -> None:
+    assert {path.name for path in trimmed_data.iterdir() if path.is_dir()} == set(trimmed.SERVICES)
+    assert sum(path.stat().st_size for path in trimmed_data.rglob("*.json")) < 1_200_000
+
+
+def test_the_functions_make_clients_of_no_other_service() -> None:
+    import re
+
+    sources = [path.read_text() for path in (ROOT / "functions").rglob("*.py")]
+    made = {name for text in sources for name in re.findall(r'_client\("(\w+)"', text)}
+    assert made - {"sts"} == set(trimmed.SERVICES) - {"sts"}
+
+
+def test_a_member_called_documentation_is_kept() -> None:
+    shape = {"documentation": "x", "members": {"documentation": {"shape": "Text"}}}
+    assert trimmed._undocumented([shape]) == [
+        {"documentation": "", "members": {"documentation": {"shape": "Text"}}}
+    ]
+
+
+def test_a_botocore_without_one_of_our_services_is_not_built(tmp_path: Path) -> None:
+    for name in ("endpoints.json", "partitions.json", "_retry.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(BuildError, match=r"no data of .*dynamodb, .*sdk-default-configuration"):
+        trimmed.trim_data(tmp_path)
+
+
+# --- the roots of TLS -----------------------------------------------------------------------
+
+
+def bundle() -> str:
+    return (installed_botocore() / "cacert.pem").read_text("utf-8")
+
+
+def test_the_small_bundle_has_amazons_roots_and_no_other() -> None:
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=trimmed.amazon_roots(bundle()))
+    found: Any = [certificate["subject"] for certificate in context.get_ca_certs()]
+    names = {value for subject in found for ((key, value),) in subject if key == "commonName"}
+    assert (names, len(found)) == (trimmed.ROOTS, 5)
+
+
+def test_a_bundle_that_lacks_one_of_the_roots_is_not_taken() -> None:
+    few = trimmed.amazon_roots(bundle())
+    without = few[few.index("-----END CERTIFICATE-----\n") + len("-----END CERTIFICATE-----\n") :]
+    with pytest.raises(BuildError, match=r"lacks Amazon Root CA 1$"):
+        trimmed.amazon_roots(without)
+
+
+@pytest.mark.slow
+def test_functions_know_aws_by_amazons_roots_in_its_own_partition_alone(
+    template: dict[str, Any],
+) -> None:
+    for _, function in functions(template).values():
+        chosen = function["Environment"]["Variables"]["AWS_CA_BUNDLE"]
+        condition, few, otherwise = chosen["Fn::If"]
+        assert template["Conditions"][condition] == {
+            "Fn::Equals": [{"Ref": "AWS::Partition"}, "aws"]
+        }
+        assert few == f"/opt/python/{trimmed.ROOTS_FILE}"
+        assert otherwise == "/opt/python/botocore/cacert.pem"
+
+
+def test_calls_to_other_hosts_believe_all_roots_whatever_the_bundle_of_aws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's root is in the system's store and is not Amazon's."""
+    from horde import outbound, runpod
+
+    few = tmp_path / "few.pem"
+    few.write_text(trimmed.amazon_roots(bundle()))
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(few))
+    monkeypatch.setattr(outbound, "resolve", lambda host, port: "127.0.0.1")
+
+    def to_loopback(address: tuple[str, int], *_: Any, **__: Any) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", address[1]))
+
+    with tls.serving(tmp_path) as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        outbound.post_json(server.url(), b"{}")
+        monkeypatch.setattr("urllib3.util.connection.create_connection", to_loopback)
+        runpod._pool.cache_clear()
+        server.body = b'{"id": "job"}'
+        account = runpod.RunPod(f"https://{tls.HOST}:{server.port}/v2", "key")
+        assert account.run("endpoint", model="sd", request_id=None, images=1) == "job"
+        runpod._pool.cache_clear()

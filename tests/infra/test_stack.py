@@ -2,7 +2,6 @@
 
 import importlib
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,7 +153,9 @@ def test_a_function_is_told_exactly_what_its_settings_ask_for(
 ) -> None:
     env = set(functions(template)[file][1]["Environment"]["Variables"])
     settings = importlib.import_module(file).Settings
-    assert env - {"AWS_ENDPOINT_URL_S3"} == {name.upper() for name in settings.model_fields}
+    assert env - {"AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE"} == {
+        name.upper() for name in settings.model_fields
+    }
 
 
 def test_every_queue_that_feeds_a_function_has_a_dlq(template: Template) -> None:
@@ -318,34 +319,16 @@ def test_functions_import_no_heavy_or_foreign_module() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
-def test_a_function_imports_with_the_layer_and_the_runtime_alone(file: str) -> None:
+def test_a_function_imports_with_the_layer_alone(file: str) -> None:
     import subprocess
     import sys
 
-    import botocore
-
     from layers import build
 
-    layer = build.layer("host") / "python"
-    runtime = Path(botocore.__file__).parent.parent
-    # The runtime's own packages, and nothing else of this environment.
-    allowed = ["botocore", "urllib3", "dateutil", "six", "jmespath", "certifi"]
-    code = (
-        "import sys, importlib.util, importlib\n"
-        f"sys.path[:0] = [{str(ROOT / 'functions')!r}, {str(layer)!r}]\n"
-        "class Only:\n"
-        "    @staticmethod\n"
-        "    def find_spec(name, path=None, target=None):\n"
-        f"        if name.partition('.')[0] in {allowed!r} and path is None:\n"
-        "            from importlib.machinery import PathFinder\n"
-        f"            return PathFinder.find_spec(name, [{str(runtime)!r}])\n"
-        "sys.meta_path.append(Only)\n"
-        f"importlib.import_module({file!r}).handler\n"
-    )
+    folders = [str(build.functions("host")), str(build.layer("host") / "python")]
+    code = f"import sys; sys.path[:0] = {folders!r}; import {file}; {file}.handler"
+    python = sys._base_executable  # type: ignore[attr-defined]  # without this environment
     done = subprocess.run(
-        [sys._base_executable, "-I", "-S", "-c", code],  # type: ignore[attr-defined]
-        capture_output=True,
-        text=True,
-        check=False,
+        [python, "-I", "-S", "-c", code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -119,6 +119,8 @@ class Deployment:
         if kind == "Ref":
             known = {"AWS::Region": REGION, "AWS::URLSuffix": "amazonaws.com"}
             return known.get(inner) or self.names[inner]
+        if kind == "Fn::If":
+            return self._resolve(inner[1])  # the only condition: the partition is ``aws``
         if kind == "Fn::GetAtt" and inner[1] == "Id":
             return self.names[inner[0]]
         if kind == "Fn::Join":

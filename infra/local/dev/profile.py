@@ -1,11 +1,10 @@
 """Measure a function's cold start in fresh processes: its time, and the packages that take it.
 
-As on Lambda, the layer and the functions have their ``.pyc`` files, and only the packages of
-Lambda's runtime are available. Unlike on Lambda, the interpreter and its speed are this machine's.
+As on Lambda, the layer and the functions have their ``.pyc`` files, and no other packages are
+available. Unlike on Lambda, the interpreter and its speed are this machine's.
 Lambda's own bootstrap and the download of the code are not included.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -23,8 +22,6 @@ from infra.local.dev.run_handler import DevError
 from infra.local.dev.running import LAYER, ROOT
 from layers import build
 
-RUNTIME = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
-"""The packages in Lambda's Python runtime: boto3 and its dependencies."""
 _IMPORT = re.compile(r"import time:\s*(\d+) \|\s*\d+ \|\s*(\S+)")
 
 
@@ -84,19 +81,6 @@ def packages(text: str, ours: Container[str]) -> list[tuple[str, float, int]]:
     return [(package, own[package] / 1e6, modules[package]) for package in ranked]
 
 
-def _runtime(scratch: Path) -> Path:
-    """Return a folder with links to the packages of Lambda's runtime."""
-    folder = scratch / "runtime"
-    folder.mkdir()
-    for name in RUNTIME:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None:
-            origin = Path(spec.origin)
-            found = origin.parent if origin.name == "__init__.py" else origin
-            (folder / found.name).symlink_to(found)
-    return folder
-
-
 def profile(
     function: str, *, runs: int, top: int, event: str | None, env: Mapping[str, str]
 ) -> Iterator[str]:
@@ -109,28 +93,27 @@ def profile(
         raise DevError(message)
     build.layer("host")
     code = build.functions("host")
-    with tempfile.TemporaryDirectory() as scratch:
-        fresh = {
-            **env,
-            "PYTHONPATH": os.pathsep.join(map(str, (LAYER, code, _runtime(Path(scratch))))),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        python = [sys.executable, "-S", "-P"]
-        load = f"import {function}"
-        bare, loaded = [], []
-        spawn([*python, "-c", load], fresh)  # warms the file cache
-        for _ in range(runs):  # alternately, so that a disturbance affects both
-            bare.append(spawn([*python, "-c", "pass"], fresh))
-            loaded.append(spawn([*python, "-c", load], fresh))
-        version = ".".join(map(str, sys.version_info[:3]))
-        yield f"cold start of {function}: {runs} fresh processes, Python {version}, ms"
-        yield f"{'':24}{'CPU':>9}{'min':>9}{'wall':>9}{'min':>9}   (medians and minima)"
-        yield Times([c for c, _, _ in bare], [w for _, w, _ in bare]).row("interpreter alone")
-        yield Times([c for c, _, _ in loaded], [w for _, w, _ in loaded]).row("handler imported")
-        if event is not None:
-            yield from _calls(function, event, runs, python, fresh)
-        _, _, text = spawn([*python, "-X", "importtime", "-c", load], fresh)
-        ours = {path.stem for path in code.iterdir()}
+    fresh = {
+        **env,
+        "PYTHONPATH": os.pathsep.join(map(str, (LAYER, code))),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    python = [sys.executable, "-S", "-P"]
+    load = f"import {function}"
+    bare, loaded = [], []
+    spawn([*python, "-c", load], fresh)  # warms the file cache
+    for _ in range(runs):  # alternately, so that a disturbance affects both
+        bare.append(spawn([*python, "-c", "pass"], fresh))
+        loaded.append(spawn([*python, "-c", load], fresh))
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield f"cold start of {function}: {runs} fresh processes, Python {version}, ms"
+    yield f"{'':24}{'CPU':>9}{'min':>9}{'wall':>9}{'min':>9}   (medians and minima)"
+    yield Times([c for c, _, _ in bare], [w for _, w, _ in bare]).row("interpreter alone")
+    yield Times([c for c, _, _ in loaded], [w for _, w, _ in loaded]).row("handler imported")
+    if event is not None:
+        yield from _calls(function, event, runs, python, fresh)
+    _, _, text = spawn([*python, "-X", "importtime", "-c", load], fresh)
+    ours = {path.stem for path in code.iterdir()}
     ranked = packages(text, ours)
     yield f"where the import goes: own time of packages, and of modules of functions/; first {top}"
     yield f"{'':24}{'own ms':>9}{'modules':>9}"
