@@ -11,7 +11,7 @@ from horde import VERSION
 from horde.edge import openapi
 from horde.edge.bodies import DocumentQuery, parse
 from horde.edge.errors import MethodNotAllowed, RouteNotFound
-from horde.edge.http import HTML, ApiSettings, Call, Response, Route, serve
+from horde.edge.http import HTML, ApiSettings, Call, Response, Route, prepare, serve
 from horde.edge.pages import POLICY, page
 from horde.edge.responses import Document, Heartbeat, News, Newspiece
 from horde.rules import ruleset
@@ -146,6 +146,7 @@ ROUTES = {
     "GET /api/swagger.json": Route(run=swagger, responses={200: "application/json"}, hidden=True),
     "$default": Route(run=unknown, responses={}, errors=(RouteNotFound, MethodNotAllowed)),
 }
+prepare(ROUTES)
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

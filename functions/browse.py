@@ -14,6 +14,7 @@ from horde.edge.http import (
     Key,
     Response,
     Route,
+    prepare,
     serve,
     wire_size,
 )
@@ -333,6 +334,7 @@ ROUTES = {
         limits=ratelimit.READ,
     ),
 }
+prepare(ROUTES)
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

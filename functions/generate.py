@@ -27,7 +27,7 @@ from horde import aws, clock, images, outbound
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import GenerateRequest, parse
 from horde.edge.errors import PayloadError
-from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.responses import RequestAccepted, RequestCost, Warned
 from horde.overview import overview
@@ -376,6 +376,7 @@ ROUTES = {
         limits=ratelimit.GENERATE,
     )
 }
+prepare(ROUTES)
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

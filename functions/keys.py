@@ -16,7 +16,7 @@ from typing import Any
 from horde import clock
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import KeyRequest, parse
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.responses import Done, KeyDetails, KeyList, KeyMade
 from horde.records import ApiKey, User
 from horde.rules.accounts import MAX_API_KEYS
@@ -146,6 +146,7 @@ ROUTES = {
         limits=ratelimit.KEYS,
     ),
 }
+prepare(ROUTES)
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import ModesChange, WorkerChange, parse
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.responses import Modes, WorkerChanged, WorkerDeleted
 from horde.records import Worker
@@ -150,6 +150,7 @@ ROUTES = {
         limits=ratelimit.CHANGE,
     ),
 }
+prepare(ROUTES)
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from horde import aws, clock, ending, images
 from horde.edge import ratelimit
 from horde.edge.bodies import RateRequest, parse
-from horde.edge.http import ApiSettings, Call, Response, Route, serve
+from horde.edge.http import ApiSettings, Call, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.responses import GeneratedImage, Rated, Remark, RequestCheck, RequestStatus
 from horde.overview import overview
@@ -202,6 +202,7 @@ ROUTES = {
         limits=ratelimit.STATUS,
     ),
 }
+prepare(ROUTES)
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from horde.edge.bodies import (
     TransferRequest,
     parse,
 )
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.responses import Done, KudosAwarded, KudosTransferred, SharedKeyDetails
 from horde.records import SharedKey, User
@@ -272,6 +272,7 @@ ROUTES = {
         limits=ratelimit.TRANSFER,
     ),
 }
+prepare(ROUTES)
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

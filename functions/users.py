@@ -14,7 +14,7 @@ from horde import clock, ending
 from horde.edge import auth, profiles, ratelimit
 from horde.edge.bodies import RegisterRequest, UserChange, UsersQuery, parse
 from horde.edge.errors import PayloadError
-from horde.edge.http import ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.pages import page
 from horde.edge.responses import Done, Registered, UserChanged, UserDetails, UserList
@@ -311,6 +311,7 @@ ROUTES = {
         limits=ratelimit.USER,
     ),
 }
+prepare(ROUTES)
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from typing import Any
 from horde import aws, clock, ending, images
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import PopRequest, SubmitRequest, parse
-from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, serve
+from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.responses import Job, Popped, Submitted, UploadForm
 from horde.records import (
@@ -476,6 +476,7 @@ ROUTES = {
         limits=ratelimit.WORKER,
     ),
 }
+prepare(ROUTES)
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -35,7 +35,7 @@ _CONFIG = Config(
 class Settings(BaseModel):
     """A Lambda's environment variables, declared by each handler and read on first use."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     @classmethod
     def load(cls: type[S]) -> S:  # noqa: PYI019 - so that the cache's type is the caller's

@@ -27,7 +27,7 @@ counts from the submission and also drops running jobs, so a whole shift is adde
 class Model(BaseModel):
     """The operator's settings for one model."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     endpoint: str | None = None
     """RunPod's endpoint id; None if only volunteers draw the model."""

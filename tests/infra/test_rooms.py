@@ -97,6 +97,16 @@ def test_no_function_loads_the_audits_reads(handler: str) -> None:
     assert not reached_from(handler) & AUDIT
 
 
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_a_function_without_routes_loads_nothing_of_the_api(handler: str) -> None:
+    """Its models and checks cost a third of a cold start."""
+    if "ROUTES" in MODULES[handler].read_text():
+        return
+    edge = {name for name in reached_from(handler) if name.startswith("horde.edge")}
+    body_of_a_webhook = {"horde.edge", "horde.edge.responses"} if handler == "webhook" else set()
+    assert edge == body_of_a_webhook
+
+
 def test_botocores_errors_of_the_table_are_known_in_one_file() -> None:
     knowing = {
         name

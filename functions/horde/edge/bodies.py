@@ -115,7 +115,7 @@ ModelName = Annotated[StrictStr, Field(min_length=1, max_length=255)]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

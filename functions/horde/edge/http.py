@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel
@@ -220,6 +220,31 @@ class Route:
     tag: str = ""
     hidden: bool = False
     """Whether the route is left out of the OpenAPI document."""
+
+
+def prepare(routes: Mapping[str, Route]) -> None:
+    """Build the models of a function's own routes, so that its first request builds none.
+
+    All models wait for their first use (``defer_build``): a function imports those of all others.
+    """
+    for route in routes.values():
+        for body in (route.body, route.query):
+            if body is not None:
+                body.model_rebuild()
+        for response in route.responses.values():
+            if not isinstance(response, str):
+                _build(response)
+
+
+def _build(kind: Any) -> None:
+    """Build a response's model, and those within it, since they are made one by one."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if kind.model_rebuild() is None:
+            return  # built before
+        for named in kind.model_fields.values():
+            _build(named.annotation)
+    for part in get_args(kind):
+        _build(part)
 
 
 def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ Kudos = int
 class Wire(BaseModel):
     """A response's body."""
 
-    model_config = ConfigDict(populate_by_name=True, extra="forbid")
+    model_config = ConfigDict(populate_by_name=True, extra="forbid", defer_build=True)
     nulls: ClassVar[frozenset[str]] = frozenset()
     """Fields that are sent as null if they are None."""
 
@@ -31,6 +31,8 @@ W = TypeVar("W", bound=Wire)
 
 class WireList(RootModel[list[W]], Generic[W]):
     """A response's body that is a list."""
+
+    model_config = ConfigDict(defer_build=True)
 
     def dump(self) -> Any:
         """Return the JSON value to send."""
