@@ -8,6 +8,8 @@ SETUP = @VENV=$(VENV) sh infra/local/setup.sh
 CDK := JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION=20,21,23 node_modules/.bin/cdk
 export PYTHONPATH := functions:.
 export CDK_DISABLE_CLI_TELEMETRY := true
+# Without bytecode, each process of a run compiles every module anew: half of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo grid up down test check test-functions fuzz crash mutate approve lock lockcheck synth deploy clean
 

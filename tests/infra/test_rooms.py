@@ -5,6 +5,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ TWINS = {"settings"}
 AUDIT = {"horde.store.audit", "horde.store.audit_read", "horde.store.audit_rows"}
 
 
-def imports(module: str) -> set[str]:
+@cache
+def imports(module: str) -> frozenset[str]:
     """Return what a module imports of ours, wherever in it, for types alone included."""
     tree = ast.parse(MODULES[module].read_text())
     found: set[str] = set()
@@ -36,7 +38,7 @@ def imports(module: str) -> set[str]:
             inside = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
             whole = len(inside) < len(node.names)
             found |= inside | ({node.module} if whole else set())
-    return found
+    return frozenset(found)
 
 
 def cycles() -> Iterator[list[str]]:

@@ -86,10 +86,33 @@ def _cast_value(value: DynamoType) -> Any:
     return value.value if value.type == "S" else _cast(value)
 
 
+@cache
+def _is(kind: Any, of: Any) -> bool:
+    return issubclass(kind, of)
+
+
 def _traverse(self: Any, tree: Any) -> Any:
-    kinds = self.nodes_to_be_processed()
-    self.nodes_to_be_processed = lambda: kinds
-    return self.traverse_node_recursively(tree)
+    return _descend(self, self.nodes_to_be_processed(), tree, -1)
+
+
+def _descend(self: Any, kinds: tuple[type, ...], node: Any, at: int) -> Any:
+    """Process the nodes of these kinds, children first, as moto does; it asks three times more."""
+    parent = node.parent
+    for index, child in enumerate(node.children or ()):
+        self.pre_processing_of_child(node, index)
+        if _is(type(child), _node):
+            _descend(self, kinds, child, index)
+    if _is(type(node), kinds):
+        node = self.process(node)
+        node.parent = parent
+        if parent:
+            parent.children[at] = node
+    return node
+
+
+def _count_once(self: Any, tree: Any) -> Any:
+    """Count the clauses of the whole expression; moto counts those of each part of it again."""
+    return self.verify_action_counts(tree)
 
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +122,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_parser, "make", staticmethod(_parsed))
     monkeypatch.setattr(validators, "deepcopy", _copied_tree)
     monkeypatch.setattr(vars(ast_nodes)["DepthFirstTraverser"], "traverse", _traverse)
+    monkeypatch.setattr(validators.ActionCountValidator, "traverse", _count_once)
     monkeypatch.setattr(DynamoType, "cast_value", property(_cast_value))
     methods_of = cache(vars(responses)["method_names_from_class"])
     monkeypatch.setattr(responses, "method_names_from_class", methods_of)
