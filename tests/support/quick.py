@@ -86,11 +86,6 @@ def _cast_value(value: DynamoType) -> Any:
     return value.value if value.type == "S" else _cast(value)
 
 
-@cache
-def _is(kind: Any, of: Any) -> bool:
-    return issubclass(kind, of)
-
-
 def _traverse(self: Any, tree: Any) -> Any:
     return _descend(self, self.nodes_to_be_processed(), tree, -1)
 
@@ -100,9 +95,9 @@ def _descend(self: Any, kinds: tuple[type, ...], node: Any, at: int) -> Any:
     parent = node.parent
     for index, child in enumerate(node.children or ()):
         self.pre_processing_of_child(node, index)
-        if _is(type(child), _node):
+        if isinstance(child, _node):
             _descend(self, kinds, child, index)
-    if _is(type(node), kinds):
+    if isinstance(node, kinds):
         node = self.process(node)
         node.parent = parent
         if parent:
