@@ -1,28 +1,33 @@
-"""Every minute: finish what is due, replace lost tickets, count the fleet.
+"""Every minute: end leases, count the fleet, replace lost tickets, finish what else is due.
 
-Any other run may repeat each step. Every write is conditional on the state that it was decided
-from. So nothing is done twice if a sweep dies, or if two run at once.
+Leases come first, and each step has its own time, so that no backlog of one delays the others for
+more than a minute. What is too much for one run is handed to ``finish``, which works off each shard
+of the due index in parallel. Any other run may repeat each step. Every write is conditional on the
+state that it was decided from. So nothing is done twice if a sweep dies, or if two run at once.
 """
 
 import json
+from itertools import islice
 from typing import Any
 
 from pydantic import field_validator
 
-from horde import aws, clock, ending, runpod
+from horde import aws, clock, overdue, runpod
 from horde.log import logger
-from horde.records import ONLINE_S, State
+from horde.records import ONLINE_S
 from horde.rules import estimates
 from horde.rules.sharing import earns_trust
 from horde.runpod import Models
 from horde.store import Store, connect
-from horde.store.due import DueRow
-from horde.store.items import Kind
+from horde.store.due import Due
 
 TICKET_GRACE_MS = 60_000
 """An image younger than this may still have its first ticket on the way."""
-LIST_LAG_S = 60
-"""Seconds after which the list of a deleted account's requests surely has those accepted before."""
+MAX_HERE = 200
+"""Most due rows of a kind that the sweep works off itself; each costs three to six calls."""
+LEASES_S = 15
+OTHERS_S = 8
+"""Seconds that one kind may take in a run, which has 55 in all."""
 MAX_COUNTED = 1000
 MAX_TICKETS = 100
 MAX_WORKERS = 250
@@ -35,16 +40,16 @@ MAX_QUEUED = 5000
 """Most images in the census per model."""
 
 
-class Settings(aws.Settings):
+class Settings(overdue.Settings):
     """The names of this function's resources, and the operator's models."""
 
     table_name: str
-    sources_bucket: str
     models: Models
     runpod_url: str
     runpod_key_parameter: str
     images_per_ticket: int
     uploads_queue_url: str
+    due_queue_url: str
     trusted_after_images: int | None = None
     """Images that make an account trusted; None if only the operator's word counts."""
 
@@ -54,53 +59,38 @@ class Settings(aws.Settings):
         return text or None
 
 
-def sweep_due(store: Store, due: DueRow, now: int) -> None:
-    """Finish what one row is due for; ``now`` is in seconds.
+def sweep_leases(store: Store) -> int:
+    """Take back images whose leases have ended; returns how many."""
+    return _sweep(store, Due.LEASE, clock.now() + LEASES_S)
 
-    It ends an expired lease or request, posts a late reward, or cancels what a deleted account has
-    open.
+
+def sweep_others(store: Store) -> int:
+    """Work off what else is due; returns how many rows. Raises an ExceptionGroup of failures."""
+    others = [kind for kind in Due if kind is not Due.LEASE]
+    return sum(_sweep(store, kind, clock.now() + OTHERS_S) for kind in others)
+
+
+def _sweep(store: Store, kind: Due, until: int) -> int:
+    """Work off the due rows of a kind here if they are few, else by ``finish`` in parallel.
+
+    ``until`` is in seconds. Returns the number of rows worked off here. Crash window: if this run
+    dies before it has sent every message, the next one sends them all again.
     """
-    if due.kind is Kind.GENERATION:
-        end_lease(store, due.id, now)
-        return
-    if due.kind is Kind.LEDGER:  # the stream's record was lost
-        settlement = store.payouts.pending(due.user_id, due.id)
-        if settlement is not None:
-            store.payouts.post([settlement])
-        return
-    if due.kind is Kind.USER:
-        finish_deletion(store, int(due.id), now)
-        return
-    request = store.requests.get(due.id)
-    if request is not None and ending.end_request(store, request, now):
-        bucket = Settings.load().sources_bucket
-        for key in (request.source_key, request.mask_key):
-            if key is not None:
-                aws.s3().delete_object(Bucket=bucket, Key=key)
-        store.requests.close(request)
-
-
-def end_lease(store: Store, generation_id: str, now: int) -> None:
-    """Take an image back from a worker whose lease has ended; ``now`` is in seconds."""
-    generation = store.requests.generation(generation_id)
-    if generation is None or generation.state is not State.PROCESSING:
-        return
-    if (generation.lease_until or 0) > now:
-        return  # the index lags behind, and another worker has the lease by now
-    request = store.requests.get(generation.request_id)
-    if request is not None:
-        ending.fault(store, request, generation)
-
-
-def finish_deletion(store: Store, user_id: int, now: int) -> None:
-    """Cancel what a deleted account has open; ``now`` is in seconds.
-
-    The account stays due until the list of its requests surely has all of them.
-    """
-    user = store.accounts.get(user_id)
-    if user is not None and user.deleted:
-        ending.cancel_all_of(store, user_id)
-    store.accounts.end_deletion(user_id, now - LIST_LAG_S)
+    now = clock.now()
+    rows = list(islice(store.due.until(kind, now), MAX_HERE + 1))
+    if len(rows) > MAX_HERE:
+        for shard in range(kind.shards):
+            aws.sqs().send_message(
+                QueueUrl=Settings.load().due_queue_url,
+                MessageBody=json.dumps({"kind": kind, "shard": shard, "at": now}),
+            )
+        logger.warning("many are due", extra={"kind": kind, "shards": kind.shards})
+        return 0
+    done, errors = overdue.work_off(store, rows, until)
+    if errors:
+        message = f"{kind}: some rows were not swept"
+        raise ExceptionGroup(message, errors)
+    return done
 
 
 def top_up(store: Store) -> int:
@@ -167,19 +157,17 @@ def count_fleet(store: Store) -> int:
 
 
 def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:
-    """Lambda's entry point. A row that fails does not stop the others, but raises the alarm."""
-    store, now = connect(Settings.load().table_name), clock.now()
-    swept, errors = 0, []
-    for due in list(store.due.until(now)):
-        try:
-            sweep_due(store, due, now)
-            swept += 1
-        except Exception as error:  # noqa: BLE001 - the edge: logged, and tried again
-            logger.exception("not swept", extra={"kind": due.kind, "id": due.id})
-            errors.append(error)
-    counts = {"due": swept, "tickets": 0, "workers": 0, "released": 0}
-    steps = (("tickets", top_up), ("workers", count_fleet), ("released", release_held))
+    """Lambda's entry point. A step that fails does not stop the others, but raises the alarm."""
+    store, counts, errors = connect(Settings.load().table_name), dict[str, int](), list[Exception]()
+    steps = (
+        ("leases", sweep_leases),
+        ("workers", count_fleet),
+        ("tickets", top_up),
+        ("due", sweep_others),
+        ("released", release_held),
+    )
     for name, step in steps:
+        counts[name] = 0
         try:
             counts[name] = step(store)
         except Exception as error:  # noqa: BLE001 - the edge: logged, and tried again
@@ -187,5 +175,6 @@ def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:
             errors.append(error)
     logger.info("swept", extra={**counts, "errors": len(errors)})
     if errors:
-        raise ExceptionGroup("some rows were not swept", errors)
+        message = "some steps failed"
+        raise ExceptionGroup(message, errors)
     return counts

@@ -26,6 +26,7 @@ class HordeCommonsStack(Stack):
         tickets = parts.WorkQueue(self, "Tickets", minutes=3, tries=5, alarms=alarms)
         uploads = parts.WorkQueue(self, "Uploads", minutes=3, tries=24, alarms=alarms)
         webhooks = parts.WorkQueue(self, "Webhooks", minutes=1, tries=3, alarms=alarms)
+        due = parts.WorkQueue(self, "Due", minutes=6, tries=2, alarms=alarms)
 
         # The parts of the functions' environments.
         api_env = parts.api_env(settings)
@@ -36,7 +37,6 @@ class HordeCommonsStack(Stack):
         laion_env = parts.publishing_env(laion, settings.laion_role)
         runpod_env = parts.runpod_env(settings)
         allowance_env = {"MONTHLY_KUDOS": str(settings.monthly_kudos)}
-        contact_env = {"CONTACT": settings.contact}
         env = (api_env, table_env)
 
         make = parts.Functions(self, "Functions", settings, alarms=alarms, table=table).make
@@ -52,9 +52,7 @@ class HordeCommonsStack(Stack):
         not_enqueued = parts.DeadLetters(self, "NotEnqueued", alarms=alarms)
         enqueue = make("enqueue", tickets.env, webhooks.env, uploads.env, seconds=30)
         table.feed_outbox(enqueue, dead=not_enqueued)
-        tickets.queue.grant_send_messages(enqueue)
-        webhooks.queue.grant_send_messages(enqueue)
-        uploads.queue.grant_send_messages(enqueue)
+        parts.allow_sending(enqueue, tickets, webhooks, uploads)
         dispatch = make("dispatch", models_env, runpod_env, seconds=30)
         tickets.drain_into(dispatch, batch=1)
         parts.allow_secret(dispatch, settings.runpod_key_parameter)
@@ -92,7 +90,7 @@ class HordeCommonsStack(Stack):
         api.route(make("manage", *env, may=parts.MANAGE), "manage")
 
         # client -> about: the API's description, documents, and every unknown route.
-        api.route(make("about", api_env, contact_env), "about")
+        api.route(make("about", api_env, {"CONTACT": settings.contact}), "about")
 
         # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and is shared.
         held = parts.private_bucket(self, "Held", days=HELD_DAYS)
@@ -102,23 +100,24 @@ class HordeCommonsStack(Stack):
         parts.announce_shared(outputs, uploads)
         uploads.drain_into(share, batch=5)
         parts.allow_sharing(share, outputs)
-        held.grant_read(share)
-        held.grant_put(share)
-        held.grant_delete(share)
+        parts.allow_holding(share, held)
         parts.allow_publishing(share, laion, role=settings.laion_role)
         hashes.allow(generate, users, share)
         alarms.on_line(share, "CsamMarked", "csam marked", "a worker marked an image as CSAM")
 
-        # every minute -> sweep: expired leases, ended requests, refunds, lost tickets and rewards.
+        # every minute -> sweep (-> SQS -> finish): expired leases, ended requests, lost tickets.
         not_swept = parts.DeadLetters(self, "NotSwept", alarms=alarms)
-        trust_env = parts.trust_env(settings)
-        sweeping = (table_env, models_env, runpod_env, sources_env, uploads.env, trust_env)
+        trust_env, ending_env = parts.trust_env(settings), {**table_env, **sources_env}
+        sweeping = (ending_env, models_env, runpod_env, uploads.env, due.env, trust_env)
         sweep = make("sweep", *sweeping, seconds=55, may=parts.SETTLE)
         parts.run_every_minute(sweep, dead=not_swept)
         alarms.on_line(sweep, "FleetExpiries", FLEET_DROP, "own workers are silent", above=20)
         sources.grant_delete(sweep)
-        uploads.queue.grant_send_messages(sweep)
+        parts.allow_sending(sweep, uploads, due)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
+        finish = make("finish", ending_env, seconds=55, may=parts.SETTLE)
+        due.drain_into(finish, batch=1)
+        sources.grant_delete(finish)
 
         parts.show(
             self,

@@ -6,6 +6,7 @@ from infra.parts.alarms import Alarms
 from infra.parts.api import Api
 from infra.parts.buckets import (
     allow_downloads,
+    allow_holding,
     allow_publishing,
     allow_sharing,
     allow_submits,
@@ -30,7 +31,7 @@ from infra.parts.horde_table import (
     SETTLE,
     HordeTable,
 )
-from infra.parts.queues import DeadLetters, WorkQueue
+from infra.parts.queues import DeadLetters, WorkQueue, allow_sending
 
 __all__ = [
     "ACCEPT",
@@ -51,8 +52,10 @@ __all__ = [
     "HordeTable",
     "WorkQueue",
     "allow_downloads",
+    "allow_holding",
     "allow_publishing",
     "allow_secret",
+    "allow_sending",
     "allow_sharing",
     "allow_submits",
     "announce_shared",

@@ -78,6 +78,13 @@ def allow_sharing(function: lambda_.Function, bucket: s3.Bucket) -> None:
     bucket.grant_read(function, f"{SHARED}*")
 
 
+def allow_holding(function: lambda_.Function, bucket: s3.Bucket) -> None:
+    """Let a function hold images back, read them again, and release or drop them."""
+    bucket.grant_read(function)
+    bucket.grant_put(function)
+    bucket.grant_delete(function)
+
+
 def publishing_env(laion: s3.IBucket, role: str | None) -> dict[str, str]:
     """Return the environment of the function that writes the open data set."""
     return {"LAION_BUCKET": laion.bucket_name, "LAION_ROLE": role or ""}

@@ -52,3 +52,9 @@ class WorkQueue(Construct):
         function.add_event_source(
             sources.SqsEventSource(self.queue, batch_size=batch, report_batch_item_failures=True)
         )
+
+
+def allow_sending(function: lambda_.Function, *queues: WorkQueue) -> None:
+    """Let a function send messages to these queues."""
+    for work in queues:
+        work.queue.grant_send_messages(function)

@@ -651,7 +651,9 @@ def test_rows_that_may_be_gone_are_not_missed(made: Made, gone: str) -> None:
     assert {item for item, _ in made.found()}.isdisjoint(map(name, [request, *images]))
 
 
-@pytest.mark.parametrize("changes", [{"due_at": None}, {"due_shard": None}, {"due_shard": "due#9"}])
+@pytest.mark.parametrize(
+    "changes", [{"due_at": None}, {"due_shard": None}, {"due_shard": "lease#9"}]
+)
 def test_a_request_is_due_until_it_is_closed(made: Made, changes: dict[str, Any]) -> None:
     made.change(made.request("waiting"), **changes)
     assert made.found() == {(name(made.request("waiting")), Rule.DUE)}
@@ -877,7 +879,7 @@ def test_a_leased_image_is_due_and_does_not_wait(made: Made, changes: dict[str, 
         {"listed": "WAITING#99"},
         {"listed_at": None},
         {"lease_until": 7},
-        {"due_shard": "due#0"},
+        {"due_shard": "lease#0"},
     ],
 )
 def test_a_waiting_image_is_in_its_queue_and_its_owners_list(

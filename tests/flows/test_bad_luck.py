@@ -10,13 +10,11 @@ from botocore.exceptions import ClientError
 
 import enqueue
 import share
-import sweep
-from horde import aws, ending
+from horde import aws, ending, overdue
 from horde.records import Generation, State
 from horde.store.accounts import Accounts
-from horde.store.due import DueRow, DueRows
+from horde.store.due import Due, DueRow, DueRows
 from horde.store.endings import Endings
-from horde.store.items import Kind
 from horde.store.requests import Requests
 from horde.store.sharing import Sharing
 from tests.support.api_calls import ANONYMOUS, UNKNOWN, key_of
@@ -264,9 +262,9 @@ def test_a_second_cancel_finishes_one_that_was_cut(
 def test_a_request_that_ended_early_is_swept_once_and_not_every_minute(cloud: Cloud) -> None:
     cloud.cancel(cloud.generate().body["id"])
     now = cloud.clock.now_ms() // 1000
-    assert len(list(cloud.store.due.until(now))) == 1
+    assert len(list(cloud.due(now))) == 1
     cloud.sweep()
-    assert list(cloud.store.due.until(now + 60)) == []
+    assert list(cloud.due(now + 60)) == []
 
 
 def test_an_expired_request_is_refunded_and_gone(cloud: Cloud, worker: str) -> None:
@@ -320,7 +318,7 @@ def test_an_image_whose_lease_ends_after_its_request_is_refunded_once(
         cloud.clock.pass_seconds(OVER_S)
         cloud.sweep()
     assert cloud.kudos(user) == FLOOR + 100
-    assert list(cloud.store.due.until(10**11)) == []
+    assert list(cloud.due(10**11)) == []
 
 
 def test_an_image_that_is_claimed_while_its_request_ends_keeps_it_open(
@@ -366,8 +364,10 @@ def test_an_image_that_is_settled_while_its_request_is_closed_can_be_fetched(
             said.append(cloud.submit(worker, job["id"]).status)
         return real(self, of)
 
-    only = [DueRow(Kind.REQUEST, request)]
-    monkeypatch.setattr(DueRows, "until", lambda *_: iter(only))
+    only = [DueRow(Due.REQUEST, request)]
+    monkeypatch.setattr(
+        DueRows, "until", lambda _, kind, __: iter(only if kind is Due.REQUEST else [])
+    )
     monkeypatch.setattr(Requests, "generations", just_settled)
     cloud.sweep()
     assert said == [0, 200]
@@ -380,9 +380,9 @@ def test_two_sweeps_change_nothing_twice(cloud: Cloud, worker: str) -> None:
     cloud.generate(key, params={"n": 2})
     job = cloud.pop(worker).body
     cloud.clock.pass_seconds(job["ttl"] + 1)
-    dues = list(cloud.store.due.until(10**11))
+    dues = list(cloud.due(10**11))
     for due in [*dues, *dues]:
-        sweep.sweep_due(cloud.store, due, cloud.clock.now_ms() // 1000)
+        overdue.finish(cloud.store, due, cloud.clock.now_ms() // 1000)
     cloud.clock.pass_seconds(3600)
     cloud.sweep()
     cloud.sweep()
@@ -394,10 +394,10 @@ def test_a_lagging_due_row_does_not_end_another_workers_lease(cloud: Cloud, flee
     job = cloud.pop(fleet).body
     cloud.clock.pass_seconds(job["ttl"] + 1)
     now = cloud.clock.now_ms() // 1000
-    (row,) = cloud.store.due.until(now)
+    (row,) = cloud.due(now)
     cloud.sweep()
     assert cloud.pop(fleet).body["id"] == job["id"]
-    sweep.sweep_due(cloud.store, row, now)
+    overdue.finish(cloud.store, row, now)
     assert cloud.check(request).body["processing"] == 1
 
 

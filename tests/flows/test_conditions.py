@@ -13,7 +13,8 @@ import pytest
 from horde.records import ApiKey, User
 from horde.rules.dates import month_start
 from horde.store.accounts import deleted
-from horde.store.items import DUE_SHARDS, KEEP_S, Kind, due, key, key_of
+from horde.store.due import Due, due
+from horde.store.items import KEEP_S, Kind, key, key_of
 from horde.store.transfers import COOL_DOWN_S, IDEMPOTENCY_S, IdempotencyKey
 from tests.support.clock import START_MS
 from tests.support.cloud import Cloud
@@ -198,16 +199,16 @@ def test_an_allowance_needs_an_account_in_good_standing(
 
 
 def test_what_is_due_is_found_in_every_shard_from_its_second_on(cloud: Cloud) -> None:
-    ids = [f"00000000-0000-4000-8000-{number:012x}" for number in range(DUE_SHARDS)]
-    items = [{**key(Kind.REQUEST, each), **due(each, 100)} for each in ids]
+    ids = [f"00000000-0000-4000-8000-{number:012x}" for number in range(Due.REQUEST.shards)]
+    items = [{**key(Kind.REQUEST, each), **due(Due.REQUEST, each, 100)} for each in ids]
     reward = key_of(("USER#7", "LEDGER#2026#a"))
-    items.append({**reward, **due(ids[0], 99)})
+    items.append({**reward, **due(Due.REWARD, ids[0], 99)})
     for item in items:
         cloud.store.table.put(item)
-    found = list(cloud.store.due.until(100))
-    assert {row.id for row in found if row.kind is Kind.REQUEST} == set(ids)
-    assert [(row.kind, row.id, row.user_id) for row in cloud.store.due.until(99)] == [
-        (Kind.LEDGER, "LEDGER#2026#a", 7)
+    found = list(cloud.due(100))
+    assert {row.id for row in found if row.kind is Due.REQUEST} == set(ids)
+    assert [(row.kind, row.id, row.user_id) for row in cloud.due(99)] == [
+        (Due.REWARD, "LEDGER#2026#a", 7)
     ]
     for item in items:
         cloud.db.delete_item(TableName=cloud.table, Key={name: item[name] for name in ("pk", "sk")})

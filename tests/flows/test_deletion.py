@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from horde import ending
+from horde.overdue import LIST_LAG_S
 from horde.records import State
 from horde.rules.refusals import Busy
+from horde.store.due import Due, DueRow
 from horde.store.requests import Requests
-from sweep import LIST_LAG_S
 from tests.support.api_calls import Reply, refused
 from tests.support.cloud import Cloud
 from tests.support.numbers import COST, FLOOR, LIFE_S, MAX_FAULTS
@@ -26,8 +27,8 @@ def states(cloud: Cloud, *requests: str) -> list[State]:
 
 
 def is_due(cloud: Cloud, user: int) -> bool:
-    rows = cloud.store.due.until(cloud.clock.now_ms() // 1000 + LIFE_S)
-    return any((row.kind, row.id) == ("USER", str(user)) for row in rows)
+    rows = cloud.due(cloud.clock.now_ms() // 1000 + LIFE_S)
+    return any((row.kind, row.id) == (Due.ACCOUNT, str(user)) for row in rows)
 
 
 def test_what_a_deleted_account_has_waiting_is_cancelled_and_refunded(
@@ -207,14 +208,12 @@ def test_an_undeleted_account_asks_again_and_the_sweep_cancels_nothing(
 def test_a_row_that_the_index_still_shows_after_an_undeletion_cancels_nothing(
     cloud: Cloud, moderator: str
 ) -> None:
-    import sweep
-    from horde.store.due import DueRow
-    from horde.store.items import Kind
+    from horde import overdue
 
     ada, key = cloud.register("ada", kudos=1000)
     assert delete(cloud, key, ada).status == 200
     assert cloud.change_user(moderator, ada, undelete=True).status == 200
     request = cloud.generate(key).body["id"]
     now = cloud.clock.now_ms() // 1000
-    sweep.sweep_due(cloud.store, DueRow(Kind.USER, str(ada)), now)
+    overdue.finish(cloud.store, DueRow(Due.ACCOUNT, str(ada)), now)
     assert states(cloud, request) == [State.WAITING]

@@ -717,7 +717,7 @@ class Machine(RuleBasedStateMachine):
             assert not request.count(rulebook.WAITING, rulebook.PROCESSING)
             self._check(request)
         self.compare()
-        assert list(self.cloud.store.due.until(self.model.now + rulebook.DAY_S)) == []
+        assert list(self.cloud.due(self.model.now + rulebook.DAY_S)) == []
         self.share(twice=True)
         self.cloud.stream(again=True)
         self.cloud.stream(again=True)

@@ -338,7 +338,7 @@ def test_due(world: World, say: Say) -> None:
     asked(world, "poor")
     now = world.clock.now_ms() // 1000
     for later in (-1, 0, 299, 300, 10_000):
-        say(f"due {later}", lambda later=later: world.store.due.until(now + later))
+        say(f"due {later}", lambda later=later: world.due(now + later))
     assert facts["request"]
 
 

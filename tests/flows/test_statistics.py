@@ -7,6 +7,7 @@ import pytest
 
 from horde.records import NO_STATS, Settlement, WorkerStats
 from horde.rules.estimates import moving_speed
+from horde.store.due import Due
 from horde.store.settlements import event_of
 from horde.store.table import Table
 from tests.support.api_calls import ANONYMOUS
@@ -376,7 +377,7 @@ def test_a_reward_is_paid_once_when_it_is_counted(cloud: Cloud) -> None:
     assert balances[0] == (FLOOR, 0)
     assert balances[1][1] == 3
     assert balances[1][0] == FLOOR + sum(entry["amount"] for entry in cloud.ledger(owner)[1:])
-    assert {due.kind for due in cloud.store.due.until(10**11)} == {"REQUEST"}
+    assert {due.kind for due in cloud.due(10**11)} == {Due.REQUEST}
 
 
 def test_a_reward_whose_record_was_lost_is_paid_by_the_sweep(cloud: Cloud) -> None:

@@ -61,6 +61,7 @@ MAY = {
     | READ_IMAGES
     | {"s3:DeleteObject*"}
     | SECRET,
+    "finish": ENDING | verbs("ConditionCheckItem") | CONSUME | {"s3:DeleteObject*"},
     "sweep": ENDING | verbs("ConditionCheckItem") | SEND | {"s3:DeleteObject*", "ssm:GetParameter"},
 }
 

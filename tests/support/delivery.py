@@ -45,9 +45,14 @@ class Delivery(Reading):
 
     def __init__(self, template: Item, clients: dict[str, Any], fake_runpod: FakeRunPod) -> None:
         super().__init__(template, clients, fake_runpod)
-        self.pending: dict[str, list[Message]] = {"dispatch": [], "share": [], "webhook": []}
+        self.pending: dict[str, list[Message]] = {
+            "dispatch": [],
+            "share": [],
+            "webhook": [],
+            "finish": [],
+        }
         """Messages that failed and come again, by their function."""
-        self.dead: dict[str, list[Message]] = {"dispatch": [], "share": [], "webhook": []}
+        self.dead: dict[str, list[Message]] = {file: [] for file in self.pending}
         self.dead_records: list[Record] = []
         """Of ``enqueue``."""
         self.uncounted: list[Record] = []

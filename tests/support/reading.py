@@ -9,6 +9,7 @@ from moto.s3.models import s3_backends
 
 from horde.records import Generation, State, User, WorkerStats
 from horde.store.audit import AuditStore, numbers_of
+from horde.store.due import Due, DueRow
 from horde.store.items import Row, from_item, id_of, row_of
 from infra.operate.audit.run import audit
 from tests.support.deployment import Deployment, Item
@@ -33,6 +34,10 @@ class Reading(Deployment):
             ExpressionAttributeValues={":kind": {"S": kind}},
         )
         return [dict(item) for page in pages for item in page["Items"]]
+
+    def due(self, now: int) -> list[DueRow]:
+        """Return all that is due by a time (seconds)."""
+        return [row for kind in Due for row in self.store.due.until(kind, now)]
 
     def ledger(self, user_id: int) -> list[dict[str, Any]]:
         """Return a user's ledger, oldest first."""

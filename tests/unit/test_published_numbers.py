@@ -13,6 +13,7 @@ import pytest
 from horde.rules import kudos, ruleset, sharedkeys, sharing
 from horde.rules.statistics import Scope, Series
 from horde.store import counters, items
+from horde.store.due import Due, due, due_shard
 from horde.store.items import Kind
 
 ID = "00000000-0000-4000-8000-00000000000d"
@@ -183,7 +184,7 @@ def test_a_shared_key_is_named_in_a_ledger_as_deployed_tables_name_it() -> None:
 def test_keys_and_lists_are_spelled_as_deployed_tables_hold_them() -> None:
     assert items.key(Kind.USER, 7) == {"pk": {"S": "USER#7"}, "sk": {"S": "USER"}}
     assert items.stats_key(Kind.WORKER, "w") == {"pk": {"S": "WORKER#w"}, "sk": {"S": "STATS"}}
-    assert items.due(ID, 9) == {"due_shard": {"S": "due#5"}, "due_at": {"N": "9"}}
+    assert due(Due.LEASE, ID, 9) == {"due_shard": {"S": "lease#5"}, "due_at": {"N": "9"}}
     assert items.listed("L", 9) == {"listed": {"S": "L"}, "listed_at": {"N": "9"}}
     assert items.WAITING == ("waiting", "wait_model", "priority")
     assert items.DUE == ("due", "due_shard", "due_at")
@@ -195,7 +196,12 @@ def test_keys_and_lists_are_spelled_as_deployed_tables_hold_them() -> None:
     assert items.requests_list(7) == "REQUESTS#7"
     assert items.keys_list(7) == "KEYS#7"
     assert items.held_list(7) == "HELD#7"
-    assert items.due_shard_of_user(19) == "due#3"
+    assert [due_shard(kind, 19) for kind in Due] == [
+        "lease#3",
+        "request#3",
+        "reward#3",
+        "account#0",
+    ]
     assert items.workers_shard(3) == "WORKERS#3"
     assert items.users_list(19) == "USERS#3"
     assert items.workers_list(ID) == "WORKERS#1"

@@ -10,12 +10,12 @@ from horde.records import ANONYMOUS_ID, ApiKey, User
 from horde.rules import accounts, allowance, kudos, ruleset
 from horde.rules.dates import month_start
 from horde.store.apikeys import new_key
+from horde.store.due import Due, due_shard
 from horde.store.items import (
     DUE,
     LISTED,
     USER_SHARDS,
     Kind,
-    due_shard_of_user,
     encode,
     from_item,
     id_of,
@@ -43,7 +43,7 @@ def deleted(user: User) -> dict[str, Any]:
 
     It leaves the list of users, and is due for the sweep until its requests have ended.
     """
-    due = {DUE.partition: due_shard_of_user(user.id), DUE.sort: clock.now()}
+    due = {DUE.partition: due_shard(Due.ACCOUNT, user.id), DUE.sort: clock.now()}
     return {"deleted": True, LISTED.partition: None, **due}
 
 

@@ -44,8 +44,6 @@ DUE = Index("due", "due_shard", "due_at")
 until their requests have ended; keys only."""
 LISTED = Index("listed", "listed", "listed_at")
 """Items that are read as lists; keys only."""
-DUE_SHARDS = 8
-"""Partitions of the due index, so that none becomes hot."""
 USER_SHARDS = 16
 """Partitions of the list of all users, which is sorted by kudos."""
 WORKER_SHARDS = 4
@@ -118,25 +116,6 @@ def id_of(item: Mapping[str, Any]) -> str:
 
 
 # --- lists and shards -----------------------------------------------------------------------
-
-
-def due_shard(key: str) -> str:
-    """Return the partition of the due index for a UUID."""
-    return _due_shard(uuid.UUID(key).int)
-
-
-def due_shard_of_user(user_id: int) -> str:
-    """Return the partition of the due index for a deleted account."""
-    return _due_shard(user_id)
-
-
-def _due_shard(number: int) -> str:
-    return f"due#{number % DUE_SHARDS}"
-
-
-def due(key: str, at_s: int) -> Item:
-    """Return the attributes that make an item due at a time (seconds since the epoch)."""
-    return {DUE.partition: {"S": due_shard(key)}, DUE.sort: {"N": str(at_s)}}
 
 
 def listed(name: str, at: int) -> Item:

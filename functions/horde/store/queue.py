@@ -7,13 +7,13 @@ from typing import Any
 from horde import clock
 from horde.records import Generation, QueueSize, State, User, Worker
 from horde.store import counts
+from horde.store.due import Due, due_shard
 from horde.store.items import (
     DUE,
     LISTED,
     WAITING,
     Item,
     Kind,
-    due_shard,
     encode_all,
     from_item,
     id_of,
@@ -203,7 +203,7 @@ def _lease(claimed: Generation, *, trusted: bool) -> tuple[Item, str, str, Item,
         "name": claimed.worker_name,
         "user": claimed.worker_user,
         "lease": claimed.lease_until,
-        "shard": due_shard(claimed.id),
+        "shard": due_shard(Due.LEASE, claimed.id),
         **flags,
     }
     key_of_image = key(Kind.GENERATION, claimed.id)

@@ -10,6 +10,7 @@ from horde.rules import sharedkeys as sharedkey_rules
 from horde.rules.refusals import Busy, DeletedUser, InvalidAPIKey
 from horde.store.accounts import Accounts
 from horde.store.charges import charge
+from horde.store.due import Due, due
 from horde.store.items import (
     DUE,
     KEEP_S,
@@ -18,7 +19,6 @@ from horde.store.items import (
     WAITING,
     Item,
     Kind,
-    due,
     encode,
     encode_all,
     from_item,
@@ -202,7 +202,7 @@ def _request_item(request: Request) -> Item:
     return {
         **key(Kind.REQUEST, request.id),
         **to_item(request),
-        **due(request.id, request.expires_at),
+        **due(Due.REQUEST, request.id, request.expires_at),
         # The anonymous account has no list: it would be a hot key, and nobody may see it.
         **({} if request.anonymous else listed(requests_list(request.user_id), request.created_at)),
     }

@@ -20,7 +20,8 @@ from horde.records import (
     State,
 )
 from horde.rules import kudos, rewards
-from horde.store.items import DUE, SK, Item, Kind, Row, due, encode, id_of, partition
+from horde.store.due import Due, due
+from horde.store.items import DUE, SK, Item, Kind, Row, encode, id_of, partition
 from horde.store.ledger import append_entry
 
 POSTED_WITHIN_S = 5 * 60
@@ -58,7 +59,7 @@ def pending(request: Request, generation: Generation, state: State, settled_at: 
     return append_entry(
         kudos.reward(settlement.owner_id, settlement.reward),
         reference=settlement.generation_id,
-        more={**stored, **due(generation.id, clock.now() + POSTED_WITHIN_S)},
+        more={**stored, **due(Due.REWARD, generation.id, clock.now() + POSTED_WITHIN_S)},
     )
 
 

@@ -16,7 +16,8 @@ from horde.rules import rewards
 from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
 from horde.store.audit_rows import ImageRow, IndexKeys
-from horde.store.items import due_shard, waiting_list
+from horde.store.due import Due, due_shard
+from horde.store.items import waiting_list
 from infra.operate.audit.findings import (
     Finding,
     Findings,
@@ -59,7 +60,8 @@ def _indexed(view: View, image: ImageRow) -> Findings:
     rule, expected = Rule.ENDED, IndexKeys()
     if generation.state is State.PROCESSING:
         rule = Rule.LEASED
-        expected = IndexKeys(due_shard=due_shard(generation.id), due_at=generation.lease_until)
+        shard = due_shard(Due.LEASE, generation.id)
+        expected = IndexKeys(due_shard=shard, due_at=generation.lease_until)
         for name in ("worker_id", "worker_user", "lease_until"):
             if getattr(generation, name) is None:
                 yield finding(rule, name, "a value", "none")

@@ -8,7 +8,8 @@ from horde.rules import pricing, ruleset
 from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
 from horde.store.audit_rows import RequestRow
-from horde.store.items import DUE, LISTED, due_shard, requests_list
+from horde.store.due import Due, due_shard
+from horde.store.items import DUE, LISTED, requests_list
 from infra.operate.audit.findings import (
     Finding,
     Findings,
@@ -102,8 +103,9 @@ def _open_or_closed(view: View, row: RequestRow) -> Findings:
     if (keys.listed or "none") != listed:
         yield finding(Rule.OPEN_LISTED, LISTED.partition, listed, keys.listed or "none")
     if keys.gone_at is None:
-        if keys.due_at is None or keys.due_shard != due_shard(request.id):
-            yield finding(Rule.DUE, DUE.partition, due_shard(request.id), keys.due_shard or "none")
+        shard = due_shard(Due.REQUEST, request.id)
+        if keys.due_at is None or keys.due_shard != shard:
+            yield finding(Rule.DUE, DUE.partition, shard, keys.due_shard or "none")
         return
     if keys.due_at is not None or keys.due_shard is not None:
         yield finding(Rule.DUE, DUE.partition, "none", keys.due_shard or "none")
