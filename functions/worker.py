@@ -27,7 +27,7 @@ from typing import Any
 
 from horde import aws, clock, ending, images
 from horde.edge import auth, ratelimit
-from horde.edge.bodies import PopRequest, SubmitRequest, parse
+from horde.edge.bodies import ANONYMOUS_KEY, PopRequest, SubmitRequest, parse
 from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.responses import Job, Popped, Submitted, UploadForm
@@ -42,8 +42,9 @@ from horde.records import (
     WorkerContext,
     delivered_key,
 )
-from horde.rules import rewards, ruleset, sharing
+from horde.rules import rewards, sharing
 from horde.rules.accounts import user_number
+from horde.rules.lifecycle import ends_with, slid
 from horde.rules.matching import has_blacklisted_word, same_batch, skip_reason
 from horde.rules.refusals import (
     AbortedGen,
@@ -51,6 +52,7 @@ from horde.rules.refusals import (
     Busy,
     DeletedUser,
     DuplicateGen,
+    HordeError,
     ImageRefused,
     InvalidAPIKey,
     InvalidJobID,
@@ -114,12 +116,10 @@ def pop(call: Call) -> Response:
     if worker.maintenance and not claims:
         raise WorkerMaintenance(worker.maintenance_msg or RESTING)
     claims = claims or claim(take, offer, _windows(store, offer.models), skipped)
-    # A pop extends its requests. A request that was closed meanwhile has no open image, so no
-    # claim belongs to it.
-    until = clock.now() + ruleset.IN_FORCE.request_life_s
+    # A request that was closed meanwhile has no open image, so no claim belongs to it.
     requests = {
-        request_id: store.requests.extend_expiry(request_id, until)
-        for request_id in dict.fromkeys(generation.request_id for generation in claims)
+        generation.request_id: store.requests.drawn(generation.request_id, generation.created_at)
+        for generation in {claim.request_id: claim for claim in claims}.values()
     }
     jobs = [
         (request, generation)
@@ -355,9 +355,13 @@ def submit(call: Call) -> Response:
     """Accept one drawn image. Exactly one submit of a generation succeeds."""
     settings = Settings.load()
     store = connect(settings.table_name)
-    owner = auth.worker_owner(store, call.required_key())
-    body = parse(SubmitRequest, call.json())
-    generation, request = _claimed(store, body.id, owner)
+    api_key = call.required_key()
+    try:
+        body = parse(SubmitRequest, call.json())
+    except HordeError:
+        auth.worker_user(store, api_key)  # who has no key learns nothing else
+        raise
+    generation, request = _claimed(store, body.id, api_key)
     if body.state == "faulted":
         ending.fault(store, request, generation)
         return Response(Submitted(reward=0))
@@ -373,7 +377,9 @@ def submit(call: Call) -> Response:
     key = delivered_key(generation.id, picture.sha256, shareable=shareable)
     images.put_webp(aws.s3(), settings.outputs_bucket, key, picture.file)
     # Before the settlement, so that the client has a whole request life to fetch the image.
-    store.requests.extend_expiry(request.id, clock.now() + ruleset.IN_FORCE.request_life_s)
+    until = slid(request, clock.now())
+    if until is not None and not ends_with(request):
+        store.requests.extend_expiry(request.id, until)
     settled = store.endings.settle(
         request,
         generation,
@@ -385,7 +391,7 @@ def submit(call: Call) -> Response:
         csam=_is_csam(body),
     )
     if not settled:
-        _claimed(store, body.id, owner)  # raises the refusal that fits the image's new state
+        _claimed(store, body.id, api_key)  # raises the refusal that fits the image's new state
         raise AbortedGen(body.id)
     return Response(Submitted(reward=rewards.reward(request, generation, state)))
 
@@ -404,14 +410,21 @@ def _picture(
     return images.checked(file, size)
 
 
-def _claimed(store: Store, generation_id: str, owner: int) -> tuple[Generation, Request]:
-    """Return a generation that a worker of this owner has claimed, and its request.
+def _claimed(store: Store, generation_id: str, api_key: str) -> tuple[Generation, Request]:
+    """Return a generation that a worker of this key's owner has claimed, and its request.
 
-    Raises InvalidJobID, WrongCredentials, DuplicateGen or AbortedGen.
+    Raises InvalidAPIKey, NotPrivileged, AnonForbiddenWorker, DeletedUser, InvalidJobID,
+    WrongCredentials, DuplicateGen or AbortedGen.
     """
-    generation = (
-        store.requests.generation(generation_id.lower()) if is_uuid(generation_id) else None
-    )
+    if api_key == ANONYMOUS_KEY:
+        raise AnonForbiddenWorker
+    named = generation_id.lower() if is_uuid(generation_id) else None
+    key, generation = store.submits.key_and_image(auth.key_hash(api_key), named)
+    owner = auth.user_of_worker_key(key)
+    request_id = generation.request_id if generation else None
+    user, request = store.submits.owner_and_request(owner, request_id)
+    if user is not None and user.deleted:
+        raise DeletedUser
     if generation is None:
         raise InvalidJobID(generation_id)
     if generation.worker_user is not None and generation.worker_user != owner:
@@ -421,7 +434,6 @@ def _claimed(store: Store, generation_id: str, owner: int) -> tuple[Generation, 
         raise DuplicateGen(generation_id)
     if generation.state is not State.PROCESSING:
         raise AbortedGen(generation_id)
-    request = store.requests.get(generation.request_id)
     if request is None:
         raise InvalidJobID(generation_id)
     return generation, request

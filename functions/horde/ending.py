@@ -8,7 +8,7 @@ stays in the due index until all its images have ended.
 from horde import clock
 from horde.log import logger
 from horde.records import OPEN, Generation, Request, State
-from horde.rules.lifecycle import FaultOutcome, after_fault
+from horde.rules.lifecycle import FaultOutcome, after_fault, ends_with
 from horde.store import Store
 
 MAX_CANCELLED = 1000
@@ -99,6 +99,8 @@ def end_request(store: Store, request: Request, now: int) -> bool:
         return False  # its expiry was extended since the index was read
     generations = store.requests.generations(request)
     end_waiting(store, request, generations, reason)
+    if ends_with(request) and generations and generations[0].state is State.WAITING:
+        return False  # closed with its image; or a worker has claimed it, and the next sweep looks
     if any(generation.state is State.WAITING for generation in generations):
         generations = store.requests.generations(request)  # a worker may have claimed one
     left = [g.lease_until or now for g in generations if g.state in OPEN]

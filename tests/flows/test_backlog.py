@@ -85,8 +85,8 @@ def world(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> World:
     for step in (sweep.count_fleet, sweep.top_up, sweep.release_held):
         monkeypatch.setattr(sweep, step.__name__, lambda _: 0)
     for file in ("sweep", "finish"):
-        for name, value in cloud.environment(file).items():
-            monkeypatch.setenv(name, value)
+        for variable, setting in cloud.environment(file).items():
+            monkeypatch.setenv(variable, setting)
     aws.clear_settings()
     return made
 

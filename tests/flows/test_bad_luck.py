@@ -12,6 +12,7 @@ import enqueue
 import share
 from horde import aws, ending, overdue
 from horde.records import Generation, State
+from horde.rules.lifecycle import SLIDE_S
 from horde.store.accounts import Accounts
 from horde.store.due import Due, DueRow, DueRows
 from horde.store.endings import Endings
@@ -260,11 +261,32 @@ def test_a_second_cancel_finishes_one_that_was_cut(
 
 
 def test_a_request_that_ended_early_is_swept_once_and_not_every_minute(cloud: Cloud) -> None:
-    cloud.cancel(cloud.generate().body["id"])
+    cloud.cancel(cloud.generate(params={"n": 2}).body["id"])
     now = cloud.clock.now_ms() // 1000
     assert len(list(cloud.due(now))) == 1
     cloud.sweep()
     assert list(cloud.due(now + 60)) == []
+
+
+def test_a_request_of_one_image_ends_with_it_and_no_sweep_looks_at_it(
+    cloud: Cloud, worker: str
+) -> None:
+    user, key = cloud.register(kudos=100)
+    drawn, cancelled, expired = (cloud.generate(key).body["id"] for _ in range(3))
+    cloud.clock.pass_seconds(SLIDE_S)
+    job = cloud.pop(worker, amount=1).body
+    cloud.upload(job["r2_upload"])
+    assert cloud.submit(worker, job["id"]).status == 200
+    cloud.cancel(cancelled)
+    assert [row.id for row in cloud.due(10**11) if row.kind is Due.REQUEST] == [expired]
+    assert cloud.find_user(key)["active_generations"]["image"] == [expired]
+    cloud.clock.pass_seconds(LIFE_S - SLIDE_S)
+    cloud.sweep()
+    assert [row for row in cloud.due(10**11) if row.kind is Due.REQUEST] == []
+    assert len(cloud.status(drawn).body["generations"]) == 1
+    cloud.clock.pass_seconds(SLIDE_S + 1)
+    assert cloud.status(drawn).status == 404
+    assert cloud.kudos(user) == FLOOR + 100 - COST
 
 
 def test_an_expired_request_is_refunded_and_gone(cloud: Cloud, worker: str) -> None:

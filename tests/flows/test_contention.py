@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from horde.records import State
+from horde.rules.lifecycle import SLIDE_S
 from horde.store.requests import Requests
 from horde.store.table import Table
 from tests.support.api_calls import Reply
@@ -33,6 +34,7 @@ def test_a_plain_write_that_meets_transactions_without_end_is_a_clear_503(
     worker = cloud.new_worker()
     cloud.pop(worker)
     cloud.generate()
+    cloud.clock.pass_seconds(SLIDE_S)  # so that the pop extends the request
     refuse_next("update_item", 1000, monkeypatch)
     answer = cloud.pop(worker)
     assert (answer.status, answer.body["rc"]) == (503, "Locked")

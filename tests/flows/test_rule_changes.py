@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from horde.rules import ruleset
+from horde.rules.lifecycle import SLIDE_S
 from horde.rules.ruleset import IN_FORCE, RULESETS, Ruleset
 from infra.operate.audit.findings import Rule
 from infra.operate.audit.run import audit
@@ -178,6 +179,7 @@ def test_a_deployment_lengthens_the_life_of_a_request_at_its_next_pop(
     cloud.clock.freeze()
     untouched, popped = (cloud.generate(models=[name]).body["id"] for name in ("one", "two"))
     deploy(replace(NEW, request_life_s=2 * OVER_S))
+    cloud.clock.pass_seconds(SLIDE_S)
     assert cloud.pop(worker, models=["two"]).body["id"]
     cloud.clock.pass_seconds(OVER_S)
     assert cloud.check(untouched).status == 404

@@ -21,6 +21,8 @@ DAY_S = 24 * 3600
 MAX_KEYS = 3
 ADMINS = frozenset({1})
 """The accounts that the operator named."""
+SLIDE_S = 60
+"""A life is not renewed within this time, but by the end of a request."""
 WINDOW = 32
 """Waiting images that a pop looks at together."""
 BAD = "bad"
@@ -222,6 +224,7 @@ class Request:
     rank: int
     """Its place in the queue: best is largest."""
     lease_s: int
+    asked_at: int
     expires_at: int
     only: int | None = None
     """Whose worker alone may draw it."""
@@ -359,6 +362,7 @@ class Rules:
             budgets=0 if key is None else key.budgets,
             rank=effective_kudos * 1000 - 5 * self.now_ms,
             lease_s=body.work.lease_s,
+            asked_at=self.now,
             expires_at=self.now + IN_FORCE.request_life_s,
             only=only,
         )
@@ -501,7 +505,8 @@ class Rules:
             image.state, image.claims, image.holder = PROCESSING, image.claims + 1, owner_id
             image.preferred = image.request.owner in [self.accounts[one] for one in chosen]
             image.lease_until = self.now + image.request.lease_s
-            image.request.expires_at = self.now + IN_FORCE.request_life_s
+            if image.request.asked_at <= self.now - SLIDE_S:
+                image.request.expires_at = self.now + IN_FORCE.request_life_s
 
     def upload(self, image: Image, claim: int, what: str) -> None:
         image.uploads[claim] = what
@@ -533,7 +538,10 @@ class Rules:
         self.accounts[owner_id].move("REWARD", earned)
         if image.state == CENSORED:
             self._give_back(request, request.price)
-        request.expires_at = self.now + IN_FORCE.request_life_s
+        until = self.now + IN_FORCE.request_life_s
+        ends = request.body.n == 1 and not request.body.img2img
+        if ends or request.expires_at < until - SLIDE_S:
+            request.expires_at = until
         return earned
 
     def _earned(self, image: Image) -> int:

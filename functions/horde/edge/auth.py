@@ -11,7 +11,7 @@ import secrets
 from horde.edge.bodies import ANONYMOUS_KEY
 from horde.edge.ids import is_uuid
 from horde.edge.ratelimit import Settings
-from horde.records import SharedKey, User
+from horde.records import ApiKey, SharedKey, User
 from horde.rules import accounts, sharedkeys
 from horde.rules.refusals import AnonForbiddenWorker, DeletedUser, InvalidAPIKey, NotPrivileged
 from horde.store import Store, connect
@@ -103,22 +103,17 @@ def worker_user(store: Store, api_key: str) -> int:
     """
     if api_key == ANONYMOUS_KEY:
         raise AnonForbiddenWorker
-    key = store.keys.get(key_hash(api_key))
+    return user_of_worker_key(store.keys.get(key_hash(api_key)))
+
+
+def user_of_worker_key(key: ApiKey | None) -> int:
+    """Return the id of the user that a key belongs to, if it is a worker key.
+
+    Raises InvalidAPIKey or NotPrivileged.
+    """
     if key is None:
         raise InvalidAPIKey
     if not key.worker:
         message = "This key cannot run workers; ask the operator for a worker key."
         raise NotPrivileged(message)
     return key.user_id
-
-
-def worker_owner(store: Store, api_key: str) -> int:
-    """Return the id of the user that a worker key belongs to.
-
-    Raises what ``worker_user`` does, and DeletedUser.
-    """
-    user_id = worker_user(store, api_key)
-    user = store.accounts.get(user_id)
-    if user is not None and user.deleted:
-        raise DeletedUser
-    return user_id

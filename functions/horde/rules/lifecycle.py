@@ -31,6 +31,28 @@ def after_fault(request: Request, generation: Generation, now: int) -> FaultOutc
     return FaultOutcome.REQUEUE
 
 
+def ends_with(request: Request) -> bool:
+    """Return whether a request is over as soon as one of its images has ended.
+
+    Others are closed by the sweep: those of several images, and those whose source image must be
+    deleted.
+    """
+    return request.n == 1 and request.source_key is None
+
+
+SLIDE_S = 60
+"""Seconds by which the end of a request's life may lag behind what was last done for it."""
+
+
+def slid(request: Request, now: int) -> int | None:
+    """Return when a request expires that is drawn ``now`` (both in seconds), if that is to change.
+
+    A pop and a submit give it a whole life. Once a minute is enough, and spares two index writes.
+    """
+    until = now + ruleset.IN_FORCE.request_life_s
+    return until if request.expires_at < until - SLIDE_S else None
+
+
 def faulted_by(generation: Generation) -> list[int | str]:
     """Return who has faulted an image, once its present worker has: workers and their owners."""
     present = [generation.worker_id, generation.worker_user]

@@ -64,6 +64,7 @@ from horde.store.requests import Requests
 from horde.store.rewards import Rewards
 from horde.store.sharedkeys import SharedKeys
 from horde.store.sharing import Sharing
+from horde.store.submits import Submits
 from horde.store.table import Table
 from horde.store.transfers import Transfers
 from horde.store.workers import Workers
@@ -83,6 +84,7 @@ class Store:
         self.transfers = Transfers(self.table)
         self.requests = Requests(self.table, self.accounts, self.sharedkeys)
         self.queue = Queue(self.table)
+        self.submits = Submits(self.table)
         self.endings = Endings(self.table, self.requests, self.sharedkeys)
         self.payouts = Payouts(self.table)
         self.counters = Counters(self.table)

@@ -39,7 +39,7 @@ class ApiKeys:
     def get(self, key_hash: str) -> ApiKey | None:
         """Look up an API key by its hash."""
         item = self._table.get(key(Kind.KEY, key_hash))
-        return _api_key(item) if item else None
+        return key_of_item(item) if item else None
 
     def of_user(self, user_id: int, known: Iterable[str] = ()) -> list[ApiKey]:
         """Return an account's keys, the oldest first.
@@ -50,7 +50,7 @@ class ApiKeys:
         pages = self._table.list_pages(keys_list(user_id))
         hashes = dict.fromkeys([*known, *(id_of(item) for page in pages for item in page)])
         items = self._table.batch(key(Kind.KEY, one) for one in hashes)
-        found = [one for one in map(_api_key, items) if one.user_id == user_id]
+        found = [one for one in map(key_of_item, items) if one.user_id == user_id]
         return sorted(found, key=lambda one: (one.created_at, one.hash))
 
     def unlisted(self) -> Iterator[ApiKey]:
@@ -59,7 +59,7 @@ class ApiKeys:
             FilterExpression=f"{SK} = :key AND attribute_not_exists({LISTED.partition})",
             ExpressionAttributeValues=encode_all({"key": Kind.KEY.value}),
         )
-        return (_api_key(item) for page in pages for item in page)
+        return (key_of_item(item) for page in pages for item in page)
 
     # --- change -----------------------------------------------------------------------------
 
@@ -135,5 +135,6 @@ def _removed(old: ApiKey) -> Item:
     return delete(key(Kind.KEY, old.hash), same_owner, encode_all({"user": old.user_id}))
 
 
-def _api_key(item: Item) -> ApiKey:
+def key_of_item(item: Item) -> ApiKey:
+    """Return an item as an API key."""
     return from_item(ApiKey, {**item, "hash": {"S": id_of(item)}})

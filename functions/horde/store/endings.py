@@ -5,7 +5,7 @@ from typing import Any
 
 from horde import clock
 from horde.records import DELIVERED, Generation, Request, State
-from horde.rules import kudos, lifecycle, sharing
+from horde.rules import kudos, lifecycle, ruleset, sharing
 from horde.rules.refusals import Busy
 from horde.store import counts, sharedkeys
 from horde.store.csam import mark
@@ -25,10 +25,10 @@ from horde.store.items import (
 )
 from horde.store.ledger import post
 from horde.store.requests import Requests
-from horde.store.settlements import pending
+from horde.store.settlements import pending, webhook_due
 from horde.store.sharedkeys import SharedKeys
 from horde.store.table import DECISION_TRIES, ConditionFailed, Table
-from horde.store.transaction import EXISTS, check, new, update
+from horde.store.transaction import EXISTS, check, update
 
 
 class Endings:
@@ -53,6 +53,9 @@ class Endings:
     ) -> bool:
         """Record a delivered image and its worker's pending reward.
 
+        A request that is over with it (``lifecycle.ends_with``) is closed, so that no sweep looks
+        at it again.
+
         ``sha256`` (hexadecimal) and ``size`` (bytes) are those of the accepted file, which is
         stored by now: from here on they say what was delivered. Exactly one settlement of a
         generation succeeds, and only under the lease that it was read with; else returns False. A
@@ -72,7 +75,7 @@ class Endings:
         if sharing.shareable(request, state):
             changes["shareable"] = {"BOOL": True}
         back = (request.price, 0) if state is State.CENSORED else None
-        more = [_webhook(generation)] if request.webhook else []
+        more = [webhook_due(generation)] if request.webhook else []
         if generation.worker_user is not None:
             more.append(pending(request, generation, state, settled_at))
         if csam:
@@ -103,6 +106,8 @@ class Endings:
         more: Iterable[Item] = (),
     ) -> bool:
         changes = {"state": encode(state), **(changes or {})}
+        if lifecycle.ends_with(request):
+            changes[TTL] = encode(clock.now() + KEEP_S)
         assigned = [f"#{name} = :{name}" for name in changes]
         indexed = f"{WAITING.partition}, {DUE.attributes}, {LISTED.attributes}"
         ended = _transition(
@@ -131,7 +136,9 @@ class Endings:
                 )
                 waived = entry.waived
                 to_key = self._back_to_key(request, entry.amount)
-            touched = _touch_request(request, waived, last_fault=last_fault, csam=csam)
+            touched = _touch_request(
+                request, waived, last_fault=last_fault, csam=csam, delivered=state in DELIVERED
+            )
             try:
                 self._table.transact([ended, *to_key, *refund, *touched, *more])
             except ConditionFailed as failed:
@@ -187,40 +194,41 @@ def _list_of(generation: Generation) -> str:
     return waiting_list(generation.user_id, generation.model)
 
 
-def _webhook(generation: Generation) -> Item:
-    """Return the outbox item that makes the stream call the webhook."""
-    return new(
-        {
-            **key(Kind.WEBHOOK, generation.id),
-            "generation_id": {"S": generation.id},
-            TTL: encode(clock.now() + KEEP_S),
-        }
-    )
-
-
 def _touch_request(
-    request: Request, waived: int, *, last_fault: bool, csam: bool = False
+    request: Request, waived: int, *, last_fault: bool, csam: bool, delivered: bool
 ) -> list[Item]:
-    """Return the part that deducts ``waived`` kudos and marks the request, if needed."""
+    """Return the part that deducts ``waived`` kudos, and marks or closes the request, if needed."""
     changes: list[str] = []
+    removed: list[str] = []
     values: dict[str, Any] = {}
+    if lifecycle.ends_with(request):
+        changes.append(f"{TTL} = :gone")
+        removed = [DUE.attributes, LISTED.attributes]
+        values["gone"] = clock.now() + KEEP_S
+        if delivered:  # the client has a whole life to fetch the image
+            changes.append("expires_at = :until")
+            values["until"] = clock.now() + ruleset.IN_FORCE.request_life_s
+    elif last_fault:
+        changes.append(f"{DUE.sort} = :due")
+        removed = [LISTED.attributes]
+        values["due"] = clock.now()
     if waived:
         changes += ["waived = :left"]
         values |= {"seen": request.waived, "left": request.waived - waived}
     if last_fault:
-        changes += ["faulted = :true", f"{DUE.sort} = :due"]
-        values |= {"true": True, "due": clock.now()}
+        changes.append("faulted = :true")
+        values["true"] = True
     if csam:
         changes.append("csam = :true")
         values["true"] = True
     if not changes:
         return []
-    unlisted = f" REMOVE {LISTED.attributes}" if last_fault else ""
+    removal = f" REMOVE {', '.join(removed)}" if removed else ""
     nobody_refunded_meanwhile = "waived = :seen" if waived else EXISTS
     return [
         update(
             key(Kind.REQUEST, request.id),
-            "SET " + ", ".join(changes) + unlisted,
+            "SET " + ", ".join(changes) + removal,
             nobody_refunded_meanwhile,
             encode_all(values),
         )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from horde import clock
 from horde.records import Generation, Request, SharedKey, User
-from horde.rules import admission
+from horde.rules import admission, lifecycle, ruleset
 from horde.rules import sharedkeys as sharedkey_rules
 from horde.rules.refusals import Busy, DeletedUser, InvalidAPIKey
 from horde.store.accounts import Accounts
@@ -159,6 +159,17 @@ class Requests:
         """
         change = f"SET expires_at = :at, {DUE.sort} = :at"
         return self._update(request_id, change, OPEN, {":at": encode(expires_at)})
+
+    def drawn(self, request_id: str, created_at: int) -> Request | None:
+        """Return a request that a worker begins to draw, with a whole life before it.
+
+        One of less than a minute ago (``created_at`` is in ms) has that already, and is only read.
+        Returns None if the request is closed.
+        """
+        now = clock.now()
+        if created_at // 1000 > now - lifecycle.SLIDE_S:
+            return self.get(request_id)
+        return self.extend_expiry(request_id, now + ruleset.IN_FORCE.request_life_s)
 
     def cancel(self, request_id: str, due_at: int) -> Request | None:
         """Flag a request so that none of its images is requeued, and make it due for the sweep.

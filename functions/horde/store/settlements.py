@@ -21,8 +21,9 @@ from horde.records import (
 )
 from horde.rules import kudos, rewards
 from horde.store.due import Due, due
-from horde.store.items import DUE, SK, Item, Kind, Row, encode, id_of, partition
+from horde.store.items import DUE, KEEP_S, SK, TTL, Item, Kind, Row, encode, id_of, key, partition
 from horde.store.ledger import append_entry
+from horde.store.transaction import new
 
 POSTED_WITHIN_S = 5 * 60
 """Seconds after which the sweep posts a reward that ``payouts`` has not posted."""
@@ -60,6 +61,17 @@ def pending(request: Request, generation: Generation, state: State, settled_at: 
         kudos.reward(settlement.owner_id, settlement.reward),
         reference=settlement.generation_id,
         more={**stored, **due(Due.REWARD, generation.id, clock.now() + POSTED_WITHIN_S)},
+    )
+
+
+def webhook_due(generation: Generation) -> Item:
+    """Return the outbox item that makes the stream call the webhook."""
+    return new(
+        {
+            **key(Kind.WEBHOOK, generation.id),
+            "generation_id": {"S": generation.id},
+            TTL: encode(clock.now() + KEEP_S),
+        }
     )
 
 
