@@ -1,20 +1,25 @@
-"""Botocore clients, created once per process, and the settings of a Lambda.
+"""The clients of AWS, made once per process, and the settings of a Lambda.
 
-Plain botocore, since importing boto3 adds 65 ms to every cold start for S3 transfers that nothing
-here uses (lambda-performance.md 1.1). Endpoints and region come from the standard AWS variables, so
-the code does not depend on which cloud it runs in.
+They are thin (``horde.wire``), since botocore was 91 % of the CPU of an accepted request. The
+setting ``AWS_CLIENT=botocore`` brings botocore's back. Endpoints, region and credentials come from
+the standard AWS variables, so the code does not depend on which cloud it runs in.
 """
 
 import os
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import urlsplit
 
-import botocore.session
-from botocore.config import Config
 from pydantic import BaseModel, ConfigDict
 
+from horde.wire import credentials, sockets
+from horde.wire.seam import Client
+from horde.wire.thin import ThinClient
+from horde.wire.thin_s3 import ThinS3
+
 if TYPE_CHECKING:
+    import botocore.session
+    from botocore.config import Config
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
@@ -22,14 +27,6 @@ if TYPE_CHECKING:
 
 
 S = TypeVar("S", bound="Settings")
-
-_CONFIG = Config(
-    connect_timeout=2,
-    read_timeout=8,
-    retries={"mode": "standard", "total_max_attempts": 3},
-    parameter_validation=False,
-    tcp_keepalive=True,
-)
 
 
 class Settings(BaseModel):
@@ -49,34 +46,39 @@ def _load(kind: type[S]) -> S:
     return kind.model_validate({key.lower(): value for key, value in os.environ.items()})
 
 
-@cache
-def _session() -> botocore.session.Session:
-    return botocore.session.Session()
+def _client(name: str) -> Client:
+    if os.environ.get("AWS_CLIENT", "thin") == "botocore":
+        return _botocore_client(name)
+    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ["AWS_REGION"]
+    kind = ThinS3 if name == "s3" else ThinClient
+    return kind(name, region, _credentials())
 
 
-def _client(name: str, config: Config = _CONFIG, **kwargs: Any) -> Any:
-    return _session().create_client(name, config=config, **kwargs)
+_credentials = cache(credentials.find)
 
 
 @cache
 def dynamodb() -> "DynamoDBClient":
     """Return the DynamoDB client."""
-    client: DynamoDBClient = _client("dynamodb")
-    return client
+    return cast("DynamoDBClient", _client("dynamodb"))
 
 
 @cache
 def sqs() -> "SQSClient":
     """Return the SQS client."""
-    client: SQSClient = _client("sqs")
-    return client
+    return cast("SQSClient", _client("sqs"))
 
 
 @cache
 def ssm() -> "SSMClient":
     """Return the SSM client."""
-    client: SSMClient = _client("ssm")
-    return client
+    return cast("SSMClient", _client("ssm"))
+
+
+@cache
+def s3() -> "S3Client":
+    """Return the S3 client."""
+    return cast("S3Client", _client("s3"))
 
 
 @cache
@@ -84,28 +86,6 @@ def secret(arn: str) -> bytes:
     """Return a secret of Secrets Manager, which a process reads once, when it needs it."""
     text: str = _client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
     return text.encode()
-
-
-def _s3_config() -> Config:
-    """Return a config for SigV4 and the bucket's host name: presigned URLs need it in new regions.
-
-    A bucket cannot be a subdomain of an IP address, so there it goes into the path.
-    """
-    host = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3", "")).hostname or ""
-    numeric = host.replace(".", "").isdigit()
-    return _CONFIG.merge(
-        Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "path" if numeric else "virtual"},
-        )
-    )
-
-
-@cache
-def s3() -> "S3Client":
-    """Return the S3 client."""
-    client: S3Client = _client("s3", _s3_config())
-    return client
 
 
 @cache
@@ -116,17 +96,60 @@ def s3_with_role(role_arn: str) -> "S3Client":
         DeferredRefreshableCredentials,
     )
 
-    session = botocore.session.Session()
+    session = _botocore_session()
     fetcher = AssumeRoleCredentialFetcher(
         session.create_client,
-        _session().get_credentials(),
+        session.get_credentials(),
         role_arn,
         extra_args={"RoleSessionName": "horde-commons-share"},
     )
     session._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]  # noqa: SLF001
         refresh_using=fetcher.fetch_credentials, method="assume-role"
     )
-    return session.create_client("s3", config=_s3_config())  # type: ignore[return-value]
+    return cast("S3Client", _botocore_client("s3", session))
+
+
+# --- botocore -------------------------------------------------------------------------------
+
+
+def _botocore_session() -> "botocore.session.Session":
+    import botocore.session  # noqa: PLC0415 - half of a cold start
+
+    return botocore.session.Session()
+
+
+def _botocore_client(name: str, session: "botocore.session.Session | None" = None) -> Client:
+    from horde.wire.over_botocore import BotocoreClient  # noqa: PLC0415 - it imports botocore
+
+    made = (session or _botocore_session()).create_client(name, config=_config(name))
+    return BotocoreClient(made)
+
+
+def _config(name: str) -> "Config":
+    """Return botocore's settings.
+
+    For S3: SigV4 and the bucket's host name, since presigned URLs need it in new regions. A bucket
+    cannot be a subdomain of an IP address, so there it goes into the path.
+    """
+    from botocore.config import Config  # noqa: PLC0415 - half of a cold start
+
+    config = Config(
+        connect_timeout=sockets.CONNECT_S,
+        read_timeout=sockets.READ_S,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        parameter_validation=False,
+        tcp_keepalive=True,
+    )
+    if name != "s3":
+        return config
+    host = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3", "")).hostname or ""
+    numeric = host.replace(".", "").isdigit()
+    return config.merge(
+        Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path" if numeric else "virtual"},
+        )
+    )
 
 
 def clear_settings() -> None:
@@ -137,5 +160,6 @@ def clear_settings() -> None:
 def clear_cache() -> None:
     """Drop the cached clients and settings, for tests that change the cloud."""
     clear_settings()
-    for cached in (_session, dynamodb, sqs, ssm, secret, s3, s3_with_role):
+    sockets.forget()
+    for cached in (_credentials, dynamodb, sqs, ssm, secret, s3, s3_with_role):
         cached.cache_clear()

@@ -15,10 +15,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
-
 from horde import outbound, webp
 from horde.rules.refusals import ImageRefused, ImageValidationFailed
+from horde.wire.seam import AwsError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -295,8 +294,8 @@ def read(client: "S3Client", bucket: str, key: str) -> bytes | None:
     """Return an image file, or None if there is none."""
     try:
         return client.get_object(Bucket=bucket, Key=key)["Body"].read()
-    except ClientError as error:
-        if error.response["Error"]["Code"] in MISSING:
+    except AwsError as error:
+        if error.code in MISSING:
             return None
         raise
 
@@ -313,8 +312,8 @@ def uploaded(client: "S3Client", bucket: str, key: str, size: Size | None) -> by
     """
     try:
         answer = client.get_object(Bucket=bucket, Key=key)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in MISSING:
+    except AwsError as error:
+        if error.code in MISSING:
             return None
         raise
     with closing(answer["Body"]) as body:

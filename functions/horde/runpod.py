@@ -8,13 +8,15 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import urllib3
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from horde import aws
 from horde.rules import ruleset
+
+if TYPE_CHECKING:
+    import urllib3
 
 TICKET_VERSION = 1
 SHIFT_MS = 8 * 60 * 1000
@@ -75,6 +77,8 @@ class RunPod:
         return int(jobs.get("inQueue", 0)) + int(jobs.get("inProgress", 0))
 
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        import urllib3  # noqa: PLC0415 - 60 ms, and functions that know the models alone call nobody
+
         try:
             answer = _pool().request(
                 method,
@@ -98,7 +102,9 @@ class RunPod:
 
 
 @cache
-def _pool() -> urllib3.PoolManager:
+def _pool() -> "urllib3.PoolManager":
+    import urllib3  # noqa: PLC0415 - as above
+
     # No retries here: SQS redelivers the message of a ticket that fails.
     return urllib3.PoolManager(timeout=urllib3.Timeout(connect=2, read=8), retries=False)
 

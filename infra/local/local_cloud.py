@@ -30,6 +30,7 @@ from horde import clock
 from horde.edge.auth import key_hash, new_key
 from horde.records import ApiKey
 from horde.store import Store
+from horde.wire.over_botocore import over
 from infra.local import fixups
 from infra.local.api_client import ANONYMOUS, Client, until
 from infra.local.processes import (
@@ -131,7 +132,7 @@ class LocalCloud:
     @property
     def store(self) -> Store:
         """The store of the deployed table, with all rights."""
-        return Store(self.outputs["TableName"], self.aws("dynamodb"))
+        return Store(self.outputs["TableName"], over(self.aws("dynamodb")))
 
     def function(self, name: str) -> str:
         """Return the deployed name of ``functions/<name>.py``."""

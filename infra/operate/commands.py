@@ -25,6 +25,8 @@ from horde.rules.accounts import user_number
 from horde.rules.dates import iso
 from horde.store import Store
 from horde.store.audit import AuditStore
+from horde.wire.over_botocore import over
+from horde.wire.seam import AwsError
 from infra.operate import undo
 from infra.operate.audit.objects import Bucket
 from infra.operate.audit.run import SEGMENTS, audit
@@ -413,13 +415,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             outputs = {"TableName": options.table}
         else:
             outputs = outputs_of(session, options.stack or stack_of(options.stage))
-        store = Store(outputs["TableName"], session.client("dynamodb", config=PARALLEL))
+        store = Store(outputs["TableName"], over(session.client("dynamodb", config=PARALLEL)))
         if options.command == "audit":
             bucket = bucket_of(options.bucket, outputs, session.client("s3", config=PARALLEL))
             sys.exit(0 if print_audit(store, options.segments, bucket) else 1)
         print(run(store, options, outputs.get("LaionBucket", ""), session.client("s3")))
-    except (OperatorError, BotoCoreError, ClientError) as error:
-        # botocore's own messages are clear: no credentials, no region, no such table.
+    except (OperatorError, BotoCoreError, ClientError, AwsError) as error:
+        # AWS's own messages are clear: no credentials, no region, no such table.
         sys.exit(f"{parser().prog}: {error}")
 
 

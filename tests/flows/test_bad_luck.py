@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import requests
-from botocore.exceptions import ClientError
 
 import enqueue
 import share
@@ -18,6 +17,7 @@ from horde.store.due import Due, DueRow, DueRows
 from horde.store.endings import Endings
 from horde.store.requests import Requests
 from horde.store.sharing import Sharing
+from horde.wire.seam import AwsError
 from tests.support.api_calls import ANONYMOUS, UNKNOWN, key_of
 from tests.support.cloud import Cloud
 from tests.support.conflicts import refuse_next
@@ -653,7 +653,7 @@ def test_an_early_event_that_cannot_be_put_off_does_not_hold_its_batch(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaks(_record: Any) -> None:
-        raise ClientError({"Error": {"Code": "InternalError"}}, "ChangeMessageVisibility")
+        raise AwsError("InternalError")
 
     seen: list[Any] = []
     real = Endings.settle
@@ -815,8 +815,7 @@ def test_an_accept_whose_answer_was_lost_charges_once(
         answer = real(**kwargs)
         if not lost:
             lost.append(1)
-            error: Any = {"Error": {"Code": "TransactionInProgressException", "Message": ""}}
-            raise ClientError(error, "TransactWriteItems")
+            raise AwsError("TransactionInProgressException")
         return answer
 
     monkeypatch.setattr(client, "transact_write_items", loses_the_answer)

@@ -109,13 +109,19 @@ def test_a_function_without_routes_loads_nothing_of_the_api(handler: str) -> Non
     assert edge == body_of_a_webhook
 
 
-def test_botocores_errors_of_the_table_are_known_in_one_file() -> None:
+def test_errors_of_aws_are_known_in_one_file_of_the_store() -> None:
     knowing = {
         name
         for name, path in MODULES.items()
-        if name.startswith("horde.store") and "botocore" in path.read_text()
+        if name.startswith("horde.store") and "AwsError" in path.read_text()
     }
     assert knowing == {"horde.store.table"}
+
+
+def test_botocore_is_known_where_it_is_the_way_back() -> None:
+    knowing = {name for name, path in MODULES.items() if "import botocore" in path.read_text()}
+    knowing |= {name for name, path in MODULES.items() if "from botocore" in path.read_text()}
+    assert knowing == {"horde.aws", "horde.wire.credentials", "horde.wire.over_botocore"}
 
 
 def outside_the_store() -> list[Path]:

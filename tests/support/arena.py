@@ -18,12 +18,13 @@ from uuid import uuid4
 
 import boto3
 import pytest
-from botocore.awsrequest import AWSResponse
 from botocore.config import Config
-from botocore.exceptions import ReadTimeoutError
 
 from horde import aws, overview, store
 from horde.edge import ratelimit
+from horde.wire import sockets
+from horde.wire.seam import NoAnswerError
+from horde.wire.sockets import Request
 from tests.support import template as templates
 from tests.support.cloud import Cloud
 from tests.support.fake_runpod import FakeRunPod
@@ -37,15 +38,15 @@ MODEL, BY_VOLUNTEERS = "volunteer", {"endpoint": None, "baseline": "stable_diffu
 
 
 class Wire:
-    """Sends requests on, and does to writes what DynamoDB does and MiniStack does not.
+    """Sends the functions' requests on, and does to writes what DynamoDB does and MiniStack not.
 
     ``flight_s``: transactions take so long, and what meets one on an item of its is refused.
     ``conflict``: of the transactions every so manieth is refused so, whatever it meets.
     ``lose``: of the transactions every so manieth is applied, and its answer never comes.
     """
 
-    def __init__(self, inner: Any) -> None:
-        self._inner, self._lock = inner, threading.Lock()
+    def __init__(self) -> None:
+        self._inner, self._lock = sockets.exchange, threading.Lock()
         self._flying: set[str] = set()
         self.flight_s = 0.0
         self.conflict = self.lose = self.transactions = self.conflicts = self.lost = 0
@@ -60,10 +61,9 @@ class Wire:
         finally:
             self.flight_s, self.conflict, self.lose = 0, 0, 0
 
-    def send(self, request: Any) -> Any:
+    def exchange(self, request: Request) -> Any:
         """Send one HTTP request."""
-        target = request.headers.get("X-Amz-Target", b"")
-        kind = (target.decode() if isinstance(target, bytes) else target).rpartition(".")[2]
+        kind = request.headers.get("x-amz-target", "").rpartition(".")[2]
         if kind == "TransactWriteItems":
             return self._transaction(request)
         if self._flying and kind in {"UpdateItem", "PutItem", "DeleteItem"}:
@@ -71,10 +71,10 @@ class Wire:
                 meets = bool(_keys(json.loads(request.body)) & self._flying)
                 self.conflicts += meets
             if meets:
-                return _refusal(request, "TransactionConflictException")
-        return self._inner.send(request)
+                return _Refusal("TransactionConflictException")
+        return self._inner(request)
 
-    def _transaction(self, request: Any) -> Any:
+    def _transaction(self, request: Request) -> Any:
         parts = json.loads(request.body)["TransactItems"]
         keys = set().union(*(_keys(*part.values()) for part in parts))
         with self._lock:
@@ -88,21 +88,18 @@ class Wire:
                 self._flying |= keys
         if meets:
             reasons = [{"Code": "TransactionConflict"}, *[{"Code": "None"}] * (len(parts) - 1)]
-            return _refusal(request, "TransactionCanceledException", CancellationReasons=reasons)
+            return _Refusal("TransactionCanceledException", CancellationReasons=reasons)
         time.sleep(self.flight_s)
         try:
-            answer = self._inner.send(request)
+            answer = self._inner(request)
         finally:
             if self.flight_s:
                 with self._lock:
                     self._flying -= keys
         if lose:
-            raise ReadTimeoutError(endpoint_url=request.url)
+            answer.close()
+            raise NoAnswerError("lost", timed_out=True)
         return answer
-
-    def close(self) -> None:
-        """Do as it does."""
-        self._inner.close()
 
 
 def _keys(part: dict[str, Any]) -> set[str]:
@@ -110,20 +107,18 @@ def _keys(part: dict[str, Any]) -> set[str]:
     return {f"{key['pk']['S']} {key['sk']['S']}"}
 
 
-def _refusal(request: Any, code: str, **more: Any) -> AWSResponse:
-    body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "Message": code, **more}
-    headers: Any = {"Content-Type": "application/x-amz-json-1.0"}
-    return AWSResponse(request.url, 400, headers, _Raw(json.dumps(body).encode()))
+class _Refusal:
+    """A response that refuses a write."""
 
+    status = 400
 
-class _Raw:
-    """A body, read once."""
+    def __init__(self, code: str, **more: Any) -> None:
+        body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "Message": code, **more}
+        self.headers: dict[str, str] = {}
+        self._body = json.dumps(body).encode()
 
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    def stream(self, **_: Any) -> Iterator[bytes]:
-        yield self._body
+    def read(self) -> bytes:
+        return self._body
 
 
 class Arena(Cloud):
@@ -175,12 +170,7 @@ def arena(template: dict[str, Any], endpoint: str) -> Iterator[Arena]:
             "AWS_DEFAULT_REGION": REGION,
         }.items():
             patch.setenv(name, value)
-        plain, one_thread = aws._client, aws._CONFIG
-
-        def wide(name: str, given: Config = one_thread, **more: Any) -> Any:
-            return plain(name, given.merge(config), **more)
-
-        patch.setattr(aws, "_client", wide)
+        patch.delenv("AWS_CLIENT", raising=False)
         aws.clear_cache()
         session: Any = boto3.Session(region_name=REGION)
         names = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm", "secretsmanager")
@@ -195,10 +185,8 @@ def arena(template: dict[str, Any], endpoint: str) -> Iterator[Arena]:
         patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
         ratelimit.clear_cache()
         overview.clear_cache()
-        aws.s3()  # made here: clients are not made in threads
-        client: Any = aws.dynamodb()
-        made.wire = Wire(client._endpoint.http_session)
-        client._endpoint.http_session = made.wire
+        made.wire = Wire()
+        patch.setattr(sockets, "exchange", made.wire.exchange)
         made.store = store.connect(made.table)
         for file in FUNCTIONS:
             importlib.import_module(file)

@@ -3,17 +3,15 @@
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from horde import aws
 from horde.store import table
+from horde.wire.seam import AwsError
 
-ANSWERS: dict[str, dict[str, Any]] = {
-    "update_item": {"Error": {"Code": "TransactionConflictException", "Message": ""}},
-    "transact_write_items": {
-        "Error": {"Code": "TransactionCanceledException", "Message": ""},
-        "CancellationReasons": [{"Code": "TransactionConflict"}, {"Code": "None"}],
-    },
+REASONS = {"CancellationReasons": [{"Code": "TransactionConflict"}, {"Code": "None"}]}
+ANSWERS = {
+    "update_item": AwsError("TransactionConflictException"),
+    "transact_write_items": AwsError("TransactionCanceledException", body=REASONS),
 }
 """What a write hears that meets a transaction on one of its items, by the client's method."""
 
@@ -26,8 +24,7 @@ def refuse_next(method: str, times: int, monkeypatch: pytest.MonkeyPatch) -> Non
     def conflicting(**kwargs: Any) -> Any:
         if left[0]:
             left[0] -= 1
-            answer: Any = ANSWERS[method]
-            raise ClientError(answer, method)
+            raise ANSWERS[method]
         return real(**kwargs)
 
     monkeypatch.setattr(client, method, conflicting)

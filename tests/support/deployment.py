@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from horde import store
+from horde.wire.over_botocore import over
 from tests.support import lambda_limits, rights
 from tests.support import template as templates
 from tests.support.clock import Clock
@@ -48,7 +49,7 @@ class Deployment:
             clients.update(allowed=found, allowed_of=template)
         self.allowed: dict[str, set[str]] = clients["allowed"]
         """The actions of each function's role."""
-        self.store = store.Store(self.table, self.db)
+        self.store = store.Store(self.table, over(self.db))
 
     def _make(self) -> None:
         self._make_table("horde")

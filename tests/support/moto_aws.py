@@ -27,7 +27,9 @@ CREDENTIALS = {
     "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_DEFAULT_REGION": REGION,
     "AWS_REGION": REGION,
+    "AWS_CLIENT": "botocore",
 }
+"""moto doubles AWS inside botocore, so the functions use it here; ``thin_wire`` has the rest."""
 SERVICES = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm", "secretsmanager")
 
 

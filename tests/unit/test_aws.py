@@ -35,7 +35,7 @@ def test_a_foreign_bucket_is_written_with_a_role_that_renews_itself(
         client.create_bucket(Bucket="laion-art")
         client.put_object(Bucket="laion-art", Key="a", Body=b"x")
         assert client.get_object(Bucket="laion-art", Key="a")["Body"].read() == b"x"
-        credentials = client._request_signer._credentials  # type: ignore[attr-defined]
+        credentials = client.botocore._request_signer._credentials  # type: ignore[attr-defined]
         assert credentials.method == "assume-role"
     aws.clear_cache()
 

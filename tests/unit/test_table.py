@@ -5,23 +5,20 @@ import time
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from horde.rules.refusals import Busy
 from horde.store import table as tables
 from horde.store.items import DUE, Item
 from horde.store.table import ConditionFailed, Table
 from horde.store.transaction import ABSENT, EXISTS, check, delete, new, sets, update
+from horde.wire.seam import AwsError
 
 KEY: Item = {"pk": {"S": "p"}, "sk": {"S": "s"}}
 
 
-def refusal(code: str, *reasons: str) -> ClientError:
+def refusal(code: str, *reasons: str) -> AwsError:
     """A refusal by DynamoDB, with the reason for each part of a transaction."""
-    response: Any = {"Error": {"Code": code}}
-    if reasons:
-        response["CancellationReasons"] = [{"Code": reason} for reason in reasons]
-    return ClientError(response, "Write")
+    return AwsError(code, body={"CancellationReasons": [{"Code": reason} for reason in reasons]})
 
 
 class Client:
@@ -152,10 +149,10 @@ def test_a_plain_write_whose_condition_fails_changes_nothing_and_any_other_error
     None
 ):
     assert table(refusal("ConditionalCheckFailedException"))[0].change(KEY, {"a": 1}) is None
-    with pytest.raises(ClientError):
+    with pytest.raises(AwsError):
         table(refusal("ValidationException"))[0].change(KEY, {"a": 1})
-    with pytest.raises(ClientError):
-        table(ClientError({}, "Write"))[0].change(KEY, {"a": 1})
+    with pytest.raises(AwsError):
+        table(AwsError(""))[0].change(KEY, {"a": 1})
 
 
 def test_a_transaction_says_which_of_its_parts_failed() -> None:
@@ -170,7 +167,7 @@ def test_a_transaction_says_which_of_its_parts_failed() -> None:
 
 
 def test_a_transaction_that_is_refused_otherwise_raises_the_error_itself() -> None:
-    with pytest.raises(ClientError):
+    with pytest.raises(AwsError):
         table(refusal("TransactionCanceledException", "ValidationError"))[0].transact([])
 
 
@@ -202,14 +199,14 @@ def test_a_transaction_is_tried_again_with_the_same_token_and_another_with_its_o
     ],
 )
 def test_what_meets_another_write_is_tried_again_and_nothing_else(
-    error: ClientError, again: bool, pauses: list[float]
+    error: AwsError, again: bool, pauses: list[float]
 ) -> None:
     client = Client(error, "done")
     if again:
         assert tables.retry_on_conflict(client.write, a=1) == "done"
         assert client.asked == [{"verb": "write", "a": 1}] * 2
     else:
-        with pytest.raises(ClientError):
+        with pytest.raises(AwsError):
             tables.retry_on_conflict(client.write)
         assert len(client.asked) == 1
     assert len(pauses) == again

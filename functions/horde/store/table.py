@@ -1,6 +1,6 @@
 """One table: reads, conditional writes, transactions, and retries of conflicting writes.
 
-No other module of this package handles botocore's errors.
+No other module of this package handles the errors of AWS.
 """
 
 import random
@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from botocore.exceptions import ClientError
-
 from horde.rules.refusals import Busy
 from horde.store.items import LISTED, Index, Item, encode, encode_all
 from horde.store.transaction import EXISTS, sets, update
+from horde.wire.seam import AwsError
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -97,8 +96,13 @@ class Table:
 
     def scan(self, **options: Any) -> Iterator[list[Item]]:
         """Yield the whole table, or the items that a filter selects, a page at a time."""
-        for page in self.client.get_paginator("scan").paginate(TableName=self.name, **options):
-            yield [dict(item) for item in page["Items"]]
+        start: dict[str, Any] = {}
+        while True:
+            answer: Any = self.client.scan(TableName=self.name, **options, **start)
+            yield [dict(item) for item in answer["Items"]]
+            if "LastEvaluatedKey" not in answer:
+                return
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     def read_list(
         self, name: str, limit: int, *, last_first: bool = False, since: int | None = None
@@ -173,8 +177,8 @@ class Table:
             answer = retry_on_conflict(
                 self.client.update_item, TableName=self.name, ReturnValues="ALL_NEW", **part
             )
-        except ClientError as error:
-            if _code(error) == "ConditionalCheckFailedException":
+        except AwsError as error:
+            if error.code == "ConditionalCheckFailedException":
                 return None
             raise
         return answer["Attributes"]
@@ -201,10 +205,10 @@ class Table:
         write = self.client.transact_write_items
         try:
             retry_on_conflict(write, TransactItems=items, ClientRequestToken=token)
-        except ClientError as error:
+        except AwsError as error:
             failed = tuple(
                 index
-                for index, reason in enumerate(_reasons(error))
+                for index, reason in enumerate(error.reasons)
                 if reason == "ConditionalCheckFailed"
             )
             if failed:
@@ -224,28 +228,18 @@ def retry_on_conflict(write: Callable[..., T], **arguments: Any) -> T:
     for attempt in range(CONFLICT_TRIES):
         try:
             return write(**arguments)
-        except ClientError as error:
+        except AwsError as error:
             if not _is_conflict(error):
                 raise
         _pause(attempt)
     raise Busy
 
 
-def _code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "")
-
-
-def _reasons(error: ClientError) -> list[str]:
-    found: Any = error.response.get("CancellationReasons", [])
-    return [str(reason.get("Code", "None")) for reason in found]
-
-
-def _is_conflict(error: ClientError) -> bool:
-    reasons = _reasons(error)
-    if "ConditionalCheckFailed" in reasons:
+def _is_conflict(error: AwsError) -> bool:
+    if "ConditionalCheckFailed" in error.reasons:
         return False  # a retry would fail the same condition
-    return _code(error) in {"TransactionInProgressException", "TransactionConflictException"} or (
-        "TransactionConflict" in reasons or "ThrottlingError" in reasons
+    return error.code in {"TransactionInProgressException", "TransactionConflictException"} or (
+        "TransactionConflict" in error.reasons or "ThrottlingError" in error.reasons
     )
 
 
