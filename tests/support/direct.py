@@ -109,17 +109,17 @@ def dynamodb(operation: str, params: dict[str, Any]) -> Any:
 
 
 _validator = ParamValidator()
+THROUGH_THE_SDK: Any = vars(BaseClient)["_make_api_call"]
+"""How botocore makes a call when nobody doubles it."""
 
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every client's calls to DynamoDB direct for as long as ``monkeypatch`` lasts."""
-    through_the_sdk = vars(BaseClient)["_make_api_call"]
-
     def call(client: Any, operation: str, params: dict[str, Any]) -> Any:
         service = client.meta.service_model
         shape = service.operation_model(operation).input_shape
         if service.service_name != "dynamodb" or _validator.validate(params, shape).has_errors():
-            return through_the_sdk(client, operation, params)
+            return THROUGH_THE_SDK(client, operation, params)
         return dynamodb(operation, params)
 
     monkeypatch.setattr(BaseClient, "_make_api_call", call)

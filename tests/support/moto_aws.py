@@ -12,7 +12,9 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.client import BaseClient
 from moto import mock_aws
+from moto.core.models import botocore_stubber
 from moto.dynamodb.models import dynamodb_backends
 from moto.s3.models import s3_backends
 from moto.sqs.models import sqs_backends
@@ -49,6 +51,17 @@ def moto_clients() -> Iterator[dict[str, Any]]:
         aws.clear_cache()
         yield {name: session.client(name) for name in SERVICES}  # type: ignore[call-overload]
         aws.clear_cache()
+
+
+@contextmanager
+def real_botocore() -> Iterator[None]:
+    """Have botocore send its calls, although moto was started for other tests of this process."""
+    from tests.support import direct
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore_stubber, "enabled", False)
+        patch.setattr(BaseClient, "_make_api_call", direct.THROUGH_THE_SDK)
+        yield
 
 
 def empty() -> None:

@@ -20,6 +20,7 @@ from horde.wire import retries, sockets
 from horde.wire.over_botocore import BotocoreClient
 from horde.wire.seam import AwsError, Client, NoAnswerError
 from horde.wire.thin import ThinClient, endpoint
+from tests.support.moto_aws import real_botocore
 from tests.support.scripted_server import (
     CLOSE,
     HANG,
@@ -39,7 +40,7 @@ Answered = tuple[Any, ...]
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
     """A server that stands for all services."""
-    with serving() as made:
+    with serving() as made, real_botocore():
         for name, value in {**KEYS, "AWS_DEFAULT_REGION": "us-east-1"}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_ENDPOINT_URL", made.url)
@@ -102,7 +103,7 @@ SENT: list[tuple[str, str, dict[str, Any]]] = [
     (
         "s3",
         "put_object",
-        {"Bucket": "b", "Key": "a b/ü", "Body": b"x", "ContentType": "image/webp"},
+        {"Bucket": "b", "Key": "a b/ü", "Body": b"x", "ContentType": "a/b"},
     ),
     ("s3", "delete_object", {"Bucket": "b", "Key": "uploads/a+b"}),
     ("s3", "get_object", {"Bucket": "b", "Key": "a~'()"}),
@@ -161,9 +162,7 @@ def test_an_endpoint_is_botocores(
     assert endpoint(service, region) == made.meta.endpoint_url
 
 
-@pytest.mark.parametrize(
-    "region", ["us-iso-east-1", "us-isob-east-1", "eusc-de-east-1", "", "moon"]
-)
+@pytest.mark.parametrize("region", ["us-iso-east-1", "us-isob-east-1", "eusc-de-east-1", ""])
 def test_a_region_of_another_partition_is_left_to_botocore(
     monkeypatch: pytest.MonkeyPatch, region: str
 ) -> None:
@@ -241,12 +240,17 @@ def test_a_bucket_elsewhere_is_an_error(server: ScriptedServer) -> None:
         thin("s3").get_object(Bucket="b", Key="k")
 
 
+CHUNKED = (
+    b'HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n5;x=y\r\n{"Ite\r\n'
+    b'16\r\nm":{"pk":{"S":"\xc3\xbc"}}}\n\r\n0\r\nTrailer: x\r\n\r\n'
+)
+
+
 @pytest.mark.parametrize(
     "body",
     [
         answer(b'{"Item":{"pk":{"S":"\xc3\xbc"}}}'),
-        b'HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n5;x=y\r\n{"Ite\r\n'
-        b'16\r\nm":{"pk":{"S":"\xc3\xbc"}}}\n\r\n0\r\nTrailer: x\r\n\r\n',
+        CHUNKED,
         b'HTTP/1.1 200 OK\r\n\r\n{"Item":{"pk":{"S":"\xc3\xbc"}}}' + THEN_CLOSE,
         b"HTTP/1.1 100 Continue\r\n\r\n" + answer(b'{"Item":{"pk":{"S":"\xc3\xbc"}}}'),
     ],
@@ -330,6 +334,8 @@ def test_an_object_is_read_when_it_is_asked_for_or_given_up(server: ScriptedServ
     found = client.get_object(Bucket="b", Key="k")
     assert found["ContentLength"] == 7
     assert found["Body"].read() == b"picture"
+    assert found["Body"].read() == b""
+    found["Body"].close()  # it has been read, so its link stays
     given_up = client.get_object(Bucket="b", Key="k")
     assert server.links == 1
     given_up["Body"].close()
@@ -367,6 +373,7 @@ def outcome(
 ) -> Answered:
     """Return how often a call was made, its pauses, and how it ended."""
     server.script(*script)
+    sockets.forget()  # a link that breaks when it is used again is another test's
     pauses.clear()
     random.seed(7)
     try:
@@ -392,14 +399,20 @@ SCRIPTS: dict[str, list[bytes]] = {
 }
 
 
-@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+@pytest.mark.parametrize("part", [0, 1])
 @pytest.mark.parametrize("service", ["dynamodb", "s3"])
 def test_a_call_is_made_again_as_often_and_after_the_same_pauses(
-    server: ScriptedServer, pauses: list[float], service: str, script: list[bytes]
+    server: ScriptedServer, pauses: list[float], service: str, part: int
 ) -> None:
-    if service == "s3":
-        script = [in_xml(said) for said in script]
-    ours, theirs = (outcome(client, server, script, pauses) for client in both(service))
+    some = list(SCRIPTS.items())[part::2]  # all of them would use up a client's reserve
+
+    def outcomes(client: Client) -> dict[str, Answered]:
+        form = in_xml if service == "s3" else bytes
+        return {
+            name: outcome(client, server, list(map(form, script)), pauses) for name, script in some
+        }
+
+    ours, theirs = map(outcomes, both(service))
     assert ours == theirs
 
 
@@ -513,7 +526,7 @@ def test_a_link_is_not_used_after_a_while_or_after_the_clock_went_back(
     server.script(answer())
     ask(client)
     now = time.time
-    monkeypatch.setattr(sockets.time, "time", lambda: now() + later)
+    monkeypatch.setattr(time, "time", lambda: now() + later)
     ask(client)
     assert server.links == 2
 

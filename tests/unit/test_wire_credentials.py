@@ -149,7 +149,8 @@ LIVES = [
 def test_credentials_are_replaced_when_botocore_replaces_them(
     monkeypatch: pytest.MonkeyPatch, life: list[tuple[float, float | None]]
 ) -> None:
-    now, outcome, made = [NOW], [GOOD], [0]
+    now, made = [NOW], [0]
+    outcome: list[float | None] = [GOOD]
 
     def next_end() -> float:
         made[0] += 1
@@ -158,7 +159,7 @@ def test_credentials_are_replaced_when_botocore_replaces_them(
         return now[0] + outcome[0]
 
     def ours() -> Callable[[], str]:
-        monkeypatch.setattr(credentials.time, "time", lambda: now[0])
+        monkeypatch.setattr(time, "time", lambda: now[0])
 
         def fetch() -> tuple[Credentials, float]:
             end = next_end()
@@ -189,7 +190,7 @@ def test_credentials_are_replaced_when_botocore_replaces_them(
         now[0], outcome[0], made[0] = NOW, GOOD, 0
         current, found = start(), []
         for at, then in life:
-            now[0], outcome[0] = NOW + at, then  # type: ignore[call-overload]
+            now[0], outcome[0] = NOW + at, then
             try:
                 found.append(f"{current()} after {made[0]}")
             except (AwsError, RuntimeError):

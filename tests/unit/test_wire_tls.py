@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from typing import Any
 import pytest
 
 from horde import aws
-from horde.wire import sockets
 from horde.wire.seam import NoAnswerError
 from tests.support import tls
 from tests.support.scripted_server import ScriptedServer, answer, serving
@@ -24,13 +24,13 @@ GET: dict[str, Any] = {"TableName": "t", "Key": {"pk": {"S": "a"}}}
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ScriptedServer]:
     """A server of AWS with a certificate of its own, for a name that resolves to this machine."""
     certificate, key = tls.certificate(tmp_path)
-    real = sockets.socket.create_connection
+    real = socket.create_connection
 
-    def resolved(address: tuple[bytes, int], **more: Any) -> Any:
+    def resolved(address: Any, **more: Any) -> Any:
         host = "127.0.0.1" if address[0] == tls.HOST.encode() else address[0]
         return real((host, address[1]), **more)
 
-    monkeypatch.setattr(sockets.socket, "create_connection", resolved)
+    monkeypatch.setattr(socket, "create_connection", resolved)
     with serving((certificate, key)) as made:
         made.host = tls.HOST
         made.script(answer())
@@ -49,7 +49,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scripted
 
 
 def test_a_link_over_tls_is_kept_for_the_next_call(server: ScriptedServer) -> None:
-    client = aws.dynamodb()
+    client: Any = aws.dynamodb()
     for _ in range(3):
         assert client.get_item(**GET) == {}
     assert server.links == 1
@@ -81,7 +81,7 @@ def test_a_server_without_a_good_certificate_is_told_nothing(
 # --- other processes -----------------------------------------------------------------------------
 
 FORKED = """
-import json, os, sys
+import os
 from horde import aws
 from horde.wire import sockets
 client = aws.dynamodb()

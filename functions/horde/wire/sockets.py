@@ -135,7 +135,7 @@ class Response:
     """A response, whose body is read once or given up; its headers have lower-case names."""
 
     def __init__(self, link: Link, method: str) -> None:
-        self._link, self.status = link, 0
+        self._link, self._ended, self.status = link, False, 0
         while self.status < 200:  # noqa: PLR2004 - interim responses come before the real one
             version, status, *_ = self._line().split(" ", 2)
             self.status, self.headers = int(status), dict[str, str]()
@@ -148,22 +148,23 @@ class Response:
         self._empty = method == "HEAD" or self.status in {204, 304}
 
     def read(self) -> bytes:
-        """Return the body; raises NoAnswerError if it does not come whole."""
+        """Return the body, once; raises NoAnswerError if it does not come whole."""
         try:
-            body = self._body()
+            body = b"" if self._ended else self._body()
         except (OSError, ValueError) as error:
             self.close()
             raise _no_answer(error) from error
-        if self._kept:
-            self._link.used = time.time()
+        if self._kept and not self._ended:
+            self._ended, self._link.used = True, time.time()
             _idle[self._link.origin].append(self._link)
-        else:
-            self.close()
+        self.close()
         return body
 
     def close(self) -> None:
-        """Give up what is left of the body, and its link."""
-        self._link.close()
+        """Give up what is left of the body, and its link with it."""
+        if not self._ended:
+            self._ended = True
+            self._link.close()
 
     def _body(self) -> bytes:
         length = self.headers.get("content-length")
