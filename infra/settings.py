@@ -7,7 +7,7 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -166,6 +166,8 @@ class StackSettings(BaseModel):
     """Kudos that an account in good standing gets in each month in which it is used."""
     contact: str = ""
     """How to reach the operator, in Markdown; shown in the terms and the privacy policy."""
+    aws_client: Literal["thin", "botocore"] = "thin"
+    """How the functions call AWS: by their own thin client, or by botocore."""
     layer: str = "build/layer/lambda"
     """The folder of the wheels layer."""
     functions: str = "build/functions/lambda"

@@ -42,7 +42,9 @@ class Functions(Construct):
         )
         self._code = lambda_.Code.from_asset(settings.functions)
         # Without a local endpoint alone: that is plain HTTP, and its layer is not in /opt.
-        self._roots = {} if settings.endpoint_url else {"AWS_CA_BUNDLE": self._bundle()}
+        self._client = {} if settings.endpoint_url else {"AWS_CA_BUNDLE": self._bundle()}
+        if settings.aws_client != "thin":
+            self._client["AWS_CLIENT"] = settings.aws_client
 
     def _bundle(self) -> str:
         """Return the path of the roots that AWS is known by: few, since each costs CPU.
@@ -86,7 +88,7 @@ class Functions(Construct):
                 # Presigned URLs must name the region, or new buckets answer them by redirects.
                 "AWS_ENDPOINT_URL_S3": endpoint or f"https://s3.{stack.region}.{stack.url_suffix}",
                 **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {}),
-                **self._roots,
+                **self._client,
             },
             logging_format=lambda_.LoggingFormat.JSON,
             system_log_level_v2=lambda_.SystemLogLevel.WARN,

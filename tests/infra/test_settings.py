@@ -248,6 +248,7 @@ def test_settings_that_are_right_are_taken_as_they_are(
         "trusted_after_images": 500,
         "monthly_kudos": 50,
         "contact": "[us](mailto:us@example.org)",
+        "aws_client": "botocore",
         "layer": "functions",
         "functions": "functions",
     }

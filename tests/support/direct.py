@@ -115,6 +115,7 @@ THROUGH_THE_SDK: Any = vars(BaseClient)["_make_api_call"]
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every client's calls to DynamoDB direct for as long as ``monkeypatch`` lasts."""
+
     def call(client: Any, operation: str, params: dict[str, Any]) -> Any:
         service = client.meta.service_model
         shape = service.operation_model(operation).input_shape

@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any  # noqa: N815 - as the base class has it
 
 
 @contextmanager
