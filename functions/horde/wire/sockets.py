@@ -144,7 +144,7 @@ class Response:
                 self.headers[name.lower()] = value.strip()
                 if len(self.headers) > MAX_HEADERS:
                     raise ValueError("too many headers")
-        self._kept = version == "HTTP/1.1" and self.headers.get("connection") != "close"
+        self._kept = version == "HTTP/1.1" and self.headers.get("connection", "").lower() != "close"
         self._empty = method == "HEAD" or self.status in {204, 304}
 
     def read(self) -> bytes:
