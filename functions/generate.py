@@ -30,7 +30,7 @@ from horde.edge.errors import PayloadError
 from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.responses import RequestAccepted, RequestCost, Warned
-from horde.overview import overview
+from horde.overview import is_possible, overview
 from horde.records import Generation, ImageSpec, Request, State, User
 from horde.rules import admission, allowance, matching, pricing, ruleset, sharedkeys, sharing
 from horde.rules.refusals import (
@@ -50,12 +50,15 @@ from horde.rules.refusals import (
     Unsupported,
     WorkerNotFound,
 )
-from horde.runpod import Model, Models, has_endpoint
+from horde.runpod import Model, Models
 from horde.store import Store, connect
 from horde.store.charges import TooManyPosts
 
 MAX_WORKERS = 5
 """Workers that a request may name; the Horde ignores further ones too (horde-api.md 1.1)."""
+MAX_MODELS = 4
+"""Models that a request may name; further ones are ignored. Each has a copy of each image."""
+DEFAULT_MODEL = "stable_diffusion"
 NO_WORKER = (
     "Warning: No available workers can fulfill this request. It will expire in "
     "{request_life_minutes} minutes unless a worker appears. Please consider choosing a different "
@@ -89,12 +92,14 @@ def generate(call: Call) -> Response:
     check_drawable(body)
     worker_ids = check_workers(store, body.workers)
 
-    model = choose_model(body.models, settings.models)
+    models = choose_models(body.models, settings.models)
     decision = sharing.decide(
         flag=body.shared, anonymous=user.anonymous, uses_images=body.uses_images
     )
-    baseline = settings.models[model].baseline if model in settings.models else ""
     spec = body.spec
+    baseline = dearest(
+        spec, [settings.models[one].baseline for one in models if one in settings.models]
+    )
     price = pricing.quote(spec, shared=decision.shared, baseline=baseline)
     available = user.kudos + gift - user.floor
     side = admission.max_side(seen.census, baseline)
@@ -110,7 +115,7 @@ def generate(call: Call) -> Response:
         reduced = admission.downgrade_message(spec)
     if body.dry_run:
         return Response(RequestCost(kudos=price.total))
-    admission.check_concurrency(user, waiting=_waiting(store, user, model, spec), n=spec.n)
+    admission.check_concurrency(user, waiting=_waiting(store, user, models[0], spec), n=spec.n)
     sharedkeys.check_request(sharedkey, spec, total=price.total)
     admission.check_upfront(upfront, total=price.total, available=available)
     source = None
@@ -122,7 +127,7 @@ def generate(call: Call) -> Response:
     request, generations = plan(
         body,
         user,
-        model=model,
+        models=models,
         price=price,
         decision=decision,
         baseline=baseline,
@@ -137,7 +142,7 @@ def generate(call: Call) -> Response:
             request, generations, user, sharedkey, upfront=upfront, posts_per_s=posts_per_s
         )
 
-    possible = has_endpoint(settings.models, model) or store.workers.model_is_live(model)
+    possible = is_possible(store, settings.models, models, any_model=not body.models)
     no_worker = None if possible else ruleset.fill(NO_WORKER)
     messages = [decision.message, reduced, no_worker]
     accepted = RequestAccepted(
@@ -236,25 +241,27 @@ def check_workers(store: Store, workers: list[str]) -> list[str]:
     return named
 
 
-def choose_model(wanted: list[str], configured: dict[str, Model]) -> str:
-    """Return the model in whose queue the images wait: the first that the operator configured.
+def choose_models(wanted: list[str], configured: dict[str, Model]) -> list[str]:
+    """Return the models that may draw a request: the first ``MAX_MODELS`` that it names.
 
-    A request that names no model accepts any, so it gets the operator's first. Images of a model
-    that is not configured wait for a volunteer.
+    The first of them that the operator configured is at the head: its endpoint gets the tickets. A
+    request that names no model accepts any; at its head is the operator's first.
     """
-    for name in wanted:
-        if name in configured:
-            return name
-    if wanted:
-        return wanted[0]
-    return next(iter(configured), "stable_diffusion")
+    named = list(dict.fromkeys(wanted))[:MAX_MODELS] or [next(iter(configured), DEFAULT_MODEL)]
+    return sorted(named, key=lambda name: name not in configured)
+
+
+def dearest(spec: ImageSpec, baselines: list[str]) -> str:
+    """Return the family of models by which a request is priced and limited: the dearest of them."""
+    quotes = {one: pricing.quote(spec, shared=False, baseline=one).total for one in baselines}
+    return max(quotes, key=quotes.__getitem__, default="")
 
 
 def plan(
     body: GenerateRequest,
     user: User,
     *,
-    model: str,
+    models: list[str],
     price: pricing.Price,
     decision: sharing.Decision,
     baseline: str,
@@ -267,7 +274,7 @@ def plan(
     ids = [str(uuid.uuid4()) for _ in range(params.n)]
     job_payload = payload(body)
     batch_key = matching.batch_key(
-        model,
+        "|".join(models) if body.models else "",
         job_payload,
         kind=body.source_processing if img2img else "",
         alone=request_id if body.disable_batching else "",
@@ -277,7 +284,7 @@ def plan(
         user_id=user.id,
         created_at=created_at,
         expires_at=created_at // 1000 + ruleset.IN_FORCE.request_life_s,
-        model=model,
+        model=models[0],
         n=params.n,
         generations=ids,
         payload=job_payload,
@@ -303,7 +310,9 @@ def plan(
             index=index,
             seed=matching.seed_of(params.seed, index, params.seed_variation),
             state=State.WAITING,
-            model=model,
+            model=models[0],
+            models=models if len(models) > 1 else [],
+            any_model=not body.models,
             priority=matching.priority(matching.effective_kudos(user), created_at),
             created_at=created_at,
             batch_key=batch_key,

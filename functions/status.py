@@ -18,16 +18,14 @@ from horde.edge.bodies import RateRequest, parse
 from horde.edge.http import ApiSettings, Call, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.responses import GeneratedImage, Rated, Remark, RequestCheck, RequestStatus
-from horde.overview import overview
+from horde.overview import is_possible, overview
 from horde.records import DELIVERED, Generation, Request, State
 from horde.rules import estimates, ratings, sharing
 from horde.rules.lifecycle import Progress, progress
 from horde.rules.refusals import AestheticsError, Busy, RequestNotFound
-from horde.runpod import Models, has_endpoint
+from horde.runpod import Models
 from horde.store import Store, connect
 
-QUEUE_DEPTH = 100
-"""Images counted for ``queue_position``; a request further back shows this number plus one."""
 MAX_INLINE = 3_500_000
 """Most bytes of base64 images in one response; a Lambda returns at most 6 MB of JSON."""
 
@@ -42,13 +40,13 @@ class Settings(ApiSettings):
 
 def check(call: Call) -> Response:
     """Return the progress of a request."""
-    request, generations = _find(call)
+    request, generations = _found(call)
     return Response(RequestCheck(**_counts(request, generations)))
 
 
 def status(call: Call) -> Response:
     """Return the progress of a request, and its delivered images."""
-    request, generations = _find(call)
+    request, generations = _found(call)
     return Response(_full(request, generations))
 
 
@@ -88,12 +86,22 @@ def _store() -> Store:
 
 
 def _find(call: Call) -> tuple[Request, list[Generation]]:
+    request = _request(call)
+    return request, _store().requests.generations(request)
+
+
+def _found(call: Call) -> tuple[Request, list[Generation]]:
+    """Return a request and its images, as ``_find`` does; its model's places are read with them."""
+    request = _request(call)
+    return request, _store().places.generations(request)
+
+
+def _request(call: Call) -> Request:
     request_id = call.path.get("id", "")
-    store = _store()
-    request = store.requests.get(request_id.lower()) if is_uuid(request_id) else None
+    request = _store().requests.get(request_id.lower()) if is_uuid(request_id) else None
     if request is None or request.expires_at <= clock.now():
         raise RequestNotFound(request_id[:100])
-    return request, store.requests.generations(request)
+    return request
 
 
 def _counts(request: Request, generations: list[Generation]) -> dict[str, Any]:
@@ -109,7 +117,7 @@ def _counts(request: Request, generations: list[Generation]) -> dict[str, Any]:
         "wait_time": _wait(request, generations, state, ahead),
         "queue_position": 0 if not state.waiting else ahead + 1,
         "kudos": state.kudos,
-        "is_possible": state.done or state.processing > 0 or _possible(request.model),
+        "is_possible": state.done or state.processing > 0 or _possible(request, generations),
     }
 
 
@@ -117,7 +125,7 @@ def _ahead(request: Request, generations: list[Generation], state: Progress) -> 
     if not state.waiting:
         return 0
     first = max(g.priority for g in generations if g.state is State.WAITING)
-    return _store().queue.ahead(request.model, first, QUEUE_DEPTH)
+    return _store().places.ahead(request.model, first)
 
 
 def _wait(request: Request, generations: list[Generation], state: Progress, ahead: int) -> int:
@@ -133,8 +141,10 @@ def _wait(request: Request, generations: list[Generation], state: Progress, ahea
     )
 
 
-def _possible(model: str) -> bool:
-    return has_endpoint(Settings.load().models, model) or _store().workers.model_is_live(model)
+def _possible(request: Request, generations: list[Generation]) -> bool:
+    models = {model for one in generations for model in one.models} or {request.model}
+    open_to_all = any(generation.any_model for generation in generations)
+    return is_possible(_store(), Settings.load().models, models, any_model=open_to_all)
 
 
 def _full(request: Request, generations: list[Generation]) -> RequestStatus:

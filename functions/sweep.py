@@ -36,6 +36,8 @@ MAX_HOLDERS = 1000
 """Most accounts whose held images are looked at in one run."""
 MAX_RELEASED = 25
 """Held images of one account that are released in one run."""
+MAX_TIDIED = 200
+"""Most queues that are looked into in one run."""
 MAX_QUEUED = 5000
 """Most images in the census per model."""
 
@@ -156,6 +158,11 @@ def count_fleet(store: Store) -> int:
     return found.workers
 
 
+def tidy_queues(store: Store) -> int:
+    """Look into queues that may be empty, and unmark those that are; returns how many it saw."""
+    return store.queue.tidy(MAX_TIDIED)
+
+
 def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:
     """Lambda's entry point. A step that fails does not stop the others, but raises the alarm."""
     store, counts, errors = connect(Settings.load().table_name), dict[str, int](), list[Exception]()
@@ -165,6 +172,7 @@ def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:
         ("tickets", top_up),
         ("due", sweep_others),
         ("released", release_held),
+        ("queues", tidy_queues),
     )
     for name, step in steps:
         counts[name] = 0

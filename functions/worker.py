@@ -18,19 +18,18 @@ flagged, has been written as seen: its owner sees that it is online. A submit ch
 body, the lease and the image before it stores the image, extends the request and settles.
 """
 
-import random
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from horde import aws, clock, ending, images
+from horde.claiming import Claimer, claim_preferred, claim_waiting, targets
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import ANONYMOUS_KEY, PopRequest, SubmitRequest, parse
 from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.responses import Job, Popped, Submitted, UploadForm
+from horde.overview import overview
 from horde.records import (
     DELIVERED,
     NO_STATS,
@@ -38,14 +37,15 @@ from horde.records import (
     Offer,
     Request,
     State,
+    User,
     Worker,
     WorkerContext,
     delivered_key,
 )
-from horde.rules import rewards, sharing
+from horde.rules import rewards, ruleset, sharing
 from horde.rules.accounts import user_number
-from horde.rules.lifecycle import ends_with, slid
-from horde.rules.matching import has_blacklisted_word, same_batch, skip_reason
+from horde.rules.estimates import undrawn
+from horde.rules.lifecycle import SLIDE_S, ends_with, slid
 from horde.rules.refusals import (
     AbortedGen,
     AnonForbiddenWorker,
@@ -64,21 +64,17 @@ from horde.rules.refusals import (
     WorkerMaintenance,
     WrongCredentials,
 )
-from horde.rules.standing import check_workers, dropped_message, drops_too_many, held_limit
+from horde.rules.standing import check_workers, dropped_message, drops_too_many
 from horde.store import Store, connect
-from horde.store.queue import HoldsEnough
+from horde.store.registry import Marks
 from horde.store.table import DECISION_TRIES
 from horde.store.workers import WORKER_KEEP_S
 
-WINDOW = 32
-"""Waiting images in a window, which are read and matched together."""
-MAX_WINDOWS = 50
-"""Most windows that a pop reads, so that it ends in time."""
 SEEN_EVERY_S = 60
 MAX_OWNED = 250
 """Most workers of an account that are counted."""
 MAX_PRIORITY_USERS = 10
-"""Most accounts whose images a worker may prefer, besides its owner's; each costs a query."""
+"""Most accounts whose images a worker may prefer, besides its owner's; each costs a read."""
 RESTING = "Its owner or a moderator put it into maintenance."
 
 
@@ -93,13 +89,18 @@ class Settings(ApiSettings):
 def pop(call: Call) -> Response:
     """Give a worker the images with the highest priority that it can draw."""
     store = connect(Settings.load().table_name)
-    owner_id = auth.worker_user(store, call.required_key())
-    body = parse(PopRequest, call.json())
-    priority_users = _priority_users(owner_id, body.priority_usernames)
-    context = _context(store, owner_id, body.name)
-    worker, offer = context.worker, body.offer
+    api_key = call.required_key()
+    auth.check_not_anonymous(api_key)
+    try:
+        body = parse(PopRequest, call.json())
+    except HordeError:
+        auth.worker_user(store, api_key)  # a key that may not pop is refused first
+        raise
+    pre = _read(store, api_key, body)
+    context, offer, preferred = pre.context, body.offer, pre.preferred
+    worker = context.worker
     if worker.seen_at <= clock.now() - SEEN_EVERY_S or worker.models != offer.models:
-        store.workers.seen(worker, offer)
+        store.workers.seen(worker, offer, undrawn(overview(store).census, offer.models))
     if context.owner.flagged:
         raise WorkerMaintenance("Its owner is flagged.", rc="WorkerFlaggedMaintenance")
     if worker.paused:
@@ -109,57 +110,100 @@ def pop(call: Call) -> Response:
         if not worker.maintenance:  # its owner may have ended it: in this hour that does not help
             store.workers.change(worker.id, maintenance=True, maintenance_msg=message)
         raise WorkerMaintenance(message)
-    skipped: Counter[str] = Counter()
-    preferred = priority_users[:1] if worker.maintenance else priority_users
-    take = Claimer(store, context, frozenset(priority_users))
-    claims = claim_preferred(take, preferred, offer)
+    take = Claimer(store, context, offer, preferred)
+    claims = claim_preferred(take, [context.owner] if worker.maintenance else preferred)
     if worker.maintenance and not claims:
         raise WorkerMaintenance(worker.maintenance_msg or RESTING)
-    claims = claims or claim(take, offer, _windows(store, offer.models), skipped)
+    claims = claims or claim_waiting(take, pre.marks, fresh=pre.fresh)
     # A request that was closed meanwhile has no open image, so no claim belongs to it.
-    requests = {
-        generation.request_id: store.requests.drawn(generation.request_id, generation.created_at)
-        for generation in {claim.request_id: claim for claim in claims}.values()
-    }
+    requests = _extended(store, claims)
     jobs = [
-        (request, generation)
+        (requests[generation.request_id], generation)
         for generation in claims
-        if (request := requests[generation.request_id]) is not None
+        if generation.request_id in requests
     ]
-    return Response(_popped(jobs, offer, dict(skipped)))
+    return Response(_popped(jobs, offer, dict(+take.skipped)))
 
 
-def _context(store: Store, owner_id: int, name: str) -> WorkerContext:
-    """Return the worker with this name and its owner; its first pop registers it.
+def _extended(store: Store, claims: list[Generation]) -> dict[str, Request]:
+    """Return the requests of claimed images by id, each with a whole request life before it.
 
-    Raises InvalidAPIKey, DeletedUser, TooManyWorkers, PolymorphicNameConflict or Busy.
+    A request that was accepted less than ``SLIDE_S`` ago has that already, unless the rules have
+    changed since: it is read, all such together. The others are written.
     """
+    now = clock.now()
+    accepted = {generation.request_id: generation.created_at for generation in claims}
+    recent = [one for one, at in accepted.items() if at // 1000 > now - SLIDE_S]
+    found = store.requests.open(recent) if recent else {}
+    left = [one for one in found.values() if slid(one, now) is not None]
+    for request_id in [*(accepted.keys() - set(recent)), *(one.id for one in left)]:
+        request = store.requests.extend_expiry(request_id, now + ruleset.IN_FORCE.request_life_s)
+        if request is not None:
+            found[request_id] = request
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What a pop reads before it looks for images."""
+
+    context: WorkerContext
+    preferred: list[User]
+    """The accounts whose images the worker prefers: its owner's, then those it names."""
+    marks: Marks
+    """Those of the queues of its models."""
+    fresh: bool
+    """Whether all marks of its models were read now, and not by a pop a moment ago."""
+
+
+def _read(store: Store, api_key: str, body: PopRequest) -> _Before:
+    """Return the worker of this name and its owner; its first pop registers it.
+
+    Raises InvalidAPIKey, NotPrivileged, DeletedUser, InvalidPriorityUsername, TooManyWorkers,
+    PolymorphicNameConflict or Busy.
+    """
+    offered = targets(body.offer)
     for _ in range(DECISION_TRIES):  # of two concurrent first pops, one registers the worker
-        worker_id = store.workers.named(name)
-        worker, stats, owner, dropped = store.workers.with_owner(worker_id, owner_id)
-        if owner is None:
+        key, worker_id = store.pops.caller(auth.key_hash(api_key), body.name)
+        owner_id = auth.user_of_worker_key(key)
+        ids = _priority_users(owner_id, body.priority_usernames)
+        worker, stats, dropped, users, marks, fresh = store.pops.context(
+            worker_id, owner_id, ids, offered
+        )
+        if owner_id not in users:
             raise InvalidAPIKey
+        owner = users[owner_id]
         if owner.deleted:
             raise DeletedUser
+        preferred = [users[user_id] for user_id in ids if user_id in users]
         if worker is None:
-            if not owner.fleet:
-                check_workers(owner, len(store.workers.ids_of(owner_id, MAX_OWNED)))
-            now = clock.now()
-            new = Worker(
-                id=str(uuid.uuid4()),
-                name=name,
-                user_id=owner_id,
-                created_at=now,
-                seen_at=0,
-                gone_at=now + WORKER_KEEP_S,
-            )
-            if store.workers.register(new, owner, instead_of=worker_id):
-                return WorkerContext(worker=new, stats=NO_STATS, owner=owner, dropped=dropped)
+            worker = _registered(store, owner, body.name, worker_id)
+            stats = NO_STATS
         elif worker.user_id != owner_id:
-            raise PolymorphicNameConflict(name)
-        else:
-            return WorkerContext(worker=worker, stats=stats, owner=owner, dropped=dropped)
+            raise PolymorphicNameConflict(body.name)
+        if worker is not None:
+            context = WorkerContext(worker=worker, stats=stats, owner=owner, dropped=dropped)
+            return _Before(context, preferred, marks, fresh)
     raise Busy
+
+
+def _registered(store: Store, owner: User, name: str, old_id: str | None) -> Worker | None:
+    """Register a new worker; returns None if it must be decided again. Raises TooManyWorkers.
+
+    ``old_id`` is that of a deleted worker that has the name.
+    """
+    if not owner.fleet:
+        check_workers(owner, len(store.workers.ids_of(owner.id, MAX_OWNED)))
+    now = clock.now()
+    new = Worker(
+        id=str(uuid.uuid4()),
+        name=name,
+        user_id=owner.id,
+        created_at=now,
+        seen_at=0,
+        gone_at=now + WORKER_KEEP_S,
+    )
+    return new if store.workers.register(new, owner, instead_of=old_id) else None
 
 
 def _priority_users(owner_id: int, usernames: list[str]) -> list[int]:
@@ -177,121 +221,6 @@ def _priority_users(owner_id: int, usernames: list[str]) -> list[int]:
         ids.append(number)
     # The anonymous account, id 0, cannot be preferred.
     return [user_id for user_id in dict.fromkeys(ids) if user_id]
-
-
-@dataclass(frozen=True, slots=True)
-class Claimer:
-    """The worker that pops, and the accounts whose images it prefers."""
-
-    store: Store
-    context: WorkerContext
-    priority_users: frozenset[int]
-
-    def claim(self, generation: Generation) -> list[Generation]:
-        """Return the image as claimed, or nothing if it no longer waits; raises HoldsEnough."""
-        worker, stats, owner = self.context.worker, self.context.stats, self.context.owner
-        claimed = self.store.queue.claim(
-            generation,
-            worker,
-            lease_until=clock.now() + generation.ttl,
-            held_limit=held_limit(stats, owner, generation),
-            trusted=owner.trusted,
-            preferred=generation.user_id in self.priority_users,
-        )
-        return [claimed] if claimed else []
-
-
-def claim_preferred(take: Claimer, users: list[int], offer: Offer) -> list[Generation]:
-    """Claim images of the first of these accounts that has any to draw."""
-    store = take.store
-    for user_id in users:
-        ids = store.queue.ids_of(user_id, WINDOW)
-        found = [
-            generation
-            for generation in (store.requests.generations_by_id(ids) if ids else [])
-            if generation.state is State.WAITING and generation.model in offer.models
-        ]
-        found.sort(key=lambda generation: -generation.priority)
-        claims = claim(take, offer, [found], Counter())
-        if claims:
-            return claims
-    return []
-
-
-def claim(
-    take: Claimer,
-    offer: Offer,
-    windows: Iterable[list[Generation]],
-    skipped: "Counter[str]",
-) -> list[Generation]:
-    """Claim the waiting image with the highest priority and others of its batch, up to ``amount``.
-
-    A worker that loses the race for the first image tries the rest of the window, and then the next
-    one. It does so in random order, or concurrent workers would all chase the same images. So a pop
-    is empty only if no image waits for it, or if it holds as many as it may.
-    """
-    claims: list[Generation] = []
-    try:
-        for window in windows:
-            fits = _fitting(take.store, take.context, offer, window, skipped)
-            head, rest = fits[:1], fits[1:]
-            random.shuffle(rest)
-            for lead in [*head, *rest]:
-                claims += take.claim(lead)
-                if claims:
-                    for other in fits:
-                        if len(claims) >= offer.amount:
-                            break
-                        if other.id != lead.id and same_batch(lead, other, offer):
-                            claims += take.claim(other)
-                    return claims
-    except HoldsEnough:
-        skipped["performance"] += 0 if claims else 1
-    except Busy:  # what it has claimed by then must not be lost
-        if not claims:
-            raise
-    return claims
-
-
-def _fitting(
-    store: Store,
-    context: WorkerContext,
-    offer: Offer,
-    window: list[Generation],
-    skipped: "Counter[str]",
-) -> list[Generation]:
-    """Return the images of a window that a worker can draw; count the reasons for the others."""
-    fits = []
-    for generation in window:
-        reason = skip_reason(generation, context, offer)
-        if reason:
-            skipped[reason] += 1
-        else:
-            fits.append(generation)
-    if not offer.blacklist or not fits:
-        return fits
-    # Prompts are read only for a worker with a blacklist.
-    prompts = store.requests.prompts(generation.request_id for generation in fits)
-    allowed = [
-        generation
-        for generation in fits
-        if not has_blacklisted_word(prompts.get(generation.request_id, ""), offer.blacklist)
-    ]
-    if len(allowed) < len(fits):
-        skipped["blacklist"] += len(fits) - len(allowed)
-    return allowed
-
-
-def _windows(store: Store, models: list[str]) -> Iterator[list[Generation]]:
-    """Yield windows of images that wait for a worker's models, highest priority first."""
-    feeds = [store.queue.windows(model, WINDOW) for model in dict.fromkeys(models)]
-    for _ in range(MAX_WINDOWS):
-        pages = [next(feed, None) for feed in feeds]
-        feeds = [feed for feed, page in zip(feeds, pages, strict=True) if page is not None]
-        if not feeds:
-            return
-        merged = [generation for page in pages for generation in page or []]
-        yield sorted(merged, key=lambda generation: -generation.priority)
 
 
 def _job(request: Request, generation: Generation, offer: Offer) -> Job:

@@ -4,10 +4,12 @@ The cache is up to ``CACHE_S`` seconds behind the table, and the census up to a 
 queue.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from horde import clock
 from horde.records import Census
+from horde.runpod import Models, has_endpoint
 from horde.store import Store
 
 CACHE_S = 10
@@ -40,6 +42,21 @@ def overview(store: Store) -> Overview:
         census = Census()
     _cached[store] = (now, Overview(census, maintenance))
     return _cached[store][1]
+
+
+def model_is_live(store: Store, model: str) -> bool:
+    """Return whether an online worker offers a model, by the census or since then."""
+    return bool(overview(store).census.load(model).workers) or store.workers.model_is_live(model)
+
+
+def is_possible(
+    store: Store, configured: Models, models: Iterable[str], *, any_model: bool = False
+) -> bool:
+    """Return whether an endpoint or an online worker draws one of these models, or any at all."""
+    if any_model:
+        endpoints = any(has_endpoint(configured, model) for model in configured)
+        return endpoints or bool(overview(store).census.workers)
+    return any(has_endpoint(configured, model) or model_is_live(store, model) for model in models)
 
 
 def clear_cache() -> None:

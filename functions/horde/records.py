@@ -280,6 +280,11 @@ class Generation:
     painting: bool = False
     """Whether only part of the source image is repainted: inpainting or outpainting."""
     trusted_only: bool = False
+    models: list[str] = field(default_factory=list)
+    """The models that may draw it, if its request names several. ``model`` is then the first of
+    them, and from a claim on the one that draws it."""
+    any_model: bool = False
+    """Whether any model may draw it, since its request names none."""
     slow_workers: bool = False
     """Whether slow workers may draw it."""
     extra_slow_workers: bool = False

@@ -815,7 +815,10 @@ def test_prices_and_charges_that_agree_with_each_other_are_still_judged(made: Ma
 @pytest.mark.parametrize("attribute", ["steps", "pixels"])
 def test_the_work_of_an_image_follows_from_the_payload(made: Made, attribute: str) -> None:
     made.add(made.image("waiting"), **{attribute: 1})
-    assert made.found() == {(name(made.request("waiting")), Rule.PRICED)}
+    expected = {(name(made.request("waiting")), Rule.PRICED)}
+    if attribute == "pixels":  # the class of its size says in which queue it waits
+        expected.add((name(made.image("waiting")), Rule.WAITING))
+    assert made.found() == expected
 
 
 def test_a_request_from_before_families_were_kept_is_not_priced_again(made: Made) -> None:
@@ -864,7 +867,7 @@ def test_a_leased_image_has_a_worker_and_an_end(made: Made, attribute: str) -> N
 
 
 @pytest.mark.parametrize(
-    "changes", [{"due_at": None}, {"due_shard": None}, {"wait_model": "m"}, {"listed": "x"}]
+    "changes", [{"due_at": None}, {"due_shard": None}, {"wait_queue": "m"}, {"listed": "x"}]
 )
 def test_a_leased_image_is_due_and_does_not_wait(made: Made, changes: dict[str, Any]) -> None:
     made.change(made.image("leased"), **changes)
@@ -874,8 +877,8 @@ def test_a_leased_image_is_due_and_does_not_wait(made: Made, changes: dict[str, 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"wait_model": None},
-        {"wait_model": "another"},
+        {"wait_queue": None},
+        {"wait_queue": "another"},
         {"listed": "WAITING#99"},
         {"listed_at": None},
         {"lease_until": 7},
@@ -889,7 +892,7 @@ def test_a_waiting_image_is_in_its_queue_and_its_owners_list(
     assert made.found() == {(name(made.image("waiting")), Rule.WAITING)}
 
 
-@pytest.mark.parametrize("attribute", ["wait_model", "listed", "listed_at", "due_shard", "due_at"])
+@pytest.mark.parametrize("attribute", ["wait_queue", "listed", "listed_at", "due_shard", "due_at"])
 @pytest.mark.parametrize("request_name", ["painted", "nobodys"])
 def test_an_image_that_ended_is_in_no_index(made: Made, attribute: str, request_name: str) -> None:
     made.change(made.image(request_name), **{attribute: 7 if attribute.endswith("at") else "x"})

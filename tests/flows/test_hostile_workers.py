@@ -98,7 +98,7 @@ def test_the_condition_of_a_claim_refuses_who_has_faulted_it(cloud: Cloud, worke
     cloud.generate()
 
     def waits() -> Generation:
-        (image,) = next(iter(cloud.store.queue.windows("stable_diffusion", 10)))
+        (image,) = cloud.store.queue.waiting("stable_diffusion", 10)
         return image
 
     def claim(image: Generation, by: Worker, **more: Any) -> Generation | None:
@@ -140,7 +140,7 @@ def test_what_a_worker_holds_at_once_is_bounded(cloud: Cloud, worker: str) -> No
 def test_a_claim_holds_the_bound_whatever_the_pop_has_read(cloud: Cloud, worker: str) -> None:
     cloud.generate(params={"n": 3})
     by = known(cloud, worker, "w1")
-    images = next(iter(cloud.store.queue.windows("stable_diffusion", 10)))
+    images = cloud.store.queue.waiting("stable_diffusion", 10)
 
     def claim(number: int) -> bool:
         until = cloud.clock.now_ms() // 1000 + 150
@@ -176,14 +176,14 @@ def test_a_worker_that_is_deleted_during_its_pop_claims_nothing(
 ) -> None:
     cloud.generate()
     found = known(cloud, worker, "w1")
-    real = Queue.windows
+    real = Queue.page
 
     def deleted_first(self: Queue, *args: Any) -> Any:
         with rights.held_to("manage", cloud.allowed["manage"]):
             assert cloud.store.workers.delete(found)
         return real(self, *args)
 
-    monkeypatch.setattr(Queue, "windows", deleted_first)
+    monkeypatch.setattr(Queue, "page", deleted_first)
     assert cloud.pop(worker).body["id"] is None
     assert processing(cloud) == 0
 

@@ -264,7 +264,7 @@ class Machine(RuleBasedStateMachine):
     def _speed(self, worker: int) -> int | None:
         """Return a worker's measured speed, as its next pop will read it."""
         found = self.cloud.store.workers.named(f"worker of {worker}")
-        return self.cloud.store.workers.with_owner(found, worker)[1].speed
+        return self.cloud.store.pops.context(found, worker, [], [])[1].speed
 
     def _pop(
         self, worker: int, *, amount: int, mixed: bool, img2img: bool, prefers: int | None = None

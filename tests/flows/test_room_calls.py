@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from horde import aws, store
+from horde.edge.auth import key_hash
 from horde.records import (
     ApiKey,
     Census,
@@ -31,11 +32,22 @@ from horde.records import (
 )
 from horde.rules.refusals import HordeError
 from horde.rules.statistics import Counter, Scope, Series
-from horde.store import accounts, counters, counts, csam, settlements, sharedkeys, transaction
+from horde.store import (
+    accounts,
+    counters,
+    counts,
+    csam,
+    places,
+    registry,
+    settlements,
+    sharedkeys,
+    transaction,
+)
 from horde.store.audit import AuditStore, ledger_from, numbers_of
 from horde.store.audit_read import read
 from horde.store.items import DUE, LISTED, Kind, Row, id_of, key, key_of
 from horde.store.queue import HoldsEnough
+from horde.store.queuenames import model_target, queue_of
 from horde.store.table import ConditionFailed
 from horde.store.transfers import IdempotencyKey
 from tests.support.approved import FOLDER, Names, recorded
@@ -384,12 +396,19 @@ def test_queue(world: World, say: Say) -> None:
     room, ada = world.store.queue, user(world, "ada")
     model = "stable_diffusion"
     images = world.store.requests.generations(request_of(world, facts["request"]))
-    say("windows", lambda: [len(one) for one in room.windows(model, 2)])
-    say("first", lambda: next(room.windows(model, 1))[0].user_id)
+    queue = queue_of(images[0])
+    say("page", lambda: len(room.page(queue, 2)[0]))
+    say("next page", lambda: len(room.page(queue, None, room.page(queue, 2)[1])[0]))
+    say("first", lambda: room.waiting(model, 1)[0].user_id)
+    places_room, asked_for = world.store.places, request_of(world, facts["request"])
+    say("images and places", lambda: len(places_room.generations(asked_for)))
     middle = images[0].priority
     for priority in (middle - 1, middle, middle + 1):
-        say(f"ahead {priority - middle}", lambda p=priority: room.ahead(model, p, 9))
-    say("ahead, at most", lambda: room.ahead(model, 0, 1))
+        say(f"ahead {priority - middle}", lambda p=priority: places_room.ahead(model, p))
+    places.clear_cache()
+    say("images and known places", lambda: len(places_room.generations(asked_for)))
+    world.clock.pass_seconds(2)
+    say("ahead, renewed", lambda: places_room.ahead(model, middle - 1))
     say("count", lambda: room.count_of(ada, "", 9))
     say("count, at most", lambda: room.count_of(ada, "", 2))
     say("count of nobody", lambda: room.count_of(world.store.accounts.get(0), model, 9))  # type: ignore[arg-type]
@@ -580,8 +599,12 @@ def test_workers(world: World, say: Say) -> None:
     (worker,) = world.records("WORKER", Worker)
     say("named", lambda: room.named(worker.name.upper()))
     say("named none", lambda: room.named("nobody"))
-    say("with owner", lambda: room.with_owner(worker.id, owner.id))
-    say("with nobody", lambda: room.with_owner(None, 99))
+    pops, targets = world.store.pops, [model_target("stable_diffusion"), model_target("none")]
+    registry.clear_cache()
+    say("caller", lambda: pops.caller(key_hash(facts["worker"]), worker.name.upper()))
+    say("unknown caller", lambda: pops.caller("f" * 64, "nobody"))
+    say("context", lambda: pops.context(worker.id, owner.id, [owner.id, 99], targets))
+    say("context of nobody", lambda: pops.context(None, 99, [], targets))
     say("get none", lambda: room.get(MISSING))
     say("many", lambda: room.get_many([worker.id, MISSING]))
     say("ids", lambda: room.ids_of(owner.id, 5))

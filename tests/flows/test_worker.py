@@ -65,7 +65,7 @@ WORKER = Worker(id="w", name="w", user_id=1, created_at=0, seen_at=0, gone_at=0)
 
 def test_an_image_is_claimed_once_however_many_saw_it_waiting(cloud: Cloud) -> None:
     cloud.generate()
-    (seen,) = next(iter(cloud.store.queue.windows("stable_diffusion", 10)))
+    (seen,) = cloud.store.queue.waiting("stable_diffusion", 10)
     claims = [cloud.store.queue.claim(seen, WORKER, lease_until=10**10) for _ in range(3)]
     assert [claim is not None for claim in claims] == [True, False, False]
 

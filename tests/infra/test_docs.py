@@ -204,9 +204,9 @@ def test_every_attack_of_the_threat_model_is_a_test() -> None:
 
 
 def test_the_queue_position_is_exact_as_far_as_the_api_page_says() -> None:
-    import status
+    from horde.rules import places
 
-    assert f"`queue_position` is exact up to {status.QUEUE_DEPTH}." in API
+    assert f"`queue_position` is exact up to {places.EXACT}" in API
 
 
 def test_the_formula_on_the_kudos_page_is_the_price() -> None:

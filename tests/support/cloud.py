@@ -16,6 +16,7 @@ import requests
 
 from horde import aws, clock, overview, runpod
 from horde.edge import ratelimit
+from horde.store import places, registry, workers
 from tests.support.api_calls import ApiCalls
 from tests.support.delivery import Delivery
 from tests.support.fake_runpod import FakeRunPod
@@ -50,6 +51,8 @@ def new_processes() -> None:
     aws.secret.cache_clear()
     ratelimit.clear_cache()
     overview.clear_cache()
+    for room in (registry, places, workers):
+        room.clear_cache()
     importlib.import_module("browse")._cached.clear()
 
 

@@ -51,12 +51,12 @@ MAX_ITEM_BYTES = 400 * 1024
 """DynamoDB's limit of an item, names and values together."""
 
 
-def _size(value: Any) -> int:
+def size_of(value: Any) -> int:
     """Return about what DynamoDB counts of an item: the bytes of its names and values."""
     if isinstance(value, dict):
-        return sum(len(str(name).encode()) + _size(inner) for name, inner in value.items())
+        return sum(len(str(name).encode()) + size_of(inner) for name, inner in value.items())
     if isinstance(value, list | tuple | set | frozenset):
-        return sum(map(_size, value))
+        return sum(map(size_of, value))
     return len(value if isinstance(value, bytes) else str(value).encode())
 
 
@@ -64,7 +64,7 @@ def _check_sizes(operation: str, params: dict[str, Any]) -> None:
     """Refuse an item that is larger than DynamoDB takes; ``quick`` took moto's own check away."""
     puts = [part["Put"]["Item"] for part in params.get("TransactItems", []) if "Put" in part]
     for item in [*puts, *([params["Item"]] if "Item" in params else [])]:
-        if _size(item) > MAX_ITEM_BYTES:
+        if size_of(item) > MAX_ITEM_BYTES:
             message = "Item size has exceeded the maximum allowed size"
             failure: Any = {
                 "Error": {"Code": "ValidationException", "Message": message},

@@ -95,7 +95,7 @@ def _indexes(world: "World") -> Iterator[str]:
     """What is over is on no list, and is forgotten one day."""
     for item in world.items():
         if item["sk"]["S"] in {"REQUEST", "GENERATION"}:
-            for name in ("wait_model", "due_at", "due_shard", "listed", "listed_at"):
+            for name in ("wait_queue", "due_at", "due_shard", "listed", "listed_at"):
                 if name in item:
                     yield f"a {item['sk']['S'].lower()} that is over still has {name}"
             if "gone_at" not in item:

@@ -69,7 +69,7 @@ LIMITS: dict[str, Any] = {
     "rules.matching.AGEING_PER_S": 5,
     "rules.matching.FLAGGED_MIN": 10,
     "rules.matching.FLAGGED_KUDOS": -100,
-    "rules.matching.SLOW_SPEED": 500_000,
+    "rules.needs.SLOW_SPEED": 500_000,
     "rules.matching.SEED_BITS": 32,
     "rules.matching.MAX_SEED_DIGITS": 1000,
     "rules.pricing.SLOW_BASELINES": {"flux_1", "qwen_image", "z_image_turbo"},
@@ -145,6 +145,9 @@ def test_the_kinds_of_items_have_the_names_that_deployed_tables_hold() -> None:
         "IDEMPOTENCY",
         "PAIR",
         "DROPPED",
+        "QUEUES",
+        "PLACES",
+        "COPY",
     ]
 
 
@@ -186,7 +189,7 @@ def test_keys_and_lists_are_spelled_as_deployed_tables_hold_them() -> None:
     assert items.stats_key(Kind.WORKER, "w") == {"pk": {"S": "WORKER#w"}, "sk": {"S": "STATS"}}
     assert due(Due.LEASE, ID, 9) == {"due_shard": {"S": "lease#5"}, "due_at": {"N": "9"}}
     assert items.listed("L", 9) == {"listed": {"S": "L"}, "listed_at": {"N": "9"}}
-    assert items.WAITING == ("waiting", "wait_model", "priority")
+    assert items.WAITING == ("waiting", "wait_queue", "priority")
     assert items.DUE == ("due", "due_shard", "due_at")
     assert items.LISTED == ("listed", "listed", "listed_at")
     assert items.DUE.attributes == "due_shard, due_at"

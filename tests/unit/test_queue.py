@@ -3,7 +3,10 @@
 from typing import Any
 
 from horde.records import QueueSize
+from horde.rules.marks import Mark
 from horde.store.queue import Queue
+from horde.store.queuenames import QueueName
+from horde.store.registry import Marks, Registry
 from horde.store.table import Table
 
 
@@ -25,13 +28,21 @@ def image(request: str, pixels: int, steps: int | None = None) -> dict[str, Any]
     return {"request_id": {"S": request}, "pixels": {"N": str(pixels)}, **kept}
 
 
+class OneQueue(Registry):
+    """Stands for the registry: all images of a model need the same."""
+
+    def marks(self, target: str) -> Marks:
+        return {QueueName(target, "0"): Mark(0, 0)}
+
+
 LAST = {"pk": {"S": "GENERATION#7"}}
 FIRST_PAGE = {"Items": [image("a", 3, 5), image("a", 100)], "LastEvaluatedKey": LAST}
 
 
 def size(limit: int, *pages: Any) -> tuple[QueueSize, Client]:
     client = Client(*pages)
-    return Queue(Table("t", client)).size("m", limit), client  # type: ignore[arg-type]
+    table = Table("t", client)  # type: ignore[arg-type]
+    return Queue(table, OneQueue(table)).size("m", limit), client
 
 
 def test_all_pages_of_a_queue_are_summed_up() -> None:

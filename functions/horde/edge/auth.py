@@ -101,13 +101,18 @@ def worker_user(store: Store, api_key: str) -> int:
 
     Raises InvalidAPIKey, AnonForbiddenWorker, or NotPrivileged for a key that is not a worker key.
     """
-    if api_key == ANONYMOUS_KEY:
-        raise AnonForbiddenWorker
+    check_not_anonymous(api_key)
     return user_of_worker_key(store.keys.get(key_hash(api_key)))
 
 
+def check_not_anonymous(api_key: str) -> None:
+    """Refuse the anonymous key to workers; raises AnonForbiddenWorker."""
+    if api_key == ANONYMOUS_KEY:
+        raise AnonForbiddenWorker
+
+
 def user_of_worker_key(key: ApiKey | None) -> int:
-    """Return the id of the user that a key belongs to, if it is a worker key.
+    """Return the id of the user that a worker key belongs to; None is a key that nobody has.
 
     Raises InvalidAPIKey or NotPrivileged.
     """

@@ -108,6 +108,11 @@ def models_of(
     return list(dict.fromkeys(ordered))[:limit]
 
 
+def undrawn(census: Census, models: Iterable[str]) -> list[str]:
+    """Return those of these models that no worker in a census draws."""
+    return [model for model in models if not census.load(model).workers]
+
+
 def census(
     at: int, workers: Iterable[tuple[Worker, WorkerStats]], queues: Mapping[str, QueueSize]
 ) -> Census:

@@ -1,6 +1,6 @@
 """How requests and images change state, and the kudos that they have consumed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from horde.records import OPEN, Generation, Request, State
@@ -58,6 +58,19 @@ def faulted_by(generation: Generation) -> list[int | str]:
     present = [generation.worker_id, generation.worker_user]
     return list(
         dict.fromkeys([*generation.faulted_by, *(one for one in present if one is not None)])
+    )
+
+
+def waiting_again(generation: Generation) -> Generation:
+    """Return an image that its worker failed to draw as it waits again, for all of its models."""
+    return replace(
+        generation,
+        state=State.WAITING,
+        model=generation.models[0] if generation.models else generation.model,
+        faulted_by=faulted_by(generation),
+        lease_until=None,
+        held=False,
+        preferred=False,
     )
 
 

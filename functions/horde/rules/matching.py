@@ -8,15 +8,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from horde.records import Generation, Offer, User, WorkerContext
-from horde.rules import ruleset
+from horde.rules.needs import needs, unmet
 from horde.rules.standing import held_limit
 
 AGEING_PER_S = 5
 """A waiting request gains this many kudos of priority per second (horde-api.md 3.5)."""
 FLAGGED_MIN, FLAGGED_KUDOS = 10, -100
 """A flagged account with at most ``FLAGGED_MIN`` kudos counts as one with ``FLAGGED_KUDOS``."""
-SLOW_SPEED = 500_000
-"""A worker below this speed, in pixelsteps per second, is slow (horde-api.md 2)."""
 SEED_BITS = 32
 MAX_SEED_DIGITS = 1000
 """A longer number is read as text, since Python limits the length of numbers it parses."""
@@ -92,34 +90,21 @@ def has_faulted(generation: Generation, worker_id: str, owner: User) -> bool:
     )
 
 
-def skip_reason(  # noqa: C901, PLR0911 - a flat list of reasons
-    generation: Generation, worker: WorkerContext, offer: Offer
-) -> str | None:
+def skip_reason(generation: Generation, worker: WorkerContext, offer: Offer) -> str | None:
     """Return the Horde's name of the reason why a worker cannot take an image, or None if it can.
 
     ``offer`` is that of its present pop.
     """
-    worker_id, speed = worker.worker.id, worker.stats.speed
+    worker_id = worker.worker.id
     if generation.pixels > offer.max_pixels:
         return "max_pixels"
-    if generation.nsfw and not offer.nsfw:
-        return "nsfw"
-    if generation.painting and not offer.painting:
-        return "painting"
-    if generation.img2img and not generation.painting and not offer.img2img:
-        return "img2img"
+    reason = unmet(needs(generation), worker, offer)
+    if reason:
+        return reason
     if generation.workers and (worker_id in generation.workers) is generation.worker_blacklist:
         return "worker_id"
     if has_faulted(generation, worker_id, worker.owner):
         return "worker_id"
-    if generation.trusted_only and not worker.owner.trusted:
-        return "untrusted"
-    if offer.limit_max_steps and generation.steps > ruleset.IN_FORCE.max_steps:
-        return "step_count"
-    if offer.extra_slow and not generation.extra_slow_workers:
-        return "performance"
-    if not generation.slow_workers and speed is not None and speed < SLOW_SPEED:
-        return "performance"
     limit = held_limit(worker.stats, worker.owner, generation)
     if limit is not None and len(worker.stats.held) >= limit:
         return "performance"

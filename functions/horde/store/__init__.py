@@ -15,6 +15,8 @@ Items (``pk`` / ``sk``):
 ``COUNTER``           ``USERS``                the last user id assigned
 ``REQUEST#<id>``      ``REQUEST``              a request
 ``GENERATION#<id>``   ``GENERATION``           one image of a request
+``GENERATION#<id>``   ``COPY#<model>``         a copy of it in the queue of a further model
+                                               (``store.entries``)
 ``WORKER#<id>``       ``WORKER``               a worker, as of its last pop
 ``USER#<id>``         ``WORKER#<id>``          a worker that this account owns
 ``WORKER#<id>``       ``STATS``                a worker's statistics
@@ -37,12 +39,16 @@ Items (``pk`` / ``sk``):
 ``IDEMPOTENCY#...``   ``IDEMPOTENCY``          an ``Idempotency-Key`` and the body it was used with
 ``PAIR#<id>#<id>``    ``PAIR``                 the last transfer between two users
 ``DROPPED#<id>#...``  ``DROPPED``              images that an owner's workers dropped in one hour
+``QUEUES#<target>``   ``QUEUES``               which of a target's queues may have images, such as a
+                                               model's (``store.registry``)
+``PLACES#<model>``    ``PLACES``               samples of a model's queues (``store.places``)
 ====================  =======================  ===============================================
 
-The indexes are sparse (``store.items``). ``waiting`` holds waiting images, the highest priority
-last. ``due`` holds leases and requests by the time they expire, rewards until they are posted, and
-deleted accounts until their requests have ended. ``listed`` holds an account's waiting images,
-requests and API keys, all users by kudos, and workers by the time they were last seen.
+The indexes are sparse (``store.items``). ``waiting`` holds waiting images by queue, the highest
+priority last, and the registry's items. ``due`` holds leases and requests by the time they expire,
+rewards until they are posted, and deleted accounts until their requests have ended. ``listed``
+holds an account's waiting images, requests and API keys, all users by kudos, and workers by the
+time they were last seen.
 """
 
 from functools import cache
@@ -58,8 +64,11 @@ from horde.store.due import DueRows
 from horde.store.endings import Endings
 from horde.store.held import HeldImages
 from horde.store.payouts import Payouts
+from horde.store.places import Places
+from horde.store.pops import Pops
 from horde.store.queue import Queue
 from horde.store.ratelimits import RateLimits
+from horde.store.registry import Registry
 from horde.store.requests import Requests
 from horde.store.rewards import Rewards
 from horde.store.sharedkeys import SharedKeys
@@ -82,14 +91,17 @@ class Store:
         self.keys = ApiKeys(self.table)
         self.sharedkeys = SharedKeys(self.table)
         self.transfers = Transfers(self.table)
-        self.requests = Requests(self.table, self.accounts, self.sharedkeys)
-        self.queue = Queue(self.table)
+        self.registry = Registry(self.table)
+        self.requests = Requests(self.table, self.accounts, self.sharedkeys, self.registry)
+        self.queue = Queue(self.table, self.registry)
+        self.places = Places(self.table, self.registry)
+        self.endings = Endings(self.table, self.requests, self.sharedkeys, self.registry)
         self.submits = Submits(self.table)
-        self.endings = Endings(self.table, self.requests, self.sharedkeys)
         self.payouts = Payouts(self.table)
         self.counters = Counters(self.table)
         self.due = DueRows(self.table)
         self.workers = Workers(self.table)
+        self.pops = Pops(self.table, self.registry)
         self.census = Censuses(self.table)
         self.sharing = Sharing(self.table)
         self.held = HeldImages(self.table)

@@ -136,7 +136,7 @@ def _number(item: Mapping[str, Any], name: str) -> int | None:
 
 def _keys(item: Item) -> IndexKeys:
     return IndexKeys(
-        wait_model=_text(item, WAITING.partition),
+        wait_queue=_text(item, WAITING.partition),
         listed=_text(item, LISTED.partition),
         listed_at=_number(item, LISTED.sort),
         due_shard=_text(item, DUE.partition),

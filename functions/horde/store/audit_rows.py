@@ -50,7 +50,7 @@ class EntryRow:
 class IndexKeys:
     """An item's attributes in the indexes and its TTL; times are in seconds since the epoch."""
 
-    wait_model: str | None = None
+    wait_queue: str | None = None
     listed: str | None = None
     listed_at: int | None = None
     due_shard: str | None = None

@@ -9,6 +9,7 @@ from horde.rules import kudos, lifecycle, ruleset, sharing
 from horde.rules.refusals import Busy
 from horde.store import counts, sharedkeys
 from horde.store.csam import mark
+from horde.store.entries import copies
 from horde.store.items import (
     DUE,
     KEEP_S,
@@ -24,6 +25,7 @@ from horde.store.items import (
     waiting_list,
 )
 from horde.store.ledger import post
+from horde.store.registry import Registry
 from horde.store.requests import Requests
 from horde.store.settlements import pending, webhook_due
 from horde.store.sharedkeys import SharedKeys
@@ -34,8 +36,11 @@ from horde.store.transaction import EXISTS, check, update
 class Endings:
     """The ends of a generation."""
 
-    def __init__(self, table: Table, requests: Requests, shared: SharedKeys) -> None:
+    def __init__(
+        self, table: Table, requests: Requests, shared: SharedKeys, registry: Registry
+    ) -> None:
         self._table = table
+        self._registry = registry
         self._requests = requests
         self._sharedkeys = shared
 
@@ -168,30 +173,31 @@ class Endings:
 
         A condition of the write keeps a cancelled or faulted request from being revived.
         """
+        again = lifecycle.waiting_again(generation)
+        queue = self._registry.enter(again)
         still_wanted = (
             f"{EXISTS} AND attribute_not_exists(cancelled) AND attribute_not_exists(faulted)"
         )
         parts = [
             _transition(
                 generation,
-                f"SET #state = :state, {WAITING.partition} = model, {LISTED.partition} = :list, "
-                f"{LISTED.sort} = created_at, faulted_by = :faulted_by "
+                f"SET #state = :state, {WAITING.partition} = :queue, {LISTED.partition} = :list, "
+                f"{LISTED.sort} = created_at, faulted_by = :faulted_by, model = :model "
                 f"REMOVE {DUE.attributes}, lease_until, held, preferred",
                 {
                     "state": State.WAITING,
-                    "list": _list_of(generation),
-                    "faulted_by": lifecycle.faulted_by(generation),
+                    "queue": str(queue),
+                    "list": waiting_list(again.user_id, again.model),
+                    "faulted_by": again.faulted_by,
+                    "model": again.model,
                 },
             ),
             check(key(Kind.REQUEST, request.id), still_wanted),
+            *({"Put": {"Item": copy}} for copy in copies(again, self._registry)),
             *counts.hold_no_more(generation, dropped=True),
             *counts.waiting_again(generation),
         ]
         return self._table.try_transact(parts)
-
-
-def _list_of(generation: Generation) -> str:
-    return waiting_list(generation.user_id, generation.model)
 
 
 def _touch_request(

@@ -37,8 +37,8 @@ class Index(NamedTuple):
         return f"{self.partition}, {self.sort}"
 
 
-WAITING = Index("waiting", "wait_model", "priority")
-"""Waiting images by model, the highest priority last."""
+WAITING = Index("waiting", "wait_queue", "priority")
+"""Waiting images by queue, and marks of queues; the highest priority last."""
 DUE = Index("due", "due_shard", "due_at")
 """Leases and requests by the time they expire, rewards until they are posted, and deleted accounts
 until their requests have ended; keys only."""
@@ -76,6 +76,9 @@ class Kind(StrEnum):
     IDEMPOTENCY = "IDEMPOTENCY"
     PAIR = "PAIR"
     DROPPED = "DROPPED"
+    QUEUES = "QUEUES"
+    PLACES = "PLACES"
+    COPY = "COPY"
 
 
 class Row(NamedTuple):

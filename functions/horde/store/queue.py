@@ -1,30 +1,24 @@
 """The queue of waiting images, and how a worker claims one."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from horde import clock
 from horde.records import Generation, QueueSize, State, User, Worker
+from horde.rules.marks import GRACE_S
 from horde.store import counts
-from horde.store.due import Due, due_shard
-from horde.store.items import (
-    DUE,
-    LISTED,
-    WAITING,
-    Item,
-    Kind,
-    encode_all,
-    from_item,
-    id_of,
-    key,
-    waiting_list,
-)
+from horde.store.entries import withdraw
+from horde.store.items import LISTED, WAITING, Item, Kind, from_item, id_of, key, waiting_list
+from horde.store.leases import lease
+from horde.store.queuenames import QueueName, model_target
+from horde.store.registry import Registry
 from horde.store.table import ConditionFailed, Table
 from horde.store.transaction import update
 
 RECOUNT_AFTER_S = 60
 """Seconds after which the index surely shows an image that began to wait; it lags by less."""
+
+_IN_QUEUE = f"{WAITING.partition} = :queue"
 
 
 class HoldsEnough(Exception):  # noqa: N818 - an expected result, not an error
@@ -38,20 +32,35 @@ class Queue:
     of ``claim`` decides.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, registry: Registry) -> None:
         self._table = table
+        self._registry = registry
 
-    def windows(self, model: str, page: int) -> Iterator[list[Generation]]:
-        """Yield a model's waiting images, highest priority first, ``page`` images at a time."""
-        found = self._table.pages(
-            f"{WAITING.partition} = :model",
-            {"model": model},
+    def page(
+        self, queue: QueueName, limit: int | None, after: Item | None = None
+    ) -> tuple[list[Generation], Item | None]:
+        """Return images of a queue, the best first, and where to read on; None at its end.
+
+        ``limit`` bounds their number, and None is as many as DynamoDB reads in one call.
+        """
+        options: dict[str, Any] = {"Limit": limit} if limit else {}
+        if after is not None:
+            options["ExclusiveStartKey"] = after
+        answer = self._table.query(
+            _IN_QUEUE,
+            {"queue": str(queue)},
             IndexName=WAITING.name,
             ScanIndexForward=False,
-            Limit=page,
+            **options,
         )
-        for items in found:
-            yield [from_item(Generation, item) for item in items]
+        found = [from_item(Generation, item) for item in answer["Items"]]
+        return found, answer.get("LastEvaluatedKey")
+
+    def waiting(self, model: str, limit: int) -> list[Generation]:
+        """Return the best images that wait for a model, up to ``limit``."""
+        queues = self._registry.marks(model_target(model))
+        found = [image for queue in queues for image in self.page(queue, limit)[0]]
+        return sorted(found, key=lambda image: -image.priority)[:limit]
 
     def claim(
         self,
@@ -86,31 +95,30 @@ class Queue:
             held=held_limit is not None,
             preferred=preferred,
         )
-        write = _lease(claimed, trusted=trusted)
+        write = lease(claimed, trusted=trusted)
         no_longer = counts.waits_no_more(generation)
         if held_limit is None and not no_longer:
-            return claimed if self._table.try_update(*write) else None
+            return self._ended(generation, claimed if self._table.try_update(*write) else None)
         held = [] if held_limit is None else counts.hold(worker.id, generation.id, held_limit)
         try:
             self._table.transact([update(*write), *held, *no_longer])
         except ConditionFailed as failed:
             if 0 in failed.which:
-                return None
+                return self._ended(generation, None)
             if max(failed.which) <= len(held):
                 raise HoldsEnough from None
             raise
-        return claimed
+        return self._ended(generation, claimed)
 
-    def ahead(self, model: str, priority: int, limit: int) -> int:
-        """Count the images of a model with a higher priority, up to ``limit``."""
-        return self._table.count(
-            WAITING,
-            model,
-            limit,
-            more=f" AND {WAITING.sort} > :mine",
-            values={"mine": priority},
-            ScanIndexForward=False,
-        )
+    def _ended(self, generation: Generation, claimed: Generation | None) -> Generation | None:
+        """Take an image's copies out of their queues if it waits no more; returns ``claimed``."""
+        if generation.models and claimed is None:
+            item = self._table.get(key(Kind.GENERATION, generation.id))
+            now = from_item(Generation, item) if item else None
+            if now and now.state is State.WAITING and now.attempt == generation.attempt:
+                return None  # it waits on, for others
+        withdraw(self._table, generation)
+        return claimed
 
     def count_of(self, user: User, model: str, limit: int) -> int:
         """Count an account's waiting images up to ``limit``; the anonymous account's by model.
@@ -140,71 +148,56 @@ class Queue:
         return [id_of(item) for item in self._table.read_list(waiting_list(user_id, ""), limit)]
 
     def waiting_since(self, model: str, before_ms: int, limit: int) -> int:
-        """Count images that were waiting before a time (ms), among the first ``limit``."""
-        return self._table.count(
-            WAITING,
-            model,
-            limit,
-            values={"before": before_ms},
-            FilterExpression="created_at < :before",
+        """Count images that were waiting before a time (ms), among ``limit`` of each queue."""
+        return sum(
+            self._table.count(
+                WAITING,
+                str(queue),
+                limit,
+                values={"before": before_ms},
+                FilterExpression="created_at < :before",
+            )
+            for queue in self._registry.marks(model_target(model))
         )
 
     def size(self, model: str, limit: int) -> QueueSize:
         """Sum up a model's waiting images, up to the ``limit`` with the highest priority."""
         images, pixelsteps = 0, 0
-        start: dict[str, Any] = {}
         requests: set[str] = set()
-        while images < limit:
-            answer = self._table.query(
-                f"{WAITING.partition} = :model",
-                {"model": model},
-                IndexName=WAITING.name,
-                ExpressionAttributeNames={"#steps": "steps"},
-                ProjectionExpression="request_id, pixels, #steps",
-                ScanIndexForward=False,
-                Limit=limit - images,
-                **start,
-            )
-            for item in answer["Items"]:
-                images += 1
-                requests.add(item["request_id"]["S"])
-                pixelsteps += int(item["pixels"]["N"]) * int(item.get("steps", {"N": "0"})["N"])
-            if "LastEvaluatedKey" not in answer:
-                break
-            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+        for queue in self._registry.marks(model_target(model)):
+            start: dict[str, Any] = {}
+            while images < limit:
+                answer = self._table.query(
+                    _IN_QUEUE,
+                    {"queue": str(queue)},
+                    IndexName=WAITING.name,
+                    ExpressionAttributeNames={"#steps": "steps"},
+                    ProjectionExpression="request_id, pixels, #steps",
+                    ScanIndexForward=False,
+                    Limit=limit - images,
+                    **start,
+                )
+                for item in answer["Items"]:
+                    images += 1
+                    requests.add(item["request_id"]["S"])
+                    steps = int(item.get("steps", {"N": "0"})["N"])
+                    pixelsteps += int(item["pixels"]["N"]) * steps
+                if "LastEvaluatedKey" not in answer:
+                    break
+                start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
         return QueueSize(images=images, requests=len(requests), pixelsteps=pixelsteps)
 
+    def tidy(self, limit: int) -> int:
+        """Look into up to ``limit`` queues that may be empty, and correct their marks.
 
-def _lease(claimed: Generation, *, trusted: bool) -> tuple[Item, str, str, Item, dict[str, str]]:
-    """Return the write that leases an image: key, expression, condition, values and names.
-
-    The image was read from an index. It must still be exactly that: each fault follows a claim,
-    which raises ``attempt``.
-    """
-    still_waiting = "#state = :waiting AND attempt = :seen"
-    if claimed.held:
-        faulted = "contains(faulted_by, :worker)"
-        faulted += "" if trusted else " OR contains(faulted_by, :user)"
-        still_waiting += f" AND (attribute_not_exists(faulted_by) OR NOT ({faulted}))"
-    flags = {name: True for name in ("held", "preferred") if getattr(claimed, name)}
-    expression = (
-        "SET #state = :processing, worker_id = :worker, worker_name = :name, "
-        f"worker_user = :user, lease_until = :lease, {DUE.partition} = :shard, "
-        f"{DUE.sort} = :lease, attempt = :attempt"
-        + "".join(f", {name} = :{name}" for name in flags)
-        + f" REMOVE {WAITING.partition}, {LISTED.attributes}"
-    )
-    values = {
-        "waiting": State.WAITING,
-        "processing": claimed.state,
-        "seen": claimed.attempt - 1,
-        "attempt": claimed.attempt,
-        "worker": claimed.worker_id,
-        "name": claimed.worker_name,
-        "user": claimed.worker_user,
-        "lease": claimed.lease_until,
-        "shard": due_shard(Due.LEASE, claimed.id),
-        **flags,
-    }
-    key_of_image = key(Kind.GENERATION, claimed.id)
-    return key_of_image, expression, still_waiting, encode_all(values), {"#state": "state"}
+        Returns how many were looked into.
+        """
+        now, looked = clock.now(), 0
+        marks, _ = self._registry.best(limit, fresh=True)
+        doubtful = [queue for queue, mark in marks.items() if mark.marked_at < now - GRACE_S]
+        for queue in doubtful[:limit]:
+            found, _ = self.page(queue, 1)
+            head = found[0].priority if found else None
+            self._registry.correct({queue: head}, marks)
+            looked += 1
+        return looked

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 from horde import clock
 from horde.records import Generation, Request, SharedKey, User
-from horde.rules import admission, lifecycle, ruleset
+from horde.rules import admission
 from horde.rules import sharedkeys as sharedkey_rules
 from horde.rules.refusals import Busy, DeletedUser, InvalidAPIKey
 from horde.store.accounts import Accounts
 from horde.store.charges import charge
 from horde.store.due import Due, due
+from horde.store.entries import copies
 from horde.store.items import (
     DUE,
     KEEP_S,
@@ -29,6 +30,8 @@ from horde.store.items import (
     to_item,
     waiting_list,
 )
+from horde.store.queuenames import QueueName
+from horde.store.registry import Registry
 from horde.store.sharedkeys import SharedKeys
 from horde.store.table import BATCH, DECISION_TRIES, ConditionFailed, Table
 from horde.store.transaction import EXISTS, new
@@ -40,8 +43,11 @@ OPEN = f"attribute_exists({DUE.sort})"
 class Requests:
     """Requests and their images."""
 
-    def __init__(self, table: Table, accounts: Accounts, shared: SharedKeys) -> None:
+    def __init__(
+        self, table: Table, accounts: Accounts, shared: SharedKeys, registry: Registry
+    ) -> None:
         self._table = table
+        self._registry = registry
         self._accounts = accounts
         self._sharedkeys = shared
 
@@ -67,6 +73,12 @@ class Requests:
         ``posts_per_s``. Raises Busy, DeletedUser, InvalidAPIKey, KudosUpfront, TooManyPosts,
         TooManyPrompts, SharedKeyExpired, SharedKeyEmpty or SharedKeyInsufficientKudos.
         """
+        queue = self._registry.enter(generations[0], len(generations))
+        more = [
+            copy
+            for number, generation in enumerate(generations)
+            for copy in copies(generation, self._registry, 0 if number else len(generations))
+        ]
         seen: User | None = user
         for _ in range(DECISION_TRIES):
             if seen is None:
@@ -76,7 +88,8 @@ class Requests:
             )
             parts = [*charged, new(_request_item(accepted))]
             counted = not request.anonymous
-            parts += [new(_waiting_item(replace(g, counted=counted))) for g in generations]
+            parts += [new(waiting_item(replace(g, counted=counted), queue)) for g in generations]
+            parts += [new({**copy, "counted": encode(counted)}) for copy in more]
             try:
                 self._table.transact(parts)
             except ConditionFailed as failed:
@@ -160,16 +173,11 @@ class Requests:
         change = f"SET expires_at = :at, {DUE.sort} = :at"
         return self._update(request_id, change, OPEN, {":at": encode(expires_at)})
 
-    def drawn(self, request_id: str, created_at: int) -> Request | None:
-        """Return a request that a worker begins to draw, with a whole life before it.
-
-        One of less than a minute ago (``created_at`` is in ms) has that already, and is only read.
-        Returns None if the request is closed.
-        """
-        now = clock.now()
-        if created_at // 1000 > now - lifecycle.SLIDE_S:
-            return self.get(request_id)
-        return self.extend_expiry(request_id, now + ruleset.IN_FORCE.request_life_s)
+    def open(self, request_ids: Iterable[str]) -> dict[str, Request]:
+        """Return those of these requests that are not closed, by id."""
+        items = self._table.batch(key(Kind.REQUEST, request_id) for request_id in request_ids)
+        found = [from_item(Request, item) for item in items if DUE.sort in item]
+        return {request.id: request for request in found}
 
     def cancel(self, request_id: str, due_at: int) -> Request | None:
         """Flag a request so that none of its images is requeued, and make it due for the sweep.
@@ -219,10 +227,11 @@ def _request_item(request: Request) -> Item:
     }
 
 
-def _waiting_item(generation: Generation) -> Item:
+def waiting_item(generation: Generation, queue: QueueName) -> Item:
+    """Return the item of an image that begins to wait in a queue."""
     return {
         **key(Kind.GENERATION, generation.id),
         **to_item(generation),
-        WAITING.partition: {"S": generation.model},
+        WAITING.partition: {"S": str(queue)},
         **listed(waiting_list(generation.user_id, generation.model), generation.created_at),
     }

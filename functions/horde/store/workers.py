@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from horde import clock
-from horde.records import NO_STATS, ONLINE_S, Dropped, Offer, User, Worker, WorkerStats
+from horde.records import NO_STATS, ONLINE_S, Offer, User, Worker, WorkerStats
 from horde.rules.dates import DAY_S
 from horde.rules.refusals import WorkerHoldsImages
 from horde.store import counts
@@ -36,6 +36,8 @@ from horde.store.transaction import ABSENT, delete, new, sets, update
 
 WORKER_KEEP_S = 30 * DAY_S
 """Seconds without a pop after which a worker is deleted and its name is free again."""
+MAX_NEW_MODELS = 2
+"""Most models of an offer that are recorded at once, with a write each."""
 _OFFER_FIELDS = (
     "bridge_agent",
     "models",
@@ -53,6 +55,18 @@ _OFFER_FIELDS = (
 """The fields of an offer that are stored with its worker."""
 
 
+LIVE_CACHE_S = 10
+"""Seconds for which a process remembers whether an online worker offers a model."""
+MAX_CACHED = 5000
+_live: dict[tuple[str, str], tuple[int, bool]] = {}
+"""When that was read, and what, by table and model."""
+
+
+def clear_cache() -> None:
+    """Drop what this process remembers, for tests."""
+    _live.clear()
+
+
 class Workers:
     """The workers that have popped."""
 
@@ -63,31 +77,12 @@ class Workers:
 
     def named(self, name: str) -> str | None:
         """Return the id of the worker with this name, ignoring case."""
-        item = self._table.get(_name_key(name))
+        item = self._table.get(name_key(name))
         return str(item["worker_id"]["S"]) if item else None
-
-    def with_owner(
-        self, worker_id: str | None, user_id: int
-    ) -> tuple[Worker | None, WorkerStats, User | None, Dropped]:
-        """Read a worker, its statistics, its owner, and what they dropped in this hour.
-
-        A missing worker or owner is None.
-        """
-        keys = [key(Kind.USER, user_id), counts.dropped_key(user_id)]
-        if worker_id is not None:
-            keys += [key(Kind.WORKER, worker_id), stats_key(Kind.WORKER, worker_id)]
-        found = {item[SK]["S"]: item for item in self._table.batch(keys)}
-        stats, owner = found.get(Kind.STATS), found.get(Kind.USER)
-        return (
-            _worker(found.get(Kind.WORKER)),
-            from_item(WorkerStats, stats) if stats else NO_STATS,
-            from_item(User, owner) if owner else None,
-            counts.dropped(found.get(Kind.DROPPED), worker_id),
-        )
 
     def get(self, worker_id: str) -> Worker | None:
         """Read a worker."""
-        return _worker(self._table.get(key(Kind.WORKER, worker_id)))
+        return worker_of(self._table.get(key(Kind.WORKER, worker_id)))
 
     def get_many(self, ids: Iterable[str]) -> list[tuple[Worker, WorkerStats]]:
         """Read workers with their statistics, sorted by name."""
@@ -96,7 +91,7 @@ class Workers:
         for item in self._table.batch(keys):
             if item[SK]["S"] == Kind.STATS:
                 stats[id_of(item)] = from_item(WorkerStats, item)
-            elif (worker := _worker(item)) is not None:
+            elif (worker := worker_of(item)) is not None:
                 workers.append(worker)
         workers.sort(key=lambda worker: worker.name)
         return [(worker, stats.get(worker.id, NO_STATS)) for worker in workers]
@@ -125,9 +120,14 @@ class Workers:
         ]
 
     def model_is_live(self, model: str) -> bool:
-        """Return whether an online worker offers a model; unlike the census, without a delay."""
-        item = self._table.get(key(Kind.MODEL, model))
-        return item is not None and int(item["seen_at"]["N"]) > clock.now() - ONLINE_S
+        """Return whether an online worker offers a model, as of ``LIVE_CACHE_S`` ago at most."""
+        now, place = clock.now(), (self._table.name, model)
+        if _live.get(place, (0, False))[0] <= now - LIVE_CACHE_S:
+            item = self._table.get(key(Kind.MODEL, model))
+            if len(_live) >= MAX_CACHED:
+                _live.clear()
+            _live[place] = now, item is not None and int(item["seen_at"]["N"]) > now - ONLINE_S
+        return _live[place][1]
 
     # --- change -----------------------------------------------------------------------------
 
@@ -148,16 +148,18 @@ class Workers:
             parts.append(counts.one_more_worker(owner))
         return self._table.try_transact(parts)
 
-    def seen(self, worker: Worker, offer: Offer) -> None:
+    def seen(self, worker: Worker, offer: Offer, models: Iterable[str]) -> None:
         """Record that a worker is online, and its offer; ``worker`` is as it was read.
 
-        If several processes see the worker at once, one of them writes.
+        ``models`` are those of its models that the census does not show to be drawn by anybody.
+        The first ``MAX_NEW_MODELS`` of them are recorded at once, the others by the next census. If
+        several processes see the worker at once, one of them writes.
         """
         now = clock.now()
         gone_at = worker.gone_at
         if gone_at < now + WORKER_KEEP_S - DAY_S:  # extend once a day: the name before the worker
             gone_at = now + WORKER_KEEP_S
-            name = _name_key(worker.name)
+            name = name_key(worker.name)
             self._table.change(name, {TTL: gone_at}, {"worker_id": worker.id})
             self._table.change(_owned_key(worker), {TTL: gone_at})
         offered, away = asdict(offer), now - worker.seen_at
@@ -171,15 +173,14 @@ class Workers:
         item_key, seen = key(Kind.WORKER, worker.id), {"seen_at": worker.seen_at}
         if self._table.change(item_key, changes, seen) is None:
             return
-        for model in [] if worker.resting else offer.models:
-            times = {"seen_at": now, TTL: now + KEEP_S}
-            self._table.put(
-                {**key(Kind.MODEL, model), **{name: encode(at) for name, at in times.items()}}
-            )
+        times = {name: encode(at) for name, at in (("seen_at", now), (TTL, now + KEEP_S))}
+        for model in [] if worker.resting else list(models)[:MAX_NEW_MODELS]:
+            self._table.put({**key(Kind.MODEL, model), **times})
+            _live.pop((self._table.name, model), None)
 
     def change(self, worker_id: str, **changes: Any) -> Worker | None:
         """Set fields of a worker, such as its maintenance; returns None if it is gone."""
-        return _worker(self._table.change(key(Kind.WORKER, worker_id), changes))
+        return worker_of(self._table.change(key(Kind.WORKER, worker_id), changes))
 
     def rename(self, worker: Worker, name: str, changes: Mapping[str, Any] | None = None) -> bool:
         """Rename a worker and free its old name; ``changes`` are set with it, all or nothing.
@@ -229,7 +230,7 @@ class Workers:
 
 
 def _free_name(worker: Worker) -> Item:
-    return delete(_name_key(worker.name), "worker_id = :id", {":id": encode(worker.id)})
+    return delete(name_key(worker.name), "worker_id = :id", {":id": encode(worker.id)})
 
 
 def _owned_key(worker: Worker) -> Item:
@@ -237,12 +238,13 @@ def _owned_key(worker: Worker) -> Item:
     return key_of((partition(Kind.USER, worker.user_id), owned))
 
 
-def _name_key(name: str) -> Item:
+def name_key(name: str) -> Item:
+    """Return the key of the item that says which worker has a name."""
     return key(Kind.NAME, name.casefold())
 
 
 def _name_item(worker: Worker, name: str) -> Item:
-    return {**_name_key(name), "worker_id": {"S": worker.id}, TTL: encode(worker.gone_at)}
+    return {**name_key(name), "worker_id": {"S": worker.id}, TTL: encode(worker.gone_at)}
 
 
 def _worker_item(worker: Worker) -> Item:
@@ -250,7 +252,7 @@ def _worker_item(worker: Worker) -> Item:
     return {**key(Kind.WORKER, worker.id), **to_item(worker), **in_list}
 
 
-def _worker(item: Item | None) -> Worker | None:
+def worker_of(item: Item | None) -> Worker | None:
     """Return the worker in an item, or None if it has expired: TTL may delete it days later."""
     worker = from_item(Worker, item) if item else None
     return worker if worker is not None and worker.gone_at > clock.now() else None

@@ -18,6 +18,7 @@ from horde.rules.kudos import Kind
 from horde.store.audit_rows import ImageRow, IndexKeys
 from horde.store.due import Due, due_shard
 from horde.store.items import waiting_list
+from horde.store.queuenames import parse, queue_of
 from infra.operate.audit.findings import (
     Finding,
     Findings,
@@ -68,7 +69,7 @@ def _indexed(view: View, image: ImageRow) -> Findings:
     elif generation.state is State.WAITING:
         rule = Rule.WAITING
         expected = IndexKeys(
-            wait_model=generation.model,
+            wait_queue=_queue(generation, keys.wait_queue),
             listed=waiting_list(generation.user_id, generation.model),
             listed_at=generation.created_at,
         )
@@ -78,6 +79,16 @@ def _indexed(view: View, image: ImageRow) -> Findings:
     for name, right in expected.places().items():
         if found[name] != right:
             yield finding(rule, name, right, found[name])
+
+
+def _queue(generation: Generation, found: str | None) -> str:
+    """Return the partition that an image must be in: any shard of its queue is right."""
+    right = queue_of(generation)
+    try:
+        shard = parse(found or "").shard
+    except ValueError:
+        return str(right)
+    return str(right._replace(shard=shard))
 
 
 def _refunded(view: View, image: ImageRow, request: Request | None) -> Findings:

@@ -1,0 +1,62 @@
+"""What a worker must be able to do to draw an image, as a short text.
+
+Images with the same needs wait in one queue. So a worker reads only queues whose images it can
+draw, however many others wait. What depends on one worker or one image alone is no need: named
+workers, blacklisted words, what a worker faulted, and the exact size within a class
+(``rules.matching.skip_reason``).
+"""
+
+from bisect import bisect_left
+
+from horde.records import Generation, Offer, WorkerContext
+from horde.rules import ruleset
+
+SIZES = (2**18, 2**19, 2**20, 2**21, 2**22)
+"""The largest images of each class of sizes but the last, in pixels: 512x512 to 2048x2048."""
+SLOW_SPEED = 500_000
+"""A worker below this speed, in pixelsteps per second, is slow (horde-api.md 2)."""
+NSFW, IMG2IMG, PAINTING, TRUSTED, STEPS = "n", "i", "p", "t", "s"
+FAST = "f"
+"""Slow workers may not draw it."""
+NOT_EXTRA_SLOW = "x"
+"""Very slow workers may not draw it."""
+
+
+def needs(generation: Generation) -> str:
+    """Return what an image needs: the class of its size, then a letter for each other need."""
+    letters = {
+        NSFW: generation.nsfw,
+        PAINTING: generation.painting,
+        IMG2IMG: generation.img2img and not generation.painting,
+        TRUSTED: generation.trusted_only,
+        STEPS: generation.steps > ruleset.IN_FORCE.max_steps,
+        NOT_EXTRA_SLOW: not generation.extra_slow_workers,
+        FAST: not generation.slow_workers,
+    }
+    size = bisect_left(SIZES, generation.pixels)
+    return f"{size}{''.join(letter for letter, needed in letters.items() if needed)}"
+
+
+def unmet(needed: str, worker: WorkerContext, offer: Offer) -> str | None:
+    """Return the Horde's name of the first need that a worker does not meet; None if it meets all.
+
+    ``offer`` is that of its present pop. A worker meets a class of sizes if it can draw the
+    smallest images of that class.
+    """
+    size, speed = int(needed[0]), worker.stats.speed
+    missing = {
+        NSFW: (not offer.nsfw, "nsfw"),
+        PAINTING: (not offer.painting, "painting"),
+        IMG2IMG: (not offer.img2img, "img2img"),
+        TRUSTED: (not worker.owner.trusted, "untrusted"),
+        STEPS: (offer.limit_max_steps, "step_count"),
+        NOT_EXTRA_SLOW: (offer.extra_slow, "performance"),
+        FAST: (speed is not None and speed < SLOW_SPEED, "performance"),
+    }
+    if size and offer.max_pixels <= SIZES[size - 1]:
+        return "max_pixels"
+    for letter in needed[1:]:
+        is_missing, reason = missing[letter]
+        if is_missing:
+            return reason
+    return None
