@@ -169,5 +169,6 @@ def test_nothing_that_needs_kudos_upfront_is_accepted_for_an_account_that_pays_n
     nobody = cloud.store.accounts.get(ANONYMOUS_ID)
     assert request is not None
     assert nobody is not None
+    images = cloud.store.requests.generations(request)
     with pytest.raises(KudosUpfront):
-        cloud.store.requests.accept(request, [], nobody, upfront="it is large")
+        cloud.store.requests.accept(request, images, nobody, upfront="it is large")
