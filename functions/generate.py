@@ -53,6 +53,7 @@ from horde.rules.refusals import (
 from horde.runpod import Model, Models
 from horde.store import Store, connect
 from horde.store.charges import TooManyPosts
+from horde.store.queuenames import ANY, model_target
 
 MAX_WORKERS = 5
 """Workers that a request may name; the Horde ignores further ones too (horde-api.md 1.1)."""
@@ -87,12 +88,13 @@ def generate(call: Call) -> Response:
         raise MaintenanceMode
     admission.check_prompt(body.prompt)
     check_webhook(body.webhook)
-    user, sharedkey = auth.spender_of(store, api_key, clock.now())
+    models = choose_models(body.models, settings.models)
+    targets = [ANY] if not body.models else [model_target(model) for model in models]
+    user, sharedkey = auth.spender_of(store, api_key, clock.now(), targets)
     gift = allowance.due(user, settings.monthly_kudos, clock.now())
     check_drawable(body)
     worker_ids = check_workers(store, body.workers)
 
-    models = choose_models(body.models, settings.models)
     decision = sharing.decide(
         flag=body.shared, anonymous=user.anonymous, uses_images=body.uses_images
     )

@@ -37,6 +37,8 @@ MAX_LOOKS = 4
 """Most looks at the queues after claims that were lost."""
 MAX_LOST = 3
 """Claims that are lost before a pop looks again; in its last look it tries all that it has read."""
+PREFERRED_WINDOW = 16
+"""Images of each preferred account that are read, the oldest."""
 MAX_PREFERRED = 4
 """Most preferred accounts with waiting images that a pop looks for."""
 FEW_MODELS = 50
@@ -122,7 +124,7 @@ def claim_preferred(take: Claimer, users: list[User]) -> list[Generation]:
     that have are looked at, all together in one read.
     """
     waiting = [user for user in users if user.waiting > 0][:MAX_PREFERRED]
-    ids = [one for user in waiting for one in take.store.queue.ids_of(user.id, WINDOW)]
+    ids = [one for user in waiting for one in take.store.queue.ids_of(user.id, PREFERRED_WINDOW)]
     found = take.store.requests.generations_by_id(ids) if ids else []
     for user in waiting:
         theirs = [

@@ -36,8 +36,8 @@ MANAGE = (*READ_WRITE_ITEM, "DeleteItem")
 """Create, change and delete single items: shared keys, workers."""
 MANAGE_KEYS = (*READ_WRITE, "DeleteItem")
 """List, add, rotate and revoke an account's API keys."""
-ACCEPT = (*READ_WRITE_ITEM, "Query")
-"""Charge and record a request, and count waiting images."""
+ACCEPT = READ_WRITE
+"""Charge and record a request, count waiting images, and read a key with the marks of queues."""
 SETTLE = (*READ_WRITE, "ConditionCheckItem")
 """End an image, or requeue it on the condition that its request is still open."""
 PUBLISH = (*MANAGE, "ConditionCheckItem")

@@ -14,6 +14,7 @@ from horde.records import Generation, State
 from horde.rules.estimates import DEFAULT_SPEED
 from horde.rules.marks import GRACE_S, LAPSE_S
 from horde.rules.places import MIN_LIFE_MS
+from horde.store import registry
 from horde.store.items import TTL, Kind, key
 from horde.store.places import RENEWAL_MS
 from horde.store.queuenames import model_target, queue_of
@@ -407,8 +408,6 @@ def test_a_pop_that_loses_its_claims_looks_again_after_a_few(
 def test_a_queue_gets_more_shards_while_much_comes_and_fewer_after_it(
     cloud: Cloud, fleet: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from horde.store import registry
-
     monkeypatch.setattr(registry, "is_counted", lambda _: True)
     monkeypatch.setattr(registry, "SAMPLE", 5000)
     monkeypatch.setattr(registry, "WINDOW_S", 1)
@@ -564,3 +563,21 @@ def test_a_preferred_image_of_several_models_is_drawn_with_one_that_the_worker_o
     job = cloud.pop(worker, models=["x", "b"], priority_usernames=[f"ada#{user}"]).body
     assert job["model"] == "b"
     assert entries(cloud) == []
+
+
+# --- what a request costs -------------------------------------------------------------------------
+
+
+def test_the_marks_of_a_requests_queues_are_read_with_its_key(cloud: Cloud) -> None:
+    _, key_of_user = cloud.register("ada", kudos=1000)
+    asked_by(cloud, key_of_user, models=["a", "b"])
+    registry.clear_cache()
+    with counted() as made:
+        assert cloud.generate(key_of_user, params=SMALL, models=["a", "b"]).status == 202
+    reads = [call for call in made.calls if call in {"GetItem", "BatchGetItem", "Query"}]
+    assert reads[:2] == ["BatchGetItem", "GetItem"]
+    registry.clear_cache()
+    with counted() as made:
+        assert cloud.generate(key_of_user, params=SMALL, models=["a"]).status == 202
+    assert made.calls.count("BatchGetItem") == 1
+    assert "UpdateItem" not in made.calls

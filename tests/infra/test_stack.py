@@ -41,7 +41,7 @@ def verbs(*names: str) -> set[str]:
 ENDING = verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
 MAY = {
     "about": set(),
-    "generate": verbs("GetItem", "PutItem", "UpdateItem", "Query") | PUT | SECRET,
+    "generate": verbs("GetItem", "BatchGetItem", "PutItem", "UpdateItem", "Query") | PUT | SECRET,
     "enqueue": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams") | SEND,
     "dispatch": CONSUME | {"ssm:GetParameter"},
     "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES | {"s3:DeleteObject*"},

@@ -7,6 +7,7 @@ key is refused at once.
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 
 from horde.edge.bodies import ANONYMOUS_KEY
 from horde.edge.ids import is_uuid
@@ -44,26 +45,27 @@ def check_known(api_key: str) -> None:
         raise InvalidAPIKey
 
 
-def user_of(store: Store, api_key: str) -> User:
-    """Return the user that an account key belongs to.
+def user_of(store: Store, api_key: str, targets: Iterable[str] = ()) -> User:
+    """Return the user that an account key belongs to; ``targets`` as in ``spender_of``.
 
     Raises InvalidAPIKey, DeletedUser, or NotPrivileged for a worker key.
     """
-    user, worker = holder_of(store, api_key)
+    user, worker = holder_of(store, api_key, targets)
     if worker:
         message = "This is a worker key: it can pop and submit, and nothing else."
         raise NotPrivileged(message)
     return user
 
 
-def holder_of(store: Store, api_key: str) -> tuple[User, bool]:
+def holder_of(store: Store, api_key: str, targets: Iterable[str] = ()) -> tuple[User, bool]:
     """Return the user that an account key or worker key belongs to, and whether it is the latter.
 
     Only for what a worker key may see. Raises InvalidAPIKey or DeletedUser.
     """
     if api_key == ANONYMOUS_KEY:
         return accounts.anonymous(), False
-    key = store.keys.get(key_hash(api_key))
+    hashed = key_hash(api_key)
+    key = store.pops.key(hashed, targets) if targets else store.keys.get(hashed)
     user = store.accounts.get(key.user_id) if key else None
     if key is None or user is None:
         raise InvalidAPIKey
@@ -72,14 +74,17 @@ def holder_of(store: Store, api_key: str) -> tuple[User, bool]:
     return user, key.worker
 
 
-def spender_of(store: Store, api_key: str, now: int) -> tuple[User, SharedKey | None]:
+def spender_of(
+    store: Store, api_key: str, now: int, targets: Iterable[str] = ()
+) -> tuple[User, SharedKey | None]:
     """Return the account that a key spends from, and the shared key if it is one.
 
-    A shared key is a UUID and spends its owner's kudos. ``now`` is in seconds. Raises
+    A shared key is a UUID and spends its owner's kudos. ``now`` is in seconds. The marks of
+    ``targets``, whose queues will need them, are read with an account's key. Raises
     InvalidAPIKey, DeletedUser, NotPrivileged, SharedKeyExpired or SharedKeyEmpty.
     """
     if not is_uuid(api_key):
-        return user_of(store, api_key), None
+        return user_of(store, api_key, targets), None
     key, owner = owner_of(store, api_key)
     sharedkeys.check_alive(key, now)
     return owner, key

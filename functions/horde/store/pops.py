@@ -1,4 +1,4 @@
-"""What a pop reads before it looks for images: two calls, whoever pops."""
+"""What a pop, and a new request, read of who sends them, with the marks of their queues."""
 
 from collections.abc import Iterable
 
@@ -17,6 +17,17 @@ class Pops:
     def __init__(self, table: Table, registry: Registry) -> None:
         self._table = table
         self._registry = registry
+
+    def key(self, key_hash: str, targets: Iterable[str]) -> ApiKey | None:
+        """Return the API key with this hash, and read the marks of targets in the same call.
+
+        The marks are then what this process remembers.
+        """
+        _, unread = self._registry.known(targets)
+        items = self._table.batch([key(Kind.KEY, key_hash), *unread])
+        self._registry.take(unread, items)
+        found = [item for item in items if item[SK]["S"] == Kind.KEY]
+        return key_of_item(found[0]) if found else None
 
     def caller(self, key_hash: str, name: str) -> tuple[ApiKey | None, str | None]:
         """Return the API key with this hash, and the id of the worker with this name."""
