@@ -370,7 +370,7 @@ def test_while_one_check_renews_the_others_are_told_what_was_known(
 @pytest.mark.slow
 def test_place_10_000_waits_longer_than_place_100(full: Cloud) -> None:
     fill(full, 9_999, created_at=0)
-    request = full.generate(params=SMALL).body["id"]
+    request = full.generate(full.register("ada", kudos=1000)[1], params=SMALL).body["id"]
     with counted() as made:
         shown = full.check(request).body
     assert len(made.calls) <= 8
