@@ -11,7 +11,7 @@ export CDK_DISABLE_CLI_TELEMETRY := true
 # Without bytecode, each process of a run compiles every module anew: half of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo grid up down test check test-functions fuzz crash mutate approve lock lockcheck synth deploy clean
+.PHONY: help setup demo grid up down test check test-functions fuzz crash mutate bench cost approve lock lockcheck synth deploy clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -62,6 +62,14 @@ crash: ## every flow cut at every call, and what is left proven; FLOWS='share sw
 mutate: ## plant one-line bugs in rules and store, list what no test sees; FILES='a.py b.py' BUDGET=600
 	$(SETUP) functions
 	@nice $(PY) -m tests.mutation $(if $(BUDGET),--budget $(BUDGET)) $(if $(JOBS),--jobs $(JOBS)) $(FILES)
+
+bench: ## the goals' rows measured in under 8 minutes, into docs/performance.md; ROWS='cpu calls' for some
+	$(SETUP) check
+	@$(PY) -m tests.bench bench $(ROWS)
+
+cost: ## what a request, an image and a month cost, with every input named, into docs/performance.md
+	$(SETUP) functions
+	@$(PY) -m tests.bench cost
 
 approve: ## approve what flows and the store ask of DynamoDB now; read the diff of tests/flows/approved/
 	$(SETUP) functions

@@ -142,31 +142,40 @@ def silent_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def main() -> None:
-    """Build what is measured, measure it, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--functions", nargs="+", default=HOT)
-    parser.add_argument("--also", action="append", default=[], metavar="NAME=FUNCTIONS:LAYER")
-    options = parser.parse_args()
+def starts(runs: int, also: Sequence[str] = ()) -> list[Variant]:
+    """Build what is measured, and measure it; ``also`` are other builds, NAME=FUNCTIONS:LAYER.
+
+    The first variant is the runtime client alone, the second the usual stack, and the rest are the
+    functions. Raises BuildError where there is no Python of the runtime's version.
+    """
     target = "lambda-x86" if platform.machine() == "x86_64" else "lambda"
     python = python_for(RUNTIME)
     plain = plain_stack(target, python)
     builds = {"": (build.functions(target), build.layer(target) / "python")}
-    for given in options.also:
+    for given in also:
         name, _, folders = given.partition("=")
         functions, layer = map(Path, folders.split(":"))
         builds[f"{name}: "] = (functions, layer)
     variants = [Variant("the runtime client alone", "", [plain]), Variant(USUAL, PLAIN, [plain])]
     for name, (functions, layer) in builds.items():
-        for function in options.functions:
+        for function in HOT:
             code = OURS.format(function=function)
             path = [functions, layer, plain]
             variants.append(Variant(f"{name}{function}", code, path))
     with silent_server() as url, tempfile.TemporaryDirectory() as home:
         env = {**ENVIRONMENT, "HOME": home, "PATH": os.environ.get("PATH", "")}
         env |= {"AWS_ENDPOINT_URL": url, "AWS_ENDPOINT_URL_S3": url}
-        measure(variants, options.runs, env, python)
+        measure(variants, runs, env, python)
+    return variants
+
+
+def main() -> None:
+    """Build what is measured, measure it, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--also", action="append", default=[], metavar="NAME=FUNCTIONS:LAYER")
+    options = parser.parse_args()
+    variants = starts(options.runs, options.also)
     version = ".".join(map(str, RUNTIME))
     print(f"cold start, CPU in ms: {options.runs} fresh processes each, Python {version}")
     print("\n".join(table(variants)))
