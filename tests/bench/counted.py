@@ -1,6 +1,7 @@
 """The rows that are counted, not measured: calls, units and dollars."""
 
 import random
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,9 +83,9 @@ def units_of(life: Mapping[str, Meter]) -> float:
 
 
 def rows(found: Counts) -> dict[str, float]:
-    """Return the rows of calls and units."""
+    """Return the rows of calls, of the usual request, and of units, of the average one."""
     usual = found.usual
-    per = {name: usual[name].of_the_table / LIVES for name in ("accept", "pop", "submit")}
+    per = {name: statistics.median(usual[name].each) for name in ("accept", "pop", "submit")}
     return {
         **{f"calls {name}": calls for name, calls in per.items()},
         "calls check": float(found.queued["check"].of_the_table),

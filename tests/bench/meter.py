@@ -40,6 +40,8 @@ class Meter:
     """Write units by table or index, and partition key."""
     invocations: Counter[str] = field(default_factory=Counter)
     """Runs of functions, by file."""
+    each: list[int] = field(default_factory=list)
+    """Calls of DynamoDB by each meter that was added."""
     found: bool = True
     """Whether what was asked for was there; who measures says so."""
     items: int = 0
@@ -73,6 +75,7 @@ class Meter:
         """Add what another meter has counted."""
         self.calls.update(other.calls)
         self.invocations.update(other.invocations)
+        self.each.append(other.of_the_table)
         self.items += other.items
         for name, units in other.reads.items():
             self.reads[name] += units
