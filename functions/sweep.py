@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from horde import aws, clock, overdue, runpod
+from horde import aws, clock, overdue, runpod, startup
 from horde.log import logger
 from horde.records import ONLINE_S
 from horde.rules import estimates
@@ -154,6 +154,9 @@ def count_fleet(store: Store) -> int:
     found = estimates.census(now, workers, queues)
     store.census.put(found)
     return found.workers
+
+
+startup.connect("dynamodb")
 
 
 def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:

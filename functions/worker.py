@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from horde import aws, clock, ending, images
+from horde import aws, clock, ending, images, startup
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import ANONYMOUS_KEY, PopRequest, SubmitRequest, parse
 from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, prepare, serve
@@ -489,6 +489,7 @@ ROUTES = {
     ),
 }
 prepare(ROUTES)
+startup.connect("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
