@@ -45,7 +45,7 @@ def dispatch(message: dict[str, Any]) -> int:
     return len(sizes)
 
 
-startup.connect("ssm")
+startup.ready("ssm")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def message_of(image: dict[str, Any]) -> tuple[str, str]:
     return url, json.dumps(body, separators=(",", ":"))
 
 
-startup.connect("sqs")
+startup.ready("sqs")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Settings(aws.Settings):
     table_name: str
 
 
-startup.connect("dynamodb")
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

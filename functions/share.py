@@ -200,7 +200,7 @@ def work(message: dict[str, Any]) -> list[Verdict]:
     return [share(unquote_plus(key)) for key in keys]
 
 
-startup.connect("dynamodb")
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def count_fleet(store: Store) -> int:
     return found.workers
 
 
-startup.connect("dynamodb")
+startup.ready("dynamodb")
 
 
 def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:

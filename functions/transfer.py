@@ -273,7 +273,7 @@ ROUTES = {
     ),
 }
 prepare(ROUTES)
-startup.connect("dynamodb")
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -312,7 +312,7 @@ ROUTES = {
     ),
 }
 prepare(ROUTES)
-startup.connect("dynamodb", "secretsmanager")
+startup.ready("dynamodb", "secretsmanager")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

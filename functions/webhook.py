@@ -53,7 +53,7 @@ def announce(generation_id: str) -> None:
     outbound.post_json(request.webhook, body.encode())
 
 
-startup.connect("dynamodb")
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -6,6 +6,7 @@ memory is kept, and each process goes on from there. What must not be shared by 
 not live so long, is dropped before the snapshot and made again after it.
 """
 
+import gc
 import os
 import random
 from functools import partial
@@ -14,14 +15,17 @@ from horde import aws
 from horde.log import logger
 
 
-def connect(*services: str) -> None:
-    """Connect a Lambda to these services; elsewhere, as in a test or a synth, do nothing.
+def ready(*services: str) -> None:
+    """End a Lambda's start: collect garbage from now on, and connect to these services.
 
-    It never fails: what it could not open is opened by the first call. The first failure ends it,
-    since a network that is down costs seconds for each try.
+    Elsewhere, as in a test or a synth, do nothing. It never fails: what it could not open is opened
+    by the first call. The first failure ends it, since a network that is down costs seconds for
+    each try.
     """
     if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:
         return
+    gc.freeze()  # what was imported is never looked at again
+    gc.enable()
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
         # Of the runtime itself; no other place has it.
         from snapshot_restore_py import (  # noqa: PLC0415

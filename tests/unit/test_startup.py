@@ -1,5 +1,6 @@
 """The start of a function: it connects on Lambda alone, cannot fail, and survives a snapshot."""
 
+import gc
 import importlib
 import os
 import random
@@ -40,6 +41,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
         aws.clear_cache()
         yield made
         aws.clear_cache()
+        gc.unfreeze()
 
 
 class Hooks(ModuleType):
@@ -82,7 +84,7 @@ def unreachable() -> str:
 def test_the_first_call_takes_the_connection_that_the_start_has_opened(
     server: ScriptedServer,
 ) -> None:
-    startup.connect("dynamodb")
+    startup.ready("dynamodb")
     assert len(idle()) == 1
     aws.dynamodb().get_item(TableName="horde", Key={"pk": {"S": "A"}})
     assert ([heard.link for heard in server.heard], server.links) == ([1], 1)
@@ -92,7 +94,7 @@ def test_outside_of_lambda_nothing_is_connected(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_LAMBDA_FUNCTION_NAME")
-    startup.connect("dynamodb", "sqs")
+    startup.ready("dynamodb", "sqs")
     assert idle() == []
     assert aws.dynamodb.cache_info().currsize == 0
 
@@ -109,7 +111,7 @@ def test_a_start_without_a_network_does_not_fail_and_tries_once(
         warm(name)
 
     monkeypatch.setattr(aws, "warm", counted)
-    startup.connect("dynamodb", "sqs")
+    startup.ready("dynamodb", "sqs")
     assert tried == ["dynamodb"]
     assert idle() == []
 
@@ -118,7 +120,7 @@ def test_a_start_without_credentials_or_region_does_not_fail(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_REGION")
-    startup.connect("dynamodb")
+    startup.ready("dynamodb")
 
 
 def test_botocore_connects_at_its_first_call(
@@ -126,7 +128,7 @@ def test_botocore_connects_at_its_first_call(
 ) -> None:
     monkeypatch.setenv("AWS_CLIENT", "botocore")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    startup.connect("dynamodb", "secretsmanager")
+    startup.ready("dynamodb", "secretsmanager")
     assert (server.links, server.heard) == (0, [])
     assert aws.dynamodb.cache_info().currsize == 1
 
@@ -134,7 +136,7 @@ def test_botocore_connects_at_its_first_call(
 def test_no_connection_and_no_credentials_are_in_a_snapshot(
     server: ScriptedServer, hooks: Hooks
 ) -> None:
-    startup.connect("dynamodb")
+    startup.ready("dynamodb")
     (link,) = idle()
     hooks.snapshot()
     assert idle() == []
@@ -146,7 +148,7 @@ def test_no_connection_and_no_credentials_are_in_a_snapshot(
 def test_a_process_from_a_snapshot_connects_anew_and_with_its_own_credentials(
     server: ScriptedServer, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    startup.connect("dynamodb")
+    startup.ready("dynamodb")
     hooks.snapshot()
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "later")
     hooks.restore()
@@ -159,7 +161,7 @@ def test_a_process_from_a_snapshot_connects_anew_and_with_its_own_credentials(
 def test_two_processes_from_one_snapshot_draw_different_random_numbers(
     server: ScriptedServer, hooks: Hooks
 ) -> None:
-    startup.connect("dynamodb")
+    startup.ready("dynamodb")
     hooks.snapshot()
     kept, drawn = random.getstate(), []
     for _ in range(2):
@@ -172,7 +174,7 @@ def test_two_processes_from_one_snapshot_draw_different_random_numbers(
 def test_a_restore_without_a_network_does_not_fail(
     server: ScriptedServer, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    startup.connect("dynamodb")
+    startup.ready("dynamodb")
     hooks.snapshot()
     monkeypatch.setenv("AWS_ENDPOINT_URL", unreachable())
     hooks.restore()
@@ -190,12 +192,31 @@ def test_a_start_fills_no_cache_that_has_a_time_or_a_secret(
     overview.clear_cache()
     ratelimit.clear_cache()
     importlib.import_module("browse")._cached.clear()
-    startup.connect("dynamodb", "secretsmanager")
+    startup.ready("dynamodb", "secretsmanager")
     assert not overview._cached
     assert not importlib.import_module("browse")._cached
     for cached in (store._connected, runpod.connect, aws.secret):
         assert cached.cache_info().currsize == 0
     assert server.heard == []
+
+
+STARTS = """
+import gc, importlib, horde
+for handler in {handlers}:
+    gc.disable()
+    importlib.import_module(handler)
+    assert gc.isenabled(), handler
+    print("started")
+"""
+
+
+def test_garbage_is_collected_again_after_a_start(server: ScriptedServer) -> None:
+    gc.disable()
+    try:
+        startup.ready()
+        assert gc.isenabled()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow
@@ -209,11 +230,12 @@ def test_every_function_starts_on_a_lambda_whose_network_is_down() -> None:
         "PYTHONPATH": str(ROOT / "functions"),
     }
     done = subprocess.run(
-        [sys.executable, "-c", f"import {', '.join(HANDLERS)}"],
+        [sys.executable, "-c", STARTS.format(handlers=HANDLERS)],
         env=env,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("started\n") == len(HANDLERS)
     assert done.stdout.count("not connected") == len(HANDLERS) - 1  # ``about`` asks nobody
