@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from horde import VERSION
+from horde import VERSION, startup
 from horde.edge import openapi
 from horde.edge.bodies import DocumentQuery, parse
 from horde.edge.errors import MethodNotAllowed, RouteNotFound
@@ -147,6 +147,7 @@ ROUTES = {
     "$default": Route(run=unknown, responses={}, errors=(RouteNotFound, MethodNotAllowed)),
 }
 prepare(ROUTES)
+startup.ready()
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

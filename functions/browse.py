@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from horde import clock
+from horde import clock, startup
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import ModelQuery, ModelStatsQuery, WorkerQuery, parse
 from horde.edge.http import (
@@ -335,6 +335,7 @@ ROUTES = {
     ),
 }
 prepare(ROUTES)
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

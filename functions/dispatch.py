@@ -8,7 +8,7 @@ DLQ after their retries. The images still wait in the table, and the sweep sends
 import json
 from typing import Any
 
-from horde import aws, runpod
+from horde import aws, runpod, startup
 from horde.log import logger
 from horde.runpod import Models
 
@@ -43,6 +43,9 @@ def dispatch(message: dict[str, Any]) -> int:
             images=size,
         )
     return len(sizes)
+
+
+startup.ready("ssm")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

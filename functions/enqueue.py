@@ -8,7 +8,7 @@ of a request.
 import json
 from typing import Any
 
-from horde import aws
+from horde import aws, startup
 from horde.log import logger
 from horde.store.settlements import CsamFound, NewRequest, outbox_of
 
@@ -32,6 +32,9 @@ def message_of(image: dict[str, Any]) -> tuple[str, str]:
     else:
         url, body = settings.webhooks_queue_url, found._asdict()
     return url, json.dumps(body, separators=(",", ":"))
+
+
+startup.ready("sqs")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -8,7 +8,7 @@ left is still due, and the next sweep asks for it again.
 import json
 from typing import Any
 
-from horde import clock, overdue
+from horde import clock, overdue, startup
 from horde.log import logger
 from horde.store import connect
 from horde.store.due import Due
@@ -23,6 +23,9 @@ class Settings(overdue.Settings):
     """The names of this function's resources."""
 
     table_name: str
+
+
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
-from horde import aws, clock, images, outbound
+from horde import aws, clock, images, outbound, startup
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import GenerateRequest, parse
 from horde.edge.errors import PayloadError
@@ -388,6 +388,7 @@ ROUTES = {
     )
 }
 prepare(ROUTES)
+startup.ready("dynamodb", "secretsmanager")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

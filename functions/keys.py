@@ -13,7 +13,7 @@ To be safe from that, add a key, try it, and revoke the old one.
 from http import HTTPStatus
 from typing import Any
 
-from horde import clock
+from horde import clock, startup
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import KeyRequest, parse
 from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
@@ -147,6 +147,7 @@ ROUTES = {
     ),
 }
 prepare(ROUTES)
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Each change is checked as a whole before its one write or transaction.
 
 from typing import Any
 
+from horde import startup
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import ModesChange, WorkerChange, parse
 from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
@@ -151,6 +152,7 @@ ROUTES = {
     ),
 }
 prepare(ROUTES)
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -8,7 +8,7 @@ settlement later; an anonymous request then stays uncounted.
 
 from typing import Any
 
-from horde import aws
+from horde import aws, startup
 from horde.log import logger
 from horde.store import connect
 from horde.store.settlements import event_of
@@ -21,6 +21,9 @@ class Settings(aws.Settings):
     """The names of this function's resources."""
 
     table_name: str
+
+
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

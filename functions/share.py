@@ -22,7 +22,7 @@ import json
 from typing import Any
 from urllib.parse import unquote_plus
 
-from horde import aws, dataset, images
+from horde import aws, dataset, images, startup
 from horde.log import logger
 from horde.records import Held, parse_shared_key
 from horde.rules.sharing import Verdict, drawn_by, judge, judge_people, row
@@ -198,6 +198,9 @@ def work(message: dict[str, Any]) -> list[Verdict]:
         return [release(message["release"])]
     keys = [record["s3"]["object"]["key"] for record in message.get("Records", [])]
     return [share(unquote_plus(key)) for key in keys]
+
+
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -12,7 +12,7 @@ A rating is checked as a whole before its one transaction.
 import base64
 from typing import Any
 
-from horde import aws, clock, ending, images
+from horde import aws, clock, ending, images, startup
 from horde.edge import ratelimit
 from horde.edge.bodies import RateRequest, parse
 from horde.edge.http import ApiSettings, Call, Response, Route, prepare, serve
@@ -213,6 +213,7 @@ ROUTES = {
     ),
 }
 prepare(ROUTES)
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from horde import aws, clock, overdue, runpod
+from horde import aws, clock, overdue, runpod, startup
 from horde.log import logger
 from horde.records import ONLINE_S
 from horde.rules import estimates
@@ -161,6 +161,9 @@ def count_fleet(store: Store) -> int:
 def tidy_queues(store: Store) -> int:
     """Look into queues that may be empty, and unmark those that are; returns how many it saw."""
     return store.queue.tidy(MAX_TIDIED)
+
+
+startup.ready("dynamodb")
 
 
 def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:

@@ -11,7 +11,7 @@ import uuid
 from email.utils import formatdate
 from typing import Any
 
-from horde import clock
+from horde import clock, startup
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import (
     AwardRequest,
@@ -273,6 +273,7 @@ ROUTES = {
     ),
 }
 prepare(ROUTES)
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from html import escape
 from http import HTTPStatus
 from typing import Any
 
-from horde import clock, ending
+from horde import clock, ending, startup
 from horde.edge import auth, profiles, ratelimit
 from horde.edge.bodies import RegisterRequest, UserChange, UsersQuery, parse
 from horde.edge.errors import PayloadError
@@ -312,6 +312,7 @@ ROUTES = {
     ),
 }
 prepare(ROUTES)
+startup.ready("dynamodb", "secretsmanager")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -8,7 +8,7 @@ else depends on it, since clients can always poll.
 import json
 from typing import Any
 
-from horde import aws, images, outbound
+from horde import aws, images, outbound, startup
 from horde.edge.responses import Finished, Remark
 from horde.log import logger
 from horde.records import DELIVERED, Generation, Request, State
@@ -51,6 +51,9 @@ def announce(generation_id: str) -> None:
         return
     body = json.dumps(finished(request, generation).dump(), separators=(",", ":"))
     outbound.post_json(request.webhook, body.encode())
+
+
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from horde import aws, clock, ending, images
+from horde import aws, clock, ending, images, startup
 from horde.claiming import Claimer, claim_preferred, claim_waiting, targets
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import ANONYMOUS_KEY, PopRequest, SubmitRequest, parse
@@ -418,6 +418,7 @@ ROUTES = {
     ),
 }
 prepare(ROUTES)
+startup.ready("dynamodb")
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -31,6 +31,18 @@ BASELINES = (
     "z_image_turbo",
 )
 """The AI Horde's names of the model families; price, lease and free size depend on the family."""
+API_FUNCTIONS = (
+    "about",
+    "browse",
+    "generate",
+    "keys",
+    "manage",
+    "status",
+    "transfer",
+    "users",
+    "worker",
+)
+"""The functions behind the API, which a client waits for."""
 MAX_BATCH = 20
 """The largest ``MAX_BATCH`` of gpu_worker."""
 S3_PREFIXES = ("xn--", "sthree-", "amzn-s3-demo-")
@@ -62,6 +74,14 @@ def _matching(pattern: str, what: str) -> AfterValidator:
 def _known_baseline(text: str) -> str:
     if text not in BASELINES:
         message = f"is not a model family{did_you_mean(text, BASELINES)}"
+        raise ValueError(message)
+    return text
+
+
+def _api_function(text: str) -> str:
+    if text not in API_FUNCTIONS:
+        meant = did_you_mean(text, API_FUNCTIONS)
+        message = f"is not a function behind the API{meant}"
         raise ValueError(message)
     return text
 
@@ -164,6 +184,8 @@ class StackSettings(BaseModel):
     """Drawn images after which a volunteer's week-old account is trusted; None for never."""
     monthly_kudos: Annotated[int, Field(ge=0)] = 0
     """Kudos that an account in good standing gets in each month in which it is used."""
+    snap_start: list[Annotated[str, AfterValidator(_api_function)]] = []
+    """Functions that start from a snapshot of their memory (Lambda SnapStart), which costs."""
     contact: str = ""
     """How to reach the operator, in Markdown; shown in the terms and the privacy policy."""
     aws_client: Literal["thin", "botocore"] = "thin"

@@ -57,6 +57,17 @@ def _client(name: str) -> Client:
 _credentials = cache(credentials.find)
 
 
+def warm(name: str) -> None:
+    """Open a connection to a service, for its first call; raises OSError.
+
+    Botocore opens one for itself at the first call. Of S3 each bucket is a server of its own.
+    """
+    made = {"dynamodb": dynamodb, "s3": s3, "sqs": sqs, "ssm": ssm}
+    client: object = made[name]() if name in made else _client(name)
+    if isinstance(client, ThinClient) and name != "s3":
+        client.warm()
+
+
 @cache
 def dynamodb() -> "DynamoDBClient":
     """Return the DynamoDB client."""

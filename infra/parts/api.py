@@ -8,6 +8,7 @@ from constructs import Construct
 
 from infra.contract import CORS_EXPOSED, CORS_HEADERS, CORS_METHODS, routes_of
 from infra.parts.alarms import Alarms
+from infra.parts.functions import reached
 
 
 class Api(Construct):
@@ -35,7 +36,7 @@ class Api(Construct):
 
     def route(self, function: lambda_.Function, file: str) -> None:
         """Send the routes that ``functions/<file>.py`` answers to its Lambda."""
-        integration = HttpLambdaIntegration(f"To{function.node.id}", function)
+        integration = HttpLambdaIntegration(f"To{function.node.id}", reached(function))
         for route in routes_of(file):
             method, _, path = route.partition(" ")
             key = (

@@ -1,6 +1,7 @@
 """Lambdas: one per file of ``functions/``, with its log, its alarm and its rights to the table."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from aws_cdk import ArnFormat, Aws, CfnCondition, Duration, Fn, RemovalPolicy, Stack
 from aws_cdk import aws_events as events
@@ -17,6 +18,14 @@ from infra.parts.queues import DeadLetters
 from infra.settings import StackSettings
 from layers.build import IN_LAYER
 from layers.trimmed import ALL_ROOTS_FILE, ROOTS_FILE
+
+LIVE = "Live"
+
+
+def reached(function: lambda_.Function) -> lambda_.IFunction:
+    """Return what callers invoke: a function, or its published version that has a snapshot."""
+    alias = function.node.try_find_child(LIVE)
+    return function if alias is None else cast("lambda_.Alias", alias)
 
 
 class Functions(Construct):
@@ -71,7 +80,7 @@ class Functions(Construct):
         ``env`` is its environment; ``may`` is all that it may do to the table, such as
         ``GetItem``; ``memory`` is in MB, ``seconds`` its timeout.
         """
-        endpoint = self._settings.endpoint_url
+        endpoint, snapshot = self._settings.endpoint_url, name in self._settings.snap_start
         stack = Stack.of(self)
         function = lambda_.Function(
             self,
@@ -90,6 +99,7 @@ class Functions(Construct):
                 **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {}),
                 **self._client,
             },
+            snap_start=lambda_.SnapStartConf.ON_PUBLISHED_VERSIONS if snapshot else None,
             logging_format=lambda_.LoggingFormat.JSON,
             system_log_level_v2=lambda_.SystemLogLevel.WARN,
             log_group=logs.LogGroup(
@@ -99,6 +109,9 @@ class Functions(Construct):
                 removal_policy=RemovalPolicy.DESTROY,
             ),
         )
+        if snapshot:
+            # An older version is deleted with its snapshot, which is charged as long as it exists.
+            lambda_.Alias(function, LIVE, alias_name="live", version=function.current_version)
         if may:
             self._table.allow(function, *may)
         metric = function.metric_errors(statistic="Sum")

@@ -130,6 +130,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"admins": [0]}, "admins[0]: 0 is less than 1"),
     ({"admins": "1,2"}, 'admins: "1,2" is not a list'),
     ({"monthly_kudos": -1}, "monthly_kudos: -1 is less than 0"),
+    ({"snap_start": ["generat"]}, 'snap_start[0]: "generat" is not a function behind the API (did'),
+    ({"snap_start": ["share"]}, 'snap_start[0]: "share" is not a function behind the API'),
+    ({"snap_start": True}, "snap_start: true is not a list"),
     ({"contact": None}, "contact: null is not a text"),
     ({"layer": "build/nowhere"}, "layer: there is no folder 'build/nowhere'"),
 ]
@@ -247,6 +250,7 @@ def test_settings_that_are_right_are_taken_as_they_are(
         "hold_volunteers": False,
         "trusted_after_images": 500,
         "monthly_kudos": 50,
+        "snap_start": ["generate", "worker"],
         "contact": "[us](mailto:us@example.org)",
         "aws_client": "botocore",
         "layer": "functions",

@@ -9,6 +9,7 @@ import pytest
 from horde.edge import http
 from horde.ending import FLEET_DROP
 from horde.records import HELD_DAYS
+from infra.settings import API_FUNCTIONS
 from tests.support.template import ROOT, actions, functions, of_type, routes, synthesize
 
 Template = dict[str, Any]
@@ -157,6 +158,51 @@ def test_a_function_is_told_exactly_what_its_settings_ask_for(
     assert env - {"AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE"} == {
         name.upper() for name in settings.model_fields
     }
+
+
+@pytest.mark.slow
+def test_functions_that_start_from_snapshots_are_called_by_their_published_version() -> None:
+    template = synthesize(snap_start=["generate", "worker"])
+    for file, (name, function) in functions(template).items():
+        chosen = file in {"generate", "worker"}
+        assert ("SnapStart" in function) is chosen
+        if not chosen:
+            continue
+        assert function["SnapStart"] == {"ApplyOn": "PublishedVersions"}
+        (version,) = [
+            key
+            for key, found in of_type(template, "AWS::Lambda::Version").items()
+            if found["Properties"]["FunctionName"] == {"Ref": name}
+        ]
+        assert template["Resources"][version].get("DeletionPolicy", "Delete") == "Delete"
+        (alias,) = [
+            key
+            for key, found in of_type(template, "AWS::Lambda::Alias").items()
+            if found["Properties"]["FunctionName"] == {"Ref": name}
+        ]
+        number = template["Resources"][alias]["Properties"]["FunctionVersion"]
+        assert number == {"Fn::GetAtt": [version, "Version"]}
+        targets = [
+            found["Properties"]["IntegrationUri"]
+            for found in of_type(template, "AWS::ApiGatewayV2::Integration").values()
+        ]
+        assert {"Ref": alias} in targets
+        assert {"Fn::GetAtt": [name, "Arn"]} not in targets
+        allowed = [
+            found["Properties"]["FunctionName"]
+            for found in of_type(template, "AWS::Lambda::Permission").values()
+        ]
+        assert {"Ref": alias} in allowed
+
+
+def test_without_the_setting_no_version_is_published(template: Template) -> None:
+    assert of_type(template, "AWS::Lambda::Version") == {}
+    assert of_type(template, "AWS::Lambda::Alias") == {}
+
+
+def test_every_function_behind_the_api_and_no_other_may_have_a_snapshot() -> None:
+    behind = {file for file in FILES if hasattr(importlib.import_module(file), "ROUTES")}
+    assert set(API_FUNCTIONS) == behind
 
 
 def test_every_queue_that_feeds_a_function_has_a_dlq(template: Template) -> None:
