@@ -20,6 +20,7 @@ import math
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -31,7 +32,7 @@ from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, p
 from horde.edge.ids import is_uuid
 from horde.edge.responses import RequestAccepted, RequestCost, Warned
 from horde.overview import overview
-from horde.records import Generation, ImageSpec, Request, State, User
+from horde.records import Generation, Request, State, User
 from horde.rules import admission, allowance, matching, pricing, ruleset, sharedkeys, sharing
 from horde.rules.refusals import (
     Busy,
@@ -110,7 +111,14 @@ def generate(call: Call) -> Response:
         reduced = admission.downgrade_message(spec)
     if body.dry_run:
         return Response(RequestCost(kudos=price.total))
-    admission.check_concurrency(user, waiting=_waiting(store, user, model, spec), n=spec.n)
+    drawn = (
+        has_endpoint(settings.models, model)
+        or seen.census.load(model).workers > 0
+        or store.workers.model_is_live(model)
+    )
+    if user.anonymous:
+        admission.check_anonymous_model(model, drawn=drawn)
+    user = with_room(store, user, call.ip, spec.n)
     sharedkeys.check_request(sharedkey, spec, total=price.total)
     admission.check_upfront(upfront, total=price.total, available=available)
     source = None
@@ -132,13 +140,12 @@ def generate(call: Call) -> Response:
         images.put_webp(aws.s3(), settings.sources_bucket, request.source_key, source.image)
         if source.mask is not None and request.mask_key is not None:
             images.put_webp(aws.s3(), settings.sources_bucket, request.mask_key, source.mask)
-    with _posts_limited(call.ip) as posts_per_s:
+    with _posts_limited(call.ip, anonymous=user.anonymous) as posts_per_s:
         store.requests.accept(
             request, generations, user, sharedkey, upfront=upfront, posts_per_s=posts_per_s
         )
 
-    possible = has_endpoint(settings.models, model) or store.workers.model_is_live(model)
-    no_worker = None if possible else ruleset.fill(NO_WORKER)
+    no_worker = None if drawn else ruleset.fill(NO_WORKER)
     messages = [decision.message, reduced, no_worker]
     accepted = RequestAccepted(
         id=request.id,
@@ -150,20 +157,29 @@ def generate(call: Call) -> Response:
 
 
 @contextmanager
-def _posts_limited(ip: str) -> Iterator[int | None]:
-    """Give the limit that a charge holds for this address; raises TooManyRequests."""
+def _posts_limited(ip: str, *, anonymous: bool) -> Iterator[int | None]:
+    """Give the limit that ``accept`` holds for this address; raises TooManyRequests."""
     try:
-        yield ratelimit.charged(ratelimit.GENERATE, ip)
+        yield ratelimit.charged(ratelimit.GENERATE, ip, anonymous=anonymous)
     except TooManyPosts:
-        raise ratelimit.refusal(ratelimit.GENERATE, ip) from None
+        raise ratelimit.refusal(ratelimit.GENERATE, ip, anonymous=anonymous) from None
 
 
-def _waiting(store: Store, user: User, model: str, spec: ImageSpec) -> int:
-    """Return how many images an account has waiting; ``accept`` holds the limit."""
-    limit = admission.concurrency(user)
+def with_room(store: Store, user: User, ip: str, n: int) -> User:
+    """Return an account that may have ``n`` more images waiting; ``accept`` holds the limit.
+
+    Of the anonymous account it is the part for this address: of several, the first with room. A
+    count that is too high is corrected first. Raises TooManyPrompts.
+    """
     if user.anonymous:
-        return store.queue.count_of(user, model, limit)
-    return user.waiting if user.waiting + spec.n <= limit else store.queue.recount(user)
+        own, *others = ratelimit.anonymous_parts(ip)
+        user = store.accounts.anonymous(own)
+        while others and user.waiting + n > admission.concurrency(user):
+            user = store.accounts.anonymous(others.pop(0))
+    if user.waiting + n > admission.concurrency(user):
+        user = replace(user, waiting=store.queue.recount(user))
+    admission.check_concurrency(user, waiting=user.waiting, n=n)
+    return user
 
 
 def check_webhook(url: str | None) -> None:

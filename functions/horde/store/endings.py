@@ -120,6 +120,8 @@ class Endings:
         if generation.state is State.PROCESSING:
             dropped = state not in DELIVERED
             more = [*more, *counts.hold_no_more(generation, dropped=dropped)]
+        if request.anonymous:
+            more = [*more, *counts.ended_anonymously(generation)]
         for _ in range(DECISION_TRIES):
             refund, waived, to_key = list[Item](), 0, list[Item]()
             if back is not None and not request.anonymous:
@@ -191,7 +193,7 @@ class Endings:
 
 
 def _list_of(generation: Generation) -> str:
-    return waiting_list(generation.user_id, generation.model)
+    return waiting_list(generation.user_id, generation.part)
 
 
 def _touch_request(

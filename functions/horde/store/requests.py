@@ -59,8 +59,9 @@ class Requests:
     ) -> None:
         """Charge the user and record the request with its images, both or neither.
 
-        An anonymous request charges nobody, since one account for all would be a hot key. Any
-        other charge is computed from the account as read, and guarded by a condition. A request
+        An anonymous request charges nobody, since one account for all would be a hot key; ``user``
+        is then the part of the anonymous account that its images count in. Any other charge is
+        computed from the account as read, and guarded by a condition. A request
         with a shared key is also charged to that key's budget. ``upfront`` is why the request needs
         its kudos upfront, if it does: then it is charged in full or refused. The same transaction
         counts the images as waiting, within the account's limit, and the request as one of
@@ -75,15 +76,16 @@ class Requests:
                 request, seen, shared, upfront=upfront, posts_per_s=posts_per_s
             )
             parts = [*charged, new(_request_item(accepted))]
-            counted = not request.anonymous
-            parts += [new(_waiting_item(replace(g, counted=counted))) for g in generations]
+            parts += [
+                new(_waiting_item(replace(g, counted=True, part=user.part))) for g in generations
+            ]
             try:
                 self._table.transact(parts)
             except ConditionFailed as failed:
                 if max(failed.which) < len(charged):
                     # The balance, the budget or the count of waiting images has changed since it
                     # was read: decide again.
-                    seen = self._accounts.get(user.id)
+                    seen = self._accounts.again(user)
                     if seen is not None and seen.deleted:
                         raise DeletedUser from None
                     if seen is not None:
@@ -224,5 +226,5 @@ def _waiting_item(generation: Generation) -> Item:
         **key(Kind.GENERATION, generation.id),
         **to_item(generation),
         WAITING.partition: {"S": generation.model},
-        **listed(waiting_list(generation.user_id, generation.model), generation.created_at),
+        **listed(waiting_list(generation.user_id, generation.part), generation.created_at),
     }

@@ -69,7 +69,7 @@ def _indexed(view: View, image: ImageRow) -> Findings:
         rule = Rule.WAITING
         expected = IndexKeys(
             wait_model=generation.model,
-            listed=waiting_list(generation.user_id, generation.model),
+            listed=waiting_list(generation.user_id, generation.part),
             listed_at=generation.created_at,
         )
         if generation.lease_until is not None:
