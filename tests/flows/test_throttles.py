@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from horde.edge import openapi
 from horde.edge.auth import key_hash
 from horde.rules.refusals import Throttled
-from horde.store import retries
+from horde.store import attempts
 from tests.support.api_calls import ANONYMOUS, Reply, refused
 from tests.support.cloud import Cloud, new_processes
 from tests.support.images import png_base64
@@ -71,7 +71,7 @@ def throttled_from(number: int, patch: pytest.MonkeyPatch) -> Iterator[list[str]
         raise ClientError(error, operation)
 
     with patch.context() as inside:
-        inside.setattr(retries, "pause", lambda _attempt: None)
+        inside.setattr(attempts, "pause", lambda _attempt: None)
         inside.setattr(BaseClient, "_make_api_call", call)
         yield said
 
@@ -177,7 +177,7 @@ def test_a_write_that_is_throttled_for_a_moment_is_made_all_the_same(
         return real(client, operation, params)
 
     _, key = cloud.register(kudos=100)
-    monkeypatch.setattr(retries, "pause", lambda _attempt: None)
+    monkeypatch.setattr(attempts, "pause", lambda _attempt: None)
     monkeypatch.setattr(BaseClient, "_make_api_call", call)
     assert cloud.generate(key).status == 202
     assert left == [0]

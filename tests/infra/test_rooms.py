@@ -115,7 +115,7 @@ def test_errors_of_aws_are_known_in_two_files_of_the_store() -> None:
         for name, path in MODULES.items()
         if name.startswith("horde.store") and "AwsError" in path.read_text()
     }
-    assert knowing == {"horde.store.retries", "horde.store.table"}
+    assert knowing == {"horde.store.attempts", "horde.store.table"}
 
 
 def test_botocore_is_known_where_it_is_the_way_back() -> None:

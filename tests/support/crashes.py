@@ -27,7 +27,7 @@ import requests
 from moto.dynamodb.models.table import StreamShard, Table
 
 from horde.records import OPEN, Generation, State
-from horde.store import retries
+from horde.store import attempts
 from horde.store.items import from_item
 from tests.support import direct, proof
 from tests.support.api_calls import Reply, key_of
@@ -366,7 +366,7 @@ def _silent() -> Iterator[None]:
 def _no_pauses() -> Iterator[None]:
     """Have writes that are tried again wait for nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retries, "pause", lambda _attempt: None)
+        patch.setattr(attempts, "pause", lambda _attempt: None)
         yield
 
 

@@ -99,7 +99,7 @@ LIMITS: dict[str, Any] = {
     "store.settlements.POSTED": "posted",
     "store.settlements.POSTED_WITHIN_S": 300,
     "store.table.BATCH": 100,
-    "store.retries.CONFLICT_TRIES": 30,
+    "store.attempts.CONFLICT_TRIES": 30,
     "store.table.DECISION_TRIES": 30,
     "store.transfers.COOL_DOWN_S": 60,
     "store.transfers.IDEMPOTENCY_S": 86_400,

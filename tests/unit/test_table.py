@@ -8,7 +8,7 @@ import pytest
 
 from horde import throttling
 from horde.rules.refusals import Busy, Throttled
-from horde.store import retries
+from horde.store import attempts
 from horde.store.items import DUE, Item
 from horde.store.table import ConditionFailed, Table
 from horde.store.transaction import ABSENT, EXISTS, check, delete, new, sets, update
@@ -85,8 +85,8 @@ def test_a_batch_that_stays_unread_is_given_up(pauses: list[float]) -> None:
     store, client = table(answer(left=[KEY]))
     with pytest.raises(Throttled):
         store.batch([KEY])
-    assert len(client.asked) == retries.CONFLICT_TRIES
-    assert len(pauses) == retries.CONFLICT_TRIES - 1
+    assert len(client.asked) == attempts.CONFLICT_TRIES
+    assert len(pauses) == attempts.CONFLICT_TRIES - 1
 
 
 def test_a_query_is_read_page_by_page_to_its_end() -> None:
@@ -215,11 +215,11 @@ def test_what_meets_another_write_is_tried_again_and_nothing_else(
 ) -> None:
     client = Client(error, "done")
     if again:
-        assert retries.retry_on_conflict(client.write, a=1) == "done"
+        assert attempts.retry_on_conflict(client.write, a=1) == "done"
         assert client.asked == [{"verb": "write", "a": 1}] * 2
     else:
         with pytest.raises(AwsError):
-            retries.retry_on_conflict(client.write)
+            attempts.retry_on_conflict(client.write)
         assert len(client.asked) == 1
     assert len(pauses) == again
 
@@ -227,8 +227,8 @@ def test_what_meets_another_write_is_tried_again_and_nothing_else(
 def test_what_meets_others_without_end_is_given_up(pauses: list[float]) -> None:
     client = Client(refusal("TransactionConflictException"))
     with pytest.raises(Busy):
-        retries.retry_on_conflict(client.write)
-    assert len(client.asked) == len(pauses) == retries.CONFLICT_TRIES
+        attempts.retry_on_conflict(client.write)
+    assert len(client.asked) == len(pauses) == attempts.CONFLICT_TRIES
 
 
 THROTTLES = [
@@ -244,18 +244,18 @@ by_code = pytest.mark.parametrize("error", THROTTLES, ids=lambda error: str(erro
 @by_code
 def test_a_write_that_is_throttled_is_tried_again(error: AwsError, pauses: list[float]) -> None:
     client = Client(error, "done")
-    assert retries.retry_on_conflict(client.write) == "done"
+    assert attempts.retry_on_conflict(client.write) == "done"
     assert len(pauses) == 1
 
 
 @by_code
 def test_what_is_throttled_to_the_end_is_not_taken_for_busy(error: AwsError) -> None:
     with pytest.raises(Throttled) as raised:
-        retries.retry_on_conflict(Client(error).write)
+        attempts.retry_on_conflict(Client(error).write)
     assert (raised.value.status, raised.value.body()["rc"]) == (503, "Throttled")
     assert int(raised.value.headers["Retry-After"]) > 0
     with pytest.raises(Busy) as busy:
-        retries.retry_on_conflict(Client(error, refusal("TransactionConflictException")).write)
+        attempts.retry_on_conflict(Client(error, refusal("TransactionConflictException")).write)
     assert busy.value.body()["rc"] == "Locked"
 
 
@@ -266,8 +266,8 @@ def test_a_throttled_write_is_given_up_in_time_whatever_the_sdk_waits(
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
     client = Client(refusal("ThrottlingException"))
     with pytest.raises(Throttled):
-        retries.retry_on_conflict(client.write)
-    assert len(client.asked) == retries.THROTTLED_S + 1
+        attempts.retry_on_conflict(client.write)
+    assert len(client.asked) == attempts.THROTTLED_S + 1
 
 
 @by_code
@@ -303,7 +303,7 @@ def test_what_is_no_error_of_aws_is_no_throttle() -> None:
 
 def test_pauses_double_up_to_a_bound(monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:
     monkeypatch.setattr(random, "uniform", lambda least, most: least + 1000 * most)
-    assert [retries.pause_s(attempt) for attempt in (0, 1, 4, 5, 29)] == [
+    assert [attempts.pause_s(attempt) for attempt in (0, 1, 4, 5, 29)] == [
         20.005,
         40.005,
         320.005,
@@ -313,7 +313,7 @@ def test_pauses_double_up_to_a_bound(monkeypatch: pytest.MonkeyPatch, pauses: li
     client = Client(
         refusal("TransactionConflictException"), refusal("TransactionConflictException"), 1
     )
-    retries.retry_on_conflict(client.write)
+    attempts.retry_on_conflict(client.write)
     assert pauses == [20.005, 40.005]
 
 

@@ -1,6 +1,6 @@
 """One table: reads, conditional writes and transactions.
 
-No other module of this package handles the errors of AWS, except ``retries``. A call that DynamoDB
+No other module of this package handles the errors of AWS, except ``attempts``. A call that DynamoDB
 throttles raises Throttled, whichever it is.
 """
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from horde.rules.refusals import Throttled
+from horde.store.attempts import CONFLICT_TRIES, ask, pause, retry_on_conflict
 from horde.store.items import LISTED, Index, Item, encode, encode_all
-from horde.store.retries import CONFLICT_TRIES, ask, pause, retry_on_conflict
 from horde.store.transaction import EXISTS, sets, update
 from horde.wire.seam import AwsError
 
