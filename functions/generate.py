@@ -20,6 +20,7 @@ import math
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -91,7 +92,6 @@ def generate(call: Call) -> Response:
     models = choose_models(body.models, settings.models)
     targets = [ANY] if not body.models else [model_target(model) for model in models]
     user, sharedkey = auth.spender_of(store, api_key, clock.now(), targets)
-    gift = allowance.due(user, settings.monthly_kudos, clock.now())
     check_drawable(body)
     worker_ids = check_workers(store, body.workers)
 
@@ -103,7 +103,8 @@ def generate(call: Call) -> Response:
         spec, [settings.models[one].baseline for one in models if one in settings.models]
     )
     price = pricing.quote(spec, shared=decision.shared, baseline=baseline)
-    available = user.kudos + gift - user.floor
+    available = user.kudos - user.floor
+    available += allowance.due(user, settings.monthly_kudos, clock.now())
     side = admission.max_side(seen.census, baseline)
     upfront = admission.upfront_reason(spec, side, baseline)
     reduced = None
@@ -117,7 +118,10 @@ def generate(call: Call) -> Response:
         reduced = admission.downgrade_message(spec)
     if body.dry_run:
         return Response(RequestCost(kudos=price.total))
-    admission.check_concurrency(user, waiting=_waiting(store, user, models[0], spec), n=spec.n)
+    drawn = is_possible(store, settings.models, models, any_model=not body.models)
+    if user.anonymous:
+        admission.check_anonymous_model(models[0], drawn=drawn)
+    user = with_room(store, user, call.ip, spec.n)
     sharedkeys.check_request(sharedkey, spec, total=price.total)
     admission.check_upfront(upfront, total=price.total, available=available)
     source = None
@@ -139,38 +143,48 @@ def generate(call: Call) -> Response:
         images.put_webp(aws.s3(), settings.sources_bucket, request.source_key, source.image)
         if source.mask is not None and request.mask_key is not None:
             images.put_webp(aws.s3(), settings.sources_bucket, request.mask_key, source.mask)
-    with _posts_limited(call.ip) as posts_per_s:
+    with _posts_limited(call.ip, anonymous=user.anonymous) as posts_per_s:
         store.requests.accept(
             request, generations, user, sharedkey, upfront=upfront, posts_per_s=posts_per_s
         )
 
-    possible = is_possible(store, settings.models, models, any_model=not body.models)
-    no_worker = None if possible else ruleset.fill(NO_WORKER)
+    no_worker = None if drawn else ruleset.fill(NO_WORKER)
     messages = [decision.message, reduced, no_worker]
-    accepted = RequestAccepted(
-        id=request.id,
-        kudos=price.total,
-        message=" ".join(message for message in messages if message) or None,
-        warnings=[Warned(code="NoAvailableWorker", message=no_worker)] if no_worker else None,
+    return Response(
+        RequestAccepted(
+            id=request.id,
+            kudos=price.total,
+            message=" ".join(message for message in messages if message) or None,
+            warnings=[Warned(code="NoAvailableWorker", message=no_worker)] if no_worker else None,
+        ),
+        HTTPStatus.ACCEPTED,
     )
-    return Response(accepted, HTTPStatus.ACCEPTED)
 
 
 @contextmanager
-def _posts_limited(ip: str) -> Iterator[int | None]:
-    """Give the limit that a charge holds for this address; raises TooManyRequests."""
+def _posts_limited(ip: str, *, anonymous: bool) -> Iterator[int | None]:
+    """Give the limit that ``accept`` holds for this address; raises TooManyRequests."""
     try:
-        yield ratelimit.charged(ratelimit.GENERATE, ip)
+        yield ratelimit.charged(ratelimit.GENERATE, ip, anonymous=anonymous)
     except TooManyPosts:
-        raise ratelimit.refusal(ratelimit.GENERATE, ip) from None
+        raise ratelimit.refusal(ratelimit.GENERATE, ip, anonymous=anonymous) from None
 
 
-def _waiting(store: Store, user: User, model: str, spec: ImageSpec) -> int:
-    """Return how many images an account has waiting; ``accept`` holds the limit."""
-    limit = admission.concurrency(user)
+def with_room(store: Store, user: User, ip: str, n: int) -> User:
+    """Return an account that may have ``n`` more images waiting; ``accept`` holds the limit.
+
+    Of the anonymous account it is the part for this address: of several, the first with room. A
+    count that is too high is corrected first. Raises TooManyPrompts.
+    """
     if user.anonymous:
-        return store.queue.count_of(user, model, limit)
-    return user.waiting if user.waiting + spec.n <= limit else store.queue.recount(user)
+        own, *others = ratelimit.anonymous_parts(ip)
+        user = store.accounts.anonymous(own)
+        while others and user.waiting + n > admission.concurrency(user):
+            user = store.accounts.anonymous(others.pop(0))
+    if user.waiting + n > admission.concurrency(user):
+        user = replace(user, waiting=store.queue.recount(user))
+    admission.check_concurrency(user, waiting=user.waiting, n=n)
+    return user
 
 
 def check_webhook(url: str | None) -> None:

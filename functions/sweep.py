@@ -28,7 +28,8 @@ MAX_HERE = 200
 LEASES_S = 15
 OTHERS_S = 8
 """Seconds that one kind may take in a run, which has 55 in all."""
-MAX_COUNTED = 1000
+MAX_COUNTED = 10_000
+"""Most waiting images of a model that are looked at for lost tickets: 500 read units."""
 MAX_TICKETS = 100
 MAX_WORKERS = 250
 """Most workers in the census per shard of their list."""

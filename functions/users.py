@@ -6,6 +6,7 @@ are cancelled one by one. The mark makes the account due for the sweep, which ca
 has left open.
 """
 
+from dataclasses import replace
 from html import escape
 from http import HTTPStatus
 from typing import Any
@@ -106,7 +107,9 @@ def register_by_form(call: Call) -> Response:
     except PayloadError as refusal:
         return _form(name, refusal.errors.get("username", refusal.message), refusal.status)
     except HordeError as refusal:
-        return _form(name, refusal.message, refusal.status)
+        return replace(
+            _form(name, refusal.message, refusal.status), headers={**NO_STORE, **refusal.headers}
+        )
     html = REGISTERED.format(username=escape(user.username), api_key=escape(api_key))
     return page("Your account", html, HTTPStatus.CREATED, NO_STORE)
 

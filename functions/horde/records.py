@@ -13,7 +13,10 @@ from enum import StrEnum
 from typing import Any
 
 ANONYMOUS_ID = 0
-"""The anonymous account, for users without one. It is never written and not in the table."""
+"""The anonymous account, for users without one. The table has no account of it, only counts."""
+ANONYMOUS_PARTS = 8
+"""Parts of the anonymous account: what it has waiting and posts is counted by part, each by an item
+of its own, so that none becomes hot and no address takes all places."""
 HELD_DAYS = 30
 """Days after which an image that is still held back from the data set is deleted."""
 UNLIMITED = -1
@@ -60,6 +63,8 @@ class User:
     deleted: bool = False
     concurrency: int | None = None
     """Images that it may have waiting; None for the default."""
+    part: int | None = None
+    """Of the anonymous account as a request sees it: the part whose counts the next four are."""
     waiting: int = 0
     """Images that it has waiting (``store.counts``)."""
     waiting_at: int = 0
@@ -293,6 +298,8 @@ class Generation:
     worker_blacklist: bool = False
     attempt: int = 0
     """Number of claims; part of the image's key, so that a late worker overwrites nothing."""
+    part: int | None = None
+    """Of an anonymous image: the part of the anonymous account that counts it; never changes."""
     counted: bool = False
     """Whether its owner's ``waiting`` counts it while it waits; never changes."""
     held: bool = False

@@ -1,4 +1,4 @@
-"""MiniStack with two changes: ``python -m infra.local.ministack``.
+"""MiniStack with three changes: ``python -m infra.local.ministack``.
 
 The stack's buckets refuse plain HTTP, and MiniStack enforces this together with IAM. On loopback
 there is no TLS terminator, so each request gets the header that one would add.
@@ -6,18 +6,26 @@ there is no TLS terminator, so each request gets the header that one would add.
 MiniStack unpacks the layer, 50 MB in 1,200 files, for every Lambda process that it starts. Here it
 is unpacked once and linked. So cold starts are faster, and megabytes instead of gigabytes are left
 to clean up.
+
+MiniStack asks for IAM actions that AWS does not have: the right to ``SendMessageBatch`` is that to
+``SendMessage``. Here it asks for those.
 """
 
 import hashlib
 import tempfile
 import threading
 import zipfile
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 ministack: Any = import_module("ministack.app")  # it has no type stubs
 
+iam: Any = import_module("ministack.core.iam_actions")
+
+SAME_RIGHT = {"sqs:SendMessageBatch": "sqs:SendMessage"}
+"""Actions that only MiniStack knows, and those of AWS that cover them."""
 HEADER = (b"x-forwarded-proto", b"https")
 
 _plain = ministack.app
@@ -30,6 +38,16 @@ async def behind_tls(scope: dict[str, Any], receive: Any, send: Any) -> None:
         headers = [pair for pair in scope["headers"] if pair[0] != HEADER[0]]
         scope = {**scope, "headers": [*headers, HEADER]}
     await _plain(scope, receive, send)
+
+
+def as_on_aws(action_of: Callable[..., str | None]) -> Callable[..., str | None]:
+    """Return a function that names the action a request needs as AWS does."""
+
+    def named(*request: Any, **more: Any) -> str | None:
+        action = action_of(*request, **more)
+        return None if action is None else SAME_RIGHT.get(action, action)
+
+    return named
 
 
 class LinkedLayers(zipfile.ZipFile):
@@ -54,4 +72,5 @@ class LinkedLayers(zipfile.ZipFile):
 if __name__ == "__main__":
     zipfile.ZipFile = LinkedLayers  # type: ignore[misc]
     ministack.app = behind_tls
+    iam.extract_iam_action = as_on_aws(iam.extract_iam_action)
     ministack.main()

@@ -76,6 +76,7 @@ def test_censored_flagged_and_faulted_images_are_never_shared(
 
 def test_priority_is_by_kudos_and_sharing_buys_none(cloud: OperatedCloud, model: str) -> None:
     rich, poor, worker = cloud.user(kudos=5000), cloud.user(kudos=100), cloud.worker()
+    assert worker.pop(models=[model])["id"] is None  # anonymous users get drawn models only
     asked = [
         cloud.anonymous.generate(small(models=[model])),
         poor.generate(small(models=[model], shared=True)),

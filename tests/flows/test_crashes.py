@@ -57,6 +57,19 @@ def test_a_process_that_dies_after_a_write_leaves_nothing_to_repair_by_hand(
     assert report.wrong == []
 
 
+def is_throttled(_made: Made, point: Point) -> bool:
+    return point.mode is Mode.THROTTLED
+
+
+@pytest.mark.parametrize("name", [*QUICK, "enqueue", "dispatch"])
+def test_what_aws_throttles_is_answered_503_or_delivered_again_and_nothing_is_lost(
+    world: World, name: str
+) -> None:
+    report = run(world, flow_named(name), is_throttled)
+    assert report.points > 0
+    assert report.wrong == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
 def test_the_system_repairs_a_flow_that_is_cut_anywhere(world: World, flow: Flow) -> None:

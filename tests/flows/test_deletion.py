@@ -36,6 +36,7 @@ def test_what_a_deleted_account_has_waiting_is_cancelled_and_refunded(
 ) -> None:
     ada, key = cloud.register("ada", kudos=1000)
     requests = [cloud.generate(key, shared=True, params={"n": 5}).body["id"] for _ in range(3)]
+    cloud.pop(worker, models=["rare"])
     anonymous = cloud.generate(models=["rare"]).body["id"]
     assert delete(cloud, key, ada).status == 200
     assert set(states(cloud, *requests)) == {State.CANCELLED}

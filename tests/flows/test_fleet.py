@@ -279,7 +279,7 @@ def test_a_model_whose_only_workers_rest_is_not_on_offer(
     change(cloud, owner_key, maintenance=True)
     cloud.clock.pass_seconds(301)
     cloud.pop(worker, models=["rare"])
-    request = cloud.generate(models=["rare"]).body["id"]
+    request = cloud.generate(owner_key, models=["rare"]).body["id"]
     assert cloud.check(request).body["is_possible"] is False
 
 

@@ -95,7 +95,7 @@ def send(cloud: Cloud, route: str, body: Any, key: str | None) -> dict[str, Any]
 @given(body=requests)
 @example(body={"prompt": "x", "params": {"seed": "9" * 5000}})
 @example(body={"prompt": "x", "params": {"seed": "\ud800"}})
-@example(body={"prompt": "x", "models": ["\u00fc" * 255]})
+@example(body={"prompt": "x", "models": ["\u00fc" * 127]})
 @example(body={"prompt": "x", "workers": [UNKNOWN.upper()] * 10_000})
 def test_no_request_breaks_the_server(cloud: Cloud, body: Any) -> None:
     answer = send(cloud, "POST /api/v2/generate/async", body, ANONYMOUS)

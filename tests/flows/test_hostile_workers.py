@@ -318,6 +318,7 @@ BIG = {"width": 1024, "height": 1024, "steps": 40, "n": 4}
 
 
 def test_an_anonymous_request_for_a_made_up_model_earns_nothing(cloud: Cloud, worker: str) -> None:
+    cloud.pop(worker, models=["mine alone"])  # so that it is a model that is drawn
     for _ in range(3):
         assert cloud.generate(models=["mine alone"], params={"n": 2}).status == 202
     assert drawn(cloud, worker, models=["mine alone"]) == 0

@@ -1,12 +1,21 @@
 """Rate admission and concurrency: the Horde's numbers, and whom they hold."""
 
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from botocore.client import BaseClient
 
+from horde import overview
+from horde.records import ANONYMOUS_PARTS, ONLINE_S
 from horde.rules import ruleset
+from horde.rules.refusals import TooManyPrompts
+from horde.store import registry
 from horde.store.charges import TooManyPosts
+from horde.store.counts import waiting_key
 from tests.support.api_calls import ANONYMOUS, Reply, refused
 from tests.support.cloud import Cloud
 from tests.support.numbers import CONCURRENCY
@@ -262,11 +271,198 @@ def test_a_dry_run_is_not_limited_by_what_waits(cloud: Cloud) -> None:
     assert cloud.generate(key, dry_run=True).status == 200
 
 
-def test_anonymous_images_are_counted_by_model_up_to_their_limit(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+# --- anonymous users -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let anonymous users have three images waiting in each part of their account."""
+    few = replace(ruleset.IN_FORCE, concurrency_anonymous=3 * ANONYMOUS_PARTS)
+    monkeypatch.setattr(ruleset, "IN_FORCE", few)
+
+
+def ask(cloud: Cloud, n: int = 1, *, ip: str = "203.0.113.7", **fields: Any) -> Reply:
+    """Ask anonymously, in a second of its own."""
+    cloud.clock.pass_seconds(1)
+    body = {"prompt": "x", "params": {"n": n}, **fields}
+    return cloud.call(GENERATE, body, key=ANONYMOUS, ip=ip)
+
+
+@pytest.mark.usefixtures("three_a_part")
+def test_anonymous_images_of_all_models_count_together(limited: Cloud) -> None:
+    assert ask(limited, 2).status == 202
+    assert ask(limited, models=["SDXL 1.0"]).status == 202
+    for models in (["stable_diffusion"], ["SDXL 1.0"]):
+        answer = ask(limited, models=models)
+        refused(answer, "TooManyPrompts", 429)
+        assert "limit of 3" in answer.body["message"]
+
+
+@pytest.mark.usefixtures("three_a_part")
+def test_no_address_takes_the_places_of_all_anonymous_users(limited: Cloud) -> None:
+    assert ask(limited, 3).status == 202
+    assert ask(limited).status == 429
+    seen = {ask(limited, ip=f"203.0.113.{number}").status for number in range(8, 40)}
+    assert 202 in seen
+    (full,) = [item for item in limited.rows("ANONYMOUS") if item["waiting"]["N"] == "3"][:1]
+    assert full["pk"]["S"].startswith("ANONYMOUS#")
+
+
+@pytest.mark.usefixtures("three_a_part")
+def test_however_many_addresses_there_are_all_of_them_together_keep_the_limit(
+    limited: Cloud,
 ) -> None:
-    three = replace(ruleset.IN_FORCE, concurrency_anonymous=3)
-    monkeypatch.setattr(ruleset, "IN_FORCE", three)
-    assert cloud.generate(params={"n": 3}).status == 202
-    assert cloud.generate().status == 429
-    assert cloud.generate(models=["SDXL 1.0"]).status == 202
+    accepted = [ask(limited, ip=f"198.18.0.{number}").status for number in range(80)].count(202)
+    assert accepted == 3 * ANONYMOUS_PARTS
+    counted = [int(item["waiting"]["N"]) for item in limited.rows("ANONYMOUS")]
+    assert counted == [3] * ANONYMOUS_PARTS
+
+
+@pytest.mark.usefixtures("three_a_part")
+def test_an_address_the_operator_trusts_may_use_all_places(limited: Cloud) -> None:
+    seen = [ask(limited, 3, ip="198.51.100.9").status for _ in range(ANONYMOUS_PARTS + 1)]
+    assert seen == [202] * ANONYMOUS_PARTS + [429]
+
+
+def _drawn(cloud: Cloud, _request: str, worker: str) -> None:
+    assert cloud.draw(worker, amount=1)
+
+
+def _cancelled(cloud: Cloud, request: str, _worker: str) -> None:
+    assert cloud.cancel(request).status == 200
+
+
+def _faulted(cloud: Cloud, request: str, worker: str) -> None:
+    del worker
+    fleet = cloud.new_worker("operator", fleet=True)
+    while not cloud.check(request).body["faulted"]:
+        job = cloud.pop(fleet, name="operator", amount=1).body["id"]
+        assert cloud.submit(fleet, job, state="faulted").status == 200
+
+
+def _expired(cloud: Cloud, _request: str, _worker: str) -> None:
+    cloud.clock.pass_seconds(ruleset.IN_FORCE.request_life_s + 1)
+    cloud.sweep()
+
+
+@pytest.mark.usefixtures("three_a_part")
+@pytest.mark.parametrize("end", [_drawn, _cancelled, _faulted, _expired])
+def test_an_anonymous_image_gives_its_place_back_when_it_no_longer_waits(
+    limited: Cloud, worker: str, end: Callable[[Cloud, str, str], None]
+) -> None:
+    request = ask(limited, 3).body["id"]
+    assert ask(limited).status == 429
+    end(limited, request, worker)
+    assert ask(limited).status == 202
+    limited.recount()
+
+
+@pytest.mark.usefixtures("three_a_part")
+def test_a_place_that_was_not_given_back_is_free_again_after_a_minute(limited: Cloud) -> None:
+    request = ask(limited, 2).body["id"]
+    (part,) = limited.rows("ANONYMOUS")
+    limited.db.update_item(
+        TableName=limited.table,
+        Key={"pk": part["pk"], "sk": part["sk"]},
+        UpdateExpression="SET waiting = :three",
+        ExpressionAttributeValues={":three": {"N": "3"}},
+    )
+    assert ask(limited).status == 429  # the index might lag
+    limited.clock.pass_seconds(61)
+    assert ask(limited).status == 202
+    limited.cancel(request)
+
+
+@pytest.mark.usefixtures("three_a_part")
+def test_posts_that_read_one_count_together_do_not_pass_it(limited: Cloud) -> None:
+    request = limited.store.requests.get(ask(limited).body["id"])
+    assert request is not None
+    (image,) = limited.store.requests.generations(request)
+    seen = limited.store.accounts.anonymous(image.part or 0)
+
+    def posted() -> None:
+        new, drawn = str(uuid.uuid4()), str(uuid.uuid4())
+        images = [replace(image, id=drawn, request_id=new)]
+        limited.store.requests.accept(replace(request, id=new, generations=[drawn]), images, seen)
+
+    posted()
+    posted()
+    with pytest.raises(TooManyPrompts):
+        posted()
+    assert limited.store.accounts.anonymous(image.part or 0).waiting == 3
+
+
+def test_anonymous_posts_of_a_second_are_counted_where_they_are_accepted(limited: Cloud) -> None:
+    from horde.edge import ratelimit
+
+    at_a_second(limited)
+    trusted = "198.51.100.9"
+    seen = limited.store.accounts.anonymous(anonymous_part_of(limited, trusted))
+    now = limited.clock.now_ms() // 1000
+    limited.db.put_item(
+        TableName=limited.table,
+        Item={
+            **waiting_key(0, seen.part),
+            "waiting": {"N": "0"},
+            "posted_at": {"N": str(now)},
+            "posted": {"N": "60"},
+        },
+    )
+    answer = limited.call(GENERATE, {"prompt": "x"}, key=ANONYMOUS, ip=trusted)
+    assert (answer.status, answer.body) == (429, {"message": "60 per 1 second"})
+    ratelimit.clear_cache()
+    limited.clock.pass_seconds(1)
+    assert limited.call(GENERATE, {"prompt": "x"}, key=ANONYMOUS, ip=trusted).status == 202
+
+
+def anonymous_part_of(cloud: Cloud, ip: str) -> int:
+    """Ask once, and return in which part it was counted."""
+    request = cloud.store.requests.get(ask(cloud, ip=ip).body["id"])
+    assert request is not None
+    (image,) = cloud.store.requests.generations(request)
+    cloud.cancel(request.id)
+    assert image.part is not None
+    return image.part
+
+
+def test_without_an_account_only_models_that_are_drawn_may_be_asked_for(
+    cloud: Cloud, worker: str
+) -> None:
+    before = repr(cloud.everything())
+    answer = cloud.generate(models=["rare model"])
+    refused(answer, "UnsupportedModel")
+    assert "rare model" in answer.body["message"]
+    assert repr(cloud.everything()) == before
+    _, key = cloud.register(kudos=100)
+    assert cloud.generate(key, models=["rare model"]).status == 202
+    cloud.cancel(cloud.generate(key, models=["rare model"]).body["id"])
+    cloud.pop(worker, models=["rare model"])
+    assert cloud.generate(models=["rare model"]).status == 202  # at once: no census has seen it
+    cloud.sweep()
+    overview.clear_cache()
+    assert cloud.generate(models=["rare model"]).status == 202  # and by the census
+    cloud.clock.pass_seconds(ONLINE_S + 60)
+    refused(cloud.generate(models=["rare model"]), "UnsupportedModel")
+
+
+@contextmanager
+def counted_calls() -> Iterator[list[str]]:
+    """Note the calls to AWS by name."""
+    made: list[str] = []
+    real = vars(BaseClient)["_make_api_call"]
+
+    def noted(client: BaseClient, operation: str, params: Any) -> Any:
+        made.append(operation)
+        return real(client, operation, params)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseClient, "_make_api_call", noted)
+        yield made
+
+
+def test_an_anonymous_request_is_accepted_in_four_calls(limited: Cloud) -> None:
+    ask(limited)  # the process reads its secret, and the overview; the queue is marked
+    registry.clear_cache()
+    with counted_calls() as calls:
+        assert ask(limited).status == 202
+    assert sorted(calls) == ["GetItem", "GetItem", "TransactWriteItems", "UpdateItem"]

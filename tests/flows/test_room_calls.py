@@ -155,9 +155,12 @@ def request_of(world: World, request_id: str) -> Request:
 
 
 def change(world: World, row: dict[str, Any], **fields: Any) -> None:
-    """Set or remove attributes of an item, by hand."""
-    (item,) = [i for i in world.items() if i["pk"] == row["pk"] and i["sk"] == row["sk"]]
-    item = {**item, **{name: value for name, value in fields.items() if value is not None}}
+    """Set or remove attributes of an item, by hand; write one that is not there."""
+    there = [i for i in world.items() if i["pk"] == row["pk"] and i["sk"] == row["sk"]]
+    item = {
+        **(there[0] if there else row),
+        **{name: value for name, value in fields.items() if value is not None},
+    }
     for name, value in fields.items():
         if value is None:
             item.pop(name, None)
@@ -409,9 +412,13 @@ def test_queue(world: World, say: Say) -> None:
     say("images and known places", lambda: len(places_room.generations(asked_for)))
     world.clock.pass_seconds(2)
     say("ahead, renewed", lambda: places_room.ahead(model, middle - 1))
-    say("count", lambda: room.count_of(ada, "", 9))
-    say("count, at most", lambda: room.count_of(ada, "", 2))
-    say("count of nobody", lambda: room.count_of(world.store.accounts.get(0), model, 9))  # type: ignore[arg-type]
+    say("count", lambda: room.count_of(ada, 9))
+    say("count, at most", lambda: room.count_of(ada, 2))
+    nobody = world.store.accounts.anonymous(3)
+    say("count of nobody", lambda: room.count_of(nobody, 9))
+    say("nobody again", lambda: world.store.accounts.again(nobody))
+    change(world, key(Kind.ANONYMOUS, 3), waiting={"N": "7"}, waiting_at={"N": "5"})
+    say("recount of nobody", lambda: room.recount(replace(nobody, waiting=7, waiting_at=5)))
     say("ids", lambda: room.ids_of(ada.id, 2))
     now = world.clock.now_ms()
     say("since", lambda: room.waiting_since(model, now + 1, 9))
@@ -689,6 +696,8 @@ def test_parts(say: Say) -> None:
         for state in (State.WAITING, State.PROCESSING):
             image = replace(IMAGE, counted=counted, state=state)
             say(f"ended {counted} {state}", lambda image=image: counts.ended_waiting(image))
+            nobodys = replace(image, user_id=0, part=3)
+            say(f"nobody's {counted} {state}", lambda i=nobodys: counts.ended_anonymously(i))
     say("mark", lambda: csam.mark(REQUEST, IMAGE, 5))
     unclaimed = replace(IMAGE, id=MISSING)
     say("pending", lambda: settlements.pending(REQUEST, unclaimed, State.OK, 5))

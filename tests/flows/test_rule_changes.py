@@ -129,6 +129,7 @@ def ask(cloud: Cloud) -> Asked:
     ):
         params = {"n": 1 if name == "faulted" else IMAGES}
         model = f"{name} {asked.rules.version}"
+        cloud.pop(asked.worker, name=asked.rules.version, models=[model])  # it is drawn
         answer = cloud.generate(key, params=params, models=[model], shared=shared)
         assert answer.status == 202, answer
         asked.requests[name] = answer.body["id"]
@@ -177,6 +178,7 @@ def test_a_deployment_lengthens_the_life_of_a_request_at_its_next_pop(
     deploy: Deploy, cloud: Cloud, worker: str
 ) -> None:
     cloud.clock.freeze()
+    cloud.pop(worker, models=["one", "two"])
     untouched, popped = (cloud.generate(models=[name]).body["id"] for name in ("one", "two"))
     deploy(replace(NEW, request_life_s=2 * OVER_S))
     cloud.clock.pass_seconds(SLIDE_S)

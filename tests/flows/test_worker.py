@@ -138,7 +138,8 @@ def test_a_worker_gets_only_its_models(cloud: Cloud, worker: str) -> None:
 def test_a_model_nobody_configured_waits_for_a_volunteer_and_says_so(
     cloud: Cloud, worker: str
 ) -> None:
-    answer = cloud.generate(models=["rare model"]).body
+    _, key = cloud.register(kudos=100)
+    answer = cloud.generate(key, models=["rare model"]).body
     assert answer["warnings"] == [
         {"code": "NoAvailableWorker", "message": answer["warnings"][0]["message"]}
     ]
@@ -154,7 +155,8 @@ def test_a_model_without_an_endpoint_is_possible_only_while_a_worker_offers_it(
 ) -> None:
     models = '{"stable_diffusion": {"endpoint": null}}'
     cloud.overrides = {"MODELS": models}
-    request = cloud.generate().body["id"]
+    _, key = cloud.register(kudos=100)
+    request = cloud.generate(key).body["id"]
     assert cloud.check(request).body["is_possible"] is False
     cloud.pop(worker, max_pixels=1)
     assert cloud.check(request).body["is_possible"] is True

@@ -109,13 +109,13 @@ def test_a_function_without_routes_loads_nothing_of_the_api(handler: str) -> Non
     assert edge == body_of_a_webhook
 
 
-def test_errors_of_aws_are_known_in_one_file_of_the_store() -> None:
+def test_errors_of_aws_are_known_in_two_files_of_the_store() -> None:
     knowing = {
         name
         for name, path in MODULES.items()
         if name.startswith("horde.store") and "AwsError" in path.read_text()
     }
-    assert knowing == {"horde.store.table"}
+    assert knowing == {"horde.store.attempts", "horde.store.table"}
 
 
 def test_botocore_is_known_where_it_is_the_way_back() -> None:

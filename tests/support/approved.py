@@ -27,6 +27,7 @@ CALLS, IN_FLOWS = FOLDER / "calls.txt", FOLDER / "flows.txt"
 NAMED = (
     ("id", r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"),
     ("hash", r"(?<![0-9a-f])[0-9a-f]{32,64}(?![0-9a-f])"),
+    ("part", r"(?<=ANONYMOUS#)\d|(?<=WAITING#0#)\d|(?<=\"part\":\{\"N\":\")\d"),
 )
 """What differs from run to run, or with the version of a library. The clock stands still."""
 LEFT_OUT = ("TableName", "ClientRequestToken")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from horde import aws
-from horde.store import table
+from horde.store import attempts
 from horde.wire.seam import AwsError
 
 REASONS = {"CancellationReasons": [{"Code": "TransactionConflict"}, {"Code": "None"}]}
@@ -28,4 +28,4 @@ def refuse_next(method: str, times: int, monkeypatch: pytest.MonkeyPatch) -> Non
         return real(**kwargs)
 
     monkeypatch.setattr(client, method, conflicting)
-    monkeypatch.setattr(table, "_pause", lambda _attempt: None)
+    monkeypatch.setattr(attempts, "pause", lambda _attempt: None)

@@ -8,7 +8,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from horde.store.table import CONFLICT_TRIES, pause_s
+from horde.store.attempts import CONFLICT_TRIES, pause_s
 
 READS_S = 0.03
 """What comes before its transaction takes each call up to so long more than the fastest."""

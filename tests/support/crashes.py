@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import moto.backends
+import pytest
 import requests
 from moto.dynamodb.models.table import StreamShard, Table
 
 from horde.records import OPEN, Generation, State
+from horde.store import attempts
 from horde.store.items import from_item
 from tests.support import direct, proof
 from tests.support.api_calls import Reply, key_of
@@ -89,7 +91,7 @@ class World(Cloud):
         random.seed(self.runs[name])
         with self.wire.inside(file):
             try:
-                return super().invoke(file, event)
+                return self._heard_throttle(file, super().invoke(file, event))
             except Dead:
                 new_processes()
             except Exception as error:
@@ -104,6 +106,14 @@ class World(Cloud):
             first = records[0]["dynamodb"]["SequenceNumber"]
             return {"batchItemFailures": [{"itemIdentifier": first}]}
         return {"batchItemFailures": [{"itemIdentifier": r["messageId"]} for r in records]}
+
+    def _heard_throttle(self, file: str, answer: Any) -> Any:
+        """Return an answer; note one to a throttled call that is not the documented one."""
+        if self.wire.throttled and "statusCode" in answer and answer["statusCode"] >= 500:
+            told = answer["statusCode"], json.loads(answer["body"]).get("rc")
+            if told != (503, "Throttled") or "Retry-After" not in answer["headers"]:
+                self.raised = f"{file} answered {told}"
+        return answer
 
     def ask(self, send: Callable[[], Reply]) -> Reply:
         """Send as a client does, again while it is answered 5xx if it is one that repeats."""
@@ -353,6 +363,14 @@ def _silent() -> Iterator[None]:
 
 
 @contextmanager
+def _no_pauses() -> Iterator[None]:
+    """Have writes that are tried again wait for nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attempts, "pause", lambda _attempt: None)
+        yield
+
+
+@contextmanager
 def worlds(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[World]:
     """Make a world with hooks on its wires."""
     with cloud_of(World, template, clients) as world:
@@ -361,7 +379,13 @@ def worlds(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[World]
             assert url.startswith(HOOK)
             world.called.append(json.loads(body)["id"])
 
-        with direct.quick(), hooked(world.wire, called), seeded(world.random), _silent():
+        with (
+            direct.quick(),
+            hooked(world.wire, called),
+            seeded(world.random),
+            _silent(),
+            _no_pauses(),
+        ):
             owner, world.gpu_owner = world.register("gpus")
             world.set_flags(owner, trusted=True, fleet=True)
             world.gpu_key = world.worker_key(owner)

@@ -23,6 +23,7 @@ from tests.support import direct
 
 READS = ("Get", "BatchGet", "Query", "Scan", "Head", "List", "Describe", "Receive", "GET", "HEAD")
 """How the names of operations begin that change nothing."""
+THROUGHPUT = "ProvisionedThroughputExceededException"
 WAITS_FOREVER = 10_000
 """Calls of one flow; more is a loop."""
 
@@ -41,6 +42,8 @@ class Mode(StrEnum):
     """It was made, and every answer to it was lost."""
     TWICE = "made twice"
     """It was made, its answer was lost, and the SDK asked again: the second answer counts."""
+    THROTTLED = "throttled"
+    """It was refused for the rate of calls, and so was every later one of the same run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ def points(made: list[Made]) -> list[Point]:
             modes += [Mode.DIES_AFTER, Mode.LOST]
         if call.changes and call.again:
             modes.append(Mode.TWICE)
+        if call.again:
+            modes.append(Mode.THROTTLED)
         found += [Point(number, mode) for mode in modes]
     return found
 
@@ -94,6 +99,7 @@ class Wire:
     armed: bool = False
     by: str = ""
     dead: bool = False
+    throttled: bool = False
     tokens: set[str] = field(default_factory=set)
     """Transactions that were written: DynamoDB answers those that come again, and writes none."""
 
@@ -104,13 +110,15 @@ class Wire:
     @contextmanager
     def inside(self, by: str) -> Iterator[None]:
         """Run one function, as a process of its own."""
-        outer, self.by, self.dead = self.by, by, False
+        outer, self.by, self.dead, self.throttled = self.by, by, False, False
         try:
             yield
         finally:
             self.by = outer
 
-    def call(self, made: Made, make: Callable[[], Any], errors: "Errors") -> Any:
+    def call(  # noqa: C901 - a flat list of modes
+        self, made: Made, make: Callable[[], Any], errors: "Errors"
+    ) -> Any:
         """Make one call, or cut it."""
         if self.dead:
             raise Dead
@@ -119,6 +127,8 @@ class Wire:
         number = len(self.made)
         assert number < WAITS_FOREVER, "a loop"
         self.made.append(made)
+        if self.throttled and made.again:
+            raise errors.throttled()
         if self.point is None or self.point.number != number:
             return make()
         match self.point.mode:
@@ -134,6 +144,9 @@ class Wire:
                 raise errors.lost()
             case Mode.TWICE:
                 _tried(make)
+            case Mode.THROTTLED:
+                self.throttled = True
+                raise errors.throttled()
         return make()
 
     def die(self) -> None:
@@ -164,7 +177,7 @@ class Wire:
             return make()
         name = f"{model.service_model.service_name}.{operation}"
         made = Made(self.by, name, changes=not operation.startswith(READS), again=True)
-        return self.call(made, make, AwsErrors(operation))
+        return self.call(made, make, AwsErrors(operation, model.service_model.service_name))
 
 
 def _tried(make: Callable[[], Any]) -> None:
@@ -184,12 +197,17 @@ class Errors:
         """It was made."""
         raise NotImplementedError
 
+    def throttled(self) -> Exception:
+        """It was refused for the rate of calls."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, slots=True)
 class AwsErrors(Errors):
     """Those of the SDK, after all its tries."""
 
     operation: str
+    service: str
 
     def failed(self) -> Exception:
         said: Any = {
@@ -200,6 +218,17 @@ class AwsErrors(Errors):
 
     def lost(self) -> Exception:
         return ReadTimeoutError(endpoint_url="https://cut.invalid")
+
+    def throttled(self) -> Exception:
+        codes = {"s3": "SlowDown", "sqs": "RequestThrottled", "dynamodb": THROUGHPUT}
+        said: Any = {
+            "Error": {"Code": codes.get(self.service, "ThrottlingException"), "Message": "cut"},
+            "ResponseMetadata": {"HTTPStatusCode": 503 if self.service == "s3" else 400},
+        }
+        if self.operation == "TransactWriteItems":
+            said["Error"]["Code"] = "TransactionCanceledException"
+            said["CancellationReasons"] = [{"Code": "None"}, {"Code": "ThrottlingError"}]
+        return ClientError(said, self.operation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from typing import Any
 from moto.dynamodb.models import dynamodb_backends
 from moto.s3.models import s3_backends
 
-from horde.records import Generation, State, User, WorkerStats
+from horde.records import Generation, State, WorkerStats
 from horde.store.audit import AuditStore, numbers_of
+from horde.store.counts import waiting_key
 from horde.store.due import Due, DueRow
 from horde.store.items import Row, from_item, id_of, row_of
 from infra.operate.audit.run import audit
@@ -86,21 +87,22 @@ class Reading(Deployment):
 
     def recount(self) -> None:
         """Prove that what is counted as waiting waits, and that workers hold what they hold."""
-        waiting: Counter[int] = Counter()
+        waiting: Counter[str] = Counter()
         held: dict[str, set[str]] = defaultdict(set)
-        found_waiting: dict[int, int] = {}
+        found_waiting: dict[str, int] = {}
         found_held: dict[str, set[str]] = {}
         for item in self.items():
             match item["sk"]["S"]:
                 case "GENERATION":
                     image = from_item(Generation, item)
                     if image.state is State.WAITING and image.counted:
-                        waiting[image.user_id] += 1
+                        counter = waiting_key(image.user_id, image.part)
+                        waiting[counter["pk"]["S"]] += 1
                     assert not image.held or image.state is State.PROCESSING
                     if image.held:
                         held[image.worker_id or ""].add(image.id)
-                case "USER":
-                    found_waiting[int(id_of(item))] = from_item(User, item).waiting
+                case "USER" | "ANONYMOUS":
+                    found_waiting[item["pk"]["S"]] = int(item.get("waiting", {"N": "0"})["N"])
                 case "STATS" if item["pk"]["S"].startswith("WORKER#"):
                     found_held[id_of(item)] = set(from_item(WorkerStats, item).held)
         assert {user: n for user, n in found_waiting.items() if n} == dict(waiting)

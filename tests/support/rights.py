@@ -19,6 +19,8 @@ PARTS = {
     "ConditionCheck": "ConditionCheckItem",
 }
 """The action that each part of a transaction needs."""
+SAME = {"SendMessageBatch": "SendMessage"}
+"""Calls that need the right to another one."""
 
 
 def needed(service: str, operation: str, params: dict[str, Any]) -> set[str]:
@@ -26,7 +28,7 @@ def needed(service: str, operation: str, params: dict[str, Any]) -> set[str]:
     if operation == "TransactWriteItems":
         verbs = {PARTS[verb] for part in params["TransactItems"] for verb in part}
         return {f"{service}:{verb}" for verb in verbs}
-    return {f"{service}:{operation}"}
+    return {f"{service}:{SAME.get(operation, operation)}"}
 
 
 _roles: list[tuple[set[str], set[str]]] = []

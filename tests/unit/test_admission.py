@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from horde.records import ANONYMOUS_ID, Census, ImageSpec, Load, User
+from horde.records import ANONYMOUS_ID, ANONYMOUS_PARTS, Census, ImageSpec, Load, User
 from horde.rules import admission, refusals
 from horde.rules.ruleset import IN_FORCE
 
@@ -56,12 +56,15 @@ def test_a_prompt_over_a_limit_is_refused_with_both_limits(prompt: str) -> None:
         (replace(USER, concurrency=2), 2),
         (replace(USER, concurrency=0), 0),
         (replace(USER, id=ANONYMOUS_ID), IN_FORCE.concurrency_anonymous),
+        (replace(USER, id=ANONYMOUS_ID, part=3), IN_FORCE.concurrency_anonymous // ANONYMOUS_PARTS),
     ],
 )
 def test_an_account_may_have_its_limit_waiting_and_not_one_more(user: User, limit: int) -> None:
     assert admission.concurrency(user) == limit
     admission.check_concurrency(user, waiting=0, n=limit)
-    with pytest.raises(refusals.TooManyPrompts, match=f"has 1 images waiting, and {limit} more"):
+    with pytest.raises(
+        refusals.TooManyPrompts, match=f"ha(s|ve) 1 images waiting, and {limit} more"
+    ):
         admission.check_concurrency(user, waiting=1, n=limit)
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from horde.store.table import CONFLICT_TRIES, pause_s
+from horde.store.attempts import CONFLICT_TRIES, pause_s
 from tests.support.contention import simulate, together
 
 TIMEOUT_S = 15

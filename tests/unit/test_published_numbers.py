@@ -99,7 +99,7 @@ LIMITS: dict[str, Any] = {
     "store.settlements.POSTED": "posted",
     "store.settlements.POSTED_WITHIN_S": 300,
     "store.table.BATCH": 100,
-    "store.table.CONFLICT_TRIES": 30,
+    "store.attempts.CONFLICT_TRIES": 30,
     "store.table.DECISION_TRIES": 30,
     "store.transfers.COOL_DOWN_S": 60,
     "store.transfers.IDEMPOTENCY_S": 86_400,
@@ -123,6 +123,7 @@ def test_a_lifetime_is_shown_in_whole_minutes(monkeypatch: pytest.MonkeyPatch) -
 def test_the_kinds_of_items_have_the_names_that_deployed_tables_hold() -> None:
     assert [kind.value for kind in Kind] == [
         "USER",
+        "ANONYMOUS",
         "LEDGER",
         "KEY",
         "COUNTER",
@@ -194,8 +195,8 @@ def test_keys_and_lists_are_spelled_as_deployed_tables_hold_them() -> None:
     assert items.LISTED == ("listed", "listed", "listed_at")
     assert items.DUE.attributes == "due_shard, due_at"
     assert items.TTL == "gone_at"
-    assert items.waiting_list(7, "m") == "WAITING#7"
-    assert items.waiting_list(0, "m") == "WAITING#0#m"
+    assert items.waiting_list(7, None) == "WAITING#7"
+    assert items.waiting_list(0, 3) == "WAITING#0#3"
     assert items.requests_list(7) == "REQUESTS#7"
     assert items.keys_list(7) == "KEYS#7"
     assert items.held_list(7) == "HELD#7"

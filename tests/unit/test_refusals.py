@@ -45,6 +45,7 @@ CODES = {
     "SharedKeyLimit": (400, "BadRequest"),
     "SharedKeyNotFound": (404, "SharedKeyNotFound"),
     "StyleNotFound": (404, "StyleNotFound"),
+    "Throttled": (503, "Throttled"),
     "TooLongUserName": (400, "TooLongUserName"),
     "TooManyKeys": (403, "TooManyKeys"),
     "TooManyPrompts": (429, "TooManyPrompts"),

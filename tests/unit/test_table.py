@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from horde.rules.refusals import Busy
-from horde.store import table as tables
+from horde import throttling
+from horde.rules.refusals import Busy, Throttled
+from horde.store import attempts
 from horde.store.items import DUE, Item
 from horde.store.table import ConditionFailed, Table
 from horde.store.transaction import ABSENT, EXISTS, check, delete, new, sets, update
@@ -82,10 +83,10 @@ def test_a_batch_is_read_in_hundreds_and_to_its_end(pauses: list[float]) -> None
 
 def test_a_batch_that_stays_unread_is_given_up(pauses: list[float]) -> None:
     store, client = table(answer(left=[KEY]))
-    with pytest.raises(Busy):
+    with pytest.raises(Throttled):
         store.batch([KEY])
-    assert len(client.asked) == tables.CONFLICT_TRIES
-    assert len(pauses) == tables.CONFLICT_TRIES - 1
+    assert len(client.asked) == attempts.CONFLICT_TRIES
+    assert len(pauses) == attempts.CONFLICT_TRIES - 1
 
 
 def test_a_query_is_read_page_by_page_to_its_end() -> None:
@@ -113,7 +114,7 @@ def test_a_list_is_read_forwards_or_backwards_and_after_a_value() -> None:
 
 
 def test_a_count_reads_no_items() -> None:
-    store, client = table({"Count": 3})
+    store, client = table({"Count": 3, "ScannedCount": 3})
     assert store.count(DUE, "d", 9) == 3
     store.count(DUE, "d", 9, more=" AND due_at < :now", values={"now": 5}, ConsistentRead=False)
     first, second = client.asked
@@ -122,6 +123,17 @@ def test_a_count_reads_no_items() -> None:
     assert second["KeyConditionExpression"] == "due_shard = :of AND due_at < :now"
     assert second["ExpressionAttributeValues"] == {":of": {"S": "d"}, ":now": {"N": "5"}}
     assert second["ConsistentRead"] is False
+
+
+def test_a_count_follows_its_pages_to_its_limit_or_the_end() -> None:
+    half = {"Count": 2, "ScannedCount": 4, "LastEvaluatedKey": KEY}
+    store, client = table(half, half, {"Count": 1, "ScannedCount": 1})
+    assert store.count(DUE, "d", 100) == 5
+    assert [call["Limit"] for call in client.asked] == [100, 96, 92]
+    assert [call.get("ExclusiveStartKey") for call in client.asked] == [None, KEY, KEY]
+    store, client = table(half)
+    assert store.count(DUE, "d", 8) == 4
+    assert [call["Limit"] for call in client.asked] == [8, 4]
 
 
 # --- writes --------------------------------------------------------------------------------------
@@ -203,11 +215,11 @@ def test_what_meets_another_write_is_tried_again_and_nothing_else(
 ) -> None:
     client = Client(error, "done")
     if again:
-        assert tables.retry_on_conflict(client.write, a=1) == "done"
+        assert attempts.retry_on_conflict(client.write, a=1) == "done"
         assert client.asked == [{"verb": "write", "a": 1}] * 2
     else:
         with pytest.raises(AwsError):
-            tables.retry_on_conflict(client.write)
+            attempts.retry_on_conflict(client.write)
         assert len(client.asked) == 1
     assert len(pauses) == again
 
@@ -215,13 +227,83 @@ def test_what_meets_another_write_is_tried_again_and_nothing_else(
 def test_what_meets_others_without_end_is_given_up(pauses: list[float]) -> None:
     client = Client(refusal("TransactionConflictException"))
     with pytest.raises(Busy):
-        tables.retry_on_conflict(client.write)
-    assert len(client.asked) == len(pauses) == tables.CONFLICT_TRIES
+        attempts.retry_on_conflict(client.write)
+    assert len(client.asked) == len(pauses) == attempts.CONFLICT_TRIES
+
+
+THROTTLES = [
+    refusal("ProvisionedThroughputExceededException"),
+    refusal("ThrottlingException"),
+    refusal("RequestLimitExceeded"),
+    refusal("TransactionCanceledException", "None", "ThrottlingError"),
+    refusal("TransactionCanceledException", "ProvisionedThroughputExceeded", "None"),
+]
+by_code = pytest.mark.parametrize("error", THROTTLES, ids=lambda error: str(error.code))
+
+
+@by_code
+def test_a_write_that_is_throttled_is_tried_again(error: AwsError, pauses: list[float]) -> None:
+    client = Client(error, "done")
+    assert attempts.retry_on_conflict(client.write) == "done"
+    assert len(pauses) == 1
+
+
+@by_code
+def test_what_is_throttled_to_the_end_is_not_taken_for_busy(error: AwsError) -> None:
+    with pytest.raises(Throttled) as raised:
+        attempts.retry_on_conflict(Client(error).write)
+    assert (raised.value.status, raised.value.body()["rc"]) == (503, "Throttled")
+    assert int(raised.value.headers["Retry-After"]) > 0
+    with pytest.raises(Busy) as busy:
+        attempts.retry_on_conflict(Client(error, refusal("TransactionConflictException")).write)
+    assert busy.value.body()["rc"] == "Locked"
+
+
+def test_a_throttled_write_is_given_up_in_time_whatever_the_sdk_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = iter(range(100))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    client = Client(refusal("ThrottlingException"))
+    with pytest.raises(Throttled):
+        attempts.retry_on_conflict(client.write)
+    assert len(client.asked) == attempts.THROTTLED_S + 1
+
+
+@by_code
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda store: store.get(KEY),
+        lambda store: store.put(KEY),
+        lambda store: store.batch([KEY]),
+        lambda store: store.query("pk = :p", {"p": "x"}),
+        lambda store: store.add(KEY, "ADD n :one", {"one": 1}),
+        lambda store: store.change(KEY, {"a": 1}),
+        lambda store: store.transact([check(KEY, EXISTS)]),
+    ],
+)
+def test_every_call_that_is_throttled_says_so(read: Any, error: AwsError) -> None:
+    with pytest.raises(Throttled):
+        read(table(error)[0])
+
+
+def test_a_condition_that_failed_beside_a_throttle_is_what_counts() -> None:
+    error = refusal("TransactionCanceledException", "ThrottlingError", "ConditionalCheckFailed")
+    with pytest.raises(ConditionFailed) as failed:
+        table(error)[0].transact([check(KEY, EXISTS), check(KEY, ABSENT)])
+    assert failed.value.which == (1,)
+
+
+def test_what_is_no_error_of_aws_is_no_throttle() -> None:
+    assert not throttling.is_throttle(ValueError("x"))
+    assert not throttling.is_throttle(AwsError(""))
+    assert not throttling.is_throttle(refusal("InternalServerError"))
 
 
 def test_pauses_double_up_to_a_bound(monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:
     monkeypatch.setattr(random, "uniform", lambda least, most: least + 1000 * most)
-    assert [tables.pause_s(attempt) for attempt in (0, 1, 4, 5, 29)] == [
+    assert [attempts.pause_s(attempt) for attempt in (0, 1, 4, 5, 29)] == [
         20.005,
         40.005,
         320.005,
@@ -231,7 +313,7 @@ def test_pauses_double_up_to_a_bound(monkeypatch: pytest.MonkeyPatch, pauses: li
     client = Client(
         refusal("TransactionConflictException"), refusal("TransactionConflictException"), 1
     )
-    tables.retry_on_conflict(client.write)
+    attempts.retry_on_conflict(client.write)
     assert pauses == [20.005, 40.005]
 
 

@@ -78,8 +78,12 @@ MAX_IMAGE_TEXT = 8_000_000
 """Characters of an image in base64 or of its URL: more than any body has (``images``)."""
 MAX_NAMES = 1000
 """Models, or workers, that a request names."""
+MAX_MODEL_BYTES = 255
+"""Bytes of a model's name, which each of its waiting images has three times."""
 MAX_OFFERED = 30_000
-"""Characters of all model names in a pop, so that an answer can list hundreds of workers."""
+"""Bytes of all model names in a pop, so that an answer can list hundreds of workers."""
+MAX_REMARKS = 8_000
+"""Bytes of all remarks about an image, as they are stored."""
 MAX_TEXT = 10_000
 """Characters of a text for a workflow."""
 MAX_SEED = 1000
@@ -111,7 +115,23 @@ Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Size = Annotated[StrictInt, Field(ge=64, le=3072, multiple_of=64)]
 Strength = Annotated[Number, Field(ge=0.01, le=1)]
 Weight = Annotated[Number, Field(ge=-5, le=5)]
-ModelName = Annotated[StrictStr, Field(min_length=1, max_length=255)]
+
+
+def _stored_size(text: str) -> int:
+    """Return the bytes that a text takes in the table."""
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _short_name(name: str) -> str:
+    if _stored_size(name) > MAX_MODEL_BYTES:
+        message = f"{_shown(name)} has more than {MAX_MODEL_BYTES} bytes"
+        raise ValueError(message)
+    return name
+
+
+ModelName = Annotated[
+    StrictStr, Field(min_length=1, max_length=MAX_MODEL_BYTES), AfterValidator(_short_name)
+]
 
 
 class _Body(BaseModel):
@@ -320,8 +340,8 @@ class PopRequest(_Body):
     @field_validator("models")
     @classmethod
     def _bounded(cls, value: list[str]) -> list[str]:
-        if sum(map(len, value)) > MAX_OFFERED:
-            message = f"all names together have more than {MAX_OFFERED} characters"
+        if sum(map(_stored_size, value)) > MAX_OFFERED:
+            message = f"all names together have more than {MAX_OFFERED} bytes"
             raise ValueError(message)
         return value
 
@@ -380,6 +400,14 @@ class SubmitRequest(_Body):
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)]
     """What it was drawn with; a signed 64-bit integer in the data set."""
     gen_metadata: Annotated[list[GenMetadata], Field(max_length=50)] = []
+
+    @field_validator("gen_metadata")
+    @classmethod
+    def _bounded(cls, value: list[GenMetadata]) -> list[GenMetadata]:
+        if sum(_stored_size(remark.model_dump_json()) for remark in value) > MAX_REMARKS:
+            message = f"all remarks together have more than {MAX_REMARKS} bytes"
+            raise ValueError(message)
+        return value
 
     @field_validator("seed", mode="before")
     @classmethod

@@ -1,9 +1,10 @@
 """Turn API Gateway events into calls of route functions, and their results into responses.
 
 API Gateway has already matched the route. ``serve`` looks it up by name, counts the request against
-its rate limits, calls its function and turns every HordeError into a response. Any other exception
-is our bug: ``serve`` logs it and answers with a JSON 500, since clients crash on other formats. The
-alarm on the API's 5xx responses then fires.
+its rate limits, calls its function and turns every HordeError into a response. A throttle by AWS is
+answered 503 with ``Retry-After``. Any other exception is our bug: ``serve`` logs it and answers
+with a JSON 500, since clients crash on other formats. The alarm on the API's 5xx responses then
+fires.
 
 A ``Route`` declares what its function takes and returns. The deployed routes and the OpenAPI
 document are both generated from it.
@@ -34,7 +35,8 @@ from horde.edge.errors import (
 )
 from horde.edge.responses import Wire, WireList
 from horde.log import logger
-from horde.rules.refusals import HordeError
+from horde.rules.refusals import HordeError, Throttled
+from horde.throttling import is_throttle
 
 MAX_BODY = 6_000_000
 """Largest body of a route that takes images, in bytes. A Lambda takes 6 MB with all its headers."""
@@ -264,10 +266,8 @@ def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, An
         response = route.run(replace(call, max_body=route.max_body))
     except HordeError as refusal:
         response = Response(refusal.body(), refusal.status, headers=refusal.headers)
-    except Exception:  # noqa: BLE001 - our own fault: logged, and answered
-        logger.exception("unexpected error", extra={"route": name})
-        body = {"message": "Something went wrong on our side. Please try again.", "rc": "Internal"}
-        response = Response(body, HTTPStatus.INTERNAL_SERVER_ERROR)
+    except Exception as error:  # noqa: BLE001 - logged, and answered
+        response = _failed(name, error)
     # One line per invocation, without prompt, key or address.
     rc = response.body.get("rc") if isinstance(response.body, dict) else None
     logger.info("answered", extra={"route": name, "status": int(response.status), "rc": rc})
@@ -284,6 +284,17 @@ def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, An
         "body": _encoded(response, mask),
         **({"isBase64Encoded": True} if response.is_base64 else {}),
     }
+
+
+def _failed(name: str, error: Exception) -> Response:
+    """Return the response to an error that is no refusal: a throttle by AWS, or our own fault."""
+    if is_throttle(error):
+        refusal = Throttled()
+        logger.warning("throttled", extra={"route": name, "error": str(error)[:200]})
+        return Response(refusal.body(), refusal.status, headers=refusal.headers)
+    logger.exception("unexpected error", extra={"route": name})
+    body = {"message": "Something went wrong on our side. Please try again.", "rc": "Internal"}
+    return Response(body, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def wire_size(part: Wire) -> int:

@@ -25,7 +25,14 @@ from horde.edge.errors import (
 from horde.edge.http import Key, Route
 from horde.edge.responses import PlainError, RequestError, SchemaError, Wire
 from horde.rules import ruleset
-from horde.rules.refusals import Busy, DeletedUser, HordeError, InvalidAPIKey, NotPrivileged
+from horde.rules.refusals import (
+    Busy,
+    DeletedUser,
+    HordeError,
+    InvalidAPIKey,
+    NotPrivileged,
+    Throttled,
+)
 
 FUNCTIONS = Path(__file__).resolve().parents[2]
 REFERENCE = "#/components/schemas/{model}"
@@ -132,6 +139,7 @@ def _errors(route: Route) -> Iterator[type[HordeError]]:
         yield TooManyRequests
     if Busy in route.errors:
         yield Busy
+    yield Throttled
 
 
 def _shape(error: type[HordeError]) -> type[Wire]:

@@ -4,8 +4,9 @@ There are two kinds. A limit that only protects us from floods of reads is count
 each Lambda process. This writes nothing, but several processes together may let more through. A
 limit that must hold (``exact``) is counted in the table: one write per request, to an item of that
 caller and window alone. An account's accepted requests per second are counted by its charge, which
-writes the account anyway. The count in memory is a lower bound of the real one. So a flood is
-refused from memory and never becomes a flood of writes.
+writes the account anyway; those of the anonymous account by the part that counts its images. The
+count in memory is a lower bound of the real one. So a flood is refused from memory and never
+becomes a flood of writes.
 
 Addresses are stored as keyed hashes, for which a process reads a secret once. If it cannot, the
 request fails, and the next one tries again. A limit that is not exact needs no secret.
@@ -22,13 +23,12 @@ from typing import Any
 from horde import aws, clock
 from horde.edge.bodies import ANONYMOUS_KEY
 from horde.edge.errors import TooManyRequests
+from horde.records import ANONYMOUS_PARTS
 from horde.rules.hashes import Purpose, keyed
 from horde.store import connect
 
 MAX_WINDOWS = 20_000
 """Windows that a process remembers before it drops those that have ended."""
-ANONYMOUS_PARTS = 8
-"""Items over which the anonymous key's count is spread, by address, so that none becomes hot."""
 
 
 class By(StrEnum):
@@ -52,14 +52,19 @@ class Limit:
     anonymous: int | None = None
     """Replaces ``count`` for the anonymous key, which many people share."""
     charged: bool = False
-    """Whether the charge of a request holds it for an account, so that it needs no count of its
-    own in the table. What charges nothing is then counted in memory only."""
+    """Whether the transaction that accepts a request holds it, so that it needs no count of its
+    own in the table. What is not accepted is then counted in memory only."""
 
     def allowed(self, *, trusted: bool, anonymous: bool) -> int:
-        """Return the number of requests that a caller may send per window."""
-        if anonymous and self.by is By.KEY and self.anonymous is not None:
-            return self.anonymous
-        return self.trusted if trusted and self.trusted is not None else self.count
+        """Return the number of requests that a caller may send per window.
+
+        An anonymous caller has the share of one part, unless its address is trusted.
+        """
+        allowed = self.trusted if trusted and self.trusted is not None else self.count
+        if not anonymous or self.by is not By.KEY:
+            return allowed
+        allowed = allowed if self.anonymous is None else self.anonymous
+        return allowed if trusted else -(-allowed // ANONYMOUS_PARTS)
 
     def __str__(self) -> str:
         """Return the limit in the Horde's wording, such as ``2 per 1 second``."""
@@ -222,8 +227,6 @@ def check(limits: Sequence[Limit], route: str, caller: Caller) -> LimitStatus | 
             continue
         subject = f"{route}#{name}"
         allowed = limit.allowed(trusted=trusted, anonymous=anonymous)
-        if anonymous and limit.by is By.KEY and not trusted:
-            allowed = -(-allowed // ANONYMOUS_PARTS)
         here = LimitStatus(
             count=_count_here(subject, limit.seconds, now),
             limit=allowed,
@@ -231,7 +234,7 @@ def check(limits: Sequence[Limit], route: str, caller: Caller) -> LimitStatus | 
             reset_at=(now // limit.seconds + 1) * limit.seconds,
         )
         groups.setdefault(subject, []).append(here)
-        if limit.exact and (anonymous or not limit.charged):
+        if limit.exact and not limit.charged:
             exact.add(subject)
         if limit.by is not By.KEY:
             addresses.add(subject)
@@ -248,21 +251,34 @@ def check(limits: Sequence[Limit], route: str, caller: Caller) -> LimitStatus | 
     return tightest
 
 
-def charged(limits: Sequence[Limit], ip: str) -> int | None:
-    """Return the requests per second that an account's charge holds, or None without limits."""
+def charged(limits: Sequence[Limit], ip: str, *, anonymous: bool) -> int | None:
+    """Return the requests per second that the acceptance holds, or None without limits."""
     if not Settings.load().rate_limits:
         return None
     trusted = is_trusted(ip, Settings.load().trusted_ips)
     return next(limit for limit in limits if limit.charged).allowed(
-        trusted=trusted, anonymous=False
+        trusted=trusted, anonymous=anonymous
     )
 
 
-def refusal(limits: Sequence[Limit], ip: str) -> TooManyRequests:
-    """Return the refusal of a request that its charge found to be one too many."""
-    allowed = charged(limits, ip) or 0
+def refusal(limits: Sequence[Limit], ip: str, *, anonymous: bool) -> TooManyRequests:
+    """Return the refusal of a request that its acceptance found to be one too many."""
+    allowed = charged(limits, ip, anonymous=anonymous) or 0
     status = LimitStatus(allowed + 1, allowed, seconds=1, reset_at=clock.now() + 1)
     return TooManyRequests(limit_text(allowed, status.seconds), status.headers())
+
+
+def anonymous_parts(ip: str) -> list[int]:
+    """Return the parts of the anonymous account that may count an address's images, first first.
+
+    An address has one, by a keyed hash, so it cannot take the places of all. Behind an address that
+    the operator trusts are many people, and without limits nobody is held: then the others follow.
+    """
+    settings = Settings.load()
+    name = keyed(aws.secret(settings.hash_secret), Purpose.PART, network(ip))
+    own = int(name, 16) % ANONYMOUS_PARTS
+    alone = settings.rate_limits and not is_trusted(ip, settings.trusted_ips)
+    return [(own + step) % ANONYMOUS_PARTS for step in range(1 if alone else ANONYMOUS_PARTS)]
 
 
 def _counted(

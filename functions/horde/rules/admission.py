@@ -6,10 +6,16 @@ The rules are those of horde-api.md 3.4; the numbers are in ``rules.ruleset``.
 import json
 from dataclasses import replace
 
-from horde.records import Census, ImageSpec, User
+from horde.records import ANONYMOUS_PARTS, Census, ImageSpec, User
 from horde.rules import ruleset
 from horde.rules.pricing import accurate_steps
-from horde.rules.refusals import InvalidPromptSize, KudosUpfront, MissingPrompt, TooManyPrompts
+from horde.rules.refusals import (
+    InvalidPromptSize,
+    KudosUpfront,
+    MissingPrompt,
+    TooManyPrompts,
+    Unsupported,
+)
 
 FREE_SIDE = {
     "stable_diffusion_2": 768,
@@ -42,9 +48,10 @@ def check_prompt(prompt: str) -> None:
 
 
 def concurrency(user: User) -> int:
-    """Return how many images an account may have waiting at a time."""
+    """Return how many images an account, or a part of the anonymous one, may have waiting."""
     if user.anonymous:
-        return ruleset.IN_FORCE.concurrency_anonymous
+        whole = ruleset.IN_FORCE.concurrency_anonymous
+        return whole if user.part is None else whole // ANONYMOUS_PARTS
     return ruleset.IN_FORCE.concurrency if user.concurrency is None else user.concurrency
 
 
@@ -52,11 +59,28 @@ def check_concurrency(user: User, *, waiting: int, n: int) -> None:
     """Refuse ``n`` more images if that makes too many waiting; raises TooManyPrompts."""
     limit = concurrency(user)
     if waiting + n > limit:
+        who, advice = "This account has", "wait until some are drawn, or cancel some"
+        if user.anonymous:
+            who, advice = "Anonymous users near you have", "wait until some are drawn, or register"
         message = (
-            f"This account has {waiting} images waiting, and {n} more would exceed its limit of "
-            f"{limit}. Please wait until some are drawn, or cancel some."
+            f"{who} {waiting} images waiting, and {n} more would exceed the limit of {limit}. "
+            f"Please {advice}."
         )
         raise TooManyPrompts(message)
+
+
+def check_anonymous_model(model: str, *, drawn: bool) -> None:
+    """Refuse a model that nobody draws now to anonymous users; raises Unsupported.
+
+    Its images would wait for their whole life, in places that all anonymous users share.
+    """
+    if not drawn:
+        message = (
+            f"No worker draws the model '{model[:100]}' now, and without an account you can only "
+            "ask for models that are drawn. Please choose one of /api/v2/status/models, or "
+            "register at /register."
+        )
+        raise Unsupported(message)
 
 
 def max_side(census: Census, baseline: str = "") -> int:

@@ -20,6 +20,8 @@ class Purpose(StrEnum):
     """The images of one request in the data set."""
     ADDRESS = "address"
     """Requests that are counted together against a rate limit."""
+    PART = "part"
+    """The part of the anonymous account that an address belongs to."""
 
 
 def keyed(secret: bytes, purpose: Purpose, text: str) -> str:

@@ -432,3 +432,17 @@ class Busy(HordeError):
 
     def __init__(self) -> None:
         super().__init__("The server is too busy. Nothing was changed. Please try again.")
+
+
+class Throttled(Busy):
+    """AWS refused the horde a call because too many came at once; the client should try again."""
+
+    rc = "Throttled"
+
+    def __init__(self) -> None:
+        HordeError.__init__(
+            self,
+            "This horde is asked for more than it can answer right now. Please try again in a few "
+            "seconds.",
+        )
+        self.headers = {"Retry-After": "2"}

@@ -10,6 +10,8 @@ Items (``pk`` / ``sk``):
 ``USER#<id>``         ``USER``                 an account and its balance
 ``USER#<id>``         ``LEDGER#<time>#<id>``   one entry of its ledger, append-only; a reward is
                                                pending until it is marked posted
+``ANONYMOUS#<part>``  ``ANONYMOUS``            what one part of the anonymous account has waiting,
+                                               and its requests in this second
 ``KEY#<sha256>``      ``KEY``                  an API key's hash -> user, whether it is a worker
                                                key, its name
 ``COUNTER``           ``USERS``                the last user id assigned

@@ -3,6 +3,7 @@
 import heapq
 import itertools
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from horde import clock
@@ -10,6 +11,7 @@ from horde.records import ANONYMOUS_ID, ApiKey, User
 from horde.rules import accounts, allowance, kudos, ruleset
 from horde.rules.dates import month_start
 from horde.store.apikeys import new_key
+from horde.store.counts import waiting_key
 from horde.store.due import Due, due_shard
 from horde.store.items import (
     DUE,
@@ -36,6 +38,8 @@ from horde.store.table import Table
 from horde.store.transaction import new
 
 _LAST_ID = (Kind.COUNTER, "USERS")
+_COUNTED = ("waiting", "waiting_at", "posted", "posted_at")
+"""What is counted by part of the anonymous account."""
 
 
 def deleted(user: User) -> dict[str, Any]:
@@ -65,6 +69,16 @@ class Accounts:
             return accounts.anonymous()
         item = self._table.get(key(Kind.USER, user_id))
         return from_item(User, item) if item else None
+
+    def anonymous(self, part: int) -> User:
+        """Return the anonymous account with the counts of one of its parts."""
+        item = self._table.get(waiting_key(ANONYMOUS_ID, part)) or {}
+        counted: dict[str, Any] = {n: int(item[n]["N"]) for n in _COUNTED if n in item}
+        return replace(accounts.anonymous(), part=part, **counted)
+
+    def again(self, user: User) -> User | None:
+        """Read an account, or a part of the anonymous one, as it is now."""
+        return self.get(user.id) if user.part is None else self.anonymous(user.part)
 
     def get_many(self, ids: Iterable[int]) -> dict[int, User]:
         """Read accounts; returns those that exist, by id."""

@@ -18,6 +18,7 @@ from horde.store.audit_rows import (
     HeldRow,
     ImageRow,
     IndexKeys,
+    PartRow,
     PublishedRow,
     RequestRow,
     SharedKeyRow,
@@ -39,6 +40,10 @@ def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kind
     match kind_of(row):
         case Kind.USER:
             return _account(name, item)
+        case Kind.ANONYMOUS:
+            return PartRow(
+                int(name), _number(item, "waiting") or 0, _number(item, "waiting_at") or 0
+            )
         case Kind.LEDGER:
             return _entry(row, name, item)
         case Kind.REQUEST:

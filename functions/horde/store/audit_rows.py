@@ -23,6 +23,15 @@ class AccountRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PartRow:
+    """What one part of the anonymous account counts."""
+
+    part: int
+    waiting: int
+    waiting_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class EntryRow:
     """One entry of a ledger; amounts are signed kudos."""
 
@@ -126,6 +135,7 @@ class CountedRow:
 
 AuditRow = (
     AccountRow
+    | PartRow
     | EntryRow
     | RequestRow
     | ImageRow

@@ -14,8 +14,8 @@ from horde import clock
 from horde.records import Request, SharedKey, User
 from horde.rules import admission, kudos
 from horde.store import sharedkeys
-from horde.store.counts import room_for
-from horde.store.items import Item
+from horde.store.counts import room_for, waiting_key
+from horde.store.items import Item, encode_all
 from horde.store.ledger import (
     NOT_DELETED,
     Condition,
@@ -24,6 +24,7 @@ from horde.store.ledger import (
     needs_place,
     post,
 )
+from horde.store.transaction import sets, update
 
 
 class TooManyPosts(Exception):  # noqa: N818 - an expected result, not an error
@@ -40,16 +41,21 @@ def charge(
 ) -> tuple[Request, list[Item]]:
     """Return the request as charged, and the parts of the transaction that charge it.
 
-    An anonymous request charges nobody, since one account for all would be a hot key. A request
-    with a shared key is also charged to that key's budget. ``upfront`` is why the request needs its
+    An anonymous request charges nobody; its images and its post are counted by the part of the
+    anonymous account that ``user`` is. A request with a shared key is also charged to that key's
+    budget. ``upfront`` is why the request needs its
     kudos upfront (``admission.upfront_reason``), if it does; raises KudosUpfront if ``user`` lacks
     them. ``posts_per_s`` is the number of requests that the account may post in a second, by
     whatever key, or None without a limit; raises TooManyPosts.
     """
     total = (request.price + request.tax) * request.n
     admission.check_upfront(upfront, total=total, available=user.kudos - user.floor)
+    counts, changes = {"waiting": request.n}, {"waiting_at": clock.now()}
+    conditions = [room_for(request.n, admission.concurrency(user))]
+    if posts_per_s is not None:
+        conditions.append(_one_more_post(user, posts_per_s, counts, changes))
     if request.anonymous:
-        return request, []
+        return request, [_counted(user, conditions, counts, changes)]
     entry = kudos.accept(
         user.id,
         balance=user.kudos,
@@ -61,20 +67,13 @@ def charge(
     can_pay = (
         balance_is(user.kudos) if entry.waived else balance_at_least(user.floor - entry.amount)
     )
-    may_wait = room_for(request.n, admission.concurrency(user))
-    counts = {
-        "requested": request.n,
-        "used": request.n * request.pixelsteps,
-        "waiting": request.n,
-    }
-    conditions = [can_pay, may_wait, NOT_DELETED]
-    changes = {"waiting_at": clock.now()}
-    if posts_per_s is not None:
-        conditions.append(_one_more_post(user, posts_per_s, counts, changes))
+    counts |= {"requested": request.n, "used": request.n * request.pixelsteps}
     paid_by = shared.id if shared else None
     parts = post(
         entry,
+        can_pay,
         *conditions,
+        NOT_DELETED,
         reference=request.id,
         place=needs_place(user),
         counts=counts,
@@ -86,6 +85,23 @@ def charge(
         parts.append(sharedkeys.spend(shared, paid=-entry.amount, total=total))
         request = replace(request, sharedkey_id=shared.id, sharedkey_revision=shared.revision)
     return replace(request, waived=entry.waived), parts
+
+
+def _counted(
+    part: User, conditions: list[Condition], counts: dict[str, int], changes: dict[str, int]
+) -> Item:
+    """Return the part that counts an anonymous request; ``counts`` are added, ``changes`` set."""
+    setting, names, values = sets(changes)
+    for condition in conditions:
+        values |= encode_all(condition.values)
+    added = ", ".join(f"{name} :{name}" for name in counts)
+    return update(
+        waiting_key(part.id, part.part),
+        f"{setting} ADD {added}",
+        " AND ".join(condition.expression for condition in conditions),
+        values | encode_all(counts),
+        names,
+    )
 
 
 def _one_more_post(

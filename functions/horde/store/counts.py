@@ -4,10 +4,13 @@ Each change is a part of the transaction that changes the image's state, so the 
 after any crash.
 
 ``User.waiting`` is a number, since an account may have hundreds of images waiting. Only images with
-``counted`` are in it. Images of the anonymous account are not: its one item would be hot. Images
-accepted before this field existed are not either, so their end takes nothing off. While functions
-of the version before it still run, one may claim or end a counted image without counting. So when
-the count refuses a request, ``queue.recount`` compares it with the list of waiting images.
+``counted`` are in it. Images accepted before this field existed are not, so their end takes nothing
+off. While functions of the version before it still run, one may claim or end a counted image
+without counting. So when the count refuses a request, ``queue.recount`` compares it with the list
+of waiting images.
+
+The anonymous account's images are counted by part (``Generation.part``): one item for all would be
+hot. An address has one part, so it takes an eighth of the places at most.
 
 ``WorkerStats.held`` is a set of image ids, since a worker holds few. Adding and removing an id is
 idempotent, so this count has no drift. Images that the operator's own workers claim are not in it.
@@ -20,9 +23,23 @@ from horde import clock
 from horde.records import NOTHING_DROPPED, Dropped, Generation, State, User
 from horde.rules.dates import hour
 from horde.store.counters import STATS_KEEP_S
-from horde.store.items import KEEP_S, TTL, Item, Kind, encode, encode_all, key, stats_key
+from horde.store.items import (
+    KEEP_S,
+    TTL,
+    Item,
+    Kind,
+    encode,
+    encode_all,
+    key,
+    stats_key,
+)
 from horde.store.ledger import Condition
 from horde.store.transaction import EXISTS, check, update
+
+
+def waiting_key(user_id: int, part: int | None) -> Item:
+    """Return the key of what counts an account's waiting images: the account, or its part."""
+    return key(Kind.USER, user_id) if part is None else key(Kind.ANONYMOUS, part)
 
 
 def room_for(n: int, limit: int) -> Condition:
@@ -53,8 +70,14 @@ def ended_waiting(generation: Generation) -> dict[str, int]:
     return {"waiting": -1} if generation.counted and generation.state is State.WAITING else {}
 
 
+def ended_anonymously(generation: Generation) -> list[Item]:
+    """Return the part that takes an anonymous image, which no entry refunds, off its count."""
+    return waits_no_more(generation) if generation.state is State.WAITING else []
+
+
 def _of_account(generation: Generation, expression: str, values: dict[str, int]) -> Item:
-    return update(key(Kind.USER, generation.user_id), expression, EXISTS, encode_all(values))
+    counter = waiting_key(generation.user_id, generation.part)
+    return update(counter, expression, EXISTS, encode_all(values))
 
 
 def hold(worker_id: str, generation_id: str, limit: int) -> list[Item]:

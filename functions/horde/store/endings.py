@@ -110,9 +110,8 @@ class Endings:
         changes: Item | None = None,
         more: Iterable[Item] = (),
     ) -> bool:
-        changes = {"state": encode(state), **(changes or {})}
-        if lifecycle.ends_with(request):
-            changes[TTL] = encode(clock.now() + KEEP_S)
+        gone = {TTL: encode(clock.now() + KEEP_S)} if lifecycle.ends_with(request) else {}
+        changes = {"state": encode(state), **gone, **(changes or {})}
         assigned = [f"#{name} = :{name}" for name in changes]
         indexed = f"{WAITING.partition}, {DUE.attributes}, {LISTED.attributes}"
         ended = _transition(
@@ -125,6 +124,8 @@ class Endings:
         if generation.state is State.PROCESSING:
             dropped = state not in DELIVERED
             more = [*more, *counts.hold_no_more(generation, dropped=dropped)]
+        if request.anonymous:
+            more = [*more, *counts.ended_anonymously(generation)]
         for _ in range(DECISION_TRIES):
             refund, waived, to_key = list[Item](), 0, list[Item]()
             if back is not None and not request.anonymous:
@@ -187,7 +188,7 @@ class Endings:
                 {
                     "state": State.WAITING,
                     "queue": str(queue),
-                    "list": waiting_list(again.user_id, again.model),
+                    "list": waiting_list(again.user_id, again.part),
                     "faulted_by": again.faulted_by,
                     "model": again.model,
                 },

@@ -54,6 +54,7 @@ class Kind(StrEnum):
     """The first part of a partition key, and the sort key of an item alone in its partition."""
 
     USER = "USER"
+    ANONYMOUS = "ANONYMOUS"
     LEDGER = "LEDGER"
     KEY = "KEY"
     COUNTER = "COUNTER"
@@ -126,9 +127,9 @@ def listed(name: str, at: int) -> Item:
     return {LISTED.partition: {"S": name}, LISTED.sort: {"N": str(at)}}
 
 
-def waiting_list(user_id: int, model: str) -> str:
-    """Return the list of an account's waiting images; the anonymous account's is per model."""
-    return f"WAITING#{user_id}" if user_id else f"WAITING#{user_id}#{model}"
+def waiting_list(user_id: int, part: int | None) -> str:
+    """Return the list of an account's waiting images; the anonymous account has one per part."""
+    return f"WAITING#{user_id}" if part is None else f"WAITING#{user_id}#{part}"
 
 
 def requests_list(user_id: int) -> str:

@@ -120,32 +120,31 @@ class Queue:
         withdraw(self._table, generation)
         return claimed
 
-    def count_of(self, user: User, model: str, limit: int) -> int:
-        """Count an account's waiting images up to ``limit``; the anonymous account's by model.
+    def count_of(self, user: User, limit: int) -> int:
+        """Count the waiting images of an account, or of a part of the anonymous one, up to a limit.
 
-        The index lags, so a burst of anonymous requests may pass its limit. Other accounts have
-        an exact count (``store.counts``).
+        The index lags; ``store.counts`` has the exact count.
         """
-        return self._table.count(LISTED, waiting_list(user.id, model), limit)
+        return self._table.count(LISTED, waiting_list(user.id, user.part), limit)
 
     def recount(self, user: User) -> int:
-        """Correct an account's count of waiting images if it is too high; returns the count.
+        """Correct a count of waiting images if it is too high; returns the count.
 
         A count that has grown within ``RECOUNT_AFTER_S`` is left as it is, since the index lags.
         """
         if user.waiting_at > clock.now() - RECOUNT_AFTER_S:
             return user.waiting
-        counted = self.count_of(user, "", user.waiting)
+        counted = self.count_of(user, user.waiting)
         same_count = {"waiting": user.waiting, "waiting_at": user.waiting_at}
         if counted >= user.waiting or not self._table.change(
-            key(Kind.USER, user.id), {"waiting": counted}, same_count
+            counts.waiting_key(user.id, user.part), {"waiting": counted}, same_count
         ):
             return user.waiting
         return counted
 
     def ids_of(self, user_id: int, limit: int) -> list[str]:
         """Return the ids of an account's waiting images, oldest first; none if anonymous."""
-        return [id_of(item) for item in self._table.read_list(waiting_list(user_id, ""), limit)]
+        return [id_of(item) for item in self._table.read_list(waiting_list(user_id, None), limit)]
 
     def waiting_since(self, model: str, before_ms: int, limit: int) -> int:
         """Count images that were waiting before a time (ms), among ``limit`` of each queue."""

@@ -65,14 +65,16 @@ class Requests:
     ) -> None:
         """Charge the user and record the request with its images, both or neither.
 
-        An anonymous request charges nobody, since one account for all would be a hot key. Any
-        other charge is computed from the account as read, and guarded by a condition. A request
+        An anonymous request charges nobody, since one account for all would be a hot key; ``user``
+        is then the part of the anonymous account that its images count in. Any other charge is
+        computed from the account as read, and guarded by a condition. A request
         with a shared key is also charged to that key's budget. ``upfront`` is why the request needs
         its kudos upfront, if it does: then it is charged in full or refused. The same transaction
         counts the images as waiting, within the account's limit, and the request as one of
         ``posts_per_s``. Raises Busy, DeletedUser, InvalidAPIKey, KudosUpfront, TooManyPosts,
         TooManyPrompts, SharedKeyExpired, SharedKeyEmpty or SharedKeyInsufficientKudos.
         """
+        generations = [replace(one, counted=True, part=user.part) for one in generations]
         queue = self._registry.enter(generations[0], len(generations))
         more = [
             copy
@@ -87,16 +89,15 @@ class Requests:
                 request, seen, shared, upfront=upfront, posts_per_s=posts_per_s
             )
             parts = [*charged, new(_request_item(accepted))]
-            counted = not request.anonymous
-            parts += [new(waiting_item(replace(g, counted=counted), queue)) for g in generations]
-            parts += [new({**copy, "counted": encode(counted)}) for copy in more]
+            parts += [new(waiting_item(one, queue)) for one in generations]
+            parts += [new(copy) for copy in more]
             try:
                 self._table.transact(parts)
             except ConditionFailed as failed:
                 if max(failed.which) < len(charged):
                     # The balance, the budget or the count of waiting images has changed since it
                     # was read: decide again.
-                    seen = self._accounts.get(user.id)
+                    seen = self._accounts.again(user)
                     if seen is not None and seen.deleted:
                         raise DeletedUser from None
                     if seen is not None:
@@ -233,5 +234,5 @@ def waiting_item(generation: Generation, queue: QueueName) -> Item:
         **key(Kind.GENERATION, generation.id),
         **to_item(generation),
         WAITING.partition: {"S": str(queue)},
-        **listed(waiting_list(generation.user_id, generation.model), generation.created_at),
+        **listed(waiting_list(generation.user_id, generation.part), generation.created_at),
     }

@@ -1,15 +1,15 @@
-"""One table: reads, conditional writes, transactions, and retries of conflicting writes.
+"""One table: reads, conditional writes and transactions.
 
-No other module of this package handles the errors of AWS.
+No other module of this package handles the errors of AWS, except ``attempts``. A call that DynamoDB
+throttles raises Throttled, whichever it is.
 """
 
-import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from horde.rules.refusals import Busy
+from horde.rules.refusals import Throttled
+from horde.store.attempts import CONFLICT_TRIES, ask, pause, retry_on_conflict
 from horde.store.items import LISTED, Index, Item, encode, encode_all
 from horde.store.transaction import EXISTS, sets, update
 from horde.wire.seam import AwsError
@@ -17,10 +17,6 @@ from horde.wire.seam import AwsError
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-T = TypeVar("T")
-
-CONFLICT_TRIES = 30
-"""Tries of a write that conflicts with others, about five seconds (docs/contention.md)."""
 DECISION_TRIES = 30
 """Tries of a decision whose item others change meanwhile; more than a request has images."""
 _IN_LIST = f"{LISTED.partition} = :list"
@@ -45,22 +41,25 @@ class Table:
 
     def get(self, key: Item) -> Item | None:
         """Read one item with strong consistency."""
-        return self.client.get_item(TableName=self.name, Key=key, ConsistentRead=True).get("Item")
+        answer = ask(self.client.get_item, TableName=self.name, Key=key, ConsistentRead=True)
+        return answer.get("Item")
 
     def put(self, item: Item) -> None:
         """Write an item, replacing any that exists."""
-        self.client.put_item(TableName=self.name, Item=item)
+        ask(self.client.put_item, TableName=self.name, Item=item)
 
     def batch(self, wanted: Iterable[Item]) -> list[Item]:
         """Read items by their keys, in no order; missing items are left out.
 
-        Raises Busy if DynamoDB leaves keys unread too often.
+        DynamoDB leaves keys unread if it is asked for too much. Raises Throttled if it does so too
+        often.
         """
         keys, found, tries = list(wanted), [], 0
         while keys:
             page, keys = keys[:BATCH], keys[BATCH:]
-            answer = self.client.batch_get_item(
-                RequestItems={self.name: {"Keys": page, "ConsistentRead": True}}
+            answer = ask(
+                self.client.batch_get_item,
+                RequestItems={self.name: {"Keys": page, "ConsistentRead": True}},
             )
             found += answer["Responses"][self.name]
             rest = answer.get("UnprocessedKeys", {}).get(self.name)
@@ -68,13 +67,14 @@ class Table:
                 keys += rest["Keys"]
                 tries += 1
                 if tries >= CONFLICT_TRIES:
-                    raise Busy
-                _pause(tries)
+                    raise Throttled
+                pause(tries)
         return found
 
     def query(self, condition: str, values: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         """Read one page of a query. ``values`` are plain Python values by placeholder."""
-        answer: Any = self.client.query(
+        answer: Any = ask(
+            self.client.query,
             TableName=self.name,
             KeyConditionExpression=condition,
             ExpressionAttributeValues=encode_all(values),
@@ -98,7 +98,7 @@ class Table:
         """Yield the whole table, or the items that a filter selects, a page at a time."""
         start: dict[str, Any] = {}
         while True:
-            answer: Any = self.client.scan(TableName=self.name, **options, **start)
+            answer: Any = ask(self.client.scan, TableName=self.name, **options, **start)
             yield [dict(item) for item in answer["Items"]]
             if "LastEvaluatedKey" not in answer:
                 return
@@ -124,22 +124,35 @@ class Table:
         return self.pages(_IN_LIST, {"list": name}, IndexName=LISTED.name, **options)
 
     def count(self, index: Index, of: str, limit: int, **options: Any) -> int:
-        """Count up to ``limit`` items of one partition of an index."""
+        """Count items of one partition of an index, among the first ``limit``.
+
+        It reads page by page, of 1 MB each. A filter leaves items out of the count, not out of the
+        limit.
+        """
         values = {"of": of, **options.pop("values", {})}
         more = options.pop("more", "")
-        answer = self.query(
-            f"{index.partition} = :of{more}",
-            values,
-            IndexName=index.name,
-            Select="COUNT",
-            Limit=limit,
-            **options,
-        )
-        return int(answer["Count"])
+        counted, start = 0, dict[str, Any]()
+        while limit > 0:
+            answer = self.query(
+                f"{index.partition} = :of{more}",
+                values,
+                IndexName=index.name,
+                Select="COUNT",
+                Limit=limit,
+                **options,
+                **start,
+            )
+            counted += int(answer["Count"])
+            limit -= int(answer["ScannedCount"])
+            if "LastEvaluatedKey" not in answer:
+                break
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+        return counted
 
     def add(self, key: Item, expression: str, values: Mapping[str, Any]) -> Item:
         """Update or create one item and return the updated attributes."""
-        answer = self.client.update_item(
+        answer = ask(
+            self.client.update_item,
             TableName=self.name,
             Key=key,
             UpdateExpression=expression,
@@ -192,7 +205,7 @@ class Table:
         return True
 
     def transact(self, parts: list[Item]) -> None:
-        """Write all parts or none; raises ConditionFailed or Busy.
+        """Write all parts or none; raises ConditionFailed, Busy or Throttled.
 
         The client token makes a retry after a lost response safe for ten minutes; the conditions
         of the parts make it safe for good.
@@ -214,39 +227,3 @@ class Table:
             if failed:
                 raise ConditionFailed(failed) from None
             raise
-
-
-# --- conflicting writes ---------------------------------------------------------------------
-
-
-def retry_on_conflict(write: Callable[..., T], **arguments: Any) -> T:
-    """Write, and retry with jitter if another transaction holds the same item; raises Busy.
-
-    DynamoDB does not queue writes to an item. Of two concurrent transactions, or a transaction and
-    a plain write, it refuses one.
-    """
-    for attempt in range(CONFLICT_TRIES):
-        try:
-            return write(**arguments)
-        except AwsError as error:
-            if not _is_conflict(error):
-                raise
-        _pause(attempt)
-    raise Busy
-
-
-def _is_conflict(error: AwsError) -> bool:
-    if "ConditionalCheckFailed" in error.reasons:
-        return False  # a retry would fail the same condition
-    return error.code in {"TransactionInProgressException", "TransactionConflictException"} or (
-        "TransactionConflict" in error.reasons or "ThrottlingError" in error.reasons
-    )
-
-
-def _pause(attempt: int) -> None:
-    time.sleep(pause_s(attempt))
-
-
-def pause_s(attempt: int) -> float:
-    """Return the delay after a refused write, in seconds: exponential, with jitter."""
-    return random.uniform(0.005, min(0.4, 0.02 * 2**attempt))  # noqa: S311 - jitter

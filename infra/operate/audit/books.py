@@ -11,6 +11,7 @@ from horde.store.audit_rows import (
     EntryRow,
     HeldRow,
     ImageRow,
+    PartRow,
     PublishedRow,
     RequestRow,
     SharedKeyRow,
@@ -27,6 +28,8 @@ class Books:
 
     items: int = 0
     accounts: dict[int, AccountRow] = field(default_factory=dict)
+    parts: dict[int, PartRow] = field(default_factory=dict)
+    """The parts of the anonymous account."""
     entries: dict[Row, EntryRow] = field(default_factory=dict)
     requests: dict[str, RequestRow] = field(default_factory=dict)
     images: dict[str, ImageRow] = field(default_factory=dict)
@@ -44,7 +47,7 @@ class Books:
     after: dict[Row, dict[str, int]] = field(default_factory=dict)
     """The same counters, read after everything else."""
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Item) -> None:  # noqa: C901 - a flat table of kinds
         """Add or replace an item; one that this system did not write becomes ``unreadable``."""
         row = row_of(item)
         self.drop(row)
@@ -56,6 +59,8 @@ class Books:
         match found:
             case AccountRow():
                 self.accounts[found.user.id] = found
+            case PartRow():
+                self.parts[found.part] = found
             case EntryRow():
                 self.entries[row] = found
             case RequestRow():
@@ -78,6 +83,8 @@ class Books:
         match kind_of(row):
             case Kind.USER:
                 self.accounts.pop(int(name) if name.isdecimal() else -1, None)
+            case Kind.ANONYMOUS:
+                self.parts.pop(int(name) if name.isdecimal() else -1, None)
             case Kind.REQUEST:
                 self.requests.pop(name, None)
             case Kind.GENERATION:

@@ -192,6 +192,11 @@ def user_key(user_id: int) -> str:
     return partition(items.Kind.USER, user_id)
 
 
+def part_key(part: int) -> str:
+    """Return the partition of one part of the anonymous account."""
+    return items.partition(items.Kind.ANONYMOUS, part)
+
+
 def request_key(request_id: str) -> str:
     """Return the partition of a request."""
     return partition(items.Kind.REQUEST, request_id)

@@ -70,7 +70,7 @@ def _indexed(view: View, image: ImageRow) -> Findings:
         rule = Rule.WAITING
         expected = IndexKeys(
             wait_queue=_queue(generation, keys.wait_queue),
-            listed=waiting_list(generation.user_id, generation.model),
+            listed=waiting_list(generation.user_id, generation.part),
             listed_at=generation.created_at,
         )
         if generation.lease_until is not None:

@@ -1,12 +1,12 @@
 """The counts that limit what an account has waiting and what a worker holds.
 
-Both count only images that say so: those of the anonymous account, those that the operator's own
-workers hold, and those from before there were counts do not.
+Both count only images that say so: those that the operator's own workers hold, and those from
+before there were counts, do not.
 """
 
 from collections import defaultdict
 
-from horde.records import State
+from horde.records import Generation, State
 from horde.store import items
 from horde.store.items import Row, partition
 from infra.operate.audit.findings import (
@@ -19,27 +19,39 @@ from infra.operate.audit.findings import (
     held_key,
     item_name,
     own_item,
+    part_key,
     user_key,
 )
 
 
 def waiting(view: View) -> Findings:
-    """Compare each account's count of waiting images with its images.
+    """Compare each account's count of waiting images, and each anonymous part's, with its images.
 
     A count that has grown within ``SLACK_S`` is not judged: the images that began to wait meanwhile
     may not have been read.
     """
-    found: dict[int, set[str]] = defaultdict(set)
+    found: dict[str, set[str]] = defaultdict(set)
     for name, image in view.books.images.items():
         if image.counted and image.generation.state is State.WAITING:
-            found[image.generation.user_id].add(name)
-    for user_id, account in view.books.accounts.items():
-        images = found[user_id]
-        grew_long_ago = account.user.waiting_at < view.now - SLACK_S
-        if grew_long_ago and account.waiting != len(images):
-            about = frozenset({user_key(user_id), *map(generation_key, images)})
-            finding = finding_of(own_item(user_key(user_id)), about)
-            yield finding(Rule.COUNTED_WAITING, "waiting", len(images), account.waiting)
+            found[_counter(image.generation)].add(name)
+    counted = [
+        *(
+            (user_key(a.user.id), a.waiting, a.user.waiting_at)
+            for a in view.books.accounts.values()
+        ),
+        *((part_key(p.part), p.waiting, p.waiting_at) for p in view.books.parts.values()),
+    ]
+    for counter, count, grew_at in counted:
+        images = found[counter]
+        if grew_at < view.now - SLACK_S and count != len(images):
+            about = frozenset({counter, *map(generation_key, images)})
+            finding = finding_of(own_item(counter), about)
+            yield finding(Rule.COUNTED_WAITING, "waiting", len(images), count)
+
+
+def _counter(image: Generation) -> str:
+    """Return the partition of the item that counts an image while it waits."""
+    return user_key(image.user_id) if image.part is None else part_key(image.part)
 
 
 def held(view: View) -> Findings:

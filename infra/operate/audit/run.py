@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from horde import clock
-from horde.records import OPEN
+from horde.records import ANONYMOUS_ID, OPEN
 from horde.rules.kudos import Kind
 from horde.store import items
 from horde.store.audit import AuditStore, ledger_from
+from horde.store.audit_rows import kind_of, name_of
 from horde.store.items import Item, Row, partition
 from infra.operate.audit.books import Books
 from infra.operate.audit.checks import Check, judge
@@ -35,6 +36,7 @@ from infra.operate.audit.findings import (
     Finding,
     View,
     generation_key,
+    part_key,
 )
 from infra.operate.audit.objects import Bucket, StoredObject
 
@@ -205,6 +207,9 @@ def read_again(
         books.drop(row)
     for pk in users:
         _read_account(store, books, int(pk.partition("#")[2]), since)
+    parts = (name_of(row) for row in rows if kind_of(row) == items.Kind.ANONYMOUS)
+    for name in filter(str.isdecimal, parts):
+        _read_part(store, books, int(name))
 
 
 def _read_account(store: AuditStore, books: Books, user_id: int, since: int) -> None:
@@ -255,12 +260,27 @@ def _read_reasons(store: AuditStore, books: Books, tail: list[Item]) -> None:
     books.refresh(rows, store.rows(rows))
 
 
-def _read_waiting(store: AuditStore, books: Books, user_id: int) -> None:
+def _read_part(store: AuditStore, books: Books, part: int) -> None:
+    """Read a part of the anonymous account and what it counts, without a write in between."""
+    row = Row(part_key(part), items.Kind.ANONYMOUS)
+    for _ in range(QUIET_TRIES):
+        before = store.rows([row])
+        books.refresh([row], before)
+        new = [_row_of_image(name) for name in store.waiting_in(part) if name not in books.images]
+        books.refresh(new, store.rows(new))
+        _read_waiting(store, books, ANONYMOUS_ID, part)
+        if store.rows([row]) == before:
+            break
+
+
+def _read_waiting(store: AuditStore, books: Books, user_id: int, part: int | None = None) -> None:
     """Read the open images of an account again, which its count of waiting images depends on."""
     rows = [
         _row_of_image(name)
         for name, image in books.images.items()
-        if image.counted and image.generation.user_id == user_id and image.generation.state in OPEN
+        if image.counted
+        and (image.generation.user_id, image.generation.part) == (user_id, part)
+        and image.generation.state in OPEN
     ]
     books.refresh(rows, store.rows(rows))
 
