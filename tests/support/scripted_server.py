@@ -124,8 +124,9 @@ def serving(tls: tuple[Path, Path] | None = None) -> Iterator[ScriptedServer]:
             server.links += 1
             name = f"link {server.links}"
             given = (server.links, sock)
-            threads.append(threading.Thread(target=one, name=name, args=given, daemon=True))
-            threads[-1].start()
+            thread = threading.Thread(target=one, name=name, args=given, daemon=True)
+            thread.start()
+            threads.append(thread)  # whoever joins them meets none that has not begun
 
     threading.Thread(target=accept, daemon=True).start()
     try:
