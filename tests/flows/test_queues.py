@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -90,6 +91,17 @@ def asked(cloud: Cloud, **fields: Any) -> str:
     return request.generations[0]
 
 
+@contextmanager
+def other_process() -> Iterator[None]:
+    """Run what is inside as a process that remembers nothing of this one, which learns nothing."""
+    mine = dict(registry._views), dict(registry._best)
+    registry.clear_cache()
+    yield
+    registry.clear_cache()
+    registry._views.update(mine[0])
+    registry._best.update(mine[1])
+
+
 # --- what a pop costs -----------------------------------------------------------------------------
 
 
@@ -107,6 +119,14 @@ def test_a_pop_that_finds_nothing_reads_no_queue_twice(cloud: Cloud, worker: str
     job, made = popped(cloud, worker)
     assert (job["id"], made.queues) == (None, [])
     assert len(made.calls) <= 3, made.calls
+
+
+def test_a_pop_right_after_an_empty_one_finds_what_began_to_wait(cloud: Cloud, worker: str) -> None:
+    cloud.clock.freeze()
+    assert cloud.pop(worker).body["id"] is None
+    with other_process():
+        image = asked(cloud)
+    assert cloud.pop(worker).body["id"] == image
 
 
 BLOCKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -49,7 +49,8 @@ class Pops:
         Missing items are left out. Last is whether all marks were read now; some may be from a pop
         a moment ago.
         """
-        known, unread = self._registry.known(targets)
+        wanted = set(targets)
+        known, unread = self._registry.known(wanted)
         keys = [counts.dropped_key(owner_id), *unread]
         keys += [key(Kind.USER, one) for one in dict.fromkeys((owner_id, *others))]
         if worker_id is not None:
@@ -65,5 +66,5 @@ class Pops:
             counts.dropped(found.get(Kind.DROPPED), worker_id),
             {user.id: user for user in users},
             marks,
-            not known,
+            len(unread) == len(wanted),
         )
