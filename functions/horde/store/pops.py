@@ -49,7 +49,7 @@ class Pops:
         Missing items are left out. Last is whether all marks were read now; some may be from a pop
         a moment ago.
         """
-        wanted = set(targets)
+        wanted = list(dict.fromkeys(targets))
         known, unread = self._registry.known(wanted)
         keys = [counts.dropped_key(owner_id), *unread]
         keys += [key(Kind.USER, one) for one in dict.fromkeys((owner_id, *others))]
