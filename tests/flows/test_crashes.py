@@ -61,6 +61,7 @@ def is_throttled(_made: Made, point: Point) -> bool:
     return point.mode is Mode.THROTTLED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*QUICK, "enqueue", "dispatch"])
 def test_what_aws_throttles_is_answered_503_or_delivered_again_and_nothing_is_lost(
     world: World, name: str

@@ -14,6 +14,9 @@ from tests.support.cloud import Cloud
 from tests.support.images import png_base64
 from tests.support.write_units import size_of, units_of
 
+pytestmark = pytest.mark.slow
+"""Slow: the largest bodies."""
+
 
 @contextmanager
 def written() -> Iterator[list[dict[str, Any]]]:

@@ -10,6 +10,9 @@ from horde import aws
 from horde.wire.thin import ThinClient
 from tests.support.thin_wire import ThinCloud, moto_over_http, thin_cloud
 
+pytestmark = pytest.mark.slow
+"""Slow: every call goes over HTTP."""
+
 AGAIN = ("test_worker", "test_painting", "test_publication", "test_webhooks")
 """Modules whose tests are run again, with their fixtures."""
 

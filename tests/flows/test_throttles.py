@@ -20,6 +20,9 @@ from tests.support.api_calls import ANONYMOUS, Reply, refused
 from tests.support.cloud import Cloud, new_processes
 from tests.support.images import png_base64
 
+pytestmark = pytest.mark.slow
+"""Slow: each route at each of its calls."""
+
 ROUTES = sorted(openapi.routes())
 CODES = {"dynamodb": "ThrottlingException", "sqs": "RequestThrottled", "s3": "SlowDown"}
 BODIES: dict[str, Any] = {

@@ -31,6 +31,9 @@ from tests.support.scripted_server import (
     serving,
 )
 
+pytestmark = pytest.mark.slow
+"""Slow: botocore makes a client for each test."""
+
 KEYS = {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "tok"}
 KEY = {"pk": {"S": "a"}, "sk": {"S": "b"}}
 GET: dict[str, Any] = {"TableName": "t", "Key": KEY}

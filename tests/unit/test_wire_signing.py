@@ -18,6 +18,9 @@ from horde.wire.signing import Credentials, Signer
 from horde.wire.sockets import Origin, Request
 from horde.wire.thin_s3 import ThinS3, presigned_url
 
+pytestmark = pytest.mark.slow
+"""Slow: botocore makes a client for each test."""
+
 EXAMPLE = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
 S3_EXAMPLE = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 NOW = dt.datetime(2026, 11, 26, 17, 5, 9, tzinfo=dt.UTC)
