@@ -261,7 +261,7 @@ def sent_to(service: str, region: str, loader: Any) -> str:
     def stop(request: Any, **_: Any) -> None:
         raise SentError(request.url, request.body)
 
-    client.undoubled = True  # whatever stands for DynamoDB in this process
+    client.undoubled = True  # type: ignore[attr-defined]  # whatever stands for DynamoDB in this process
     client.meta.events.register_first("before-send", stop)
     operation, parameters = CALLS[service]
     with pytest.raises(SentError) as sent:
