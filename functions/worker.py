@@ -20,12 +20,14 @@ body, the lease and the image before it stores the image, extends the request an
 
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from horde import aws, clock, ending, images, startup
 from horde.claiming import Claimer, claim_preferred, claim_waiting, targets
 from horde.edge import auth, ratelimit
-from horde.edge.bodies import ANONYMOUS_KEY, PopRequest, SubmitRequest, parse
+from horde.edge.bodies import PopRequest, SubmitRequest, parse
 from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.responses import Job, Popped, Submitted, UploadForm
@@ -70,6 +72,8 @@ from horde.store.registry import Marks
 from horde.store.table import DECISION_TRIES
 from horde.store.workers import WORKER_KEEP_S
 
+B = TypeVar("B", bound=BaseModel)
+
 SEEN_EVERY_S = 60
 MAX_OWNED = 250
 """Most workers of an account that are counted."""
@@ -90,12 +94,7 @@ def pop(call: Call) -> Response:
     """Give a worker the images with the highest priority that it can draw."""
     store = connect(Settings.load().table_name)
     api_key = call.required_key()
-    auth.check_not_anonymous(api_key)
-    try:
-        body = parse(PopRequest, call.json())
-    except HordeError:
-        auth.worker_user(store, api_key)  # a key that may not pop is refused first
-        raise
+    body = _body(PopRequest, store, call, api_key)
     pre = _read(store, api_key, body)
     context, offer, preferred = pre.context, body.offer, pre.preferred
     worker = context.worker
@@ -123,6 +122,20 @@ def pop(call: Call) -> Response:
         if generation.request_id in requests
     ]
     return Response(_popped(jobs, offer, dict(+take.skipped)))
+
+
+def _body(kind: type[B], store: Store, call: Call, api_key: str) -> B:
+    """Return a worker's body. A key that no worker may use is refused before a body that is wrong.
+
+    Raises AnonForbiddenWorker, and for a wrong body InvalidAPIKey or NotPrivileged before its own
+    refusal.
+    """
+    auth.check_not_anonymous(api_key)
+    try:
+        return parse(kind, call.json())
+    except HordeError:
+        auth.worker_user(store, api_key)
+        raise
 
 
 def _extended(store: Store, claims: list[Generation]) -> dict[str, Request]:
@@ -285,11 +298,7 @@ def submit(call: Call) -> Response:
     settings = Settings.load()
     store = connect(settings.table_name)
     api_key = call.required_key()
-    try:
-        body = parse(SubmitRequest, call.json())
-    except HordeError:
-        auth.worker_user(store, api_key)  # who has no key learns nothing else
-        raise
+    body = _body(SubmitRequest, store, call, api_key)
     generation, request = _claimed(store, body.id, api_key)
     if body.state == "faulted":
         ending.fault(store, request, generation)
@@ -342,11 +351,9 @@ def _picture(
 def _claimed(store: Store, generation_id: str, api_key: str) -> tuple[Generation, Request]:
     """Return a generation that a worker of this key's owner has claimed, and its request.
 
-    Raises InvalidAPIKey, NotPrivileged, AnonForbiddenWorker, DeletedUser, InvalidJobID,
-    WrongCredentials, DuplicateGen or AbortedGen.
+    Raises InvalidAPIKey, NotPrivileged, DeletedUser, InvalidJobID, WrongCredentials, DuplicateGen
+    or AbortedGen.
     """
-    if api_key == ANONYMOUS_KEY:
-        raise AnonForbiddenWorker
     named = generation_id.lower() if is_uuid(generation_id) else None
     key, generation = store.submits.key_and_image(auth.key_hash(api_key), named)
     owner = auth.user_of_worker_key(key)

@@ -32,6 +32,8 @@ HOT = ("generate", "status", "worker")
 RUNTIME_CLIENT = "awslambdaric==4.2.2"
 USUAL = "powertools + boto3"
 ROOT = build.ROOT
+TARGET = "lambda-x86" if platform.machine() == "x86_64" else "lambda"
+"""The build whose wheels run on this machine."""
 ENVIRONMENT = {
     "ADMINS": "",
     "AWS_ACCESS_KEY_ID": "id",
@@ -148,10 +150,9 @@ def starts(runs: int, also: Sequence[str] = ()) -> list[Variant]:
     The first variant is the runtime client alone, the second the usual stack, and the rest are the
     functions. Raises BuildError where there is no Python of the runtime's version.
     """
-    target = "lambda-x86" if platform.machine() == "x86_64" else "lambda"
     python = python_for(RUNTIME)
-    plain = plain_stack(target, python)
-    builds = {"": (build.functions(target), build.layer(target) / "python")}
+    plain = plain_stack(TARGET, python)
+    builds = {"": (build.functions(TARGET), build.layer(TARGET) / "python")}
     for given in also:
         name, _, folders = given.partition("=")
         functions, layer = map(Path, folders.split(":"))

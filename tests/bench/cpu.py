@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -12,12 +11,11 @@ from pathlib import Path
 
 from layers import build
 from layers.bytecode import RUNTIME, python_for
-from tests.bench.coldstart import plain_stack
+from tests.bench.coldstart import TARGET, plain_stack
 
 HERE = Path(__file__).parent
 PROCESSES, ROUNDS = 4, 40
 BASE = "cpu GetItem"
-TARGET = "lambda-x86" if platform.machine() == "x86_64" else "lambda"
 Say = Callable[[str], None]
 
 

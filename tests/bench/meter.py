@@ -18,10 +18,10 @@ from moto.dynamodb.models import dynamodb_backends
 from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.dynamodb.models.table import Table
 
-from tests.bench.units import Index, read_units, size_of, write_units
 from tests.support import direct
 from tests.support.deployment import Deployment
 from tests.support.moto_aws import ACCOUNT, REGION
+from tests.support.units import Index, read_units, size_of, write_units
 
 Item = dict[str, Any]
 TABLE = "table"

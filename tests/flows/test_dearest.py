@@ -9,10 +9,11 @@ import pytest
 from botocore.client import BaseClient
 
 from horde.rules import admission
+from horde.store.items import DUE, LISTED, PK, SK, WAITING
 from tests.support.api_calls import ANONYMOUS, refused
 from tests.support.cloud import Cloud
 from tests.support.images import png_base64
-from tests.support.write_units import size_of, units_of
+from tests.support.units import Index, size_of, write_units
 
 pytestmark = pytest.mark.slow
 """Slow: the largest bodies."""
@@ -43,6 +44,25 @@ LETTERS = ("a", "\x01", "\\", '"', "\x7f", "\U0001f600", "\u00e9")
 def longest(letter: str, most: int = admission.MAX_PROMPT_BYTES) -> str:
     """Return the longest prompt of a character that is accepted."""
     return letter * (most // len(json.dumps(letter, ensure_ascii=False).encode()[1:-1]))
+
+
+INDEXES = [
+    Index(one.name, one.partition, one.sort, (PK, SK), keys_only=one is not WAITING)
+    for one in (WAITING, DUE, LISTED)
+]
+
+
+def units_of(parts: list[dict[str, Any]]) -> int:
+    """Return the units of a transaction that puts new items and updates small ones (under a KB).
+
+    What an update changes in an index is not counted.
+    """
+    puts = [part["Put"]["Item"] for part in parts if "Put" in part]
+    units = 2 * (len(parts) - len(puts))
+    for item in puts:
+        units += write_units(None, item, transaction=True)
+        units += sum(cost for index in INDEXES for _, cost in index.writes(None, item))
+    return units
 
 
 def accepted(cloud: Cloud, key: str, **fields: Any) -> int:

@@ -16,6 +16,7 @@ import pytest
 from layers import build, bytecode, trimmed
 from layers.bytecode import MAGIC, RUNTIME, BuildError
 from tests.support import tls
+from tests.support.direct import THROUGH_THE_SDK
 from tests.support.template import ROOT, functions
 
 UNCHECKED = 1
@@ -261,11 +262,10 @@ def sent_to(service: str, region: str, loader: Any) -> str:
     def stop(request: Any, **_: Any) -> None:
         raise SentError(request.url, request.body)
 
-    client.undoubled = True  # type: ignore[attr-defined]  # whatever stands for DynamoDB in this process
-    client.meta.events.register_first("before-send", stop)
+    client.meta.events.register_first("before-send", stop)  # before moto, if this process has it
     operation, parameters = CALLS[service]
     with pytest.raises(SentError) as sent:
-        getattr(client, operation)(**parameters)
+        THROUGH_THE_SDK(client, client.meta.method_to_api_mapping[operation], parameters)
     return f"{client.meta.endpoint_url} {sent.value}"
 
 

@@ -1,10 +1,9 @@
 """Counts calls of DynamoDB and the read units that they cost.
 
-moto measures no capacity, so units are counted from the size of what is returned: 4 KB a unit, half
-for reads that are eventually consistent. Writes are counted, not measured.
+moto measures no capacity, so units are counted from the size of what is returned (``units``).
+Writes are counted, not measured.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,8 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support import direct
-
-PAGE_BYTES = 4096
+from tests.support.units import read_units, size_of
 
 
 @dataclass
@@ -46,8 +44,8 @@ class Counted:
                     ]
 
 
-def _units(items: list[Any]) -> int:
-    return max(1, math.ceil(sum(map(direct.size_of, items)) / PAGE_BYTES))
+def _units(items: list[Any]) -> float:
+    return read_units(sum(map(size_of, items)), consistent=True)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from moto.dynamodb.models.table import Table
 from moto.dynamodb.responses import DynamoHandler
 
 from tests.support.moto_aws import ACCOUNT, REGION
+from tests.support.units import size_of
 
 
 class _Pickler(pickle.Pickler):
@@ -49,15 +50,6 @@ def frozen(value: Any) -> bytes:
 
 MAX_ITEM_BYTES = 400 * 1024
 """DynamoDB's limit of an item, names and values together."""
-
-
-def size_of(value: Any) -> int:
-    """Return about what DynamoDB counts of an item: the bytes of its names and values."""
-    if isinstance(value, dict):
-        return sum(len(str(name).encode()) + size_of(inner) for name, inner in value.items())
-    if isinstance(value, list | tuple | set | frozenset):
-        return sum(map(size_of, value))
-    return len(value if isinstance(value, bytes) else str(value).encode())
 
 
 def _check_sizes(operation: str, params: dict[str, Any]) -> None:
@@ -119,8 +111,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     def call(client: Any, operation: str, params: dict[str, Any]) -> Any:
         service = client.meta.service_model
         shape = service.operation_model(operation).input_shape
-        sdk = service.service_name != "dynamodb" or getattr(client, "undoubled", False)
-        if sdk or _validator.validate(params, shape).has_errors():
+        if service.service_name != "dynamodb" or _validator.validate(params, shape).has_errors():
             return THROUGH_THE_SDK(client, operation, params)
         return dynamodb(operation, params)
 

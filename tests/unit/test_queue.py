@@ -19,7 +19,8 @@ class Client:
 
     def query(self, **arguments: Any) -> Any:
         self.asked.append(arguments)
-        return self._pages.pop(0)
+        page = self._pages.pop(0)
+        return {**page, "ScannedCount": len(page["Items"])}
 
 
 def image(request: str, pixels: int, steps: int | None = None) -> dict[str, Any]:

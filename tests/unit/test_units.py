@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.bench.units import Index, Item, read_units, size_of, write_units
+from tests.support.units import Index, Item, read_units, size_of, write_units
 
 ALL = Index("waiting", "queue", "at", ("pk", "sk"), keys_only=False)
 KEYS = Index("due", "queue", "at", ("pk", "sk"), keys_only=True)

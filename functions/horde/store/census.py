@@ -2,11 +2,10 @@
 
 import json
 from dataclasses import asdict, fields
-from typing import Any
 
 from horde import clock
 from horde.records import Census, Load
-from horde.store.items import PK, SK, Kind, encode, json_text, key_of
+from horde.store.items import PK, Kind, by_kind, encode, json_text, key_of
 from horde.store.table import Table
 
 _CENSUS, _MODES = "CENSUS", "MODES"
@@ -33,7 +32,7 @@ class Censuses:
     def read(self) -> tuple[Census, bool]:
         """Return the last census, and whether the horde is in maintenance."""
         answer = self._table.query(f"{PK} = :fleet", {"fleet": Kind.FLEET})
-        found: dict[str, Any] = {item[SK]["S"]: item for item in answer["Items"]}
+        found = by_kind(answer["Items"])
         census, names = Census(), [spec.name for spec in fields(Load)]
         if _CENSUS in found:
             item = found[_CENSUS]

@@ -6,7 +6,7 @@ import them from here.
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
@@ -112,6 +112,11 @@ def key(kind: Kind, name: object) -> Item:
 def stats_key(kind: Kind, name: object) -> Item:
     """Return the key of a worker's statistics, or of the anonymous account's."""
     return key_of((partition(kind, name), Kind.STATS))
+
+
+def by_kind(items: Iterable[Item]) -> dict[str, Item]:
+    """Return items of different kinds by their sort keys; of those of one kind, the last."""
+    return {item[SK]["S"]: item for item in items}
 
 
 def id_of(item: Mapping[str, Any]) -> str:

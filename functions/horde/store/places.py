@@ -20,6 +20,7 @@ from horde.store.items import (
     WAITING,
     Item,
     Kind,
+    by_kind,
     encode,
     encode_all,
     from_item,
@@ -28,6 +29,7 @@ from horde.store.items import (
 )
 from horde.store.queuenames import QueueName, model_target
 from horde.store.registry import Registry
+from horde.store.remembered import Remembered
 from horde.store.table import Table
 
 RENEWAL_MS = 5000
@@ -43,9 +45,8 @@ class _View:
     samples: Sequence[Sample]
 
 
-_views: dict[tuple[str, str], _View] = {}
+_views = Remembered[tuple[str, str], _View]()
 """By table and model."""
-MAX_VIEWS = 5000
 
 
 def clear_cache() -> None:
@@ -70,7 +71,7 @@ class Places:
         if view is None or view.read_at <= clock.now_ms() - FRESH_MS:
             keys.append(key(Kind.PLACES, request.model))
         found = self._table.batch(keys)
-        items = {item[SK]["S"]: item for item in found}
+        items = by_kind(found)
         if len(keys) > len(request.generations):
             self._remember(request.model, items.get(Kind.PLACES, {}))
         images = [from_item(Generation, item) for item in found if item[SK]["S"] == Kind.GENERATION]
@@ -132,7 +133,4 @@ class Places:
         self._put(model, _View(clock.now_ms(), taken_at, samples))
 
     def _put(self, model: str, view: _View) -> _View:
-        if len(_views) >= MAX_VIEWS:
-            _views.clear()
-        _views[self._table.name, model] = view
-        return view
+        return _views.put((self._table.name, model), view)

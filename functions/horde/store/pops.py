@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from horde.records import NO_STATS, ApiKey, Dropped, User, Worker, WorkerStats
 from horde.store import counts
 from horde.store.apikeys import key_of_item
-from horde.store.items import SK, Kind, from_item, key, stats_key
+from horde.store.items import SK, Kind, by_kind, from_item, key, stats_key
 from horde.store.registry import Marks, Registry
 from horde.store.table import Table
 from horde.store.workers import name_key, worker_of
@@ -32,7 +32,7 @@ class Pops:
     def caller(self, key_hash: str, name: str) -> tuple[ApiKey | None, str | None]:
         """Return the API key with this hash, and the id of the worker with this name."""
         keys = [key(Kind.KEY, key_hash), name_key(name)]
-        found = {item[SK]["S"]: item for item in self._table.batch(keys)}
+        found = by_kind(self._table.batch(keys))
         api_key, named = found.get(Kind.KEY), found.get(Kind.NAME)
         return (
             key_of_item(api_key) if api_key else None,
@@ -57,7 +57,7 @@ class Pops:
             keys += [key(Kind.WORKER, worker_id), stats_key(Kind.WORKER, worker_id)]
         items = self._table.batch(keys)
         marks = {**known, **self._registry.take(unread, items)}
-        found = {item[SK]["S"]: item for item in items}
+        found = by_kind(items)
         stats = found.get(Kind.STATS)
         users = [from_item(User, item) for item in items if item[SK]["S"] == Kind.USER]
         return (

@@ -164,26 +164,20 @@ class Queue:
         images, pixelsteps = 0, 0
         requests: set[str] = set()
         for queue in self._registry.marks(model_target(model)):
-            start: dict[str, Any] = {}
-            while images < limit:
-                answer = self._table.query(
-                    _IN_QUEUE,
-                    {"queue": str(queue)},
-                    IndexName=WAITING.name,
-                    ExpressionAttributeNames={"#steps": "steps"},
-                    ProjectionExpression="request_id, pixels, #steps",
-                    ScanIndexForward=False,
-                    Limit=limit - images,
-                    **start,
-                )
-                for item in answer["Items"]:
-                    images += 1
-                    requests.add(item["request_id"]["S"])
-                    steps = int(item.get("steps", {"N": "0"})["N"])
-                    pixelsteps += int(item["pixels"]["N"]) * steps
-                if "LastEvaluatedKey" not in answer:
-                    break
-                start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+            answers = self._table.first(
+                _IN_QUEUE,
+                {"queue": str(queue)},
+                limit - images,
+                IndexName=WAITING.name,
+                ExpressionAttributeNames={"#steps": "steps"},
+                ProjectionExpression="request_id, pixels, #steps",
+                ScanIndexForward=False,
+            )
+            for item in (item for answer in answers for item in answer["Items"]):
+                images += 1
+                requests.add(item["request_id"]["S"])
+                steps = int(item.get("steps", {"N": "0"})["N"])
+                pixelsteps += int(item["pixels"]["N"]) * steps
         return QueueSize(images=images, requests=len(requests), pixelsteps=pixelsteps)
 
     def tidy(self, limit: int) -> int:

@@ -33,11 +33,10 @@ from horde.store.items import (
     key,
 )
 from horde.store.queuenames import MARKS, QueueName, queue_named, queue_of, target_of
+from horde.store.remembered import Remembered
 from horde.store.table import DECISION_TRIES, Table
 from horde.store.transaction import EXISTS
 
-MAX_VIEWS = 5000
-"""Targets that a process remembers before it forgets them all."""
 MAX_CORRECTED = 4
 """Targets whose marks are corrected after one look, with a write each."""
 _IN_INDEX = f"{WAITING.partition} = :index, {WAITING.sort} = :top"
@@ -54,7 +53,7 @@ class _View:
     shards: int = 1
 
 
-_views: dict[tuple[str, str], _View] = {}
+_views = Remembered[tuple[str, str], _View]()
 """By table and target."""
 _best: dict[tuple[str, int], _View] = {}
 """By table and limit."""
@@ -237,12 +236,9 @@ class Registry:
         return view
 
     def _remember(self, target: str, item: Mapping[str, Any]) -> _View:
-        if len(_views) >= MAX_VIEWS:
-            _views.clear()
         shards = int(item["shards"]["N"]) if "shards" in item else 1
         view = _View(clock.now_ms(), _marks(target, item), shards)
-        _views[self._table.name, target] = view
-        return view
+        return _views.put((self._table.name, target), view)
 
 
 def _text(marks: Marks) -> str:

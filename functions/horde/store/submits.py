@@ -2,7 +2,7 @@
 
 from horde.records import ApiKey, Generation, Request, User
 from horde.store.apikeys import key_of_item
-from horde.store.items import SK, Item, Kind, from_item, key
+from horde.store.items import Item, Kind, by_kind, from_item, key
 from horde.store.table import Table
 
 
@@ -38,4 +38,4 @@ class Submits:
         )
 
     def _read(self, keys: list[Item]) -> dict[str, Item]:
-        return {item[SK]["S"]: item for item in self._table.batch(keys)}
+        return by_kind(self._table.batch(keys))

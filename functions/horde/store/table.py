@@ -4,7 +4,8 @@ No other module of this package handles the errors of AWS, except ``attempts``. 
 throttles raises Throttled, whichever it is.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -86,23 +87,27 @@ class Table:
         self, condition: str, values: Mapping[str, Any], **options: Any
     ) -> Iterator[list[Item]]:
         """Yield all pages of a query, one read per page."""
+        read = partial(self.query, condition, values, **options)
+        yield from ([dict(item) for item in answer["Items"]] for answer in _answers(read))
+
+    def first(
+        self, condition: str, values: Mapping[str, Any], limit: int, **options: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the answers of a query that looks at up to ``limit`` items, one read per page."""
+        read = partial(self.query, condition, values, **options)
         start: dict[str, Any] = {}
-        while True:
-            answer = self.query(condition, values, **options, **start)
-            yield [dict(item) for item in answer["Items"]]
+        while limit > 0:
+            answer = read(Limit=limit, **start)
+            yield answer
+            limit -= int(answer["ScannedCount"])
             if "LastEvaluatedKey" not in answer:
                 return
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     def scan(self, **options: Any) -> Iterator[list[Item]]:
         """Yield the whole table, or the items that a filter selects, a page at a time."""
-        start: dict[str, Any] = {}
-        while True:
-            answer: Any = ask(self.client.scan, TableName=self.name, **options, **start)
-            yield [dict(item) for item in answer["Items"]]
-            if "LastEvaluatedKey" not in answer:
-                return
-            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+        read = partial(ask, self.client.scan, TableName=self.name, **options)
+        yield from ([dict(item) for item in answer["Items"]] for answer in _answers(read))
 
     def read_list(
         self, name: str, limit: int, *, last_first: bool = False, since: int | None = None
@@ -131,23 +136,15 @@ class Table:
         """
         values = {"of": of, **options.pop("values", {})}
         more = options.pop("more", "")
-        counted, start = 0, dict[str, Any]()
-        while limit > 0:
-            answer = self.query(
-                f"{index.partition} = :of{more}",
-                values,
-                IndexName=index.name,
-                Select="COUNT",
-                Limit=limit,
-                **options,
-                **start,
-            )
-            counted += int(answer["Count"])
-            limit -= int(answer["ScannedCount"])
-            if "LastEvaluatedKey" not in answer:
-                break
-            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
-        return counted
+        answers = self.first(
+            f"{index.partition} = :of{more}",
+            values,
+            limit,
+            IndexName=index.name,
+            Select="COUNT",
+            **options,
+        )
+        return sum(int(answer["Count"]) for answer in answers)
 
     def add(self, key: Item, expression: str, values: Mapping[str, Any]) -> Item:
         """Update or create one item and return the updated attributes."""
@@ -227,3 +224,14 @@ class Table:
             if failed:
                 raise ConditionFailed(failed) from None
             raise
+
+
+def _answers(read: Callable[..., Any]) -> Iterator[Any]:
+    """Yield the answers to a read, each from where the one before it ended."""
+    start: dict[str, Any] = {}
+    while True:
+        answer = read(**start)
+        yield answer
+        if "LastEvaluatedKey" not in answer:
+            return
+        start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}

@@ -31,6 +31,7 @@ from horde.store.items import (
     workers_list,
     workers_shard,
 )
+from horde.store.remembered import Remembered
 from horde.store.table import ConditionFailed, Table
 from horde.store.transaction import ABSENT, delete, new, sets, update
 
@@ -57,8 +58,7 @@ _OFFER_FIELDS = (
 
 LIVE_CACHE_S = 10
 """Seconds for which a process remembers whether an online worker offers a model."""
-MAX_CACHED = 5000
-_live: dict[tuple[str, str], tuple[int, bool]] = {}
+_live = Remembered[tuple[str, str], tuple[int, bool]]()
 """When that was read, and what, by table and model."""
 
 
@@ -124,9 +124,8 @@ class Workers:
         now, place = clock.now(), (self._table.name, model)
         if _live.get(place, (0, False))[0] <= now - LIVE_CACHE_S:
             item = self._table.get(key(Kind.MODEL, model))
-            if len(_live) >= MAX_CACHED:
-                _live.clear()
-            _live[place] = now, item is not None and int(item["seen_at"]["N"]) > now - ONLINE_S
+            is_live = item is not None and int(item["seen_at"]["N"]) > now - ONLINE_S
+            _live.put(place, (now, is_live))
         return _live[place][1]
 
     # --- change -----------------------------------------------------------------------------

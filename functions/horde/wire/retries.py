@@ -3,19 +3,19 @@
 import random
 from threading import Lock
 
+from horde import throttling
 from horde.wire.seam import AwsError, NoAnswerError
 
 TRIES = 3
 MAX_PAUSE_S = 20
 TRANSIENT = frozenset({500, 502, 503, 504})
 """HTTP statuses of passing troubles."""
-_THROTTLES = (
-    "Throttling ThrottlingException ThrottledException RequestThrottledException SlowDown "
-    "TooManyRequestsException ProvisionedThroughputExceededException RequestLimitExceeded "
-    "TransactionInProgressException BandwidthLimitExceeded LimitExceededException "
-    "RequestThrottled PriorRequestNotComplete EC2ThrottledException"
+_LIKE_THROTTLES = (
+    "ThrottledException TransactionInProgressException BandwidthLimitExceeded "
+    "LimitExceededException PriorRequestNotComplete EC2ThrottledException"
 )
-RETRYABLE = frozenset({*_THROTTLES.split(), "RequestTimeout", "RequestTimeoutException"})
+_TIMEOUTS = "RequestTimeout RequestTimeoutException"
+RETRYABLE = throttling.CODES.union(_LIKE_THROTTLES.split(), _TIMEOUTS.split())
 """Error codes of passing troubles and of throttles."""
 QUOTA, RETRY, RETRY_OF_TIMEOUT, SUCCESS = 500, 5, 10, 1
 """What a client may spend on retries, what each costs, and what a success without one brings."""
