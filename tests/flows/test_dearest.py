@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from botocore.client import BaseClient
 
+from generate import MAX_MODELS
 from horde.rules import admission
 from horde.store.items import DUE, LISTED, PK, SK, WAITING
 from tests.support.api_calls import ANONYMOUS, refused
@@ -35,8 +36,9 @@ def written() -> Iterator[list[dict[str, Any]]]:
         yield parts
 
 
-USUAL, DEAREST, PROMPT = 12, 282, 130
-"""Units of a usual request of one image, of the dearest of 20, and what the longest prompt adds."""
+USUAL, DEAREST, DEAREST_OF_ALL, PROMPT = 12, 282, 1122, 130
+"""Units of a usual request of one image, of the dearest of 20, of that with as many models as it may
+name, and what the longest prompt adds."""
 LETTERS = ("a", "\x01", "\\", '"', "\x7f", "\U0001f600", "\u00e9")
 """Characters of one to four bytes, and those that JSON escapes."""
 
@@ -103,21 +105,22 @@ def test_a_prompt_costs_its_stored_bytes_whatever_is_in_it(
     refused(cloud.generate(rich, prompt=longest(letter) + "a" * 9), "InvalidPromptSize")
 
 
+@pytest.mark.parametrize(("models", "dearest"), [(1, DEAREST), (MAX_MODELS, DEAREST_OF_ALL)])
 @pytest.mark.parametrize("letter", LETTERS, ids=ascii)
 def test_the_dearest_request_costs_what_the_documents_say(
-    cloud: Cloud, rich: str, letter: str
+    cloud: Cloud, rich: str, letter: str, models: int, dearest: int
 ) -> None:
     names = [f"w{number}" for number in range(5)]
     for name in names:
         cloud.pop(cloud.new_worker(name), name=name)
-    model = "m" + letter * (254 // len(letter.encode()))
+    tail = letter * (253 // len(letter.encode()))
     host = "https://a.example.com/"
     made = cloud.call("PUT /api/v2/sharedkeys", {"name": "friends", "kudos": -1}, key=rich)
     cost = accepted(
         cloud,
         made.body["id"],
         prompt=longest(letter),
-        models=[model],
+        models=[f"m{number}{tail}" for number in range(models)],
         workers=[cloud.worker_named(name)["id"] for name in names],
         worker_blacklist=True,
         trusted_workers=True,
@@ -137,8 +140,8 @@ def test_the_dearest_request_costs_what_the_documents_say(
             "cfg_scale": 77.77,
         },
     )
-    assert cost <= DEAREST
-    assert letter != "a" or cost == DEAREST
+    assert cost <= dearest
+    assert letter != "a" or cost == dearest
 
 
 def test_the_name_of_a_model_has_at_most_255_bytes(cloud: Cloud, rich: str) -> None:
