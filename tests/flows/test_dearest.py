@@ -37,8 +37,8 @@ def written() -> Iterator[list[dict[str, Any]]]:
 
 
 USUAL, DEAREST, DEAREST_OF_ALL, PROMPT = 12, 282, 1122, 130
-"""Units of a usual request of one image, of the dearest of 20, of that with as many models as may be
-named, and what the longest prompt adds."""
+"""Units of a usual request of one image, of the dearest of 20, of that with as many models as may
+be named, and what the longest prompt adds."""
 LETTERS = ("a", "\x01", "\\", '"', "\x7f", "\U0001f600", "\u00e9")
 """Characters of one to four bytes, and those that JSON escapes."""
 
