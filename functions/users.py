@@ -257,7 +257,8 @@ def _single(store: Store, user: User, rank: Privilege, key: SharedKey | None = N
     if user.anonymous:
         return shown
     workers = store.workers.ids_of(user.id, MAX_LISTED)
-    requests = store.requests.open_of(user.id, MAX_LISTED) if rank >= Privilege.OWNER else []
+    images = store.requests.open_images_of(user) if rank >= Privilege.OWNER else []
+    requests = list(dict.fromkeys(one.request_id for one in reversed(images)))[:MAX_LISTED]
     monthly = allowance.amount(user, Settings.load().monthly_kudos)
     more = profiles.detail_fields(user, workers, requests, rank, allowance=monthly)
     return shown.model_copy(update=more)

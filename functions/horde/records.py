@@ -64,11 +64,11 @@ class User:
     concurrency: int | None = None
     """Images that it may have waiting; None for the default."""
     part: int | None = None
-    """Of the anonymous account as a request sees it: the part whose counts the next four are."""
-    waiting: int = 0
-    """Images that it has waiting (``store.counts``)."""
-    waiting_at: int = 0
-    """When ``waiting`` last grew."""
+    """Of the anonymous account as a request sees it: the part whose the next four are."""
+    open_images: frozenset[str] = frozenset()
+    """The short ids of its images that have not ended (``store.counts``)."""
+    opened_at: int = 0
+    """When ``open_images`` last grew."""
     posted_at: int = 0
     """The second of its last accepted request."""
     posted: int = 0
@@ -299,9 +299,10 @@ class Generation:
     attempt: int = 0
     """Number of claims; part of the image's key, so that a late worker overwrites nothing."""
     part: int | None = None
-    """Of an anonymous image: the part of the anonymous account that counts it; never changes."""
-    counted: bool = False
-    """Whether its owner's ``waiting`` counts it while it waits; never changes."""
+    """Of an anonymous image: the part of the anonymous account that asked for it; never changes."""
+    expires_at: int | None = None
+    """When it and its request expire, in seconds, if the request ends with this image; else the
+    request says so."""
     held: bool = False
     """Whether its worker's statistics list it among the images that the worker holds."""
     preferred: bool = False
@@ -614,6 +615,8 @@ class Settlement:
     reward: int
     tax: int
     """Kudos per image that the request's owner paid and that were burned."""
+    part: int | None = None
+    """Of an anonymous image: the part of the anonymous account that asked for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from horde.store.audit_rows import (
     kind_of,
     name_of,
 )
+from horde.store.counts import OPEN_IMAGES, full_id
 from horde.store.items import DUE, LISTED, TTL, WAITING, Item, Kind, Row, from_item, row_of
 from horde.store.settlements import POSTED, settlement_of
 
@@ -41,9 +42,9 @@ def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kind
         case Kind.USER:
             return _account(name, item)
         case Kind.ANONYMOUS:
-            return PartRow(
-                int(name), _number(item, "waiting") or 0, _number(item, "waiting_at") or 0
-            )
+            found = frozenset(item.get(OPEN_IMAGES, {"SS": []})["SS"])
+            _check_open(found)
+            return PartRow(int(name), found, _number(item, "opened_at") or 0)
         case Kind.LEDGER:
             return _entry(row, name, item)
         case Kind.REQUEST:
@@ -71,12 +72,8 @@ def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kind
 def _account(name: str, item: Item) -> AccountRow:
     user = from_item(User, item)
     _check_id(str(user.id), name)
-    return AccountRow(
-        user,
-        _text(item, LISTED.partition),
-        _number(item, LISTED.sort),
-        waiting=_number(item, "waiting") or 0,
-    )
+    _check_open(user.open_images)
+    return AccountRow(user, _text(item, LISTED.partition), _number(item, LISTED.sort))
 
 
 def _entry(row: Row, name: str, item: Item) -> EntryRow:
@@ -126,7 +123,6 @@ def _image(name: str, item: Item) -> ImageRow:
         _keys(item),
         sha256=_text(item, "sha256"),
         size=_number(item, "size"),
-        counted="counted" in item,
         held="held" in item,
     )
 
@@ -154,6 +150,11 @@ def _check_id(found: str, name: str) -> None:
     if found != name:
         message = f"its id is {found!r}"
         raise ValueError(message)
+
+
+def _check_open(names: frozenset[str]) -> None:
+    for name in names:
+        full_id(name)
 
 
 def _check_uuid(name: str) -> None:

@@ -18,17 +18,15 @@ class AccountRow:
     user: User
     listed: str | None
     listed_at: int | None
-    waiting: int = 0
-    """Its count of waiting images."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartRow:
-    """What one part of the anonymous account counts."""
+    """What one part of the anonymous account has open."""
 
     part: int
-    waiting: int
-    waiting_at: int
+    open_images: frozenset[str]
+    opened_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +87,6 @@ class ImageRow:
     sha256: str | None = None
     size: int | None = None
     """In bytes."""
-    counted: bool = False
-    """Whether its account counts it while it waits."""
     held: bool = False
     """Whether its worker's statistics list it while the worker holds it."""
 

@@ -48,7 +48,6 @@ class Rule(StrEnum):
     REASON = "an entry refers to a request or image that exists"
     COMPLETE = "a request has all its images, and an image has its request"
     DUE = "an open request is due; a closed request has no open image"
-    OPEN_LISTED = "an account's list of requests has its open requests only"
     LEASED = "an image in processing is leased and due, and not in the queue"
     WAITING = "a waiting image is in its queue and its owner's list, and not leased"
     ENDED = "an image in a final state is in no index"
@@ -61,7 +60,7 @@ class Rule(StrEnum):
     RATED = "a rating's award goes to the request's owner, within the rules and its price"
     BUDGET = "a shared key has spent what its requests paid, and has left what else it was granted"
     KEY_OWNER = "a shared key is listed in its owner's account"
-    COUNTED_WAITING = "an account counts its waiting images"
+    OPEN_IMAGES = "an account lists its open images"
     HELD = "a worker's statistics list the images that it holds"
     COUNTED = "statistics are the sums of the events they have counted"
 
