@@ -199,7 +199,7 @@ def _with_fresh(store: Store, user: User) -> tuple[User, int]:
 
     The reward that takes a delivered image out may be posted some seconds later.
     """
-    images = store.requests.open_images_of(user)
+    images = store.listings.open_images(user)
     drawn = sum(one.state is State.PROCESSING for one in images)
     return store.accounts.forget_ended(user, [one.id for one in images]), drawn
 

@@ -257,8 +257,7 @@ def _single(store: Store, user: User, rank: Privilege, key: SharedKey | None = N
     if user.anonymous:
         return shown
     workers = store.workers.ids_of(user.id, MAX_LISTED)
-    images = store.requests.open_images_of(user) if rank >= Privilege.OWNER else []
-    requests = list(dict.fromkeys(one.request_id for one in reversed(images)))[:MAX_LISTED]
+    requests = store.listings.requests(user, MAX_LISTED) if rank >= Privilege.OWNER else []
     monthly = allowance.amount(user, Settings.load().monthly_kudos)
     more = profiles.detail_fields(user, workers, requests, rank, allowance=monthly)
     return shown.model_copy(update=more)

@@ -39,7 +39,7 @@ def cancel_all_of(store: Store, user_id: int) -> None:
     charge has the condition that its account is not deleted.
     """
     user = store.accounts.get(user_id)
-    images = store.requests.open_images_of(user) if user is not None else []
+    images = store.listings.open_images(user) if user is not None else []
     for request in store.requests.get_many(image.request_id for image in images).values():
         cancel(store, request, store.requests.generations(request))
 
@@ -107,7 +107,10 @@ def end_image(store: Store, generation: Generation, now: int) -> None:
     if generation.state is not State.WAITING:
         return
     request = store.requests.get(generation.request_id)
-    if request is not None and expires_at(request, [generation]) <= now:
+    if request is None:
+        message = f"the request of image {generation.id} is gone; it cannot be refunded"
+        raise RuntimeError(message)
+    if expires_at(request, [generation]) <= now:
         store.endings.end_undelivered(request, generation, _reason(request))
 
 

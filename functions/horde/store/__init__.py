@@ -65,6 +65,7 @@ from horde.store.csam import CsamMarks
 from horde.store.due import DueRows
 from horde.store.endings import Endings
 from horde.store.held import HeldImages
+from horde.store.listings import Listings
 from horde.store.payouts import Payouts
 from horde.store.places import Places
 from horde.store.pops import Pops
@@ -95,6 +96,7 @@ class Store:
         self.transfers = Transfers(self.table)
         self.registry = Registry(self.table)
         self.requests = Requests(self.table, self.accounts, self.sharedkeys, self.registry)
+        self.listings = Listings(self.table, self.requests)
         self.queue = Queue(self.table, self.registry)
         self.places = Places(self.table, self.registry)
         self.endings = Endings(self.table, self.requests, self.sharedkeys, self.registry)

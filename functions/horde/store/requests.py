@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from horde import clock
-from horde.records import OPEN, Generation, Request, SharedKey, User
+from horde.records import Generation, Request, SharedKey, User
 from horde.rules import admission
 from horde.rules import sharedkeys as sharedkey_rules
 from horde.rules.dates import DAY_S
 from horde.rules.lifecycle import ends_with_image
 from horde.rules.refusals import Busy, DeletedUser, InvalidAPIKey
-from horde.store import counts
 from horde.store.accounts import Accounts
 from horde.store.charges import charge
 from horde.store.due import Due, due
@@ -35,9 +34,9 @@ from horde.store.transaction import EXISTS, new
 
 NOT_CLOSED = f"attribute_exists({DUE.sort})"
 """A request is in the due index until it is closed, unless it ends with its image."""
-UNTOUCHED_S = 7 * DAY_S
-"""Seconds after which the item of a request goes that ends with its image, and is not written
-again: far more than any image waits, should the sweep stand still."""
+UNTOUCHED_S = 3 * DAY_S
+"""Seconds after its first end at which the item of a request goes that ends with its image, since
+it is not written again: far more than any image waits, should the sweep stand still for a day."""
 TRUE = encode(value=True)
 
 
@@ -148,13 +147,6 @@ class Requests:
         """Return the prompts of requests, by request id."""
         found = self.get_many(request_ids)
         return {name: str(request.payload.get("prompt", "")) for name, request in found.items()}
-
-    def open_images_of(self, user: User) -> list[Generation]:
-        """Return an account's images that wait or are drawn, the oldest first."""
-        found = self.generations_by_id(counts.ids_of_open(user))
-        return sorted(
-            (one for one in found if one.state in OPEN), key=lambda one: (one.created_at, one.id)
-        )
 
     def get_many(self, request_ids: Iterable[str]) -> dict[str, Request]:
         """Read requests, by id; missing ones are left out."""
