@@ -18,6 +18,8 @@ MEASURED = Path(__file__).resolve().parents[2] / "docs" / "performance.json"
 """What ``make bench`` has measured last, CPU times included."""
 API = ("accept", "check", "pop", "submit", "status")
 """Steps that are requests to the API."""
+QUIET = ("check", "status")
+"""Those of them that log nothing if they succeed (``horde.edge.http.QUIET``)."""
 MONTH_MINUTES = 30 * 24 * 60
 
 
@@ -82,7 +84,7 @@ def of_step(
         "sqs_request": float(sqs),
         "s3_write": float(puts),
         "s3_read": float(gets),
-        "log_gb": runs * inputs.value("log_bytes") / 1e9,
+        "log_gb": (0 if name in QUIET else runs) * inputs.value("log_bytes") / 1e9,
         "egress_gb": (runs if name in API else 0) * inputs.value("answer_kb") / 1e6,
     }
     return Use(used) * (1 / LIVES)
