@@ -7,6 +7,7 @@ worker writes once a minute, is not in a life.
 
 import base64
 import io
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,9 +30,10 @@ AFTER_ITS_END_S = 3600
 
 @cache
 def detailed(width: int, height: int) -> bytes:
-    """Return a picture that codes to as many bytes as a drawn one does, or more."""
-    out = io.BytesIO()
-    Image.effect_noise((width, height), 64).convert("RGB").save(out, "WEBP", quality=90, method=0)
+    """Return a picture of many bytes, so that the key of its submit is read before the body."""
+    out, noise = io.BytesIO(), random.Random(1).randbytes(width * height)
+    image = Image.frombytes("L", (width, height), noise).convert("RGB")
+    image.save(out, "WEBP", quality=75, method=0)
     return out.getvalue()
 
 
