@@ -1408,6 +1408,7 @@ def test_nothing_is_found_in_an_account_that_changes_while_it_is_read_again(busy
 
 def test_old_rewards_that_are_posted_while_the_audit_reads_are_not_found(busy: Busy) -> None:
     busy.cloud.draw(busy.worker)
+    busy.cloud.deliver("share")
     busy.cloud.clock.pass_seconds(3600)
     before, counted = everything(busy.cloud.store), reads(busy.cloud).counted()
     busy.cloud.stream()
