@@ -260,7 +260,7 @@ class Request:
 class Generation:
     """One image of a request.
 
-    ``created_at``, ``settled_at`` and ``shared_at`` are in ms, ``lease_until`` in seconds.
+    ``created_at`` and ``settled_at`` are in ms, ``lease_until`` in seconds.
     """
 
     id: str
@@ -325,7 +325,6 @@ class Generation:
     """The verdict on the delivered file (``rules.sharing``); without one it is not published."""
     shareable: bool = False
     """Whether it was delivered uncensored for a shared request: where its file lies."""
-    shared_at: int | None = None
 
     @property
     def pixelsteps(self) -> int:
@@ -372,6 +371,10 @@ def parse_shared_key(key: str) -> tuple[str, str] | None:
         case ["shared", generation_id, name] if name.endswith(".webp"):
             return generation_id, name.removesuffix(".webp")
     return None
+
+
+OLD_ENDING = ".webp"
+"""How keys in the data set end that were written before an image and its row were one object."""
 
 
 @dataclass(frozen=True, slots=True)

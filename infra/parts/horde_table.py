@@ -40,7 +40,7 @@ ACCEPT = READ_WRITE
 """Charge and record a request, count waiting images, and read a key with the marks of queues."""
 SETTLE = (*READ_WRITE, "ConditionCheckItem")
 """End an image, or requeue it on the condition that its request is still open."""
-PUBLISH = (*MANAGE, "ConditionCheckItem")
+PUBLISH = (*MANAGE, "BatchGetItem", "ConditionCheckItem")
 """Read and write marks of shared and held images, on the condition that they may be published."""
 PAY = ("BatchGetItem", "PutItem", "UpdateItem")
 """Post the stream's events."""

@@ -126,7 +126,7 @@ def test_an_image_marked_shared_before_it_is_copied_is_found(
             user_id=request.user_id,
             worker_user=generation.worker_user or 0,
         )
-        world.store.sharing.mark_shared(image, "early")
+        world.store.sharing.mark_shared(image, "early", 1)
         return real(request, generation, **file)
 
     monkeypatch.setattr(share, "row", marks)

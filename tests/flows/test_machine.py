@@ -681,12 +681,11 @@ class Machine(RuleBasedStateMachine):
 
     def compare_data_set(self) -> None:
         """The LAION bucket holds exactly what was shared and not withdrawn, as it was delivered."""
-        found = {key.rpartition("/")[2]: body for key, body in self.cloud.laion().items()}
-        names = [f"{image}.{kind}" for image in self.model.data_set for kind in ("webp", "json")]
-        assert sorted(found) == sorted(names)
+        found = self.cloud.archives()
+        assert found.keys() == self.model.data_set.keys()
         for image, colour in self.model.data_set.items():
             side = self.model.image(image).request.body.side
-            assert found[f"{image}.webp"] == webp(colour, side, side)
+            assert found[image][0] == webp(colour, side, side)
 
     # --- the end ---------------------------------------------------------------------------------
 

@@ -552,11 +552,11 @@ def test_sharing(world: World, say: Say) -> None:
     say("withdraw none", lambda: room.mark_withdrawn(replace(shared, generation_id=MISSING)))
     say("withdrawn", lambda: room.withdrawn([facts["job"], MISSING]))
     held = Held(generation_id=other, request_id=request.id, user_id=ada.id, worker_user=owner.id)
-    say("share again", lambda: room.mark_shared(held, "k"))
-    say(
-        "share what is not settled",
-        lambda: room.mark_shared(replace(held, generation_id=MISSING), "k", settled=False),
-    )
+    say("share again", lambda: room.mark_shared(held, "k", 7))
+    say("share another", lambda: room.mark_shared(replace(held, generation_id=MISSING), "k", 7))
+    say("context", lambda: room.context(held))
+    say("context of one's own", lambda: room.context(replace(held, worker_user=ada.id)))
+    say("context of nobody", lambda: room.context(replace(held, user_id=0, worker_user=99)))
 
 
 def test_rating_what_is_withdrawn(world: World, say: Say) -> None:

@@ -64,7 +64,8 @@ MAY = {
     "manage": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
     "webhook": verbs("GetItem") | SEND | READ_IMAGES,
     "transfer": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
-    "share": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem", "ConditionCheckItem")
+    "share": verbs("GetItem", "BatchGetItem", "PutItem", "UpdateItem", "DeleteItem")
+    | verbs("ConditionCheckItem")
     | CONSUME
     | PUT
     | READ_IMAGES

@@ -14,6 +14,7 @@ from horde.store.counts import full_id, open_key
 from horde.store.due import Due, DueRow
 from horde.store.items import Row, from_item, id_of, row_of
 from infra.operate.audit.run import audit
+from tests.support.archives import opened
 from tests.support.deployment import Deployment, Item
 from tests.support.moto_aws import ACCOUNT, REGION
 
@@ -72,6 +73,17 @@ class Reading(Deployment):
     def laion(self) -> dict[str, bytes]:
         """Return every object of the data set."""
         return self.objects_of("Laion")
+
+    def archives(self, part: str = "Laion") -> dict[str, tuple[bytes, dict[str, Any]]]:
+        """Return the image and the row of every archive of the data set, or of another bucket."""
+        found = {}
+        for name, body in self.objects_of(part).items():
+            folder, _, file = name.rpartition("/")
+            image, row = opened(body)
+            assert file == f"{row['id']}.tar"
+            assert folder == ("" if part == "Held" else f"incoming/date={row['created_on']}")
+            found[row["id"]] = (image, row)
+        return found
 
     def everything(self) -> dict[str, Any]:
         """Return all that is stored: every item, by its key, and every object of every bucket."""

@@ -15,6 +15,7 @@ from horde.store.audit_rows import (
     AuditRow,
     CountedRow,
     EntryRow,
+    HeldBackRow,
     HeldRow,
     ImageRow,
     IndexKeys,
@@ -30,7 +31,7 @@ from horde.store.items import DUE, LISTED, TTL, WAITING, Item, Kind, Row, from_i
 from horde.store.settlements import POSTED, settlement_of
 
 
-def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kinds
+def read(item: Item) -> AuditRow | None:  # noqa: C901, PLR0911 - a flat table of kinds
     """Return an item as a typed row, or None if the audit does not check its kind.
 
     Raises KeyError, ValueError, TypeError or AttributeError for an item that this system did not
@@ -60,7 +61,10 @@ def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kind
                 user_id=int(item["user_id"]["N"]),
                 object_key=item["object_key"]["S"],
                 withdrawn="withdrawn_at" in item,
+                size=_number(item, "size"),
             )
+        case Kind.HELD:
+            return HeldBackRow(name)
         case Kind.COUNTED:
             return CountedRow(name)
         case Kind.STATS if row.pk.startswith(f"{Kind.WORKER}#"):

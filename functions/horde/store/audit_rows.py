@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
-from horde.records import Generation, Request, Settlement, SharedKey, User
+from horde.records import OLD_ENDING, Generation, Request, Settlement, SharedKey, User
 from horde.store.items import TTL, Row
 
 
@@ -115,11 +115,22 @@ class PublishedRow:
     user_id: int
     object_key: str
     withdrawn: bool
+    size: int | None = None
+    """The object's, in bytes; None if image and row are two objects."""
 
     @property
-    def objects(self) -> tuple[str, str]:
-        """The keys of its image and of its metadata in the data set's bucket."""
-        return self.object_key, self.object_key.removesuffix("webp") + "json"
+    def objects(self) -> tuple[str, ...]:
+        """The keys of its files in the data set's bucket: one, or of an early image two."""
+        if self.object_key.endswith(OLD_ENDING):
+            return self.object_key, self.object_key.removesuffix(OLD_ENDING) + ".json"
+        return (self.object_key,)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBackRow:
+    """An image that is held back from the data set."""
+
+    generation_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +149,7 @@ AuditRow = (
     | HeldRow
     | SharedKeyRow
     | PublishedRow
+    | HeldBackRow
     | CountedRow
 )
 

@@ -14,7 +14,7 @@ from infra.operate.audit.findings import Finding, Findings, View
 from infra.operate.audit.image_checks import images
 from infra.operate.audit.limit_checks import held, open_images
 from infra.operate.audit.request_checks import requests
-from infra.operate.audit.sharing_checks import awards, published, sharedkeys
+from infra.operate.audit.sharing_checks import awards, published, shared, sharedkeys
 from infra.operate.audit.stored_checks import stored
 
 Check = Callable[[View], Findings]
@@ -28,6 +28,7 @@ CHECKS: tuple[Check, ...] = (
     requests,
     images,
     published,
+    shared,
     stored,
     awards,
     sharedkeys,

@@ -56,6 +56,9 @@ class Rule(StrEnum):
     TAXED = "a request's tax is the ruleset's tax for shared or private images"
     SHAREABLE = "images from a source image are never shared; anonymous text-to-image always is"
     PUBLISHED = "the data set has only delivered, uncensored images of shared requests"
+    SHARED = (
+        "what was delivered for sharing is in the data set or held back, or something forbids it"
+    )
     STORED = "the bucket has the files of every image in the data set, and no others"
     RATED = "a rating's award goes to the request's owner, within the rules and its price"
     BUDGET = "a shared key has spent what its requests paid, and has left what else it was granted"
@@ -167,7 +170,8 @@ class View:
         row = self.books.requests.get(request_id)
         names, users = {request_key(request_id)}, set()
         for name in [*generations, *(row.request.generations if row else [])]:
-            names |= {generation_key(name), partition(items.Kind.SHARED, name)}
+            kinds = (items.Kind.GENERATION, items.Kind.SHARED, items.Kind.HELD)
+            names |= {partition(kind, name) for kind in kinds}
             image = self.books.images.get(name)
             if image is not None:
                 users |= {image.generation.worker_user, image.generation.user_id}
@@ -206,7 +210,7 @@ def generation_key(generation_id: str) -> str:
     return partition(items.Kind.GENERATION, generation_id)
 
 
-HELD = "HELD"
+HELD = "HELD BY"
 """The kind, in ``Finding.about``, of a worker's statistics."""
 
 
