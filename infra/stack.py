@@ -41,7 +41,7 @@ class HordeCommonsStack(Stack):
 
         # client -> API -> generate: validate, price, tax, decide what is shared, charge.
         charging = (*env, models_env, sources_env, allowance_env, hashes.env)
-        generate = make("generate", *charging, memory=1024, may=parts.ACCEPT)
+        generate = make("generate", *charging, memory=768, may=parts.ACCEPT)
         api.route(generate, "generate")
         sources.grant_put(generate)
 

@@ -85,9 +85,14 @@ def of_step(
         "s3_write": float(puts),
         "s3_read": float(gets),
         "log_gb": (0 if name in QUIET else runs) * inputs.value("log_bytes") / 1e9,
-        "egress_gb": (runs if name in API else 0) * inputs.value("answer_kb") / 1e6,
+        "egress_gb": (meter.answered + _framing(name, runs, inputs)) / 1e9,
     }
     return Use(used) * (1 / LIVES)
+
+
+def _framing(name: str, runs: int, inputs: Inputs) -> float:
+    """Return the bytes that API Gateway adds to the answers of a step's functions."""
+    return runs * inputs.value("framing_bytes") if name in API else 0.0
 
 
 def of_life(
