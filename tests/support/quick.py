@@ -57,8 +57,16 @@ def _as_it_is(self: Any, serialized: Any, value: Any, shape: Any, key: str) -> N
         _serialize_map(self, serialized, value, shape, key)
 
 
+SCALARS = {"S", "N", "B", "BOOL", "NULL"}
+"""Kinds of values that nothing changes in their place, so that copies share them."""
+
+
 def _copied_item(item: Item, _memo: dict[int, Any]) -> Any:
-    return pickle.loads(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
+    made = copy.copy(item)
+    made.attrs = LimitedSizeDict()
+    for name, value in item.attrs.items():
+        made.attrs[name] = value if value.type in SCALARS else copy.deepcopy(value)
+    return made
 
 
 _parser: Any = vars(expressions)["UpdateExpressionParser"]
@@ -89,8 +97,12 @@ _node: Any = vars(ast_nodes)["Node"]
 
 @cache
 def _is(kind: type, kinds: Any) -> bool:
-    """Say whether a class is one of these: abstract ones answer a hundred times slower."""
+    """Say whether a class is one of these: abstract ones answer slowly."""
     return issubclass(kind, kinds)
+
+
+def _isinstance(value: Any, kinds: Any) -> bool:
+    return _is(type(value), kinds)
 
 
 @cache
@@ -100,7 +112,7 @@ def _pickled(tree: Any) -> bytes:
 
 def _copied_tree(value: Any) -> Any:
     """Return a copy of a parsed expression, which moto works on, or of anything else."""
-    return pickle.loads(_pickled(value)) if _is(type(value), _node) else copy.deepcopy(value)
+    return pickle.loads(_pickled(value)) if _isinstance(value, _node) else copy.deepcopy(value)
 
 
 _cast: Any = vars(DynamoType)["cast_value"].fget
@@ -119,9 +131,9 @@ def _descend(self: Any, kinds: tuple[type, ...], node: Any, at: int) -> Any:
     parent = node.parent
     for index, child in enumerate(node.children or ()):
         self.pre_processing_of_child(node, index)
-        if _is(type(child), _node):
+        if _isinstance(child, _node):
             _descend(self, kinds, child, index)
-    if _is(type(node), kinds):
+    if _isinstance(node, kinds):
         node = self.process(node)
         node.parent = parent
         if parent:
@@ -159,6 +171,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_parser, "make", staticmethod(_parsed))
     monkeypatch.setattr(_condition_parser, "_lex_condition_expression", _lex_once)
     monkeypatch.setattr(validators, "deepcopy", _copied_tree)
+    monkeypatch.setattr(ast_nodes, "isinstance", _isinstance, raising=False)
     monkeypatch.setattr(vars(ast_nodes)["DepthFirstTraverser"], "traverse", _traverse)
     monkeypatch.setattr(validators.ActionCountValidator, "traverse", _count_once)
     monkeypatch.setattr(DynamoType, "cast_value", property(_cast_value))
