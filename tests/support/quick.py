@@ -102,7 +102,8 @@ def _is(kind: type, kinds: Any) -> bool:
 
 
 def _isinstance(value: Any, kinds: Any) -> bool:
-    return _is(type(value), kinds)
+    kind: Any = type(value)
+    return _is(kind, kinds)
 
 
 @cache
