@@ -160,8 +160,8 @@ def recolour(rgba: Bytes, colour: str) -> Bytes:
     # The dominant hue is the mode of a histogram, smoothed around the colour circle.
     histogram = np.bincount((hue * 36).astype(int).ravel() % 36, weight.ravel(), 36)
     smooth = histogram + np.roll(histogram, 1) + np.roll(histogram, -1)
-    main = (int(smooth.argmax()) + 0.5) / 36
-    is_grey = smooth.max() < 0.16 * (alpha[..., 0] > 128).sum()
+    main = (int(np.argmax(smooth)) + 0.5) / 36
+    is_grey = np.max(smooth) < 0.16 * (alpha[..., 0] > 128).sum()
     distance = np.abs((hue - main + 0.5) % 1 - 0.5)
     share = np.clip((0.17 - distance) / 0.05, 0, 1) * np.clip((saturation - 0.12) / 0.15, 0, 1)
     if is_grey:

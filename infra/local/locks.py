@@ -35,6 +35,8 @@ MACOS = "14.0"
 """The oldest macOS that torch has wheels for."""
 SIZED = "3.13"
 """The Python whose downloads are added up."""
+LAMBDA = "3.13"
+"""The Python that Lambda runs."""
 JOBS = 2
 
 
@@ -51,6 +53,8 @@ class Lock:
     """It need not agree with dev.txt: it never shares an environment with it."""
     archive: bool = False
     """One wheel that is unpacked anywhere and installed nowhere."""
+    lambdas: bool = False
+    """It is unpacked beside the functions, for Lambda's Python and Linux alone."""
 
     @property
     def file(self) -> Path:
@@ -61,6 +65,8 @@ class Lock:
         """Return each Python and platform it must work on."""
         if self.archive:
             return [("3.12", "x86-64 Linux")]
+        if self.lambdas:
+            return [(LAMBDA, platform) for platform in PLATFORMS if platform.endswith("Linux")]
         return [(python, platform) for python in PYTHONS for platform in PLATFORMS]
 
 
@@ -74,6 +80,7 @@ LOCKS = (
     Lock("local"),
     Lock("test"),
     Lock("weights", alone=True, archive=True),
+    Lock("bench", lambdas=True),
     Lock("clients", alone=True),
 )
 BY_HAND = ("torch-cpu",)
@@ -101,6 +108,8 @@ def sizes(lock: Lock) -> str:
     shown = []
     for platform in PLATFORMS:
         place = lock.places()[0] if lock.archive else (SIZED, platform)
+        if place not in lock.places():
+            continue
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "pylock.toml"
             if why := resolve(lock.file, *place, "--format=pylock.toml", f"-o{out}"):

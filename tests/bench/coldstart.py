@@ -10,9 +10,9 @@ neither TLS nor a call is in the figures.
 """
 
 import argparse
+import hashlib
 import os
 import platform
-import re
 import shutil
 import socket
 import statistics
@@ -29,9 +29,8 @@ from layers import build
 from layers.bytecode import RUNTIME, compile_folder, python_for
 
 HOT = ("generate", "status", "worker")
-RUNTIME_CLIENT = "awslambdaric==4.2.2"
 USUAL = "powertools + boto3"
-ROOT = build.ROOT
+LOCK = build.ROOT / "requirements" / "bench.txt"
 TARGET = "lambda-x86" if platform.machine() == "x86_64" else "lambda"
 """The build whose wheels run on this machine."""
 ENVIRONMENT = {
@@ -110,18 +109,17 @@ def table(variants: Sequence[Variant]) -> Iterator[str]:
 
 def plain_stack(target: str, python: Path) -> Path:
     """Return a folder with the runtime client and the usual stack, compiled; built once."""
-    folder = build.BUILD / "bench" / "plain"
+    stamp = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
+    folder = build.BUILD / "bench" / f"plain-{stamp}"
     if folder.exists():
         return folder
-    locked = (ROOT / "requirements" / "deploy.txt").read_text()
-    names = ("aws-lambda-powertools", "boto3", "botocore")
-    versions = re.findall(rf"^((?:{'|'.join(names)})==\S+)", locked, re.MULTILINE)
     work = folder.with_suffix(".part")
     shutil.rmtree(work, ignore_errors=True)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--no-compile"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+    pip += ["--only-binary=:all:", "--no-compile", "--requirement", str(LOCK)]
     pip += [f"--target={work}", f"--python-version={RUNTIME[0]}.{RUNTIME[1]}"]
     pip += ["--implementation=cp", *(f"--platform={name}" for name in build.TARGETS[target])]
-    subprocess.run([*pip, RUNTIME_CLIENT, *versions], check=True)
+    subprocess.run(pip, check=True)
     compile_folder(work, str(folder), python)
     work.rename(folder)
     return folder

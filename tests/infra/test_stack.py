@@ -230,6 +230,21 @@ def test_every_queue_that_feeds_a_function_has_a_dlq(template: Template) -> None
             assert properties["MaximumRetryAttempts"] > 0
 
 
+def test_payouts_waits_for_more_records_and_no_other_reader_of_the_stream_does(
+    template: Template,
+) -> None:
+    waits = {
+        mapping["Properties"]["FunctionName"]["Ref"]: mapping["Properties"].get(
+            "MaximumBatchingWindowInSeconds", 0
+        )
+        for mapping in of_type(template, "AWS::Lambda::EventSourceMapping").values()
+        if "FilterCriteria" in mapping["Properties"]
+    }
+    names = {file: name for file, (name, _) in functions(template).items()}
+    assert waits.pop(names["payouts"]) > 0
+    assert waits == {names["enqueue"]: 0}
+
+
 def test_the_sweep_has_a_dlq_for_a_run_that_failed_and_for_one_that_never_came(
     template: Template,
 ) -> None:

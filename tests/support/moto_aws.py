@@ -6,7 +6,8 @@ throttled, a TTL deletes nothing, and a queue's visibility runs out in real time
 how it copies its tables, ``direct`` how DynamoDB is called, neither what the tables hold.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,9 +51,26 @@ def moto_clients() -> Iterator[dict[str, Any]]:
         for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):
             patch.delenv(name, raising=False)
         session = boto3.Session(region_name=REGION)
+        patch.setattr(aws, "_botocore_client", _made_once(vars(aws)["_botocore_client"]))
         aws.clear_cache()
         yield {name: session.client(name) for name in SERVICES}  # type: ignore[call-overload]
         aws.clear_cache()
+
+
+def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Make one client for each service and environment, whatever is forgotten between tests."""
+    made: dict[tuple[Any, ...], Any] = {}
+
+    def client(name: str, session: Any = None) -> Any:
+        if session is not None:
+            return make(name, session)
+        decides = sorted(each for each in os.environ.items() if each[0].startswith("AWS_"))
+        wanted = (name, *decides)
+        if wanted not in made:
+            made[wanted] = make(name)
+        return made[wanted]
+
+    return client
 
 
 @contextmanager

@@ -3,20 +3,24 @@
 Before each transaction moto copies the whole table with its stream, item by item, for a rollback;
 it looks every attribute of every item up in its description of the API, and measures an item at
 each of its attributes. Here items are copied when they are changed, stream records never, and
-attributes go out as they are; update expressions are parsed once, and what a class can do is looked
-up once. What is written, refused and rolled back is as before; ``direct`` refuses items larger than
-DynamoDB's 400 KB in moto's place.
+attributes go out as they are; expressions are split once, and what a class can do and where a
+service listens is looked up once. moto also keeps every object that it ever made, for its reset;
+here those alone that have files to close. What is written, refused and rolled back is as before;
+``direct`` refuses items larger than DynamoDB's 400 KB in moto's place.
 """
 
 import copy
 import pickle
-from collections import defaultdict
+from collections import defaultdict, deque
 from functools import cache
 from typing import Any
 
 import pytest
 from moto.core import responses
+from moto.core.base_backend import BaseBackend
+from moto.core.common_models import BaseModel
 from moto.core.serialize import BaseJSONSerializer
+from moto.dynamodb import comparisons
 from moto.dynamodb.models import DynamoDBBackend
 from moto.dynamodb.models.dynamo_type import DynamoType, Item, LimitedSizeDict
 from moto.dynamodb.models.table import Table
@@ -53,8 +57,16 @@ def _as_it_is(self: Any, serialized: Any, value: Any, shape: Any, key: str) -> N
         _serialize_map(self, serialized, value, shape, key)
 
 
+SCALARS = {"S", "N", "B", "BOOL", "NULL"}
+"""Kinds of values that nothing changes in their place, so that copies share them."""
+
+
 def _copied_item(item: Item, _memo: dict[int, Any]) -> Any:
-    return pickle.loads(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
+    made = copy.copy(item)
+    made.attrs = LimitedSizeDict()
+    for name, value in item.attrs.items():
+        made.attrs[name] = value if value.type in SCALARS else copy.deepcopy(value)
+    return made
 
 
 _parser: Any = vars(expressions)["UpdateExpressionParser"]
@@ -66,7 +78,32 @@ def _parsed(expression: str) -> Any:
     return _parse(expression)
 
 
+_condition_parser: Any = vars(comparisons)["ConditionExpressionParser"]
+_lex = _condition_parser._lex_condition_expression
+
+
+@cache
+def _tokens(condition: str) -> tuple[Any, ...]:
+    return tuple(_lex(_condition_parser(condition, {}, {})))
+
+
+def _lex_once(self: Any) -> deque[Any]:
+    """Split a condition; moto compiles eight patterns for each of its words."""
+    return deque(_tokens(self.condition_expression))
+
+
 _node: Any = vars(ast_nodes)["Node"]
+
+
+@cache
+def _is(kind: type, kinds: Any) -> bool:
+    """Say whether a class is one of these: abstract ones answer slowly."""
+    return issubclass(kind, kinds)
+
+
+def _isinstance(value: Any, kinds: Any) -> bool:
+    kind: Any = type(value)
+    return _is(kind, kinds)
 
 
 @cache
@@ -76,7 +113,7 @@ def _pickled(tree: Any) -> bytes:
 
 def _copied_tree(value: Any) -> Any:
     """Return a copy of a parsed expression, which moto works on, or of anything else."""
-    return pickle.loads(_pickled(value)) if isinstance(value, _node) else copy.deepcopy(value)
+    return pickle.loads(_pickled(value)) if _isinstance(value, _node) else copy.deepcopy(value)
 
 
 _cast: Any = vars(DynamoType)["cast_value"].fget
@@ -95,9 +132,9 @@ def _descend(self: Any, kinds: tuple[type, ...], node: Any, at: int) -> Any:
     parent = node.parent
     for index, child in enumerate(node.children or ()):
         self.pre_processing_of_child(node, index)
-        if isinstance(child, _node):
+        if _isinstance(child, _node):
             _descend(self, kinds, child, index)
-    if isinstance(node, kinds):
+    if _isinstance(node, kinds):
         node = self.process(node)
         node.parent = parent
         if parent:
@@ -110,17 +147,39 @@ def _count_once(self: Any, tree: Any) -> Any:
     return self.verify_action_counts(tree)
 
 
+_urls: Any = vars(BaseBackend)["urls"].fget
+_urls_of: dict[type, Any] = {}
+
+
+def _known_urls(self: BaseBackend) -> Any:
+    """Return where a service listens; moto imports S3's module anew for each call."""
+    if type(self) not in _urls_of:
+        _urls_of[type(self)] = _urls(self)
+    return _urls_of[type(self)]
+
+
+_new = BaseModel.__new__
+
+
+def _untracked(cls: Any, *_: Any, **__: Any) -> Any:
+    return _new(cls) if hasattr(cls, "dispose") else object.__new__(cls)
+
+
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make moto's tables quick for as long as ``monkeypatch`` lasts."""
     monkeypatch.setattr(Item, "__deepcopy__", _copied_item, raising=False)
     monkeypatch.setattr(LimitedSizeDict, "__setitem__", dict.__setitem__)
     monkeypatch.setattr(_parser, "make", staticmethod(_parsed))
+    monkeypatch.setattr(_condition_parser, "_lex_condition_expression", _lex_once)
     monkeypatch.setattr(validators, "deepcopy", _copied_tree)
+    monkeypatch.setattr(ast_nodes, "isinstance", _isinstance, raising=False)
     monkeypatch.setattr(vars(ast_nodes)["DepthFirstTraverser"], "traverse", _traverse)
     monkeypatch.setattr(validators.ActionCountValidator, "traverse", _count_once)
     monkeypatch.setattr(DynamoType, "cast_value", property(_cast_value))
     methods_of = cache(vars(responses)["method_names_from_class"])
     monkeypatch.setattr(responses, "method_names_from_class", methods_of)
+    monkeypatch.setattr(BaseBackend, "urls", property(_known_urls))
+    monkeypatch.setattr(BaseModel, "__new__", _untracked)
     monkeypatch.setattr(Table, "__deepcopy__", _backup, raising=False)
     monkeypatch.setattr(DynamoDBBackend, "update_item", _update_a_copy)
     monkeypatch.setattr(BaseJSONSerializer, "_serialize_type_map", _as_it_is)
