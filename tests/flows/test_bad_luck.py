@@ -284,7 +284,7 @@ def test_a_request_of_one_image_ends_with_it_and_no_sweep_looks_at_it(
     (image,) = asked.generations
     cloud.settle_async()
     assert [(row.kind, row.id) for row in cloud.due(10**11)] == [(Due.IMAGE, image)]
-    assert cloud.find_user(key)["active_generations"]["image"] == [expired]
+    assert cloud.find_user(key)["active_generations"]["image"] == [expired, drawn]
     cloud.clock.pass_seconds(LIFE_S - SLIDE_S)
     cloud.sweep()
     assert cloud.due(10**11) == []

@@ -397,7 +397,7 @@ def test_queue(world: World, say: Say) -> None:
     facts = asked(world, params={"n": 3})
     poor = asked(world, "poor")
     world.generate()
-    room, ada = world.store.queue, user(world, "ada")
+    room = world.store.queue
     model = "stable_diffusion"
     images = world.store.requests.generations(request_of(world, facts["request"]))
     queue = queue_of(images[0])
@@ -413,15 +413,6 @@ def test_queue(world: World, say: Say) -> None:
     say("images and known places", lambda: len(places_room.generations(asked_for)))
     world.clock.pass_seconds(2)
     say("ahead, renewed", lambda: places_room.ahead(model, middle - 1))
-    people, nobody = world.store.accounts, world.store.accounts.anonymous(3)
-    say("nobody again", lambda: people.again(nobody))
-    ids = [image.id for image in images]
-    change(world, key(Kind.ANONYMOUS, 3), open_images=encode(counts.opened(ids)["open_images"]))
-    nobody = people.anonymous(3)
-    say("open of nobody", lambda: counts.ids_of_open(nobody) == sorted(ids, key=short_id))
-    say("forget of nobody", lambda: len(people.forget_ended(nobody, ids[:1]).open_images))
-    say("forget none", lambda: len(people.forget_ended(ada, ids).open_images))
-    say("forget all", lambda: len(people.forget_ended(ada, []).open_images))
     now = world.clock.now_ms()
     say("since", lambda: room.waiting_since(model, now + 1, 9))
     say("since before", lambda: room.waiting_since(model, images[0].created_at, 9))
@@ -437,6 +428,20 @@ def test_queue(world: World, say: Say) -> None:
     say("claim again", lambda: room.claim(images[0], worker, lease_until=9))
     say("claim preferred", lambda: room.claim(images[1], worker, lease_until=9, preferred=True))
     assert poor["request"]
+
+
+def test_open_images(world: World, say: Say) -> None:
+    facts = asked(world, params={"n": 3})
+    ids = request_of(world, facts["request"]).generations
+    people, ada = world.store.accounts, user(world, "ada")
+    nobody = people.anonymous(3)
+    say("nobody again", lambda: people.again(nobody))
+    change(world, key(Kind.ANONYMOUS, 3), open_images=encode(counts.opened(ids)["open_images"]))
+    nobody = people.anonymous(3)
+    say("open of nobody", lambda: counts.ids_of_open(nobody) == sorted(ids, key=short_id))
+    say("forget of nobody", lambda: len(people.forget_ended(nobody, ids[:1]).open_images))
+    say("forget none", lambda: len(people.forget_ended(ada, ids).open_images))
+    say("forget all", lambda: len(people.forget_ended(ada, []).open_images))
 
 
 def test_rate_limits(world: World, say: Say) -> None:

@@ -82,7 +82,7 @@ def test_the_past_minute_is_in_the_fleets_performance(cloud: Cloud, worker: str)
 
 
 def test_images_are_counted_by_model(cloud: Cloud, worker: str) -> None:
-    long = "\u00fc" * 127
+    long = "\u00fc" * 50
     for model in ("stable_diffusion", "rare", long):
         cloud.pop(worker, models=[model])
         cloud.generate(models=[model], params={"n": 2 if model == "rare" else 1})
