@@ -36,6 +36,9 @@ def test_nothing_costs_more_in_the_longest_queue(
     template: dict[str, Any], clients: dict[str, Any], drawable: bool
 ) -> None:
     """What counts the queue does so up to a bound, which ``LONG`` has passed: the sweep for its
-    census, and the first check of a second."""
+    census, and the first check of a second. An image's item is some bytes longer or shorter by its
+    random seed, so what a megabyte of them costs to read differs by a unit or two."""
     long = grown(template, clients, LONG, drawable=drawable, sweep=True)
-    assert grown(template, clients, LONGEST, drawable=drawable, sweep=True) == long
+    longest = grown(template, clients, LONGEST, drawable=drawable, sweep=True)
+    assert longest.pop("sweep") == pytest.approx(long.pop("sweep"), rel=0.01)
+    assert longest == long
