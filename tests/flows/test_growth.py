@@ -40,5 +40,6 @@ def test_nothing_costs_more_in_the_longest_queue(
     random seed, so what a megabyte of them costs to read differs by a unit or two."""
     long = grown(template, clients, LONG, drawable=drawable, sweep=True)
     longest = grown(template, clients, LONGEST, drawable=drawable, sweep=True)
-    assert longest.pop("sweep") == pytest.approx(long.pop("sweep"), rel=0.01)
+    for name in ("sweep", "first check"):
+        assert longest.pop(name) == pytest.approx(long.pop(name), rel=0.02)
     assert longest == long
