@@ -1,11 +1,11 @@
-"""SQS -> RunPod ``/run``: one ticket for every batch of a request's images.
+"""A new request -> RunPod ``/run``: one ticket for every batch of its images.
 
-Crash window: if this run dies after RunPod took a ticket, the message is delivered again. Its
-tickets are then sent twice, which costs one empty pop each. If RunPod is down, messages end in the
-DLQ after their retries. The images still wait in the table, and the sweep sends new tickets.
+``enqueue`` hands the request over, and Lambda may run this twice for it. Crash window: if this run
+dies after RunPod took a ticket, it is run again. Its tickets are then sent twice, which costs one
+empty pop each. If RunPod is down, the request ends in the DLQ after three tries. Its images still
+wait in the table, and the sweep sends new tickets.
 """
 
-import json
 from typing import Any
 
 from horde import aws, runpod, startup
@@ -28,7 +28,7 @@ def tickets(images: int, per_ticket: int) -> list[int]:
 
 
 def dispatch(message: dict[str, Any]) -> int:
-    """Send one message's tickets and return how many they are; raises RunPodError."""
+    """Send one request's tickets and return how many they are; raises RunPodError."""
     settings = Settings.load()
     model = settings.models.get(message["model"])
     if model is None or model.endpoint is None:
@@ -48,14 +48,11 @@ def dispatch(message: dict[str, Any]) -> int:
 startup.ready("ssm")
 
 
-def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry point; only failed messages are delivered again."""
-    failed, sent = [], 0
-    for record in event["Records"]:
-        try:
-            sent += dispatch(json.loads(record["body"]))
-        except Exception as error:  # noqa: BLE001 - the edge: logged, and tried again
-            logger.warning("not dispatched", extra={"error": f"{type(error).__name__}: {error}"})
-            failed.append({"itemIdentifier": record["messageId"]})
-    logger.info("dispatched", extra={"tickets": sent, "failed": len(failed)})
-    return {"batchItemFailures": failed}
+def handler(event: dict[str, Any], _context: object) -> None:
+    """Lambda's entry point; what it raises is tried again."""
+    try:
+        sent = dispatch(event)
+    except Exception as error:
+        logger.warning("not dispatched", extra={"error": f"{type(error).__name__}: {error}"})
+        raise
+    logger.info("dispatched", extra={"tickets": sent})

@@ -20,7 +20,6 @@ import math
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -121,7 +120,7 @@ def generate(call: Call) -> Response:
     drawn = is_possible(store, settings.models, models, any_model=not body.models)
     if user.anonymous:
         admission.check_anonymous_model(models[0], drawn=drawn)
-    user = with_room(store, user, call.ip, spec.n)
+    user, drawn_now = with_room(store, user, call.ip, spec.n)
     sharedkeys.check_request(sharedkey, spec, total=price.total)
     admission.check_upfront(upfront, total=price.total, available=available)
     source = None
@@ -145,7 +144,13 @@ def generate(call: Call) -> Response:
             images.put_webp(aws.s3(), settings.sources_bucket, request.mask_key, source.mask)
     with _posts_limited(call.ip, anonymous=user.anonymous) as posts_per_s:
         store.requests.accept(
-            request, generations, user, sharedkey, upfront=upfront, posts_per_s=posts_per_s
+            request,
+            generations,
+            user,
+            sharedkey,
+            done=drawn_now,
+            upfront=upfront,
+            posts_per_s=posts_per_s,
         )
 
     no_worker = None if drawn else ruleset.fill(NO_WORKER)
@@ -170,21 +175,33 @@ def _posts_limited(ip: str, *, anonymous: bool) -> Iterator[int | None]:
         raise ratelimit.refusal(ratelimit.GENERATE, ip, anonymous=anonymous) from None
 
 
-def with_room(store: Store, user: User, ip: str, n: int) -> User:
+def with_room(store: Store, user: User, ip: str, n: int) -> tuple[User, int]:
     """Return an account that may have ``n`` more images waiting; ``accept`` holds the limit.
 
-    Of the anonymous account it is the part for this address: of several, the first with room. A
-    count that is too high is corrected first. Raises TooManyPrompts.
+    Of the anonymous account it is the part for this address: of several, the first with room. If
+    its open images are as many as may wait, they are read, since those that are drawn do not wait.
+    Second is the number of these. Raises TooManyPrompts.
     """
+    done = 0
     if user.anonymous:
         own, *others = ratelimit.anonymous_parts(ip)
         user = store.accounts.anonymous(own)
-        while others and user.waiting + n > admission.concurrency(user):
+        while others and len(user.open_images) + n > admission.concurrency(user):
             user = store.accounts.anonymous(others.pop(0))
-    if user.waiting + n > admission.concurrency(user):
-        user = replace(user, waiting=store.queue.recount(user))
-    admission.check_concurrency(user, waiting=user.waiting, n=n)
-    return user
+    if user.open_images and len(user.open_images) + n > admission.concurrency(user):
+        user, done = _with_fresh(store, user)
+    admission.check_concurrency(user, waiting=len(user.open_images) - done, n=n)
+    return user, done
+
+
+def _with_fresh(store: Store, user: User) -> tuple[User, int]:
+    """Return an account without those of its open images that have ended; and those drawn now.
+
+    The reward that takes a delivered image out may be posted some seconds later.
+    """
+    images = store.listings.open_images(user)
+    drawn = sum(one.state is State.PROCESSING for one in images)
+    return store.accounts.forget_ended(user, [one.id for one in images]), drawn
 
 
 def check_webhook(url: str | None) -> None:

@@ -4,17 +4,28 @@ S3 tells of objects below ``shared/`` alone: files that a submit has checked and
 that names their content. The settlement says which of them was delivered, and this function takes
 that one, after it has compared the SHA-256 of what it read.
 
-An image goes one of three ways. It is published: its file and its row are written to the LAION
-bucket. It is held back in a private bucket until its worker's owner is trusted; then the sweep asks
-for its release. Or it is dropped. What a worker marked as CSAM takes all images of its request out
-of the data set again, and raises an alarm.
+An image goes one of three ways. It is published: its archive, one object with file and row, is
+written to the LAION bucket. It is held back in a private bucket until its worker's owner is
+trusted; then the sweep asks for its release. Or it is dropped. What a worker marked as CSAM takes
+all images of its request out of the data set again, and raises an alarm.
 
-An event that arrives before its settlement is retried later, with growing pauses. A repeated event
-writes the same bytes to the same keys. Crash windows: if this run dies between the image, its
-metadata and the mark in the table, the message is delivered again and everything is written again.
-The metadata comes after the image, so a reader that lists ``.json`` never misses an image. If the
-mark is refused, because the image must not be published by now, its files are deleted again; if
-this run dies before that, the repeated message deletes them.
+No image stays in the data set whose request was marked, whose author's account was deleted, or
+whose worker's owner was flagged before it was published. No transaction is needed for that:
+
+1. The archive is written.
+2. The record is put, if there is none: one plain write.
+3. What forbids the image is read, with strong consistency. If anything does, or if the image was
+   withdrawn, the archive is deleted, and the record says that it was withdrawn.
+
+Whoever marks, deletes or flags writes that first, and then looks for records: ``unpublish`` and
+``bin/operator``. If the record is there by then, they find it. If it is not, step 3 comes after
+their write, and finds that. Both may withdraw one image: it is the same.
+
+An event that arrives before its settlement is retried later, with growing pauses. Crash windows: if
+this run dies, the message is delivered again. After step 1, there is no record: the same bytes are
+written to the same key, or the archive is deleted if something forbids it by now. After step 2, the
+record is there: nothing is written, and step 3 decides by what is true then. A message that comes
+again, or two at once, do the same. The record of a withdrawn image stays, so none brings it back.
 """
 
 import hashlib
@@ -25,7 +36,16 @@ from urllib.parse import unquote_plus
 from horde import aws, dataset, images, startup
 from horde.log import logger
 from horde.records import Held, parse_shared_key
-from horde.rules.sharing import Verdict, drawn_by, judge, judge_people, row
+from horde.rules.sharing import (
+    Context,
+    Verdict,
+    created_on,
+    drawn_by,
+    forbidden,
+    judge,
+    judge_context,
+    row,
+)
 from horde.store import Store, connect
 
 MAX_PAUSE_S = 300
@@ -58,22 +78,22 @@ def share(key: str) -> Verdict:
         return Verdict.NEVER  # an earlier version announced uploads
     generation_id, sha256 = parsed
     generation = store.requests.generation(generation_id)
-    request = store.requests.get(generation.request_id) if generation else None
-    verdict = judge(request, generation, sha256)
-    if verdict is not Verdict.SHARE or request is None or generation is None:
-        return verdict
-    if generation.shared_at is not None:
-        return verdict
+    if generation is None:
+        return Verdict.NEVER
     image = Held(
         generation_id=generation.id,
-        request_id=request.id,
-        user_id=request.user_id,
+        request_id=generation.request_id,
+        user_id=generation.user_id,
         worker_user=generation.worker_user or 0,
     )
-    author, owner = store.accounts.get(image.user_id), store.accounts.get(image.worker_user)
-    verdict = judge_people(author, owner, hold=settings.hold_volunteers)
-    if verdict is Verdict.NEVER:
+    context = store.sharing.context(image)
+    request = context.request
+    verdict = judge(request, generation, sha256)
+    if verdict is not Verdict.SHARE or request is None:
         return verdict
+    target = dataset.object_key(created_on(request, generation), generation.id)
+    if context.shared is not None or forbidden(context):
+        return _settled(store, image, context, target)
     body = _read(settings.outputs_bucket, key)
     if hashlib.sha256(body).hexdigest() != sha256:
         message = f"{key} is not what was delivered"
@@ -81,14 +101,15 @@ def share(key: str) -> Verdict:
     published = row(
         request,
         generation,
-        drawn=drawn_by(owner),
+        drawn=drawn_by(context.owner),
         sha256=sha256,
         size=len(body),
         secret=aws.secret(settings.hash_secret),
     )
-    if verdict is Verdict.HOLD:
-        return verdict if _hold(store, image, body, published) else Verdict.NEVER
-    return verdict if _publish(store, image, body, published) else Verdict.NEVER
+    archive = dataset.pack(body, published)
+    if judge_context(context, hold=settings.hold_volunteers) is Verdict.HOLD:
+        return _hold(store, image, archive)
+    return _publish(store, image, archive, target)
 
 
 def release(generation_id: str) -> Verdict:
@@ -102,19 +123,23 @@ def release(generation_id: str) -> Verdict:
     image = store.held.get(generation_id)
     if image is None:
         return Verdict.NEVER
-    author, owner = store.accounts.get(image.user_id), store.accounts.get(image.worker_user)
-    verdict = judge_people(author, owner, hold=settings.hold_volunteers)
+    context = store.sharing.context(image)
+    verdict = judge_context(context, hold=settings.hold_volunteers)
     if verdict is Verdict.HOLD:
         return verdict
-    if verdict is Verdict.SHARE and store.sharing.get(generation_id) is None:
-        bucket = settings.held_bucket
-        published = json.loads(_read(bucket, f"{generation_id}.json"))
-        published["drawn_by"] = drawn_by(owner)
-        body = _read(bucket, f"{generation_id}.webp")
-        settled = store.requests.generation(generation_id) is not None
-        if not _publish(store, image, body, published, settled=settled):
-            verdict = Verdict.NEVER
-    drop(store, generation_id)
+    if context.shared is not None:
+        verdict = _settled(store, image, context, context.shared.object_key)
+    elif verdict is Verdict.NEVER:
+        drop(store, generation_id)
+        return verdict
+    else:
+        body, published = dataset.unpack(
+            _read(settings.held_bucket, dataset.held_key(generation_id))
+        )
+        published["drawn_by"] = drawn_by(context.owner)
+        target = dataset.object_key(published["created_on"], generation_id)
+        verdict = _publish(store, image, dataset.pack(body, published), target)
+    _forget(store, generation_id)
     return verdict
 
 
@@ -134,8 +159,24 @@ def unpublish(request_id: str) -> None:
 
 
 def drop(store: Store, generation_id: str) -> None:
-    """Delete an image that is held back. Idempotent: the record goes after the files."""
-    dataset.delete(aws.s3(), Settings.load().held_bucket, f"{generation_id}.webp")
+    """Delete an image that is held back, and what a release that died has written of it.
+
+    A published image has a record in the data set, and stays. Idempotent: the held copy, which
+    names the day of delivery, goes after what it tells of, and the record goes last.
+    """
+    settings = Settings.load()
+    archive = images.read(aws.s3(), settings.held_bucket, dataset.held_key(generation_id))
+    if archive is not None and store.sharing.get(generation_id) is None:
+        _, published = dataset.unpack(archive)
+        key = dataset.object_key(published["created_on"], generation_id)
+        dataset.delete(_laion(), settings.laion_bucket, key)
+    _forget(store, generation_id)
+
+
+def _forget(store: Store, generation_id: str) -> None:
+    """Delete the held copy of an image. Idempotent: the record goes after the file."""
+    key = dataset.held_key(generation_id)
+    dataset.delete(aws.s3(), Settings.load().held_bucket, key)
     store.held.remove(generation_id)
 
 
@@ -152,33 +193,38 @@ def _laion() -> Any:
     return aws.s3_with_role(role) if role else aws.s3()
 
 
-def _hold(store: Store, image: Held, body: bytes, published: dict[str, Any]) -> bool:
-    """Hold an image back; returns False if it may not be published at all."""
-    key = f"{image.generation_id}.webp"
-    dataset.write(aws.s3(), Settings.load().held_bucket, key, body, published)
+def _hold(store: Store, image: Held, archive: bytes) -> Verdict:
+    """Hold an image back, unless it may not be published at all by now."""
+    key = dataset.held_key(image.generation_id)
+    dataset.write(aws.s3(), Settings.load().held_bucket, key, archive)
     if store.held.add(image):
-        return True
+        return Verdict.HOLD
     drop(store, image.generation_id)
-    return False
+    return Verdict.NEVER
 
 
-def _publish(
-    store: Store, image: Held, body: bytes, published: dict[str, Any], *, settled: bool = True
-) -> bool:
-    """Write an image to the data set; returns False if it may not be published by now.
+def _publish(store: Store, image: Held, archive: bytes, key: str) -> Verdict:
+    """Write an image to the data set; it stays there if nothing forbids it by now."""
+    dataset.write(_laion(), Settings.load().laion_bucket, key, archive)
+    store.sharing.mark_shared(image, key, len(archive))
+    return _settled(store, image, store.sharing.context(image), key)
 
-    ``settled`` says whether its generation still exists.
+
+def _settled(store: Store, image: Held, context: Context, key: str) -> Verdict:
+    """Decide on an image that has a record or is forbidden; deletes it unless it may stay.
+
+    ``context`` was read after whatever this run has written at ``key``. A run that died, or one
+    beside this one, may have written there too. So the file is deleted even if there is no record,
+    and the record is looked for once more after it is known that the image is forbidden.
     """
-    bucket = Settings.load().laion_bucket
-    key = f"incoming/date={published['created_on']}/{image.generation_id}.webp"
-    dataset.write(_laion(), bucket, key, body, published)
-    if store.sharing.mark_shared(image, key, settled=settled):
-        return True
-    shared = store.sharing.get(image.generation_id)
-    if shared is not None and shared.withdrawn_at is None:
-        return True  # a concurrent run has published it
-    dataset.delete(_laion(), bucket, key)
-    return False
+    shared = context.shared or store.sharing.get(image.generation_id)
+    if shared is None or shared.withdrawn_at is not None:
+        dataset.delete(_laion(), Settings.load().laion_bucket, key)
+    elif not forbidden(context):
+        return Verdict.SHARE
+    else:
+        dataset.withdraw(store, _laion(), Settings.load().laion_bucket, shared)
+    return Verdict.NEVER
 
 
 def pause_seconds(receives: int) -> int:

@@ -21,7 +21,7 @@ from horde.edge.responses import GeneratedImage, Rated, Remark, RequestCheck, Re
 from horde.overview import is_possible, overview
 from horde.records import DELIVERED, Generation, Request, State
 from horde.rules import estimates, ratings, sharing
-from horde.rules.lifecycle import Progress, progress
+from horde.rules.lifecycle import Progress, expires_at, progress
 from horde.rules.refusals import AestheticsError, Busy, RequestNotFound
 from horde.runpod import Models
 from horde.store import Store, connect
@@ -87,21 +87,28 @@ def _store() -> Store:
 
 def _find(call: Call) -> tuple[Request, list[Generation]]:
     request = _request(call)
-    return request, _store().requests.generations(request)
+    return _alive(request, _store().requests.generations(request))
 
 
 def _found(call: Call) -> tuple[Request, list[Generation]]:
     """Return a request and its images, as ``_find`` does; its model's places are read with them."""
     request = _request(call)
-    return request, _store().places.generations(request)
+    return _alive(request, _store().places.generations(request))
 
 
 def _request(call: Call) -> Request:
     request_id = call.path.get("id", "")
     request = _store().requests.get(request_id.lower()) if is_uuid(request_id) else None
-    if request is None or request.expires_at <= clock.now():
+    if request is None:
         raise RequestNotFound(request_id[:100])
     return request
+
+
+def _alive(request: Request, images: list[Generation]) -> tuple[Request, list[Generation]]:
+    """Return what was read, unless it has expired: then the request is not found."""
+    if expires_at(request, images) <= clock.now():
+        raise RequestNotFound(request.id)
+    return request, images
 
 
 def _counts(request: Request, generations: list[Generation]) -> dict[str, Any]:

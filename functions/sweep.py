@@ -52,7 +52,7 @@ class Settings(overdue.Settings):
     runpod_key_parameter: str
     images_per_ticket: int
     uploads_queue_url: str
-    due_queue_url: str
+    finish_function: str
     trusted_after_images: int | None = None
     """Images that make an account trusted; None if only the operator's word counts."""
 
@@ -77,16 +77,14 @@ def _sweep(store: Store, kind: Due, until: int) -> int:
     """Work off the due rows of a kind here if they are few, else by ``finish`` in parallel.
 
     ``until`` is in seconds. Returns the number of rows worked off here. Crash window: if this run
-    dies before it has sent every message, the next one sends them all again.
+    dies before it has handed over every shard, the next one hands over all again.
     """
     now = clock.now()
     rows = list(islice(store.due.until(kind, now), MAX_HERE + 1))
     if len(rows) > MAX_HERE:
         for shard in range(kind.shards):
-            aws.sqs().send_message(
-                QueueUrl=Settings.load().due_queue_url,
-                MessageBody=json.dumps({"kind": kind, "shard": shard, "at": now}),
-            )
+            event = {"kind": kind, "shard": shard, "at": now}
+            aws.hand_over(Settings.load().finish_function, event)
         logger.warning("many are due", extra={"kind": kind, "shards": kind.shards})
         return 0
     done, errors = overdue.work_off(store, rows, until)

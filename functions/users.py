@@ -258,7 +258,7 @@ def _single(store: Store, user: User, rank: Privilege, key: SharedKey | None = N
     if user.anonymous:
         return shown
     workers = store.workers.ids_of(user.id, MAX_LISTED)
-    requests = store.requests.open_of(user.id, MAX_LISTED) if rank >= Privilege.OWNER else []
+    requests = store.listings.requests(user, MAX_LISTED) if rank >= Privilege.OWNER else []
     monthly = allowance.amount(user, Settings.load().monthly_kudos)
     more = profiles.detail_fields(user, workers, requests, rank, allowance=monthly)
     return shown.model_copy(update=more)

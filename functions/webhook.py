@@ -1,8 +1,8 @@
-"""SQS -> a client's webhook: one POST for every finished image.
+"""A finished image -> its client's webhook: one POST.
 
-Crash window: if this run dies after the POST, the message is delivered again. So a webhook is
-called at least once per image. If a webhook fails three times, its message ends in the DLQ. Nothing
-else depends on it, since clients can always poll.
+``enqueue`` hands the image over. Crash window: if this run dies after the POST, it is run again. So
+a webhook is called at least once per image. If a webhook fails three times, its image's id ends in
+the DLQ. Nothing else depends on it, since clients can always poll.
 """
 
 import json
@@ -56,15 +56,12 @@ def announce(generation_id: str) -> None:
 startup.ready("dynamodb")
 
 
-def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry point; only failed messages are delivered again."""
-    failed = []
-    for record in event["Records"]:
-        try:
-            announce(json.loads(record["body"])["generation_id"])
-        except Exception as error:  # noqa: BLE001 - the edge: logged, and tried again
-            # Without the URL, which may contain a secret of its owner.
-            logger.warning("webhook failed", extra={"error": f"{type(error).__name__}: {error}"})
-            failed.append({"itemIdentifier": record["messageId"]})
-    logger.info("announced", extra={"images": len(event["Records"]), "failed": len(failed)})
-    return {"batchItemFailures": failed}
+def handler(event: dict[str, Any], _context: object) -> None:
+    """Lambda's entry point; what it raises is tried again."""
+    try:
+        announce(event["generation_id"])
+    except Exception as error:
+        # Without the URL, which may contain a secret of its owner.
+        logger.warning("webhook failed", extra={"error": f"{type(error).__name__}: {error}"})
+        raise
+    logger.info("announced", extra={"images": 1})

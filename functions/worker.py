@@ -47,7 +47,7 @@ from horde.records import (
 from horde.rules import rewards, ruleset, sharing
 from horde.rules.accounts import user_number
 from horde.rules.estimates import undrawn
-from horde.rules.lifecycle import SLIDE_S, ends_with, slid
+from horde.rules.lifecycle import SLIDE_S, slid
 from horde.rules.refusals import (
     AbortedGen,
     AnonForbiddenWorker,
@@ -141,15 +141,17 @@ def _body(kind: type[B], store: Store, call: Call, api_key: str) -> B:
 def _extended(store: Store, claims: list[Generation]) -> dict[str, Request]:
     """Return the requests of claimed images by id, each with a whole request life before it.
 
-    A request that was accepted less than ``SLIDE_S`` ago has that already, unless the rules have
-    changed since: it is read, all such together. The others are written.
+    An image that says when it expires got that with its claim. Any other request that was accepted
+    less than ``SLIDE_S`` ago has it already, unless the rules have changed since. All these are
+    read together. The others are written.
     """
     now = clock.now()
+    says_so = {one.request_id for one in claims if one.expires_at is not None}
     accepted = {generation.request_id: generation.created_at for generation in claims}
-    recent = [one for one, at in accepted.items() if at // 1000 > now - SLIDE_S]
-    found = store.requests.open(recent) if recent else {}
-    left = [one for one in found.values() if slid(one, now) is not None]
-    for request_id in [*(accepted.keys() - set(recent)), *(one.id for one in left)]:
+    recent = {one for one, at in accepted.items() if at // 1000 > now - SLIDE_S} | says_so
+    found = store.requests.get_many(recent) if recent else {}
+    left = [one for one in found.keys() - says_so if slid(found[one], now) is not None]
+    for request_id in sorted([*(accepted.keys() - recent), *left]):
         request = store.requests.extend_expiry(request_id, now + ruleset.IN_FORCE.request_life_s)
         if request is not None:
             found[request_id] = request
@@ -315,8 +317,8 @@ def submit(call: Call) -> Response:
     key = delivered_key(generation.id, picture.sha256, shareable=shareable)
     images.put_webp(aws.s3(), settings.outputs_bucket, key, picture.file)
     # Before the settlement, so that the client has a whole request life to fetch the image.
-    until = slid(request, clock.now())
-    if until is not None and not ends_with(request):
+    until = None if generation.expires_at is not None else slid(request, clock.now())
+    if until is not None:
         store.requests.extend_expiry(request.id, until)
     settled = store.endings.settle(
         request,

@@ -34,6 +34,12 @@ MAX_SOURCE_BYTES = 10 * 1024 * 1024
 _TOO_LARGE = f"the source image is larger than {MAX_SOURCE_BYTES} bytes"
 TIMEOUT = (5, 30)
 """Seconds to connect and to wait for a response; API Gateway gives up after 29."""
+MAX_INLINE_BODY = 500_000
+"""Longest submit that carries its image, in bytes. API Gateway bills a request to an HTTP API in
+steps of 512 KB (its pricing page), so such a submit costs no more than one without the image, and
+an upload to S3 costs five requests. What is left of the step is for the headers."""
+REST_OF_BODY = 1_000
+"""More bytes than a submit has beside its image."""
 MAX_TRIES = 4
 BACKOFF = 0.5
 """Seconds before the second try; doubled before each further try."""
@@ -77,12 +83,19 @@ class Job:
     upload_url: str | None = None
     """Presigned URL for a PUT; without one, the submit carries the image."""
     upload_form: Payload | None = None
-    """Our extension: the `url` and signed `fields` of an upload by POST, used instead."""
+    """Our extension: the `url` and signed `fields` of an upload by POST, used instead. A horde that
+    sends it also takes the image in the submit."""
     source_image: str | None = None
     """URL or base64."""
     source_processing: str | None = None
     source_mask: str | None = None
     """URL or base64; white is repainted."""
+
+    def is_inline(self, image: bytes) -> bool:
+        """Whether the submit carries the image, which is then not uploaded."""
+        if self.upload_form is None:
+            return self.upload_url is None
+        return -(-len(image) // 3) * 4 + REST_OF_BODY <= MAX_INLINE_BODY
 
     @property
     def painting(self) -> bool:
@@ -213,7 +226,7 @@ class Horde:
             raise BadJobError(message) from None
 
     def upload(self, job: Job, image: bytes) -> None:
-        """Upload the WebP file by the job's form or URL; neither, and the submit carries it.
+        """Upload the WebP file by the job's form or URL, unless the submit carries it.
 
         A form's signature bounds the length. A PUT sends no Content-Type, since the Horde's
         presigned URLs sign only the host.
@@ -228,12 +241,12 @@ class Horde:
                 form["url"], data=dict(form["fields"]), files=file, timeout=TIMEOUT
             )
 
-        if form is not None or url is not None:
+        if not job.is_inline(image):
             self._with_retries("upload", lambda: _check(send()))
 
     def submit(self, job: Job, state: State, image: bytes | None = None) -> None:
         """Submit a job. This can be repeated, since exactly one submit succeeds."""
-        inline = image is not None and job.upload_url is None and job.upload_form is None
+        inline = image is not None and job.is_inline(image)
         body = {
             "id": job.id,
             "generation": base64.b64encode(image or b"").decode() if inline else "R2",

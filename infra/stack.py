@@ -17,16 +17,13 @@ class HordeCommonsStack(Stack):
         super().__init__(scope, name, **props._values)  # noqa: SLF001 - jsii's own way to unpack
         alarms = parts.Alarms(self, "Alarms", email=settings.alarm_email)
 
-        # The table, the buckets and the queues.
+        # The table, the buckets and the queue.
         table = parts.HordeTable(self, "Horde")
         outputs = parts.private_bucket(self, "Outputs", days=1)
         sources = parts.private_bucket(self, "Sources", days=1)
         laion = parts.open_data_bucket(self, "Laion", existing=settings.laion_bucket)
         hashes = parts.HashSecret(self, "Hashes")
-        tickets = parts.WorkQueue(self, "Tickets", minutes=3, tries=5, alarms=alarms)
-        uploads = parts.WorkQueue(self, "Uploads", minutes=3, tries=24, alarms=alarms)
-        webhooks = parts.WorkQueue(self, "Webhooks", minutes=1, tries=3, alarms=alarms)
-        due = parts.WorkQueue(self, "Due", minutes=6, tries=2, alarms=alarms)
+        uploads = parts.WorkQueue(self, "Uploads", "a file is not shared", tries=24, alarms=alarms)
 
         # The parts of the functions' environments.
         api_env = parts.api_env(settings)
@@ -39,40 +36,42 @@ class HordeCommonsStack(Stack):
         allowance_env = {"MONTHLY_KUDOS": str(settings.monthly_kudos)}
         env = (api_env, table_env)
 
-        make = parts.Functions(self, "Functions", settings, alarms=alarms, table=table).make
+        make = parts.Functions(self, "Functions", settings, table=table).make
         api = parts.Api(self, "Api", alarms=alarms)
 
         # client -> API -> generate: validate, price, tax, decide what is shared, charge.
         charging = (*env, models_env, sources_env, allowance_env, hashes.env)
-        generate = make("generate", *charging, memory=1024, may=parts.ACCEPT)
+        generate = make("generate", *charging, memory=768, may=parts.ACCEPT)
         api.route(generate, "generate")
         sources.grant_put(generate)
 
-        # table's stream -> enqueue -> SQS -> dispatch -> RunPod: tickets that carry demand.
-        not_enqueued = parts.DeadLetters(self, "NotEnqueued", alarms=alarms)
-        enqueue = make("enqueue", tickets.env, webhooks.env, uploads.env, seconds=30)
-        table.feed_outbox(enqueue, dead=not_enqueued)
-        parts.allow_sending(enqueue, tickets, webhooks, uploads)
+        # (enqueue ->) dispatch -> RunPod: tickets; (enqueue ->) webhook -> a client's own server.
+        dead = parts.DeadLetters(self, "TicketsDead", "RunPod refuses tickets", alarms=alarms)
         dispatch = make("dispatch", models_env, runpod_env, seconds=30)
-        tickets.drain_into(dispatch, batch=1)
         parts.allow_secret(dispatch, settings.runpod_key_parameter)
-
-        # table's stream -> enqueue -> SQS -> webhook -> a client's own server.
+        tickets = parts.HandOver(dispatch, tries=3, dead=dead)
+        dead = parts.DeadLetters(self, "WebhooksDead", "a client's webhook fails", alarms=alarms)
         webhook = make("webhook", table_env, outputs_env, seconds=10, may=parts.READ_ITEM)
-        webhooks.drain_into(webhook, batch=1)
         parts.allow_downloads(webhook, outputs)
+        webhooks = parts.HandOver(webhook, tries=3, dead=dead)
+
+        # table's stream -> enqueue -> dispatch, webhook, or the queue of share.
+        dead = parts.DeadLetters(self, "NotEnqueued", "a stream record is lost", alarms=alarms)
+        enqueue = make("enqueue", tickets.env, webhooks.env, uploads.env, seconds=60)
+        table.feed_outbox(enqueue, dead=dead)
+        parts.allow_handing(enqueue, tickets, webhooks)
+        parts.allow_sending(enqueue, uploads)
 
         # table's stream -> payouts: post rewards, count statistics.
-        not_counted = parts.DeadLetters(self, "NotCounted", alarms=alarms)
+        dead = parts.DeadLetters(self, "NotCounted", "an event was not counted", alarms=alarms)
         payouts = make("payouts", table_env, seconds=30, may=parts.PAY)
-        table.feed_payouts(payouts, dead=not_counted)
+        table.feed_payouts(payouts, dead=dead)
 
         # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
         worker = make("worker", *env, outputs_env, sources_env, may=parts.SETTLE)
         api.route(worker, "worker")
         parts.allow_submits(worker, outputs)
         sources.grant_read(worker, "*.webp")
-        alarms.on_line(worker, "FleetFaults", FLEET_DROP, "own workers report faults", above=20)
 
         # client -> status: check, status, cancel.
         status = make("status", *env, models_env, outputs_env, may=parts.SETTLE)
@@ -103,21 +102,22 @@ class HordeCommonsStack(Stack):
         parts.allow_holding(share, held)
         parts.allow_publishing(share, laion, role=settings.laion_role)
         hashes.allow(generate, users, share)
-        alarms.on_line(share, "CsamMarked", "csam marked", "a worker marked an image as CSAM")
+        alarms.on_line("CsamMarked", "csam marked", "a worker marked an image as CSAM", share)
 
-        # every minute -> sweep (-> SQS -> finish): expired leases, ended requests, lost tickets.
-        not_swept = parts.DeadLetters(self, "NotSwept", alarms=alarms)
+        # every minute -> sweep (-> finish): expired leases, ended requests, lost tickets.
+        dead = parts.DeadLetters(self, "NotSwept", "sweep or finish failed", alarms=alarms)
         trust_env, ending_env = parts.trust_env(settings), {**table_env, **sources_env}
+        finish = make("finish", ending_env, seconds=55, may=parts.SETTLE)
+        sources.grant_delete(finish)
+        due = parts.HandOver(finish, tries=1, dead=dead)
         sweeping = (ending_env, models_env, runpod_env, uploads.env, due.env, trust_env)
         sweep = make("sweep", *sweeping, seconds=55, may=parts.SETTLE)
-        parts.run_every_minute(sweep, dead=not_swept)
-        alarms.on_line(sweep, "FleetExpiries", FLEET_DROP, "own workers are silent", above=20)
-        sources.grant_delete(sweep)
-        parts.allow_sending(sweep, uploads, due)
+        parts.run_every_minute(sweep, dead=dead)
+        parts.allow_sending(sweep, uploads)
+        parts.allow_handing(sweep, due)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
-        finish = make("finish", ending_env, seconds=55, may=parts.SETTLE)
-        due.drain_into(finish, batch=1)
-        sources.grant_delete(finish)
+        sources.grant_delete(sweep)
+        alarms.on_line("FleetDrops", FLEET_DROP, "own workers fail", worker, sweep, above=20)
 
         parts.show(
             self,

@@ -18,7 +18,7 @@ from typing import Any
 
 from layers.bytecode import BuildError
 
-SERVICES = ("dynamodb", "s3", "secretsmanager", "sqs", "ssm", "sts")
+SERVICES = ("dynamodb", "lambda", "s3", "secretsmanager", "sqs", "ssm", "sts")
 """The services that the functions call; ``sts`` for the role of another account's bucket."""
 SHARED_DATA = ("_retry", "endpoints", "partitions", "sdk-default-configuration")
 """Botocore's data that is of no single service."""

@@ -5,9 +5,10 @@ setting ``AWS_CLIENT=botocore`` brings botocore's back. Endpoints, region and cr
 the standard AWS variables, so the code does not depend on which cloud it runs in.
 """
 
+import json
 import os
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from horde.wire import credentials, sockets
 from horde.wire.seam import Client
 from horde.wire.thin import ThinClient
+from horde.wire.thin_lambda import ThinLambda
 from horde.wire.thin_s3 import ThinS3
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 
 S = TypeVar("S", bound="Settings")
+KINDS: dict[str, type[ThinClient]] = {"s3": ThinS3, "lambda": ThinLambda}
+"""The thin clients of services that do not speak JSON with targets."""
 
 
 class Settings(BaseModel):
@@ -50,8 +54,7 @@ def _client(name: str) -> Client:
     if os.environ.get("AWS_CLIENT", "thin") == "botocore":
         return _botocore_client(name)
     region = os.environ.get("AWS_DEFAULT_REGION") or os.environ["AWS_REGION"]
-    kind = ThinS3 if name == "s3" else ThinClient
-    return kind(name, region, _credentials())
+    return KINDS.get(name, ThinClient)(name, region, _credentials())
 
 
 _credentials = cache(credentials.find)
@@ -62,7 +65,7 @@ def warm(name: str) -> None:
 
     Botocore opens one for itself at the first call. Of S3 each bucket is a server of its own.
     """
-    made = {"dynamodb": dynamodb, "s3": s3, "sqs": sqs, "ssm": ssm}
+    made = {"dynamodb": dynamodb, "s3": s3, "sqs": sqs, "ssm": ssm, "lambda": lambdas}
     client: object = made[name]() if name in made else _client(name)
     if isinstance(client, ThinClient) and name != "s3":
         client.warm()
@@ -90,6 +93,21 @@ def ssm() -> "SSMClient":
 def s3() -> "S3Client":
     """Return the S3 client."""
     return cast("S3Client", _client("s3"))
+
+
+@cache
+def lambdas() -> Client:
+    """Return the client of Lambda."""
+    return _client("lambda")
+
+
+def hand_over(function: str, event: dict[str, Any]) -> None:
+    """Have another function run later with an event, at least once; raises AwsError.
+
+    Lambda keeps the event, tries again, and leaves a dead letter if it always fails.
+    """
+    payload = json.dumps(event, separators=(",", ":")).encode()
+    lambdas().invoke(FunctionName=function, InvocationType="Event", Payload=payload)
 
 
 @cache
@@ -172,5 +190,5 @@ def clear_cache() -> None:
     """Drop the cached clients and settings, for tests that change the cloud."""
     clear_settings()
     sockets.forget()
-    for cached in (_credentials, dynamodb, sqs, ssm, secret, s3, s3_with_role):
+    for cached in (_credentials, dynamodb, sqs, ssm, lambdas, secret, s3, s3_with_role):
         cached.cache_clear()

@@ -21,6 +21,7 @@ from horde.rules.needs import unmet
 from horde.rules.refusals import Busy
 from horde.rules.standing import held_limit
 from horde.store import Store
+from horde.store.counts import ids_of_open
 from horde.store.queue import HoldsEnough
 from horde.store.queuenames import ANY, QueueName, model_target
 from horde.store.registry import Marks
@@ -37,10 +38,10 @@ MAX_LOOKS = 4
 """Most looks at the queues after claims that were lost."""
 MAX_LOST = 3
 """Claims that are lost before a pop looks again; in its last look it tries all that it has read."""
-PREFERRED_WINDOW = 16
-"""Images of each preferred account that are read, the oldest."""
+PREFERRED_WINDOW = 32
+"""Most open images of each preferred account that are read; a usual one has no more."""
 MAX_PREFERRED = 4
-"""Most preferred accounts with waiting images that a pop looks for."""
+"""Most preferred accounts with open images that a pop looks for."""
 FEW_MODELS = 50
 """Up to so many models, a pop reads the marks of each; of more, those of whatever waits."""
 MAX_MARKED = 1000
@@ -120,13 +121,13 @@ def offered(generation: Generation, offer: Offer) -> Generation | None:
 def claim_preferred(take: Claimer, users: list[User]) -> list[Generation]:
     """Claim images of the first of these accounts that has any to draw.
 
-    An account's own count says whether it has images waiting at all. The first ``MAX_PREFERRED``
-    that have are looked at, all together in one read.
+    An account's own item says which images it has open. The first ``MAX_PREFERRED`` that have any
+    are looked at, all together in one read.
     """
-    waiting = [user for user in users if user.waiting > 0][:MAX_PREFERRED]
-    ids = [one for user in waiting for one in take.store.queue.ids_of(user.id, PREFERRED_WINDOW)]
+    asking = [user for user in users if user.open_images][:MAX_PREFERRED]
+    ids = [one for user in asking for one in ids_of_open(user)[:PREFERRED_WINDOW]]
     found = take.store.requests.generations_by_id(ids) if ids else []
-    for user in waiting:
+    for user in asking:
         theirs = [
             generation
             for generation in found

@@ -8,22 +8,27 @@ stays in the due index until all its images have ended.
 from horde import clock
 from horde.log import logger
 from horde.records import OPEN, Generation, Request, State
-from horde.rules.lifecycle import FaultOutcome, after_fault, ends_with
+from horde.rules.lifecycle import FaultOutcome, after_fault, ends_with_image, expires_at
 from horde.store import Store
 
-MAX_CANCELLED = 1000
-"""Most waiting images that a deletion, or one sweep of it, cancels; an account has far fewer."""
 FLEET_DROP = "own worker dropped an image"
 """Logged if one of the operator's own workers fails: nothing else stops it, so an alarm rings."""
 
 
 def cancel(store: Store, request: Request, generations: list[Generation]) -> None:
-    """Cancel a request's waiting images; claimed ones are still delivered and charged."""
+    """Cancel a request's waiting images; claimed ones are still delivered and charged.
+
+    Crash window: the request is flagged, but images of it still wait. The sweep ends them: soon if
+    the request itself is due, else when its image expires. Asking again ends them at once.
+    """
     if not OPEN.intersection(generation.state for generation in generations):
         return
-    cancelled = store.requests.cancel(request.id, clock.now())
-    if cancelled is not None:
-        end_waiting(store, cancelled, generations, State.CANCELLED)
+    cancelled = store.requests.cancel(request, clock.now())
+    if cancelled is None:
+        return
+    if ends_with_image(request):  # its worker may have failed between the read and the flag
+        generations = store.requests.generations(request)
+    end_waiting(store, cancelled, generations, State.CANCELLED)
 
 
 def cancel_all_of(store: Store, user_id: int) -> None:
@@ -33,15 +38,10 @@ def cancel_all_of(store: Store, user_id: int) -> None:
     deleted it also made it due, so the next sweep does this again. Nothing is added meanwhile: a
     charge has the condition that its account is not deleted.
     """
-    # What waits comes first. It may belong to a request that has left the list of requests: one
-    # whose cancellation was cut.
-    waiting = store.requests.generations_by_id(store.queue.ids_of(user_id, MAX_CANCELLED))
-    for request_id in dict.fromkeys(image.request_id for image in waiting):
-        found = store.requests.get(request_id)
-        if found is not None:
-            cancel(store, found, store.requests.generations(found))
-    for request, generations in store.requests.all_open_of(user_id):
-        cancel(store, request, generations)
+    user = store.accounts.get(user_id)
+    images = store.listings.open_images(user) if user is not None else []
+    for request in store.requests.get_many(image.request_id for image in images).values():
+        cancel(store, request, store.requests.generations(request))
 
 
 def end_waiting(
@@ -89,18 +89,10 @@ def end_request(store: Store, request: Request, now: int) -> bool:
     it again when their leases end.
     """
     over = request.expires_at <= now
-    if request.cancelled:
-        reason = State.CANCELLED
-    elif request.faulted:
-        reason = State.FAULTED
-    elif over:
-        reason = State.EXPIRED
-    else:
+    if not (over or request.cancelled or request.faulted):
         return False  # its expiry was extended since the index was read
     generations = store.requests.generations(request)
-    end_waiting(store, request, generations, reason)
-    if ends_with(request) and generations and generations[0].state is State.WAITING:
-        return False  # closed with its image; or a worker has claimed it, and the next sweep looks
+    end_waiting(store, request, generations, _reason(request))
     if any(generation.state is State.WAITING for generation in generations):
         generations = store.requests.generations(request)  # a worker may have claimed one
     left = [g.lease_until or now for g in generations if g.state in OPEN]
@@ -108,3 +100,22 @@ def end_request(store: Store, request: Request, now: int) -> bool:
         return True
     store.requests.reschedule(request, max([*left, request.expires_at]) + 1)
     return False
+
+
+def end_image(store: Store, generation: Generation, now: int) -> None:
+    """End a waiting image that has expired, and with it its request; ``now`` is in seconds."""
+    if generation.state is not State.WAITING:
+        return
+    request = store.requests.get(generation.request_id)
+    if request is None:
+        message = f"the request of image {generation.id} is gone; it cannot be refunded"
+        raise RuntimeError(message)
+    if expires_at(request, [generation]) <= now:
+        store.endings.end_undelivered(request, generation, _reason(request))
+
+
+def _reason(request: Request) -> State:
+    """Return the state in which the images of a request end that is over or to be ended."""
+    if request.cancelled:
+        return State.CANCELLED
+    return State.FAULTED if request.faulted else State.EXPIRED

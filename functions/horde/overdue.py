@@ -1,4 +1,4 @@
-"""What is due: an ended lease, an ended request, a reward not posted, a deleted account.
+"""What is due: an ended lease or request, an expired image, a reward not posted, a deleted account.
 
 ``sweep`` and ``finish`` work it off. Every write is conditional on the state that it was decided
 from, so two of them may work on the same row at once.
@@ -11,9 +11,6 @@ from horde.log import logger
 from horde.records import State
 from horde.store import Store
 from horde.store.due import Due, DueRow
-
-LIST_LAG_S = 60
-"""Seconds after which the list of a deleted account's requests surely has those accepted before."""
 
 
 class Settings(aws.Settings):
@@ -46,6 +43,10 @@ def finish(store: Store, row: DueRow, now: int) -> None:
     match row.kind:
         case Due.LEASE:
             end_lease(store, row.id, now)
+        case Due.IMAGE:
+            image = store.requests.generation(row.id)
+            if image is not None:
+                ending.end_image(store, image, now)
         case Due.REQUEST:
             end_request(store, row.id, now)
         case Due.REWARD:  # the stream's record was lost
@@ -81,9 +82,9 @@ def end_request(store: Store, request_id: str, now: int) -> None:
 def end_account(store: Store, user_id: int, now: int) -> None:
     """Cancel what a deleted account has open; ``now`` is in seconds.
 
-    The account stays due until the list of its requests surely has all of them.
+    Once is enough: its own item says what it has open, and it can open nothing more.
     """
     user = store.accounts.get(user_id)
     if user is not None and user.deleted:
         ending.cancel_all_of(store, user_id)
-    store.accounts.end_deletion(user_id, now - LIST_LAG_S)
+    store.accounts.end_deletion(user_id, now)

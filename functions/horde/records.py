@@ -64,11 +64,11 @@ class User:
     concurrency: int | None = None
     """Images that it may have waiting; None for the default."""
     part: int | None = None
-    """Of the anonymous account as a request sees it: the part whose counts the next four are."""
-    waiting: int = 0
-    """Images that it has waiting (``store.counts``)."""
-    waiting_at: int = 0
-    """When ``waiting`` last grew."""
+    """Of the anonymous account as a request sees it: the part whose the next four are."""
+    open_images: frozenset[str] = frozenset()
+    """The short ids of its images that have not ended (``store.counts``)."""
+    opened_at: int = 0
+    """When ``open_images`` last grew."""
     posted_at: int = 0
     """The second of its last accepted request."""
     posted: int = 0
@@ -260,7 +260,7 @@ class Request:
 class Generation:
     """One image of a request.
 
-    ``created_at``, ``settled_at`` and ``shared_at`` are in ms, ``lease_until`` in seconds.
+    ``created_at`` and ``settled_at`` are in ms, ``lease_until`` in seconds.
     """
 
     id: str
@@ -299,9 +299,10 @@ class Generation:
     attempt: int = 0
     """Number of claims; part of the image's key, so that a late worker overwrites nothing."""
     part: int | None = None
-    """Of an anonymous image: the part of the anonymous account that counts it; never changes."""
-    counted: bool = False
-    """Whether its owner's ``waiting`` counts it while it waits; never changes."""
+    """Of an anonymous image: the part of the anonymous account that asked for it; never changes."""
+    expires_at: int | None = None
+    """When it and its request expire, in seconds, if the request ends with this image; else the
+    request says so."""
     held: bool = False
     """Whether its worker's statistics list it among the images that the worker holds."""
     preferred: bool = False
@@ -324,7 +325,6 @@ class Generation:
     """The verdict on the delivered file (``rules.sharing``); without one it is not published."""
     shareable: bool = False
     """Whether it was delivered uncensored for a shared request: where its file lies."""
-    shared_at: int | None = None
 
     @property
     def pixelsteps(self) -> int:
@@ -371,6 +371,10 @@ def parse_shared_key(key: str) -> tuple[str, str] | None:
         case ["shared", generation_id, name] if name.endswith(".webp"):
             return generation_id, name.removesuffix(".webp")
     return None
+
+
+OLD_ENDING = ".webp"
+"""How keys in the data set end that were written before an image and its row were one object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -614,6 +618,8 @@ class Settlement:
     reward: int
     tax: int
     """Kudos per image that the request's owner paid and that were burned."""
+    part: int | None = None
+    """Of an anonymous image: the part of the anonymous account that asked for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

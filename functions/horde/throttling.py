@@ -14,7 +14,7 @@ CODES = frozenset(
         "TooManyRequestsException",
     }
 )
-"""Codes of DynamoDB, SQS, S3, SSM and Secrets Manager."""
+"""Codes of DynamoDB, SQS, S3, Lambda, SSM and Secrets Manager."""
 REASONS = frozenset({"ThrottlingError", "ProvisionedThroughputExceeded"})
 """Why DynamoDB cancelled a transaction, by its parts."""
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from horde import dataset
 from horde.rules import ruleset
 from infra.local.api_client import Client, until
 from infra.local.local_cloud import ROOT, LocalCloud, run
@@ -61,7 +62,7 @@ class DemoRequest:
     status: dict[str, Any] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     objects: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    """Keys in the LAION bucket, with what was in their ``.json``."""
+    """Keys in the LAION bucket, with the rows in these archives."""
 
     @property
     def n(self) -> int:
@@ -222,7 +223,7 @@ def collect(cloud: LocalCloud, requests: list[DemoRequest]) -> None:
     expected = sum(request.n for request in requests if request.rule.shared)
     say(f"waiting for {expected} images and their metadata in the LAION bucket")
     try:
-        until("the shared images", lambda: len(keys()) >= 2 * expected, seconds=PATIENCE_S)
+        until("the shared images", lambda: len(keys()) >= expected, seconds=PATIENCE_S)
         # So that a missing one is not just late: every upload has been judged.
         until(
             "the uploads queue to be empty",
@@ -234,10 +235,9 @@ def collect(cloud: LocalCloud, requests: list[DemoRequest]) -> None:
     for key in keys():
         for request in requests:
             ids = {generation["id"] for generation in request.status["generations"]}
-            if key.endswith(".webp") and Path(key).stem in ids:
-                row = f"{key.removesuffix('.webp')}.json"
-                body = s3.get_object(Bucket=bucket, Key=row)["Body"].read() if row in keys() else ""
-                request.objects.append((key, json.loads(body or "{}")))
+            if Path(key).stem in ids:
+                archive = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+                request.objects.append((key, dataset.unpack(archive)[1]))
 
 
 # --- the table -----------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def _objects(request: DemoRequest) -> Cell:
     lines: Cell = []
     for key, row in request.objects:
         folder, _, name = key.rpartition("/")
-        lines += [(f"{folder}/", True), (f"  {name[:8]}...webp, .json", _is_clean(request, row))]
+        lines += [(f"{folder}/", True), (f"  {name[:8]}...tar", _is_clean(request, row))]
     if len(request.objects) != expected:
         lines.append((f"{len(request.objects)} instead of {expected}", False))
     return lines

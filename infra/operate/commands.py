@@ -153,7 +153,7 @@ def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
     """Remove an image (by its id), or all of a user's images (``alias#id``), from the data set.
 
     Returns the number of images removed; raises OperatorError. An interrupted run can be repeated,
-    since an image is marked only after both of its files are gone. Copies made by others stay.
+    since an image is marked only after its file is gone. Copies made by others stay.
     """
     if "#" in what:
         found = list(store.sharing.of_user(find(store, what).id))

@@ -31,7 +31,7 @@ from infra.parts.horde_table import (
     SETTLE,
     HordeTable,
 )
-from infra.parts.queues import DeadLetters, WorkQueue, allow_sending
+from infra.parts.queues import DeadLetters, HandOver, WorkQueue, allow_handing, allow_sending
 
 __all__ = [
     "ACCEPT",
@@ -48,10 +48,12 @@ __all__ = [
     "Api",
     "DeadLetters",
     "Functions",
+    "HandOver",
     "HashSecret",
     "HordeTable",
     "WorkQueue",
     "allow_downloads",
+    "allow_handing",
     "allow_holding",
     "allow_publishing",
     "allow_secret",

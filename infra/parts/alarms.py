@@ -33,14 +33,31 @@ class Alarms(Construct):
         )
         alarm.add_alarm_action(actions.SnsAction(self.topic))
 
+    def on_crash(self, function: lambda_.Function) -> None:
+        """Alarm when a function raises or runs out of time.
+
+        It is for those that a queue or a stream feeds, since these try again for long before they
+        leave a dead letter. A crash of the others rings at once by itself: one behind the API is a
+        5xx answer, and one that was started asynchronously leaves its dead letter in minutes.
+        """
+        file = function.node.id.lower()
+        metric = function.metric_errors(statistic="Sum")
+        self.on(f"{function.node.id}Errors", metric, f"{file} crashes; its log says where")
+
     def on_line(
-        self, function: lambda_.Function, name: str, message: str, text: str, *, above: int = 0
+        self, name: str, message: str, text: str, *functions: lambda_.Function, above: int = 0
     ) -> None:
-        """Alarm when a function logs a message more than ``above`` times in five minutes."""
-        found = function.log_group.add_metric_filter(
-            name,
-            metric_namespace=Stack.of(self).stack_name,
-            metric_name=name,
-            filter_pattern=logs.FilterPattern.string_value("$.message", "=", message),
-        )
-        self.on(name, found.metric(statistic="Sum"), text, above=above)
+        """Alarm when functions together log a message more than ``above`` times in five minutes.
+
+        Each has a filter of its own, and all feed one metric, since metrics are what is paid for.
+        """
+        filters = [
+            function.log_group.add_metric_filter(
+                name,
+                metric_namespace=Stack.of(self).stack_name,
+                metric_name=name,
+                filter_pattern=logs.FilterPattern.string_value("$.message", "=", message),
+            )
+            for function in functions
+        ]
+        self.on(name, filters[0].metric(statistic="Sum"), text, above=above)

@@ -14,8 +14,9 @@ from infra.parts.functions import reached
 class Api(Construct):
     """The HTTP API: each route goes to one function, unknown routes to the catch-all.
 
-    A handler turns its own bugs into a JSON 500, which Lambda does not count as an error. The alarm
-    on the API's 5xx responses does.
+    A handler turns its own bugs into a JSON 500, which Lambda does not count as an error. One that
+    crashes or runs out of time is a 500 or 503 of API Gateway. The alarm on the API's 5xx responses
+    counts both.
     """
 
     def __init__(self, scope: Construct, name: str, *, alarms: Alarms) -> None:
@@ -32,7 +33,11 @@ class Api(Construct):
             ),
         )
         metric = self.http.metric_server_error(statistic="Sum")
-        alarms.on("ApiFaults", metric, "clients got 5xx responses; the functions' logs say why")
+        alarms.on(
+            "ApiFaults",
+            metric,
+            "clients got 5xx: a function of the API fails, and its log says why",
+        )
 
     def route(self, function: lambda_.Function, file: str) -> None:
         """Send the routes that ``functions/<file>.py`` answers to its Lambda."""

@@ -8,13 +8,11 @@ from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_lambda_destinations as destinations
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from infra.parts.alarms import Alarms
 from infra.parts.horde_table import HordeTable
-from infra.parts.queues import DeadLetters
+from infra.parts.queues import DeadLetters, HandOver
 from infra.settings import StackSettings
 from layers.build import IN_LAYER
 from layers.trimmed import ALL_ROOTS_FILE, ROOTS_FILE
@@ -37,11 +35,10 @@ class Functions(Construct):
         name: str,
         settings: StackSettings,
         *,
-        alarms: Alarms,
         table: HordeTable,
     ) -> None:
         super().__init__(scope, name)
-        self._settings, self._alarms, self._table = settings, alarms, table
+        self._settings, self._table = settings, table
         self._layer = lambda_.LayerVersion(
             self,
             "Wheels",
@@ -75,7 +72,7 @@ class Functions(Construct):
         memory: int = 512,
         seconds: int = 15,
     ) -> lambda_.Function:
-        """Return the Lambda of ``functions/<name>.py`` with an alarm on its errors.
+        """Return the Lambda of ``functions/<name>.py``; what feeds it watches its errors.
 
         ``env`` is its environment; ``may`` is all that it may do to the table, such as
         ``GetItem``; ``memory`` is in MB, ``seconds`` its timeout.
@@ -114,8 +111,6 @@ class Functions(Construct):
             lambda_.Alias(function, LIVE, alias_name="live", version=function.current_version)
         if may:
             self._table.allow(function, *may)
-        metric = function.metric_errors(statistic="Sum")
-        self._alarms.on(f"{name.capitalize()}Errors", metric, f"{name} fails; see its log")
         return function
 
 
@@ -124,9 +119,7 @@ def run_every_minute(function: lambda_.Function, *, dead: DeadLetters) -> None:
 
     A failed run is not retried, since the next run starts within a minute.
     """
-    function.configure_async_invoke(
-        retry_attempts=0, on_failure=destinations.SqsDestination(dead.queue)
-    )
+    HandOver(function, tries=1, dead=dead)
     events.Rule(
         function,
         "EveryMinute",

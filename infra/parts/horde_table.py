@@ -40,7 +40,7 @@ ACCEPT = READ_WRITE
 """Charge and record a request, count waiting images, and read a key with the marks of queues."""
 SETTLE = (*READ_WRITE, "ConditionCheckItem")
 """End an image, or requeue it on the condition that its request is still open."""
-PUBLISH = (*MANAGE, "ConditionCheckItem")
+PUBLISH = (*MANAGE, "BatchGetItem", "ConditionCheckItem")
 """Read and write marks of shared and held images, on the condition that they may be published."""
 PAY = ("BatchGetItem", "PutItem", "UpdateItem")
 """Post the stream's events."""
@@ -49,6 +49,11 @@ PAY = ("BatchGetItem", "PutItem", "UpdateItem")
 PAYOUTS_WAIT_S = 5
 """Seconds that rewards and counts are gathered: a batch writes each counter once, whatever is in
 it, and alone an image's counters and reward cost 19 write units."""
+
+
+OUTBOX_AT_ONCE = 10
+"""Batches of a shard that leave the outbox at once, Lambda's most: each record is a call of its
+own, of some 15 ms, and a shard may have hundreds of new requests a second."""
 
 
 class HordeTable(Construct):
@@ -84,15 +89,23 @@ class HordeTable(Construct):
     def feed_outbox(self, function: lambda_.Function, *, dead: DeadLetters) -> None:
         """Feed a function every new request, webhook and CSAM mark, at least once."""
         wanted = (NEW_REQUEST, NEW_WEBHOOK, NEW_CSAM_MARK)
-        self._feed(function, dead, *({"Keys": _pattern(one)} for one in wanted))
+        patterns = [{"Keys": _pattern(one)} for one in wanted]
+        self._feed(function, dead, *patterns, at_once=OUTBOX_AT_ONCE)
 
     def _feed(
-        self, function: lambda_.Function, dead: DeadLetters, *patterns: Any, wait_s: int = 0
+        self,
+        function: lambda_.Function,
+        dead: DeadLetters,
+        *patterns: Any,
+        wait_s: int = 0,
+        at_once: int = 1,
     ) -> None:
         """Feed a function the new items that match a pattern; five failures make a dead letter.
 
-        A batch that is not full waits for ``wait_s`` seconds for more.
+        A batch that is not full waits for ``wait_s`` seconds for more. ``at_once`` batches of a
+        shard run in parallel, those of one item in order.
         """
+        dead.alarms.on_crash(function)
         function.add_event_source(
             sources.DynamoEventSource(
                 self.table,
@@ -101,6 +114,7 @@ class HordeTable(Construct):
                 max_batching_window=Duration.seconds(wait_s) if wait_s else None,
                 retry_attempts=5,
                 bisect_batch_on_error=True,
+                parallelization_factor=at_once,
                 report_batch_item_failures=True,
                 on_failure=sources.SqsDlq(dead.queue),
                 filters=[

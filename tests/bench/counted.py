@@ -55,7 +55,7 @@ def _counted(template: dict[str, Any], clients: dict[str, Any]) -> Counts:
                 key = ANONYMOUS if asked_by == "anonymous" else key
                 worker = cloud.new_worker("operator", fleet=fleet)
                 warm(cloud, key, worker)
-                found[f"{asked_by}, {drawn_by}"] = lives(cloud, key, worker)
+                found[f"{asked_by}, {drawn_by}"] = lives(cloud, key, worker, inline=fleet)
     with fresh_cloud(template, clients) as cloud:
         cloud.sweep()
         with metered() as idle:

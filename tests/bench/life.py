@@ -5,8 +5,14 @@ stream or one sweep costs is shared by them. What a process reads once or for se
 worker writes once a minute, is not in a life.
 """
 
+import base64
+import io
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+
+from PIL import Image
 
 from horde.overview import overview
 from horde.store import connect
@@ -20,6 +26,15 @@ LIVES = 20
 APART_S = 2
 """Seconds between two posts of one account, whose rate limits are in force."""
 AFTER_ITS_END_S = 3600
+
+
+@cache
+def detailed(width: int, height: int) -> bytes:
+    """Return a picture of many bytes, so that the key of its submit is read before the body."""
+    out, noise = io.BytesIO(), random.Random(1).randbytes(width * height)
+    image = Image.frombytes("L", (width, height), noise).convert("RGB")
+    image.save(out, "WEBP", quality=75, method=0)
+    return out.getvalue()
 
 
 def warm(cloud: Cloud, key: str, worker: str) -> None:
@@ -42,8 +57,11 @@ class _Lives:
     cloud: Cloud
     key: str
     worker: str
+    inline: bool
     requests: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
+    drawn: str = "R2"
+    """What the next submit carries."""
     found: dict[str, Meter] = field(default_factory=dict)
 
     def step(self, name: str, act: Callable[[], object]) -> None:
@@ -63,10 +81,15 @@ class _Lives:
         job = self.cloud.pop(self.worker).body
         assert job["id"], job
         self.images.append(job["id"])
-        self.cloud.upload(job["r2_upload"])
+        picture = detailed(job["payload"]["width"], job["payload"]["height"])
+        if self.inline:
+            self.drawn = base64.b64encode(picture).decode()
+        else:
+            self.cloud.upload(job["r2_upload"], picture)
 
     def submit(self) -> None:
-        assert self.cloud.submit(self.worker, self.images[-1]).status == 200
+        answer = self.cloud.submit(self.worker, self.images[-1], generation=self.drawn)
+        assert answer.status == 200, answer
 
     def status(self) -> None:
         for request in self.requests:
@@ -74,13 +97,14 @@ class _Lives:
 
 
 def lives(
-    cloud: Cloud, key: str, worker: str, *, count: int = LIVES, polls: int = 1
+    cloud: Cloud, key: str, worker: str, *, count: int = LIVES, polls: int = 1, inline: bool = False
 ) -> dict[str, Meter]:
     """Return what each step asked of AWS for ``count`` requests of one shared image each.
 
-    ``polls`` is how often each waiting request is checked. Call ``warm`` before.
+    ``polls`` is how often each waiting request is checked. ``inline``: the submits carry their
+    images, as those of gpu_worker do; else they are uploaded before. Call ``warm`` before.
     """
-    all_of = _Lives(cloud, key, worker)
+    all_of = _Lives(cloud, key, worker, inline)
     for _ in range(count):
         overview(connect(cloud.table))
         all_of.step("accept", all_of.accept)

@@ -46,6 +46,8 @@ class Meter:
     """Whether what was asked for was there; who measures says so."""
     items: int = 0
     """Items that reads looked at, before any filter."""
+    answered: int = 0
+    """Bytes of answers to API requests: their lines of headers, and their bodies."""
 
     @property
     def asked(self) -> int:
@@ -77,6 +79,7 @@ class Meter:
         self.invocations.update(other.invocations)
         self.each.append(other.of_the_table)
         self.items += other.items
+        self.answered += other.answered
         for name, units in other.reads.items():
             self.reads[name] += units
         for name, written in other.writes.items():
@@ -175,6 +178,12 @@ def _table(name: str) -> Table:
     return found
 
 
+def _length(answer: Item) -> int:
+    """Return the bytes of an answer as a function gives it; API Gateway adds some headers."""
+    lines = sum(len(f"{name}: {value}\r\n") for name, value in answer["headers"].items())
+    return lines + len((answer.get("body") or "").encode())
+
+
 ASKED = (
     "hash_key",
     "range_comparison",
@@ -235,9 +244,12 @@ def metered(*, functions_alone: bool = True) -> Iterator[Meter]:
         meter.invocations[file] += 1
         inside.append(file)
         try:
-            return invoke(cloud, file, event)
+            answer = invoke(cloud, file, event)
         finally:
             inside.pop()
+        if isinstance(answer, dict) and "statusCode" in answer:
+            meter.answered += _length(answer)
+        return answer
 
     def counted(client: Any, operation: str, params: Item) -> Any:
         if counts():

@@ -18,6 +18,8 @@ MEASURED = Path(__file__).resolve().parents[2] / "docs" / "performance.json"
 """What ``make bench`` has measured last, CPU times included."""
 API = ("accept", "check", "pop", "submit", "status")
 """Steps that are requests to the API."""
+QUIET = ("check", "status")
+"""Those of them that log nothing if they succeed (``horde.edge.http.QUIET``)."""
 MONTH_MINUTES = 30 * 24 * 60
 
 
@@ -44,7 +46,7 @@ def waits(meter: Meter, inputs: Inputs) -> float:
         "dynamodb.PutItem": "wait_write_ms",
         "dynamodb.DeleteItem": "wait_write_ms",
     }
-    services = {"sqs": "wait_sqs_ms", "s3": "wait_s3_ms"}
+    services = {"sqs": "wait_sqs_ms", "s3": "wait_s3_ms", "lambda": "wait_invoke_ms"}
     return sum(
         times * inputs.value(kinds.get(name, services.get(name.partition(".")[0], "wait_get_ms")))
         for name, times in meter.calls.items()
@@ -67,6 +69,8 @@ def of_step(
         wait = waits(meter, inputs) / runs
         cpu = cpu_of(name, measured)
         cpu += inputs.value("image_cpu_ms") if name in {"submit", "share"} else 0
+        if name == "submit" and not meter.calls["s3.GetObject"]:
+            cpu += inputs.value("inline_cpu_ms")
         seconds += times * gb_seconds(memory, cpu, wait)
     puts = sum(n for call, n in meter.calls.items() if call in {"s3.PutObject", "s3.CopyObject"})
     gets = sum(n for call, n in meter.calls.items() if call in {"s3.GetObject", "s3.HeadObject"})
@@ -80,10 +84,15 @@ def of_step(
         "sqs_request": float(sqs),
         "s3_write": float(puts),
         "s3_read": float(gets),
-        "log_gb": runs * inputs.value("log_bytes") / 1e9,
-        "egress_gb": (runs if name in API else 0) * inputs.value("answer_kb") / 1e6,
+        "log_gb": (0 if name in QUIET else runs) * inputs.value("log_bytes") / 1e9,
+        "egress_gb": (meter.answered + _framing(name, runs, inputs)) / 1e9,
     }
     return Use(used) * (1 / LIVES)
+
+
+def _framing(name: str, runs: int, inputs: Inputs) -> float:
+    """Return the bytes that API Gateway adds to the answers of a step's functions."""
+    return runs * inputs.value("framing_bytes") if name in API else 0.0
 
 
 def of_life(
@@ -108,13 +117,32 @@ def of_life(
             "lambda_request": 1.0,  # dispatch, a ticket
             "lambda_gb_second": ticket,
             "log_gb": inputs.value("log_bytes") / 1e9,
-            "s3_write": 1.0,  # the worker's upload
+            # The worker's upload, which its submit reads; others carry their image.
+            "s3_write": lives["submit"].calls["s3.GetObject"] / LIVES,
             "s3_read": 1.0,  # the client's download
-            # A ticket is received and deleted; S3 sends a message, which is received and deleted.
-            "sqs_request": 2.0 + 3.0,
+            "sqs_request": 3.0,  # S3 sends a message, which is received and deleted
         }
     )
     return found
+
+
+def _alarm_metrics(template: dict[str, Any]) -> int:
+    """Return how many metrics all alarms watch: an alarm is priced by them."""
+    alarms = templates.of_type(template, "AWS::CloudWatch::Alarm").values()
+    lists = [alarm["Properties"].get("Metrics", [{"MetricStat": {}}]) for alarm in alarms]
+    return sum("MetricStat" in one for metrics in lists for one in metrics)
+
+
+def _custom_metrics(template: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return the metrics that filters of logs feed, each by its namespace and name.
+
+    Filters are free, and several may feed one metric. None here has dimensions, each value of which
+    would be a metric.
+    """
+    found = templates.of_type(template, "AWS::Logs::MetricFilter").values()
+    fed = [one for each in found for one in each["Properties"]["MetricTransformations"]]
+    assert not any(one.get("Dimensions") for one in fed)
+    return {(str(one["MetricNamespace"]), one["MetricName"]) for one in fed}
 
 
 def at_rest(idle_sweep: Meter, template: dict[str, Any], inputs: Inputs, cpu_ms: float) -> Use:
@@ -133,8 +161,8 @@ def at_rest(idle_sweep: Meter, template: dict[str, Any], inputs: Inputs, cpu_ms:
     )
     fixed = Use(
         {
-            "alarm": float(len(templates.of_type(template, "AWS::CloudWatch::Alarm"))),
-            "custom_metric": float(len(templates.of_type(template, "AWS::Logs::MetricFilter"))),
+            "alarm": float(_alarm_metrics(template)),
+            "custom_metric": float(len(_custom_metrics(template))),
             "secret": float(len(templates.of_type(template, "AWS::SecretsManager::Secret"))),
             "sqs_request": queues * inputs.value("idle_receives"),
         }

@@ -105,7 +105,11 @@ def figures(counts: Counts, bills: Bills) -> list[tuple[str, float, float]]:
             PARTITION_WRITES,
         ),
         ("writes to the statistics", hottest(life, TABLE, "STATS"), PARTITION_WRITES),
-        ("messages sent to SQS", bills.steps["announce"].of["sqs_request"] + 1, float("inf")),
+        (
+            "messages sent to SQS",
+            bills.steps["announce"].of.get("sqs_request", 0) + 1,
+            float("inf"),
+        ),
         ("PUTs to S3", puts, S3_WRITES),
     ]
 

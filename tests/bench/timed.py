@@ -5,14 +5,13 @@ and what is measured. It reads the stub's facts from the file that it is given, 
 the milliseconds of each call by row.
 """
 
-import http.client
+import base64
 import importlib
 import json
 import os
 import sys
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 WARM = 8
 """Rounds that are not counted: connections, caches and the interpreter's own warming up."""
@@ -42,7 +41,7 @@ def main() -> None:
     generate, status, worker = map(importlib.import_module, ("generate", "status", "worker"))
     boto3 = importlib.import_module("boto3")
     plain = boto3.client("dynamodb", endpoint_url=told["env"]["AWS_ENDPOINT_URL"])
-    picture = bytes.fromhex(told["picture"])
+    picture = base64.b64encode(bytes.fromhex(told["picture"])).decode()
     found: dict[str, list[float]] = {}
     counted = False
 
@@ -81,12 +80,7 @@ def main() -> None:
         offer = {"name": "w1", "models": ["stable_diffusion"], "max_pixels": 4194304}
         sent = event(f"POST {api}/pop", f"{api}/pop", offer, by, ip)
         job = handled("cpu pop", worker, sent, 200)
-        url = urlsplit(job["r2_upload"])
-        connection = http.client.HTTPConnection(url.netloc)
-        connection.request("PUT", f"{url.path}?{url.query}", picture)
-        connection.getresponse().read()
-        connection.close()
-        done = {"id": job["id"], "generation": "R2", "state": "ok", "seed": 7}
+        done = {"id": job["id"], "generation": picture, "state": "ok", "seed": 7}
         sent = event(f"POST {api}/submit", f"{api}/submit", done, by, ip)
         handled("cpu submit", worker, sent, 200)
     with open(file, "w") as answer:  # noqa: PTH123

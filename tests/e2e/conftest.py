@@ -1,6 +1,5 @@
 """One local cloud for the whole run, with IAM enforced, and what the tests ask of it."""
 
-import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from infra.local.local_cloud import TINY_MODEL, LocalCloud
 from infra.local.processes import LocalCloudError, say
 from infra.operate import commands
 from infra.operate.audit.run import audit
+from tests.support.archives import opened
 from tests.support.numbers import SMALL
 
 PATIENCE_S = 600
@@ -96,13 +96,10 @@ class OperatedCloud:
         s3, bucket = self.local.aws("s3"), self.local.outputs["LaionBucket"]
         found = s3.list_objects_v2(Bucket=bucket, Prefix="incoming/").get("Contents", [])
         keys = {row["Key"].rpartition("/")[2]: row["Key"] for row in found}
-        name = f"{generation_id}.json"
+        name = f"{generation_id}.tar"
         if name not in keys:
             return None
-        assert f"{generation_id}.webp" in keys
-        row: dict[str, Any] = json.loads(
-            s3.get_object(Bucket=bucket, Key=keys[name])["Body"].read()
-        )
+        _, row = opened(s3.get_object(Bucket=bucket, Key=keys[name])["Body"].read())
         return row
 
     def shared_soon(self, generation_id: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from horde.store.workers import WORKER_KEEP_S
 from tests.support.api_calls import ANONYMOUS, UNKNOWN, Reply, refused
 from tests.support.cloud import Cloud
-from tests.support.numbers import CONCURRENCY, COST, FLOOR, OVER_S, REWARD
+from tests.support.numbers import CONCURRENCY, COST, FLOOR, LIFE_S, OVER_S, REWARD
 
 ONE = "/api/v2/users/{id}"
 
@@ -144,6 +144,21 @@ def test_a_worker_at_work_stays_in_its_owners_list(cloud: Cloud) -> None:
         cloud.pop(worker)
         cloud.clock.pass_seconds(WORKER_KEEP_S / 2)
     assert len(cloud.find_user(key)["worker_ids"]) == 1
+
+
+def test_an_owner_finds_a_delivered_request_until_it_expires(cloud: Cloud, worker: str) -> None:
+    _, key = cloud.register("ada", kudos=1000)
+    ids = []
+    for n in (1, 2):
+        ids.append(cloud.generate(key, params={"n": n}).body["id"])
+        cloud.clock.pass_seconds(1)
+    cloud.clock.pass_seconds(LIFE_S - 10)
+    assert len(cloud.draw(worker)) == 3
+    cloud.settle_async()
+    cloud.clock.pass_seconds(LIFE_S - 1)
+    assert cloud.find_user(key)["active_generations"]["image"] == ids[::-1]
+    cloud.clock.pass_seconds(2)
+    assert cloud.find_user(key)["active_generations"]["image"] == []
 
 
 def test_an_owner_finds_the_requests_that_are_not_over(cloud: Cloud) -> None:

@@ -103,9 +103,9 @@ def test_a_call_that_is_added_brings_its_points_by_itself(
     before = calls(world, flow)
     real = Requests.cancel
 
-    def twice(self: Any, request_id: str, due_at: int) -> Request | None:
-        real(self, request_id, due_at)
-        return real(self, request_id, due_at)
+    def twice(self: Any, request: Request, due_at: int) -> Request | None:
+        real(self, request, due_at)
+        return real(self, request, due_at)
 
     monkeypatch.setattr(Requests, "cancel", twice)
     after = calls(world, flow)
@@ -126,7 +126,7 @@ def test_an_image_marked_shared_before_it_is_copied_is_found(
             user_id=request.user_id,
             worker_user=generation.worker_user or 0,
         )
-        world.store.sharing.mark_shared(image, "early")
+        world.store.sharing.mark_shared(image, "early", 1)
         return real(request, generation, **file)
 
     monkeypatch.setattr(share, "row", marks)
@@ -149,7 +149,7 @@ def test_a_cancel_that_refunds_before_it_flags_is_found(
 ) -> None:
     def cancels(table: Any, request: Request, images: list[Generation]) -> None:
         ending.end_waiting(table, request, images, State.CANCELLED)
-        table.requests.cancel(request.id, 0)
+        table.requests.cancel(request, 0)
 
     monkeypatch.setattr(ending, "cancel", cancels)
     wrong_with(world, cancel("two waiting", repeats=False))

@@ -15,7 +15,8 @@ from horde.rules import ruleset
 from horde.rules.refusals import TooManyPrompts
 from horde.store import registry
 from horde.store.charges import TooManyPosts
-from horde.store.counts import waiting_key
+from horde.store.counts import open_key, opened
+from horde.store.items import Item, encode_all
 from tests.support.api_calls import ANONYMOUS, Reply, refused
 from tests.support.cloud import Cloud
 from tests.support.numbers import CONCURRENCY
@@ -233,35 +234,53 @@ def test_the_last_image_within_the_limit_is_accepted(cloud: Cloud) -> None:
     refused(cloud.generate(key), "TooManyPrompts", 429)
 
 
-def test_an_account_whose_count_was_left_too_high_is_not_refused_for_long(cloud: Cloud) -> None:
-    """Functions of a version that does not count may run beside those that do, for a while."""
+def test_what_ended_without_leaving_the_open_images_takes_no_place(cloud: Cloud) -> None:
     user, key = cloud.register(kudos=10_000)
-    request = cloud.generate(key, params={"n": 5}).body["id"]
     account = cloud.store.accounts.get(user)
     assert account is not None
-    cloud.store.accounts.change(account, {"waiting": CONCURRENCY})
-    refused(cloud.generate(key), "TooManyPrompts", 429)  # the index might lag
-    cloud.clock.pass_seconds(61)
-    assert cloud.generate(key).status == 202
-    cloud.cancel(request)
-
-
-def test_images_of_before_the_count_end_without_it(cloud: Cloud, worker: str) -> None:
-    user, key = cloud.register(kudos=10_000)
-    request = cloud.generate(key, params={"n": 3}).body["id"]
-    for item in list(cloud.items()):
-        kind, pk = item["sk"]["S"], {"pk": item["pk"], "sk": item["sk"]}
-        names = {"GENERATION": "counted", "USER": "waiting"}
-        if kind in names:
-            expression = f"REMOVE {names[kind]}"
-            cloud.db.update_item(TableName=cloud.table, Key=pk, UpdateExpression=expression)
-    assert cloud.submit(worker, cloud.pop(worker).body["id"], state="faulted").status == 200
-    assert len(cloud.draw(cloud.new_worker("honest"), name="honest", amount=1)) == 3
-    cloud.cancel(request)
+    gone = opened(str(uuid.uuid4()) for _ in range(CONCURRENCY))
+    cloud.store.accounts.change(account, gone)
     assert cloud.generate(key).status == 202
     account = cloud.store.accounts.get(user)
     assert account is not None
-    assert account.waiting == 1
+    assert len(account.open_images) == 1
+
+
+def test_images_that_are_drawn_take_no_place_of_those_that_wait(cloud: Cloud) -> None:
+    _, key = cloud.register(kudos=10_000)
+    fleet = cloud.new_worker("operator", fleet=True)
+    fill_but(cloud, key, 0)
+    assert cloud.generate(key).status == 429
+    first = cloud.pop(fleet, name="operator", amount=5).body["ids"]
+    assert cloud.generate(key, params={"n": len(first)}).status == 202
+    refused(cloud.generate(key), "TooManyPrompts", 429)
+    for image in first:
+        assert cloud.submit(fleet, image, state="faulted").status == 200
+    refused(cloud.generate(key), "TooManyPrompts", 429)
+
+
+def test_a_delivered_image_takes_no_place_even_if_its_reward_is_not_posted(
+    cloud: Cloud, worker: str
+) -> None:
+    _, key = cloud.register(kudos=10_000)
+    fill_but(cloud, key, 0)
+    job = cloud.pop(worker, amount=1).body
+    cloud.upload(job["r2_upload"])
+    assert cloud.submit(worker, job["id"]).status == 200
+    assert cloud.generate(key).status == 202
+    refused(cloud.generate(key), "TooManyPrompts", 429)
+
+
+def test_an_account_that_draws_its_own_image_is_paid_and_has_nothing_open(cloud: Cloud) -> None:
+    user, key = cloud.register(kudos=10_000)
+    cloud.set_flags(user, trusted=True)
+    worker = cloud.worker_key(user)
+    cloud.generate(key)
+    assert cloud.draw(worker, amount=1)
+    cloud.settle_async()
+    account = cloud.store.accounts.get(user)
+    assert account is not None
+    assert (account.open_images, account.fulfilled) == (frozenset(), 1)
 
 
 def test_a_dry_run_is_not_limited_by_what_waits(cloud: Cloud) -> None:
@@ -279,6 +298,12 @@ def three_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let anonymous users have three images waiting in each part of their account."""
     few = replace(ruleset.IN_FORCE, concurrency_anonymous=3 * ANONYMOUS_PARTS)
     monkeypatch.setattr(ruleset, "IN_FORCE", few)
+
+
+def opened_in(item: Item) -> list[str]:
+    """Return the open images that an item lists."""
+    found: list[str] = item.get("open_images", {"SS": []})["SS"]
+    return found
 
 
 def ask(cloud: Cloud, n: int = 1, *, ip: str = "203.0.113.7", **fields: Any) -> Reply:
@@ -304,7 +329,7 @@ def test_no_address_takes_the_places_of_all_anonymous_users(limited: Cloud) -> N
     assert ask(limited).status == 429
     seen = {ask(limited, ip=f"203.0.113.{number}").status for number in range(8, 40)}
     assert 202 in seen
-    (full,) = [item for item in limited.rows("ANONYMOUS") if item["waiting"]["N"] == "3"][:1]
+    (full,) = [item for item in limited.rows("ANONYMOUS") if len(opened_in(item)) == 3][:1]
     assert full["pk"]["S"].startswith("ANONYMOUS#")
 
 
@@ -314,7 +339,7 @@ def test_however_many_addresses_there_are_all_of_them_together_keep_the_limit(
 ) -> None:
     accepted = [ask(limited, ip=f"198.18.0.{number}").status for number in range(80)].count(202)
     assert accepted == 3 * ANONYMOUS_PARTS
-    counted = [int(item["waiting"]["N"]) for item in limited.rows("ANONYMOUS")]
+    counted = [len(opened_in(item)) for item in limited.rows("ANONYMOUS")]
     assert counted == [3] * ANONYMOUS_PARTS
 
 
@@ -358,19 +383,17 @@ def test_an_anonymous_image_gives_its_place_back_when_it_no_longer_waits(
 
 
 @pytest.mark.usefixtures("three_a_part")
-def test_a_place_that_was_not_given_back_is_free_again_after_a_minute(limited: Cloud) -> None:
-    request = ask(limited, 2).body["id"]
+def test_a_place_that_was_not_given_back_is_free_as_soon_as_it_is_needed(limited: Cloud) -> None:
+    assert ask(limited, 2).status == 202
     (part,) = limited.rows("ANONYMOUS")
     limited.db.update_item(
         TableName=limited.table,
         Key={"pk": part["pk"], "sk": part["sk"]},
-        UpdateExpression="SET waiting = :three",
-        ExpressionAttributeValues={":three": {"N": "3"}},
+        UpdateExpression="ADD open_images :gone",
+        ExpressionAttributeValues=encode_all({"gone": opened([str(uuid.uuid4())])["open_images"]}),
     )
-    assert ask(limited).status == 429  # the index might lag
-    limited.clock.pass_seconds(61)
     assert ask(limited).status == 202
-    limited.cancel(request)
+    assert ask(limited).status == 429
 
 
 @pytest.mark.usefixtures("three_a_part")
@@ -389,7 +412,7 @@ def test_posts_that_read_one_count_together_do_not_pass_it(limited: Cloud) -> No
     posted()
     with pytest.raises(TooManyPrompts):
         posted()
-    assert limited.store.accounts.anonymous(image.part or 0).waiting == 3
+    assert len(limited.store.accounts.anonymous(image.part or 0).open_images) == 3
 
 
 def test_anonymous_posts_of_a_second_are_counted_where_they_are_accepted(limited: Cloud) -> None:
@@ -402,8 +425,7 @@ def test_anonymous_posts_of_a_second_are_counted_where_they_are_accepted(limited
     limited.db.put_item(
         TableName=limited.table,
         Item={
-            **waiting_key(0, seen.part),
-            "waiting": {"N": "0"},
+            **open_key(0, seen.part),
             "posted_at": {"N": str(now)},
             "posted": {"N": "60"},
         },

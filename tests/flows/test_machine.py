@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import uuid
+from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ from hypothesis.stateful import (
 )
 
 from horde.records import Generation, Request, SharedKey, User, WorkerStats
+from horde.rules.lifecycle import expires_at
 from horde.store.items import from_item
 from infra.operate import commands
 from tests.support import rulebook
@@ -637,19 +639,28 @@ class Machine(RuleBasedStateMachine):
         for item in self.cloud.items():
             kinds.get(item["sk"]["S"], []).append(item)
         users = [from_item(User, item) for item in kinds["USER"]]
-        assert {one.id: (one.kudos, one.deleted, one.waiting) for one in users} == {
-            one.id: (one.kudos, one.deleted, self.model.waiting_of(one))
+        assert {one.id: (one.kudos, one.deleted, len(one.open_images)) for one in users} == {
+            one.id: (one.kudos, one.deleted, self.model.open_of(one))
             for one in self.model.accounts.values()
         }
+        images = [from_item(Generation, item) for item in kinds["GENERATION"]]
+        theirs: dict[str, list[Generation]] = defaultdict(list)
+        for image in images:
+            theirs[image.request_id].append(image)
         requests = [from_item(Request, item) for item in kinds["REQUEST"]]
         assert {
-            one.id: (one.cancelled, one.faulted, one.waived, one.expires_at, one.shared)
+            one.id: (
+                one.cancelled,
+                one.faulted,
+                one.waived,
+                expires_at(one, theirs[one.id]),
+                one.shared,
+            )
             for one in requests
         } == {
             one.id: (one.cancelled, one.faulted, one.waived, one.expires_at, one.shared)
             for one in self.model.requests.values()
         }
-        images = [from_item(Generation, item) for item in kinds["GENERATION"]]
         assert {one.id: (str(one.state), one.attempt, one.worker_user) for one in images} == {
             one.id: (one.state, one.claims, one.holder) for one in self.model.images
         }
@@ -670,12 +681,11 @@ class Machine(RuleBasedStateMachine):
 
     def compare_data_set(self) -> None:
         """The LAION bucket holds exactly what was shared and not withdrawn, as it was delivered."""
-        found = {key.rpartition("/")[2]: body for key, body in self.cloud.laion().items()}
-        names = [f"{image}.{kind}" for image in self.model.data_set for kind in ("webp", "json")]
-        assert sorted(found) == sorted(names)
+        found = self.cloud.archives()
+        assert found.keys() == self.model.data_set.keys()
         for image, colour in self.model.data_set.items():
             side = self.model.image(image).request.body.side
-            assert found[f"{image}.webp"] == webp(colour, side, side)
+            assert found[image][0] == webp(colour, side, side)
 
     # --- the end ---------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
-"""The stream to the queues: ten messages a call, and what SQS takes only in part."""
+"""The stream to the functions that others start: one event a record, and what Lambda refuses."""
 
+import json
 from typing import Any
 
 import pytest
@@ -8,42 +9,27 @@ from botocore.exceptions import ClientError
 
 from tests.support.cloud import Cloud
 
-BATCH = 10
 
-
-class Sqs:
-    """Refuses messages of ``SendMessageBatch`` as a test says, and notes what was sent."""
+class Invokes:
+    """Refuses some of the calls that hand an event over, and counts all."""
 
     def __init__(self) -> None:
-        self.calls: list[int] = []
-        """Messages of each call."""
+        self.calls = 0
         self.refused: set[int] = set()
-        """Numbers of the messages, counted from 0 over all calls, that are refused."""
-        self.throttled: set[int] = set()
-        """Numbers of the calls that are refused as a whole."""
+        """Numbers of the calls, from 0, that are throttled."""
         self._real = vars(BaseClient)["_make_api_call"]
 
     def call(self, client: Any, operation: str, params: dict[str, Any]) -> Any:
-        if operation != "SendMessageBatch":
-            return self._real(client, operation, params)
-        number, sent = len(self.calls), sum(self.calls)
-        self.calls.append(len(params["Entries"]))
-        if number in self.throttled:
-            raise ClientError({"Error": {"Code": "RequestThrottled"}}, operation)
-        entries = list(enumerate(params["Entries"], start=sent))
-        taken = [entry for index, entry in entries if index not in self.refused]
-        failed = [
-            {"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"}
-            for index, entry in entries
-            if index in self.refused
-        ]
-        answer = self._real(client, operation, {**params, "Entries": taken}) if taken else {}
-        return {**answer, "Failed": failed}
+        if operation == "Invoke":
+            self.calls += 1
+            if self.calls - 1 in self.refused:
+                raise ClientError({"Error": {"Code": "TooManyRequestsException"}}, operation)
+        return self._real(client, operation, params)
 
 
 @pytest.fixture
-def sqs(monkeypatch: pytest.MonkeyPatch) -> Sqs:
-    made = Sqs()
+def invokes(monkeypatch: pytest.MonkeyPatch) -> Invokes:
+    made = Invokes()
 
     def call(client: Any, operation: str, params: dict[str, Any]) -> Any:
         return made.call(client, operation, params)
@@ -62,36 +48,27 @@ def ticketed(cloud: Cloud) -> list[str]:
     return [job["input"]["request_id"] for job in cloud.runpod.jobs]
 
 
-def test_messages_are_sent_ten_at_a_time(cloud: Cloud, sqs: Sqs) -> None:
-    requests = asked(cloud, 23)
+def test_each_new_request_is_handed_over_once(cloud: Cloud, invokes: Invokes) -> None:
+    requests = asked(cloud, 7)
     cloud.stream()
-    assert sqs.calls == [BATCH, BATCH, 3]
+    assert invokes.calls == len(requests)
     assert sorted(ticketed(cloud)) == sorted(requests)
 
 
-@pytest.mark.parametrize("number", [0, 4, 12, 22])
-def test_a_message_that_sqs_refuses_comes_again_and_few_others_twice(
-    cloud: Cloud, sqs: Sqs, number: int
+@pytest.mark.parametrize("number", [0, 3, 6])
+def test_what_lambda_refuses_comes_again_and_nothing_else(
+    cloud: Cloud, invokes: Invokes, number: int
 ) -> None:
-    requests = asked(cloud, 23)
-    sqs.refused = {number}
+    requests = asked(cloud, 7)
+    invokes.refused = {number}
     cloud.stream()
-    made = ticketed(cloud)
-    assert set(made) == requests
-    assert len(made) - len(requests) < BATCH
+    assert invokes.calls == len(requests) + 1
+    assert sorted(ticketed(cloud)) == sorted(requests)
     assert cloud.dead_records == []
 
 
-def test_a_call_that_sqs_throttles_comes_again(cloud: Cloud, sqs: Sqs) -> None:
-    requests = asked(cloud, 23)
-    sqs.throttled = {1}
-    cloud.stream()
-    made = ticketed(cloud)
-    assert sorted(made) == sorted(requests)  # none twice: the first ten were not given back
-
-
 def test_a_record_that_cannot_be_read_does_not_hold_up_those_before_it(
-    cloud: Cloud, sqs: Sqs
+    cloud: Cloud, invokes: Invokes
 ) -> None:
     asked(cloud, 3)
     records = cloud.records_of_the_stream()
@@ -100,4 +77,13 @@ def test_a_record_that_cannot_be_read_does_not_hold_up_those_before_it(
     answer = cloud.invoke("enqueue", {"Records": new})
     third = new[2]["dynamodb"]["SequenceNumber"]
     assert answer == {"batchItemFailures": [{"itemIdentifier": third}]}
-    assert sqs.calls == [2]
+    assert invokes.calls == 2
+
+
+def test_an_event_is_as_small_as_what_its_function_needs(cloud: Cloud) -> None:
+    (request,) = asked(cloud, 1)
+    cloud.stream()
+    url = cloud.sqs.get_queue_url(QueueName="handed-to-dispatch")["QueueUrl"]
+    (message,) = cloud.sqs.receive_message(QueueUrl=url)["Messages"]
+    wanted = {"v": 1, "request_id": request, "model": "stable_diffusion", "images": 1}
+    assert json.loads(message["Body"]) == wanted

@@ -29,7 +29,7 @@ def fleet(cloud: Cloud, owner: int, worker: str) -> str:
 def published(cloud: Cloud) -> list[dict[str, Any]]:
     """Publish what was drawn; returns the rows as a reader of the data set has them."""
     cloud.settle_async()
-    return [json.loads(body) for name, body in cloud.laion().items() if name.endswith(".json")]
+    return [row for _, row in cloud.archives().values()]
 
 
 def test_no_text_of_a_row_is_a_capability(cloud: Cloud, fleet: str) -> None:

@@ -1,6 +1,5 @@
 """Which delivered images reach the data set, when, and what their rows say about their worker."""
 
-import json
 from typing import Any
 
 import pytest
@@ -23,12 +22,12 @@ def stranger(cloud: Cloud) -> tuple[int, str]:
 
 def rows(cloud: Cloud) -> list[dict[str, Any]]:
     """Return the rows in the data set."""
-    return [json.loads(body) for name, body in cloud.laion().items() if name.endswith(".json")]
+    return [row for _, row in cloud.archives().values()]
 
 
 def held(cloud: Cloud) -> list[str]:
-    """Return the keys of the images and rows that are held back."""
-    return sorted(cloud.objects_of("Held"))
+    """Return the ids of the images that are held back."""
+    return sorted(cloud.archives("Held"))
 
 
 def drawn(cloud: Cloud, key: str, n: int = 1, **worker: Any) -> list[str]:
@@ -79,7 +78,7 @@ def test_what_a_stranger_drew_is_held_back(cloud: Cloud, stranger: tuple[int, st
     (image,) = drawn(cloud, stranger[1])
     released(cloud)
     assert cloud.laion() == {}
-    assert held(cloud) == [f"{image}.json", f"{image}.webp"]
+    assert held(cloud) == [image]
 
 
 def test_a_held_image_is_published_when_the_operator_trusts_its_worker(
@@ -87,11 +86,11 @@ def test_a_held_image_is_published_when_the_operator_trusts_its_worker(
 ) -> None:
     user, key = stranger
     (image,) = drawn(cloud, key)
-    bytes_held = cloud.objects_of("Held")[f"{image}.webp"]
+    bytes_held, _ = cloud.archives("Held")[image]
     cloud.set_flags(user, trusted=True)
     released(cloud)
     assert [(row["id"], row["drawn_by"]) for row in rows(cloud)] == [(image, DrawnBy.TRUSTED)]
-    assert bytes_held in cloud.laion().values()
+    assert cloud.archives()[image][0] == bytes_held
     assert held(cloud) == []
     assert cloud.rows("HELD") == []
 
@@ -204,38 +203,3 @@ def test_a_held_image_of_a_deleted_account_is_never_published(
     released(cloud)
     assert cloud.laion() == {}
     assert held(cloud) == []
-
-
-@pytest.mark.parametrize("who", ["author", "drawer", "request"])
-def test_an_image_that_must_not_be_published_by_the_time_of_its_mark_is_deleted_again(
-    cloud: Cloud, owner: int, worker: str, who: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The check has passed, the files are written, and only then comes what forbids them."""
-    user, key = cloud.register("ada", kudos=100)
-    cloud.generate(key, shared=True)
-    cloud.draw(worker)
-    mark_shared = type(cloud.store.sharing).mark_shared
-
-    def too_late(room: Any, image: Any, *arguments: Any, **named: Any) -> bool:
-        match who:
-            case "author":
-                cloud.set_flags(user, deleted=True)
-            case "drawer":
-                cloud.set_flags(owner, flagged=True)
-            case "request":
-                cloud.db.update_item(
-                    TableName=cloud.table,
-                    Key={
-                        "pk": {"S": f"REQUEST#{image.request_id}"},
-                        "sk": {"S": "REQUEST"},
-                    },
-                    UpdateExpression="SET csam = :true",
-                    ExpressionAttributeValues={":true": {"BOOL": True}},
-                )
-        return bool(mark_shared(room, image, *arguments, **named))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(type(cloud.store.sharing), "mark_shared", too_late)
-        cloud.settle_async()
-    assert cloud.laion() == {}
-    assert cloud.rows("SHARED") == []

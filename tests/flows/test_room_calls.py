@@ -45,7 +45,8 @@ from horde.store import (
 )
 from horde.store.audit import AuditStore, ledger_from, numbers_of
 from horde.store.audit_read import read
-from horde.store.items import DUE, LISTED, Kind, Row, id_of, key, key_of
+from horde.store.counts import short_id
+from horde.store.items import DUE, LISTED, Kind, Row, encode, id_of, key, key_of
 from horde.store.queue import HoldsEnough
 from horde.store.queuenames import model_target, queue_of
 from horde.store.table import ConditionFailed
@@ -396,7 +397,7 @@ def test_queue(world: World, say: Say) -> None:
     facts = asked(world, params={"n": 3})
     poor = asked(world, "poor")
     world.generate()
-    room, ada = world.store.queue, user(world, "ada")
+    room = world.store.queue
     model = "stable_diffusion"
     images = world.store.requests.generations(request_of(world, facts["request"]))
     queue = queue_of(images[0])
@@ -412,30 +413,12 @@ def test_queue(world: World, say: Say) -> None:
     say("images and known places", lambda: len(places_room.generations(asked_for)))
     world.clock.pass_seconds(2)
     say("ahead, renewed", lambda: places_room.ahead(model, middle - 1))
-    say("count", lambda: room.count_of(ada, 9))
-    say("count, at most", lambda: room.count_of(ada, 2))
-    nobody = world.store.accounts.anonymous(3)
-    say("count of nobody", lambda: room.count_of(nobody, 9))
-    say("nobody again", lambda: world.store.accounts.again(nobody))
-    change(world, key(Kind.ANONYMOUS, 3), waiting={"N": "7"}, waiting_at={"N": "5"})
-    say("recount of nobody", lambda: room.recount(replace(nobody, waiting=7, waiting_at=5)))
-    say("ids", lambda: room.ids_of(ada.id, 2))
     now = world.clock.now_ms()
     say("since", lambda: room.waiting_since(model, now + 1, 9))
     say("since before", lambda: room.waiting_since(model, images[0].created_at, 9))
     say("size", lambda: room.size(model, 9))
     say("size, at most", lambda: room.size(model, 2))
     say("size of none", lambda: room.size("none", 9))
-    for age, waiting in ((59, 9), (60, 9), (61, 9), (61, 3)):
-        grown = replace(ada, waiting=waiting, waiting_at=now // 1000 - age)
-        change(
-            world,
-            key(Kind.USER, ada.id),
-            waiting={"N": str(waiting)},
-            waiting_at={"N": str(grown.waiting_at)},
-        )
-        say(f"recount {waiting} after {age}", lambda grown=grown: room.recount(grown))
-    say("recount what has changed", lambda: room.recount(replace(ada, waiting=8, waiting_at=1)))
     worker = Worker(id=MISSING, name="w", user_id=7, created_at=0, seen_at=0, gone_at=0)
     say(
         "claim for a worker that is gone",
@@ -445,6 +428,20 @@ def test_queue(world: World, say: Say) -> None:
     say("claim again", lambda: room.claim(images[0], worker, lease_until=9))
     say("claim preferred", lambda: room.claim(images[1], worker, lease_until=9, preferred=True))
     assert poor["request"]
+
+
+def test_open_images(world: World, say: Say) -> None:
+    facts = asked(world, params={"n": 3})
+    ids = request_of(world, facts["request"]).generations
+    people, ada = world.store.accounts, user(world, "ada")
+    nobody = people.anonymous(3)
+    say("nobody again", lambda: people.again(nobody))
+    change(world, key(Kind.ANONYMOUS, 3), open_images=encode(counts.opened(ids)["open_images"]))
+    nobody = people.anonymous(3)
+    say("open of nobody", lambda: counts.ids_of_open(nobody) == sorted(ids, key=short_id))
+    say("forget of nobody", lambda: len(people.forget_ended(nobody, ids[:1]).open_images))
+    say("forget none", lambda: len(people.forget_ended(ada, ids).open_images))
+    say("forget all", lambda: len(people.forget_ended(ada, []).open_images))
 
 
 def test_rate_limits(world: World, say: Say) -> None:
@@ -464,7 +461,10 @@ def test_requests(world: World, say: Say) -> None:
     say("generations", lambda: [image.index for image in room.generations(request)])
     say("by id", lambda: len(room.generations_by_id([*request.generations, MISSING])))
     say("prompts", lambda: room.prompts([request.id, request.id, MISSING]))
-    say("open", lambda: room.open_of(ada.id, 1) == [second])
+    say("open", lambda: len(world.store.listings.open_images(ada)))
+    say("listed", lambda: len(world.store.listings.requests(ada, 1)))
+    say("many", lambda: sorted(room.get_many([request.id, request.id, MISSING])) == [request.id])
+    alone = request_of(world, second)
     exact = replace(ada, kudos=ada.floor + 2 * (request.price + request.tax))
     world.store.accounts.grant(ada.id, ada.floor - user(world, "ada").kudos)
     images = room.generations(request)
@@ -473,18 +473,18 @@ def test_requests(world: World, say: Say) -> None:
     say("accept again, with another image", lambda: room.accept(request, new, exact))
     change(world, key(Kind.REQUEST, second), payload={"S": "{}"})
     say("no prompt", lambda: room.prompts([second]))
-    say("all open", lambda: [(r.id, len(images)) for r, images in room.all_open_of(ada.id)])
     say("extend", lambda: room.extend_expiry(request.id, 99))
     say("reschedule", lambda: room.reschedule(request, 77))
-    say("cancel", lambda: room.cancel(request.id, 55))
-    say("cancel again", lambda: room.cancel(request.id, 56))
+    say("cancel", lambda: room.cancel(request, 55))
+    say("cancel again", lambda: room.cancel(request, 56))
+    say("cancel what ends with its image", lambda: room.cancel(alone, 55))
+    say("extend what ends with its image", lambda: room.extend_expiry(alone.id, 99))
     say("close", lambda: room.close(request))
     now = world.clock.now_ms() // 1000
     ends = [i["gone_at"]["N"] for i in world.items() if i["pk"]["S"] == f"REQUEST#{request.id}"]
     say("gone", lambda: [int(end) - now for end in ends])
-    say("cancel what is closed", lambda: room.cancel(request.id, 57))
+    say("cancel what is closed", lambda: room.cancel(request, 57))
     say("extend what is closed", lambda: room.extend_expiry(request.id, 99))
-    say("open then", lambda: room.open_of(ada.id, 5))
 
 
 def test_rewards(world: World, say: Say) -> None:
@@ -557,11 +557,11 @@ def test_sharing(world: World, say: Say) -> None:
     say("withdraw none", lambda: room.mark_withdrawn(replace(shared, generation_id=MISSING)))
     say("withdrawn", lambda: room.withdrawn([facts["job"], MISSING]))
     held = Held(generation_id=other, request_id=request.id, user_id=ada.id, worker_user=owner.id)
-    say("share again", lambda: room.mark_shared(held, "k"))
-    say(
-        "share what is not settled",
-        lambda: room.mark_shared(replace(held, generation_id=MISSING), "k", settled=False),
-    )
+    say("share again", lambda: room.mark_shared(held, "k", 7))
+    say("share another", lambda: room.mark_shared(replace(held, generation_id=MISSING), "k", 7))
+    say("context", lambda: room.context(held))
+    say("context of one's own", lambda: room.context(replace(held, worker_user=ada.id)))
+    say("context of nobody", lambda: room.context(replace(held, user_id=0, worker_user=99)))
 
 
 def test_rating_what_is_withdrawn(world: World, say: Say) -> None:
@@ -692,12 +692,11 @@ def test_parts(say: Say) -> None:
         ("delivered", replace(nobodys, worker_user=7), False),
     ):
         say(title, lambda i=image, d=dropped: counts.hold_no_more(i, dropped=d))
-    for counted in (True, False):
-        for state in (State.WAITING, State.PROCESSING):
-            image = replace(IMAGE, counted=counted, state=state)
-            say(f"ended {counted} {state}", lambda image=image: counts.ended_waiting(image))
-            nobodys = replace(image, user_id=0, part=3)
-            say(f"nobody's {counted} {state}", lambda i=nobodys: counts.ended_anonymously(i))
+    say("opened", lambda: counts.opened([MISSING]))
+    say("opened none", lambda: counts.opened([]))
+    say("no longer open", lambda: counts.no_longer_open(7, None, [MISSING]))
+    say("nobody's no longer open", lambda: counts.no_longer_open(0, 3, [MISSING]))
+    say("full id", lambda: counts.full_id(short_id(MISSING)) == MISSING)
     say("mark", lambda: csam.mark(REQUEST, IMAGE, 5))
     unclaimed = replace(IMAGE, id=MISSING)
     say("pending", lambda: settlements.pending(REQUEST, unclaimed, State.OK, 5))

@@ -154,7 +154,7 @@ def test_a_request_keeps_the_rules_it_was_accepted_under(deploy: Deploy, cloud: 
     for asked in (old, new):
         asked.check()
     cloud.settle_async()
-    assert len(cloud.laion()) == 2 * 2 * 2 * IMAGES  # an image and its row
+    assert len(cloud.laion()) == 2 * 2 * IMAGES
     cloud.clock.pass_seconds(OVER_S)
     cloud.sweep()
     for asked in (old, new):

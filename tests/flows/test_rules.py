@@ -153,7 +153,7 @@ def test_status_says_truthfully_what_is_shared(cloud: Cloud) -> None:
     assert cloud.status(shared).body["shared"] is True
     assert cloud.status(private).body["shared"] is False
     ids = {g["id"] for g in cloud.status(shared).body["generations"]}
-    assert {name.split("/")[-1].split(".")[0] for name in cloud.laion()} == ids
+    assert cloud.archives().keys() == ids
 
 
 def test_priority_is_by_kudos_and_sharing_buys_none(cloud: Cloud) -> None:
@@ -281,7 +281,7 @@ def test_shared_is_true_exactly_when_an_image_reaches_the_data_set(cloud: Cloud)
     shown = {one["id"]: one["shared"] for one in answer["generations"]}
     assert shown == {first["id"]: False, second["id"]: True}
     cloud.settle_async()
-    assert sorted(name.rpartition("/")[2][:36] for name in cloud.laion()) == [second["id"]] * 2
+    assert list(cloud.archives()) == [second["id"]]
 
 
 def test_a_request_whose_images_were_all_censored_or_cancelled_is_not_shared(

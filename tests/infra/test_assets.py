@@ -237,6 +237,7 @@ class SentError(Exception):
 
 CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "dynamodb": ("get_item", {"TableName": "horde", "Key": {"pk": {"S": "A"}}}),
+    "lambda": ("invoke", {"FunctionName": "f", "InvocationType": "Event", "Payload": b"{}"}),
     "s3": ("get_object", {"Bucket": "outputs-bucket", "Key": "shared/a b.webp"}),
     "secretsmanager": ("get_secret_value", {"SecretId": "hashes"}),
     "sqs": ("send_message", {"QueueUrl": "https://sqs.example.org/1/q", "MessageBody": "x"}),

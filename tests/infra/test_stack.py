@@ -33,6 +33,12 @@ CONSUME = {
 }
 SECRET = {"secretsmanager:GetSecretValue"}
 SEND = {"sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage"}
+HAND_OVER = {"lambda:InvokeFunction"}
+
+
+def listed(one: Any) -> list[Any]:
+    """What a policy writes alone if it is one, and as a list if they are several."""
+    return one if isinstance(one, list) else [one]
 
 
 def verbs(*names: str) -> set[str]:
@@ -43,8 +49,10 @@ ENDING = verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem")
 MAY = {
     "about": set(),
     "generate": verbs("GetItem", "BatchGetItem", "PutItem", "UpdateItem", "Query") | PUT | SECRET,
-    "enqueue": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams") | SEND,
-    "dispatch": CONSUME | {"ssm:GetParameter"},
+    "enqueue": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")
+    | SEND
+    | HAND_OVER,
+    "dispatch": SEND | {"ssm:GetParameter"},
     "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES | {"s3:DeleteObject*"},
     "status": ENDING | verbs("ConditionCheckItem") | READ_IMAGES,
     "users": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem") | SECRET,
@@ -54,16 +62,21 @@ MAY = {
     | SEND,
     "browse": verbs("GetItem", "BatchGetItem", "Query"),
     "manage": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
-    "webhook": verbs("GetItem") | CONSUME | READ_IMAGES,
+    "webhook": verbs("GetItem") | SEND | READ_IMAGES,
     "transfer": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
-    "share": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem", "ConditionCheckItem")
+    "share": verbs("GetItem", "BatchGetItem", "PutItem", "UpdateItem", "DeleteItem")
+    | verbs("ConditionCheckItem")
     | CONSUME
     | PUT
     | READ_IMAGES
     | {"s3:DeleteObject*"}
     | SECRET,
-    "finish": ENDING | verbs("ConditionCheckItem") | CONSUME | {"s3:DeleteObject*"},
-    "sweep": ENDING | verbs("ConditionCheckItem") | SEND | {"s3:DeleteObject*", "ssm:GetParameter"},
+    "finish": ENDING | verbs("ConditionCheckItem") | SEND | {"s3:DeleteObject*"},
+    "sweep": ENDING
+    | verbs("ConditionCheckItem")
+    | SEND
+    | HAND_OVER
+    | {"s3:DeleteObject*", "ssm:GetParameter"},
 }
 
 
@@ -239,43 +252,85 @@ def test_the_sweep_has_a_dlq_for_a_run_that_failed_and_for_one_that_never_came(
     (target,) = rule["Properties"]["Targets"]
     assert rule["Properties"]["ScheduleExpression"] == "rate(1 minute)"
     assert target["DeadLetterConfig"]["Arn"]
-    (invoke,) = of_type(template, "AWS::Lambda::EventInvokeConfig").values()
-    assert invoke["Properties"]["DestinationConfig"]["OnFailure"]["Destination"]
+    assert handed(template)["sweep"]["MaximumRetryAttempts"] == 0
 
 
-def test_every_dlq_and_every_function_has_an_alarm_that_tells_somebody(
-    template: Template,
-) -> None:
-    alarms = [alarm["Properties"] for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()]
-    watched = {
-        json.dumps(alarm["Dimensions"][0]["Value"]) for alarm in alarms if "Dimensions" in alarm
+def handed(template: Template) -> dict[str, Any]:
+    """How Lambda runs each function that is started asynchronously, by file."""
+    files = {name: file for file, (name, _) in functions(template).items()}
+    return {
+        files[one["Properties"]["FunctionName"]["Ref"]]: one["Properties"]
+        for one in of_type(template, "AWS::Lambda::EventInvokeConfig").values()
     }
-    queues = of_type(template, "AWS::SQS::Queue")
+
+
+def watched(template: Template) -> set[str]:
+    """The queues, functions and APIs of which an alarm tells somebody within five minutes."""
+    found = set()
+    for alarm in of_type(template, "AWS::CloudWatch::Alarm").values():
+        properties = alarm["Properties"]
+        assert properties["AlarmActions"]
+        assert properties["Period"] * properties["EvaluationPeriods"] <= 300
+        for dimension in properties.get("Dimensions", []):
+            ((kind, value),) = dimension["Value"].items()
+            found.add(value[0] if kind == "Fn::GetAtt" else value)
+    return found
+
+
+def test_every_dlq_has_an_alarm(template: Template) -> None:
     fed = {
         mapping["Properties"]["EventSourceArn"]["Fn::GetAtt"][0]
         for mapping in of_type(template, "AWS::Lambda::EventSourceMapping").values()
     }
-    for queue in set(queues) - fed:
-        assert json.dumps({"Fn::GetAtt": [queue, "QueueName"]}) in watched
-    for name, _ in functions(template).values():
-        assert json.dumps({"Ref": name}) in watched
-    assert all(alarm["AlarmActions"] for alarm in alarms)
+    assert set(of_type(template, "AWS::SQS::Queue")) - fed <= watched(template)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_crash_of_any_function_rings(template: Template, file: str) -> None:
+    name, rings = functions(template)[file][0], watched(template)
+    if file in routes(template).values():  # API Gateway turns a crash into a 5xx answer
+        (api,) = of_type(template, "AWS::ApiGatewayV2::Api")
+        assert api in rings
+    elif file in handed(template):  # after at most two more tries, one and two minutes later
+        target = handed(template)[file]["DestinationConfig"]["OnFailure"]["Destination"]
+        assert handed(template)[file]["MaximumRetryAttempts"] <= 2
+        assert target["Fn::GetAtt"][0] in rings
+    else:  # a queue or a stream tries again for long
+        assert name in rings
+
+
+def test_a_function_is_started_by_those_alone_that_hand_over_to_it(template: Template) -> None:
+    files = {name: file for file, (name, _) in functions(template).items()}
+    roles = {found["Role"]["Fn::GetAtt"][0]: f for f, (_, found) in functions(template).items()}
+    found = {
+        (roles[policy["Properties"]["Roles"][0]["Ref"]], files[target["Fn::GetAtt"][0]])
+        for policy in of_type(template, "AWS::IAM::Policy").values()
+        for one in policy["Properties"]["PolicyDocument"]["Statement"]
+        if one["Action"] == "lambda:InvokeFunction"
+        for target in listed(one["Resource"])
+    }
+    assert found == {("enqueue", "dispatch"), ("enqueue", "webhook"), ("sweep", "finish")}
 
 
 def test_the_operators_own_workers_ring_if_they_drop_many_images(template: Template) -> None:
     alarms = {
-        alarm["Properties"]["MetricName"]: alarm["Properties"]["Threshold"]
+        alarm["Properties"]["MetricName"]: alarm["Properties"]
         for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()
     }
-    counted = {
-        filtered["Properties"]["MetricTransformations"][0]["MetricName"]: filtered["Properties"][
-            "FilterPattern"
-        ]
-        for filtered in of_type(template, "AWS::Logs::MetricFilter").values()
+    filters = [
+        found["Properties"]
+        for found in of_type(template, "AWS::Logs::MetricFilter").values()
+        if FLEET_DROP in found["Properties"]["FilterPattern"]
+    ]
+    logs = {json.dumps(found["LogGroupName"]) for found in filters}
+    assert logs == {
+        json.dumps(functions(template)[file][1]["LoggingConfig"]["LogGroup"])
+        for file in ("worker", "sweep")
     }
-    for name in ("FleetFaults", "FleetExpiries"):
-        assert FLEET_DROP in counted[name]
-        assert alarms[name] == 20
+    for found in filters:  # both feed one metric, which is the alarm's
+        (counted,) = found["MetricTransformations"]
+        alarm = alarms[counted["MetricName"]]
+        assert (alarm["Namespace"], alarm["Threshold"]) == (counted["MetricNamespace"], 20)
 
 
 def test_an_answer_of_5xx_rings_although_the_function_did_not_fail(template: Template) -> None:

@@ -99,6 +99,9 @@ class World(Cloud):
                     raise
                 self.raised = f"{file} raised {error!r}: its whole batch comes again"
         records = event.get("Records", [])
+        if file in self.handed:
+            message = f"{file} died"
+            raise RuntimeError(message)
         if "routeKey" in event:
             headers = {"Content-Type": "application/json"}
             return {"statusCode": 500, "headers": headers, "body": '{"message":"Internal"}'}

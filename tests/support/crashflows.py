@@ -267,7 +267,9 @@ def reward_owed(world: World) -> Facts:
 def half_cancelled(world: World) -> Facts:
     """A cancel died right after its flag."""
     facts = asked(world, "poor", **TWO)
-    world.store.requests.cancel(facts["request"], world.clock.now_ms() // 1000)
+    request = world.store.requests.get(facts["request"])
+    assert request is not None
+    world.store.requests.cancel(request, world.clock.now_ms() // 1000)
     return facts
 
 

@@ -167,6 +167,8 @@ class Wire:
             service = model.service_model.service_name
             if service == "dynamodb":
                 answer = direct.dynamodb(operation, params)
+            elif service == "lambda":
+                answer = direct.handed_over(operation, params)
             else:
                 answer = REAL_AWS(client, operation, dict(params))  # it reads bodies to their end
             if token:
@@ -221,6 +223,7 @@ class AwsErrors(Errors):
 
     def throttled(self) -> Exception:
         codes = {"s3": "SlowDown", "sqs": "RequestThrottled", "dynamodb": THROUGHPUT}
+        codes["lambda"] = "TooManyRequestsException"
         said: Any = {
             "Error": {"Code": codes.get(self.service, "ThrottlingException"), "Message": "cut"},
             "ResponseMetadata": {"HTTPStatusCode": 503 if self.service == "s3" else 400},

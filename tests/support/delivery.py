@@ -1,4 +1,4 @@
-"""Doubles Lambda's event source mappings and the minute's schedule: streams, queues, retries, DLQs.
+"""Doubles Lambda's event sources and the minute's schedule: streams, queues, retries, DLQs.
 
 Nothing moves by itself: an edge moves when a test moves it. Filters, retry counts and dead letter
 queues are those of the template. It differs from AWS in that one batch holds all there is, one
@@ -14,6 +14,7 @@ from tests.support import rights
 from tests.support import template as templates
 from tests.support.deployment import Item
 from tests.support.fake_runpod import FakeRunPod
+from tests.support.moto_aws import HANDED
 from tests.support.reading import Reading
 
 Record = dict[str, Any]
@@ -22,7 +23,7 @@ Record = dict[str, Any]
 
 @dataclass
 class Message:
-    """A message in one of our queues, and how often it was received."""
+    """A message in a queue, ours or Lambda's own, and how often it was received."""
 
     id: str
     body: str
@@ -58,6 +59,17 @@ class Delivery(Reading):
         self.uncounted: list[Record] = []
         """Of ``payouts``."""
         self._iterators: dict[str, str] = {}
+        files = {name: file for file, (name, _) in self.functions.items()}
+        configured = templates.of_type(template, "AWS::Lambda::EventInvokeConfig").values()
+        tries = {
+            files[one["Properties"]["FunctionName"]["Ref"]]: one["Properties"][
+                "MaximumRetryAttempts"
+            ]
+            + 1
+            for one in configured
+        }
+        self.handed = {file: tries[file] for file in self.pending if file in tries}
+        """How often a function is tried to which others hand events over."""
 
     # --- the stream -------------------------------------------------------------------------------
 
@@ -138,6 +150,10 @@ class Delivery(Reading):
     # --- the queues -------------------------------------------------------------------------------
 
     def _queue_of(self, file: str) -> tuple[str, int]:
+        """Return the address of what feeds a function, and how often it tries."""
+        if file in self.handed:
+            url = self.sqs.get_queue_url(QueueName=HANDED + file)["QueueUrl"]
+            return url, self.handed[file]
         (source,) = [
             found["Properties"]["EventSourceArn"]["Fn::GetAtt"][0]
             for found in templates.of_type(
@@ -147,6 +163,14 @@ class Delivery(Reading):
         ]
         redrive = self.template["Resources"][source]["Properties"]["RedrivePolicy"]
         return self.names[source], redrive["maxReceiveCount"]
+
+    def run_later(self, file: str, event: dict[str, Any]) -> bool:
+        """Run a function with an event that was handed to it; returns whether it failed."""
+        try:
+            self.invoke(file, event)
+        except Exception:  # noqa: BLE001 - Lambda's own: tried again, and then a dead letter
+            return True
+        return False
 
     def deliver(self, file: str, *, twice: bool = False) -> int:
         """Deliver what is in a function's queue once; what fails waits for the next call."""
@@ -166,13 +190,20 @@ class Delivery(Reading):
             ]
         for message in waiting:
             message.receives += 1
-            record = sqs_record(message.body, message.id, message.receives)
-            event = {"Records": [record | {"receiptHandle": message.receipt}] * (1 + twice)}
-            if self.invoke(file, event)["batchItemFailures"]:
+            if self._took(file, message, twice=twice):
                 (self.dead if message.receives >= most else self.pending)[file].append(message)
             else:
                 self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message.receipt)
         return len(waiting)
+
+    def _took(self, file: str, message: Message, *, twice: bool) -> bool:
+        """Deliver one message; returns whether it failed."""
+        if file in self.handed:
+            runs = [self.run_later(file, json.loads(message.body)) for _ in range(1 + twice)]
+            return any(runs)
+        record = sqs_record(message.body, message.id, message.receives)
+        event = {"Records": [record | {"receiptHandle": message.receipt}] * (1 + twice)}
+        return bool(self.invoke(file, event)["batchItemFailures"])
 
     def redrive(self, file: str) -> None:
         """Bring a function's dead letters back, as the operator does."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from horde import store
 from horde.wire.over_botocore import over
-from tests.support import lambda_limits, rights
+from tests.support import lambda_limits, moto_aws, rights
 from tests.support import template as templates
 from tests.support.clock import Clock
 from tests.support.fake_runpod import FakeRunPod
@@ -33,7 +33,7 @@ class Deployment:
         self.sqs, self.s3, self.ssm = clients["sqs"], clients["s3"], clients["ssm"]
         self.secrets = clients["secretsmanager"]
         self.names: dict[str, str] = {}
-        """Tables, queues' URLs and buckets, by logical id."""
+        """Tables, queues' URLs, buckets and functions, by logical id."""
         self.table = ""
         self.overrides: dict[str, str] = {}
         """Environment variables that a test sets, where a function has them."""
@@ -57,6 +57,9 @@ class Deployment:
         for name in templates.of_type(self.template, "AWS::SQS::Queue"):
             url = self.sqs.create_queue(QueueName=name)["QueueUrl"]
             self.names[name] = url
+        for file, (name, _) in templates.functions(self.template).items():
+            self.names[name] = file
+            self.sqs.create_queue(QueueName=moto_aws.HANDED + file)
         for name in templates.of_type(self.template, "AWS::S3::Bucket"):
             self.names[name] = name.lower()
             self.s3.create_bucket(Bucket=name.lower())

@@ -26,7 +26,7 @@ from moto.dynamodb.models.dynamo_type import LimitedSizeDict
 from moto.dynamodb.models.table import Table
 from moto.dynamodb.responses import DynamoHandler
 
-from tests.support.moto_aws import ACCOUNT, REGION
+from tests.support.moto_aws import ACCOUNT, REGION, hand_over
 from tests.support.units import size_of
 
 
@@ -105,11 +105,23 @@ THROUGH_THE_SDK: Any = vars(BaseClient)["_make_api_call"]
 """How botocore makes a call when nobody doubles it."""
 
 
+def handed_over(operation: str, params: dict[str, Any]) -> Any:
+    """Keep an event for another function."""
+    assert (operation, params["InvocationType"]) == ("Invoke", "Event")
+    hand_over(params["FunctionName"], params["Payload"])
+    return {"StatusCode": 202}
+
+
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every client's calls to DynamoDB direct for as long as ``monkeypatch`` lasts."""
+    """Make every client's calls to DynamoDB direct for as long as ``monkeypatch`` lasts.
+
+    Events for other functions wait where ``delivery`` finds them.
+    """
 
     def call(client: Any, operation: str, params: dict[str, Any]) -> Any:
         service = client.meta.service_model
+        if service.service_name == "lambda":
+            return handed_over(operation, params)
         shape = service.operation_model(operation).input_shape
         if service.service_name != "dynamodb" or _validator.validate(params, shape).has_errors():
             return THROUGH_THE_SDK(client, operation, params)

@@ -34,6 +34,8 @@ CREDENTIALS = {
 }
 """moto doubles AWS inside botocore, so the functions use it here; ``thin_wire`` has the rest."""
 SERVICES = ("dynamodb", "dynamodbstreams", "sqs", "s3", "ssm", "secretsmanager")
+HANDED = "handed-to-"
+"""How the queues begin in which functions' events wait: Lambda's own, which nobody sees."""
 
 
 @contextmanager
@@ -80,6 +82,11 @@ def real_botocore() -> Iterator[None]:
         patch.setattr(botocore_stubber, "enabled", False)
         patch.setattr(BaseClient, "_make_api_call", direct.THROUGH_THE_SDK)
         yield
+
+
+def hand_over(function: str, payload: bytes) -> None:
+    """Double Lambda's ``Invoke`` with an event: moto would run a container."""
+    sqs_backends[ACCOUNT][REGION].send_message(HANDED + function, payload.decode())
 
 
 def empty() -> None:

@@ -1,18 +1,20 @@
 """Doubles nothing: reads the table, the ledger and the data set past the API, and audits them."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from moto.dynamodb.models import dynamodb_backends
 from moto.s3.models import s3_backends
 
-from horde.records import Generation, State, WorkerStats
+from horde.records import OPEN, Generation, State, WorkerStats
+from horde.rules.kudos import Kind
 from horde.store.audit import AuditStore, numbers_of
-from horde.store.counts import waiting_key
+from horde.store.counts import full_id, open_key
 from horde.store.due import Due, DueRow
 from horde.store.items import Row, from_item, id_of, row_of
 from infra.operate.audit.run import audit
+from tests.support.archives import opened
 from tests.support.deployment import Deployment, Item
 from tests.support.moto_aws import ACCOUNT, REGION
 
@@ -72,6 +74,17 @@ class Reading(Deployment):
         """Return every object of the data set."""
         return self.objects_of("Laion")
 
+    def archives(self, part: str = "Laion") -> dict[str, tuple[bytes, dict[str, Any]]]:
+        """Return the image and the row of every archive of the data set, or of another bucket."""
+        found = {}
+        for name, body in self.objects_of(part).items():
+            folder, _, file = name.rpartition("/")
+            image, row = opened(body)
+            assert file == f"{row['id']}.tar"
+            assert folder == ("" if part == "Held" else f"incoming/date={row['created_on']}")
+            found[row["id"]] = (image, row)
+        return found
+
     def everything(self) -> dict[str, Any]:
         """Return all that is stored: every item, by its key, and every object of every bucket."""
         stored: dict[str, Any] = {"/".join(row_of(item)): item for item in self.items()}
@@ -86,26 +99,35 @@ class Reading(Deployment):
         self.recount()
 
     def recount(self) -> None:
-        """Prove that what is counted as waiting waits, and that workers hold what they hold."""
-        waiting: Counter[str] = Counter()
+        """Prove that accounts list what they have open, and workers what they hold.
+
+        A delivered image is listed for as long as its reward is pending.
+        """
+        opened: dict[str, set[str]] = defaultdict(set)
         held: dict[str, set[str]] = defaultdict(set)
-        found_waiting: dict[str, int] = {}
+        pending: set[str] = set()
+        found_open: dict[str, set[str]] = {}
         found_held: dict[str, set[str]] = {}
         for item in self.items():
             match item["sk"]["S"]:
                 case "GENERATION":
                     image = from_item(Generation, item)
-                    if image.state is State.WAITING and image.counted:
-                        counter = waiting_key(image.user_id, image.part)
-                        waiting[counter["pk"]["S"]] += 1
+                    if image.state in OPEN:
+                        opener = open_key(image.user_id, image.part)
+                        opened[opener["pk"]["S"]].add(image.id)
                     assert not image.held or image.state is State.PROCESSING
                     if image.held:
                         held[image.worker_id or ""].add(image.id)
                 case "USER" | "ANONYMOUS":
-                    found_waiting[item["pk"]["S"]] = int(item.get("waiting", {"N": "0"})["N"])
+                    names = item.get("open_images", {"SS": []})["SS"]
+                    found_open[item["pk"]["S"]] = set(map(full_id, names))
                 case "STATS" if item["pk"]["S"].startswith("WORKER#"):
                     found_held[id_of(item)] = set(from_item(WorkerStats, item).held)
-        assert {user: n for user, n in found_waiting.items() if n} == dict(waiting)
+                case _ if item.get("kind", {}).get("S") == Kind.REWARD and "posted" not in item:
+                    pending.add(item["reference"]["S"])
+        for user in found_open.keys() | opened.keys():
+            assert found_open[user] - opened[user] <= pending
+            assert opened[user] <= found_open[user]
         assert {one: ids for one, ids in found_held.items() if ids} == held
 
 

@@ -19,8 +19,8 @@ PARTS = {
     "ConditionCheck": "ConditionCheckItem",
 }
 """The action that each part of a transaction needs."""
-SAME = {"SendMessageBatch": "SendMessage"}
-"""Calls that need the right to another one."""
+SAME = {"Invoke": "InvokeFunction"}
+"""Calls whose right has another name."""
 
 
 def needed(service: str, operation: str, params: dict[str, Any]) -> set[str]:

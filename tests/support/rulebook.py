@@ -243,6 +243,10 @@ class Request:
         return sum(image.state in states for image in self.images)
 
     @property
+    def ends_with_image(self) -> bool:
+        return self.body.n == 1 and not self.body.img2img
+
+    @property
     def done(self) -> bool:
         return self.faulted or not self.count(WAITING, PROCESSING)
 
@@ -384,6 +388,11 @@ class Rules:
     def waiting_of(self, owner: Account) -> int:
         return sum(i.state == WAITING and i.request.owner is owner for i in self.images)
 
+    def open_of(self, owner: Account) -> int:
+        return sum(
+            i.state in {WAITING, PROCESSING} and i.request.owner is owner for i in self.images
+        )
+
     def visible(self, request: Request) -> None:
         if request.expires_at <= self.now:
             raise Refused("RequestNotFound")
@@ -505,7 +514,7 @@ class Rules:
             image.state, image.claims, image.holder = PROCESSING, image.claims + 1, owner_id
             image.preferred = image.request.owner in [self.accounts[one] for one in chosen]
             image.lease_until = self.now + image.request.lease_s
-            if image.request.asked_at <= self.now - SLIDE_S:
+            if image.request.ends_with_image or image.request.asked_at <= self.now - SLIDE_S:
                 image.request.expires_at = self.now + IN_FORCE.request_life_s
 
     def upload(self, image: Image, claim: int, what: str) -> None:
@@ -539,8 +548,7 @@ class Rules:
         if image.state == CENSORED:
             self._give_back(request, request.price)
         until = self.now + IN_FORCE.request_life_s
-        ends = request.body.n == 1 and not request.body.img2img
-        if ends or request.expires_at < until - SLIDE_S:
+        if request.ends_with_image or request.expires_at < until - SLIDE_S:
             request.expires_at = until
         return earned
 

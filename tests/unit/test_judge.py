@@ -9,12 +9,14 @@ from horde.records import Generation, Request, State, User
 from horde.rules.sharing import (
     ACCEPTED,
     TRUSTED_AFTER_S,
+    Context,
     DrawnBy,
     Verdict,
     drawn_by,
     earns_trust,
+    forbidden,
     judge,
-    judge_people,
+    judge_context,
 )
 from tests.support.records import IMAGE, OWNER, REQUEST
 
@@ -35,7 +37,7 @@ TRUSTED, FLEET = replace(OWNER, trusted=True), replace(OWNER, fleet=True)
         (SHARED, DELIVERED, "b" * 64, Verdict.NEVER),
         (SHARED, replace(DELIVERED, screened=None), HASH, Verdict.NEVER),
         (SHARED, replace(DELIVERED, screened="refused"), HASH, Verdict.NEVER),
-        (replace(SHARED, csam=True), DELIVERED, HASH, Verdict.NEVER),
+        (replace(SHARED, csam=True), DELIVERED, HASH, Verdict.SHARE),  # ``forbidden`` tells
         (REQUEST, DELIVERED, HASH, Verdict.NEVER),
         (REQUEST, replace(DELIVERED, state=State.PROCESSING, sha256=None), HASH, Verdict.NEVER),
         (None, DELIVERED, HASH, Verdict.NEVER),
@@ -49,24 +51,35 @@ def test_a_delivered_file_is_shared_now_later_or_never(
 
 
 @pytest.mark.parametrize(
-    ("author", "owner", "hold", "verdict"),
+    ("request_is", "author", "owner", "hold", "verdict"),
     [
-        (AUTHOR, TRUSTED, True, Verdict.SHARE),
-        (AUTHOR, FLEET, True, Verdict.SHARE),
-        (AUTHOR, OWNER, True, Verdict.HOLD),
-        (AUTHOR, OWNER, False, Verdict.SHARE),
-        (replace(AUTHOR, flagged=True), TRUSTED, True, Verdict.SHARE),
-        (replace(AUTHOR, deleted=True), TRUSTED, True, Verdict.NEVER),
-        (None, TRUSTED, True, Verdict.NEVER),
-        (AUTHOR, None, False, Verdict.NEVER),
-        (AUTHOR, replace(TRUSTED, flagged=True), False, Verdict.NEVER),
-        (AUTHOR, replace(OWNER, flagged=True), True, Verdict.NEVER),
+        (SHARED, AUTHOR, TRUSTED, True, Verdict.SHARE),
+        (SHARED, AUTHOR, FLEET, True, Verdict.SHARE),
+        (SHARED, AUTHOR, OWNER, True, Verdict.HOLD),
+        (SHARED, AUTHOR, OWNER, False, Verdict.SHARE),
+        (SHARED, replace(AUTHOR, flagged=True), TRUSTED, True, Verdict.SHARE),
+        (SHARED, AUTHOR, replace(TRUSTED, deleted=True), True, Verdict.SHARE),
+        (SHARED, replace(AUTHOR, deleted=True), TRUSTED, True, Verdict.NEVER),
+        (SHARED, None, TRUSTED, True, Verdict.NEVER),
+        (SHARED, AUTHOR, None, False, Verdict.NEVER),
+        (SHARED, AUTHOR, replace(TRUSTED, flagged=True), False, Verdict.NEVER),
+        (SHARED, AUTHOR, replace(OWNER, flagged=True), True, Verdict.NEVER),
+        (replace(SHARED, csam=True), AUTHOR, TRUSTED, True, Verdict.NEVER),
+        (None, AUTHOR, TRUSTED, True, Verdict.SHARE),
+        (None, AUTHOR, OWNER, True, Verdict.HOLD),
     ],
 )
-def test_an_image_is_published_held_or_dropped_by_the_accounts_behind_it(
-    author: User | None, owner: User | None, *, hold: bool, verdict: Verdict
+def test_an_image_is_published_held_or_dropped_by_its_request_and_who_is_behind_it(
+    request_is: Request | None,
+    author: User | None,
+    owner: User | None,
+    *,
+    hold: bool,
+    verdict: Verdict,
 ) -> None:
-    assert judge_people(author, owner, hold=hold) is verdict
+    context = Context(request=request_is, author=author, owner=owner, shared=None)
+    assert judge_context(context, hold=hold) is verdict
+    assert forbidden(context) is (verdict is Verdict.NEVER)
 
 
 @pytest.mark.parametrize(

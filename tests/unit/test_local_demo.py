@@ -31,7 +31,7 @@ def sent(tmp_path: Path) -> DemoRequest:
         accepted={"kudos": 3 + TAX},
         status={"shared": True},
         files=[path],
-        objects=[("incoming/date=2026-11-23/id.webp", ROW)],
+        objects=[("incoming/date=2026-11-23/id.tar", ROW)],
     )
 
 
@@ -51,9 +51,9 @@ def test_a_demo_that_keeps_the_rules_is_right(sent: DemoRequest) -> None:
         ("status", {"shared": False}),
         ("files", []),
         ("objects", []),
-        ("objects", [("incoming/x.webp", {})]),
-        ("objects", [("incoming/x.webp", {**ROW, "user": "demo-ada#2"})]),
-        ("objects", [("incoming/x.webp", {**ROW, "nested": {}})]),
+        ("objects", [("incoming/x.tar", {})]),
+        ("objects", [("incoming/x.tar", {**ROW, "user": "demo-ada#2"})]),
+        ("objects", [("incoming/x.tar", {**ROW, "nested": {}})]),
     ],
 )
 def test_each_broken_rule_is_marked_as_wrong(sent: DemoRequest, field: str, value: Any) -> None:

@@ -89,7 +89,9 @@ LIMITS: dict[str, Any] = {
     "store.items.KEEP_S": 2 * 86_400,
     "store.items.HOLDERS": "HOLDERS",
     "store.items.CSAM_MARKS": "CSAM",
-    "store.queue.RECOUNT_AFTER_S": 60,
+    "store.listings.CHARGED_WITHIN_S": 2400,
+    "store.listings.MAX_ENTRIES": 200,
+    "store.requests.UNTOUCHED_S": 259_200,
     "store.rewards.REVERSED": "reversed",
     "store.rewards.MAX_REVERSED": 90,
     "store.settlements.PENDING_REWARD": {"kind": "REWARD"},
@@ -195,13 +197,11 @@ def test_keys_and_lists_are_spelled_as_deployed_tables_hold_them() -> None:
     assert items.LISTED == ("listed", "listed", "listed_at")
     assert items.DUE.attributes == "due_shard, due_at"
     assert items.TTL == "gone_at"
-    assert items.waiting_list(7, None) == "WAITING#7"
-    assert items.waiting_list(0, 3) == "WAITING#0#3"
-    assert items.requests_list(7) == "REQUESTS#7"
     assert items.keys_list(7) == "KEYS#7"
     assert items.held_list(7) == "HELD#7"
     assert [due_shard(kind, 19) for kind in Due] == [
         "lease#3",
+        "image#3",
         "request#3",
         "reward#3",
         "account#0",

@@ -34,7 +34,7 @@ def test_a_generation_survives_the_table(record: Generation) -> None:
 
 
 def test_what_is_empty_takes_no_room() -> None:
-    assert {"nsfw", "img2img", "workers", "worker_id", "shared_at"}.isdisjoint(to_item(IMAGE))
+    assert {"nsfw", "img2img", "workers", "worker_id", "settled_at"}.isdisjoint(to_item(IMAGE))
 
 
 def test_a_usual_request_is_under_a_kilobyte() -> None:

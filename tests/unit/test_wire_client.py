@@ -108,6 +108,11 @@ SENT: list[tuple[str, str, dict[str, Any]]] = [
         "put_object",
         {"Bucket": "b", "Key": "a b/ü", "Body": b"x", "ContentType": "a/b"},
     ),
+    (
+        "lambda",
+        "invoke",
+        {"FunctionName": "Horde-Dispatch1A", "InvocationType": "Event", "Payload": b'{"v":1}'},
+    ),
     ("s3", "delete_object", {"Bucket": "b", "Key": "uploads/a+b"}),
     ("s3", "get_object", {"Bucket": "b", "Key": "a~'()"}),
 ]
@@ -128,7 +133,8 @@ def test_a_call_is_what_botocore_makes_of_it_and_is_signed_as_it_signs(
         assert ours.body == theirs.body
     else:
         assert json.loads(ours.body) == json.loads(theirs.body)
-    for name in ("content-type", "x-amz-target", "x-amzn-query-mode", "x-amz-security-token"):
+    meant = ("x-amz-target", "x-amzn-query-mode", "x-amz-security-token", "x-amz-invocation-type")
+    for name in ("content-type", *meant):
         assert ours.headers.get(name) == theirs.headers.get(name), name
     assert ours.headers["host"] == theirs.headers["host"]
     signed = ours.headers["authorization"].partition("SignedHeaders=")[2].partition(",")[0]
@@ -154,7 +160,7 @@ def test_a_call_is_what_botocore_makes_of_it_and_is_signed_as_it_signs(
     ],
     ids=str,
 )
-@pytest.mark.parametrize("service", ["dynamodb", "sqs", "ssm", "secretsmanager"])
+@pytest.mark.parametrize("service", ["dynamodb", "sqs", "ssm", "secretsmanager", "lambda"])
 @pytest.mark.parametrize("region", ["us-east-1", "ap-southeast-7", "cn-north-1", "us-gov-west-1"])
 def test_an_endpoint_is_botocores(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], service: str, region: str
@@ -180,7 +186,7 @@ def test_one_setting_brings_botocore_back(
     assert isinstance(aws.dynamodb(), ThinClient)
     aws.clear_cache()
     monkeypatch.setenv("AWS_CLIENT", "botocore")
-    for client in (aws.dynamodb(), aws.sqs(), aws.s3(), aws.ssm()):
+    for client in (aws.dynamodb(), aws.sqs(), aws.s3(), aws.ssm(), aws.lambdas()):
         assert isinstance(client, BotocoreClient)
 
 
@@ -205,6 +211,12 @@ REFUSED = [
     ("dynamodb", answer(b'{"__type":"RequestTimeTooSkewed","message":"late"}', 403)),
     ("dynamodb", answer(b'{"__type":"InvalidSignatureException","message":"expired"}', 400)),
     ("sqs", answer(b'{"__type":"x#QueueDoesNotExist"}', 400, x_amzn_query_error=OLD_CODE)),
+    (
+        "lambda",
+        answer(
+            b'{"Type":"User","message":"no"}', 404, x_amzn_ErrorType="ResourceNotFoundException:"
+        ),
+    ),
     ("s3", answer(GONE, 404, XML)),
     ("s3", answer(GONE.replace(b"NoSuchKey", b"AccessDenied"), 403, XML)),
     ("s3", answer(b"", 404, XML)),
@@ -215,6 +227,8 @@ def ask(client: Client) -> Any:
     """Make a call of a client's service."""
     if client.service == "s3":
         return client.delete_object(Bucket="b", Key="k")
+    if client.service == "lambda":
+        return client.invoke(FunctionName="f", InvocationType="Event", Payload=b"{}")
     if client.service == "sqs":
         return client.send_message(QueueUrl="http://q/1/n", MessageBody="x")
     return client.get_item(**GET)

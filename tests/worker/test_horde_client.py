@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 from collections import deque
 
@@ -82,18 +83,56 @@ def test_an_upload_has_no_content_type(horde: FakeHorde, client: Horde) -> None:
     assert "content-type" not in horde.upload_headers[0]
 
 
+LONGEST = (protocol.MAX_INLINE_BODY - protocol.REST_OF_BODY) // 4 * 3
+"""The most bytes of an image that a submit carries."""
+
+
 def test_an_upload_by_form_is_bounded_by_its_signature(horde: FakeHorde, client: Horde) -> None:
-    horde.most_bytes = 10
+    image = b"\0webp\r\n\xff" + b"x" * LONGEST
+    horde.most_bytes = len(image)
     horde.add()
     (job,) = client.pop()
     horde.failures["upload"] = deque([503])
-    client.upload(job, b"\0webp\r\n\xff")
-    assert horde.uploads == {job.id: b"\0webp\r\n\xff"}
+    client.upload(job, image)
+    assert horde.uploads == {job.id: image}
     assert horde.upload_headers == []  # nothing came by PUT
     with pytest.raises(RefusedError, match="400"):
-        client.upload(job, b"x" * 11)
-    client.submit(job, "ok", b"webp")
+        client.upload(job, image + b"x")
+    client.submit(job, "ok", image)
     assert horde.settled[job.id]["generation"] == "R2"
+
+
+@pytest.mark.parametrize(("size", "uploads"), [(5, 0), (LONGEST, 0), (LONGEST + 1, 1)])
+def test_a_horde_with_forms_gets_an_image_in_the_submit_if_that_costs_one_request(
+    horde: FakeHorde, client: Horde, size: int, uploads: int
+) -> None:
+    horde.most_bytes, image = 10**6, b"\xff" * size
+    horde.add(seed=str(2**32 - 1))
+    (job,) = client.pop()
+    horde.lose_answers["submit"] = 1
+    client.upload(job, image)
+    client.submit(job, "censored", image)
+    assert (horde.calls["upload"], horde.calls["submit"]) == (uploads, 2)
+    sent = horde.settled[job.id]
+    assert len(json.dumps(sent)) <= protocol.MAX_INLINE_BODY
+    if not uploads:
+        assert base64.b64decode(sent["generation"]) == image
+
+
+def test_another_horde_gets_every_image_by_its_upload_url(horde: FakeHorde, client: Horde) -> None:
+    horde.add()
+    (job,) = client.pop()
+    client.upload(job, b"webp")
+    client.submit(job, "ok", b"webp")
+    assert horde.uploads == {job.id: b"webp"}
+    assert horde.settled[job.id]["generation"] == "R2"
+
+
+def test_a_submit_with_an_image_is_one_that_the_horde_takes_and_bills_once() -> None:
+    from horde.edge.http import MAX_BODY
+
+    headers = 8_000
+    assert protocol.MAX_INLINE_BODY + headers <= min(MAX_BODY, 512_000)
 
 
 def test_an_upload_is_tried_again(horde: FakeHorde, client: Horde) -> None:

@@ -79,9 +79,9 @@ MAX_IMAGE_TEXT = 8_000_000
 """Characters of an image in base64 or of its URL: more than any body has (``images``)."""
 MAX_NAMES = 1000
 """Models, or workers, that a request names."""
-MAX_MODEL_BYTES = 255
+MAX_MODEL_BYTES = 100
 """Bytes of a model's name, which each of its waiting images has three times."""
-MAX_OFFERED = 30_000
+MAX_OFFERED = 20_000
 """Bytes of all model names in a pop, so that an answer can list hundreds of workers."""
 MAX_REMARKS = 8_000
 """Bytes of all remarks about an image, as they are stored."""

@@ -13,6 +13,7 @@ document are both generated from it.
 import base64
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -56,6 +57,11 @@ and the longest prompt may consist of commas alone.
 """
 MAX_ANSWER = 6_000_000
 """Most bytes of an answer's body in the JSON that a Lambda returns (``wire_size``)."""
+SLOW_S = 1.0
+"""Seconds from which an answer is logged that would otherwise not be."""
+QUIET = frozenset({"GET /api/v2/generate/check/{id}", "GET /api/v2/generate/status/{id}"})
+"""Polls, which are most requests: a line for each success costs as much as its Lambda run, and API
+Gateway and Lambda count them anyway. Refusals, faults and slow answers are logged as ever."""
 MAX_FORM, MAX_FIELDS = 20_000, 20
 """Largest form in bytes, and its largest number of fields."""
 FORM = "application/x-www-form-urlencoded"
@@ -251,7 +257,7 @@ def _build(kind: Any) -> None:
 
 def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, Any]:
     """Return the response to one API Gateway event, from the route that the event names."""
-    name, call = str(event.get("routeKey")), Call.of(event)
+    began, name, call = time.monotonic(), str(event.get("routeKey")), Call.of(event)
     headers: dict[str, str] = {}
     mask: masks.Mask = {}
     try:
@@ -268,9 +274,7 @@ def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, An
         response = Response(refusal.body(), refusal.status, headers=refusal.headers)
     except Exception as error:  # noqa: BLE001 - logged, and answered
         response = _failed(name, error)
-    # One line per invocation, without prompt, key or address.
-    rc = response.body.get("rc") if isinstance(response.body, dict) else None
-    logger.info("answered", extra={"route": name, "status": int(response.status), "rc": rc})
+    _log(name, response, time.monotonic() - began)
     return {
         "statusCode": int(response.status),
         "headers": {
@@ -284,6 +288,14 @@ def serve(routes: Mapping[str, Route], event: Mapping[str, Any]) -> dict[str, An
         "body": _encoded(response, mask),
         **({"isBase64Encoded": True} if response.is_base64 else {}),
     }
+
+
+def _log(name: str, response: Response, seconds: float) -> None:
+    """Log one line per invocation, without prompt, key or address; none of a quick poll."""
+    if name in QUIET and response.status < HTTPStatus.BAD_REQUEST and seconds < SLOW_S:
+        return
+    rc = response.body.get("rc") if isinstance(response.body, dict) else None
+    logger.info("answered", extra={"route": name, "status": int(response.status), "rc": rc})
 
 
 def _failed(name: str, error: Exception) -> Response:

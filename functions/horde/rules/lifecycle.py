@@ -1,5 +1,6 @@
 """How requests and images change state, and the kudos that they have consumed."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -24,20 +25,35 @@ def after_fault(request: Request, generation: Generation, now: int) -> FaultOutc
     """
     if request.cancelled:
         return FaultOutcome.CANCEL
-    if request.expires_at <= now:
+    if expires_at(request, [generation]) <= now:
         return FaultOutcome.EXPIRE
     if request.faulted or generation.attempt >= ruleset.of(request.ruleset).max_faults:
         return FaultOutcome.FAULT
     return FaultOutcome.REQUEUE
 
 
-def ends_with(request: Request) -> bool:
-    """Return whether a request is over as soon as one of its images has ended.
+def ends_with_image(request: Request) -> bool:
+    """Return whether a request is over as soon as its one image has ended.
 
-    Others are closed by the sweep: those of several images, and those whose source image must be
-    deleted.
+    Then its image has its ``expires_at``, and nothing else of it changes on the usual way. Others
+    are closed by the sweep: those of several images, and those whose source image must be deleted.
     """
     return request.n == 1 and request.source_key is None
+
+
+def expires_at(request: Request, generations: Iterable[Generation]) -> int:
+    """Return when a request expires, in seconds: its images may have extended its life."""
+    return max([request.expires_at, *(one.expires_at or 0 for one in generations)])
+
+
+def extended(generation: Generation, now: int) -> int | None:
+    """Return when an image expires that is drawn ``now`` (seconds); None if its request says so.
+
+    A pop and a submit give it a whole life.
+    """
+    if generation.expires_at is None:
+        return None
+    return max(generation.expires_at, now + ruleset.IN_FORCE.request_life_s)
 
 
 SLIDE_S = 60
@@ -47,7 +63,8 @@ SLIDE_S = 60
 def slid(request: Request, now: int) -> int | None:
     """Return when a request expires that is drawn ``now`` (both in seconds), if that is to change.
 
-    A pop and a submit give it a whole life. Once a minute is enough, and spares two index writes.
+    It is one whose images do not say when. A pop and a submit give it a whole life. Once a minute
+    is enough, and spares two index writes.
     """
     until = now + ruleset.IN_FORCE.request_life_s
     return until if request.expires_at < until - SLIDE_S else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from horde.records import Generation, Request, State, User
+from horde.records import Generation, Request, Shared, State, User
 from horde.rules.dates import DAY_S, day
 from horde.rules.hashes import Purpose, keyed
 
@@ -125,30 +125,61 @@ def earns_trust(owner: User, *, images: int | None, now: int) -> bool:
     return owner.fulfilled >= images and owner.created_at + TRUSTED_AFTER_S <= now
 
 
-def judge_people(author: User | None, owner: User | None, *, hold: bool) -> Verdict:
-    """Decide whether an image is published, held or dropped, by the accounts behind it.
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What decides on the publication of an image, beside its own record; None is gone."""
 
-    ``author`` requested it and ``owner`` owns the worker that drew it; None is an account that is
-    gone. ``hold`` says whether images of untrusted volunteers are held back.
+    request: Request | None
+    author: User | None
+    """Who requested it."""
+    owner: User | None
+    """Who owns the worker that drew it."""
+    shared: Shared | None
+    """Its record in the data set."""
+
+
+def forbidden(context: Context) -> bool:
+    """Return whether an image may not be in the data set, whatever its own record says.
+
+    Its request was marked as CSAM, its author's account is deleted, or its worker's owner is
+    flagged. A request is gone two days after it has ended; its marks were acted on by then.
     """
+    request, author, owner = context.request, context.author, context.owner
     if author is None or author.deleted or owner is None or owner.flagged:
+        return True
+    return request is not None and request.csam
+
+
+def judge_context(context: Context, *, hold: bool) -> Verdict:
+    """Decide whether an image is published, held or dropped, by its request and who is behind it.
+
+    ``hold`` says whether images of untrusted volunteers are held back.
+    """
+    if forbidden(context):
         return Verdict.NEVER
-    return Verdict.HOLD if hold and drawn_by(owner) is DrawnBy.UNTRUSTED else Verdict.SHARE
+    untrusted = drawn_by(context.owner) is DrawnBy.UNTRUSTED
+    return Verdict.HOLD if hold and untrusted else Verdict.SHARE
 
 
 def judge(request: Request | None, generation: Generation | None, sha256: str) -> Verdict:
-    """Decide whether a delivered file is shared now, later or never, by its own records.
+    """Decide whether a file is what was delivered, and for sharing: now, later or never.
 
     ``sha256`` is the file's. Of two submits that race, each stores its file, and the settlement
-    names the one that was delivered. What has no verdict is not published.
+    names the one that was delivered. What has no verdict is not published. ``forbidden`` says what
+    may not be published all the same: a file that was written before that was known is deleted.
     """
-    if request is None or generation is None or not request.shared or request.csam:
+    if request is None or generation is None or not request.shared:
         return Verdict.NEVER
     if generation.state is State.PROCESSING:
         return Verdict.LATER
     if not shareable(request, generation.state) or generation.screened != ACCEPTED:
         return Verdict.NEVER
     return Verdict.SHARE if sha256 == generation.sha256 else Verdict.NEVER
+
+
+def created_on(request: Request, generation: Generation) -> str:
+    """Return the day, in UTC, on which an image was delivered."""
+    return day(generation.settled_at or request.created_at)
 
 
 def row(
@@ -175,7 +206,7 @@ def row(
         "id": generation.id,
         "set": keyed(secret, Purpose.REQUEST, request.id),
         "batch_index": generation.index,
-        "created_on": day(generation.settled_at or request.created_at),
+        "created_on": created_on(request, generation),
         "prompt": prompt.strip(),
         "negative_prompt": negative.strip(),
         "seed": _int64(seed),

@@ -10,8 +10,8 @@ Items (``pk`` / ``sk``):
 ``USER#<id>``         ``USER``                 an account and its balance
 ``USER#<id>``         ``LEDGER#<time>#<id>``   one entry of its ledger, append-only; a reward is
                                                pending until it is marked posted
-``ANONYMOUS#<part>``  ``ANONYMOUS``            what one part of the anonymous account has waiting,
-                                               and its requests in this second
+``ANONYMOUS#<part>``  ``ANONYMOUS``            what one part of the anonymous account has open, and
+                                               its requests in this second
 ``KEY#<sha256>``      ``KEY``                  an API key's hash -> user, whether it is a worker
                                                key, its name
 ``COUNTER``           ``USERS``                the last user id assigned
@@ -47,10 +47,10 @@ Items (``pk`` / ``sk``):
 ====================  =======================  ===============================================
 
 The indexes are sparse (``store.items``). ``waiting`` holds waiting images by queue, the highest
-priority last, and the registry's items. ``due`` holds leases and requests by the time they expire,
-rewards until they are posted, and deleted accounts until their requests have ended. ``listed``
-holds an account's waiting images, requests and API keys, all users by kudos, and workers by the
-time they were last seen.
+priority last, and the registry's items. ``due`` holds leases, waiting images and requests by the
+time they expire, rewards until they are posted, and deleted accounts until their requests have
+ended. ``listed`` holds an account's API keys and held images, all users by kudos, and workers by
+the time they were last seen.
 """
 
 from functools import cache
@@ -65,6 +65,7 @@ from horde.store.csam import CsamMarks
 from horde.store.due import DueRows
 from horde.store.endings import Endings
 from horde.store.held import HeldImages
+from horde.store.listings import Listings
 from horde.store.payouts import Payouts
 from horde.store.places import Places
 from horde.store.pops import Pops
@@ -95,6 +96,7 @@ class Store:
         self.transfers = Transfers(self.table)
         self.registry = Registry(self.table)
         self.requests = Requests(self.table, self.accounts, self.sharedkeys, self.registry)
+        self.listings = Listings(self.table, self.requests)
         self.queue = Queue(self.table, self.registry)
         self.places = Places(self.table, self.registry)
         self.endings = Endings(self.table, self.requests, self.sharedkeys, self.registry)

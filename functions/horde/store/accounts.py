@@ -11,14 +11,16 @@ from horde.records import ANONYMOUS_ID, ApiKey, User
 from horde.rules import accounts, allowance, kudos, ruleset
 from horde.rules.dates import month_start
 from horde.store.apikeys import new_key
-from horde.store.counts import waiting_key
+from horde.store.counts import OPEN_IMAGES, open_key, opened
 from horde.store.due import Due, due_shard
 from horde.store.items import (
     DUE,
     LISTED,
     USER_SHARDS,
     Kind,
+    decode,
     encode,
+    encode_all,
     from_item,
     id_of,
     key,
@@ -35,11 +37,11 @@ from horde.store.ledger import (
     post,
 )
 from horde.store.table import Table
-from horde.store.transaction import new
+from horde.store.transaction import EXISTS, new
 
 _LAST_ID = (Kind.COUNTER, "USERS")
-_COUNTED = ("waiting", "waiting_at", "posted", "posted_at")
-"""What is counted by part of the anonymous account."""
+_OF_A_PART = (OPEN_IMAGES, "opened_at", "posted", "posted_at")
+"""What the anonymous account has by part."""
 
 
 def deleted(user: User) -> dict[str, Any]:
@@ -71,10 +73,26 @@ class Accounts:
         return from_item(User, item) if item else None
 
     def anonymous(self, part: int) -> User:
-        """Return the anonymous account with the counts of one of its parts."""
-        item = self._table.get(waiting_key(ANONYMOUS_ID, part)) or {}
-        counted: dict[str, Any] = {n: int(item[n]["N"]) for n in _COUNTED if n in item}
-        return replace(accounts.anonymous(), part=part, **counted)
+        """Return the anonymous account with what one of its parts has."""
+        item = self._table.get(open_key(ANONYMOUS_ID, part)) or {}
+        own: dict[str, Any] = {name: decode(item[name]) for name in _OF_A_PART if name in item}
+        return replace(accounts.anonymous(), part=part, **own)
+
+    def forget_ended(self, user: User, still_open: Iterable[str]) -> User:
+        """Take all but ``still_open`` out of an account's open images; returns it as it is then.
+
+        ``still_open`` are ids of images. Of the anonymous account it is a part.
+        """
+        left = opened(still_open).get(OPEN_IMAGES, frozenset())
+        ended = user.open_images - left
+        if ended:
+            self._table.try_update(
+                open_key(user.id, user.part),
+                f"DELETE {OPEN_IMAGES} :ended",
+                EXISTS,
+                encode_all({"ended": ended}),
+            )
+        return replace(user, open_images=user.open_images & left)
 
     def again(self, user: User) -> User | None:
         """Read an account, or a part of the anonymous one, as it is now."""

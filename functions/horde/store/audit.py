@@ -5,7 +5,6 @@ No Lambda imports this module (``tests/infra/test_rooms.py``).
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from horde.records import ANONYMOUS_ID
 from horde.rules import kudos
 from horde.rules.dates import iso
 from horde.rules.statistics import Scope, Series
@@ -22,7 +21,6 @@ from horde.store.items import (
     key_of,
     partition,
     row_of,
-    waiting_list,
     workers_shard,
 )
 from horde.store.table import Table
@@ -65,11 +63,6 @@ class AuditStore:
             ConsistentRead=True,
         )
         return [item for page in pages for item in page]
-
-    def waiting_in(self, part: int) -> list[str]:
-        """Return the ids of the waiting images of one part of the anonymous account."""
-        pages = self._table.list_pages(waiting_list(ANONYMOUS_ID, part))
-        return [id_of(item) for page in pages for item in page]
 
     def transfers_since(self, since_ms: int) -> list[Item]:
         """Read all ledger entries of transfers since a time (ms). Scans the whole table."""

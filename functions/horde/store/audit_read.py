@@ -15,6 +15,7 @@ from horde.store.audit_rows import (
     AuditRow,
     CountedRow,
     EntryRow,
+    HeldBackRow,
     HeldRow,
     ImageRow,
     IndexKeys,
@@ -25,11 +26,12 @@ from horde.store.audit_rows import (
     kind_of,
     name_of,
 )
+from horde.store.counts import OPEN_IMAGES, full_id
 from horde.store.items import DUE, LISTED, TTL, WAITING, Item, Kind, Row, from_item, row_of
 from horde.store.settlements import POSTED, settlement_of
 
 
-def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kinds
+def read(item: Item) -> AuditRow | None:  # noqa: C901, PLR0911 - a flat table of kinds
     """Return an item as a typed row, or None if the audit does not check its kind.
 
     Raises KeyError, ValueError, TypeError or AttributeError for an item that this system did not
@@ -41,9 +43,9 @@ def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kind
         case Kind.USER:
             return _account(name, item)
         case Kind.ANONYMOUS:
-            return PartRow(
-                int(name), _number(item, "waiting") or 0, _number(item, "waiting_at") or 0
-            )
+            found = frozenset(item.get(OPEN_IMAGES, {"SS": []})["SS"])
+            _check_open(found)
+            return PartRow(int(name), found, _number(item, "opened_at") or 0)
         case Kind.LEDGER:
             return _entry(row, name, item)
         case Kind.REQUEST:
@@ -59,7 +61,10 @@ def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kind
                 user_id=int(item["user_id"]["N"]),
                 object_key=item["object_key"]["S"],
                 withdrawn="withdrawn_at" in item,
+                size=_number(item, "size"),
             )
+        case Kind.HELD:
+            return HeldBackRow(name)
         case Kind.COUNTED:
             return CountedRow(name)
         case Kind.STATS if row.pk.startswith(f"{Kind.WORKER}#"):
@@ -71,12 +76,8 @@ def read(item: Item) -> AuditRow | None:  # noqa: PLR0911 - a flat table of kind
 def _account(name: str, item: Item) -> AccountRow:
     user = from_item(User, item)
     _check_id(str(user.id), name)
-    return AccountRow(
-        user,
-        _text(item, LISTED.partition),
-        _number(item, LISTED.sort),
-        waiting=_number(item, "waiting") or 0,
-    )
+    _check_open(user.open_images)
+    return AccountRow(user, _text(item, LISTED.partition), _number(item, LISTED.sort))
 
 
 def _entry(row: Row, name: str, item: Item) -> EntryRow:
@@ -126,7 +127,6 @@ def _image(name: str, item: Item) -> ImageRow:
         _keys(item),
         sha256=_text(item, "sha256"),
         size=_number(item, "size"),
-        counted="counted" in item,
         held="held" in item,
     )
 
@@ -154,6 +154,11 @@ def _check_id(found: str, name: str) -> None:
     if found != name:
         message = f"its id is {found!r}"
         raise ValueError(message)
+
+
+def _check_open(names: frozenset[str]) -> None:
+    for name in names:
+        full_id(name)
 
 
 def _check_uuid(name: str) -> None:

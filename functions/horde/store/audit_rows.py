@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
-from horde.records import Generation, Request, Settlement, SharedKey, User
+from horde.records import OLD_ENDING, Generation, Request, Settlement, SharedKey, User
 from horde.store.items import TTL, Row
 
 
@@ -18,17 +18,15 @@ class AccountRow:
     user: User
     listed: str | None
     listed_at: int | None
-    waiting: int = 0
-    """Its count of waiting images."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartRow:
-    """What one part of the anonymous account counts."""
+    """What one part of the anonymous account has open."""
 
     part: int
-    waiting: int
-    waiting_at: int
+    open_images: frozenset[str]
+    opened_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +87,6 @@ class ImageRow:
     sha256: str | None = None
     size: int | None = None
     """In bytes."""
-    counted: bool = False
-    """Whether its account counts it while it waits."""
     held: bool = False
     """Whether its worker's statistics list it while the worker holds it."""
 
@@ -119,11 +115,22 @@ class PublishedRow:
     user_id: int
     object_key: str
     withdrawn: bool
+    size: int | None = None
+    """The object's, in bytes; None if image and row are two objects."""
 
     @property
-    def objects(self) -> tuple[str, str]:
-        """The keys of its image and of its metadata in the data set's bucket."""
-        return self.object_key, self.object_key.removesuffix("webp") + "json"
+    def objects(self) -> tuple[str, ...]:
+        """The keys of its files in the data set's bucket: one, or of an early image two."""
+        if self.object_key.endswith(OLD_ENDING):
+            return self.object_key, self.object_key.removesuffix(OLD_ENDING) + ".json"
+        return (self.object_key,)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBackRow:
+    """An image that is held back from the data set."""
+
+    generation_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,7 @@ AuditRow = (
     | HeldRow
     | SharedKeyRow
     | PublishedRow
+    | HeldBackRow
     | CountedRow
 )
 

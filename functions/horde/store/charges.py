@@ -3,18 +3,19 @@
 ``requests.accept`` writes it with the request, both or neither. A charge is computed from the
 account as it was read. Its condition is that enough kudos are above the floor, or, if part of the
 charge is waived, that the balance is exactly the one that was read; and that the account is not
-deleted, so that nothing is added to what its deletion cancels. The account's count of waiting
-images grows in the same update, within its limit, and so does its count of requests in this second.
+deleted, so that nothing is added to what its deletion cancels. The account's set of open images
+grows in the same update, within its limit, and so does its count of requests in this second.
 Of a request that needs its kudos upfront no part is waived.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from horde import clock
 from horde.records import Request, SharedKey, User
 from horde.rules import admission, kudos
 from horde.store import sharedkeys
-from horde.store.counts import room_for, waiting_key
+from horde.store.counts import open_key, opened, room_for
 from horde.store.items import Item, encode_all
 from horde.store.ledger import (
     NOT_DELETED,
@@ -36,6 +37,7 @@ def charge(
     user: User,
     shared: SharedKey | None,
     *,
+    done: int = 0,
     upfront: str | None = None,
     posts_per_s: int | None = None,
 ) -> tuple[Request, list[Item]]:
@@ -43,15 +45,17 @@ def charge(
 
     An anonymous request charges nobody; its images and its post are counted by the part of the
     anonymous account that ``user`` is. A request with a shared key is also charged to that key's
-    budget. ``upfront`` is why the request needs its
-    kudos upfront (``admission.upfront_reason``), if it does; raises KudosUpfront if ``user`` lacks
-    them. ``posts_per_s`` is the number of requests that the account may post in a second, by
-    whatever key, or None without a limit; raises TooManyPosts.
+    budget. ``done`` is how many of the account's open images no longer wait, so that as many more
+    may be open than may wait. ``upfront`` is why the request needs its kudos upfront
+    (``admission.upfront_reason``), if it does; raises KudosUpfront if ``user`` lacks them.
+    ``posts_per_s`` is the number of requests that the account may post in a second, by whatever
+    key, or None without a limit; raises TooManyPosts.
     """
     total = (request.price + request.tax) * request.n
     admission.check_upfront(upfront, total=total, available=user.kudos - user.floor)
-    counts, changes = {"waiting": request.n}, {"waiting_at": clock.now()}
-    conditions = [room_for(request.n, admission.concurrency(user))]
+    counts: dict[str, int | frozenset[str]] = {**opened(request.generations)}
+    changes = {"opened_at": clock.now()}
+    conditions = [room_for(request.n, admission.concurrency(user) + done)]
     if posts_per_s is not None:
         conditions.append(_one_more_post(user, posts_per_s, counts, changes))
     if request.anonymous:
@@ -88,7 +92,10 @@ def charge(
 
 
 def _counted(
-    part: User, conditions: list[Condition], counts: dict[str, int], changes: dict[str, int]
+    part: User,
+    conditions: list[Condition],
+    counts: Mapping[str, int | frozenset[str]],
+    changes: Mapping[str, int],
 ) -> Item:
     """Return the part that counts an anonymous request; ``counts`` are added, ``changes`` set."""
     setting, names, values = sets(changes)
@@ -96,7 +103,7 @@ def _counted(
         values |= encode_all(condition.values)
     added = ", ".join(f"{name} :{name}" for name in counts)
     return update(
-        waiting_key(part.id, part.part),
+        open_key(part.id, part.part),
         f"{setting} ADD {added}",
         " AND ".join(condition.expression for condition in conditions),
         values | encode_all(counts),
@@ -105,7 +112,7 @@ def _counted(
 
 
 def _one_more_post(
-    user: User, limit: int, counts: dict[str, int], changes: dict[str, int]
+    user: User, limit: int, counts: dict[str, int | frozenset[str]], changes: dict[str, int]
 ) -> Condition:
     """Return the condition that an account may post again, and count the post.
 

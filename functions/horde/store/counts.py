@@ -1,26 +1,30 @@
-"""Counts that limit what an account may have waiting and what a worker may hold.
+"""What limits an account's open images and what a worker holds.
 
-Each change is a part of the transaction that changes the image's state, so the counts are exact
-after any crash.
+Each change is a part of the transaction that changes the image's state, so both are exact after any
+crash. The one exception: a delivered image leaves its account's set with the reward that
+``payouts`` posts, some seconds later, so that no pop and no submit writes the account's item.
 
-``User.waiting`` is a number, since an account may have hundreds of images waiting. Only images with
-``counted`` are in it. Images accepted before this field existed are not, so their end takes nothing
-off. While functions of the version before it still run, one may claim or end a counted image
-without counting. So when the count refuses a request, ``queue.recount`` compares it with the list
-of waiting images.
+``User.open_images`` is a set of the ids of images that wait or are drawn. They are shortened, so
+that a usual account stays below the 1 KB of one write unit. ``accept`` adds them, and their end
+takes them out. Both are idempotent, so the set has no drift. It says what an account has open
+without an index. What the limit is about is the waiting ones: who reaches it has its images read
+(``generate.with_room``).
 
-The anonymous account's images are counted by part (``Generation.part``): one item for all would be
+The anonymous account's images are in sets by part (``Generation.part``): one item for all would be
 hot. An address has one part, so it takes an eighth of the places at most.
 
-``WorkerStats.held`` is a set of image ids, since a worker holds few. Adding and removing an id is
-idempotent, so this count has no drift. Images that the operator's own workers claim are not in it.
+``WorkerStats.held`` is such a set too. Images that the operator's own workers claim are not in it.
 
 ``DROPPED`` counts the images that workers failed to draw, by owner and hour. It has one attribute
 per worker, named by its id, so that a pop reads one item for both.
 """
 
+import uuid
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
+
 from horde import clock
-from horde.records import NOTHING_DROPPED, Dropped, Generation, State, User
+from horde.records import NOTHING_DROPPED, Dropped, Generation, User
 from horde.rules.dates import hour
 from horde.store.counters import STATS_KEEP_S
 from horde.store.items import (
@@ -36,48 +40,51 @@ from horde.store.items import (
 from horde.store.ledger import Condition
 from horde.store.transaction import EXISTS, check, update
 
+OPEN_IMAGES = "open_images"
 
-def waiting_key(user_id: int, part: int | None) -> Item:
-    """Return the key of what counts an account's waiting images: the account, or its part."""
+
+def open_key(user_id: int, part: int | None) -> Item:
+    """Return the key of the item with an account's open images: the account, or its part."""
     return key(Kind.USER, user_id) if part is None else key(Kind.ANONYMOUS, part)
 
 
+def opened(generation_ids: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return images as an account's item has them, by the attribute's name; empty if none."""
+    images = frozenset(map(short_id, generation_ids))
+    return {OPEN_IMAGES: images} if images else {}
+
+
+def ids_of_open(user: User) -> list[str]:
+    """Return the ids of an account's open images, always in the same order."""
+    return [full_id(name) for name in sorted(user.open_images)]
+
+
+def short_id(generation_id: str) -> str:
+    """Return the name of an image in a set of open images."""
+    return urlsafe_b64encode(uuid.UUID(generation_id).bytes).rstrip(b"=").decode()
+
+
+def full_id(name: str) -> str:
+    """Return the id of an image from a set of open images; raises ValueError for no such name."""
+    return str(uuid.UUID(bytes=urlsafe_b64decode(f"{name}==")))
+
+
 def room_for(n: int, limit: int) -> Condition:
-    """Return the condition that an account may have ``n`` more images waiting."""
-    still_room = "waiting <= :room"
+    """Return the condition that an account may open ``n`` more images."""
+    still_room = f"size({OPEN_IMAGES}) <= :room"
     if n <= limit:
-        still_room = f"(attribute_not_exists(waiting) OR {still_room})"
+        still_room = f"(attribute_not_exists({OPEN_IMAGES}) OR {still_room})"
     return Condition(still_room, {"room": limit - n})
 
 
-def waiting_again(generation: Generation) -> list[Item]:
-    """Return the part that counts a requeued image as waiting."""
-    if not generation.counted:
-        return []
-    expression = "SET waiting_at = :now ADD waiting :one"
-    return [_of_account(generation, expression, {"one": 1, "now": clock.now()})]
-
-
-def waits_no_more(generation: Generation) -> list[Item]:
-    """Return the part that takes a claimed image off its owner's count of waiting images."""
-    if not generation.counted:
-        return []
-    return [_of_account(generation, "ADD waiting :less", {"less": -1})]
-
-
-def ended_waiting(generation: Generation) -> dict[str, int]:
-    """Return what the end of an image adds to its owner's account, for ``ledger.post``."""
-    return {"waiting": -1} if generation.counted and generation.state is State.WAITING else {}
-
-
-def ended_anonymously(generation: Generation) -> list[Item]:
-    """Return the part that takes an anonymous image, which no entry refunds, off its count."""
-    return waits_no_more(generation) if generation.state is State.WAITING else []
-
-
-def _of_account(generation: Generation, expression: str, values: dict[str, int]) -> Item:
-    counter = waiting_key(generation.user_id, generation.part)
-    return update(counter, expression, EXISTS, encode_all(values))
+def no_longer_open(user_id: int, part: int | None, generation_ids: Iterable[str]) -> Item:
+    """Return the part that takes ended images out of their account's set."""
+    return update(
+        open_key(user_id, part),
+        f"DELETE {OPEN_IMAGES} :{OPEN_IMAGES}",
+        EXISTS,
+        encode_all(opened(generation_ids)),
+    )
 
 
 def hold(worker_id: str, generation_id: str, limit: int) -> list[Item]:

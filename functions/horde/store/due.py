@@ -1,4 +1,4 @@
-"""The due index: expired leases and requests, rewards not posted in time, deleted accounts."""
+"""The due index: what has expired, rewards not posted in time, and deleted accounts."""
 
 import uuid
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ class Due(StrEnum):
     """
 
     LEASE = "lease"
+    IMAGE = "image"
     REQUEST = "request"
     REWARD = "reward"
     ACCOUNT = "account"
@@ -26,7 +27,7 @@ class Due(StrEnum):
         return _DUE_SHARDS[self]
 
 
-_DUE_SHARDS = {Due.LEASE: 8, Due.REQUEST: 16, Due.REWARD: 8, Due.ACCOUNT: 1}
+_DUE_SHARDS = {Due.LEASE: 8, Due.IMAGE: 16, Due.REQUEST: 16, Due.REWARD: 8, Due.ACCOUNT: 1}
 
 
 def due_partition(kind: Due, shard: int) -> str:
@@ -51,7 +52,7 @@ class DueRow:
 
     kind: Due
     id: str
-    """The image of a lease, the request, the account, or the whole sort key of a reward."""
+    """The leased or waiting image, the request, the account, or the sort key of a reward."""
     user_id: int = 0
     """The account whose ledger holds a reward."""
 

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from horde import clock
-from horde.records import DELIVERED, Generation, Request, State
-from horde.rules import kudos, lifecycle, ruleset, sharing
+from horde.records import ANONYMOUS_ID, DELIVERED, Generation, Request, State
+from horde.rules import kudos, lifecycle, sharing
 from horde.rules.refusals import Busy
 from horde.store import counts, sharedkeys
 from horde.store.csam import mark
+from horde.store.due import Due, due_shard
 from horde.store.entries import copies
 from horde.store.items import (
     DUE,
     KEEP_S,
-    LISTED,
     TTL,
     WAITING,
     Item,
@@ -22,7 +22,6 @@ from horde.store.items import (
     encode_all,
     json_text,
     key,
-    waiting_list,
 )
 from horde.store.ledger import post
 from horde.store.registry import Registry
@@ -58,8 +57,7 @@ class Endings:
     ) -> bool:
         """Record a delivered image and its worker's pending reward.
 
-        A request that is over with it (``lifecycle.ends_with``) is closed, so that no sweep looks
-        at it again.
+        A request that ends with it is over, and its client has a whole life to fetch the image.
 
         ``sha256`` (hexadecimal) and ``size`` (bytes) are those of the accepted file, which is
         stored by now: from here on they say what was delivered. Exactly one settlement of a
@@ -79,6 +77,9 @@ class Endings:
         }
         if sharing.shareable(request, state):
             changes["shareable"] = {"BOOL": True}
+        until = lifecycle.extended(generation, settled_at // 1000)
+        if until is not None:
+            changes["expires_at"] = encode(until)
         back = (request.price, 0) if state is State.CENSORED else None
         more = [webhook_due(generation)] if request.webhook else []
         if generation.worker_user is not None:
@@ -92,8 +93,8 @@ class Endings:
     ) -> bool:
         """End an image that was not delivered and refund its price and tax, both or neither.
 
-        ``last_fault`` also marks the request faulted and due for the sweep, in the same
-        transaction. Returns False if the image has changed since it was read.
+        ``last_fault`` also marks the request faulted and, if it has other images, due for the
+        sweep, in the same transaction. Returns False if the image has changed since it was read.
         """
         back = (request.price, request.tax)
         return self._end(request, generation, state, back, last_fault=last_fault)
@@ -110,10 +111,11 @@ class Endings:
         changes: Item | None = None,
         more: Iterable[Item] = (),
     ) -> bool:
-        gone = {TTL: encode(clock.now() + KEEP_S)} if lifecycle.ends_with(request) else {}
+        alone = generation.expires_at is not None
+        gone = {TTL: encode(clock.now() + KEEP_S)} if alone else {}
         changes = {"state": encode(state), **gone, **(changes or {})}
         assigned = [f"#{name} = :{name}" for name in changes]
-        indexed = f"{WAITING.partition}, {DUE.attributes}, {LISTED.attributes}"
+        indexed = f"{WAITING.partition}, {DUE.attributes}"
         ended = _transition(
             generation,
             f"SET {', '.join(assigned)} REMOVE {indexed}, held",
@@ -124,8 +126,10 @@ class Endings:
         if generation.state is State.PROCESSING:
             dropped = state not in DELIVERED
             more = [*more, *counts.hold_no_more(generation, dropped=dropped)]
-        if request.anonymous:
-            more = [*more, *counts.ended_anonymously(generation)]
+        taken = counts.opened([generation.id]) if state not in DELIVERED else None
+        if taken and request.anonymous and generation.part is not None:
+            ended_id = [generation.id]
+            more = [*more, counts.no_longer_open(ANONYMOUS_ID, generation.part, ended_id)]
         for _ in range(DECISION_TRIES):
             refund, waived, to_key = list[Item](), 0, list[Item]()
             if back is not None and not request.anonymous:
@@ -137,14 +141,12 @@ class Endings:
                     entry,
                     reference=generation.id,
                     place=False,
-                    counts=counts.ended_waiting(generation),
+                    taken=taken,
                     sharedkey_id=request.sharedkey_id,
                 )
                 waived = entry.waived
                 to_key = self._back_to_key(request, entry.amount)
-            touched = _touch_request(
-                request, waived, last_fault=last_fault, csam=csam, delivered=state in DELIVERED
-            )
+            touched = _touch_request(request, waived, faulted=last_fault, due=not alone, csam=csam)
             try:
                 self._table.transact([ended, *to_key, *refund, *touched, *more])
             except ConditionFailed as failed:
@@ -179,63 +181,56 @@ class Endings:
         still_wanted = (
             f"{EXISTS} AND attribute_not_exists(cancelled) AND attribute_not_exists(faulted)"
         )
+        waits: dict[str, Any] = {
+            "state": State.WAITING,
+            "queue": str(queue),
+            "faulted_by": again.faulted_by,
+            "model": again.model,
+        }
+        expression = (
+            f"SET #state = :state, {WAITING.partition} = :queue, faulted_by = :faulted_by, "
+            "model = :model"
+        )
+        gone = "lease_until, held, preferred"
+        if again.expires_at is None:
+            gone += f", {DUE.attributes}"
+        else:
+            expression += f", {DUE.partition} = :shard, {DUE.sort} = :until"
+            waits |= {"shard": due_shard(Due.IMAGE, again.id), "until": again.expires_at}
         parts = [
-            _transition(
-                generation,
-                f"SET #state = :state, {WAITING.partition} = :queue, {LISTED.partition} = :list, "
-                f"{LISTED.sort} = created_at, faulted_by = :faulted_by, model = :model "
-                f"REMOVE {DUE.attributes}, lease_until, held, preferred",
-                {
-                    "state": State.WAITING,
-                    "queue": str(queue),
-                    "list": waiting_list(again.user_id, again.part),
-                    "faulted_by": again.faulted_by,
-                    "model": again.model,
-                },
-            ),
+            _transition(generation, f"{expression} REMOVE {gone}", waits),
             check(key(Kind.REQUEST, request.id), still_wanted),
             *({"Put": {"Item": copy}} for copy in copies(again, self._registry)),
             *counts.hold_no_more(generation, dropped=True),
-            *counts.waiting_again(generation),
         ]
         return self._table.try_transact(parts)
 
 
 def _touch_request(
-    request: Request, waived: int, *, last_fault: bool, csam: bool, delivered: bool
+    request: Request, waived: int, *, faulted: bool, due: bool, csam: bool
 ) -> list[Item]:
-    """Return the part that deducts ``waived`` kudos, and marks or closes the request, if needed."""
+    """Return the part that deducts ``waived`` kudos and marks the request, if needed.
+
+    ``due``: a faulted request is also due for the sweep, since other images of it may wait.
+    """
     changes: list[str] = []
-    removed: list[str] = []
     values: dict[str, Any] = {}
-    if lifecycle.ends_with(request):
-        changes.append(f"{TTL} = :gone")
-        removed = [DUE.attributes, LISTED.attributes]
-        values["gone"] = clock.now() + KEEP_S
-        if delivered:  # the client has a whole life to fetch the image
-            changes.append("expires_at = :until")
-            values["until"] = clock.now() + ruleset.IN_FORCE.request_life_s
-    elif last_fault:
-        changes.append(f"{DUE.sort} = :due")
-        removed = [LISTED.attributes]
-        values["due"] = clock.now()
     if waived:
-        changes += ["waived = :left"]
+        changes.append("waived = :left")
         values |= {"seen": request.waived, "left": request.waived - waived}
-    if last_fault:
-        changes.append("faulted = :true")
-        values["true"] = True
-    if csam:
-        changes.append("csam = :true")
+    if faulted and due:
+        changes.append(f"{DUE.sort} = :due")
+        values["due"] = clock.now()
+    for name in [name for name, is_so in (("faulted", faulted), ("csam", csam)) if is_so]:
+        changes.append(f"{name} = :true")
         values["true"] = True
     if not changes:
         return []
-    removal = f" REMOVE {', '.join(removed)}" if removed else ""
     nobody_refunded_meanwhile = "waived = :seen" if waived else EXISTS
     return [
         update(
             key(Kind.REQUEST, request.id),
-            "SET " + ", ".join(changes) + removal,
+            "SET " + ", ".join(changes),
             nobody_refunded_meanwhile,
             encode_all(values),
         )

@@ -40,8 +40,8 @@ class Index(NamedTuple):
 WAITING = Index("waiting", "wait_queue", "priority")
 """Waiting images by queue, and marks of queues; the highest priority last."""
 DUE = Index("due", "due_shard", "due_at")
-"""Leases and requests by the time they expire, rewards until they are posted, and deleted accounts
-until their requests have ended; keys only."""
+"""Leases, waiting images and requests by the time they expire, rewards until they are posted, and
+deleted accounts until their requests have ended; keys only."""
 LISTED = Index("listed", "listed", "listed_at")
 """Items that are read as lists; keys only."""
 USER_SHARDS = 16
@@ -132,16 +132,6 @@ def listed(name: str, at: int) -> Item:
     return {LISTED.partition: {"S": name}, LISTED.sort: {"N": str(at)}}
 
 
-def waiting_list(user_id: int, part: int | None) -> str:
-    """Return the list of an account's waiting images; the anonymous account has one per part."""
-    return f"WAITING#{user_id}" if part is None else f"WAITING#{user_id}#{part}"
-
-
-def requests_list(user_id: int) -> str:
-    """Return the list of an account's open requests."""
-    return f"REQUESTS#{user_id}"
-
-
 def keys_list(user_id: int) -> str:
     """Return the list of an account's API keys."""
     return f"KEYS#{user_id}"
@@ -186,6 +176,8 @@ def encode(value: Any) -> Any:
         return {"S": str(value)}
     if isinstance(value, list):
         return {"L": [encode(part) for part in value]}
+    if isinstance(value, frozenset):
+        return {"SS": sorted(value)}
     if isinstance(value, dict):
         return {"S": json.dumps(value, separators=(",", ":"))}
     message = f"cannot store a {type(value).__name__}"

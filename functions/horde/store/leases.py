@@ -2,7 +2,7 @@
 
 from horde.records import Generation, State
 from horde.store.due import Due, due_shard
-from horde.store.items import DUE, LISTED, WAITING, Item, Kind, encode_all, key
+from horde.store.items import DUE, WAITING, Item, Kind, encode_all, key
 
 
 def lease(claimed: Generation, *, trusted: bool) -> tuple[Item, str, str, Item, dict[str, str]]:
@@ -16,17 +16,19 @@ def lease(claimed: Generation, *, trusted: bool) -> tuple[Item, str, str, Item, 
         faulted = "contains(faulted_by, :worker)"
         faulted += "" if trusted else " OR contains(faulted_by, :user)"
         still_waiting += f" AND (attribute_not_exists(faulted_by) OR NOT ({faulted}))"
-    changes: dict[str, str | bool] = {
+    changes: dict[str, str | bool | int] = {
         name: True for name in ("held", "preferred") if getattr(claimed, name)
     }
     if claimed.models or claimed.any_model:
         changes["model"] = claimed.model
+    if claimed.expires_at is not None:
+        changes["expires_at"] = claimed.expires_at
     expression = (
         "SET #state = :processing, worker_id = :worker, worker_name = :name, "
         f"worker_user = :user, lease_until = :lease, {DUE.partition} = :shard, "
         f"{DUE.sort} = :lease, attempt = :attempt"
         + "".join(f", {name} = :{name}" for name in changes)
-        + f" REMOVE {WAITING.partition}, {LISTED.attributes}"
+        + f" REMOVE {WAITING.partition}"
     )
     values = {
         "waiting": State.WAITING,

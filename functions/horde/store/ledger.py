@@ -58,17 +58,21 @@ def post(
     *conditions: Condition,
     reference: str,
     place: bool = True,
-    counts: Mapping[str, int] | None = None,
+    counts: Mapping[str, int | frozenset[str]] | None = None,
     changes: Mapping[str, Any] | None = None,
+    taken: Mapping[str, frozenset[str]] | None = None,
     sharedkey_id: str | None = None,
 ) -> list[Item]:
     """Return the parts that append an entry and move its account's balance.
 
     ``place`` also sets the account's place in the list of users; a frequent write leaves it as it
-    is for ``PLACE_EVERY_S``. ``counts`` are added to the account's fields; ``changes`` are set.
-    ``sharedkey_id`` is the shared key that paid, if one did; the entry names it by its mark.
+    is for ``PLACE_EVERY_S``. ``counts`` are added to the account's fields, ``changes`` are set, and
+    ``taken`` are taken out of its sets. ``sharedkey_id`` is the shared key that paid, if one did;
+    the entry names it by its mark.
     """
-    balance = apply_to_balance([entry], *conditions, place=place, counts=counts, changes=changes)
+    balance = apply_to_balance(
+        [entry], *conditions, place=place, counts=counts, changes=changes, taken=taken
+    )
     paid_by = {"sharedkey": {"S": sharedkeys.mark(sharedkey_id)}} if sharedkey_id else None
     return [balance, append_entry(entry, reference=reference, more=paid_by)]
 
@@ -77,17 +81,19 @@ def apply_to_balance(
     entries: Sequence[kudos.Entry],
     *conditions: Condition,
     place: bool,
-    counts: Mapping[str, int] | None = None,
+    counts: Mapping[str, int | frozenset[str]] | None = None,
     changes: Mapping[str, Any] | None = None,
+    taken: Mapping[str, frozenset[str]] | None = None,
 ) -> Item:
     """Return the part that moves an account's balance by entries, all of that account.
 
     One update changes the balance, its ``kudos_details`` and, if ``place``, the account's place in
     the list of users, so they cannot disagree. The account must exist, whatever the conditions.
-    ``counts`` are added to the account's fields; ``changes`` are set.
+    ``counts`` are added to the account's fields, ``changes`` are set, and ``taken`` are taken out
+    of its sets.
     """
     total = sum(entry.amount for entry in entries)
-    added = dict(counts or {})
+    added: dict[str, Any] = dict(counts or {})
     for entry in entries:
         name = kudos.detail(entry.kind, entry.amount)
         added[name] = added.get(name, 0) + entry.amount
@@ -98,11 +104,12 @@ def apply_to_balance(
         setting = setting.replace("SET ", f"SET {LISTED.sort} = kudos + :amount, ", 1)
     for condition in conditions:
         values |= encode_all(condition.values)
+    taking = ", ".join(f"{name} :{name}" for name in taken or {})
     return update(
         key(Kind.USER, entries[0].user_id),
-        f"{setting} ADD {', '.join(moves)}",
+        f"{setting} ADD {', '.join(moves)}" + (f" DELETE {taking}" if taking else ""),
         " AND ".join([EXISTS, *(condition.expression for condition in conditions)]),
-        values | encode_all({"amount": total, **added}),
+        values | encode_all({"amount": total, **added, **(taken or {})}),
         names,
     )
 

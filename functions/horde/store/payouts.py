@@ -1,6 +1,7 @@
 """Posting: pay rewards and count events, each exactly once.
 
-The transaction that pays and counts an event also flags it as posted. A settlement is flagged in
+The transaction that pays and counts an event also flags it as posted, and takes a delivered image
+out of the open ones of whoever asked for it. A settlement is flagged in
 its ledger entry. An anonymous request is flagged by an item of its own, since other code writes the
 request.
 """
@@ -10,11 +11,20 @@ from operator import attrgetter
 from typing import TypeVar
 
 from horde import clock
-from horde.records import NO_STATS, AnonymousRequest, Event, Settlement, User, WorkerStats
+from horde.records import (
+    ANONYMOUS_ID,
+    NO_STATS,
+    AnonymousRequest,
+    Event,
+    Settlement,
+    User,
+    WorkerStats,
+)
 from horde.rules import kudos, statistics
 from horde.rules.estimates import moving_speed
 from horde.rules.statistics import Scope, Series
 from horde.store import counters
+from horde.store.counts import no_longer_open, opened
 from horde.store.items import (
     KEEP_S,
     SK,
@@ -53,12 +63,14 @@ class Payouts:
         while left:
             counts = statistics.counters(left)
             owners = _settlements_by(attrgetter("owner_id"), left)
-            if len(left) > 1 and len(left) + len(counts) + len(owners) > BATCH:
+            ended = _settlements_by(attrgetter("user_id", "part"), left)
+            accounts = {(owner_id, None) for owner_id in owners} | ended.keys()
+            if len(left) > 1 and len(left) + len(counts) + len(accounts) > BATCH:
                 half = len(left) // 2
                 return self.post(left[:half]) + self.post(left[half:])
             flags = [_flag(event) for event in left]
             speeds, to_place = self._known(left)
-            pay = _pay(owners, to_place)
+            pay = _pay(owners, to_place, ended)
             counted = [
                 counters.add(series, counter, speeds.get(series))
                 for series, counter in counts.items()
@@ -125,15 +137,31 @@ def _flag(event: Event) -> Item:
     return update(key_of(_flag_row(event)), POSTING, not_posted, {":true": encode(value=True)})
 
 
-def _pay(owners: Mapping[int, Sequence[Settlement]], to_place: Collection[int]) -> list[Item]:
-    """Return the parts, one per owner, that pay rewards whose entries already exist.
+def _pay(
+    owners: Mapping[int, Sequence[Settlement]],
+    to_place: Collection[int],
+    ended: Mapping[tuple[int, int | None], Sequence[Settlement]],
+) -> list[Item]:
+    """Return the parts, one per account, that pay rewards whose entries already exist.
 
-    The owners of ``to_place`` also get a new place in the list of users.
+    The owners of ``to_place`` also get a new place in the list of users. ``ended`` are delivered
+    images by who asked for them: the account and, of the anonymous one, its part.
     """
+    images = {who: [one.generation_id for one in theirs] for who, theirs in ended.items()}
     parts = []
     for owner_id, settlements in owners.items():
         entries = [kudos.reward(owner_id, settlement.reward) for settlement in settlements]
         pixelsteps = sum(settlement.pixelsteps for settlement in settlements)
-        counts = {"fulfilled": len(settlements), "contributed": pixelsteps}
-        parts.append(apply_to_balance(entries, place=owner_id in to_place, counts=counts))
+        parts.append(
+            apply_to_balance(
+                entries,
+                place=owner_id in to_place,
+                counts={"fulfilled": len(settlements), "contributed": pixelsteps},
+                # An account may draw its own images, and an item is written once.
+                taken=opened(images.pop((owner_id, None), [])),
+            )
+        )
+    for (user_id, part), generation_ids in images.items():
+        if user_id != ANONYMOUS_ID or part is not None:
+            parts.append(no_longer_open(user_id, part, generation_ids))
     return parts

@@ -4,19 +4,17 @@ from dataclasses import replace
 from typing import Any
 
 from horde import clock
-from horde.records import Generation, QueueSize, State, User, Worker
+from horde.records import Generation, QueueSize, State, Worker
+from horde.rules.lifecycle import extended
 from horde.rules.marks import GRACE_S
 from horde.store import counts
 from horde.store.entries import withdraw
-from horde.store.items import LISTED, WAITING, Item, Kind, from_item, id_of, key, waiting_list
+from horde.store.items import WAITING, Item, Kind, from_item, key
 from horde.store.leases import lease
 from horde.store.queuenames import QueueName, model_target
 from horde.store.registry import Registry
 from horde.store.table import ConditionFailed, Table
 from horde.store.transaction import update
-
-RECOUNT_AFTER_S = 60
-"""Seconds after which the index surely shows an image that began to wait; it lags by less."""
 
 _IN_QUEUE = f"{WAITING.partition} = :queue"
 
@@ -82,7 +80,7 @@ class Queue:
         Returns the image as claimed, or None if it no longer waits for this worker. Raises
         HoldsEnough if the worker holds ``held_limit`` images, or has been deleted.
 
-        An image that no count needs is claimed by a plain write; it costs half as much.
+        An image that the worker's statistics need not list is claimed by a plain write.
         """
         claimed = replace(
             generation,
@@ -94,20 +92,18 @@ class Queue:
             lease_until=lease_until,
             held=held_limit is not None,
             preferred=preferred,
+            expires_at=extended(generation, clock.now()),
         )
         write = lease(claimed, trusted=trusted)
-        no_longer = counts.waits_no_more(generation)
-        if held_limit is None and not no_longer:
+        if held_limit is None:
             return self._ended(generation, claimed if self._table.try_update(*write) else None)
-        held = [] if held_limit is None else counts.hold(worker.id, generation.id, held_limit)
+        held = counts.hold(worker.id, generation.id, held_limit)
         try:
-            self._table.transact([update(*write), *held, *no_longer])
+            self._table.transact([update(*write), *held])
         except ConditionFailed as failed:
             if 0 in failed.which:
                 return self._ended(generation, None)
-            if max(failed.which) <= len(held):
-                raise HoldsEnough from None
-            raise
+            raise HoldsEnough from None
         return self._ended(generation, claimed)
 
     def _ended(self, generation: Generation, claimed: Generation | None) -> Generation | None:
@@ -119,32 +115,6 @@ class Queue:
                 return None  # it waits on, for others
         withdraw(self._table, generation)
         return claimed
-
-    def count_of(self, user: User, limit: int) -> int:
-        """Count the waiting images of an account, or of a part of the anonymous one, up to a limit.
-
-        The index lags; ``store.counts`` has the exact count.
-        """
-        return self._table.count(LISTED, waiting_list(user.id, user.part), limit)
-
-    def recount(self, user: User) -> int:
-        """Correct a count of waiting images if it is too high; returns the count.
-
-        A count that has grown within ``RECOUNT_AFTER_S`` is left as it is, since the index lags.
-        """
-        if user.waiting_at > clock.now() - RECOUNT_AFTER_S:
-            return user.waiting
-        counted = self.count_of(user, user.waiting)
-        same_count = {"waiting": user.waiting, "waiting_at": user.waiting_at}
-        if counted >= user.waiting or not self._table.change(
-            counts.waiting_key(user.id, user.part), {"waiting": counted}, same_count
-        ):
-            return user.waiting
-        return counted
-
-    def ids_of(self, user_id: int, limit: int) -> list[str]:
-        """Return the ids of an account's waiting images, oldest first; none if anonymous."""
-        return [id_of(item) for item in self._table.read_list(waiting_list(user_id, None), limit)]
 
     def waiting_since(self, model: str, before_ms: int, limit: int) -> int:
         """Count images that were waiting before a time (ms), among ``limit`` of each queue."""

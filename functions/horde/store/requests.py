@@ -1,12 +1,14 @@
 """Requests and their images, from acceptance to the close. ``store.charges`` has the charge."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 from horde import clock
 from horde.records import Generation, Request, SharedKey, User
 from horde.rules import admission
 from horde.rules import sharedkeys as sharedkey_rules
+from horde.rules.dates import DAY_S
+from horde.rules.lifecycle import ends_with_image
 from horde.rules.refusals import Busy, DeletedUser, InvalidAPIKey
 from horde.store.accounts import Accounts
 from horde.store.charges import charge
@@ -15,29 +17,27 @@ from horde.store.entries import copies
 from horde.store.items import (
     DUE,
     KEEP_S,
-    LISTED,
     TTL,
     WAITING,
     Item,
     Kind,
     encode,
-    encode_all,
     from_item,
-    id_of,
     key,
-    listed,
-    requests_list,
     to_item,
-    waiting_list,
 )
 from horde.store.queuenames import QueueName
 from horde.store.registry import Registry
 from horde.store.sharedkeys import SharedKeys
-from horde.store.table import BATCH, DECISION_TRIES, ConditionFailed, Table
+from horde.store.table import DECISION_TRIES, ConditionFailed, Table
 from horde.store.transaction import EXISTS, new
 
-OPEN = f"attribute_exists({DUE.sort})"
-"""A request is in the due index until it is closed."""
+NOT_CLOSED = f"attribute_exists({DUE.sort})"
+"""A request is in the due index until it is closed, unless it ends with its image."""
+UNTOUCHED_S = 3 * DAY_S
+"""Seconds after its first end at which the item of a request goes that ends with its image, since
+it is not written again: far more than any image waits, should the sweep stand still for a day."""
+TRUE = encode(value=True)
 
 
 class Requests:
@@ -60,21 +60,24 @@ class Requests:
         user: User,
         shared: SharedKey | None = None,
         *,
+        done: int = 0,
         upfront: str | None = None,
         posts_per_s: int | None = None,
     ) -> None:
         """Charge the user and record the request with its images, both or neither.
 
         An anonymous request charges nobody, since one account for all would be a hot key; ``user``
-        is then the part of the anonymous account that its images count in. Any other charge is
-        computed from the account as read, and guarded by a condition. A request
-        with a shared key is also charged to that key's budget. ``upfront`` is why the request needs
-        its kudos upfront, if it does: then it is charged in full or refused. The same transaction
-        counts the images as waiting, within the account's limit, and the request as one of
-        ``posts_per_s``. Raises Busy, DeletedUser, InvalidAPIKey, KudosUpfront, TooManyPosts,
-        TooManyPrompts, SharedKeyExpired, SharedKeyEmpty or SharedKeyInsufficientKudos.
+        is then the part of the anonymous account that its images belong to. Any other charge is
+        computed from the account as read, and guarded by a condition. A request with a shared key
+        is also charged to that key's budget. ``upfront`` is why the request needs its kudos
+        upfront, if it does: then it is charged in full or refused. The same transaction adds the
+        images to the account's open ones, of which ``done`` no longer wait, within its limit, and
+        counts the request as one of ``posts_per_s``. Raises Busy, DeletedUser, InvalidAPIKey,
+        KudosUpfront, TooManyPosts, TooManyPrompts, SharedKeyExpired, SharedKeyEmpty or
+        SharedKeyInsufficientKudos.
         """
-        generations = [replace(one, counted=True, part=user.part) for one in generations]
+        expires_at = request.expires_at if ends_with_image(request) else None
+        generations = [replace(one, part=user.part, expires_at=expires_at) for one in generations]
         queue = self._registry.enter(generations[0], len(generations))
         more = [
             copy
@@ -86,7 +89,7 @@ class Requests:
             if seen is None:
                 raise Busy
             accepted, charged = charge(
-                request, seen, shared, upfront=upfront, posts_per_s=posts_per_s
+                request, seen, shared, done=done, upfront=upfront, posts_per_s=posts_per_s
             )
             parts = [*charged, new(_request_item(accepted))]
             parts += [new(waiting_item(one, queue)) for one in generations]
@@ -95,13 +98,14 @@ class Requests:
                 self._table.transact(parts)
             except ConditionFailed as failed:
                 if max(failed.which) < len(charged):
-                    # The balance, the budget or the count of waiting images has changed since it
-                    # was read: decide again.
+                    # The balance, the budget or the open images have changed since they were read:
+                    # decide again.
                     seen = self._accounts.again(user)
                     if seen is not None and seen.deleted:
                         raise DeletedUser from None
                     if seen is not None:
-                        admission.check_concurrency(seen, waiting=seen.waiting, n=request.n)
+                        waiting = len(seen.open_images) - done
+                        admission.check_concurrency(seen, waiting=waiting, n=request.n)
                     shared = self._fresh(shared, (request.price + request.tax) * request.n)
                     continue
             return  # accepted, now or by an earlier try whose response was lost
@@ -141,61 +145,41 @@ class Requests:
 
     def prompts(self, request_ids: Iterable[str]) -> dict[str, str]:
         """Return the prompts of requests, by request id."""
-        ids = dict.fromkeys(request_ids)
-        items = self._table.batch(key(Kind.REQUEST, request_id) for request_id in ids)
-        found = [from_item(Request, item) for item in items]
-        return {request.id: str(request.payload.get("prompt", "")) for request in found}
+        found = self.get_many(request_ids)
+        return {name: str(request.payload.get("prompt", "")) for name, request in found.items()}
 
-    def open_of(self, user_id: int, limit: int) -> list[str]:
-        """Return the ids of an account's requests, finished or not, newest first.
-
-        Cancelled, faulted and expired requests are left out.
-        """
-        found = self._table.read_list(requests_list(user_id), limit, last_first=True)
-        return [id_of(item) for item in found]
-
-    def all_open_of(self, user_id: int) -> Iterator[tuple[Request, list[Generation]]]:
-        """Yield all requests that ``open_of`` returns, with their images."""
-        for page in self._table.list_pages(requests_list(user_id), Limit=BATCH):
-            items = self._table.batch(key(Kind.REQUEST, id_of(item)) for item in page)
-            images: dict[str, list[Generation]] = {id_of(item): [] for item in items}
-            requests = [from_item(Request, item) for item in items]
-            for image in self.generations_by_id(one for r in requests for one in r.generations):
-                images[image.request_id].append(image)
-            yield from ((request, images[request.id]) for request in requests)
+    def get_many(self, request_ids: Iterable[str]) -> dict[str, Request]:
+        """Read requests, by id; missing ones are left out."""
+        wanted = (key(Kind.REQUEST, one) for one in dict.fromkeys(request_ids))
+        found = [from_item(Request, item) for item in self._table.batch(wanted)]
+        return {request.id: request for request in found}
 
     # --- change -----------------------------------------------------------------------------
 
     def extend_expiry(self, request_id: str, expires_at: int) -> Request | None:
-        """Set when a request expires (seconds since the epoch).
+        """Set when a request expires (seconds since the epoch) whose images do not say so.
 
         Returns the request, or None if it is closed.
         """
         change = f"SET expires_at = :at, {DUE.sort} = :at"
-        return self._update(request_id, change, OPEN, {":at": encode(expires_at)})
+        return self._update(request_id, change, NOT_CLOSED, {":at": encode(expires_at)})
 
-    def open(self, request_ids: Iterable[str]) -> dict[str, Request]:
-        """Return those of these requests that are not closed, by id."""
-        items = self._table.batch(key(Kind.REQUEST, request_id) for request_id in request_ids)
-        found = [from_item(Request, item) for item in items if DUE.sort in item]
-        return {request.id: request for request in found}
-
-    def cancel(self, request_id: str, due_at: int) -> Request | None:
+    def cancel(self, request: Request, due_at: int) -> Request | None:
         """Flag a request so that none of its images is requeued, and make it due for the sweep.
 
-        Returns the request, or None if it is closed. Idempotent, so that a second call can end the
-        images that an interrupted first one left waiting.
+        One that ends with its image has no row of its own: its image has one. Returns the request,
+        or None if it is closed. Idempotent, so that a second call can end the images that an
+        interrupted first one left waiting.
         """
-        return self._update(
-            request_id,
-            f"SET cancelled = :true, {DUE.sort} = :due REMOVE {LISTED.attributes}",
-            OPEN,
-            encode_all({"true": True, "due": due_at}),
-        )
+        if ends_with_image(request):
+            return self._update(request.id, "SET cancelled = :true", EXISTS, {":true": TRUE})
+        change = f"SET cancelled = :true, {DUE.sort} = :due"
+        values = {":true": TRUE, ":due": encode(due_at)}
+        return self._update(request.id, change, NOT_CLOSED, values)
 
     def reschedule(self, request: Request, due_at: int) -> None:
         """Set when the sweep next looks at a request (seconds since the epoch)."""
-        self._update(request.id, f"SET {DUE.sort} = :at", OPEN, {":at": encode(due_at)})
+        self._update(request.id, f"SET {DUE.sort} = :at", NOT_CLOSED, {":at": encode(due_at)})
 
     def close(self, request: Request) -> None:
         """Remove an ended request from the due index; its items are deleted ``KEEP_S`` later.
@@ -207,8 +191,7 @@ class Requests:
         for generation_id in request.generations:
             generation = key(Kind.GENERATION, generation_id)
             self._table.try_update(generation, f"SET {TTL} = :gone", EXISTS, gone)
-        indexed = f"{DUE.attributes}, {LISTED.attributes}"
-        self._update(request.id, f"SET {TTL} = :gone REMOVE {indexed}", OPEN, gone)
+        self._update(request.id, f"SET {TTL} = :gone REMOVE {DUE.attributes}", NOT_CLOSED, gone)
 
     def _update(
         self, request_id: str, expression: str, condition: str, values: Item
@@ -219,20 +202,20 @@ class Requests:
 
 
 def _request_item(request: Request) -> Item:
-    return {
-        **key(Kind.REQUEST, request.id),
-        **to_item(request),
-        **due(Due.REQUEST, request.id, request.expires_at),
-        # The anonymous account has no list: it would be a hot key, and nobody may see it.
-        **({} if request.anonymous else listed(requests_list(request.user_id), request.created_at)),
-    }
+    if ends_with_image(request):
+        ends: Item = {TTL: encode(request.expires_at + UNTOUCHED_S)}
+    else:
+        ends = due(Due.REQUEST, request.id, request.expires_at)
+    return {**key(Kind.REQUEST, request.id), **to_item(request), **ends}
 
 
 def waiting_item(generation: Generation, queue: QueueName) -> Item:
     """Return the item of an image that begins to wait in a queue."""
-    return {
+    item = {
         **key(Kind.GENERATION, generation.id),
         **to_item(generation),
         WAITING.partition: {"S": str(queue)},
-        **listed(waiting_list(generation.user_id, generation.part), generation.created_at),
     }
+    if generation.expires_at is not None:
+        item |= due(Due.IMAGE, generation.id, generation.expires_at)
+    return item

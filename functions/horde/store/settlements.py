@@ -55,8 +55,11 @@ def pending(request: Request, generation: Generation, state: State, settled_at: 
         settled_at=settled_at,
         reward=rewards.reward(request, generation, state),
         tax=request.tax,
+        part=generation.part,
     )
     stored = {name: encode(getattr(settlement, name)) for name in _FIELDS}
+    if settlement.part is not None:
+        stored["part"] = encode(settlement.part)
     return append_entry(
         kudos.reward(settlement.owner_id, settlement.reward),
         reference=settlement.generation_id,
@@ -92,6 +95,7 @@ def settlement_of(item: Mapping[str, Any]) -> Settlement:
         settled_at=int(item["settled_at"]["N"]),
         reward=int(item["amount"]["N"]),
         tax=int(item["tax"]["N"]),
+        part=int(item["part"]["N"]) if "part" in item else None,
     )
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from horde import clock
-from horde.records import Held, Rating, Request, Shared, State
-from horde.rules import kudos
+from horde.records import ANONYMOUS_ID, Held, Rating, Request, Shared, User
+from horde.rules import accounts, kudos
 from horde.rules.refusals import Busy
-from horde.store.held import may_publish
-from horde.store.items import SK, Item, Kind, encode, encode_all, from_item, id_of, key
+from horde.rules.sharing import Context
+from horde.store.items import SK, Item, Kind, by_kind, encode, encode_all, from_item, id_of, key
 from horde.store.ledger import post
 from horde.store.table import ConditionFailed, Table
 from horde.store.transaction import EXISTS, check, new, update
@@ -19,33 +19,47 @@ class Sharing:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    def mark_shared(self, image: Held, object_key: str, *, settled: bool = True) -> bool:
-        """Record that an image is in the data set, its author and who drew it.
-
-        ``settled`` says whether its generation still exists. Returns False, and records nothing, if
-        the image is in the data set already, or may no longer be published: its request was marked
-        as CSAM, its author's account is deleted, or its worker's owner is flagged.
-        """
-        now = clock.now_ms()
-        record = {
-            **key(Kind.SHARED, image.generation_id),
-            "generation_id": {"S": image.generation_id},
-            "user_id": encode(image.user_id),
-            "worker_user": encode(image.worker_user),
-            "request_id": {"S": image.request_id},
-            "object_key": {"S": object_key},
-            "shared_at": encode(now),
-        }
-        delivered_and_not_yet_shared = "#state = :ok AND attribute_not_exists(shared_at)"
-        marked = update(
-            key(Kind.GENERATION, image.generation_id),
-            "SET shared_at = :now",
-            delivered_and_not_yet_shared,
-            encode_all({"ok": State.OK, "now": now}),
-            {"#state": "state"},
+    def context(self, image: Held) -> Context:
+        """Read, in one call, what decides on an image's publication beside its own record."""
+        people = dict.fromkeys((image.user_id, image.worker_user))
+        items = self._table.batch(
+            [
+                key(Kind.REQUEST, image.request_id),
+                key(Kind.SHARED, image.generation_id),
+                *(key(Kind.USER, one) for one in people if one != ANONYMOUS_ID),
+            ]
         )
-        parts = [new(record), *may_publish(image), *([marked] if settled else [])]
-        return self._table.try_transact(parts)
+        found = by_kind(items)
+        request, shared = found.get(Kind.REQUEST), found.get(Kind.SHARED)
+        users = {ANONYMOUS_ID: accounts.anonymous()}
+        users |= {
+            int(id_of(item)): from_item(User, item) for item in items if item[SK]["S"] == Kind.USER
+        }
+        return Context(
+            request=from_item(Request, request) if request else None,
+            author=users.get(image.user_id),
+            owner=users.get(image.worker_user),
+            shared=from_item(Shared, shared) if shared else None,
+        )
+
+    def mark_shared(self, image: Held, object_key: str, size: int) -> None:
+        """Record that an image is in the data set, its author and who drew it, unless it was.
+
+        ``size`` is the object's, in bytes. One plain write: it depends on nothing that forbids the
+        image. So the caller reads ``context`` again after it.
+        """
+        self._table.try_put(
+            {
+                **key(Kind.SHARED, image.generation_id),
+                "generation_id": {"S": image.generation_id},
+                "user_id": encode(image.user_id),
+                "worker_user": encode(image.worker_user),
+                "request_id": {"S": image.request_id},
+                "object_key": {"S": object_key},
+                "size": encode(size),
+                "shared_at": encode(clock.now_ms()),
+            }
+        )
 
     def get(self, generation_id: str) -> Shared | None:
         """Read a shared image's object key and author."""
@@ -64,6 +78,7 @@ class Sharing:
         pages = self._table.scan(
             FilterExpression=f"{SK} = :shared AND {name} = :user",
             ExpressionAttributeValues=encode_all({"shared": Kind.SHARED, "user": user_id}),
+            ConsistentRead=True,  # whoever forbids images must see each that missed the mark
         )
         for page in pages:
             for item in page:

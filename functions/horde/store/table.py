@@ -12,7 +12,7 @@ from uuid import uuid4
 from horde.rules.refusals import Throttled
 from horde.store.attempts import CONFLICT_TRIES, ask, pause, retry_on_conflict
 from horde.store.items import LISTED, Index, Item, encode, encode_all
-from horde.store.transaction import EXISTS, sets, update
+from horde.store.transaction import EXISTS, new, sets, update
 from horde.wire.seam import AwsError
 
 if TYPE_CHECKING:
@@ -183,15 +183,21 @@ class Table:
     ) -> Item | None:
         """Update one item outside a transaction; returns it, or None if the condition failed."""
         part = update(key, expression, condition, values, names)["Update"]
+        answer = self._if_it_holds(self.client.update_item, ReturnValues="ALL_NEW", **part)
+        return None if answer is None else answer["Attributes"]
+
+    def try_put(self, item: Item) -> bool:
+        """Write a new item outside a transaction; returns False if there is one already."""
+        return self._if_it_holds(self.client.put_item, **new(item)["Put"]) is not None
+
+    def _if_it_holds(self, write: Callable[..., Any], **arguments: Any) -> Any:
+        """Write one item outside a transaction; returns None if the condition failed."""
         try:
-            answer = retry_on_conflict(
-                self.client.update_item, TableName=self.name, ReturnValues="ALL_NEW", **part
-            )
+            return retry_on_conflict(write, TableName=self.name, **arguments)
         except AwsError as error:
             if error.code == "ConditionalCheckFailedException":
                 return None
             raise
-        return answer["Attributes"]
 
     def try_transact(self, parts: list[Item]) -> bool:
         """Write all parts; returns False if a condition failed and nothing was written."""

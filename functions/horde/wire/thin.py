@@ -1,4 +1,4 @@
-"""The thin client of services that speak JSON; ``thin_s3`` has that of S3."""
+"""The thin client of services that speak JSON; ``thin_s3`` and ``thin_lambda`` have the others."""
 
 import json
 import os
@@ -105,6 +105,7 @@ def refusal(response: sockets.Response) -> AwsError:
         xml = dict(re.findall(r"<(Code|Message)>([^<]*)</", body))
         found = {"__type": xml.get("Code", status), "message": xml.get("Message", "")}
     code = str(found.get("__type", status)).partition(":")[0].rpartition("#")[2]
+    code = response.headers.get("x-amzn-errortype", code).partition(":")[0]  # Lambda's
     code = response.headers.get("x-amzn-query-error", code).partition(";")[0]
     message = found.get("message") or found.get("Message") or ""
     return AwsError(code, message, status=status, body=found)

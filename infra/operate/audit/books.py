@@ -9,6 +9,7 @@ from horde.store.audit_rows import (
     AccountRow,
     CountedRow,
     EntryRow,
+    HeldBackRow,
     HeldRow,
     ImageRow,
     PartRow,
@@ -35,6 +36,8 @@ class Books:
     images: dict[str, ImageRow] = field(default_factory=dict)
     sharedkeys: dict[str, SharedKey] = field(default_factory=dict)
     published: dict[str, PublishedRow] = field(default_factory=dict)
+    held_back: set[str] = field(default_factory=set)
+    """The images that are held back from the data set."""
     held: dict[str, frozenset[str]] = field(default_factory=dict)
     """The images that workers hold, by worker, as their statistics list them."""
     counted: set[str] = field(default_factory=set)
@@ -71,6 +74,8 @@ class Books:
                 self.sharedkeys[found.shared.id] = found.shared
             case PublishedRow():
                 self.published[name_of(row)] = found
+            case HeldBackRow():
+                self.held_back.add(found.generation_id)
             case HeldRow():
                 self.held[found.worker_id] = found.images
             case CountedRow():
@@ -93,6 +98,8 @@ class Books:
                 self.sharedkeys.pop(name, None)
             case Kind.SHARED:
                 self.published.pop(name, None)
+            case Kind.HELD:
+                self.held_back.discard(name)
             case Kind.STATS:
                 self.held.pop(name, None)
             case _:

@@ -12,9 +12,9 @@ from infra.operate.audit.count_checks import counts
 from infra.operate.audit.entry_checks import entries, readable, reasons, transfers
 from infra.operate.audit.findings import Finding, Findings, View
 from infra.operate.audit.image_checks import images
-from infra.operate.audit.limit_checks import held, waiting
+from infra.operate.audit.limit_checks import held, open_images
 from infra.operate.audit.request_checks import requests
-from infra.operate.audit.sharing_checks import awards, published, sharedkeys
+from infra.operate.audit.sharing_checks import awards, published, shared, sharedkeys
 from infra.operate.audit.stored_checks import stored
 
 Check = Callable[[View], Findings]
@@ -28,10 +28,11 @@ CHECKS: tuple[Check, ...] = (
     requests,
     images,
     published,
+    shared,
     stored,
     awards,
     sharedkeys,
-    waiting,
+    open_images,
     held,
     counts,
 )

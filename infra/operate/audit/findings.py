@@ -48,7 +48,6 @@ class Rule(StrEnum):
     REASON = "an entry refers to a request or image that exists"
     COMPLETE = "a request has all its images, and an image has its request"
     DUE = "an open request is due; a closed request has no open image"
-    OPEN_LISTED = "an account's list of requests has its open requests only"
     LEASED = "an image in processing is leased and due, and not in the queue"
     WAITING = "a waiting image is in its queue and its owner's list, and not leased"
     ENDED = "an image in a final state is in no index"
@@ -57,11 +56,14 @@ class Rule(StrEnum):
     TAXED = "a request's tax is the ruleset's tax for shared or private images"
     SHAREABLE = "images from a source image are never shared; anonymous text-to-image always is"
     PUBLISHED = "the data set has only delivered, uncensored images of shared requests"
+    SHARED = (
+        "what was delivered for sharing is in the data set or held back, or something forbids it"
+    )
     STORED = "the bucket has the files of every image in the data set, and no others"
     RATED = "a rating's award goes to the request's owner, within the rules and its price"
     BUDGET = "a shared key has spent what its requests paid, and has left what else it was granted"
     KEY_OWNER = "a shared key is listed in its owner's account"
-    COUNTED_WAITING = "an account counts its waiting images"
+    OPEN_IMAGES = "an account lists its open images"
     HELD = "a worker's statistics list the images that it holds"
     COUNTED = "statistics are the sums of the events they have counted"
 
@@ -168,7 +170,8 @@ class View:
         row = self.books.requests.get(request_id)
         names, users = {request_key(request_id)}, set()
         for name in [*generations, *(row.request.generations if row else [])]:
-            names |= {generation_key(name), partition(items.Kind.SHARED, name)}
+            kinds = (items.Kind.GENERATION, items.Kind.SHARED, items.Kind.HELD)
+            names |= {partition(kind, name) for kind in kinds}
             image = self.books.images.get(name)
             if image is not None:
                 users |= {image.generation.worker_user, image.generation.user_id}
@@ -207,7 +210,7 @@ def generation_key(generation_id: str) -> str:
     return partition(items.Kind.GENERATION, generation_id)
 
 
-HELD = "HELD"
+HELD = "HELD BY"
 """The kind, in ``Finding.about``, of a worker's statistics."""
 
 

@@ -17,7 +17,6 @@ from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
 from horde.store.audit_rows import ImageRow, IndexKeys
 from horde.store.due import Due, due_shard
-from horde.store.items import waiting_list
 from horde.store.queuenames import parse, queue_of
 from infra.operate.audit.findings import (
     Finding,
@@ -68,10 +67,11 @@ def _indexed(view: View, image: ImageRow) -> Findings:
                 yield finding(rule, name, "a value", "none")
     elif generation.state is State.WAITING:
         rule = Rule.WAITING
+        expires_at = generation.expires_at
         expected = IndexKeys(
             wait_queue=_queue(generation, keys.wait_queue),
-            listed=waiting_list(generation.user_id, generation.part),
-            listed_at=generation.created_at,
+            due_shard=None if expires_at is None else due_shard(Due.IMAGE, generation.id),
+            due_at=expires_at,
         )
         if generation.lease_until is not None:
             yield finding(rule, "lease_until", "none", generation.lease_until)

@@ -1,13 +1,15 @@
-"""The counts that limit what an account has waiting and what a worker holds.
+"""The sets that limit what an account has open and what a worker holds.
 
-Both count only images that say so: those that the operator's own workers hold, and those from
-before there were counts, do not.
+Images that the operator's own workers hold are not in the second.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 
-from horde.records import Generation, State
+from horde.records import OPEN, Generation, State
+from horde.rules.kudos import Kind
 from horde.store import items
+from horde.store.counts import full_id
 from horde.store.items import Row, partition
 from infra.operate.audit.findings import (
     SLACK_S,
@@ -24,34 +26,49 @@ from infra.operate.audit.findings import (
 )
 
 
-def waiting(view: View) -> Findings:
-    """Compare each account's count of waiting images, and each anonymous part's, with its images.
+def open_images(view: View) -> Findings:
+    """Compare each account's open images, and each anonymous part's, with its images.
 
-    A count that has grown within ``SLACK_S`` is not judged: the images that began to wait meanwhile
-    may not have been read.
+    What has grown within ``SLACK_S`` is not judged: the images that were accepted meanwhile may not
+    have been read. A delivered image may still be there for as long as its reward is pending.
     """
     found: dict[str, set[str]] = defaultdict(set)
     for name, image in view.books.images.items():
-        if image.counted and image.generation.state is State.WAITING:
-            found[_counter(image.generation)].add(name)
-    counted = [
+        if image.generation.state in OPEN:
+            found[_opener(image.generation)].add(name)
+    pending = {
+        entry.reference
+        for entry in view.books.entries.values()
+        if entry.kind == Kind.REWARD and not entry.posted
+    }
+    listed = [
         *(
-            (user_key(a.user.id), a.waiting, a.user.waiting_at)
+            (user_key(a.user.id), a.user.open_images, a.user.opened_at)
             for a in view.books.accounts.values()
         ),
-        *((part_key(p.part), p.waiting, p.waiting_at) for p in view.books.parts.values()),
+        *((part_key(p.part), p.open_images, p.opened_at) for p in view.books.parts.values()),
     ]
-    for counter, count, grew_at in counted:
-        images = found[counter]
-        if grew_at < view.now - SLACK_S and count != len(images):
-            about = frozenset({counter, *map(generation_key, images)})
-            finding = finding_of(own_item(counter), about)
-            yield finding(Rule.COUNTED_WAITING, "waiting", len(images), count)
+    for opener, names, grew_at in listed:
+        if grew_at >= view.now - SLACK_S:
+            continue
+        images = {full_id(name) for name in names}
+        for name in sorted((images ^ found[opener]) - (pending & images)):
+            about = frozenset({opener, generation_key(name), *_drawn_by(view, name)})
+            finding = finding_of(own_item(opener), about)
+            right, wrong = ("there", "missing")[:: -1 if name in images else 1]
+            yield finding(Rule.OPEN_IMAGES, name, right, wrong)
 
 
-def _counter(image: Generation) -> str:
-    """Return the partition of the item that counts an image while it waits."""
+def _opener(image: Generation) -> str:
+    """Return the partition of the item that lists an image while it is open."""
     return user_key(image.user_id) if image.part is None else part_key(image.part)
+
+
+def _drawn_by(view: View, image: str) -> Iterator[str]:
+    """Yield the account whose ledger has the reward of an image, pending or posted."""
+    row = view.books.images.get(image)
+    if row is not None and row.generation.worker_user is not None:
+        yield user_key(row.generation.worker_user)
 
 
 def held(view: View) -> Findings:

@@ -7,9 +7,10 @@ from horde.records import OPEN, ImageSpec, Request
 from horde.rules import pricing, ruleset
 from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
+from horde.rules.lifecycle import ends_with_image
 from horde.store.audit_rows import RequestRow
 from horde.store.due import Due, due_shard
-from horde.store.items import DUE, LISTED, requests_list
+from horde.store.items import DUE
 from infra.operate.audit.findings import (
     Finding,
     Findings,
@@ -98,10 +99,16 @@ def _priced(view: View, request: Request, rules: ruleset.Ruleset) -> Findings:
 
 def _open_or_closed(view: View, row: RequestRow) -> Findings:
     request, keys, finding = row.request, row.keys, _finding(view, row.request)
-    is_open = keys.gone_at is None and not (request.cancelled or request.faulted)
-    listed = requests_list(request.user_id) if is_open and not request.anonymous else "none"
-    if (keys.listed or "none") != listed:
-        yield finding(Rule.OPEN_LISTED, LISTED.partition, listed, keys.listed or "none")
+    images = [view.books.images.get(name) for name in request.generations]
+    found = [image.generation for image in images if image is not None]
+    says_so = any(image.expires_at is not None for image in found)
+    if found and says_so != ends_with_image(request):
+        right, wrong = ("its image", "itself")[:: 1 if ends_with_image(request) else -1]
+        yield finding(Rule.DUE, "what says when it expires", right, wrong)
+    if ends_with_image(request):
+        if keys.due_at is not None or keys.due_shard is not None:
+            yield finding(Rule.DUE, DUE.partition, "none", keys.due_shard or "none")
+        return
     if keys.gone_at is None:
         shard = due_shard(Due.REQUEST, request.id)
         if keys.due_at is None or keys.due_shard != shard:
@@ -109,8 +116,7 @@ def _open_or_closed(view: View, row: RequestRow) -> Findings:
         return
     if keys.due_at is not None or keys.due_shard is not None:
         yield finding(Rule.DUE, DUE.partition, "none", keys.due_shard or "none")
-    images = [view.books.images.get(name) for name in request.generations]
-    still_open = sum(image is not None and image.generation.state in OPEN for image in images)
+    still_open = sum(image.state in OPEN for image in found)
     if still_open:
         yield finding(Rule.DUE, "open images of a closed request", 0, still_open)
 

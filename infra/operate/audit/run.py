@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from horde import clock
-from horde.records import ANONYMOUS_ID, OPEN
 from horde.rules.kudos import Kind
 from horde.store import items
 from horde.store.audit import AuditStore, ledger_from
 from horde.store.audit_rows import kind_of, name_of
+from horde.store.counts import full_id
 from horde.store.items import Item, Row, partition
 from infra.operate.audit.books import Books
 from infra.operate.audit.checks import Check, judge
@@ -234,7 +234,7 @@ def _read_account(store: AuditStore, books: Books, user_id: int, since: int) -> 
         found_keys, found_pending = store.rows(keys), store.rows(pending)
         tail = store.account_since(user_id, since)
         _read_reasons(store, books, tail)
-        _read_waiting(store, books, user_id)
+        _read_open(store, books, account.user.open_images if account else ())
         if store.rows([row]) == before:
             break
     books.refresh(keys, found_keys)
@@ -266,22 +266,15 @@ def _read_part(store: AuditStore, books: Books, part: int) -> None:
     for _ in range(QUIET_TRIES):
         before = store.rows([row])
         books.refresh([row], before)
-        new = [_row_of_image(name) for name in store.waiting_in(part) if name not in books.images]
-        books.refresh(new, store.rows(new))
-        _read_waiting(store, books, ANONYMOUS_ID, part)
+        found = books.parts.get(part)
+        _read_open(store, books, found.open_images if found else ())
         if store.rows([row]) == before:
             break
 
 
-def _read_waiting(store: AuditStore, books: Books, user_id: int, part: int | None = None) -> None:
-    """Read the open images of an account again, which its count of waiting images depends on."""
-    rows = [
-        _row_of_image(name)
-        for name, image in books.images.items()
-        if image.counted
-        and (image.generation.user_id, image.generation.part) == (user_id, part)
-        and image.generation.state in OPEN
-    ]
+def _read_open(store: AuditStore, books: Books, open_images: Iterable[str]) -> None:
+    """Read the open images of an account again, as its own item lists them."""
+    rows = [_row_of_image(full_id(name)) for name in open_images]
     books.refresh(rows, store.rows(rows))
 
 

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 
-from horde.records import UNLIMITED, Request, SharedKey, State
-from horde.rules import ratings, ruleset
+from horde.records import ANONYMOUS_ID, UNLIMITED, Request, SharedKey, State, User
+from horde.rules import accounts, ratings, ruleset
 from horde.rules import sharedkeys as sharedkey_rules
 from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
+from horde.rules.sharing import Context, Verdict, forbidden, judge
 from horde.store import items
 from horde.store.items import KEEP_S, partition
 from infra.operate.audit.findings import (
@@ -26,26 +27,53 @@ from infra.operate.audit.image_checks import finding_of_image
 
 def published(view: View) -> Findings:
     """Check the images in the data set whose items still exist."""
-    marked = {
-        name for name, image in view.books.images.items() if image.generation.shared_at is not None
-    }
-    for name in marked | view.books.published.keys():
-        record, image = view.books.published.get(name), view.books.images.get(name)
+    for name, record in view.books.published.items():
+        image = view.books.images.get(name)
         if image is None:
             continue
         row = view.books.requests.get(image.generation.request_id)
         finding = finding_of_image(view, image)
-        if record is None or name not in marked:
-            pair = "both marks" if record is None else "shared_at"
-            yield finding(Rule.PUBLISHED, "its mark and its record", "both", f"not {pair}")
         if image.generation.state is not State.OK:
             yield finding(Rule.PUBLISHED, "state", State.OK, image.generation.state)
         if row is None:
             continue
         if not row.request.shared or row.request.source_key is not None:
             yield finding(Rule.PUBLISHED, "its request", "a shared one", "one that is not shared")
-        if record is not None and record.user_id != row.request.user_id:
+        if record.user_id != row.request.user_id:
             yield finding(Rule.PUBLISHED, "its author", row.request.user_id, record.user_id)
+
+
+def shared(view: View) -> Findings:
+    """Check that what was delivered for sharing has a record in the data set, or is held back.
+
+    It is a finding after an hour: until then its event may still be on its way. What is forbidden
+    needs no record. If its owner was unflagged or its author undeleted since, nothing tells that it
+    was forbidden, and it is reported until its item is gone, two days after its request has ended.
+    """
+    there = view.books.published.keys() | view.books.held_back
+    for name, image in view.books.images.items():
+        row = view.books.requests.get(image.generation.request_id)
+        generation, settled_at = image.generation, image.generation.settled_at or 0
+        if name in there or row is None or settled_at // 1000 + SLACK_S > view.now:
+            continue
+        if judge(row.request, generation, generation.sha256 or "") is not Verdict.SHARE:
+            continue
+        context = Context(
+            request=row.request,
+            author=_account(view, generation.user_id),
+            owner=_account(view, generation.worker_user or 0),
+            shared=None,
+        )
+        if not forbidden(context):
+            finding = finding_of_image(view, image)
+            yield finding(Rule.SHARED, "its record", "one, or a held copy", "none")
+
+
+def _account(view: View, user_id: int) -> User | None:
+    row = view.books.accounts.get(user_id)
+    if user_id == ANONYMOUS_ID:
+        return accounts.anonymous()
+    return row.user if row else None
 
 
 def awards(view: View) -> Findings:

@@ -19,7 +19,7 @@ STORED = "in the bucket"
 
 
 def stored(view: View) -> Findings:
-    """Check that the bucket has the files of each shared image, and no others, if it was listed.
+    """Check that the bucket has the file of each shared image, and no others, if it was listed.
 
     A file without a record is a finding after an hour: until then its message may still be on its
     way to be delivered again.
@@ -57,7 +57,8 @@ def _recorded(view: View, name: str, objects: dict[str, StoredObject]) -> Findin
     one = objects.get(record.object_key)
     if one is None or image is None or record.withdrawn:
         return
-    if image.size is not None and one.size != image.size:
-        yield finding(Rule.STORED, "size in bytes", image.size, one.size)
+    size = record.size or image.size  # of the one object of both, or of the image's own
+    if size is not None and one.size != size:
+        yield finding(Rule.STORED, "size in bytes", size, one.size)
     if image.sha256 is not None and one.sha256 and one.sha256 != image.sha256:
         yield finding(Rule.STORED, "sha256", image.sha256, one.sha256)
