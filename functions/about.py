@@ -9,11 +9,12 @@ from typing import Any
 
 from horde import VERSION, startup
 from horde.edge import openapi
-from horde.edge.bodies import DocumentQuery, parse
+from horde.edge.bodies import parse
 from horde.edge.errors import MethodNotAllowed, RouteNotFound
 from horde.edge.http import HTML, ApiSettings, Call, Response, Route, prepare, serve
+from horde.edge.other_bodies import DocumentQuery
+from horde.edge.other_responses import Document, Heartbeat, News, Newspiece
 from horde.edge.pages import POLICY, page
-from horde.edge.responses import Document, Heartbeat, News, Newspiece
 from horde.rules import ruleset
 from horde.rules.sharing import TERMS_VERSION
 

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 from horde import clock, startup
 from horde.edge import auth, ratelimit
-from horde.edge.bodies import ModelQuery, ModelStatsQuery, WorkerQuery, parse
+from horde.edge.bodies import parse
 from horde.edge.http import (
     MAX_ANSWER,
     ApiSettings,
@@ -19,7 +19,8 @@ from horde.edge.http import (
     wire_size,
 )
 from horde.edge.ids import is_uuid
-from horde.edge.responses import (
+from horde.edge.other_bodies import ModelQuery, ModelStatsQuery, WorkerQuery
+from horde.edge.other_responses import (
     ActiveModel,
     AnonymousAmount,
     ImageAmount,

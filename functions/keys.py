@@ -15,9 +15,10 @@ from typing import Any
 
 from horde import clock, startup
 from horde.edge import auth, ratelimit
-from horde.edge.bodies import KeyRequest, parse
+from horde.edge.bodies import parse
 from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
-from horde.edge.responses import Done, KeyDetails, KeyList, KeyMade
+from horde.edge.other_bodies import KeyRequest
+from horde.edge.other_responses import Done, KeyDetails, KeyList, KeyMade
 from horde.records import ApiKey, User
 from horde.rules.accounts import MAX_API_KEYS
 from horde.rules.dates import iso

@@ -8,10 +8,11 @@ from typing import Any
 
 from horde import startup
 from horde.edge import auth, ratelimit
-from horde.edge.bodies import ModesChange, WorkerChange, parse
+from horde.edge.bodies import parse
 from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
-from horde.edge.responses import Modes, WorkerChanged, WorkerDeleted
+from horde.edge.other_bodies import ModesChange, WorkerChange
+from horde.edge.other_responses import Modes, WorkerChanged, WorkerDeleted
 from horde.records import Worker
 from horde.rules import accounts
 from horde.rules.refusals import (

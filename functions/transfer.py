@@ -13,16 +13,11 @@ from typing import Any
 
 from horde import clock, startup
 from horde.edge import auth, ratelimit
-from horde.edge.bodies import (
-    AwardRequest,
-    SharedKeyChange,
-    SharedKeyRequest,
-    TransferRequest,
-    parse,
-)
+from horde.edge.bodies import parse
 from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
-from horde.edge.responses import Done, KudosAwarded, KudosTransferred, SharedKeyDetails
+from horde.edge.other_bodies import AwardRequest, SharedKeyChange, SharedKeyRequest, TransferRequest
+from horde.edge.other_responses import Done, KudosAwarded, KudosTransferred, SharedKeyDetails
 from horde.records import SharedKey, User
 from horde.rules import accounts, sharedkeys, transfers
 from horde.rules.accounts import user_number

@@ -13,12 +13,13 @@ from typing import Any
 
 from horde import clock, ending, startup
 from horde.edge import auth, profiles, ratelimit
-from horde.edge.bodies import RegisterRequest, UserChange, UsersQuery, parse
+from horde.edge.bodies import parse
 from horde.edge.errors import PayloadError
 from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
+from horde.edge.other_bodies import RegisterRequest, UserChange, UsersQuery
+from horde.edge.other_responses import Done, Registered, UserChanged, UserDetails, UserList
 from horde.edge.pages import page
-from horde.edge.responses import Done, Registered, UserChanged, UserDetails, UserList
 from horde.log import logger
 from horde.records import SharedKey, User
 from horde.rules import accounts, allowance, ruleset

@@ -327,8 +327,8 @@ GOALS = {
     "lock": ("venv",),
     "deploy": ("venv", "deploy", "node"),
     "demo": ("venv", "local", "torch", "weights", "node", "layer"),
-    "functions": ("venv", "test"),
-    "check": ("venv", "dev", "torch", "weights"),
+    "functions": ("venv", "test", "node", "layer"),
+    "check": ("venv", "dev", "torch", "weights", "node", "layer"),
     "test": ("venv", "dev", "torch", "weights", "node-dev", "layer", "clients"),
 }
 """What each kind of command needs, in order."""

@@ -11,7 +11,7 @@ from pydantic._internal._mock_val_ser import set_model_mocks
 from horde import aws
 from horde.edge import http
 from horde.edge.bodies import GenerateRequest, PopRequest
-from horde.edge.responses import UserDetails
+from horde.edge.other_responses import UserDetails
 from tests.support.cloud import Cloud
 
 

@@ -1,5 +1,7 @@
 """The bodies and queries that clients and workers may send, as pydantic models.
 
+Those of functions that no image waits for are in ``other_bodies``.
+
 Names, ranges, enums and defaults are the AI Horde's. Where its published schema and its parser
 disagree, the parser wins (horde-api.md 1.1). Unknown fields are ignored, ``null`` means absent, and
 booleans must be JSON booleans. Every list and every text has a maximal length: the Horde's, or one
@@ -27,7 +29,6 @@ from pydantic import (
 from horde.edge.errors import PayloadError
 from horde.records import ImageSpec, Offer
 from horde.records import Rating as ImageRating
-from horde.rules.accounts import MAX_NAME
 
 ANONYMOUS_KEY = "0000000000"
 
@@ -134,7 +135,9 @@ ModelName = Annotated[
 ]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """A body or a query; ``null`` is an absent field."""
+
     model_config = ConfigDict(extra="ignore", populate_by_name=True, defer_build=True)
 
     @model_validator(mode="before")
@@ -145,7 +148,7 @@ class _Body(BaseModel):
         return data
 
 
-class Lora(_Body):
+class Lora(Body):
     """One LoRA. Refused until an endpoint can load LoRAs."""
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=255)]
@@ -155,7 +158,7 @@ class Lora(_Body):
     is_version: StrictBool = False
 
 
-class TextualInversion(_Body):
+class TextualInversion(Body):
     """One textual inversion. Refused until an endpoint can load them."""
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=255)]
@@ -163,7 +166,7 @@ class TextualInversion(_Body):
     strength: Weight = 1.0
 
 
-class ExtraText(_Body):
+class ExtraText(Body):
     """A text for workflows such as ``qr_code``."""
 
     text: Annotated[StrictStr, Field(min_length=1, max_length=MAX_TEXT)]
@@ -174,14 +177,14 @@ ImageText = Annotated[StrictStr, Field(min_length=1, max_length=MAX_IMAGE_TEXT)]
 """An image in base64, or its URL."""
 
 
-class ExtraSourceImage(_Body):
+class ExtraSourceImage(Body):
     """One more source image for ``remix``."""
 
     image: ImageText
     strength: Number = 1.0
 
 
-class Params(_Body):
+class Params(Body):
     """``params`` of a request: how to draw its images."""
 
     sampler_name: Sampler = "k_euler_a"
@@ -242,7 +245,7 @@ class Params(_Body):
         return self
 
 
-class GenerateRequest(_Body):
+class GenerateRequest(Body):
     """The body of ``POST /v2/generate/async``."""
 
     prompt: Annotated[StrictStr, Field(min_length=1, max_length=MAX_PROMPT)]
@@ -309,7 +312,7 @@ class GenerateRequest(_Body):
         return self.model_copy(update={"slow_workers": spec.slow_workers, "params": params})
 
 
-class PopRequest(_Body):
+class PopRequest(Body):
     """The body of ``POST /v2/generate/pop``: which images a worker can draw."""
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=100)]
@@ -382,7 +385,7 @@ RemarkType = Literal[
 RemarkText = Annotated[StrictStr, Field(max_length=255)]
 
 
-class GenMetadata(_Body):
+class GenMetadata(Body):
     """One remark by a worker about an image; ``value`` is a word of the Horde's or free text."""
 
     type: RemarkType
@@ -390,7 +393,7 @@ class GenMetadata(_Body):
     ref: RemarkText | None = None
 
 
-class SubmitRequest(_Body):
+class SubmitRequest(Body):
     """The body of ``POST /v2/generate/submit``."""
 
     id: Annotated[StrictStr, Field(min_length=36, max_length=36)]
@@ -415,54 +418,10 @@ class SubmitRequest(_Body):
         return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
-class ModelQuery(_Body):
-    """The query of ``GET /v2/status/models``."""
-
-    type: Literal["image", "text"] = "image"
-    min_count: Annotated[int, Field(ge=0)] | None = None
-    max_count: Annotated[int, Field(ge=0)] | None = None
-    model_state: Literal["known", "custom", "all"] = "all"
-    """``known``: the operator's models; ``custom``: models that only volunteers draw."""
-
-
-class ModelStatsQuery(_Body):
-    """The query of ``GET /v2/stats/img/models``."""
-
-    model_state: Literal["known", "custom", "all"] = "all"
-
-
-class WorkerQuery(_Body):
-    """The query of ``GET /v2/workers``."""
-
-    type: Literal["image", "text", "interrogation"] = "image"
-    name: Annotated[str, Field(max_length=100)] | None = None
-
-
-class ModesChange(_Body):
-    """The body of ``PUT /v2/status/modes``."""
-
-    maintenance_mode: StrictBool | None = None
-    invite_only_mode: StrictBool = False
-    raid_mode: StrictBool = False
-
-
-class WorkerChange(_Body):
-    """The body of ``PUT /v2/workers/{id}``."""
-
-    maintenance: StrictBool | None = None
-    maintenance_msg: Annotated[StrictStr, Field(max_length=1000)] | None = None
-    paused: StrictBool | None = None
-    """Moderators only."""
-    info: Annotated[StrictStr, Field(max_length=1000)] | None = None
-    name: Annotated[StrictStr, Field(min_length=5, max_length=100)] | None = None
-    team: Annotated[StrictStr, Field(max_length=36)] | None = None
-    """Refused: there are no teams here."""
-
-
 UuidText = Annotated[StrictStr, Field(min_length=36, max_length=36)]
 
 
-class Rating(_Body):
+class Rating(Body):
     """One person's rating of one image."""
 
     id: UuidText
@@ -471,7 +430,7 @@ class Rating(_Body):
     """How flawed the image is, from 0 (not at all) to 5 (completely)."""
 
 
-class RateRequest(_Body):
+class RateRequest(Body):
     """The body of ``POST /v2/generate/rate/{id}``."""
 
     best: UuidText | None = None
@@ -489,138 +448,6 @@ class RateRequest(_Body):
             ImageRating(generation_id=one.id.lower(), rating=one.rating, artifacts=one.artifacts)
             for one in self.ratings
         ]
-
-
-class DocumentQuery(_Body):
-    """The query of ``GET /v2/documents/{name}``."""
-
-    format: Literal["html", "markdown"] = "html"
-
-
-def _trimmed(name: str) -> str:
-    # Runs after the other checks, so every accepted name also fits the published schema.
-    if not name.strip():
-        message = "a name needs at least one visible character"
-        raise ValueError(message)
-    return name.strip()
-
-
-NAME = r"^[^#\x00-\x1f]+$"
-
-
-class RegisterRequest(_Body):
-    """The body of ``POST /api/register``."""
-
-    username: Annotated[
-        StrictStr,
-        Field(min_length=1, max_length=MAX_NAME, pattern=NAME),
-        AfterValidator(_trimmed),
-    ]
-
-
-class KeyRequest(_Body):
-    """The body of ``POST /v2/keys``."""
-
-    name: Annotated[StrictStr, Field(min_length=1, max_length=100)] | None = None
-    """A label, for its owner to know it by."""
-
-
-class UsersQuery(_Body):
-    """The query of ``GET /v2/users``."""
-
-    page: Annotated[int, Field(ge=1)] = 1
-    sort: Literal["kudos", "age"] = "kudos"
-
-
-UserName = Annotated[
-    StrictStr, Field(min_length=3, max_length=100, pattern=NAME), AfterValidator(_trimmed)
-]
-Note = Annotated[StrictStr, Field(min_length=5, max_length=500)]
-
-
-def _whole(value: object) -> object:
-    # horde_sdk sends 5.0 for 5.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = Annotated[StrictInt, BeforeValidator(_whole)]
-
-
-class TransferRequest(_Body):
-    """The body of ``POST /v2/kudos/transfer``."""
-
-    username: Annotated[StrictStr, Field(min_length=1, max_length=100)]
-    """``alias#id``, or the id of a shared key."""
-    amount: Whole = 100
-
-
-class AwardRequest(TransferRequest):
-    """The body of ``POST /v2/kudos/award``. An award creates kudos, so the amount is bounded."""
-
-    amount: Annotated[Whole, Field(le=1_000_000_000)] = 100
-
-
-class UserChange(_Body):
-    """The body of ``PUT /v2/users/{id}``.
-
-    The owner or a moderator may set ``username`` and ``contact``; a moderator ``concurrency``,
-    ``trusted``, ``flagged``, ``admin_comment`` and ``undelete``; an admin ``kudos``,
-    ``monthly_kudos`` and ``moderator``. The other fields are refused.
-    """
-
-    username: UserName | None = None
-    contact: Note | None = None
-    concurrency: Annotated[Whole, Field(ge=0, le=500)] | None = None
-    trusted: StrictBool | None = None
-    flagged: StrictBool | None = None
-    admin_comment: Note | None = None
-    undelete: StrictBool | None = None
-    kudos: Annotated[Whole, Field(ge=-1_000_000_000, le=1_000_000_000)] | None = None
-    """Kudos to give, or to take if negative."""
-    moderator: StrictBool | None = None
-    monthly_kudos: Annotated[Whole, Field(ge=0, le=1_000_000_000)] | None = None
-    """Monthly allowance in kudos, instead of the operator's default."""
-    public_workers: Any = None
-    usage_multiplier: Any = None
-    worker_invited: Any = None
-    customizer: Any = None
-    vpn: Any = None
-    service: Any = None
-    education: Any = None
-    special: Any = None
-    filtered: Any = None
-    reset_suspicion: Any = None
-    generate_proxy_passkey: Any = None
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        """The new values, by field; null changes nothing."""
-        sent = {name: getattr(self, name) for name in self.model_fields_set}
-        return {name: value for name, value in sent.items() if value is not None}
-
-
-class SharedKeyChange(_Body):
-    """The body of ``PATCH /v2/sharedkeys/{id}``; -1 means unlimited."""
-
-    kudos: Annotated[Whole, Field(ge=-1, le=50_000_000)] | None = None
-    """Kudos that the key may spend from now on; 0 disables it."""
-    expiry: Annotated[Whole, Field(ge=-1, le=36_500)] | None = None
-    """Days from now."""
-    name: Annotated[StrictStr, Field(min_length=3, max_length=255)] | None = None
-    max_image_pixels: Annotated[Whole, Field(ge=-1, le=4_194_304)] | None = None
-    max_image_steps: Annotated[Whole, Field(ge=-1, le=500)] | None = None
-    max_text_tokens: Annotated[Whole, Field(ge=-1, le=500)] | None = None
-
-
-class SharedKeyRequest(SharedKeyChange):
-    """The body of ``PUT /v2/sharedkeys``; -1 means unlimited."""
-
-    kudos: Annotated[Whole, Field(ge=-1, le=50_000_000)] = 5000
-    expiry: Annotated[Whole, Field(ge=-1, le=36_500)] = -1
-    name: Annotated[StrictStr, Field(min_length=3, max_length=255)]
-    max_image_pixels: Annotated[Whole, Field(ge=-1, le=4_194_304)] = -1
-    max_image_steps: Annotated[Whole, Field(ge=-1, le=500)] = -1
-    max_text_tokens: Annotated[Whole, Field(ge=-1, le=500)] = -1
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from horde.edge.responses import (
+from horde.edge.other_responses import (
     ActiveGenerations,
     AmountRecords,
     Contributions,
