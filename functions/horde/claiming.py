@@ -35,7 +35,7 @@ MAX_FURTHER = 2
 SHARDS_READ = 2
 """Shards of a queue that are read together."""
 MAX_LOOKS = 4
-"""Most looks at the queues after claims that were lost."""
+"""Most looks at the queues: another follows if claims were lost, or queues left unread."""
 MAX_LOST = 3
 """Claims that are lost before a pop looks again; in its last look it tries all that it has read."""
 PREFERRED_WINDOW = 32
@@ -154,7 +154,7 @@ class _Look:
     fits: list[Generation] = field(default_factory=list)
     """The images that the worker can draw, the best first."""
     seen: dict[QueueName, list[Generation]] = field(default_factory=dict)
-    """The first window of each queue that was read."""
+    """The first window of each queue that was read, here or in a look before that was cut."""
     reads: int = 0
     groups: int = 0
     """Queues that were read, whatever their shards."""
@@ -162,6 +162,8 @@ class _Look:
     """Whether a queue with several shards was read."""
     crowded: bool = False
     """Whether there were more queues than one look reads."""
+    cut: bool = False
+    """Whether it ended without an image for the worker before all queues were read."""
 
 
 def claim_waiting(take: Claimer, marks: Marks, *, fresh: bool) -> list[Generation]:
@@ -179,10 +181,15 @@ def claim_waiting(take: Claimer, marks: Marks, *, fresh: bool) -> list[Generatio
         _look(take, look)
         most = MAX_LOST if number < MAX_LOOKS - 1 else len(look.fits)
         claims, lost = _claim_of(take, look.fits, most, shuffled=look.busy)
+        if look.cut and not take.full and number < MAX_LOOKS - 1:
+            marks = look.marks if fresh else _marks(take)
+            seen = {queue: window for queue, window in look.seen.items() if queue in marks}
+            look, fresh = _Look(marks, seen=seen, crowded=True), True
+            continue
         if claims or take.full or (fresh and not lost):
             # Marks that this process only remembers are corrected by others: else a busy queue's
             # marks would be written at each pop.
-            if fresh and (look.groups != 1 or not claims):
+            if fresh and (look.groups != 1 or look.crowded or not claims):
                 _correct(take.store, look, claims)
             return claims
         look = _Look(look.marks if lost else _marks(take))
@@ -209,7 +216,7 @@ def _best(take: Claimer, *, fresh: bool) -> tuple[Marks, bool]:
 def _look(take: Claimer, look: _Look) -> None:
     """Read the most promising queues until no other can have a better image."""
     todo, doubtful = _sorted(take, look)
-    look.crowded = len(todo) > MAX_READS
+    look.crowded = look.crowded or len(todo) > MAX_READS
     while todo and look.reads < MAX_READS:
         bound, queues = todo.pop(0)
         if look.fits and look.fits[0].priority >= bound:
@@ -221,6 +228,8 @@ def _look(take: Claimer, look: _Look) -> None:
         found = [_read(take, look, queue, len(queues)) for queue in queues[:SHARDS_READ]]
         if queues[SHARDS_READ:] and not any(found):
             todo.insert(0, (bound, queues[SHARDS_READ:]))
+    look.cut = bool(todo) and not look.fits
+    look.crowded = look.crowded or look.cut
     if not look.fits:
         for queue in doubtful[: max(1, MAX_READS - look.reads)]:
             _read(take, look, queue, 1)
@@ -239,6 +248,8 @@ def _sorted(
     groups: dict[tuple[str, str], list[QueueName]] = {}
     doubtful: list[QueueName] = []
     for queue, mark in look.marks.items():
+        if queue in look.seen:
+            continue
         reason = unmet(queue.needs, take.context, take.offer)
         if reason:
             take.skipped[reason] += 0 if mark.empty_at else 1

@@ -456,6 +456,23 @@ def test_a_queue_gets_more_shards_while_much_comes_and_fewer_after_it(
     assert found["shards"] == {"N": "1"}
 
 
+def test_the_only_image_in_any_of_many_shards_is_found(cloud: Cloud, fleet: str) -> None:
+    known(cloud, fleet)
+    image = asked(cloud)
+    (queue,) = cloud.store.registry.marks(model_target(MODEL))
+    for shard in range(1, 3 * MAX_READS):
+        cloud.store.registry.mark(queue._replace(shard=shard), 0)
+    job, made = popped(cloud, fleet)
+    assert job["id"] == image
+    assert made.calls.count("Query") <= 3 * MAX_READS
+    while popped(cloud, fleet)[1].calls.count("Query") > MAX_READS:
+        pass  # the marks of those that were empty are corrected
+    image = asked(cloud)
+    job, made = popped(cloud, fleet)
+    assert job["id"] == image
+    assert made.calls.count("Query") <= MAX_READS
+
+
 # --- several models, or any -----------------------------------------------------------------------
 
 
