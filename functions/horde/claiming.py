@@ -35,7 +35,7 @@ MAX_FURTHER = 2
 SHARDS_READ = 2
 """Shards of a queue that are read together."""
 MAX_LOOKS = 4
-"""Most looks at the queues: another follows if claims were lost, or queues left unread."""
+"""Most looks at the queues: another follows if claims were lost, or shards left unread."""
 MAX_LOST = 3
 """Claims that are lost before a pop looks again; in its last look it tries all that it has read."""
 PREFERRED_WINDOW = 32
@@ -163,7 +163,7 @@ class _Look:
     crowded: bool = False
     """Whether there were more queues than one look reads."""
     cut: bool = False
-    """Whether it ended without an image for the worker before all queues were read."""
+    """Whether it ended without an image for the worker among the shards of one queue."""
 
 
 def claim_waiting(take: Claimer, marks: Marks, *, fresh: bool) -> list[Generation]:
@@ -226,9 +226,10 @@ def _look(take: Claimer, look: _Look) -> None:
         look.groups += 1
         look.busy = look.busy or len(queues) > 1
         found = [_read(take, look, queue, len(queues)) for queue in queues[:SHARDS_READ]]
-        if queues[SHARDS_READ:] and not any(found):
+        look.cut = bool(queues[SHARDS_READ:]) and not any(found)
+        if look.cut:
             todo.insert(0, (bound, queues[SHARDS_READ:]))
-    look.cut = bool(todo) and not look.fits
+    look.cut = look.cut and not look.fits
     look.crowded = look.crowded or look.cut
     if not look.fits:
         for queue in doubtful[: max(1, MAX_READS - look.reads)]:
