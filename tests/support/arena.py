@@ -134,6 +134,8 @@ class Arena(Cloud):
         for name in templates.of_type(self.template, "AWS::SQS::Queue"):
             made = self.sqs.create_queue(QueueName=f"{self.table}-{name}"[:80])
             self.names[name] = made["QueueUrl"]
+        for file, (name, _) in templates.functions(self.template).items():
+            self.names[name] = file  # nobody hands anything over in a race
         for name in templates.of_type(self.template, "AWS::SecretsManager::Secret"):
             made = self.secrets.create_secret(Name=f"{self.table}-{name}", SecretString="of races")
             self.names[name] = made["ARN"]
