@@ -1,4 +1,4 @@
-"""MiniStack with three changes: ``python -m infra.local.ministack``.
+"""MiniStack with four changes: ``python -m infra.local.ministack``.
 
 The stack's buckets refuse plain HTTP, and MiniStack enforces this together with IAM. On loopback
 there is no TLS terminator, so each request gets the header that one would add.
@@ -6,6 +6,9 @@ there is no TLS terminator, so each request gets the header that one would add.
 MiniStack unpacks the layer, 50 MB in 1,200 files, for every Lambda process that it starts. Here it
 is unpacked once and linked. So cold starts are faster, and megabytes instead of gigabytes are left
 to clean up.
+
+MiniStack starts a process for each event that a function hands over while another is running. Here
+the events of one function run one after the other, mostly in one process.
 
 MiniStack asks for IAM actions that AWS does not have: the right to ``SendMessageBatch`` is that to
 ``SendMessage``. Here it asks for those.
@@ -15,7 +18,9 @@ import hashlib
 import tempfile
 import threading
 import zipfile
+from collections import defaultdict
 from collections.abc import Callable
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,7 @@ from typing import Any
 ministack: Any = import_module("ministack.app")  # it has no type stubs
 
 iam: Any = import_module("ministack.core.iam_actions")
+lambdas: Any = import_module("ministack.services.lambda_svc")
 
 SAME_RIGHT = {"sqs:SendMessageBatch": "sqs:SendMessage"}
 """Actions that only MiniStack knows, and those of AWS that cover them."""
@@ -69,7 +75,35 @@ class LinkedLayers(zipfile.ZipFile):
             (Path(path) / entry.name).symlink_to(entry)
 
 
+Run = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+"""Runs a function, as MiniStack describes it, with an event."""
+
+
+def in_order(hand_over: Callable[..., None], run: Run) -> tuple[Callable[..., None], Run]:
+    """Return how MiniStack hands events over and runs functions: of one function, in order."""
+    handed_over = ContextVar("handed_over", default=False)
+    turns: dict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def handing(function: dict[str, Any], event: dict[str, Any]) -> None:
+        token = handed_over.set(True)
+        try:
+            hand_over(function, event)  # its thread sees what is set here
+        finally:
+            handed_over.reset(token)
+
+    def running(function: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+        if not handed_over.get():
+            return run(function, event)
+        with turns[(function.get("config") or function)["FunctionName"]]:
+            return run(function, event)
+
+    return handing, running
+
+
 if __name__ == "__main__":
+    both = ("invoke_async_with_retry", "_execute_function")
+    ordered = in_order(*(getattr(lambdas, name) for name in both))
+    vars(lambdas).update(zip(both, ordered, strict=True))
     zipfile.ZipFile = LinkedLayers  # type: ignore[misc]
     ministack.app = behind_tls
     iam.extract_iam_action = as_on_aws(iam.extract_iam_action)
