@@ -101,8 +101,10 @@ def _open_or_closed(view: View, row: RequestRow) -> Findings:
     request, keys, finding = row.request, row.keys, _finding(view, row.request)
     images = [view.books.images.get(name) for name in request.generations]
     found = [image.generation for image in images if image is not None]
-    says_so = any(image.expires_at is not None for image in found)
-    if found and says_so != ends_with_image(request):
+    # Of images that ended before they said so, nobody asks when they expire.
+    still_open = [image for image in found if image.state in OPEN]
+    says_so = any(image.expires_at is not None for image in still_open)
+    if still_open and says_so != ends_with_image(request):
         right, wrong = ("its image", "itself")[:: 1 if ends_with_image(request) else -1]
         yield finding(Rule.DUE, "what says when it expires", right, wrong)
     if ends_with_image(request):
@@ -116,9 +118,8 @@ def _open_or_closed(view: View, row: RequestRow) -> Findings:
         return
     if keys.due_at is not None or keys.due_shard is not None:
         yield finding(Rule.DUE, DUE.partition, "none", keys.due_shard or "none")
-    still_open = sum(image.state in OPEN for image in found)
     if still_open:
-        yield finding(Rule.DUE, "open images of a closed request", 0, still_open)
+        yield finding(Rule.DUE, "open images of a closed request", 0, len(still_open))
 
 
 def _uncharged(view: View, request: Request) -> Findings:
