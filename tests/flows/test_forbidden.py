@@ -127,13 +127,10 @@ def once(patch: pytest.MonkeyPatch, gap: str, act: Callable[[], object]) -> None
 # --- one delivery ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("looks", [True, False])
-@pytest.mark.parametrize("gap", GAPS)
-@pytest.mark.parametrize("by", FORBIDDEN_BY)
-def test_what_is_forbidden_by_the_last_reading_is_not_published(
-    job: Job, by: str, gap: str, monkeypatch: pytest.MonkeyPatch, *, looks: bool
+def deliver_while_forbidden(
+    job: Job, by: str, gap: str, monkeypatch: pytest.MonkeyPatch, *, looks: bool = True
 ) -> None:
-    """Whether who forbids it has looked for records or will do so later."""
+    """Deliver to ``share``, and forbid the image in a gap; ``looks``: and look for its record."""
 
     def forbids() -> None:
         job.forbid(by)
@@ -145,6 +142,16 @@ def test_what_is_forbidden_by_the_last_reading_is_not_published(
     else:
         once(monkeypatch, gap, forbids)
     job.cloud.deliver("share")
+
+
+@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize("gap", GAPS)
+@pytest.mark.parametrize("by", FORBIDDEN_BY)
+def test_what_is_forbidden_by_the_last_reading_is_not_published(
+    job: Job, by: str, gap: str, monkeypatch: pytest.MonkeyPatch, *, looks: bool
+) -> None:
+    """Whether who forbids it has looked for records or will do so later."""
+    deliver_while_forbidden(job, by, gap, monkeypatch, looks=looks)
     assert job.is_out()
     assert job.cloud.pending["share"] == []
 
@@ -347,15 +354,7 @@ def held(cloud: Cloud) -> Job:
 def test_what_is_forbidden_while_it_is_released_is_dropped(
     held: Job, by: str, gap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forbids() -> None:
-        held.forbid(by)
-        held.look(by)
-
-    if gap == "before all":
-        forbids()
-    else:
-        once(monkeypatch, gap, forbids)
-    held.cloud.deliver("share")
+    deliver_while_forbidden(held, by, gap, monkeypatch)
     assert held.is_out()
     assert (held.cloud.objects_of("Held"), held.cloud.rows("HELD")) == ({}, [])
 
