@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from horde import ending
 from horde.records import Generation, Request, Settlement, State, User, Worker
 from horde.rules.refusals import Busy
 from horde.store import endings, requests
@@ -67,6 +68,14 @@ def test_a_refund_of_a_request_that_is_gone_is_an_error(bare: Cloud) -> None:
     remove(bare, key(Kind.REQUEST, request.id))
     with pytest.raises(ConditionFailed):
         bare.store.endings.end_undelivered(request, image, State.CANCELLED)
+    assert bare.store.requests.generation(image.id) == image
+
+
+def test_an_expired_image_whose_request_is_gone_is_an_error(bare: Cloud) -> None:
+    _, request, image = asked(bare)
+    remove(bare, key(Kind.REQUEST, request.id))
+    with pytest.raises(RuntimeError, match="cannot be refunded"):
+        ending.end_image(bare.store, image, request.expires_at)
     assert bare.store.requests.generation(image.id) == image
 
 
