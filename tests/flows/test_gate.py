@@ -16,7 +16,7 @@ import pytest
 import requests
 from PIL import Image
 
-from horde import aws
+from horde import aws, images
 from horde.store.endings import Endings
 from tests.support.api_calls import Reply, refused
 from tests.support.cloud import Cloud
@@ -187,30 +187,31 @@ def test_the_last_refused_image_ends_its_request_and_refunds_it(cloud: Cloud) ->
     assert cloud.kudos(user) == FLOOR + 100
 
 
-def test_a_file_that_is_too_long_is_refused_before_its_first_byte_is_read(
+def test_of_a_file_that_is_too_long_one_byte_too_many_is_read(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request, job = popped(cloud, worker)
-    cloud.upload(job["r2_upload"], webp())
-    client, closed = aws.s3(), []
-    real = client.get_object
+    most = images.most_bytes((job["payload"]["width"], job["payload"]["height"]))
+    cloud.upload(job["r2_upload"], webp().ljust(most + 999, b"\0"))
+    real, read = aws.s3().get_object, list[int]()
 
-    class Endless:
-        def read(self, *_: object) -> bytes:
-            pytest.fail("it was read")
-
-        def close(self) -> None:
-            closed.append(True)
-
-    def large(**asked: Any) -> Any:
-        answer = real(**{**asked, "Range": "bytes=0-0"})
-        return {**answer, "ContentLength": 120 * 2**20, "Body": Endless()}
+    def counted(**asked: Any) -> Any:
+        file = real(**asked)["Body"].read()
+        read.append(len(file))
+        return {"Body": io.BytesIO(file)}
 
     with monkeypatch.context() as patch:
-        patch.setattr(client, "get_object", large)
+        patch.setattr(aws.s3(), "get_object", counted)
         refused(cloud.submit(worker, job["id"]), "ImageRefused")
-    assert closed == [True]
+    assert read == [most + 1]
     assert cloud.objects_of("Outputs") == {}
+    assert cloud.check(request).body["waiting"] == 1
+
+
+def test_a_file_without_a_byte_is_refused(cloud: Cloud, worker: str) -> None:
+    request, job = popped(cloud, worker)
+    cloud.upload(job["r2_upload"], b"")
+    refused(cloud.submit(worker, job["id"]), "ImageRefused")
     assert cloud.check(request).body["waiting"] == 1
 
 

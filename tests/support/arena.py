@@ -24,7 +24,7 @@ from horde import aws, overview, store
 from horde.edge import ratelimit
 from horde.wire import sockets
 from horde.wire.seam import NoAnswerError
-from horde.wire.sockets import Request
+from horde.wire.sockets import Request, Response
 from tests.support import template as templates
 from tests.support.cloud import Cloud
 from tests.support.fake_runpod import FakeRunPod
@@ -61,7 +61,7 @@ class Wire:
         finally:
             self.flight_s, self.conflict, self.lose = 0, 0, 0
 
-    def exchange(self, request: Request) -> Any:
+    def exchange(self, request: Request) -> Response:
         """Send one HTTP request."""
         kind = request.headers.get("x-amz-target", "").rpartition(".")[2]
         if kind == "TransactWriteItems":
@@ -71,10 +71,10 @@ class Wire:
                 meets = bool(_keys(json.loads(request.body)) & self._flying)
                 self.conflicts += meets
             if meets:
-                return _Refusal("TransactionConflictException")
+                return _refusal("TransactionConflictException")
         return self._inner(request)
 
-    def _transaction(self, request: Request) -> Any:
+    def _transaction(self, request: Request) -> Response:
         parts = json.loads(request.body)["TransactItems"]
         keys = set().union(*(_keys(*part.values()) for part in parts))
         with self._lock:
@@ -88,7 +88,7 @@ class Wire:
                 self._flying |= keys
         if meets:
             reasons = [{"Code": "TransactionConflict"}, *[{"Code": "None"}] * (len(parts) - 1)]
-            return _Refusal("TransactionCanceledException", CancellationReasons=reasons)
+            return _refusal("TransactionCanceledException", CancellationReasons=reasons)
         time.sleep(self.flight_s)
         try:
             answer = self._inner(request)
@@ -97,7 +97,6 @@ class Wire:
                 with self._lock:
                     self._flying -= keys
         if lose:
-            answer.close()
             raise NoAnswerError("lost", timed_out=True)
         return answer
 
@@ -107,18 +106,10 @@ def _keys(part: dict[str, Any]) -> set[str]:
     return {f"{key['pk']['S']} {key['sk']['S']}"}
 
 
-class _Refusal:
-    """A response that refuses a write."""
-
-    status = 400
-
-    def __init__(self, code: str, **more: Any) -> None:
-        body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "Message": code, **more}
-        self.headers: dict[str, str] = {}
-        self._body = json.dumps(body).encode()
-
-    def read(self) -> bytes:
-        return self._body
+def _refusal(code: str, **more: Any) -> Response:
+    """Return a response that refuses a write."""
+    body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "Message": code, **more}
+    return Response(400, {}, json.dumps(body).encode())
 
 
 class Arena(Cloud):

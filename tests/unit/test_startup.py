@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from types import ModuleType
 
 import pytest
@@ -72,8 +73,8 @@ def hooks(monkeypatch: pytest.MonkeyPatch) -> Hooks:
     return made
 
 
-def idle() -> list[sockets.Link]:
-    return [link for links in sockets._idle.values() for link in links]
+def idle() -> list[HTTPConnection]:
+    return [link for links in sockets._idle.values() for _, link in links]
 
 
 def unreachable() -> str:
@@ -140,7 +141,7 @@ def test_no_connection_and_no_credentials_are_in_a_snapshot(
     (link,) = idle()
     hooks.snapshot()
     assert idle() == []
-    assert link.sock.fileno() == -1
+    assert link.sock is None
     assert aws.dynamodb.cache_info().currsize == 0
     assert aws._credentials.cache_info().currsize == 0
 

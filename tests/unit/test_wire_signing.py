@@ -3,7 +3,7 @@
 import calendar
 import datetime as dt
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 import botocore.session
 import pytest
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from horde.wire.signing import Credentials, Signer
-from horde.wire.sockets import Origin, Request
+from horde.wire.sockets import Request
 from horde.wire.thin_s3 import ThinS3, presigned_url
 
 pytestmark = pytest.mark.slow
@@ -52,11 +52,11 @@ def signature(request: Request) -> str:
 )
 def test_the_vectors_of_the_signing_process(method: str, path: str, expected: str) -> None:
     signer = Signer("service", "us-east-1", EXAMPLE, at(2015, 8, 30, 12, 36, 0))
-    origin = Origin("https", "example.amazonaws.com", 443)
+    origin = "https://example.amazonaws.com"
     assert signature(signer.signed(Request(origin, method, path, {}))) == expected
 
 
-S3 = Origin("https", "examplebucket.s3.amazonaws.com", 443)
+S3 = "https://examplebucket.s3.amazonaws.com"
 
 
 @pytest.mark.parametrize(
@@ -123,18 +123,17 @@ def test_any_request_has_the_headers_that_botocore_signs_it_with(
 ) -> None:
     path = key if service == "s3" else "/"
     keys = Credentials("AKID", "secret/+", token)
-    origin = Origin("https", "host.example.com", port)
+    authority = "host.example.com" if port == 443 else f"host.example.com:{port}"
+    origin = f"https://{authority}"
     ours = Signer(service, region, keys, NOW.timestamp()).signed(
         Request(origin, method, path, headers, body)
     )
-    theirs = AWSRequest(
-        method, f"https://{origin.authority}{path}", headers=dict(headers), data=body
-    )
+    theirs = AWSRequest(method, f"{origin}{path}", headers=dict(headers), data=body)
     kind = S3SigV4Auth if service == "s3" else SigV4Auth
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("botocore.auth.get_current_datetime", lambda: NOW.replace(tzinfo=None))
         kind(BotocoreCredentials(*keys), service, region).add_auth(theirs)
-    assert ours.headers.pop("host") == origin.authority
+    assert ours.headers.pop("host") == authority
     assert ours.headers == {name.lower(): value for name, value in theirs.headers.items()}
 
 
@@ -187,7 +186,10 @@ def test_a_presigned_url_is_botocores(
         shown = {**asked, "ResponseContentType": "image/webp"}
         for name, params in (("put_object", asked), ("get_object", asked), ("get_object", shown)):
             url = ours.generate_presigned_url(name, Params=params, ExpiresIn=1800)
-            assert url == theirs.generate_presigned_url(name, Params=params, ExpiresIn=1800)
+            other = theirs.generate_presigned_url(name, Params=params, ExpiresIn=1800)
+            assert url.partition("?")[0] == other.partition("?")[0]
+            given, others = (sorted(parse_qsl(one.partition("?")[2])) for one in (url, other))
+            assert given == others
 
 
 @pytest.mark.parametrize("token", [None, "a/token+="])

@@ -27,9 +27,9 @@ class AwsError(Exception):
 class NoAnswerError(AwsError):
     """AWS did not answer, after all tries; the call may have been made all the same."""
 
-    def __init__(self, message: str, *, timed_out: bool = False, reused: bool = False) -> None:
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
         super().__init__("NoAnswer", message, status=0)
-        self.timed_out, self.reused = timed_out, reused
+        self.timed_out = timed_out
 
 
 class Client:

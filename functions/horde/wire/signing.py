@@ -25,25 +25,24 @@ class Signer:
     def __init__(
         self, service: str, region: str, credentials: Credentials, now: float | None = None
     ) -> None:
-        self._service, self._secret, self.token = service, credentials[1], credentials.token
+        self._service, (access, self._secret, self.token) = service, credentials
         self.now = time.time() if now is None else now
         self.stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.now))
         self._scope = f"{self.stamp[:8]}/{region}/{service}/aws4_request"
-        self.credential = f"{credentials.access_key}/{self._scope}"
+        self.credential = f"{access}/{self._scope}"
 
     def signed(self, request: Request) -> Request:
         """Return a request with all its headers and those that sign them."""
-        payload = hashlib.sha256(request.body).hexdigest()
-        headers = {**request.headers, "host": request.origin.authority, "x-amz-date": self.stamp}
+        origin, method, path, given, body = request
+        payload = hashlib.sha256(body).hexdigest()
+        headers = {**given, "host": origin.partition("://")[2], "x-amz-date": self.stamp}
         if self.token:
             headers["x-amz-security-token"] = self.token
         if self._service == "s3":
             headers["x-amz-content-sha256"] = payload
-        signature, names = self.signature(request.method, request.path, headers, payload)
-        headers["authorization"] = (
-            f"{ALGORITHM} Credential={self.credential}, SignedHeaders={names}, "
-            f"Signature={signature}"
-        )
+        signature, names = self.signature(method, path, headers, payload)
+        credential = f"Credential={self.credential}, SignedHeaders={names}"
+        headers["authorization"] = f"{ALGORITHM} {credential}, Signature={signature}"
         return request._replace(headers=headers)
 
     def signature(
@@ -54,10 +53,9 @@ class Signer:
         The query of ``path`` is sorted, and ``payload`` is the SHA-256 of the body.
         """
         path, _, query = path.partition("?")
-        ordered = sorted(headers.items())
-        names = ";".join([name for name, _ in ordered])
-        lines = "\n".join([f"{name}:{' '.join(value.split())}" for name, value in ordered])
-        request = f"{method}\n{path}\n{query}\n{lines}\n\n{names}\n{payload}"
+        names = ";".join(sorted(headers))
+        lines = "".join(f"{name}:{' '.join(headers[name].split())}\n" for name in sorted(headers))
+        request = f"{method}\n{path}\n{query}\n{lines}\n{names}\n{payload}"
         digest = hashlib.sha256(request.encode()).hexdigest()
         return self.hmac(f"{ALGORITHM}\n{self.stamp}\n{self._scope}\n{digest}"), names
 

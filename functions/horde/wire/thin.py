@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+from botocore.retries.quota import RetryQuota
+
 from horde.wire import retries, sockets
 from horde.wire.seam import AwsError, Client, NoAnswerError
 from horde.wire.signing import Credentials, Signer
@@ -27,13 +29,11 @@ def endpoint(service: str, region: str) -> str:
     """Return a service's address: that of the standard AWS variables, or the region's own."""
     env = os.environ
     url = env.get(f"AWS_ENDPOINT_URL_{service.upper()}") or env.get("AWS_ENDPOINT_URL")
-    if url:
-        return url
-    if not KNOWN_REGION.fullmatch(region):
+    if not url and not KNOWN_REGION.fullmatch(region):
         message = f"no endpoint in region {region!r} is known here: set AWS_CLIENT=botocore"
         raise ValueError(message)
-    suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-    return f"https://{service}.{region}.{suffix}"
+    china = ".cn" if region.startswith("cn-") else ""
+    return url or f"https://{service}.{region}.amazonaws.com{china}"
 
 
 class ThinClient(Client):
@@ -41,8 +41,8 @@ class ThinClient(Client):
 
     def __init__(self, service: str, region: str, credentials: Callable[[], Credentials]) -> None:
         self.service, self._region, self._credentials = service, region, credentials
-        self._origin = sockets.Origin.of(endpoint(service, region))
-        self._quota = retries.Quota()
+        self._origin = "/".join(endpoint(service, region).split("/")[:3])
+        self._quota = RetryQuota(retries.QUOTA)
 
     def warm(self) -> None:
         """Connect before the first call; raises OSError."""
@@ -50,62 +50,52 @@ class ThinClient(Client):
 
     def call(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         """Make one call; raises AwsError."""
-        name, version = APIS[self.service]
-        headers = {
-            "content-type": f"application/x-amz-json-{version}",
-            "x-amz-target": f"{name}.{operation}",
-        }
+        api, version = APIS[self.service]
+        kind = f"application/x-amz-json-{version}"
+        headers = {"content-type": kind, "x-amz-target": f"{api}.{operation}"}
         if self.service == "sqs":
             headers["x-amzn-query-mode"] = "true"  # error codes stay those of the older API
         body = _to_json(params).encode()
-        answer = self._tried(sockets.Request(self._origin, "POST", "/", headers, body), whole)
-        found: dict[str, Any] = json.loads(answer or b"{}")
+        answer = self._tried(sockets.Request(self._origin, "POST", "/", headers, body))
+        found: dict[str, Any] = json.loads(answer.body or b"{}")
         return found
 
     def _signer(self) -> Signer:
         return Signer(self.service, self._region, self._credentials())
 
-    def _tried(self, request: sockets.Request, read: Callable[[sockets.Response], Any]) -> Any:
-        """Send a request, again if need be, and return what ``read`` makes of the response."""
+    def _tried(self, request: sockets.Request) -> sockets.Response:
+        """Send a request, again if need be, and return the response; raises AwsError."""
         tries, cost = 1, 0
         while True:
-            signed = self._signer().signed(request)
-            signed.headers["user-agent"] = "horde-commons"
             try:
-                response = sockets.exchange(signed)
-                if response.status >= 300:  # noqa: PLR2004 - redirects are not followed
-                    raise refusal(response)
-                found = read(response)
+                response = sockets.exchange(self._signer().signed(request))
+                _check(response)
             except AwsError as error:
+                cost = retries.cost(error)
                 again = tries < retries.TRIES and retries.is_transient(error)
-                cost = self._quota.take(error) if again else 0
-                if not cost:
+                if not again or not self._quota.acquire(cost):
                     raise
-                time.sleep(retries.pause_s(tries, error))
+                time.sleep(retries.pause_s(tries))
                 tries += 1
             else:
-                self._quota.give(cost)
-                return found
+                self._quota.release(cost or retries.SUCCESS)
+                return response
 
 
-def whole(response: sockets.Response) -> bytes:
-    """Return a body; DynamoDB's has a checksum."""
-    body, checksum = response.read(), response.headers.get("x-amz-crc32")
-    if checksum is not None and zlib.crc32(body) != int(checksum):
+def _check(response: sockets.Response) -> None:
+    """Raise the error that a response tells of, in JSON or in S3's XML."""
+    status, headers, body = response
+    checksum = headers.get("x-amz-crc32", zlib.crc32(body))  # DynamoDB's
+    if int(checksum) != zlib.crc32(body):
         raise NoAnswerError("the body does not match its checksum")
-    return body
-
-
-def refusal(response: sockets.Response) -> AwsError:
-    """Return the error that a response tells of, in JSON or in S3's XML."""
-    body, status = whole(response).decode("utf-8", "replace"), response.status
-    if body.startswith("{"):
-        found = json.loads(body)
-    else:
-        xml = dict(re.findall(r"<(Code|Message)>([^<]*)</", body))
-        found = {"__type": xml.get("Code", status), "message": xml.get("Message", "")}
-    code = str(found.get("__type", status)).partition(":")[0].rpartition("#")[2]
-    code = response.headers.get("x-amzn-errortype", code).partition(":")[0]  # Lambda's
-    code = response.headers.get("x-amzn-query-error", code).partition(";")[0]
+    if status < 300:  # noqa: PLR2004 - redirects are not followed
+        return
+    text = body.decode("utf-8", "replace")
+    xml = dict(re.findall(r"<(Code|Message)>([^<]*)</", text))
+    found = json.loads(text) if text.startswith("{") else xml
+    code = str(found.get("__type") or found.get("Code") or status)
+    code = code.partition(":")[0].rpartition("#")[2]
+    code = headers.get("x-amzn-errortype", code).partition(":")[0]  # Lambda's
+    code = headers.get("x-amzn-query-error", code).partition(";")[0]
     message = found.get("message") or found.get("Message") or ""
-    return AwsError(code, message, status=status, body=found)
+    raise AwsError(code, message, status=status, body=found)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from horde.wire.sockets import Request
-from horde.wire.thin import ThinClient, whole
+from horde.wire.thin import ThinClient
 
 
 class ThinLambda(ThinClient):
@@ -15,5 +15,5 @@ class ThinLambda(ThinClient):
             raise NotImplementedError(operation)
         headers = {"x-amz-invocation-type": "Event"}
         path = f"/2015-03-31/functions/{params['FunctionName']}/invocations"
-        self._tried(Request(self._origin, "POST", path, headers, params["Payload"]), whole)
+        self._tried(Request(self._origin, "POST", path, headers, params["Payload"]))
         return {}
