@@ -53,6 +53,7 @@ from horde.rules.refusals import (
 from horde.runpod import Model, Models
 from horde.store import Store, connect
 from horde.store.charges import TooManyPosts
+from horde.store.counts import short_id
 from horde.store.queuenames import ANY, model_target
 
 MAX_WORKERS = 5
@@ -117,10 +118,10 @@ def generate(call: Call) -> Response:
         reduced = admission.downgrade_message(spec)
     if body.dry_run:
         return Response(RequestCost(kudos=price.total))
-    drawn = is_possible(store, settings.models, models, any_model=not body.models)
+    drawable = is_possible(store, settings.models, models, any_model=not body.models)
     if user.anonymous:
-        admission.check_anonymous_model(models[0], drawn=drawn)
-    user, drawn_now = with_room(store, user, call.ip, spec.n)
+        admission.check_anonymous_model(models[0], drawn=drawable)
+    user, being_drawn = with_room(store, user, call.ip, spec.n)
     sharedkeys.check_request(sharedkey, spec, total=price.total)
     admission.check_upfront(upfront, total=price.total, available=available)
     source = None
@@ -148,12 +149,12 @@ def generate(call: Call) -> Response:
             generations,
             user,
             sharedkey,
-            done=drawn_now,
+            drawn=being_drawn,
             upfront=upfront,
             posts_per_s=posts_per_s,
         )
 
-    no_worker = None if drawn else ruleset.fill(NO_WORKER)
+    no_worker = None if drawable else ruleset.fill(NO_WORKER)
     messages = [decision.message, reduced, no_worker]
     return Response(
         RequestAccepted(
@@ -175,32 +176,32 @@ def _posts_limited(ip: str, *, anonymous: bool) -> Iterator[int | None]:
         raise ratelimit.refusal(ratelimit.GENERATE, ip, anonymous=anonymous) from None
 
 
-def with_room(store: Store, user: User, ip: str, n: int) -> tuple[User, int]:
+def with_room(store: Store, user: User, ip: str, n: int) -> tuple[User, frozenset[str]]:
     """Return an account that may have ``n`` more images waiting; ``accept`` holds the limit.
 
     Of the anonymous account it is the part for this address: of several, the first with room. If
     its open images are as many as may wait, they are read, since those that are drawn do not wait.
-    Second is the number of these. Raises TooManyPrompts.
+    Second are these, as ``User.open_images`` names them. Raises TooManyPrompts.
     """
-    done = 0
+    drawn = frozenset[str]()
     if user.anonymous:
         own, *others = ratelimit.anonymous_parts(ip)
         user = store.accounts.anonymous(own)
         while others and len(user.open_images) + n > admission.concurrency(user):
             user = store.accounts.anonymous(others.pop(0))
     if user.open_images and len(user.open_images) + n > admission.concurrency(user):
-        user, done = _with_fresh(store, user)
-    admission.check_concurrency(user, waiting=len(user.open_images) - done, n=n)
-    return user, done
+        user, drawn = _with_fresh(store, user)
+    admission.check_concurrency(user, waiting=len(user.open_images - drawn), n=n)
+    return user, drawn
 
 
-def _with_fresh(store: Store, user: User) -> tuple[User, int]:
+def _with_fresh(store: Store, user: User) -> tuple[User, frozenset[str]]:
     """Return an account without those of its open images that have ended; and those drawn now.
 
     The reward that takes a delivered image out may be posted some seconds later.
     """
     images = store.listings.open_images(user)
-    drawn = sum(one.state is State.PROCESSING for one in images)
+    drawn = frozenset(short_id(one.id) for one in images if one.state is State.PROCESSING)
     return store.accounts.forget_ended(user, [one.id for one in images]), drawn
 
 

@@ -10,13 +10,15 @@ import pytest
 from botocore.client import BaseClient
 
 from horde import overview
-from horde.records import ANONYMOUS_PARTS, ONLINE_S
+from horde.records import ANONYMOUS_PARTS, ONLINE_S, User
 from horde.rules import ruleset
 from horde.rules.refusals import TooManyPrompts
 from horde.store import registry
 from horde.store.charges import TooManyPosts
-from horde.store.counts import open_key, opened
+from horde.store.counts import MAX_DRAWN, no_places, open_key, opened, room_for, short_id
 from horde.store.items import Item, encode_all
+from horde.store.requests import Requests
+from tests.support import rights
 from tests.support.api_calls import ANONYMOUS, Reply, refused
 from tests.support.cloud import Cloud
 from tests.support.numbers import CONCURRENCY
@@ -257,6 +259,46 @@ def test_images_that_are_drawn_take_no_place_of_those_that_wait(cloud: Cloud) ->
     for image in first:
         assert cloud.submit(fleet, image, state="faulted").status == 200
     refused(cloud.generate(key), "TooManyPrompts", 429)
+
+
+@pytest.mark.parametrize("delivered", [1, 5])
+def test_images_that_were_drawn_when_they_were_read_give_no_place_after_they_left(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, delivered: int
+) -> None:
+    """While a request decides, drawn images are delivered, and another takes their places."""
+    user, key = cloud.register(kudos=10_000)
+    fleet = cloud.new_worker("operator", fleet=True)
+    fill_but(cloud, key, 0)
+    popped = cloud.pop(fleet, name="operator", amount=5).body
+    for url in popped["r2_uploads"]:
+        cloud.upload(url)
+    real, met = Requests.accept, list[bool]()
+
+    def late(self: Requests, *given: Any, **more: Any) -> None:
+        if not met:
+            met.append(True)
+            for job in popped["ids"][:delivered]:
+                assert cloud.submit(fleet, job).status == 200
+            with rights.held_to("the test", {"*"}):
+                cloud.settle_async()
+            assert cloud.generate(key, params={"n": delivered}).status == 202
+        real(self, *given, **more)
+
+    monkeypatch.setattr(Requests, "accept", late)
+    answer = cloud.generate(key, params={"n": 5})
+    account = cloud.store.accounts.get(user)
+    assert account is not None
+    waiting = [one for one in cloud.rows("GENERATION") if one["state"]["S"] == "waiting"]
+    assert len(waiting) == CONCURRENCY - 5 + delivered  # 5 more would be too many
+    refused(answer, "TooManyPrompts", 429)
+
+
+def test_the_longest_condition_of_a_charge_has_less_than_the_4_kb_of_dynamodb() -> None:
+    names = [short_id(str(uuid.uuid4())) for _ in range(500)]
+    user = User(1, "u", kudos=0, floor=0, created_at=0, open_images=frozenset(names))
+    told = no_places(user, frozenset(names))
+    assert len(told) == MAX_DRAWN
+    assert len(room_for(1, 30, told).expression) < 3000  # the charge's other conditions have 500
 
 
 def test_a_delivered_image_takes_no_place_even_if_its_reward_is_not_posted(

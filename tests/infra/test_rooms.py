@@ -18,6 +18,7 @@ MODULES = {
     ".".join(path.relative_to(FUNCTIONS).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(FUNCTIONS.rglob("*.py"))
 }
+LONGEST_CLIENT = 250
 LONGEST_ROOM = 260
 """Lines of a file of the store."""
 OURS = ("infra", "gpu_worker", "layers")
@@ -123,6 +124,28 @@ def test_botocore_is_known_where_it_is_the_way_back() -> None:
     knowing |= {name for name, path in MODULES.items() if "from botocore" in path.read_text()}
     wire = ("credentials", "over_botocore", "thin")  # the last takes its quota of retries
     assert knowing == {"horde.aws", *(f"horde.wire.{name}" for name in wire)}
+
+
+def code_lines(path: Path) -> int:
+    """Return the lines of a file that are neither blank nor a comment nor documentation."""
+    text = path.read_text()
+    words = {
+        line
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, (node.end_lineno or 0) + 1)
+    }
+    code = (line.strip() for line in text.splitlines())
+    return sum(
+        bool(line) and not line.startswith("#") and number not in words
+        for number, line in enumerate(code, 1)
+    )
+
+
+def test_the_thin_client_stays_thin() -> None:
+    rooms = ("credentials", "retries", "signing", "sockets", "thin")
+    wire = FUNCTIONS / "horde" / "wire"
+    assert sum(code_lines(wire / f"{name}.py") for name in rooms) < LONGEST_CLIENT
 
 
 def outside_the_store() -> list[Path]:

@@ -8,7 +8,9 @@ from horde import aws
 
 
 def test_a_missing_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    aws.clear_settings()
     monkeypatch.setenv("MODELS", "{}")
+    monkeypatch.delenv("RUNPOD_URL", raising=False)
     with pytest.raises(ValidationError, match="runpod_url"):
         Settings.load()
 

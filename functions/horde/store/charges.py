@@ -15,7 +15,7 @@ from horde import clock
 from horde.records import Request, SharedKey, User
 from horde.rules import admission, kudos
 from horde.store import sharedkeys
-from horde.store.counts import open_key, opened, room_for
+from horde.store.counts import no_places, open_key, opened, room_for
 from horde.store.items import Item, encode_all
 from horde.store.ledger import (
     NOT_DELETED,
@@ -37,7 +37,7 @@ def charge(
     user: User,
     shared: SharedKey | None,
     *,
-    done: int = 0,
+    drawn: frozenset[str] = frozenset(),
     upfront: str | None = None,
     posts_per_s: int | None = None,
 ) -> tuple[Request, list[Item]]:
@@ -45,17 +45,16 @@ def charge(
 
     An anonymous request charges nobody; its images and its post are counted by the part of the
     anonymous account that ``user`` is. A request with a shared key is also charged to that key's
-    budget. ``done`` is how many of the account's open images no longer wait, so that as many more
-    may be open than may wait. ``upfront`` is why the request needs its kudos upfront
-    (``admission.upfront_reason``), if it does; raises KudosUpfront if ``user`` lacks them.
-    ``posts_per_s`` is the number of requests that the account may post in a second, by whatever
-    key, or None without a limit; raises TooManyPosts.
+    budget. ``drawn`` are open images that do not wait (``counts.no_places``). ``upfront`` is why
+    the request needs its kudos upfront (``admission.upfront_reason``), if it does; raises
+    KudosUpfront if ``user`` lacks them. ``posts_per_s`` is the number of requests that the account
+    may post in a second, by whatever key, or None without a limit; raises TooManyPosts.
     """
     total = (request.price + request.tax) * request.n
     admission.check_upfront(upfront, total=total, available=user.kudos - user.floor)
     counts: dict[str, int | frozenset[str]] = {**opened(request.generations)}
     changes = {"opened_at": clock.now()}
-    conditions = [room_for(request.n, admission.concurrency(user) + done)]
+    conditions = [room_for(request.n, admission.concurrency(user), no_places(user, drawn))]
     if posts_per_s is not None:
         conditions.append(_one_more_post(user, posts_per_s, counts, changes))
     if request.anonymous:

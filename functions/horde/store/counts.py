@@ -21,7 +21,7 @@ per worker, named by its id, so that a pop reads one item for both.
 
 import uuid
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from horde import clock
 from horde.records import NOTHING_DROPPED, Dropped, Generation, User
@@ -41,6 +41,8 @@ from horde.store.ledger import Condition
 from horde.store.transaction import EXISTS, check, update
 
 OPEN_IMAGES = "open_images"
+MAX_DRAWN = 60
+"""Most images of an account that are drawn and take no place: a condition has 4 KB."""
 
 
 def open_key(user_id: int, part: int | None) -> Item:
@@ -69,12 +71,28 @@ def full_id(name: str) -> str:
     return str(uuid.UUID(bytes=urlsafe_b64decode(f"{name}==")))
 
 
-def room_for(n: int, limit: int) -> Condition:
-    """Return the condition that an account may open ``n`` more images."""
+def no_places(user: User, drawn: frozenset[str]) -> list[str]:
+    """Return which of an account's open images take no place of waiting ones.
+
+    ``drawn`` are images that were being drawn, as the set names them. Since then some may have been
+    delivered and left the set. At most ``MAX_DRAWN`` are told, in an order that is always the same.
+    """
+    return sorted(user.open_images & drawn)[:MAX_DRAWN]
+
+
+def room_for(n: int, limit: int, drawn: Sequence[str] = ()) -> Condition:
+    """Return the condition that an account may open ``n`` more images.
+
+    ``limit`` is how many may wait. ``drawn`` take no place, as long as they are open.
+    """
+    values: dict[str, int | str] = {"room": limit + len(drawn) - n}
     still_room = f"size({OPEN_IMAGES}) <= :room"
-    if n <= limit:
+    if n <= limit and not drawn:
         still_room = f"(attribute_not_exists({OPEN_IMAGES}) OR {still_room})"
-    return Condition(still_room, {"room": limit - n})
+    for number, name in enumerate(drawn):
+        still_room += f" AND contains({OPEN_IMAGES},:d{number})"
+        values[f"d{number}"] = name
+    return Condition(still_room, values)
 
 
 def no_longer_open(user_id: int, part: int | None, generation_ids: Iterable[str]) -> Item:

@@ -24,7 +24,7 @@ class Condition(NamedTuple):
     """A condition on an account without which its kudos do not move."""
 
     expression: str
-    values: Mapping[str, int] = {}
+    values: Mapping[str, int | str] = {}
 
 
 NOT_DELETED = Condition("attribute_not_exists(deleted)")

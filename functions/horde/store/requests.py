@@ -12,6 +12,7 @@ from horde.rules.lifecycle import ends_with_image
 from horde.rules.refusals import Busy, DeletedUser, InvalidAPIKey
 from horde.store.accounts import Accounts
 from horde.store.charges import charge
+from horde.store.counts import no_places
 from horde.store.due import Due, due
 from horde.store.entries import copies
 from horde.store.items import (
@@ -60,7 +61,7 @@ class Requests:
         user: User,
         shared: SharedKey | None = None,
         *,
-        done: int = 0,
+        drawn: frozenset[str] = frozenset(),
         upfront: str | None = None,
         posts_per_s: int | None = None,
     ) -> None:
@@ -71,7 +72,7 @@ class Requests:
         computed from the account as read, and guarded by a condition. A request with a shared key
         is also charged to that key's budget. ``upfront`` is why the request needs its kudos
         upfront, if it does: then it is charged in full or refused. The same transaction adds the
-        images to the account's open ones, of which ``done`` no longer wait, within its limit, and
+        images to the account's open ones, of which ``drawn`` do not wait, within its limit, and
         counts the request as one of ``posts_per_s``. Raises Busy, DeletedUser, InvalidAPIKey,
         KudosUpfront, TooManyPosts, TooManyPrompts, SharedKeyExpired, SharedKeyEmpty or
         SharedKeyInsufficientKudos.
@@ -89,7 +90,7 @@ class Requests:
             if seen is None:
                 raise Busy
             accepted, charged = charge(
-                request, seen, shared, done=done, upfront=upfront, posts_per_s=posts_per_s
+                request, seen, shared, drawn=drawn, upfront=upfront, posts_per_s=posts_per_s
             )
             parts = [*charged, new(_request_item(accepted))]
             parts += [new(waiting_item(one, queue)) for one in generations]
@@ -104,7 +105,7 @@ class Requests:
                     if seen is not None and seen.deleted:
                         raise DeletedUser from None
                     if seen is not None:
-                        waiting = len(seen.open_images) - done
+                        waiting = len(seen.open_images) - len(no_places(seen, drawn))
                         admission.check_concurrency(seen, waiting=waiting, n=request.n)
                     shared = self._fresh(shared, (request.price + request.tax) * request.n)
                     continue

@@ -21,8 +21,7 @@ QUOTA, RETRY, RETRY_OF_TIMEOUT, SUCCESS = 500, 5, 10, 1
 
 def is_transient(error: AwsError) -> bool:
     """Return whether another try may succeed."""
-    again = isinstance(error, NoAnswerError) or error.status in TRANSIENT
-    return again or error.code in RETRYABLE
+    return isinstance(error, NoAnswerError) or error.status in TRANSIENT or error.code in RETRYABLE
 
 
 def cost(error: AwsError) -> int:

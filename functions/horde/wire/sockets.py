@@ -87,8 +87,8 @@ def _link(origin: str) -> HTTPConnection:
 def _opened(link: HTTPConnection) -> HTTPConnection:
     if link.sock:
         return link
-    host: Any = link.host.encode("ascii")  # for a text, Python imports a codec: 3 ms
-    link.host = host
+    # For a text, Python imports a codec: 3 ms.
+    link.host = link.host.encode("ascii")  # type: ignore[assignment]
     link.connect()
     link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     link.sock.settimeout(READ_S)
