@@ -4,8 +4,10 @@ import base64
 import json
 from collections.abc import Callable
 from functools import cache
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlencode
 
 from horde import VERSION, startup
 from horde.edge import openapi
@@ -39,6 +41,7 @@ DOCS = """<!doctype html>
 """
 INIT = """SwaggerUIBundle({url: "/api/swagger.json", dom_id: "#swagger-ui", deepLinking: true});
 """
+RATINGS = "/api/v1/"
 A_DAY = {"Cache-Control": "public, max-age=86400"}
 
 
@@ -127,11 +130,20 @@ PAGES: dict[str, Callable[[], Response]] = {
 
 
 def unknown(call: Call) -> Response:
-    """Show a page, or refuse a path or method that no route has."""
+    """Show a page, or refuse a path or method that no route has.
+
+    Clients of the ratings API end some of its paths with a slash. API Gateway takes such a path for
+    another one, and has no routes that end so: they are sent on, with their method and body.
+    """
     page = PAGES.get(call.raw_path.rstrip("/"))
     methods = ["GET", "HEAD"] if page else openapi.methods_of(call.raw_path)
     if page and call.method in methods:
         return page()
+    bare = call.raw_path.rstrip("/")
+    slashed = bare != call.raw_path and bare.startswith(RATINGS)
+    if slashed and call.method in openapi.methods_of(bare):
+        query = f"?{urlencode(call.query)}" if call.query else ""
+        return Response({}, HTTPStatus.PERMANENT_REDIRECT, headers={"Location": f"{bare}{query}"})
     if methods:
         raise MethodNotAllowed(", ".join(methods))
     raise RouteNotFound

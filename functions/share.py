@@ -33,12 +33,14 @@ import json
 from typing import Any
 from urllib.parse import unquote_plus
 
-from horde import aws, dataset, images, startup
+from horde import aws, dataset, images, laion, startup
 from horde.log import logger
 from horde.records import Held, parse_shared_key
 from horde.rules.sharing import (
     Context,
+    Removal,
     Verdict,
+    Weights,
     created_on,
     drawn_by,
     forbidden,
@@ -46,24 +48,24 @@ from horde.rules.sharing import (
     judge_context,
     row,
 )
+from horde.runpod import Models
 from horde.store import Store, connect
 
 MAX_PAUSE_S = 300
 
 
-class Settings(aws.Settings):
-    """The names of this function's resources; ``laion_role`` gives access to another account."""
+class Settings(laion.Settings):
+    """The names of this function's resources."""
 
     table_name: str
     outputs_bucket: str
     uploads_queue_url: str
-    laion_bucket: str
-    laion_role: str = ""
     held_bucket: str
     hash_secret: str
     """The ARN of the secret that requests are hashed with."""
     hold_volunteers: bool = True
     """Whether images of untrusted volunteers are held back."""
+    models: Models
 
 
 def share(key: str) -> Verdict:
@@ -86,7 +88,7 @@ def share(key: str) -> Verdict:
         user_id=generation.user_id,
         worker_user=generation.worker_user or 0,
     )
-    context = store.sharing.context(image)
+    context = store.sharing.context(image, generation.worker_id)
     request = context.request
     verdict = judge(request, generation, sha256)
     if verdict is not Verdict.SHARE or request is None:
@@ -102,6 +104,8 @@ def share(key: str) -> Verdict:
         request,
         generation,
         drawn=drawn_by(context.owner),
+        agent=context.agent,
+        weights=_weights(settings.models, generation.model),
         sha256=sha256,
         size=len(body),
         secret=aws.secret(settings.hash_secret),
@@ -110,6 +114,11 @@ def share(key: str) -> Verdict:
     if judge_context(context, hold=settings.hold_volunteers) is Verdict.HOLD:
         return _hold(store, image, archive)
     return _publish(store, image, archive, target)
+
+
+def _weights(models: Models, name: str) -> Weights:
+    model = models.get(name)
+    return Weights(model.sha256, model.license) if model else Weights()
 
 
 def release(generation_id: str) -> Verdict:
@@ -155,7 +164,9 @@ def unpublish(request_id: str) -> None:
         drop(store, generation_id)
         shared = store.sharing.get(generation_id)
         if shared is not None and shared.withdrawn_at is None:
-            dataset.withdraw(store, _laion(), Settings.load().laion_bucket, shared)
+            dataset.withdraw(
+                store, laion.client(), Settings.load().laion_bucket, shared, Removal.SAFETY
+            )
 
 
 def drop(store: Store, generation_id: str) -> None:
@@ -169,7 +180,7 @@ def drop(store: Store, generation_id: str) -> None:
     if archive is not None and store.sharing.get(generation_id) is None:
         _, published = dataset.unpack(archive)
         key = dataset.object_key(published["created_on"], generation_id)
-        dataset.delete(_laion(), settings.laion_bucket, key)
+        dataset.delete(laion.client(), settings.laion_bucket, key)
     _forget(store, generation_id)
 
 
@@ -188,11 +199,6 @@ def _read(bucket: str, key: str) -> bytes:
     return body
 
 
-def _laion() -> Any:
-    role = Settings.load().laion_role
-    return aws.s3_with_role(role) if role else aws.s3()
-
-
 def _hold(store: Store, image: Held, archive: bytes) -> Verdict:
     """Hold an image back, unless it may not be published at all by now."""
     key = dataset.held_key(image.generation_id)
@@ -205,7 +211,7 @@ def _hold(store: Store, image: Held, archive: bytes) -> Verdict:
 
 def _publish(store: Store, image: Held, archive: bytes, key: str) -> Verdict:
     """Write an image to the data set; it stays there if nothing forbids it by now."""
-    dataset.write(_laion(), Settings.load().laion_bucket, key, archive)
+    dataset.write(laion.client(), Settings.load().laion_bucket, key, archive)
     store.sharing.mark_shared(image, key, len(archive))
     return _settled(store, image, store.sharing.context(image), key)
 
@@ -219,11 +225,11 @@ def _settled(store: Store, image: Held, context: Context, key: str) -> Verdict:
     """
     shared = context.shared or store.sharing.get(image.generation_id)
     if shared is None or shared.withdrawn_at is not None:
-        dataset.delete(_laion(), Settings.load().laion_bucket, key)
+        dataset.delete(laion.client(), Settings.load().laion_bucket, key)
     elif not forbidden(context):
         return Verdict.SHARE
     else:
-        dataset.withdraw(store, _laion(), Settings.load().laion_bucket, shared)
+        dataset.withdraw(store, laion.client(), Settings.load().laion_bucket, shared)
     return Verdict.NEVER
 
 

@@ -74,7 +74,10 @@ def rate(call: Call) -> Response:
     best = None if body.best_id in withdrawn else body.best_id
     reward = ratings.reward(rated, best, request, left)
     images_left = [generation.id for generation in left if generation.state is State.OK]
-    if not _store().sharing.rate(request, rated, best=best, reward=reward, images=images_left):
+    models = {generation.id: generation.model for generation in left}
+    if not _store().sharing.rate(
+        request, rated, best=best, reward=reward, images=images_left, models=models
+    ):
         message = "This request has been rated already."
         raise AestheticsError(message, rc="AestheticsAlreadyExist")
     thanks = "Thank you! Anonymous requests earn no kudos; register at /register to earn some."

@@ -17,6 +17,7 @@ _http = importlib.import_module("horde.edge.http")
 _records = importlib.import_module("horde.records")
 _items = importlib.import_module("horde.store.items")
 _ending = importlib.import_module("horde.ending")
+_laion = importlib.import_module("horde.laion")
 _settlements = importlib.import_module("horde.store.settlements")
 
 CORS_HEADERS: list[str] = _http.CORS["Access-Control-Allow-Headers"].split(", ")
@@ -40,6 +41,10 @@ UPLOADS: str = _records.UPLOADS
 SHARED: str = _records.SHARED
 PRIVATE: str = _records.PRIVATE
 HELD_DAYS: int = _records.HELD_DAYS
+SHARED_DAYS: int = _records.SHARED_DAYS
+PUBLISHED: tuple[str, ...] = _laion.PUBLISHED
+"""What a reader of the data set's bucket may read."""
+GALLERY_DAYS: int = _records.GALLERY_DAYS
 
 
 def routes_of(file: str) -> list[str]:

@@ -3,10 +3,6 @@
 ``infra/stages.py`` reads the files.
 """
 
-import difflib
-import ipaddress
-import re
-from collections.abc import Iterable
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -17,6 +13,22 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+)
+
+from infra.values import (
+    WORDS,
+    BucketName,
+    Email,
+    EndpointId,
+    ExternalId,
+    ModelName,
+    Network,
+    ParameterName,
+    Reader,
+    Region,
+    RoleArn,
+    did_you_mean,
+    matching,
 )
 
 BASELINES = (
@@ -37,6 +49,7 @@ API_FUNCTIONS = (
     "generate",
     "keys",
     "manage",
+    "rate",
     "status",
     "transfer",
     "users",
@@ -45,30 +58,7 @@ API_FUNCTIONS = (
 """The functions behind the API, which a client waits for."""
 MAX_BATCH = 20
 """The largest ``MAX_BATCH`` of gpu_worker."""
-S3_PREFIXES = ("xn--", "sthree-", "amzn-s3-demo-")
-S3_SUFFIXES = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
-"""Prefixes and suffixes that S3 reserves (S3 user guide, bucket naming rules)."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class SecretError(ValueError):
-    """The value is wrong, and may be a secret that must not be shown."""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a hint for a message about an unknown word; empty if no known word is similar."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _matching(pattern: str, what: str) -> AfterValidator:
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            message = f"is not {what}"
-            raise ValueError(message)
-        return text
-
-    return AfterValidator(check)
 
 
 def _known_baseline(text: str) -> str:
@@ -86,56 +76,6 @@ def _api_function(text: str) -> str:
     return text
 
 
-def _network(text: str) -> str:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        try:
-            network = ipaddress.ip_network(text, strict=False)
-            message = f"has host bits set (did you mean '{network}'?)"
-        except ValueError:
-            message = "is not an IP address or network"
-        raise ValueError(message) from None
-    return text
-
-
-def _bucket_name(text: str) -> str:
-    """Check a bucket's name by S3's rules for general purpose buckets (S3 user guide)."""
-    good = re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text)
-    if not good or ".." in text or re.fullmatch(r"\d+(\.\d+){3}", text):
-        raise ValueError("is not the name of an S3 bucket")
-    if text.startswith(S3_PREFIXES) or text.endswith(S3_SUFFIXES):
-        raise ValueError("is not the name of an S3 bucket: AWS keeps such names to itself")
-    return text
-
-
-def _parameter_name(text: str) -> str:
-    """Check a parameter's name by Systems Manager's rules (PutParameter, API reference)."""
-    if text.startswith("rpa_"):
-        raise SecretError("is a RunPod API key: store it in SSM, and name the parameter here")
-    if not re.fullmatch(r"[\w.-]+|(/[\w.-]+){1,15}", text, re.ASCII):
-        raise ValueError("is not the name of an SSM parameter, such as '/horde-commons/runpod'")
-    if re.match(r"/?(aws|ssm)", text, re.IGNORECASE):
-        raise ValueError("is not the name of an SSM parameter: AWS keeps 'aws' and 'ssm' to itself")
-    return text
-
-
-EndpointId = Annotated[
-    str,
-    _matching(
-        r"[a-z0-9][a-z0-9-]{0,62}",
-        "the id of a RunPod endpoint: lower-case letters, digits and hyphens, no address",
-    ),
-]
-ModelName = Annotated[str, _matching(r"\S(.{0,253}\S)?", "a model's name")]
-RoleArn = Annotated[
-    str,
-    _matching(
-        r"arn:aws(-[a-z-]+)?:iam::\d{12}:role/[\w+=,.@/-]{1,576}",
-        "the ARN of a role, such as 'arn:aws:iam::123456789012:role/name'",
-    ),
-]
-Email = Annotated[str, _matching(r"[^@\s]{1,64}@[^@\s.]+(\.[^@\s.]+)+", "an e-mail address")]
 AccountId = Annotated[int, Field(ge=1)]
 
 
@@ -148,6 +88,10 @@ class ModelSettings(BaseModel):
     """The RunPod endpoint that draws it; None if only volunteers do."""
     baseline: Annotated[str, AfterValidator(_known_baseline)]
     """Its model family."""
+    license: Annotated[str, Field(max_length=100)] = ""
+    """The licence of its weights, for the rows of the data set; best an SPDX identifier."""
+    sha256: Annotated[str, matching(r"([0-9a-f]{64})?", "a SHA-256 in hexadecimal")] = ""
+    """The SHA-256 of its weights, for the rows of the data set."""
 
 
 class StackSettings(BaseModel):
@@ -162,22 +106,39 @@ class StackSettings(BaseModel):
     endpoint_url: str | None = None
     """The address of the local cloud; None for AWS itself."""
     runpod_url: str = "https://api.runpod.ai/v2"
-    runpod_key_parameter: Annotated[str, AfterValidator(_parameter_name)] = (
-        "/horde-commons/runpod-api-key"
-    )
+    runpod_key_parameter: ParameterName = "/horde-commons/runpod-api-key"
     """The SSM SecureString that holds RunPod's API key."""
-    laion_bucket: Annotated[str, AfterValidator(_bucket_name)] | None = None
+    laion_bucket: BucketName | None = None
     """The bucket for the open data set, maybe in another account; None for the stack's own."""
+    laion_region: Region | None = None
+    """The region of that bucket; None for the stack's."""
     laion_role: RoleArn | None = None
-    """The role that may write that bucket; None for the function's own."""
+    """The role that may write that bucket; None for the functions' own."""
+    laion_external_id: ExternalId | None = None
+    """What the trust policy of that role asks for, so that nobody else has us assume it."""
+    laion_readers: list[Reader] = []
+    """Accounts, roles and users that may read the releases in the stack's own bucket."""
+    laion_requester_pays: bool = False
+    """Whether those readers pay for what they ask of S3."""
     alarm_email: Email | None = None
     """The address that gets the alarms."""
     rate_limits: bool = True
     """Whether rate limits are enforced."""
-    trusted_ips: list[Annotated[str, AfterValidator(_network)]] = []
+    trusted_ips: list[Network] = []
     """Addresses and networks with higher rate limits."""
     admins: list[AccountId] = []
     """Ids of the accounts that are admins."""
+    hold_hours: Annotated[int, Field(ge=1, le=24 * 14)] = 24
+    """Hours from an image's delivery until it may be in a release."""
+    detector: Annotated[
+        str, matching(r"opennsfw|https://\S+|[\w.]+:\w+", "opennsfw, https://… or module:function")
+    ] = "opennsfw"
+    """What scores the nudity of images before they are published: ``opennsfw``, an https service
+    or a Python function of your own."""
+    nsfw_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The score from which an image is kept back from the data set, 0 to 1."""
+    screening_words: list[Annotated[str, Field(min_length=2, max_length=100)]] = list(WORDS)
+    """Words and phrases; an image whose prompt has one is kept back from the data set."""
     hold_volunteers: bool = True
     """Whether shared images of untrusted volunteers are held back until they are trusted."""
     trusted_after_images: Annotated[int, Field(ge=1)] | None = None
@@ -192,6 +153,8 @@ class StackSettings(BaseModel):
     """How the functions call AWS: by their own thin client, or by botocore."""
     layer: str = "build/layer/lambda"
     """The folder of the wheels layer."""
+    more_layers: bool = True
+    """Whether functions with large dependencies have layers of their own, beside ``layer``."""
     functions: str = "build/functions/lambda"
     """The folder of the functions with their bytecode."""
 
@@ -213,12 +176,35 @@ class StackSettings(BaseModel):
             raise ValueError("has more than a host and a path")
         return url.rstrip("/")
 
-    @field_validator("laion_role")
+    @field_validator("laion_region", "laion_role")
     @classmethod
-    def _needs_bucket(cls, role: str | None, info: ValidationInfo) -> str | None:
-        if role and info.data.get("laion_bucket", "") is None:
-            raise ValueError("needs laion_bucket: the stack's own bucket is written without a role")
-        return role
+    def _needs_bucket(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and info.data.get("laion_bucket", "") is None:
+            raise ValueError(
+                "needs laion_bucket: the stack's own bucket is in its account and region"
+            )
+        return value
+
+    @field_validator("laion_external_id")
+    @classmethod
+    def _needs_role(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and info.data.get("laion_role", "") is None:
+            raise ValueError("needs laion_role: it is for the role's trust policy")
+        return value
+
+    @field_validator("laion_readers")
+    @classmethod
+    def _of_our_bucket(cls, readers: list[str], info: ValidationInfo) -> list[str]:
+        if readers and info.data.get("laion_bucket"):
+            raise ValueError("is for the stack's own bucket: laion_bucket's owner lets readers in")
+        return readers
+
+    @field_validator("laion_requester_pays")
+    @classmethod
+    def _needs_readers(cls, pays: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's
+        if pays and info.data.get("laion_readers") == []:
+            raise ValueError("needs laion_readers: nobody else may read the stack's own bucket")
+        return pays
 
 
 def _is_local(url: str) -> bool:

@@ -19,11 +19,11 @@ class HordeCommonsStack(Stack):
 
         # The table, the buckets and the queue.
         table = parts.HordeTable(self, "Horde")
-        outputs = parts.private_bucket(self, "Outputs", days=1)
-        sources = parts.private_bucket(self, "Sources", days=1)
-        laion = parts.open_data_bucket(self, "Laion", existing=settings.laion_bucket)
-        hashes = parts.HashSecret(self, "Hashes")
         uploads = parts.WorkQueue(self, "Uploads", "a file is not shared", tries=24, alarms=alarms)
+        outputs = parts.outputs_bucket(self, "Outputs", announce=uploads)
+        sources = parts.private_bucket(self, "Sources", days=1)
+        laion = parts.LaionBucket(self, "Laion", settings)
+        hashes = parts.HashSecret(self, "Hashes")
 
         # The parts of the functions' environments.
         api_env = parts.api_env(settings)
@@ -31,7 +31,6 @@ class HordeCommonsStack(Stack):
         models_env = parts.models_env(settings)
         outputs_env = {"OUTPUTS_BUCKET": outputs.bucket_name}
         sources_env = {"SOURCES_BUCKET": sources.bucket_name}
-        laion_env = parts.publishing_env(laion, settings.laion_role)
         runpod_env = parts.runpod_env(settings)
         allowance_env = {"MONTHLY_KUDOS": str(settings.monthly_kudos)}
         env = (api_env, table_env)
@@ -88,19 +87,20 @@ class HordeCommonsStack(Stack):
         api.route(make("browse", *env, models_env, may=parts.READ), "browse")
         api.route(make("manage", *env, may=parts.MANAGE), "manage")
 
+        # client -> rate: released images that need ratings, and their ratings.
+        ratings = parts.RatingsPart(self, make, api, *env)
+
         # client -> about: the API's description, documents, and every unknown route.
         api.route(make("about", api_env, {"CONTACT": settings.contact}), "about")
 
         # outputs bucket -> SQS -> share -> LAION bucket: only what was delivered and is shared.
         held = parts.private_bucket(self, "Held", days=HELD_DAYS)
+        sharing = (table_env, outputs_env, uploads.env, laion.env, hashes.env, models_env)
         holding = parts.holding_env(settings, held)
-        sharing = (table_env, outputs_env, uploads.env, laion_env, holding, hashes.env)
-        share = make("share", *sharing, seconds=30, may=parts.PUBLISH)
-        parts.announce_shared(outputs, uploads)
+        share = make("share", *sharing, holding, seconds=30, may=parts.PUBLISH)
         uploads.drain_into(share, batch=5)
-        parts.allow_sharing(share, outputs)
-        parts.allow_holding(share, held)
-        parts.allow_publishing(share, laion, role=settings.laion_role)
+        parts.allow_sharing(share, outputs, held)
+        laion.allow(share)
         hashes.allow(generate, users, share)
         alarms.on_line("CsamMarked", "csam marked", "a worker marked an image as CSAM", share)
 
@@ -119,11 +119,12 @@ class HordeCommonsStack(Stack):
         sources.grant_delete(sweep)
         alarms.on_line("FleetDrops", FLEET_DROP, "own workers fail", worker, sweep, above=20)
 
-        parts.show(
-            self,
-            ApiUrl=f"{api.http.api_endpoint}/api/v2",
-            ApiId=api.http.api_id,
-            TableName=table.table.table_name,
-            OutputsBucket=outputs.bucket_name,
-            LaionBucket=laion.bucket_name,
-        )
+        # every hour -> recover -> the queue of share: shared images whose copy was lost.
+        lost = make("recover", table_env, outputs_env, uploads.env, seconds=840, may=parts.RECOVER)
+        parts.recover_hourly(lost, outputs, uploads, dead=dead)
+
+        # every day -> Step Functions -> release, screen, pack: the next release of the data set.
+        places = parts.Places(laion, held, hashes, ratings, dead)
+        parts.Releases(self, "Releases", settings, make, table_env, places, alarms)
+
+        parts.show(self, api, table, laion, Outputs=outputs, Held=held, Gallery=ratings.bucket)

@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from infra.settings import ModelSettings, SecretError, StackSettings, did_you_mean
+from infra.settings import ModelSettings, StackSettings
+from infra.values import SecretError, did_you_mean
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = "settings"

@@ -30,6 +30,8 @@ NPM = ROOT / "node_modules"
 NPM_LOCK = ROOT / "package-lock.json"
 SOURCES = ROOT / "functions"
 BUILDERS = sorted(Path(__file__).parent.glob("*.py"))
+GROUPS = ("screening", "release")
+"""Locked groups with layers of their own, beside that of all functions."""
 SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
 TARGETS = {
     "lambda": ("manylinux2014_aarch64", "manylinux_2_28_aarch64"),
@@ -48,26 +50,60 @@ def layer(target: str, build: Path = BUILD) -> Path:
     made_from = _digest(target, {path.name: path for path in (LOCK, NPM_LOCK, *BUILDERS)})
 
     def make(folder: Path) -> None:
-        print(f"building the {target} layer from {LOCK.relative_to(ROOT)}", flush=True)
         packages = folder / "python"
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
-        pip += ["--only-binary=:all:", "--no-compile", f"--target={packages}"]
-        pip += ["--requirement", str(LOCK), *(f"--platform={name}" for name in TARGETS[target])]
-        if TARGETS[target]:
-            pip += [f"--python-version={RUNTIME[0]}.{RUNTIME[1]}", "--implementation=cp"]
-        if subprocess.run(pip, check=False).returncode:
-            message = f"pip cannot install {LOCK.relative_to(ROOT)} for {target}"
-            raise BuildError(message)
-        shutil.rmtree(packages / "bin", ignore_errors=True)
-        for name in INSTALLERS_NOTES:
-            for note in packages.glob(f"*.dist-info/{name}"):
-                note.unlink()
+        _install(LOCK, packages, target)
         trim_data(packages / "botocore" / "data")
         roots = amazon_roots((packages / ALL_ROOTS_FILE).read_text("utf-8"))
         (packages / ROOTS_FILE).write_text(roots)
         copy_swagger_ui(packages / "swagger_ui")
 
     return _build(build / "layer" / target, made_from, make, IN_LAYER, target)
+
+
+def group_layer(target: str, group: str, build: Path = BUILD) -> Path:
+    """Build the layer of a locked group, without what the layer of all functions has.
+
+    Returns its folder; raises BuildError.
+    """
+    lock = LOCK.with_name(f"{group}.txt")
+    made_from = _digest(target, {path.name: path for path in (lock, LOCK, *BUILDERS)})
+
+    def make(folder: Path) -> None:
+        packages = folder / "python"
+        _install(lock, packages, target)
+        shared = {_wheel_name(line) for line in LOCK.read_text().splitlines() if "==" in line}
+        for info in sorted(packages.glob("*.dist-info")):
+            if _wheel_name(info.name.partition("-")[0]) in shared:
+                for name in (info / "top_level.txt").read_text().split():
+                    shutil.rmtree(packages / name, ignore_errors=True)
+                libraries = f"{info.name.partition('-')[0]}.libs"
+                shutil.rmtree(packages / libraries, ignore_errors=True)
+                shutil.rmtree(info)
+        for tests in (*packages.glob("*/tests"), *packages.glob("*/*/tests")):
+            shutil.rmtree(tests)
+
+    return _build(build / "layer" / f"{target}-{group}", made_from, make, IN_LAYER, target)
+
+
+def _wheel_name(line: str) -> str:
+    return line.partition("==")[0].strip().lower().replace("-", "_")
+
+
+def _install(lock: Path, packages: Path, target: str) -> None:
+    """Install the wheels of a lock into a folder; raises BuildError."""
+    print(f"building the {target} layer from {lock.relative_to(ROOT)}", flush=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+    pip += ["--only-binary=:all:", "--no-compile", f"--target={packages}"]
+    pip += ["--requirement", str(lock), *(f"--platform={name}" for name in TARGETS[target])]
+    if TARGETS[target]:
+        pip += [f"--python-version={RUNTIME[0]}.{RUNTIME[1]}", "--implementation=cp"]
+    if subprocess.run(pip, check=False).returncode:
+        message = f"pip cannot install {lock.relative_to(ROOT)} for {target}"
+        raise BuildError(message)
+    shutil.rmtree(packages / "bin", ignore_errors=True)
+    for name in INSTALLERS_NOTES:
+        for note in packages.glob(f"*.dist-info/{name}"):
+            note.unlink()
 
 
 def functions(target: str, build: Path = BUILD, sources: Path = SOURCES) -> Path:
@@ -152,6 +188,8 @@ def main() -> None:
         sys.exit(f"usage: python -m layers.build [{'|'.join(TARGETS)}], not {target!r}")
     try:
         layer(target)
+        for group in GROUPS if target == "lambda" else ():
+            group_layer(target, group)
         functions(target)
     except BuildError as error:
         sys.exit(str(error))

@@ -53,8 +53,7 @@ def _load(kind: type[S]) -> S:
 def _client(name: str) -> Client:
     if os.environ.get("AWS_CLIENT", "thin") == "botocore":
         return _botocore_client(name)
-    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ["AWS_REGION"]
-    return KINDS.get(name, ThinClient)(name, region, _credentials())
+    return KINDS.get(name, ThinClient)(name, _region(), _credentials())
 
 
 _credentials = cache(credentials.find)
@@ -118,27 +117,62 @@ def secret(arn: str) -> bytes:
 
 
 @cache
-def s3_with_role(role_arn: str) -> "S3Client":
-    """Return an S3 client that assumes a role, and refreshes its credentials by itself."""
+def s3_elsewhere(
+    region: str = "", role: str = "", external_id: str = "", *, full: bool = False
+) -> "S3Client":
+    """Return the client of a bucket that may be in another region or of another account.
+
+    ``region`` is the bucket's, empty for this process's own. A ``role`` is assumed, and its
+    credentials are renewed before they end. A ``full`` client knows all of S3's operations, which
+    only releases of the data set need.
+    """
+    own = _region()
+    region = region or own
+    if role:
+        session = assume(_botocore_session(), role, external_id)
+        return cast("S3Client", _botocore_client("s3", session, region))
+    if region == own:
+        return cast("S3Client", _botocore_client("s3")) if full else s3()
+    if full or os.environ.get("AWS_CLIENT", "thin") == "botocore":
+        return cast("S3Client", _botocore_client("s3", None, region))
+    return cast("S3Client", ThinS3.elsewhere(region, _credentials()))
+
+
+def _region() -> str:
+    return os.environ.get("AWS_DEFAULT_REGION") or os.environ["AWS_REGION"]
+
+
+# --- botocore -------------------------------------------------------------------------------
+
+
+def assume(
+    session: "botocore.session.Session", role: str, external_id: str = ""
+) -> "botocore.session.Session":
+    """Return a session that has assumed a role with another session's credentials.
+
+    Its credentials come with the first call, and are renewed before they end. STS is asked in the
+    session's own region, which works on while others do not.
+    """
     from botocore.credentials import (  # noqa: PLC0415 - only for a foreign bucket
         AssumeRoleCredentialFetcher,
         DeferredRefreshableCredentials,
     )
 
-    session = _botocore_session()
+    session.set_config_variable("sts_regional_endpoints", "regional")
+    name = os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "horde-commons")
     fetcher = AssumeRoleCredentialFetcher(
         session.create_client,
         session.get_credentials(),
-        role_arn,
-        extra_args={"RoleSessionName": "horde-commons-share"},
+        role,
+        extra_args={"RoleSessionName": name[-64:]}
+        | ({"ExternalId": external_id} if external_id else {}),
     )
-    session._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]  # noqa: SLF001
+    assumed = _botocore_session()
+    assumed.set_config_variable("region", session.get_config_variable("region"))
+    assumed._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]  # noqa: SLF001
         refresh_using=fetcher.fetch_credentials, method="assume-role"
     )
-    return cast("S3Client", _botocore_client("s3", session))
-
-
-# --- botocore -------------------------------------------------------------------------------
+    return assumed
 
 
 def _botocore_session() -> "botocore.session.Session":
@@ -147,18 +181,23 @@ def _botocore_session() -> "botocore.session.Session":
     return botocore.session.Session()
 
 
-def _botocore_client(name: str, session: "botocore.session.Session | None" = None) -> Client:
+def _botocore_client(
+    name: str, session: "botocore.session.Session | None" = None, region: str | None = None
+) -> Client:
     from horde.wire.over_botocore import BotocoreClient  # noqa: PLC0415 - it imports botocore
 
-    made = (session or _botocore_session()).create_client(name, config=_config(name))
+    config = _config(name, regional=region is not None)
+    made = (session or _botocore_session()).create_client(name, region, config=config)
     return BotocoreClient(made)
 
 
-def _config(name: str) -> "Config":
+def _config(name: str, *, regional: bool = False) -> "Config":
     """Return botocore's settings.
 
     For S3: SigV4 and the bucket's host name, since presigned URLs need it in new regions. A bucket
-    cannot be a subdomain of an IP address, so there it goes into the path.
+    cannot be a subdomain of an IP address, so there it goes into the path. ``regional``: at the
+    region's own endpoint, and not at ``AWS_ENDPOINT_URL_S3``, which names the stack's; but the
+    local cloud has no others.
     """
     from botocore.config import Config  # noqa: PLC0415 - half of a cold start
 
@@ -168,6 +207,7 @@ def _config(name: str) -> "Config":
         retries={"mode": "standard", "total_max_attempts": 3},
         parameter_validation=False,
         tcp_keepalive=True,
+        ignore_configured_endpoint_urls=regional and "AWS_ENDPOINT_URL" not in os.environ,  # type: ignore[call-arg]
     )
     if name != "s3":
         return config
@@ -190,5 +230,5 @@ def clear_cache() -> None:
     """Drop the cached clients and settings, for tests that change the cloud."""
     clear_settings()
     sockets.forget()
-    for cached in (_credentials, dynamodb, sqs, ssm, lambdas, secret, s3, s3_with_role):
+    for cached in (_credentials, dynamodb, sqs, ssm, lambdas, secret, s3, s3_elsewhere):
         cached.cache_clear()

@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from horde import images
 from horde.records import OLD_ENDING, Shared
+from horde.rules.sharing import Removal
 from horde.store import Store
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ENDING = ".tar"
+BROKEN = (tarfile.TarError,)
+"""What reading a file raises that is no archive."""
 BLOCK = tarfile.BLOCKSIZE
 """Bytes of a block: each header is one, and what follows it is filled up to whole ones."""
 END = bytes(2 * BLOCK)
@@ -41,10 +44,10 @@ def held_key(generation_id: str) -> str:
 def pack(file: bytes, row: dict[str, Any]) -> bytes:
     """Return the archive of a WebP file and its row."""
     text = json.dumps(row, ensure_ascii=False).encode()
-    return _member(f"{row['id']}.webp", file) + _member(f"{row['id']}.json", text) + END
+    return member(f"{row['id']}.webp", file) + member(f"{row['id']}.json", text) + END
 
 
-def _member(name: str, data: bytes) -> bytes:
+def member(name: str, data: bytes) -> bytes:
     """Return a file as an archive has it: of nobody, readable by all, with no time of its own."""
     header = tarfile.TarInfo(name)
     header.size = len(data)
@@ -71,8 +74,14 @@ def delete(client: "S3Client", bucket: str, key: str) -> None:
         images.delete(client, bucket, key.removesuffix(OLD_ENDING) + ".json")
 
 
-def withdraw(store: Store, client: "S3Client", bucket: str, shared: Shared) -> None:
-    """Take one image out of the data set.
+def withdraw(
+    store: Store,
+    client: "S3Client",
+    bucket: str,
+    shared: Shared,
+    reason: Removal = Removal.OPERATOR,
+) -> None:
+    """Take one image out of the data set; from a shard that has it, the next release takes it.
 
     Crash window: the mark comes after the file is gone, so a repeated call goes on where an
     interrupted one ended. Between the two, a second delivery of the image's event may write the
@@ -80,5 +89,5 @@ def withdraw(store: Store, client: "S3Client", bucket: str, shared: Shared) -> N
     writes even later finds the mark, and deletes the file itself.
     """
     delete(client, bucket, shared.object_key)
-    store.sharing.mark_withdrawn(shared)
+    store.sharing.mark_withdrawn(shared, reason)
     delete(client, bucket, shared.object_key)

@@ -4,7 +4,8 @@ A worker uploads to ``uploads/`` in the outputs bucket, by a presigned URL that 
 its submit. So nothing but the submit reads an upload: it checks the file (``checked``) and stores
 what it accepts under a key that names its content, in ``shared/`` or ``private/``. Requester and
 data set get that copy. The sources bucket holds ``<request>_src.webp`` and ``<request>_msk.webp``.
-Objects in both buckets expire after a day.
+Objects in both buckets expire after a day, but for a file in ``shared/`` whose copy into the data
+set was lost: ``recover`` has that one copied.
 """
 
 import base64

@@ -204,6 +204,21 @@ def post_json(url: str, body: bytes, deadline: Deadline | None = None) -> None:
             raise OutboundError(message)
 
 
+def post(
+    url: str, body: bytes, *, kind: str, max_bytes: int, deadline: Deadline | None = None
+) -> bytes:
+    """POST a body of a content type over https, and return the answer's; raises OutboundError."""
+    sent = {"body": body, "headers": {"Content-Type": kind}}
+    with _answer("POST", url, ("https",), deadline or Deadline(), **sent) as answer:
+        if answer.status != HTTPStatus.OK:
+            message = f"it answered {answer.status}"
+            raise OutboundError(message)
+        found = answer.read(max_bytes + 1)
+    if len(found) > max_bytes:
+        raise OutboundError("its answer is too long")
+    return found
+
+
 def fetch(url: str, max_bytes: int, deadline: Deadline | None = None) -> bytes:
     """GET a file; raises OutboundError if it is larger than ``max_bytes``, or for any failure."""
     with _answer("GET", url, ("http", "https"), deadline or Deadline()) as answer:

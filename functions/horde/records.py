@@ -19,6 +19,10 @@ ANONYMOUS_PARTS = 8
 of its own, so that none becomes hot and no address takes all places."""
 HELD_DAYS = 30
 """Days after which an image that is still held back from the data set is deleted."""
+SHARED_DAYS = 16
+"""Days for which a delivered, shared file can still be copied: more than a dead letter is kept."""
+GALLERY_DAYS = 120
+"""Days after which a file is deleted that raters were shown (``rules.raters.POOL_S``)."""
 UNLIMITED = -1
 """No limit, for a shared key's budget, expiry and sizes."""
 KEY_ID_DIGITS = 12
@@ -357,7 +361,7 @@ class Generation:
 
 UPLOADS, SHARED, PRIVATE = "uploads/", "shared/", "private/"
 """Prefixes in the outputs bucket: what workers upload, and what is delivered. ``share`` hears of
-``shared/`` alone."""
+``shared/`` alone, and ``recover`` looks through it."""
 
 
 def delivered_key(generation_id: str, sha256: str, *, shareable: bool) -> str:
@@ -388,6 +392,13 @@ class Shared:
     """The account whose worker drew it."""
     withdrawn_at: int | None = None
     """In ms since the epoch."""
+    kept_back: str | None = None
+    """Why screening kept it back from a release."""
+
+    @property
+    def date(self) -> str:
+        """The day of its delivery: the date of its partition."""
+        return self.object_key.partition("date=")[2].partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -424,6 +435,89 @@ class Rating:
     generation_id: str
     rating: int
     artifacts: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolImage:
+    """A released image that accounts may rate. Times are in seconds since the epoch.
+
+    ``ratings`` and the next three are about what counts: ratings of raters who are not distrusted.
+    Of a gold image, whose answer the operator knows, any number of ratings is taken.
+    """
+
+    id: str
+    model: str
+    user_id: int
+    """The account that requested it: it never rates it."""
+    worker_user: int
+    """The account whose worker drew it: it never rates it either."""
+    offered_at: int
+    ratings: int = 0
+    rating_sum: int = 0
+    """The sum of the ratings."""
+    artifacts: int = 0
+    """How many of them rate the artifacts, too."""
+    artifacts_sum: int = 0
+    votes: list[str] = field(default_factory=list)
+    """The ratings that count, in their order, as ``account:rating``; none of a gold image."""
+    gold: int | None = None
+    """The known rating, from 1 to 10."""
+    gold_artifacts: int | None = None
+    """The known artifacts, from 0 to 5."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rater:
+    """What an account has rated, and how well. Times are in seconds since the epoch."""
+
+    user_id: int
+    given: str | None = None
+    """The image that it was given to rate, until it has rated it."""
+    given_at: int = 0
+    ratings: int = 0
+    minute: int = 0
+    """The minute of its last rating, since the epoch."""
+    in_minute: int = 0
+    """Its ratings in that minute."""
+    day: int = 0
+    """The day of its last rating, since the epoch."""
+    in_day: int = 0
+    gold_right: int = 0
+    gold_wrong: int = 0
+    agreed: int = 0
+    """Its ratings that other raters bore out."""
+    diverged: int = 0
+    """Its ratings that are far from those of all others."""
+    owed: frozenset[str] = frozenset()
+    """The images whose rewards wait until the rater is proven."""
+    revision: int = 0
+    """Grows with each write, so that a decision holds for what was read."""
+    cleared: int = 0
+    """How often a moderator has cleared it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenRating:
+    """A stored rating of one image by one account; ``rated_at`` is in ms since the epoch."""
+
+    image_id: str
+    user_id: int
+    rated_at: int
+    model: str = ""
+    rating: int | None = None
+    """None if the owner only named the image as the best of its request."""
+    artifacts: int | None = None
+    own: bool = False
+    """Whether it came by the id of the image's request, which its owner has."""
+    gold: bool = False
+    """Whether the image was gold when it was rated."""
+    counted: bool = False
+    """Whether it is among the ratings that the image's counts are made of."""
+    reward: int = 0
+    """Kudos that were posted with it."""
+    pays: frozenset[str] = frozenset()
+    """The images whose ratings these kudos are for; others than this one were owed."""
+    ruleset: str = FIRST_RULESET
 
 
 # --- the fleet ------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ class Model(BaseModel):
     endpoint: str | None = None
     """RunPod's endpoint id; None if only volunteers draw the model."""
     baseline: str = ""
+    license: str = ""
+    sha256: str = ""
 
 
 Models = Annotated[dict[str, Model], BeforeValidator(json.loads)]

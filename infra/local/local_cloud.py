@@ -105,6 +105,7 @@ class LocalCloud:
             rate_limits=rate_limits,
             trusted_ips=["127.0.0.0/8"],
             layer="build/layer/host",
+            more_layers=False,
             functions="build/functions/host",
         )
 

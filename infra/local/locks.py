@@ -74,6 +74,8 @@ LOCKS = (
     Lock("dev", alone=True),  # first: the others are cut to agree with it
     Lock("uv", alone=True),
     Lock("lambda"),
+    Lock("screening", lambdas=True),
+    Lock("release", lambdas=True),
     Lock("deploy"),
     Lock("worker"),
     Lock("torch"),
@@ -82,6 +84,7 @@ LOCKS = (
     Lock("weights", alone=True, archive=True),
     Lock("bench", lambdas=True),
     Lock("clients", alone=True),
+    Lock("dataset-test", alone=True),
 )
 BY_HAND = ("torch-cpu",)
 """Not of PyPI but of PyTorch's own index; its hashes are copied from there."""

@@ -30,6 +30,7 @@ PYTHON = VENV / "bin" / "python"
 UV = VENV / "bin" / "uv"
 NODE_MODULES = ROOT / "node_modules"
 CLIENTS = ROOT / "build" / "clients-venv"
+READERS = ROOT / "build" / "dataset-venv"
 OLDEST_NODE = 20
 CUDA_MB = 4700
 """What torch with CUDA takes on disk."""
@@ -268,6 +269,12 @@ def install_clients() -> None:
     install("clients", "--no-deps", python=CLIENTS / "bin" / "python")
 
 
+def install_readers() -> None:
+    """Install what loads a release of the data set, in an environment of its own."""
+    call(UV, "venv", "--clear", "--python", PYTHON, READERS)
+    install("dataset-test", "--no-deps", python=READERS / "bin" / "python")
+
+
 def _group(name: str, title: str, within: Sequence[str] = ()) -> Step:
     made = packages(name)
     return Step(name, title, made, [lock(name)], size=download(name), within=within)
@@ -321,6 +328,14 @@ STEPS = {
             CLIENTS,
             size=download("clients"),
         ),
+        Step(
+            "dataset-test",
+            "what researchers load the data set with",
+            install_readers,
+            [lock("dataset-test")],
+            READERS,
+            size=download("dataset-test"),
+        ),
     )
 }
 GOALS = {
@@ -329,7 +344,7 @@ GOALS = {
     "demo": ("venv", "local", "torch", "weights", "node", "layer"),
     "functions": ("venv", "test", "node", "layer"),
     "check": ("venv", "dev", "torch", "weights", "node", "layer"),
-    "test": ("venv", "dev", "torch", "weights", "node-dev", "layer", "clients"),
+    "test": ("venv", "dev", "torch", "weights", "node-dev", "layer", "clients", "dataset-test"),
 }
 """What each kind of command needs, in order."""
 

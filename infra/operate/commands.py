@@ -10,28 +10,31 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
-from horde import clock, dataset
+from horde import aws, clock, dataset
 from horde.edge.auth import key_hash, new_key
 from horde.records import ANONYMOUS_ID, ApiKey, User
-from horde.rules import ruleset
+from horde.rules import raters, ruleset
 from horde.rules.accounts import user_number
 from horde.rules.dates import iso
 from horde.store import Store
 from horde.store.audit import AuditStore
 from horde.wire.over_botocore import over
 from horde.wire.seam import AwsError
-from infra.operate import undo
+from infra.operate import keeping, laion_policy, undo
 from infra.operate.audit.objects import Bucket
 from infra.operate.audit.run import SEGMENTS, audit
 from infra.operate.undo import undo_worker
-from infra.stages import default_stage, stack_of
+from infra.stages import ROOT, SettingsError, default_stage, load, stack_of
+
+if TYPE_CHECKING:
+    from infra.settings import StackSettings
 
 MAX_SEGMENTS = 64
 MAX_FLAGGED = 1000
@@ -198,6 +201,25 @@ def clear_flag(store: Store, generation_id: str) -> str:
     return f"{generation_id} is off the list; its request stays unpublished"
 
 
+def gold(store: Store, image_id: str, rating: int, artifacts: int | None = None) -> str:
+    """Record the known answer of an image in the pool, which checks raters; raises OperatorError.
+
+    Only a clearly good or bad image will do: an answer in the middle tells nobody from a script.
+    """
+    if raters.GOLD_LOW < rating < raters.GOLD_HIGH:
+        message = (
+            f"{rating} tells nobody from a script: choose an image that everybody rates at most "
+            f"{raters.GOLD_LOW} or at least {raters.GOLD_HIGH}"
+        )
+        raise OperatorError(message)
+    image = store.pool.get(image_id.lower())
+    if image is None or not store.pool.mark_gold(image, rating, artifacts):
+        message = f"no image {image_id!r} is in the pool"
+        raise OperatorError(message)
+    counts = store.pool.gold_images()
+    return f"{image.id} is gold now; there are {counts['good']} good and {counts['bad']} bad ones"
+
+
 def print_audit(store: Store, segments: int, bucket: Bucket | None = None) -> bool:
     """Audit the whole table, and the data set's bucket if one is given; print the report.
 
@@ -248,8 +270,47 @@ def outputs_of(session: boto3.Session, stack: str) -> dict[str, str]:
     return outputs
 
 
-def run(  # noqa: PLR0911 - a flat list of commands
-    store: Store, options: argparse.Namespace, bucket: str = "", client: Any = None
+def laion_client(session: boto3.Session, outputs: Mapping[str, str], **more: Any) -> Any:
+    """Return the client of the data set's bucket, wherever the stack's outputs say that it is.
+
+    If it is LAION's, its role lets in the stack's role for operators, and nobody of this account.
+    """
+    region = outputs.get("LaionRegion") or session.region_name
+    if "LaionRole" in outputs:
+        own = session._session  # noqa: SLF001 - botocore's, of which boto3 has no other name
+        operator = aws.assume(own, outputs["LaionOperatorRole"])
+        external_id = outputs.get("LaionExternalId", "")
+        session = boto3.Session(
+            botocore_session=aws.assume(operator, outputs["LaionRole"], external_id)
+        )
+    return session.client("s3", region_name=region, **more)
+
+
+def print_laion_policy(options: argparse.Namespace, session: boto3.Session) -> None:
+    """Print both sides' policies and settings: of what is deployed, or of what is to be."""
+    stack = options.stack or stack_of(options.stage)
+    settings: StackSettings | None = None
+    if not options.stack:
+        settings = load(ROOT / "settings" / f"{options.stage}.json")
+    names = ("account", "region", "bucket", "bucket_region", "role", "external_id")
+    given = {name: getattr(options, name) for name in names}
+    outputs: dict[str, str] = {}
+    try:
+        outputs = outputs_of(session, stack)
+        caller = session.client("sts").get_caller_identity()
+        given["account"] = given["account"] or caller["Account"]
+        given["region"] = given["region"] or session.region_name
+    except (OperatorError, BotoCoreError, ClientError) as error:
+        print(f"# {stack} cannot be read, so this is for a stack to come: {error}", file=sys.stderr)
+    print(laion_policy.text(laion_policy.known(stack, given, settings, outputs)))
+
+
+def run(  # noqa: C901, PLR0911 - a flat list of commands
+    store: Store,
+    options: argparse.Namespace,
+    bucket: str = "",
+    client: Any = None,
+    held: str = "",
 ) -> str:
     """Run one command and return the text to print; raises OperatorError."""
     match options.command:
@@ -277,8 +338,12 @@ def run(  # noqa: PLR0911 - a flat list of commands
                     progress=bar.update,
                 )
             return undone.text(user, dry_run=options.dry_run)
+        case "kept":
+            return _kept(store, keeping.Buckets(client, bucket, held), options)
         case "flagged":
             return clear_flag(store, options.clear) if options.clear else "\n".join(flagged(store))
+        case "gold":
+            return gold(store, options.image, options.rating, options.artifacts)
         case "keys":
             return "\n".join(keys(store, options.username, adopt=options.adopt))
         case "revoke-key":
@@ -288,6 +353,22 @@ def run(  # noqa: PLR0911 - a flat list of commands
             return rotate_key(store, options.username, options.key)
         case _:
             return worker_key(store, options.username, fleet=options.fleet, name=options.name)
+
+
+def _kept(store: Store, buckets: keeping.Buckets, options: argparse.Namespace) -> str:
+    if not (options.release or options.destroy):
+        return "\n".join(keeping.listed(store))
+    _need_bucket(options.command, buckets.laion and buckets.held)
+    id_ = (options.release or options.destroy).lower()
+    act, done = (
+        (keeping.release, "waits for the next release")
+        if options.release
+        else (keeping.destroy, "is destroyed")
+    )
+    if not act(store, buckets, id_):
+        message = f"image {id_!r} is not kept back"
+        raise OperatorError(message)
+    return f"{id_} {done}"
 
 
 def _need_bucket(command: str, bucket: str) -> None:
@@ -326,8 +407,16 @@ def parser() -> argparse.ArgumentParser:
     )
     add.add_argument("username", metavar="alias#id")
     add.add_argument("--dry-run", action="store_true", help="only say what it would do")
+    add = commands.add_parser("kept", help="list the images that screening kept back")
+    which = add.add_mutually_exclusive_group()
+    which.add_argument("--release", metavar="image-id", help="let one into the next release")
+    which.add_argument("--destroy", metavar="image-id", help="withdraw one and delete it")
     add = commands.add_parser("flagged", help="list the images that workers marked as CSAM")
     add.add_argument("--clear", metavar="image-id", help="take an image off the list")
+    add = commands.add_parser("gold", help="record the known rating of an image, to check raters")
+    add.add_argument("image", metavar="image-id")
+    add.add_argument("rating", type=int, choices=range(1, 11), metavar="1-10")
+    add.add_argument("artifacts", type=int, choices=range(6), metavar="0-5", nargs="?")
     add = commands.add_parser("rules", help="print the taxes, floors, rewards and limits in force")
     add.add_argument(
         "version",
@@ -351,7 +440,22 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="also compare the data set's bucket with the table (default: the stack's)",
     )
+    _add_laion_policy(commands)
     return top
+
+
+def _add_laion_policy(commands: Any) -> None:
+    add = commands.add_parser(
+        "laion-policy",
+        help="print what LAION sets on its side: policies of a role or of readers, as JSON",
+        description="What the stack's outputs and settings/<stage>.json do not say, options do.",
+    )
+    add.add_argument("--account", metavar="ID", help="our account, if the stack is not deployed")
+    add.add_argument("--region", help="our region, if the stack is not deployed")
+    add.add_argument("--bucket", metavar="NAME", help="LAION's own bucket, which we are to write")
+    add.add_argument("--bucket-region", metavar="REGION", help="its region, if not ours")
+    add.add_argument("--role", metavar="ARN", help="the role of LAION's account that writes it")
+    add.add_argument("--external-id", metavar="TEXT", help="what that role asks for")
 
 
 def _add_keys(commands: Any) -> None:
@@ -411,16 +515,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         # The AWS tools also read AWS_REGION, but boto3 does not.
         session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
+        if options.command == "laion-policy":
+            print_laion_policy(options, session)
+            return
         if options.table:
             outputs = {"TableName": options.table}
         else:
             outputs = outputs_of(session, options.stack or stack_of(options.stage))
         store = Store(outputs["TableName"], over(session.client("dynamodb", config=PARALLEL)))
         if options.command == "audit":
-            bucket = bucket_of(options.bucket, outputs, session.client("s3", config=PARALLEL))
+            client = laion_client(session, outputs, config=PARALLEL)
+            bucket = bucket_of(options.bucket, outputs, client)
             sys.exit(0 if print_audit(store, options.segments, bucket) else 1)
-        print(run(store, options, outputs.get("LaionBucket", ""), session.client("s3")))
-    except (OperatorError, BotoCoreError, ClientError, AwsError) as error:
+        buckets = [outputs.get(name, "") for name in ("LaionBucket", "HeldBucket")]
+        print(run(store, options, buckets[0], laion_client(session, outputs), buckets[1]))
+    except (OperatorError, SettingsError, BotoCoreError, ClientError, AwsError) as error:
         # AWS's own messages are clear: no credentials, no region, no such table.
         sys.exit(f"{parser().prog}: {error}")
 

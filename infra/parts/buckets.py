@@ -1,4 +1,4 @@
-"""Buckets: private ones whose objects expire, and the one for the open data set."""
+"""Private buckets, whose objects expire. ``laion_bucket`` has the one of the open data set."""
 
 from typing import Any
 
@@ -9,53 +9,65 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_s3_notifications as notifications
 from constructs import Construct
 
-from infra.contract import PRIVATE, SHARED, UPLOADS
-from infra.parts.queues import WorkQueue
+from infra.contract import PRIVATE, SHARED, SHARED_DAYS, UPLOADS
+from infra.parts.functions import run_every_hour
+from infra.parts.queues import DeadLetters, WorkQueue
 
 
 def private_bucket(scope: Construct, name: str, *, days: int) -> s3.Bucket:
     """Return a private bucket, reachable only by presigned URL; objects expire after ``days``."""
+    return _expiring(scope, name, s3.LifecycleRule(expiration=Duration.days(days)))
+
+
+def outputs_bucket(scope: Construct, name: str, *, announce: WorkQueue) -> s3.Bucket:
+    """Return the bucket of drawn images, which sends a message for each one to be shared.
+
+    They expire after a day. A shared one stays for as long as its copy may be lost: ``recover``
+    deletes it earlier, once it is copied.
+    """
+    kept = {UPLOADS: 1, PRIVATE: 1, SHARED: SHARED_DAYS}
+    expiring = [
+        s3.LifecycleRule(prefix=prefix, expiration=Duration.days(days))
+        for prefix, days in kept.items()
+    ]
+    bucket = _expiring(scope, name, *expiring)
+    bucket.add_event_notification(  # S3 retries by itself
+        s3.EventType.OBJECT_CREATED,
+        notifications.SqsDestination(announce.queue),
+        s3.NotificationKeyFilter(prefix=SHARED),
+    )
+    return bucket
+
+
+def _expiring(scope: Construct, name: str, *rules: s3.LifecycleRule) -> s3.Bucket:
     everywhere = s3.CorsRule(
         allowed_methods=[s3.HttpMethods.GET], allowed_origins=["*"], allowed_headers=["*"]
     )
-    expire = s3.LifecycleRule(
-        expiration=Duration.days(days),
-        abort_incomplete_multipart_upload_after=Duration.days(1),
-    )
-    return _bucket(
+    abort = s3.LifecycleRule(abort_incomplete_multipart_upload_after=Duration.days(1))
+    return bucket_of(
         scope,
         name,
         removal=RemovalPolicy.DESTROY,
-        lifecycle_rules=[expire],
+        lifecycle_rules=[*rules, abort],
         cors=[everywhere],
     )
 
 
-def open_data_bucket(scope: Construct, name: str, *, existing: str | None) -> s3.IBucket:
-    """Return the LAION bucket: an ``existing`` one, maybe in another account, or our own."""
-    if existing:
-        return s3.Bucket.from_bucket_name(scope, name, existing)
-    return _bucket(scope, name, removal=RemovalPolicy.RETAIN)
+def bucket_of(scope: Construct, name: str, *, removal: RemovalPolicy, **more: Any) -> s3.Bucket:
+    """Return a bucket that nobody reads in public: TLS alone, S3's own encryption, no versions.
 
-
-def _bucket(scope: Construct, name: str, *, removal: RemovalPolicy, **more: Any) -> s3.Bucket:
+    A version would outlive the deletion of what was withdrawn.
+    """
     return s3.Bucket(
         scope,
         name,
+        encryption=s3.BucketEncryption.S3_MANAGED,
+        versioned=False,
         block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
         enforce_ssl=True,
         object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
         removal_policy=removal,
         **more,
-    )
-
-
-def announce_shared(bucket: s3.Bucket, work: WorkQueue) -> None:
-    """Send a message for every delivered file of a shared request; S3 retries by itself."""
-    bucket.add_event_notification(
-        s3.EventType.OBJECT_CREATED,
-        notifications.SqsDestination(work.queue),
-        s3.NotificationKeyFilter(prefix=SHARED),
     )
 
 
@@ -73,29 +85,28 @@ def allow_downloads(function: lambda_.Function, bucket: s3.Bucket) -> None:
         bucket.grant_read(function, f"{prefix}*")
 
 
-def allow_sharing(function: lambda_.Function, bucket: s3.Bucket) -> None:
-    """Let a function read what was delivered of shared requests."""
-    bucket.grant_read(function, f"{SHARED}*")
+def allow_sharing(function: lambda_.Function, outputs: s3.Bucket, held: s3.Bucket) -> None:
+    """Let a function read what was delivered of shared requests, and hold images back.
+
+    It reads again what is held, and releases or drops it.
+    """
+    outputs.grant_read(function, f"{SHARED}*")
+    held.grant_read(function)
+    held.grant_put(function)
+    held.grant_delete(function)
 
 
-def allow_holding(function: lambda_.Function, bucket: s3.Bucket) -> None:
-    """Let a function hold images back, read them again, and release or drop them."""
-    bucket.grant_read(function)
-    bucket.grant_put(function)
-    bucket.grant_delete(function)
-
-
-def publishing_env(laion: s3.IBucket, role: str | None) -> dict[str, str]:
-    """Return the environment of the function that writes the open data set."""
-    return {"LAION_BUCKET": laion.bucket_name, "LAION_ROLE": role or ""}
-
-
-def allow_publishing(function: lambda_.Function, bucket: s3.IBucket, *, role: str | None) -> None:
-    """Let a function write the open data set, through another account's ``role`` if given."""
-    if role:
-        function.add_to_role_policy(
-            iam.PolicyStatement(actions=["sts:AssumeRole"], resources=[role])
+def recover_hourly(
+    function: lambda_.Function, outputs: s3.Bucket, uploads: WorkQueue, *, dead: DeadLetters
+) -> None:
+    """Let a function list what is delivered and shared, ask for its copy, and delete it."""
+    run_every_hour(function, dead=dead)
+    function.add_to_role_policy(
+        iam.PolicyStatement(
+            actions=["s3:ListBucket"],
+            resources=[outputs.bucket_arn],
+            conditions={"StringEquals": {"s3:prefix": SHARED}},
         )
-    else:
-        bucket.grant_put(function, "incoming/*")
-        bucket.grant_delete(function, "incoming/*")
+    )
+    outputs.grant_delete(function, f"{SHARED}*")
+    uploads.queue.grant_send_messages(function)

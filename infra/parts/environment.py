@@ -21,7 +21,10 @@ def models_env(settings: StackSettings) -> dict[str, str]:
 
     The order of the file is kept: a request that names no model gets the first one.
     """
-    models = {name: model.model_dump() for name, model in settings.models.items()}
+    models = {
+        name: model.model_dump(exclude_defaults=True) | {"endpoint": model.endpoint}
+        for name, model in settings.models.items()
+    }
     return {"MODELS": json.dumps(models, separators=(",", ":"))}
 
 
@@ -39,6 +42,15 @@ def holding_env(settings: StackSettings, held: s3.IBucket) -> dict[str, str]:
     return {
         "HOLD_VOLUNTEERS": json.dumps(settings.hold_volunteers),
         "HELD_BUCKET": held.bucket_name,
+    }
+
+
+def screening_env(settings: StackSettings) -> dict[str, str]:
+    """Return the environment of the function that screens images before their publication."""
+    return {
+        "DETECTOR": settings.detector,
+        "NSFW_THRESHOLD": str(settings.nsfw_threshold),
+        "SCREENING_WORDS": json.dumps(settings.screening_words),
     }
 
 

@@ -64,6 +64,21 @@ class Functions(Construct):
         few, all_roots = (f"{IN_LAYER}/python/{name}" for name in (ROOTS_FILE, ALL_ROOTS_FILE))
         return Fn.condition_if(commercial.logical_id, few, all_roots).to_string()
 
+    def _more(self, group: str | None) -> list[lambda_.ILayerVersion]:
+        """Return a function's own layer; the local cloud has such wheels in its environment."""
+        if group is None or not self._settings.more_layers:
+            return []
+        found = self.node.try_find_child(group.capitalize())
+        if found is None:
+            found = lambda_.LayerVersion(
+                self,
+                group.capitalize(),
+                code=lambda_.Code.from_asset(f"{self._settings.layer}-{group}"),
+                compatible_runtimes=[lambda_.Runtime.PYTHON_3_13],
+                compatible_architectures=[lambda_.Architecture.ARM_64],
+            )
+        return [cast("lambda_.LayerVersion", found)]
+
     def make(
         self,
         name: str,
@@ -71,11 +86,13 @@ class Functions(Construct):
         may: Sequence[str] = (),
         memory: int = 512,
         seconds: int = 15,
+        layer: str | None = None,
     ) -> lambda_.Function:
         """Return the Lambda of ``functions/<name>.py``; what feeds it watches its errors.
 
         ``env`` is its environment; ``may`` is all that it may do to the table, such as
-        ``GetItem``; ``memory`` is in MB, ``seconds`` its timeout.
+        ``GetItem``; ``memory`` is in MB, ``seconds`` its timeout. ``layer`` is a layer of its own,
+        beside that of all: the locked group whose wheels it holds.
         """
         endpoint, snapshot = self._settings.endpoint_url, name in self._settings.snap_start
         stack = Stack.of(self)
@@ -86,7 +103,7 @@ class Functions(Construct):
             architecture=lambda_.Architecture.ARM_64,
             handler=f"{name}.handler",
             code=self._code,
-            layers=[self._layer],
+            layers=[self._layer, *self._more(layer)],
             memory_size=memory,
             timeout=Duration.seconds(seconds),
             environment={
@@ -120,12 +137,18 @@ def run_every_minute(function: lambda_.Function, *, dead: DeadLetters) -> None:
     A failed run is not retried, since the next run starts within a minute.
     """
     HandOver(function, tries=1, dead=dead)
-    events.Rule(
-        function,
-        "EveryMinute",
-        schedule=events.Schedule.rate(Duration.minutes(1)),
-        targets=[targets.LambdaFunction(function, dead_letter_queue=dead.queue)],
-    )
+    _schedule(function, "EveryMinute", Duration.minutes(1), dead)
+
+
+def run_every_hour(function: lambda_.Function, *, dead: DeadLetters) -> None:
+    """Run a function every hour. A run that fails thrice, or never starts, leaves a dead letter."""
+    HandOver(function, tries=3, dead=dead)
+    _schedule(function, "EveryHour", Duration.hours(1), dead)
+
+
+def _schedule(function: lambda_.Function, name: str, every: Duration, dead: DeadLetters) -> None:
+    target = targets.LambdaFunction(function, dead_letter_queue=dead.queue)
+    events.Rule(function, name, schedule=events.Schedule.rate(every), targets=[target])
 
 
 def allow_secret(function: lambda_.Function, parameter: str) -> None:

@@ -9,6 +9,7 @@ from horde.edge.auth import key_hash
 from horde.edge.http import Key, Route
 from horde.records import ApiKey
 from horde.rules.accounts import MAX_API_KEYS
+from horde.rules.raters import DATASET_ID
 from horde.store.apikeys import ApiKeys
 from infra.contract import routes_of
 from infra.operate import commands
@@ -45,6 +46,7 @@ def works(cloud: Cloud, key: str) -> bool:
 
 # --- what a worker key may do ---------------------------------------------------------------------
 
+IMAGE = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
 FOR_WORKERS = {
     "POST /api/v2/generate/pop",
     "POST /api/v2/generate/submit",
@@ -61,6 +63,7 @@ BODIES: dict[str, Any] = {
     "PUT /api/v2/status/modes": {"maintenance_mode": True},
     "PUT /api/v2/users/{id}": {"kudos": 1000, "moderator": True, "contact": "me, the thief"},
     "PUT /api/v2/workers/{id}": {"paused": True},
+    "POST /api/v1/rating/{id}": {"rating": 10},
 }
 """What a thief sends. A new route that takes a key and a body needs its line."""
 
@@ -84,8 +87,10 @@ def test_an_admins_worker_key_does_nothing_but_pop_and_submit(cloud: Cloud, name
     worker_id = cloud.worker_named()["id"]
     ids = {"users": str(ada), "sharedkeys": shared, "workers": worker_id, "keys": id_of(key)}
     part = name.partition("/v2/")[2].partition("/")[0]
-    path = {"id": ids[part]} if "{id}" in name else {}
-    path |= {"name": "w1"} if "{name}" in name else {}
+    path = {"id": ids.get(part, IMAGE)} if "{id}" in name else {}
+    others = {"name": "w1", "image_id": IMAGE, "user_id": str(ada), "dataset_id": DATASET_ID}
+    others["model_name"] = "stable_diffusion"
+    path |= {key: value for key, value in others.items() if f"{{{key}}}" in name}
     body = BODIES[name] if routes_with_a_key()[name].body else None
     before = list(cloud.items())
     refused(cloud.call(name, body, key=worker, **path), "NotPrivileged", 403)

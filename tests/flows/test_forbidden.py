@@ -305,10 +305,10 @@ def test_a_file_that_a_second_delivery_writes_during_a_withdrawal_is_deleted(
     ((key, archive),) = job.cloud.laion().items()
     real = Sharing.mark_withdrawn
 
-    def late(room: Sharing, shared: Shared) -> None:
+    def late(room: Sharing, shared: Shared, *reason: Any) -> None:
         assert job.cloud.laion() == {}
         dataset.write(job.cloud.s3, job.cloud.bucket("Laion"), key, archive)
-        real(room, shared)
+        real(room, shared, *reason)
 
     monkeypatch.setattr(Sharing, "mark_withdrawn", late)
     job.withdraw(job.image)
@@ -323,8 +323,8 @@ def test_a_record_that_is_younger_than_the_reading_is_withdrawn_too(
     job.forbid("drawer")
     real = Sharing.context
 
-    def misses(room: Sharing, image: Any) -> Any:
-        return replace(real(room, image), shared=None)
+    def misses(room: Sharing, *asked: Any) -> Any:
+        return replace(real(room, *asked), shared=None)
 
     monkeypatch.setattr(Sharing, "context", misses)
     job.event()

@@ -23,6 +23,7 @@ from horde.records import (
     Generation,
     Held,
     Load,
+    PoolImage,
     Rating,
     Request,
     SharedKey,
@@ -30,6 +31,7 @@ from horde.records import (
     User,
     Worker,
 )
+from horde.rules import raters
 from horde.rules.refusals import HordeError
 from horde.rules.statistics import Counter, Scope, Series
 from horde.store import (
@@ -479,12 +481,17 @@ def test_requests(world: World, say: Say) -> None:
     say("cancel again", lambda: room.cancel(request, 56))
     say("cancel what ends with its image", lambda: room.cancel(alone, 55))
     say("extend what ends with its image", lambda: room.extend_expiry(alone.id, 99))
+    say("keep what is open", lambda: room.keep(images[0], 10**10))
     say("close", lambda: room.close(request))
     now = world.clock.now_ms() // 1000
     ends = [i["gone_at"]["N"] for i in world.items() if i["pk"]["S"] == f"REQUEST#{request.id}"]
     say("gone", lambda: [int(end) - now for end in ends])
     say("cancel what is closed", lambda: room.cancel(request, 57))
     say("extend what is closed", lambda: room.extend_expiry(request.id, 99))
+    for until in (now + 10**6, now + 10**6, now):
+        say(f"keep for {until - now} s", lambda until=until: room.keep(images[0], until))
+        kept = [i["gone_at"]["N"] for i in world.items() if i["pk"]["S"] == f"REQUEST#{request.id}"]
+        say("then gone", lambda kept=kept: [int(end) - now for end in kept])
 
 
 def test_rewards(world: World, say: Say) -> None:
@@ -543,7 +550,10 @@ def test_sharing(world: World, say: Say) -> None:
     say("of user", lambda: len(list(room.of_user(ada.id))))
     say("of nobody", lambda: list(room.of_user(99)))
     say("drawn by", lambda: len(list(room.drawn_by(owner.id))))
+    say("in data set", lambda: room.in_data_set([facts["job"], MISSING]))
     say("withdrawn none", lambda: room.withdrawn([facts["job"], MISSING]))
+    say("recorded", lambda: room.recorded([facts["job"], MISSING, facts["job"]]))
+    say("recorded none", lambda: room.recorded([]))
     request = request_of(world, facts["request"])
     rating = Rating(generation_id=facts["job"], rating=7, artifacts=2)
     other = next(one for one in request.generations if one != facts["job"])
@@ -575,6 +585,83 @@ def test_rating_what_is_withdrawn(world: World, say: Say) -> None:
     room = world.store.sharing
     say("busy", lambda: room.rate(request, [rating], best=None, reward=0, images=images))
     say("only best", lambda: room.rate(request, [], best=facts["job"], reward=0, images=[]))
+
+
+def test_the_pool(world: World, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("horde.store.pool.random.randrange", lambda _: raters.SPREAD // 2)
+    room, ids = world.store.pool, [f"0000000{n}-0000-4000-8000-000000000000" for n in "1234"]
+    now = world.clock.now_ms() // 1000
+    for number, one in enumerate(ids):
+        held = Held(generation_id=one, request_id=one, user_id=number, worker_user=9)
+        world.store.sharing.mark_shared(held, "k", 7)
+    images = [
+        PoolImage(id=one, model=f"m{number}", user_id=number, worker_user=9, offered_at=now)
+        for number, one in enumerate(ids)
+    ]
+    for image in images[:3]:
+        say("offer", lambda image=image: room.offer(image))
+    say("offer again", lambda: room.offer(images[0]))
+    say("offer what is not shared", lambda: room.offer(replace(images[0], id=MISSING)))
+    say("get", lambda: room.get(ids[0]))
+    say("get none", lambda: room.get(MISSING))
+    say("get many", lambda: room.get_many([(ids[1], "m1"), (ids[1], "m1"), (MISSING, "m")]))
+    say("count", room.count)
+    for name, user in (("nobody", None), ("its author", 1), ("another", 7), ("the drawer", 9)):
+        say(f"neediest of a model for {name}", lambda user=user: room.neediest(user, "m1"))
+    say("no model", lambda: room.neediest(7, "m"))
+    found = room.get(ids[2])
+    assert found is not None
+    say("gold", lambda: room.mark_gold(found, 9, 0))
+    say("gold none", lambda: room.mark_gold(images[3], 1, None))
+    say("gold images", room.gold_images)
+    say("a good one", lambda: room.gold(7, good=True))
+    say("a bad one", lambda: room.gold(7, good=False))
+    say("remove", lambda: room.remove(ids[0]))
+    say("remove again", lambda: room.remove(ids[0]))
+    world.clock.pass_seconds(raters.POOL_S)
+    say("too old", lambda: room.neediest(7, "m1"))
+    say("unlisted", room.count)
+
+
+def test_raters(world: World, say: Say) -> None:
+    client(world)
+    ada, room = user(world, "ada"), world.store.raters
+    image = PoolImage(
+        id=MISSING,
+        model="m",
+        user_id=0,
+        worker_user=9,
+        offered_at=world.clock.now_ms() // 1000,
+        votes=["1:2"],
+    )
+    held = Held(generation_id=MISSING, request_id=MISSING, user_id=0, worker_user=9)
+    world.store.sharing.mark_shared(held, "k", 7)
+    assert world.store.pool.offer(image)
+    say("get none", lambda: room.get(ada.id))
+    say("give", lambda: room.give(ada.id, MISSING))
+    rater = say("get", lambda: room.get(ada.id))
+    owed = replace(rater, gold_right=3, owed=frozenset({"other"}))
+    decision = raters.decide(image, owed, 7, 1, now=world.clock.now_ms() // 1000, paid=True)
+    stale = replace(rater, revision=7)
+    say("rate what has moved", lambda: room.rate(ada, image, stale, decision, 7, 1))
+    say("rate", lambda: room.rate(ada, image, rater, decision, 7, 1))
+    say("rate again", lambda: room.rate(ada, image, decision.rater, decision, 7, 1))
+    uncounted = replace(decision, counted=False, pays=frozenset())
+    found = world.store.pool.get(MISSING)
+    assert found is not None
+    say("not counted", lambda: room.rate(ada, found, decision.rater, uncounted, 7, 1))
+    gold = replace(found, gold=9)
+    say("gold", lambda: room.rate(ada, gold, decision.rater, decision, 9, None))
+    say("rating", lambda: room.rating(MISSING, ada.id))
+    say("rating none", lambda: room.rating(MISSING, 99))
+    say("newest", lambda: room.newest(ada.id, 5))
+    say("newest since", lambda: room.newest(ada.id, 5, since=world.clock.now_ms()))
+    say("active", lambda: room.active(world.clock.now_ms()))
+    say("between", lambda: room.between(ada.id, 0, world.clock.now_ms() + 1))
+    say("of an image", lambda: room.of_image(MISSING, 5))
+    say("get many", lambda: room.get_many([ada.id, 99]))
+    say("clear what has moved", lambda: room.clear(rater))
+    say("clear", lambda: room.clear(room.get(ada.id)))
 
 
 def test_transfers(world: World, say: Say) -> None:

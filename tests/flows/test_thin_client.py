@@ -13,7 +13,7 @@ from tests.support.thin_wire import ThinCloud, moto_over_http, thin_cloud
 pytestmark = pytest.mark.slow
 """Slow: every call goes over HTTP."""
 
-AGAIN = ("test_worker", "test_painting", "test_publication", "test_webhooks")
+AGAIN = ("test_worker", "test_painting", "test_publication", "test_webhooks", "test_lost_copies")
 """Modules whose tests are run again, with their fixtures."""
 
 for _module in AGAIN:

@@ -71,6 +71,10 @@ def test_the_schedule_s_event_is_for_the_function_on_a_schedule(template: dict[s
         "aws.events",
         "Scheduled Event",
     )
-    (rule,) = of_type(template, "AWS::Events::Rule").values()
-    (target,) = rule["Properties"]["Targets"]
+    (target,) = [
+        target
+        for rule in of_type(template, "AWS::Events::Rule").values()
+        if rule["Properties"]["ScheduleExpression"] == "rate(1 minute)"
+        for target in rule["Properties"]["Targets"]
+    ]
     assert target["Arn"]["Fn::GetAtt"][0] == functions(template)["sweep"][0]

@@ -186,13 +186,18 @@ def test_the_api_page_lists_every_refusal_of_what_cannot_be_drawn() -> None:
 
 
 def test_every_alarm_that_can_ring_is_in_the_runbook() -> None:
+    parts = sorted((ROOT / "infra" / "parts").glob("*.py"))
     text = (ROOT / "infra" / "stack.py").read_text()
     queues = re.findall(r'parts\.DeadLetters\(self, "(\w+)"', text)
     queues += [f"{name}Dead" for name in re.findall(r'parts\.WorkQueue\(\s*self, "(\w+)"', text)]
     listed = {row[0].strip("`") for row in rows(OPERATIONS, "| alarm | what happened")}
     assert len(queues) >= 6
     marks = re.findall(r'alarms\.on_line\("(\w+)"', text)
-    assert listed == {*queues, *marks, "ApiFaults", "…Errors"}
+    others = {
+        name for path in parts for name in re.findall(r'alarms\.on\(\s*"(\w+)"', path.read_text())
+    }
+    assert "NotReleased" in others
+    assert listed == {*queues, *marks, *others, "ApiFaults", "…Errors"}
 
 
 def test_every_attack_of_the_threat_model_is_a_test() -> None:

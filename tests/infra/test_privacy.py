@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from horde.records import HELD_DAYS
+import recover
+from horde.records import HELD_DAYS, PRIVATE, SHARED, UPLOADS
 from horde.store.counters import STATS_KEEP_S
 from horde.store.items import KEEP_S
+from horde.store.releases import KEPT_DAYS
 from horde.store.requests import UNTOUCHED_S
 from horde.store.workers import WORKER_KEEP_S
 from tests.support.template import ROOT, of_type
@@ -24,14 +26,19 @@ def period_of(data: str) -> str:
     return row.strip("| ").split(" | ")[-1]
 
 
-def lifetime(template: dict[str, Any], bucket: str) -> int:
-    """Return the days after which a bucket's objects expire."""
+def lifetime(template: dict[str, Any], bucket: str, prefix: str | None = None) -> int:
+    """Return the days after which a bucket's objects expire, those of a prefix if it has any."""
     (found,) = [
         one["Properties"]
         for name, one in of_type(template, "AWS::S3::Bucket").items()
         if name.startswith(bucket)
     ]
-    return max(int(rule["ExpirationInDays"]) for rule in found["LifecycleConfiguration"]["Rules"])
+    (days,) = [
+        int(rule["ExpirationInDays"])
+        for rule in found["LifecycleConfiguration"]["Rules"]
+        if "ExpirationInDays" in rule and rule.get("Prefix") == prefix
+    ]
+    return days
 
 
 def test_requests_are_kept_as_long_as_the_policy_says() -> None:
@@ -42,12 +49,21 @@ def test_requests_are_kept_as_long_as_the_policy_says() -> None:
     )
 
 
-@pytest.mark.parametrize("bucket", ["Outputs", "Sources"])
+@pytest.mark.parametrize("prefix", [UPLOADS, PRIVATE, None])
 def test_private_images_are_kept_as_long_as_the_policy_says(
-    template: dict[str, Any], bucket: str
+    template: dict[str, Any], prefix: str | None
 ) -> None:
-    days = lifetime(template, bucket)
+    days = lifetime(template, "Outputs" if prefix else "Sources", prefix)
     assert period_of("the images drawn for you").startswith(f"{days} day;")
+
+
+def test_a_shared_image_that_was_not_copied_is_kept_as_long_as_the_policy_says(
+    template: dict[str, Any],
+) -> None:
+    days = lifetime(template, "Outputs", SHARED)
+    said = f"at most {days} days, until it has been copied; its request a day longer"
+    assert period_of("whose copy into the data set failed") == said
+    assert (days + 1) * DAY_S == recover.KEPT_S
 
 
 def test_held_images_are_kept_as_long_as_the_policy_says(template: dict[str, Any]) -> None:
@@ -103,6 +119,7 @@ def test_the_policy_knows_every_place_where_data_is_kept(template: dict[str, Any
         "AWS::SQS::Queue": "dead-letter queues",
         "AWS::Logs::LogGroup": "CloudWatch",
         "AWS::SecretsManager::Secret": "Secrets Manager",
+        "AWS::StepFunctions::StateMachine": "Step Functions",
     }
     stateless = (
         "AWS::ApiGatewayV2::",
@@ -121,3 +138,15 @@ def test_the_policy_knows_every_place_where_data_is_kept(template: dict[str, Any
     assert {kind for kind in kinds if not kind.startswith(stateless)} == set(places)
     for place in places.values():
         assert place in POLICY
+
+
+def test_what_is_kept_back_is_kept_as_long_as_the_policy_says(template: dict[str, Any]) -> None:
+    assert period_of("that screening kept back") == f"{KEPT_DAYS} days"
+    assert lifetime(template, "Held") == KEPT_DAYS
+
+
+def test_what_a_release_is_made_of_is_kept_as_long_as_the_policy_says(
+    template: dict[str, Any],
+) -> None:
+    days = lifetime(template, "ReleasesWork")
+    assert period_of("wait for the next release").startswith(f"{days} days;")

@@ -109,6 +109,28 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "is not the ARN of a role",
     ),
     ({"laion_role": ROLE}, f'laion_role: "{ROLE}" needs laion_bucket'),
+    ({"laion_region": "eu-west-1"}, 'laion_region: "eu-west-1" needs laion_bucket'),
+    ({"laion_bucket": "laion", "laion_region": "Ireland"}, '"Ireland" is not an AWS region'),
+    ({"laion_external_id": "horde-7"}, 'laion_external_id: "horde-7" needs laion_role'),
+    (
+        {"laion_bucket": "laion", "laion_external_id": "horde-7"},
+        'laion_external_id: "horde-7" needs laion_role',
+    ),
+    (
+        {"laion_bucket": "laion", "laion_role": ROLE, "laion_external_id": "a b"},
+        'laion_external_id: "a b" is not an external id',
+    ),
+    ({"laion_readers": ["laion"]}, 'laion_readers[0]: "laion" is not an account\'s 12 digits or'),
+    ({"laion_readers": ["*"]}, 'laion_readers[0]: "*" is not an account'),
+    (
+        {"laion_readers": ["arn:aws:iam::123456789012:group/all"]},
+        "laion_readers[0]: ",
+    ),
+    (
+        {"laion_bucket": "laion", "laion_readers": ["123456789012"]},
+        'laion_readers: ["123456789012"] is for the stack\'s own bucket',
+    ),
+    ({"laion_requester_pays": True}, "laion_requester_pays: true needs laion_readers"),
     ({"alarm_email": "ada"}, 'alarm_email: "ada" is not an e-mail address'),
     ({"alarm_email": "ada@localhost"}, 'alarm_email: "ada@localhost" is not an e-mail address'),
     ({"rate_limits": "false"}, 'rate_limits: "false" is neither true nor false'),
@@ -236,17 +258,31 @@ def test_the_cdks_own_context_is_let_through(context: dict[str, Any]) -> None:
 def test_settings_that_are_right_are_taken_as_they_are(
     context: dict[str, Any], tmp_path: Path
 ) -> None:
+    volunteers: dict[str, Any] = {"endpoint": None, "baseline": "stable_diffusion_1"}
+    all_models: dict[str, dict[str, Any]] = {**MODELS, "SD 1.5": volunteers}
     wanted = {
-        "models": {**MODELS, "SD 1.5": {"endpoint": None, "baseline": "stable_diffusion_1"}},
+        "models": {
+            name: {**model, "license": "CreativeML OpenRAIL-M", "sha256": "a" * 64}
+            for name, model in all_models.items()
+        },
         "images_per_ticket": MAX_BATCH,
         "runpod_url": "https://api.runpod.ai/v2",
         "runpod_key_parameter": "/horde/test/runpod-key",
         "laion_bucket": "laion.art-2026",
+        "laion_region": "cn-northwest-1",
         "laion_role": "arn:aws-cn:iam::123456789012:role/path/writer@horde",
+        "laion_external_id": "horde:commons/7@laion",
+        "laion_readers": [],
+        "laion_requester_pays": False,
         "alarm_email": "ada+alarms@example.org",
         "rate_limits": False,
         "trusted_ips": ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"],
         "admins": [1, 77],
+        "hold_hours": 48,
+        "detector": "https://detector.example.org/score",
+        "nsfw_threshold": 0.2,
+        "screening_words": ["a word", "another"],
+        "more_layers": False,
         "hold_volunteers": False,
         "trusted_after_images": 500,
         "monthly_kudos": 50,
@@ -272,7 +308,7 @@ def test_the_committed_stage_spells_out_every_default() -> None:
     committed = json.loads((ROOT / "settings" / "prod.json").read_text())
     model = {"endpoint": None, "baseline": "stable_diffusion_1"}
     defaults = StackSettings.model_validate({"models": {"stable_diffusion": model}}).model_dump()
-    for_the_local_cloud = {"layer", "functions", "endpoint_url"}
+    for_the_local_cloud = {"layer", "more_layers", "functions", "endpoint_url"}
     assert committed == {key: defaults[key] for key in defaults if key not in for_the_local_cloud}
     assert stages.load(ROOT / "settings" / "prod.json")
 

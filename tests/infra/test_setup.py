@@ -23,7 +23,7 @@ GROUPS: dict[str, list[Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text
 TOOLS = {"pytest", "pytest-xdist", "hypothesis", "schemathesis", "moto", "mypy", "ruff"}
 TOOLS |= {"boto3-stubs", "types-requests"}
 CLIENTS = {"aihorde", "horde-sdk", "stablehordeapi-py"}
-HEAVY = {"torch", "diffusers", "transformers", "scipy", "ncnn", "onnxruntime", "ministack"}
+HEAVY = {"torch", "diffusers", "transformers", "scipy", "ncnn", "ministack"}
 CUDA = re.compile(r"cuda-.*|nvidia-.*|triton")
 
 

@@ -8,6 +8,7 @@ import hashlib
 from functools import partial
 from typing import Any
 
+import recover
 from horde import images
 from horde.edge.auth import key_hash
 from horde.records import (
@@ -19,11 +20,13 @@ from horde.records import (
     User,
     delivered_key,
 )
+from horde.rules.raters import ENOUGH
+from horde.rules.ruleset import IN_FORCE
 from horde.rules.standing import MAX_DROPPED
 from horde.store import counts
 from horde.store.accounts import deleted
 from horde.store.settlements import POSTED_WITHIN_S
-from tests.support import proof
+from tests.support import proof, rating
 from tests.support.api_calls import ANONYMOUS, Reply
 from tests.support.crashes import HOOK, MINUTE_S, After, Facts, Flow, World, nothing_more
 from tests.support.images import png_base64, webp
@@ -424,6 +427,35 @@ def early() -> Flow:
     return Flow("share too early", before, act)
 
 
+def lost(world: World, **fields: Any) -> Facts:
+    """A delivered image's message is gone; it is the hour in which its file is looked at."""
+    facts = delivered(world, **SHARED, **fields)
+    world.date_files()
+    world.stream()
+    world._backend("sqs").queues[world._queue_of("share")[0].rpartition("/")[2]]._messages = []
+    world.clock.pass_seconds(recover.LOST_S)
+    while not _is_its_hour(world, facts):
+        world.clock.pass_seconds(3600)
+    return facts
+
+
+def _is_its_hour(world: World, facts: Facts) -> bool:
+    low, high = recover.slice_of(world.clock.now_ms() // 3_600_000)
+    return low < f"shared/{facts['job']}" < high
+
+
+def found_again() -> Flow:
+    """A lost copy is found, by a run that fails, is run again, and runs half a day later."""
+
+    def act(world: World, _facts: Facts) -> None:
+        for _ in range(2):
+            world.run_later("recover", {})
+            world.clock.pass_seconds(12 * 3600)
+        world.deliver("share")
+
+    return Flow("recover a lost copy", lost, act)
+
+
 # --- clients --------------------------------------------------------------------------------------
 
 
@@ -467,6 +499,44 @@ def rate(*, repeats: bool) -> Flow:
         return delivered(world, **SHARED, **TWO)
 
     return Flow(f"rate{'' if repeats else ', once'}", before, act, after, repeats=repeats)
+
+
+def rate_pool(*, repeats: bool) -> Flow:
+    """Give a released image its fifth rating, which is paid and compares all five."""
+
+    def before(world: World) -> Facts:
+        facts = delivered(world, **SHARED)
+        world.deliver("share")
+        image = facts["job"]
+        assert rating.offer(world, image)
+        for number in range(ENOUGH - 1):
+            _, key = world.register(f"rater{number}")
+            rating.given(world, key, image)
+            assert rating.rate(world, key, image, 8).status == 200
+        user, key = world.register("proven")
+        rating.prove(world, user)
+        rating.given(world, key, image)
+        return {"key": key, "image": image, "user": user}
+
+    def act(world: World, facts: Facts) -> None:
+        world.ask(lambda: rating.rate(world, facts["key"], facts["image"], 7, artifacts=1))
+
+    def after(world: World, facts: Facts) -> list[str]:
+        image, store = world.store.pool.get(facts["image"]), world.store.raters
+        counted = 0 if image is None else image.ratings - (ENOUGH - 1)
+        stored = int(store.rating(facts["image"], facts["user"]) is not None)
+        compared = {store.get(user).agreed for user in range(facts["user"] - 4, facts["user"] + 1)}
+        earned = (world.kudos(facts["user"]) - FLOOR) // IN_FORCE.per_pool_rating
+        served = last(world).status == 200
+        all_of = {counted, stored, earned, *compared}
+        return unless(
+            all_of == {1} if served or repeats else len(all_of) == 1,
+            f"{counted} counted, {stored} stored, {earned} paid, {compared} compared: "
+            f"answered {last(world)}",
+        )
+
+    name = f"rate an image of others{'' if repeats else ', once'}"
+    return Flow(name, before, act, after, repeats=repeats)
 
 
 def transfer(name: str, *, repeats: bool, with_key: bool, route: str = "transfer") -> Flow:
@@ -760,6 +830,7 @@ FLOWS = [
     queued("share what a stranger drew", by_a_stranger, "share"),
     swept("held images to release", trusted_now),
     queued("share a held image", to_be_released, "share"),
+    found_again(),
     submit("marked as CSAM", says={"state": "csam"}, **SHARED),
     queued("share nothing of what is marked as CSAM", marked_as_csam, "share"),
     early(),
@@ -786,6 +857,8 @@ FLOWS = [
     cancel("by a shared key", by_shared_key=True, repeats=True),
     rate(repeats=True),
     rate(repeats=False),
+    rate_pool(repeats=True),
+    rate_pool(repeats=False),
     transfer("with an Idempotency-Key", repeats=True, with_key=True),
     transfer("once", repeats=False, with_key=False),
     transfer("with an Idempotency-Key", repeats=True, with_key=True, route="shared key"),

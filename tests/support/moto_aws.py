@@ -61,13 +61,13 @@ def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:
     """Make one client for each service and environment, whatever is forgotten between tests."""
     made: dict[tuple[Any, ...], Any] = {}
 
-    def client(name: str, session: Any = None) -> Any:
+    def client(name: str, session: Any = None, region: str | None = None) -> Any:
         if session is not None:
-            return make(name, session)
+            return make(name, session, region)
         decides = sorted(each for each in os.environ.items() if each[0].startswith("AWS_"))
-        wanted = (name, *decides)
+        wanted = (name, region, *decides)
         if wanted not in made:
-            made[wanted] = make(name)
+            made[wanted] = make(name, None, region)
         return made[wanted]
 
     return client

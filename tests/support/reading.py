@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from moto.dynamodb.models import dynamodb_backends
@@ -70,6 +71,12 @@ class Reading(Deployment):
         kept = s3_backends[ACCOUNT]["aws"].buckets[self.bucket(part)].keys
         return {key: kept[key].value for key in sorted(kept)}
 
+    def date_files(self) -> None:
+        """Have the outputs bucket's files be written now, by this cloud's clock and not by ours."""
+        now = datetime.fromtimestamp(self.clock.now_ms() // 1000, UTC)
+        for file in s3_backends[ACCOUNT]["aws"].buckets[self.bucket("Outputs")].keys.values():
+            file.last_modified = now
+
     def laion(self) -> dict[str, bytes]:
         """Return every object of the data set."""
         return self.objects_of("Laion")
@@ -78,6 +85,8 @@ class Reading(Deployment):
         """Return the image and the row of every archive of the data set, or of another bucket."""
         found = {}
         for name, body in self.objects_of(part).items():
+            if part == "Laion" and not name.startswith("incoming/"):
+                continue
             folder, _, file = name.rpartition("/")
             image, row = opened(body)
             assert file == f"{row['id']}.tar"

@@ -19,8 +19,18 @@ PARTS = {
     "ConditionCheck": "ConditionCheckItem",
 }
 """The action that each part of a transaction needs."""
-SAME = {"Invoke": "InvokeFunction"}
-"""Calls whose right has another name."""
+SAME = {
+    "Invoke": ("InvokeFunction",),
+    "CopyObject": ("GetObject", "PutObject"),
+    "CreateMultipartUpload": ("PutObject",),
+    "UploadPart": ("PutObject",),
+    "CompleteMultipartUpload": ("PutObject",),
+    "AbortMultipartUpload": ("AbortMultipartUpload",),
+    "DeleteObjects": ("DeleteObject",),
+    "HeadObject": ("GetObject",),
+    "ListObjectsV2": ("ListBucket",),
+}
+"""Calls whose right has another name (AWS, service authorization reference)."""
 
 
 def needed(service: str, operation: str, params: dict[str, Any]) -> set[str]:
@@ -28,7 +38,7 @@ def needed(service: str, operation: str, params: dict[str, Any]) -> set[str]:
     if operation == "TransactWriteItems":
         verbs = {PARTS[verb] for part in params["TransactItems"] for verb in part}
         return {f"{service}:{verb}" for verb in verbs}
-    return {f"{service}:{SAME.get(operation, operation)}"}
+    return {f"{service}:{verb}" for verb in SAME.get(operation, (operation,))}
 
 
 _roles: list[tuple[set[str], set[str]]] = []

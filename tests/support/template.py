@@ -26,6 +26,7 @@ def synthesize(stage: str = "prod", **settings: Any) -> dict[str, Any]:
                 "SDXL 1.0": {"endpoint": "ep2", "baseline": "stable_diffusion_xl"},
             },
             "layer": "tests/support",
+            "more_layers": False,
             "functions": "tests/support",
             "rate_limits": False,
             **settings,

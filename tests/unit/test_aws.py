@@ -23,25 +23,6 @@ def test_importing_a_function_needs_no_environment_and_makes_no_client() -> None
     assert {module.__name__ for module in (generate, sweep, worker)}
 
 
-def test_a_foreign_bucket_is_written_with_a_role_that_renews_itself(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from moto import mock_aws
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    aws.clear_cache()
-    with mock_aws():
-        client = aws.s3_with_role("arn:aws:iam::999999999999:role/horde-writer")
-        client.create_bucket(Bucket="laion-art")
-        client.put_object(Bucket="laion-art", Key="a", Body=b"x")
-        assert client.get_object(Bucket="laion-art", Key="a")["Body"].read() == b"x"
-        credentials = client.botocore._request_signer._credentials  # type: ignore[attr-defined]
-        assert credentials.method == "assume-role"
-    aws.clear_cache()
-
-
 @pytest.mark.parametrize(
     ("images", "sizes"), [(1, [1]), (4, [4]), (5, [4, 1]), (10, [4, 4, 2]), (20, [4] * 5)]
 )

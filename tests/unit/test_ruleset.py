@@ -38,6 +38,7 @@ FIRST = {
     "per_artifacts": 5,
     "best_alone": 15,
     "best_with_low_rating": 15,
+    "per_pool_rating": 5,
     "ratings_return_tax": True,
     "max_steps": 40,
     "max_steps_lcm": 10,

@@ -1,6 +1,8 @@
 """What reaches the data set: the decision, every case of it, and the row of a shared image."""
 
+import datetime as dt
 import json
+import re
 from dataclasses import fields, replace
 from itertools import product
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 
 from horde.records import Generation, Request, State
-from horde.rules.sharing import DrawnBy, Reason, decide, row
+from horde.rules.sharing import DrawnBy, Reason, Weights, backend, decide, row
 from tests.support.records import IMAGE, PAYLOAD, REQUEST
 
 CASES = list(product([False, True], repeat=3))
@@ -48,7 +50,13 @@ COLUMNS: dict[str, type] = {
     "width": int,
     "height": int,
     "model": str,
-    "drawn_by": DrawnBy,
+    "model_sha256": str,
+    "model_license": str,
+    "backend": str,
+    "backend_version": str,
+    "post_processing": str,
+    "drawn_by": str,
+    "user_hash": str,
     "user_type": str,
     "consent": str,
     "terms_version": str,
@@ -66,12 +74,14 @@ SHARED = replace(REQUEST, payload=DRAWN_FROM, shared=True, share_reason=Reason.R
 DRAWN = replace(IMAGE, state=State.OK, drawn_seed=7, settled_at=1_795_000_000_000)
 FILE: dict[str, Any] = {
     "drawn": DrawnBy.ENDPOINT,
+    "agent": "AI Horde Worker reGen:9.0.1:https://example.org/somebody",
+    "weights": Weights("a" * 64, "CreativeML OpenRAIL-M"),
     "sha256": "0" * 64,
     "size": 4711,
     "secret": b"of the tests",
 }
 PERSONAL = {
-    Request: {"user_id", "webhook", "source_key", "mask_key", "sharedkey_id"},
+    Request: {"webhook", "source_key", "mask_key", "sharedkey_id"},
     Generation: {"user_id", "worker_id", "worker_name", "worker_user", "workers"},
 }
 """What leads to a person: clients by their account, key, address and files, workers by theirs."""
@@ -119,6 +129,37 @@ def test_nothing_in_a_row_leads_to_a_person() -> None:
     assert found == row(SHARED, DRAWN, **FILE)
 
 
+def test_an_account_is_a_keyed_hash_of_its_own_each_year_and_nobody_has_none() -> None:
+    def hashed(year: int, **changes: Any) -> str:
+        settled_at = int(dt.datetime(year, 6, 1, tzinfo=dt.UTC).timestamp() * 1000)
+        image = replace(DRAWN, settled_at=settled_at)
+        return str(row(replace(SHARED, **changes), image, **FILE)["user_hash"])
+
+    assert re.fullmatch("[0-9a-f]{32}", hashed(2026, user_id=7))
+    assert hashed(2026, user_id=7) == hashed(2026, user_id=7, id="another")
+    assert len({hashed(2026, user_id=7), hashed(2027, user_id=7), hashed(2026, user_id=8)}) == 3
+    assert hashed(2026, user_id=0) == ""
+
+
+@pytest.mark.parametrize(
+    ("agent", "told"),
+    [
+        (
+            "AI Horde Worker reGen:9.0.1:https://example.org/jane",
+            ("AI Horde Worker reGen", "9.0.1"),
+        ),
+        ("AI Horde Worker:jane:x", ("AI Horde Worker", "")),
+        ("Jane Q. Example's worker:1:x", ("other", "")),
+        ("", ("other", "")),
+        ("AI Horde Worker", ("AI Horde Worker", "")),
+    ],
+)
+def test_of_a_workers_software_only_what_names_nobody_is_told(
+    agent: str, told: tuple[str, str]
+) -> None:
+    assert backend(agent) == told
+
+
 @pytest.mark.parametrize(
     ("drawn", "told"),
     [(7, 7), (2**63 - 1, 2**63 - 1), (2**63, -(2**63)), (2**64 - 1, -1), (-(2**63), -(2**63))],
@@ -129,7 +170,7 @@ def test_a_rows_seed_is_a_signed_number_of_64_bits(drawn: int, told: int) -> Non
 
 # What a row says comes from these attributes alone. One that is new must be thought about: it goes
 # into the row and COLUMNS, or into PERSONAL, or it is of no use to the data set and is listed here.
-FROM_REQUEST = {"id", "created_at", "payload", "share_reason", "nsfw"}
+FROM_REQUEST = {"id", "user_id", "created_at", "payload", "share_reason", "nsfw"}
 FROM_IMAGE = {"id", "index", "seed", "drawn_seed", "model", "settled_at"}
 
 

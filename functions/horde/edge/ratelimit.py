@@ -86,6 +86,8 @@ GENERATE = (
 CHECK = (Limit(10, 1, By.PATH),)
 STATUS = (Limit(10, 60, By.PATH, trusted=120),)
 RATING = (Limit(5, 60, By.PATH, trusted=60),)
+POOL_RATING = (Limit(60, 60, By.IP, trusted=600),)
+"""POST v1/rating: the bounds of an account are held by its transaction (``rules.raters``)."""
 REGISTER = (Limit(10, 60, By.IP, exact=True, trusted=600),)
 """Registration is free, and a new account's kudos cannot be spent upfront."""
 TRANSFER = (Limit(1, 1, By.KEY, exact=True), Limit(90, 3600, By.KEY, exact=True))

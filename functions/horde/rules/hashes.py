@@ -18,8 +18,12 @@ class Purpose(StrEnum):
 
     REQUEST = "request"
     """The images of one request in the data set."""
+    AUTHOR = "author"
+    """The images of one account in the data set, within a year."""
     ADDRESS = "address"
     """Requests that are counted together against a rate limit."""
+    RATER = "rater"
+    """Who rated an image of the data set, in one year."""
     PART = "part"
     """The part of the anonymous account that an address belongs to."""
 

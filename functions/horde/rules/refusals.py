@@ -91,6 +91,48 @@ class DeletedUser(HordeError):
         super().__init__("This account has been deleted.")
 
 
+class NothingToRate(HordeError):
+    """There is no image that the caller may rate."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "NothingToRate"
+
+    def __init__(self) -> None:
+        super().__init__("There is no image for you to rate right now. Please come back later.")
+
+
+class UnknownDataset(HordeError):
+    """There is no such data set."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "UnknownDataset"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such data set. GET /api/v1/datasets lists them.")
+
+
+class ImageNotFound(HordeError):
+    """There is no such image among those that are rated."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "ImageNotFound"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such image among those that can be rated.")
+
+
+class RatingRefused(HordeError):
+    """The rating is not taken; ``rc`` says why."""
+
+    rc = "RatingRefused"
+
+
+class NotRatedYet(HordeError):
+    """An image's ratings are shown to moderators, and to who has rated it."""
+
+    status, rc = HTTPStatus.FORBIDDEN, "NotRatedYet"
+
+    def __init__(self) -> None:
+        super().__init__("You see the ratings of an image after you have rated it yourself.")
+
+
 class NotModerator(HordeError):
     """Only moderators may do this."""
 

@@ -60,6 +60,8 @@ class Ruleset:
     """For choosing the best image without rating any."""
     best_with_low_rating: int
     """Added for a single low rating that also names the best image."""
+    per_pool_rating: int
+    """For rating an image of others, by /v1/rating."""
     ratings_return_tax: bool
     """Whether ratings may earn back the tax, too, but for one kudo of the whole cost."""
 
@@ -115,6 +117,7 @@ FIRST = Ruleset(
     per_artifacts=5,
     best_alone=15,
     best_with_low_rating=15,
+    per_pool_rating=5,
     ratings_return_tax=True,
     max_steps=40,
     max_steps_lcm=10,

@@ -4,11 +4,13 @@ Anonymous text-to-image is always shared. An account's is shared if the request 
 from a source image are never shared.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from horde.records import Generation, Request, Shared, State, User
+from horde.rules.columns import AT_INTAKE, checked
 from horde.rules.dates import DAY_S, day
 from horde.rules.hashes import Purpose, keyed
 
@@ -92,6 +94,17 @@ def shareable(request: Request, state: State) -> bool:
     return request.shared and state is State.OK
 
 
+class Removal(StrEnum):
+    """For whom an image was taken out of the data set, as its tombstone says."""
+
+    OWNER = "owner"
+    ACCOUNT = "account"
+    """Its author's account was deleted."""
+    OPERATOR = "operator"
+    SAFETY = "safety"
+    """It was marked as CSAM, or looked at and destroyed."""
+
+
 class DrawnBy(StrEnum):
     """Who drew a shared image, as its row says."""
 
@@ -136,6 +149,8 @@ class Context:
     """Who owns the worker that drew it."""
     shared: Shared | None
     """Its record in the data set."""
+    agent: str = ""
+    """What drew it, as its worker says: ``name:version:url``."""
 
 
 def forbidden(context: Context) -> bool:
@@ -182,27 +197,59 @@ def created_on(request: Request, generation: Generation) -> str:
     return day(generation.settled_at or request.created_at)
 
 
+class Weights(NamedTuple):
+    """What the operator says of a model's weights; empty is unknown."""
+
+    sha256: str = ""
+    license: str = ""
+
+
+BACKENDS = frozenset(
+    {
+        "Horde Commons gpu_worker",
+        "AI Horde Worker",
+        "AI Horde Worker reGen",
+        "SD-WebUI Stable Horde Worker Bridge",
+    }
+)
+"""Names of workers that are told. Any other text could name a person."""
+VERSION = re.compile(r"v?\d{1,4}(\.\d{1,4}){0,3}")
+
+
+def backend(agent: str) -> tuple[str, str]:
+    """Return the name and version of the software that drew an image, as its worker says it."""
+    name, version, *_ = [*agent.split(":"), ""]
+    if name not in BACKENDS:
+        return "other", ""
+    return name, version if VERSION.fullmatch(version) else ""
+
+
 def row(
     request: Request,
     generation: Generation,
     *,
     drawn: DrawnBy,
+    agent: str,
+    weights: Weights,
     sha256: str,
     size: int,
     secret: bytes,
 ) -> dict[str, Any]:
-    """Return a shared image's metadata (laion-dataset.md 2.4): flat, no null, no empty list.
+    """Return what is known of a shared image at its delivery (``columns.AT_INTAKE``).
 
     Nothing in it identifies a person: no user, key, address, client or worker. A request's id lets
     anybody cancel and rate it, so ``set`` is its hash under ``secret``: images of one request have
-    the same. The time of delivery beside the public statistics names authors, so only its day is
-    told. ``sha256`` and ``size`` (bytes) are the image file's.
+    the same. So is ``user_hash`` of an account, with a new one each year. The time of delivery
+    beside the public statistics names authors, so only its day is told. ``sha256`` and ``size``
+    (bytes) are the image file's. Raises columns.RowError.
     """
     payload = request.payload
     prompt, _, negative = payload["prompt"].partition("###")
     seed = generation.drawn_seed if generation.drawn_seed is not None else generation.seed
     anonymous_default = request.share_reason == Reason.ANONYMOUS
-    return {
+    name, version = backend(agent)
+    author = f"{created_on(request, generation)[:4]} {request.user_id}"
+    found = {
         "id": generation.id,
         "set": keyed(secret, Purpose.REQUEST, request.id),
         "batch_index": generation.index,
@@ -220,7 +267,13 @@ def row(
         "width": payload["width"],
         "height": payload["height"],
         "model": generation.model,
+        "model_sha256": weights.sha256,
+        "model_license": weights.license,
+        "backend": name,
+        "backend_version": version,
+        "post_processing": ", ".join(payload.get("post_processing") or ()),
         "drawn_by": drawn,
+        "user_hash": "" if request.anonymous else keyed(secret, Purpose.AUTHOR, author),
         "user_type": "anon" if request.anonymous else "pseudonymous",
         "consent": "anonymous-default" if anonymous_default else "request-flag",
         "terms_version": TERMS_VERSION,
@@ -232,6 +285,7 @@ def row(
         "format": "webp",
         "file_name": f"{generation.id}.webp",
     }
+    return checked(found, AT_INTAKE)
 
 
 def _int64(seed: int) -> int:

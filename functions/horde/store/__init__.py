@@ -34,8 +34,15 @@ Items (``pk`` / ``sk``):
 ``HELD#<id>``         ``HELD``                 an image that is held back from the data set
 ``HOLDER#<id>``       ``HOLDER``               an account whose workers drew held images
 ``CSAM#<id>``         ``CSAM``                 an image that a worker marked as CSAM
+``RELEASE#state``     ``RELEASE``              which run makes which release of the data set
+``KEPT#<id>``         ``KEPT``                 an image that screening kept back from a release
+``REMOVED#<id>``      ``REMOVED``              a withdrawn image, and the release without it
 ``WEBHOOK#<id>``      ``WEBHOOK``              an image whose webhook must be called (outbox)
-``RATING#<id>``       ``RATING``               the rating of a shared image
+``RATING#<id>``       ``RATING``               its owner's rating of a shared image
+``RATING#<id>``       ``RATER#<user>``         an account's rating of a released image
+``POOL#<id>``         ``POOL#<model>``         a released image that accounts may rate, and the
+                                               counts of its ratings (``store.pool``)
+``RATER#<user>``      ``RATER``                what an account has rated, and how well
 ``SHAREDKEY#<id>``    ``SHAREDKEY``            a key that lets others spend an account's kudos
 ``RATELIMIT#...``     ``RATELIMIT``            the count of one caller's requests to one route
 ``IDEMPOTENCY#...``   ``IDEMPOTENCY``          an ``Idempotency-Key`` and the body it was used with
@@ -50,7 +57,7 @@ The indexes are sparse (``store.items``). ``waiting`` holds waiting images by qu
 priority last, and the registry's items. ``due`` holds leases, waiting images and requests by the
 time they expire, rewards until they are posted, and deleted accounts until their requests have
 ended. ``listed`` holds an account's API keys and held images, all users by kudos, and workers by
-the time they were last seen.
+the time they were last seen; also the images that need ratings, and ratings by who gave them.
 """
 
 from functools import cache
@@ -68,10 +75,13 @@ from horde.store.held import HeldImages
 from horde.store.listings import Listings
 from horde.store.payouts import Payouts
 from horde.store.places import Places
+from horde.store.pool import Pool
 from horde.store.pops import Pops
 from horde.store.queue import Queue
 from horde.store.ratelimits import RateLimits
+from horde.store.raters import Raters
 from horde.store.registry import Registry
+from horde.store.releases import Releases
 from horde.store.requests import Requests
 from horde.store.rewards import Rewards
 from horde.store.sharedkeys import SharedKeys
@@ -110,7 +120,10 @@ class Store:
         self.sharing = Sharing(self.table)
         self.held = HeldImages(self.table)
         self.csam = CsamMarks(self.table)
+        self.releases = Releases(self.table)
         self.rewards = Rewards(self.table)
+        self.pool = Pool(self.table)
+        self.raters = Raters(self.table)
         self.ratelimits = RateLimits(self.table)
 
 

@@ -55,6 +55,13 @@ class AuditStore:
         """Read items by their keys, in no order; missing items are left out."""
         return self._table.batch(key_of(row) for row in dict.fromkeys(keys))
 
+    def partitions(self, names: Iterable[str]) -> list[Item]:
+        """Read all items of partitions."""
+        pages = (
+            self._table.pages(f"{PK} = :pk", {"pk": name}, ConsistentRead=True) for name in names
+        )
+        return [item for found in pages for page in found for item in page]
+
     def account_since(self, user_id: int, since_ms: int) -> list[Item]:
         """Read an account's ledger entries since a time (ms), and then the account itself."""
         pages = self._table.pages(

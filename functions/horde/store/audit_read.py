@@ -8,7 +8,15 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from horde.records import Generation, Request, SharedKey, User
+from horde.records import (
+    Generation,
+    GivenRating,
+    PoolImage,
+    Rater,
+    Request,
+    SharedKey,
+    User,
+)
 from horde.rules import kudos
 from horde.store.audit_rows import (
     AccountRow,
@@ -20,7 +28,10 @@ from horde.store.audit_rows import (
     ImageRow,
     IndexKeys,
     PartRow,
+    PoolRow,
     PublishedRow,
+    RaterRow,
+    RatingRow,
     RequestRow,
     SharedKeyRow,
     kind_of,
@@ -31,7 +42,7 @@ from horde.store.items import DUE, LISTED, TTL, WAITING, Item, Kind, Row, from_i
 from horde.store.settlements import POSTED, settlement_of
 
 
-def read(item: Item) -> AuditRow | None:  # noqa: C901, PLR0911 - a flat table of kinds
+def read(item: Item) -> AuditRow | None:  # noqa: C901, PLR0911, PLR0912 - a flat table of kinds
     """Return an item as a typed row, or None if the audit does not check its kind.
 
     Raises KeyError, ValueError, TypeError or AttributeError for an item that this system did not
@@ -61,10 +72,25 @@ def read(item: Item) -> AuditRow | None:  # noqa: C901, PLR0911 - a flat table o
                 user_id=int(item["user_id"]["N"]),
                 object_key=item["object_key"]["S"],
                 withdrawn="withdrawn_at" in item,
+                withdrawn_at=int(item["withdrawn_at"]["N"]) if "withdrawn_at" in item else None,
+                kept_back=item.get("kept_back", {}).get("S"),
                 size=_number(item, "size"),
             )
         case Kind.HELD:
             return HeldBackRow(name)
+        case Kind.POOL:
+            image = from_item(PoolImage, item)
+            _check_id(image.id, name)
+            _check_uuid(name)
+            return PoolRow(image, _text(item, LISTED.partition), _number(item, LISTED.sort))
+        case Kind.RATER if row.pk.startswith(f"{Kind.RATING}#"):
+            given = from_item(GivenRating, item)
+            _check_id(f"{given.image_id} {given.user_id}", f"{name} {row.sk.partition('#')[2]}")
+            return RatingRow(given)
+        case Kind.RATER:
+            rater = from_item(Rater, item)
+            _check_id(str(rater.user_id), name)
+            return RaterRow(rater)
         case Kind.COUNTED:
             return CountedRow(name)
         case Kind.STATS if row.pk.startswith(f"{Kind.WORKER}#"):

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
-from horde.records import OLD_ENDING, Generation, Request, Settlement, SharedKey, User
+from horde.records import (
+    OLD_ENDING,
+    Generation,
+    GivenRating,
+    PoolImage,
+    Rater,
+    Request,
+    Settlement,
+    SharedKey,
+    User,
+)
 from horde.store.items import TTL, Row
 
 
@@ -117,6 +127,9 @@ class PublishedRow:
     withdrawn: bool
     size: int | None = None
     """The object's, in bytes; None if image and row are two objects."""
+    withdrawn_at: int | None = None
+    """In ms since the epoch."""
+    kept_back: str | None = None
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -131,6 +144,29 @@ class HeldBackRow:
     """An image that is held back from the data set."""
 
     generation_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    """A released image that accounts may rate, and its place in a list."""
+
+    image: PoolImage
+    listed: str | None
+    listed_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RatingRow:
+    """A rating of a released image by an account that does not own it."""
+
+    given: GivenRating
+
+
+@dataclass(frozen=True, slots=True)
+class RaterRow:
+    """What an account has rated."""
+
+    rater: Rater
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +187,9 @@ AuditRow = (
     | PublishedRow
     | HeldBackRow
     | CountedRow
+    | PoolRow
+    | RatingRow
+    | RaterRow
 )
 
 

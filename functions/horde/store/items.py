@@ -70,6 +70,9 @@ class Kind(StrEnum):
     HELD = "HELD"
     HOLDER = "HOLDER"
     CSAM = "CSAM"
+    RELEASE = "RELEASE"
+    KEPT = "KEPT"
+    REMOVED = "REMOVED"
     WEBHOOK = "WEBHOOK"
     RATING = "RATING"
     SHAREDKEY = "SHAREDKEY"
@@ -80,6 +83,8 @@ class Kind(StrEnum):
     QUEUES = "QUEUES"
     PLACES = "PLACES"
     COPY = "COPY"
+    POOL = "POOL"
+    RATER = "RATER"
 
 
 class Row(NamedTuple):
@@ -157,8 +162,21 @@ def held_list(worker_user: int) -> str:
     return f"HELD#{worker_user}"
 
 
+def ratings_list(user_id: int) -> str:
+    """Return the list of the ratings that an account gave, oldest first."""
+    return f"RATINGS#{user_id}"
+
+
+POOL_LIST = "POOL"
+"""The list of the images that need ratings, those with the fewest first."""
+RATERS = "RATERS"
+"""The list of the accounts that have rated, by the time of their last rating in ms."""
 HOLDERS = "HOLDERS"
 """The list of the accounts whose workers drew held images."""
+KEPT_BACK = "KEPT"
+"""The list of the images that screening kept back."""
+TOMBSTONES = "REMOVED"
+"""The list of the withdrawals that no release has heeded yet."""
 CSAM_MARKS = "CSAM"
 """The list of the images that workers marked as CSAM."""
 

@@ -23,6 +23,7 @@ from horde.store.items import (
     Item,
     Kind,
     encode,
+    encode_all,
     from_item,
     key,
     to_item,
@@ -193,6 +194,17 @@ class Requests:
             generation = key(Kind.GENERATION, generation_id)
             self._table.try_update(generation, f"SET {TTL} = :gone", EXISTS, gone)
         self._update(request.id, f"SET {TTL} = :gone REMOVE {DUE.attributes}", NOT_CLOSED, gone)
+
+    def keep(self, image: Generation, until: int) -> None:
+        """Keep a closed request and one of its images until a time (seconds); never shorten it.
+
+        Of a request that is still open, nothing is written: it gets its end when it is closed.
+        """
+        goes_before, at = f"{TTL} < :until", encode_all({"until": until})
+        self._table.try_update(
+            key(Kind.GENERATION, image.id), f"SET {TTL} = :until", goes_before, at
+        )
+        self._update(image.request_id, f"SET {TTL} = :until", goes_before, at)
 
     def _update(
         self, request_id: str, expression: str, condition: str, values: Item

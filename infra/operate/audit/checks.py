@@ -13,6 +13,7 @@ from infra.operate.audit.entry_checks import entries, readable, reasons, transfe
 from infra.operate.audit.findings import Finding, Findings, View
 from infra.operate.audit.image_checks import images
 from infra.operate.audit.limit_checks import held, open_images
+from infra.operate.audit.rating_checks import pool_rewards, pooled
 from infra.operate.audit.request_checks import requests
 from infra.operate.audit.sharing_checks import awards, published, shared, sharedkeys
 from infra.operate.audit.stored_checks import stored
@@ -31,6 +32,8 @@ CHECKS: tuple[Check, ...] = (
     shared,
     stored,
     awards,
+    pooled,
+    pool_rewards,
     sharedkeys,
     open_images,
     held,

@@ -2,6 +2,7 @@
 
 from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
+from horde.store.raters import RATED
 from infra.operate.audit.findings import (
     TRANSFERS,
     Finding,
@@ -120,7 +121,7 @@ def reasons(view: View) -> Findings:
     for entry in view.books.entries.values():
         reference, there = entry.reference, True
         if entry.kind == Kind.ACCEPT or (
-            entry.kind == Kind.AWARD and not reference.startswith(AWARDED_BY)
+            entry.kind == Kind.AWARD and not reference.startswith((AWARDED_BY, RATED))
         ):
             there, name = reference in books.requests, request_key(reference)
         elif entry.kind in {Kind.REFUND, Kind.REWARD}:

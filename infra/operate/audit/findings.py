@@ -61,6 +61,11 @@ class Rule(StrEnum):
     )
     STORED = "the bucket has the files of every image in the data set, and no others"
     RATED = "a rating's award goes to the request's owner, within the rules and its price"
+    POOLED = "an image's counts are the sums of its ratings, and it has no more than it needs"
+    POOL_PAID = (
+        "a reward for a rating of an image of others is posted once, to who gave it, at the "
+        "ruleset's amount"
+    )
     BUDGET = "a shared key has spent what its requests paid, and has left what else it was granted"
     KEY_OWNER = "a shared key is listed in its owner's account"
     OPEN_IMAGES = "an account lists its open images"

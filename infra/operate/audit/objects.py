@@ -1,10 +1,15 @@
 """The data set's bucket, as the audit reads it. Nothing here writes."""
 
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from botocore.exceptions import ClientError
+
+from horde.release.names import MANIFEST, Manifest
 
 PREFIX = "incoming/"
 """Where ``share`` puts images and their metadata; the rest of the bucket is not ours."""
@@ -19,6 +24,16 @@ class StoredObject:
     modified_at: int
     sha256: str = ""
     """From the object's own metadata; empty if it has none, or if they were not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What the release in a bucket says that it has."""
+
+    parts: dict[str, list[str]] = field(default_factory=dict)
+    """The paths of the shards that have an image, by its id."""
+    broken: list[str] = field(default_factory=list)
+    """What the manifest names and the bucket does not have so."""
 
 
 class Bucket:
@@ -48,3 +63,36 @@ class Bucket:
         modified_at = int(head["LastModified"].timestamp())
         sha256 = head["Metadata"].get("sha256", "")
         return StoredObject(key, head["ContentLength"], modified_at, sha256)
+
+    def released(self) -> Released:
+        """Read which images are in which shards of the release, by the tables of its parts."""
+        from horde.release import tables  # noqa: PLC0415 - DuckDB, which most commands do not need
+
+        manifest = Manifest.load(self._bytes(MANIFEST))
+        parts: dict[str, list[str]] = defaultdict(list)
+        broken = [
+            one.path for one in manifest.files if self._length(one.at or one.path) != one.bytes
+        ]
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "part.parquet"
+            for part in manifest.parts():
+                body = self._bytes(part.table)
+                if body is None:
+                    continue
+                path.write_bytes(body)
+                for one in tables.ids(path):
+                    parts[one].append(part.shard)
+        return Released(dict(parts), broken)
+
+    def _bytes(self, key: str) -> bytes | None:
+        try:
+            body: bytes = self._client.get_object(Bucket=self._name, Key=key)["Body"].read()
+        except ClientError as error:
+            if error.response["Error"]["Code"] in {"404", "NoSuchKey"}:
+                return None
+            raise
+        return body
+
+    def _length(self, key: str) -> int | None:
+        one = self.read(key)
+        return None if one is None else one.size

@@ -38,7 +38,7 @@ from infra.operate.audit.findings import (
     generation_key,
     part_key,
 )
-from infra.operate.audit.objects import Bucket, StoredObject
+from infra.operate.audit.objects import PREFIX, Bucket, StoredObject
 
 SEGMENTS = 4
 PAUSES_S = (0.2, 1.0, 3.0)
@@ -47,6 +47,9 @@ TAIL_MS = 10 * 60 * 1000
 """Age, in ms, from which entries were in the table before the audit began."""
 QUIET_TRIES = 5
 """Tries to read an account and its ledger without a write in between."""
+
+WHOLE = {items.Kind.POOL, items.Kind.RATING}
+"""The kinds whose partitions are read again as a whole."""
 
 Progress = Callable[[int], object]
 """Called with the number of items, or files, just read."""
@@ -162,6 +165,7 @@ def list_bucket(bucket: Bucket, books: Books, parallel: int, listed: Progress) -
     with ThreadPoolExecutor(parallel) as pool:
         objects |= {one.key: one for one in pool.map(bucket.read, keys) if one is not None}
     books.objects = objects
+    books.released = bucket.released()
 
 
 def read_again(
@@ -189,18 +193,16 @@ def read_again(
         pk for pk, (kind, name) in names.items() if kind == items.Kind.USER and name.isdecimal()
     }
     files = {pk: name for pk, (kind, name) in names.items() if kind == OBJECT}
+    whole = {pk for pk, (kind, _) in names.items() if kind in WHOLE}
     rows = [
         Row(partition(items.Kind.WORKER, name), items.Kind.STATS) if kind == HELD else Row(pk, kind)
         for pk, (kind, name) in names.items()
-        if pk not in users | files.keys()
+        if pk not in users | files.keys() | whole
     ]
     books.refresh(rows, store.rows(rows))
-    if bucket is not None and books.objects is not None:
-        for key in files.values():
-            books.objects.pop(key, None)
-            file = bucket.read(key)
-            if file is not None:
-                books.objects[key] = file
+    books.refresh(books.rows_of(whole), store.partitions(sorted(whole)))
+    if bucket is not None and books.objects is not None and files:
+        _list_again(bucket, books, books.objects, files.values())
     start = ledger_from(since)
     ledgers = [*books.entries, *books.unreadable]
     for row in [row for row in ledgers if row.pk in users and row.sk >= start]:
@@ -210,6 +212,17 @@ def read_again(
     parts = (name_of(row) for row in rows if kind_of(row) == items.Kind.ANONYMOUS)
     for name in filter(str.isdecimal, parts):
         _read_part(store, books, int(name))
+
+
+def _list_again(
+    bucket: Bucket, books: Books, objects: dict[str, StoredObject], keys: Iterable[str]
+) -> None:
+    for key in keys:
+        objects.pop(key, None)
+        file = bucket.read(key) if key.startswith(PREFIX) else None
+        if file is not None:
+            objects[key] = file
+    books.released = bucket.released()
 
 
 def _read_account(store: AuditStore, books: Books, user_id: int, since: int) -> None:

@@ -1,0 +1,131 @@
+"""Tables of a release as parquet files, by DuckDB, within the temporary folder."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from horde.rules.columns import COLUMNS, Column
+
+KIND = "application/vnd.apache.parquet"
+"""The content type of a table."""
+MEMORY = "256MB"
+BATCH = 10_000
+REMOVED = {"id": "VARCHAR", "removed_on": "VARCHAR", "reason": "VARCHAR"}
+"""The columns of tombstones."""
+
+
+def _database(folder: Path) -> duckdb.DuckDBPyConnection:
+    """Return a database without a file of its own, that loads no extension."""
+    options: dict[str, Any] = {
+        "memory_limit": MEMORY,
+        "threads": 2,
+        "temp_directory": str(folder),
+        "home_directory": str(folder),
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "preserve_insertion_order": True,
+    }
+    return duckdb.connect(config=options)
+
+
+def _types(columns: Sequence[Column]) -> str:
+    pairs = ", ".join(f"'{one.name}': '{one.type}'" for one in columns)
+    return f"{{{pairs}}}"
+
+
+def _quoted(path: Path | str) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def from_lines(lines: Path, table: Path, columns: Sequence[Column] = COLUMNS) -> None:
+    """Write a parquet file of rows that are lines of JSON."""
+    names = ", ".join(f'"{one.name}"' for one in columns)
+    source = f"read_json({_quoted(lines)}, format='newline_delimited', columns={_types(columns)})"
+    with _database(table.parent) as database:
+        _copy(database, f"SELECT {names} FROM {source}", table)  # noqa: S608 - own names
+
+
+def combined(tables: Sequence[Path], table: Path) -> None:
+    """Write one parquet file of the rows of several, in their order."""
+    names = ", ".join(f'"{one.name}"' for one in COLUMNS)
+    source = f"read_parquet([{', '.join(map(_quoted, tables))}], hive_partitioning=false)"
+    with _database(table.parent) as database:
+        if tables:
+            _copy(database, f"SELECT {names} FROM {source}", table)  # noqa: S608
+        else:
+            empty = ", ".join(f'CAST(NULL AS {one.type}) AS "{one.name}"' for one in COLUMNS)
+            _copy(database, f"SELECT {empty} WHERE false", table)
+
+
+def removed(rows: Iterable[Mapping[str, str]], table: Path) -> None:
+    """Write a table of tombstones."""
+    lines = table.with_suffix(".jsonl")
+    lines.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows))
+    typed(lines, table, REMOVED)
+
+
+def typed(lines: Path, table: Path, columns: Mapping[str, str]) -> None:
+    """Write a parquet file of lines of JSON, with DuckDB's types of its columns by their names."""
+    types = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
+    source = f"read_json({_quoted(lines)}, format='newline_delimited', columns={{{types}}})"
+    with _database(table.parent) as database:
+        _copy(database, f"SELECT {', '.join(columns)} FROM {source}", table)  # noqa: S608
+
+
+def _copy(database: duckdb.DuckDBPyConnection, query: str, table: Path) -> None:
+    options = "FORMAT parquet, COMPRESSION zstd"
+    database.execute(f"COPY ({query}) TO {_quoted(table)} ({options})")
+
+
+def ids(table: Path) -> list[str]:
+    """Return the ids of a table's images."""
+    with _database(table.parent) as database:
+        source = f"read_parquet({_quoted(table)}, hive_partitioning=false)"
+        found = database.execute(f"SELECT id FROM {source}").fetchall()  # noqa: S608
+    return [str(row[0]) for row in found]
+
+
+def rows(table: Path, query: str = "true", limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield rows of a table; ``query`` is a condition of this code's own, never a user's."""
+    with _database(table.parent) as database:
+        source = f"read_parquet({_quoted(table)}, hive_partitioning=false)"
+        end = "" if limit is None else f" LIMIT {limit}"
+        cursor = database.execute(f"SELECT * FROM {source} WHERE {query}{end}")  # noqa: S608
+        names = [one[0] for one in cursor.description or ()]
+        while some := cursor.fetchmany(BATCH):
+            for row in some:
+                yield dict(zip(names, row, strict=True))
+
+
+def statistics(table: Path) -> dict[str, Any]:
+    """Return what the card says of all rows: counts by day, model, consent and size."""
+    with _database(table.parent) as database:
+        source = f"read_parquet({_quoted(table)}, hive_partitioning=false)"
+
+        def counts(what: str, order: str, most: int) -> list[tuple[str, int]]:
+            query = (
+                f"SELECT {what} AS name, count(*) AS images FROM {source} "  # noqa: S608
+                f"GROUP BY name ORDER BY {order}, name LIMIT {most}"
+            )
+            return [(str(name), int(images)) for name, images in database.execute(query).fetchall()]
+
+        one = database.execute(
+            f"SELECT count(*), min(created_on), max(created_on), median(length(prompt)), "  # noqa: S608
+            f"median(nsfw_score), sum(bytes) FROM {source}"
+        ).fetchone()
+        images, first, last, prompt, score, size = one or (0, None, None, None, None, None)
+        return {
+            "images": int(images),
+            "first": first,
+            "last": last,
+            "prompt_length": prompt,
+            "nsfw_score": score,
+            "bytes": int(size or 0),
+            "models": counts("model", "images DESC", 20),
+            "consent": counts("consent", "images DESC", 5),
+            "sizes": counts("width || ' x ' || height", "images DESC", 10),
+            "drawn_by": counts("drawn_by", "images DESC", 5),
+        }

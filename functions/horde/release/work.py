@@ -1,0 +1,118 @@
+"""The bench of a release: what its steps hand to each other, in a private bucket.
+
+    <release>/plan.json             which parts there will be; written last of the plan
+    <release>/batches/<batch>.json  images to screen
+    <release>/screened/<batch>.json what screening said of them
+    <release>/parts/<part>.json     the batches of a part
+    <release>/packed/<part>.json    the files of a part that is written
+    <release>/rewrites/<part>.json  a part to write anew, without some images
+    <release>/rewritten/<part>.json the files of a part that was
+
+Each step writes its result as one object and does nothing if it is there, so any step may be tried
+again, and a run that died is taken over. All of it expires after some days.
+"""
+
+import json
+from typing import Any
+
+from horde import aws, images, laion
+
+HASHES = "lists/hashes.txt"
+"""The operator's list of hashes, beside all releases."""
+PLAN = "plan.json"
+KEPT = "kept/"
+
+
+class Settings(laion.Settings):
+    """The names of the resources of every function that makes releases."""
+
+    table_name: str
+    held_bucket: str
+    work_bucket: str
+
+
+def bucket() -> Any:
+    """Return the client of the data set's bucket, with all of S3's operations."""
+    return laion.client(full=True)
+
+
+def batch(name: str) -> str:
+    """Return the path of a batch."""
+    return f"batches/{name}.json"
+
+
+def screened(name: str) -> str:
+    """Return the path of a batch's result."""
+    return f"screened/{name}.json"
+
+
+def part(name: str) -> str:
+    """Return the path of a planned part."""
+    return f"parts/{name}.json"
+
+
+def packed(name: str) -> str:
+    """Return the path of a written part's result."""
+    return f"packed/{name}.json"
+
+
+def rewrite(name: str) -> str:
+    """Return the path of a part that is to be written anew."""
+    return f"rewrites/{name}.json"
+
+
+def rewritten(name: str) -> str:
+    """Return the path of its result."""
+    return f"rewritten/{name}.json"
+
+
+def kept(generation_id: str) -> str:
+    """Return the key of an image that is kept back, in the bucket of what is held."""
+    return f"{KEPT}{generation_id}.tar"
+
+
+def name_of(key: str) -> str:
+    """Return the name of a batch or part by the key of its object."""
+    return key.rpartition("/")[2].removesuffix(".json")
+
+
+def id_of(key: str) -> str:
+    """Return the id of an image by its key in ``incoming/``."""
+    return key.rpartition("/")[2].partition(".")[0]
+
+
+class Bench:
+    """What the steps of one release have written; without a release, what lies beside them."""
+
+    def __init__(self, bucket: str, release: str) -> None:
+        self._bucket, self._prefix = bucket, f"{release}/" if release else ""
+
+    def read_text(self, path: str) -> str | None:
+        """Return an object's text, or None if there is none."""
+        found = images.read(aws.s3(), self._bucket, f"{self._prefix}{path}")
+        return None if found is None else found.decode()
+
+    def read(self, path: str) -> dict[str, Any] | None:
+        """Return an object's JSON, or None if there is none."""
+        text = self.read_text(path)
+        if text is None:
+            return None
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def must_read(self, path: str) -> dict[str, Any]:
+        """Return an object's JSON; raises RuntimeError if there is none."""
+        found = self.read(path)
+        if found is None:
+            message = f"{self._prefix}{path} is gone"
+            raise RuntimeError(message)
+        return found
+
+    def write(self, path: str, value: dict[str, Any]) -> None:
+        """Write an object of JSON."""
+        aws.s3().put_object(
+            Bucket=self._bucket,
+            Key=f"{self._prefix}{path}",
+            Body=json.dumps(value, separators=(",", ":")).encode(),
+            ContentType="application/json",
+        )

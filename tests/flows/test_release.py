@@ -1,0 +1,577 @@
+"""A release of the data set: what is in it, what is not, and what a run that died leaves."""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+import pytest
+from botocore.client import BaseClient
+from moto.s3.models import s3_backends
+
+import release
+import screen
+from horde import detector
+from horde.release import shard
+from horde.release.names import Manifest
+from horde.rules.columns import COLUMNS, IN_SHARD
+from horde.rules.dates import DAY_S
+from horde.store.items import key_of
+from horde.store.releases import HOLD_S
+from infra.operate import commands, keeping
+from infra.operate.audit.objects import Bucket
+from infra.operate.audit.run import audit
+from tests.support.cloud import Cloud
+from tests.support.moto_aws import ACCOUNT
+from tests.support.reading import Still
+from tests.support.step_functions import ExecutionFailed, Machine
+
+HELD_S = DAY_S + 60
+
+
+@pytest.fixture(autouse=True)
+def harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector that finds nothing, and takes no time."""
+    monkeypatch.setattr(detector, "_detector", lambda _name: lambda *_: (0.01, "none 1"))
+
+
+def share(cloud: Cloud, worker: str, count: int = 1, **more: Any) -> list[str]:
+    """Let images be shared; returns their ids."""
+    before = set(cloud.archives())
+    for _ in range(count):
+        assert cloud.generate(**more).status == 202
+    assert len(cloud.draw(worker, amount=count)) == count
+    cloud.settle_async()
+    fresh = set(cloud.archives()) - before
+    objects = s3_backends[ACCOUNT]["aws"].buckets[cloud.bucket("Laion")].keys
+    for key, stored in objects.items():
+        if key.rpartition("/")[2].partition(".")[0] in fresh:
+            stored.last_modified = datetime.fromtimestamp(cloud.clock.now_ms() / 1000, UTC)
+    return sorted(fresh)
+
+
+def age(cloud: Cloud) -> None:
+    """Let everything that waits be a day older."""
+    for stored in s3_backends[ACCOUNT]["aws"].buckets[cloud.bucket("Laion")].keys.values():
+        stored.last_modified -= timedelta(seconds=HELD_S)
+
+
+def by_part(cloud: Cloud) -> dict[str, list[str]]:
+    """Return the ids of each part."""
+    found: dict[str, list[str]] = {}
+    for part in manifest(cloud).parts():
+        with tarfile.open(fileobj=io.BytesIO(cloud.laion()[part.shard])) as archive:
+            names = archive.getnames()
+        found[part.name] = [one.removesuffix(".webp") for one in names if one.endswith(".webp")]
+    return found
+
+
+def manifest(cloud: Cloud) -> Manifest:
+    return Manifest.load(cloud.laion().get("manifest.json"))
+
+
+def released(cloud: Cloud) -> dict[str, tuple[bytes, dict[str, Any]]]:
+    """Return every sample of the release: its image and its row; the manifest must be right."""
+    objects, found = cloud.laion(), {}
+    named = manifest(cloud)
+    for file in named.files:
+        body = objects[file.at or file.path]
+        assert (len(body), hashlib.sha256(body).hexdigest()) == (file.bytes, file.sha256)
+        if file.path.endswith(".tar"):
+            with tarfile.open(fileobj=io.BytesIO(body)) as archive:
+                files = {one.name: archive.extractfile(one).read() for one in archive}  # type: ignore[union-attr]
+            names = list(files)
+            assert [name.partition(".")[2] for name in names] == ["webp", "json", "txt"] * (
+                len(names) // 3
+            )
+            assert file.images == len(names) // 3
+            for name in names[::3]:
+                id_ = name.partition(".")[0]
+                assert id_ not in found
+                row = json.loads(files[f"{id_}.json"])
+                assert files[f"{id_}.txt"].decode() == row["prompt"]
+                found[id_] = (files[name], row)
+    assert named.images == len(found)
+    return found
+
+
+def assert_tidy(cloud: Cloud) -> None:
+    """Assert that the bucket has what the manifest names, its copies, and nothing else."""
+    objects, files = cloud.laion(), manifest(cloud).files
+    for file in files:
+        assert objects[file.path] == objects[file.at or file.path]
+    named = {one.path for one in files} | {one.at for one in files if one.at} | {"manifest.json"}
+    records = {key for key in objects if re.fullmatch(r"releases/[\d.-]+\.json", key)}
+    assert set(objects) - records == named
+
+
+def rows(cloud: Cloud, path: str, tmp: Any) -> list[dict[str, Any]]:
+    file = tmp / path.replace("/", "_")
+    file.write_bytes(cloud.laion()[path])
+    cursor = duckdb.execute(f"SELECT * FROM read_parquet('{file}', hive_partitioning=false)")
+    names = [one[0] for one in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def test_what_was_delivered_and_held_is_released_once_and_whole(
+    cloud: Cloud, worker: str, tmp_path: Any
+) -> None:
+    ids = share(cloud, worker, 3)
+    before = cloud.archives()
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    found = released(cloud)
+    assert sorted(found) == ids
+    for id_, (image, row) in found.items():
+        assert image == before[id_][0]
+        assert list(row) == [column.name for column in IN_SHARD]
+        assert row == {**row, **before[id_][1]}
+    assert [key for key in cloud.laion() if key.startswith("incoming/")] == []
+    table = rows(cloud, "metadata.parquet", tmp_path)
+    assert [list(row) for row in table] == [[column.name for column in COLUMNS]] * 3
+    for row in table:
+        shard = cloud.laion()[row["shard"]]
+        assert shard[row["offset"] : row["offset"] + row["size"]] == found[row["id"]][0]
+        assert {name: row[name] for name in found[row["id"]][1]} == found[row["id"]][1]
+    cloud.audit()
+
+
+def test_what_is_not_held_for_long_enough_waits(cloud: Cloud, worker: str) -> None:
+    (old,) = share(cloud, worker)
+    cloud.clock.pass_seconds(HELD_S)
+    (new,) = share(cloud, worker)
+    Machine(cloud).run()
+    assert list(released(cloud)) == [old]
+    assert list(cloud.archives()) == [new]
+
+
+def test_a_second_run_without_news_changes_nothing(cloud: Cloud, worker: str) -> None:
+    share(cloud, worker, 2)
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    before = cloud.laion()
+    Machine(cloud).run()
+    assert cloud.laion() == before
+
+
+def test_a_second_release_of_a_day_has_a_number_and_keeps_the_parts_before(
+    cloud: Cloud, worker: str
+) -> None:
+    share(cloud, worker, 2)
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    first = manifest(cloud)
+    share(cloud, worker, 1)
+    age(cloud)
+    Machine(cloud).run()
+    second = manifest(cloud)
+    assert second.release == f"{first.release}.1"
+    assert {one.path for one in first.of_images()} < {one.path for one in second.of_images()}
+    assert len(released(cloud)) == 3
+    assert f"releases/{first.release}.json" in cloud.laion()
+
+
+def test_a_shard_is_bounded_in_images_and_bytes(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard, "MAX_IMAGES", 2)
+    monkeypatch.setattr(release, "BATCH", 1)
+    share(cloud, worker, 5)
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    assert [len(ids) for ids in by_part(cloud).values()] == [2, 2, 1]
+    monkeypatch.setattr(shard, "MAX_BYTES", 1)
+    share(cloud, worker, 2)
+    age(cloud)
+    Machine(cloud).run()
+    assert [len(ids) for ids in by_part(cloud).values()] == [2, 2, 1, 1, 1]
+    assert len(released(cloud)) == 7
+
+
+# --- the audit -----------------------------------------------------------------------------------
+
+
+def found_in_bucket(cloud: Cloud) -> set[str]:
+    """Return what the audit finds in the data set's bucket, beside what is right."""
+    bucket = Bucket(cloud.s3, cloud.bucket("Laion"))
+    report = audit(Still(cloud), segments=1, pauses=(0,), bucket=bucket)
+    return {f"{one.what}: {one.found}" for one in report.findings}
+
+
+def test_the_audit_proves_that_each_shared_image_is_once_where_it_belongs(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share(cloud, worker, 2)
+    assert found_in_bucket(cloud) == set()
+    score(monkeypatch, 0.9)
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    assert found_in_bucket(cloud) == set()
+    score(monkeypatch, 0.0)
+    first, second, _ = share(cloud, worker, 3)
+    age(cloud)
+    Machine(cloud).run()
+    assert found_in_bucket(cloud) == set()
+    withdraw(cloud, first)
+    assert found_in_bucket(cloud) == set()
+    cloud.clock.pass_seconds(4 * DAY_S)
+    assert found_in_bucket(cloud) == {"shards: 1"}  # longer than promised
+    Machine(cloud).run()
+    assert found_in_bucket(cloud) == set()
+    place = {"TableName": cloud.table, "Key": key_of((f"SHARED#{second}", "SHARED"))}
+    record = cloud.db.get_item(**place)["Item"]
+    cloud.db.delete_item(**place)
+    assert "its record: no such item" in found_in_bucket(cloud)
+    cloud.db.put_item(TableName=cloud.table, Item=record)
+
+
+def test_the_audit_finds_a_part_that_is_lost_or_another(cloud: Cloud, worker: str) -> None:
+    share(cloud, worker, 2)
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    (part,) = manifest(cloud).parts()
+    cloud.s3.put_object(Bucket=cloud.bucket("Laion"), Key=part.shard, Body=b"other")
+    assert found_in_bucket(cloud) == {"the file: none, or another length"}
+    cloud.s3.delete_object(Bucket=cloud.bucket("Laion"), Key=part.table)
+    assert len(found_in_bucket(cloud)) > 1
+
+
+# --- screening -----------------------------------------------------------------------------------
+
+
+def kept(cloud: Cloud) -> dict[str, str]:
+    return {one.id: one.reasons for one in cloud.store.releases.kept_back(100)}
+
+
+def score(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    monkeypatch.setattr(detector, "_detector", lambda _name: lambda *_: (value, "none 1"))
+
+
+def test_what_scores_too_high_is_kept_back_counted_and_listed(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (id_,) = share(cloud, worker)
+    cloud.clock.pass_seconds(HELD_S)
+    score(monkeypatch, 0.5)
+    Machine(cloud).run()
+    assert released(cloud) == {}
+    assert kept(cloud) == {id_: "nsfw score"}
+    assert manifest(cloud).kept_back == {"nsfw score": 1}
+    assert [key for key in cloud.laion() if key.startswith("incoming/")] == []
+    assert list(cloud.objects_of("Held")) == [f"kept/{id_}.tar"]
+    score(monkeypatch, 0.0)
+    age(cloud)
+    Machine(cloud).run()
+    assert released(cloud) == {}
+    cloud.audit()
+
+
+@pytest.mark.parametrize("prompt", ["a LOLI", "child  porn", "child_porn, x", "(loli:1.2)"])
+def test_what_a_listed_word_asks_for_is_kept_back(cloud: Cloud, worker: str, prompt: str) -> None:
+    (id_,) = share(cloud, worker, prompt=prompt)
+    (harmless,) = share(cloud, worker, prompt="a lollipop, children of port")
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    assert kept(cloud) == {id_: "prompt"}
+    assert list(released(cloud)) == [harmless]
+
+
+@pytest.mark.parametrize("how", ["md5", "phash", "phash of another encoding"])
+def test_what_is_on_the_list_of_hashes_is_kept_back(cloud: Cloud, worker: str, how: str) -> None:
+    (id_,) = share(cloud, worker)
+    file, _ = cloud.archives()[id_]
+    seen = detector.screened(file, "any")
+    line = seen.md5 if how == "md5" else seen.phash
+    if how.endswith("encoding"):
+        line = f"{int(seen.phash, 16) ^ 0b1111:016x}"
+    cloud.s3.put_object(
+        Bucket=cloud.bucket("ReleasesWork"), Key="lists/hashes.txt", Body=f"# a list\n{line}\n"
+    )
+    screen._hashes.cache_clear()
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    screen._hashes.cache_clear()
+    assert kept(cloud) == {id_: "hash list"}
+    assert released(cloud) == {}
+
+
+def test_a_detector_that_is_down_delays_and_never_skips(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = share(cloud, worker, 2)
+    cloud.clock.pass_seconds(HELD_S)
+
+    def down(_name: str) -> Any:
+        raise detector.DetectorError("it is down")
+
+    monkeypatch.setattr(detector, "_detector", down)
+    with pytest.raises(ExecutionFailed):
+        Machine(cloud).run()
+    assert released(cloud) == {}
+    assert sorted(cloud.archives()) == ids
+    score(monkeypatch, 0.01)
+    Machine(cloud).run()
+    assert sorted(released(cloud)) == ids
+
+
+@pytest.mark.parametrize("answer", [2.0, -0.1, float("nan"), "0.1", None])
+def test_a_detector_that_gives_no_score_lets_nothing_pass(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    ids = share(cloud, worker)
+    cloud.clock.pass_seconds(HELD_S)
+    score(monkeypatch, answer)
+    with pytest.raises(ExecutionFailed):
+        Machine(cloud).run()
+    assert released(cloud) == {}
+    assert sorted(cloud.archives()) == ids
+
+
+@pytest.mark.parametrize("body", [b"", b"no archive", bytes(10240)])
+def test_a_file_that_is_no_image_with_its_row_is_kept_back(
+    cloud: Cloud, worker: str, body: bytes
+) -> None:
+    (id_, other) = share(cloud, worker, 2)
+    (key,) = [name for name in cloud.laion() if id_ in name]
+    cloud.s3.put_object(Bucket=cloud.bucket("Laion"), Key=key, Body=body)
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    assert kept(cloud) == {id_: "unreadable"}
+    assert list(released(cloud)) == [other]
+
+
+def buckets(cloud: Cloud) -> keeping.Buckets:
+    return keeping.Buckets(cloud.s3, cloud.bucket("Laion"), cloud.bucket("Held"))
+
+
+def test_what_the_operator_has_looked_at_is_released(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (id_,) = share(cloud, worker, prompt="a loli")
+    file, _ = cloud.archives()[id_]
+    cloud.clock.pass_seconds(HELD_S)
+    score(monkeypatch, 0.9)
+    Machine(cloud).run()
+    assert keeping.listed(cloud.store)[0].endswith("score 0.9000  nsfw score, prompt")
+    assert keeping.release(cloud.store, buckets(cloud), id_)
+    assert not keeping.release(cloud.store, buckets(cloud), id_)
+    assert keeping.listed(cloud.store) == ["no image is kept back"]
+    age(cloud)
+    Machine(cloud).run()
+    image, row = released(cloud)[id_]
+    assert image == file
+    assert (row["screened_by"], row["nsfw_score"]) == ("operator", 0.9)
+    assert cloud.objects_of("Held") == {}
+    assert found_in_bucket(cloud) == set()
+
+
+def test_what_the_operator_destroys_is_gone(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (id_,) = share(cloud, worker)
+    cloud.clock.pass_seconds(HELD_S)
+    score(monkeypatch, 0.9)
+    Machine(cloud).run()
+    assert keeping.destroy(cloud.store, buckets(cloud), id_)
+    assert cloud.objects_of("Held") == {}
+    assert not [body for body in cloud.laion().values() if id_.encode() in body]
+    score(monkeypatch, 0.0)
+    Machine(cloud).run()
+    assert released(cloud) == {}
+    assert found_in_bucket(cloud) == set()
+
+
+# --- withdrawal ----------------------------------------------------------------------------------
+
+
+def withdraw(cloud: Cloud, id_: str) -> None:
+    commands.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), id_)
+
+
+def removed(cloud: Cloud, tmp_path: Any) -> list[dict[str, Any]]:
+    paths = [one.path for one in manifest(cloud).tombstones()]
+    return [row for path in paths for row in rows(cloud, path, tmp_path)]
+
+
+def test_what_is_withdrawn_during_the_hold_is_never_released_and_has_no_tombstone(
+    cloud: Cloud, worker: str, tmp_path: Any
+) -> None:
+    gone, left = share(cloud, worker, 2)
+    withdraw(cloud, gone)
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    assert list(released(cloud)) == [left]
+    assert removed(cloud, tmp_path) == []
+    assert list(cloud.store.releases.tombstones()) == []
+
+
+def test_what_is_withdrawn_from_a_release_leaves_it_with_the_next_one(
+    cloud: Cloud, worker: str, tmp_path: Any
+) -> None:
+    gone, *left = share(cloud, worker, 3)
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    (before,) = manifest(cloud).parts()
+    withdraw(cloud, gone)
+    Machine(cloud).run()
+    assert sorted(released(cloud)) == left
+    (after,) = manifest(cloud).parts()
+    assert after == before.rewritten()
+    assert not {before.shard, before.table} & set(cloud.laion())
+    (tombstone,) = removed(cloud, tmp_path)
+    assert tombstone["id"] == gone
+    assert tombstone["reason"] == "operator"
+    assert gone not in {row["id"] for row in rows(cloud, "metadata.parquet", tmp_path)}
+    assert list(cloud.store.releases.tombstones()) == []
+    assert manifest(cloud).removed == 1
+    assert not [key for key, body in cloud.laion().items() if gone in key]
+
+
+def test_a_part_of_which_all_is_withdrawn_is_gone(cloud: Cloud, worker: str) -> None:
+    (gone,) = share(cloud, worker)
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    withdraw(cloud, gone)
+    Machine(cloud).run()
+    assert released(cloud) == {}
+    assert manifest(cloud).parts() == []
+    assert not [key for key in cloud.laion() if key.startswith(("images/", "metadata/"))]
+
+
+@pytest.mark.parametrize("step", ["screen", "pack", "select", "publish"])
+def test_what_is_withdrawn_while_a_release_is_made_leaves_it_or_the_next_one(
+    cloud: Cloud, worker: str, step: str
+) -> None:
+    gone, left = share(cloud, worker, 2)
+    cloud.clock.pass_seconds(HELD_S)
+    done: list[bool] = []
+
+    def upset(file: str, event: dict[str, Any]) -> None:
+        if not done and step in (file, event.get("step")):
+            done.append(True)
+            withdraw(cloud, gone)
+
+    Machine(cloud, upset).run()
+    assert done
+    if step != "publish":
+        assert list(released(cloud)) == [left]
+    Machine(cloud).run()
+    assert list(released(cloud)) == [left]
+    assert list(cloud.store.releases.tombstones()) == []
+
+
+def test_an_event_that_comes_again_brings_nothing_back(cloud: Cloud, worker: str) -> None:
+    ids = share(cloud, worker, 2)
+    keys = [key for key in cloud.objects_of("Outputs") if key.startswith("shared/")]
+    cloud.clock.pass_seconds(HELD_S)
+    Machine(cloud).run()
+    withdraw(cloud, ids[0])
+    for key in keys:
+        body = {"Records": [{"s3": {"object": {"key": key}}}]}
+        record = {"messageId": "1", "body": json.dumps(body), "receiptHandle": "r"}
+        record["attributes"] = {"ApproximateReceiveCount": "1"}  # type: ignore[assignment]
+        cloud.invoke("share", {"Records": [record]})
+    assert cloud.archives() == {}
+    age(cloud)
+    Machine(cloud).run()
+    assert list(released(cloud)) == [ids[1]]
+
+
+# --- runs that meet, and runs that die -----------------------------------------------------------
+
+
+def test_of_two_runs_at_once_one_makes_the_release(cloud: Cloud, worker: str) -> None:
+    ids = share(cloud, worker, 2)
+    cloud.clock.pass_seconds(HELD_S)
+    others: list[dict[str, Any]] = []
+
+    def upset(file: str, event: dict[str, Any]) -> None:
+        if file != "release" or event["step"] != "plan":
+            others.append(Machine(cloud).run(f"another {len(others)}"))
+
+    Machine(cloud, upset).run("one")
+    assert sorted(released(cloud)) == ids
+    assert {one["release"] for one in others} == {""}
+
+
+def test_a_run_that_died_is_taken_over_when_its_time_is_over(cloud: Cloud, worker: str) -> None:
+    ids = share(cloud, worker, 2)
+    cloud.clock.pass_seconds(HELD_S)
+
+    class Died(BaseException):
+        pass
+
+    def upset(file: str, _event: dict[str, Any]) -> None:
+        if file == "pack":
+            raise Died
+
+    with pytest.raises(Died):
+        Machine(cloud, upset).run("one")
+    assert Machine(cloud).run("two")["release"] == ""
+    cloud.clock.pass_seconds(HOLD_S + 1)
+    Machine(cloud).run("three")
+    assert sorted(released(cloud)) == ids
+
+
+@pytest.mark.slow
+def test_a_run_that_dies_before_any_write_leaves_the_release_before_or_the_whole_new_one(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run is cut one write later than the one before; the next one ends what it began.
+
+    Dying before a read is like dying before the write that comes next.
+    """
+    monkeypatch.setattr(release, "BATCH", 1)
+    alive: set[str] = set()
+    for cut in range(100):
+        fresh = set(share(cloud, worker, 2))
+        gone = sorted(alive)[:-1]
+        for one in gone:
+            withdraw(cloud, one)
+        age(cloud)
+        before = set(released(cloud))
+        died = run_cut_at(cloud, monkeypatch, cut)
+        found = set(released(cloud))
+        assert found in (before, (alive | fresh) - set(gone)), cut
+        cloud.clock.pass_seconds(HOLD_S + 1)
+        Machine(cloud).run(f"repair {cut}")
+        age(cloud)
+        Machine(cloud).run(f"rest {cut}")
+        alive = (alive | fresh) - set(gone)
+        assert set(released(cloud)) == alive, cut
+        assert not [key for key in cloud.laion() if key.startswith("incoming/")], cut
+        assert_tidy(cloud)
+        if not died:
+            break
+    else:
+        pytest.fail("a run has more calls than that")
+    assert cut > 15
+
+
+def run_cut_at(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, cut: int) -> bool:
+    """Run the machine, which dies before its call number ``cut``; returns whether it did."""
+
+    class Died(BaseException):
+        pass
+
+    calls: list[str] = []
+    real = BaseClient._make_api_call  # type: ignore[attr-defined]
+
+    def call(client: Any, operation: str, params: Any) -> Any:
+        if not operation.startswith(("Get", "List", "Head", "Batch", "Query", "Describe")):
+            if len(calls) == cut:
+                raise Died
+            calls.append(operation)
+        return real(client, operation, params)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseClient, "_make_api_call", call)
+        try:
+            Machine(cloud).run(f"cut {cut}")
+        except Died:
+            return True
+    return False
