@@ -213,7 +213,12 @@ def _facts(manifest: Manifest, statistics: Mapping[str, Any]) -> str:
 
 
 def _counted(pairs: Sequence[tuple[str, int]]) -> str:
-    return ", ".join(f"{name} ({images:,})" for name, images in pairs) or "none"
+    return ", ".join(f"{_quoted(name)} ({images:,})" for name, images in pairs) or "none"
+
+
+def _quoted(name: str) -> str:
+    """Return a name as code: who may name a model in a request could else write into the card."""
+    return f"`{' '.join(name.replace('`', chr(39)).split())[:100]}`"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
