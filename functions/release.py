@@ -323,8 +323,7 @@ def _hit(release: str, chosen: dict[str, Any], old: str) -> list[str]:
 
 def _shown(rows: Path, count: int) -> bytes:
     """Return the contact sheet: images that are evenly spread over all; empty for none."""
-    numbers = set(contact_sheet.spread(count))
-    chosen = [row for number, row in enumerate(tables.rows(rows)) if number in numbers]
+    chosen = tables.rows(rows, contact_sheet.spread(count))
     with ThreadPoolExecutor(THREADS) as pool:
         files = list(pool.map(_image, chosen))
     return contact_sheet.sheet(files) if files else b""
@@ -390,10 +389,10 @@ def _offer(store: Store, packed: dict[str, dict[str, Any]]) -> None:
     parts = [part for part in _manifest().parts() if part.name in packed]
     for part in parts:
         count = len(packed[part.name]["ids"])
-        numbers = set(contact_sheet.spread(count, -(-OFFERED // len(parts))))
+        numbers = contact_sheet.spread(count, -(-OFFERED // len(parts)))
         with TemporaryDirectory() as folder:
             (table,) = _fetched([part.table], Path(folder))
-            chosen = [row for number, row in enumerate(tables.rows(table)) if number in numbers]
+            chosen = tables.rows(table, numbers)
         for row in chosen:
             shared = store.sharing.get(row["id"])
             if shared is not None:

@@ -1,7 +1,7 @@
 """Tables of a release as parquet files, by DuckDB, within the temporary folder."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from horde.rules.columns import COLUMNS, Column
 KIND = "application/vnd.apache.parquet"
 """The content type of a table."""
 MEMORY = "256MB"
-BATCH = 10_000
 REMOVED = {"id": "VARCHAR", "removed_on": "VARCHAR", "reason": "VARCHAR"}
 """The columns of tombstones."""
 
@@ -88,16 +87,21 @@ def ids(table: Path) -> list[str]:
     return [str(row[0]) for row in found]
 
 
-def rows(table: Path, query: str = "true", limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yield rows of a table; ``query`` is a condition of this code's own, never a user's."""
+def rows(table: Path, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """Return some rows of a table, by their numbers from 0, in the table's order."""
+    if not numbers:
+        return []
     with _database(table.parent) as database:
-        source = f"read_parquet({_quoted(table)}, hive_partitioning=false)"
-        end = "" if limit is None else f" LIMIT {limit}"
-        cursor = database.execute(f"SELECT * FROM {source} WHERE {query}{end}")  # noqa: S608
-        names = [one[0] for one in cursor.description or ()]
-        while some := cursor.fetchmany(BATCH):
-            for row in some:
-                yield dict(zip(names, row, strict=True))
+        source = f"read_parquet({_quoted(table)}, hive_partitioning=false, file_row_number=true)"
+        names = ", ".join(f'"{one.name}"' for one in COLUMNS)
+        among = ", ".join(map(str, numbers))
+        cursor = database.execute(
+            f"SELECT {names} FROM {source} WHERE file_row_number IN ({among}) "  # noqa: S608
+            "ORDER BY file_row_number"
+        )
+        return [
+            dict(zip((one.name for one in COLUMNS), row, strict=True)) for row in cursor.fetchall()
+        ]
 
 
 def statistics(table: Path) -> dict[str, Any]:
