@@ -46,7 +46,12 @@ class Machine:
         """Run it to its end; returns its output. Raises ExecutionFailed."""
         self.runs += 1
         run = name or f"arn:execution:{self.runs}"
-        return self._states(self.definition, {}, run)
+        try:
+            return self._states(self.definition, {}, run)
+        except ExecutionFailed:
+            raise
+        except Exception as error:
+            raise ExecutionFailed("nothing catches it") from error
 
     def _states(self, machine: dict[str, Any], given: dict[str, Any], run: str) -> dict[str, Any]:
         current, value = machine["StartAt"], given
