@@ -167,7 +167,7 @@ def _load(source: Source, target: Path, piece: Piece, tell: Callable[[int], obje
 
 def whole(entries: Iterable[Entry]) -> list[Piece]:
     """Return the pieces of whole files."""
-    return [Piece(entry, entry.path) for entry in entries]
+    return [Piece(entry, entry.source) for entry in entries]
 
 
 # --- choosing ------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def _queried(source: Source, folder: Path, release: Manifest, where: str) -> tup
     if fresh:
         files.set_mark(folder, command="download", layout="", where="")
     asked = Entry(QUERIED, entry.bytes, entry.sha256)
-    load(source, folder, [Piece(asked, entry.path)], 1, "table")
+    load(source, folder, [Piece(asked, entry.source)], 1, "table")
     ids: list[str] = []
     try:
         ids = tables.hits(folder / QUERIED, where)
@@ -296,7 +296,7 @@ def _download_parts(
     loaded_of = f"{loaded} files loaded, {len(entries) - loaded} were there"
     tidy(folder, (entry.path for entry in entries), before)
     if whole_table and len(entries) == len(release.files):
-        made = release
+        made = release.of_whole_copy()
     else:
         images = sum(entry.images or 0 for entry in parts)
         if not whole_table:
@@ -358,4 +358,5 @@ def _image(row: tuple[object, ...], release: Manifest) -> Piece:
     )
     if not fits or not isinstance(offset, int) or not isinstance(size, int):
         raise DatasetError(f"metadata.parquet has a row that cannot be right, of {shown(image)}")
-    return Piece(Entry(f"images/{image}.webp", size, str(sha256)), str(shard), offset, whole=False)
+    place = tar.source if tar else ""
+    return Piece(Entry(f"images/{image}.webp", size, str(sha256)), place, offset, whole=False)

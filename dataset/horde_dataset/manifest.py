@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -70,15 +70,25 @@ def release_order(release: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of a release; ``images`` is its number of rows or samples."""
+    """One file of a release; ``images`` is its number of rows or samples.
+
+    A source may have it elsewhere than at its path (``at``): what each release has anew lies in a
+    folder of the release. A copy has every file at its path.
+    """
 
     path: str
     bytes: int
     sha256: str
     images: int | None = None
+    at: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Where a source has it."""
+        return self.at or self.path
 
     def as_json(self) -> dict[str, Any]:
-        """Return the entry as it stands in the manifest."""
+        """Return the entry as it stands in the manifest of a copy."""
         entry = {"path": self.path, "bytes": self.bytes, "sha256": self.sha256}
         return entry if self.images is None else {**entry, "images": self.images}
 
@@ -125,7 +135,7 @@ class Manifest:
 
     def of_copy(self, entries: Iterable[Entry], images: int, **copy: str) -> "Manifest":
         """Return the manifest of a copy with these files and images, as it is to be written."""
-        files = tuple(sorted(entries, key=lambda entry: entry.path))
+        files = tuple(sorted(map(_placed, entries), key=lambda entry: entry.path))
         removed = sum(entry.images or 0 for entry in files if entry.path.startswith("removed/"))
         fields = {
             **self.fields,
@@ -134,9 +144,23 @@ class Manifest:
             "removed": removed,
             "copy": {**self._copy, **copy},
         }
-        data = {**fields, "files": [entry.as_json() for entry in files]}
-        raw = json.dumps(data, ensure_ascii=False, indent=1, sort_keys=True).encode()
-        return Manifest(fields, files, raw)
+        return Manifest(fields, files, _dumped(fields, files))
+
+    def of_whole_copy(self) -> "Manifest":
+        """Return the manifest of a copy of all files, each of them at its path."""
+        if all(entry.at is None for entry in self.files):
+            return self
+        files = tuple(map(_placed, self.files))
+        return Manifest(self.fields, files, _dumped(self.fields, files))
+
+
+def _placed(entry: Entry) -> Entry:
+    return replace(entry, at=None)
+
+
+def _dumped(fields: Mapping[str, Any], files: Iterable[Entry]) -> bytes:
+    data = {**fields, "files": [entry.as_json() for entry in files]}
+    return json.dumps(data, ensure_ascii=False, indent=1, sort_keys=True).encode()
 
 
 def parse(raw: bytes) -> Manifest:
@@ -181,21 +205,29 @@ def _entry(one: object) -> Entry:
         raise DatasetError(f"the manifest has a path that is not allowed: {shown(repr(path))}")
     if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
         raise DatasetError(f"the manifest has no sha256 of {path}")
+    at = one.get("at")
+    if at is not None and not (isinstance(at, str) and _safe_source(at)):
+        raise DatasetError(f"the manifest has {path} at a place that is not allowed")
     images = one.get("images")
     size = _count(one.get("bytes"), f"bytes of {path}", MAX_FILE_BYTES)
     if images is not None:
         _count(images, f"images of {path}", size)
-    return Entry(path, size, sha256, images)
+    return Entry(path, size, sha256, images, at)
 
 
 def safe(path: str) -> bool:
     """Whether a path stays within the copy's folder and is none of the tool's own files."""
+    return _safe_source(path) and not path.startswith("releases/") and path != "releases"
+
+
+def _safe_source(path: str) -> bool:
+    """Whether a path stays within a source, and is no file that it does not publish."""
     segments = path.split("/")
     return (
         len(path) <= MAX_PATH
         and all(SEGMENT.fullmatch(segment) for segment in segments)
         and path not in OURS
-        and segments[0] not in {"incoming", "releases"}
+        and segments[0] != "incoming"
     )
 
 

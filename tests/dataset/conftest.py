@@ -24,7 +24,8 @@ def release(pristine: made.Release, tmp_path: Path) -> made.Release:
     """A copy of it, which a test may change."""
     folder = tmp_path / "source"
     shutil.copytree(pristine.folder, folder)
-    return made.Release(folder, list(pristine.rows), dict(pristine.pictures), dict(pristine.images))
+    parts = (list(pristine.rows), dict(pristine.pictures), dict(pristine.images))
+    return made.Release(folder, *parts, pristine.released)
 
 
 @pytest.fixture

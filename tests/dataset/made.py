@@ -1,12 +1,14 @@
 """Writes synthetic releases of the data set, as the contract of a release has them.
 
 A hundred small images over three days, two parts on one of them, and three withdrawn ones. Equal
-calls write equal bytes, but for the parquet files' own notes on their writer.
+calls write equal bytes, but for the parquet files' own notes on their writer. As in a bucket, what
+each release has anew lies in a folder of the release (``at``), and a copy of it at its path.
 """
 
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import uuid
 from collections.abc import Iterable, Sequence
@@ -48,6 +50,8 @@ TYPES = {
     "file_name": "VARCHAR", "shard": "VARCHAR", "offset": "BIGINT", "size": "BIGINT",
 }  # fmt: skip
 """The columns of the parquet files."""
+ANEW = ("metadata.parquet", "README.md", "LICENSE", "croissant.json", "contact-sheet.webp")
+"""What a release has anew."""
 IN_PARQUET_ONLY = ("shard", "offset", "size")
 TOMBSTONE = {"id": "VARCHAR", "removed_on": "VARCHAR", "reason": "VARCHAR"}
 
@@ -151,6 +155,8 @@ class Release:
     pictures: dict[str, bytes] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
     """The number of images of each file that has any."""
+    released: str = "none"
+    """The release that was published last."""
 
     @property
     def ids(self) -> list[str]:
@@ -192,14 +198,24 @@ class Release:
             self.rows = [row for row in self.rows if row["shard"] != path]
 
     def publish(self, release: str = RELEASE, **fields: Any) -> dict[str, Any]:
-        """Write the table of all rows and the manifest, which names what there is."""
+        """Write the table of all rows and the manifest, which names what there is.
+
+        ``fields`` are the manifest's, in place of the right ones.
+        """
         parquet(self.folder / "metadata.parquet", TYPES, self.rows)
         self.images["metadata.parquet"] = len(self.rows)
+        shutil.rmtree(self.folder / "releases" / self.released, ignore_errors=True)
+        self.released = release
         listed = []
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             if path.is_file() and name != "manifest.json" and not name.startswith("releases/"):
-                listed.append(entry(self.folder, name, self.images.get(name)))
+                found = entry(self.folder, name, self.images.get(name))
+                if name in ANEW:
+                    found["at"] = f"releases/{release}/{name}"
+                    (self.folder / "releases" / release).mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, self.folder / found["at"])
+                listed.append(found)
         manifest = {
             "format": 1,
             "name": "horde-commons",
@@ -222,7 +238,11 @@ class Release:
 def entry(folder: Path, name: str, images: int | None) -> dict[str, Any]:
     """Return a file's entry in the manifest."""
     data = (folder / name).read_bytes()
-    found = {"path": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    found: dict[str, Any] = {
+        "path": name,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
     return found if images is None else {**found, "images": images}
 
 

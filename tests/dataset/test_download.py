@@ -15,12 +15,18 @@ from tests.dataset.conftest import Run
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return all files of a folder but the copies of manifests."""
-    return {
+    """Return the files that a folder has at their paths; of its manifest, what a copy's says."""
+    found = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.parent.name != "releases"
+        if path.is_file() and path.relative_to(folder).parts[0] != "releases"
     }
+    if "manifest.json" in found:
+        named = json.loads(found["manifest.json"])
+        for each in named["files"]:
+            each.pop("at", None)
+        found["manifest.json"] = json.dumps(named, sort_keys=True).encode()
+    return found
 
 
 def ids_of(folder: Path) -> set[str]:
@@ -41,6 +47,25 @@ def test_a_whole_download_is_the_release_byte_for_byte(
     assert "100 images" in said
     assert contents(tmp_path / "copy") == contents(pristine.folder)
     assert run("verify", tmp_path / "copy") == (0, "all is right\n", "")
+
+
+def test_what_lies_elsewhere_in_the_source_lies_at_its_path_in_a_copy(
+    release: made.Release, tmp_path: Path, run: Run
+) -> None:
+    expected = contents(release.folder)
+    for name in made.ANEW:  # as between two steps of a publication: those of another release
+        if (release.folder / name).exists():
+            (release.folder / name).write_bytes(b"of another release")
+    copy, hits = tmp_path / "copy", tmp_path / "hits"
+    assert run("download", release.folder, copy)[0] == 0
+    assert contents(copy) == expected
+    assert '"at"' not in (copy / "manifest.json").read_text()
+    assert run("verify", copy) == (0, "all is right\n", "")
+    assert run("download", release.folder, hits, "--where", "width = 32")[0] == 0
+    assert '"at"' not in (hits / "manifest.json").read_text()
+    assert run("verify", hits)[0] == 0
+    assert run("download", copy, tmp_path / "copy of a copy")[0] == 0
+    assert contents(tmp_path / "copy of a copy") == expected
 
 
 def test_what_is_there_with_the_right_sha256_is_not_loaded_again(

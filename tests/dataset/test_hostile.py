@@ -59,6 +59,8 @@ BAD_FILES: list[Change] = [
     first_tar(images=7),
     first_tar(images=None),
     first_tar(path="images/date=2026-11-25/part-2026-11-25-00007.tar"),
+    *(entry(at=at) for at in ("../x", "/etc/passwd", "incoming/x", "manifest.json", "a//b", 5, "")),
+    entry(at="releases/../../x"),
     lambda data: data.update(format=2),
     lambda data: data.update(release="../../x"),
     lambda data: data.update(release=20261128),
