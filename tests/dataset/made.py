@@ -19,6 +19,11 @@ from typing import Any
 import duckdb
 from PIL import Image, ImageDraw
 
+from horde.release.documents import croissant
+from horde.release.names import File, Manifest
+
+BASE_URL = "https://images.example.org/horde-commons"
+"""Where croissant.json says that the files are."""
 PARTS = {
     "part-2026-11-25-00000": 40,
     "part-2026-11-26-00000": 25,
@@ -202,6 +207,7 @@ class Release:
 
         ``fields`` are the manifest's, in place of the right ones.
         """
+        (self.folder / "croissant.json").unlink(missing_ok=True)
         parquet(self.folder / "metadata.parquet", TYPES, self.rows)
         self.images["metadata.parquet"] = len(self.rows)
         shutil.rmtree(self.folder / "releases" / self.released, ignore_errors=True)
@@ -210,17 +216,16 @@ class Release:
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             if path.is_file() and name != "manifest.json" and not name.startswith("releases/"):
-                found = entry(self.folder, name, self.images.get(name))
-                if name in ANEW:
-                    found["at"] = f"releases/{release}/{name}"
-                    (self.folder / "releases" / release).mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, self.folder / found["at"])
-                listed.append(found)
+                listed.append(self._listed(name))
+        released_at = f"{release[:10]}T03:10:00Z"
+        named = Manifest(release, released_at, files=tuple(File(**each) for each in listed))
+        (self.folder / "croissant.json").write_bytes(croissant(named, BASE_URL))
+        listed.append(self._listed("croissant.json"))
         manifest = {
             "format": 1,
             "name": "horde-commons",
             "release": release,
-            "released_at": f"{release[:10]}T03:10:00Z",
+            "released_at": released_at,
             "license": "CC0-1.0",
             "images": len(self.rows),
             "bytes": sum(each["bytes"] for each in listed),
@@ -233,6 +238,14 @@ class Release:
         }
         write_manifest(self.folder, manifest)
         return manifest
+
+    def _listed(self, name: str) -> dict[str, Any]:
+        found = entry(self.folder, name, self.images.get(name))
+        if name in ANEW:
+            found["at"] = f"releases/{self.released}/{name}"
+            (self.folder / "releases" / self.released).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.folder / name, self.folder / found["at"])
+        return found
 
 
 def entry(folder: Path, name: str, images: int | None) -> dict[str, Any]:

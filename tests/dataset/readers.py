@@ -188,12 +188,10 @@ def read_ranges(folder: Path) -> Found:
 
 
 def read_mlcroissant(folder: Path) -> Found:
-    """Read the record set of rows that croissant.json describes; nothing without such a file.
+    """Read the rows and the pictures that croissant.json describes, from the files of the folder.
 
     mlcroissant imports jsonpath_rw, which has no wheel, for JSON paths alone; ours has none.
     """
-    if not (folder / "croissant.json").exists():
-        return {}
     stand_in: Any = types.ModuleType("jsonpath_rw")
     stand_in.lexer = types.ModuleType("jsonpath_rw.lexer")
     sys.modules.setdefault("jsonpath_rw", stand_in)

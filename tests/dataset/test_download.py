@@ -75,7 +75,7 @@ def test_what_is_there_with_the_right_sha256_is_not_loaded_again(
     damaged = tmp_path / "copy" / "LICENSE"
     damaged.write_bytes(damaged.read_bytes()[::-1])
     _, said, _ = run("download", pristine.folder, tmp_path / "copy")
-    assert "1 files loaded, 12 were there" in said
+    assert "1 files loaded, 13 were there" in said
     assert contents(tmp_path / "copy") == contents(pristine.folder)
 
 

@@ -8,6 +8,8 @@ from horde.release.names import CROISSANT, METADATA, SHEET, File, Manifest
 from horde.rules.columns import COLUMNS, Type
 from horde.rules.screening import BY_OPERATOR
 
+FILES, PICTURES = "webp-files", "pictures"
+"""What Croissant calls the image files in the shards, and the record set of them."""
 LICENSE_URL = "https://creativecommons.org/publicdomain/zero/1.0/"
 LICENSE_TEXT = f"""CC0 1.0 Universal
 
@@ -35,6 +37,7 @@ CONTEXT: dict[str, Any] = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -44,6 +47,7 @@ CONTEXT: dict[str, Any] = {
     "format": "cr:format",
     "includes": "cr:includes",
     "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
     "key": "cr:key",
     "md5": "cr:md5",
     "parentField": "cr:parentField",
@@ -54,6 +58,7 @@ CONTEXT: dict[str, Any] = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -85,12 +90,9 @@ def croissant(manifest: Manifest, base_url: str) -> bytes:
         "citeAs": f"{manifest_name()}, release {manifest.release}",
         "isLiveDataset": True,
         "distribution": [
-            *(
-                [_file_object(table, base_url, METADATA, "application/vnd.apache.parquet")]
-                if table
-                else []
-            ),
+            *([_file_object(table, base_url, METADATA, "application/x-parquet")] if table else []),
             *(_file_object(one, base_url, _id(one.path), "application/x-tar") for one in shards),
+            *([_file_set([_id(one.path) for one in shards])] if shards else []),
         ],
         "recordSet": [
             {
@@ -113,7 +115,8 @@ def croissant(manifest: Manifest, base_url: str) -> bytes:
                     }
                     for column in COLUMNS
                 ],
-            }
+            },
+            *([_PICTURES] if shards else []),
         ],
     }
     return json.dumps(found, indent=1).encode()
@@ -128,6 +131,18 @@ def _id(path: str) -> str:
     return path.rpartition("/")[2]
 
 
+def _file_set(shards: Sequence[str]) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": FILES,
+        "name": FILES,
+        "description": "The image files in the shards.",
+        "containedIn": [{"@id": name} for name in shards],
+        "encodingFormat": "image/webp",
+        "includes": "*.webp",
+    }
+
+
 def _file_object(file: File, base_url: str, name: str, kind: str) -> dict[str, Any]:
     return {
         "@type": "cr:FileObject",
@@ -140,6 +155,35 @@ def _file_object(file: File, base_url: str, name: str, kind: str) -> dict[str, A
     }
 
 
+def _of_files(name: str, kind: str, extract: str, meaning: str, **more: Any) -> dict[str, Any]:
+    source = {"fileSet": {"@id": FILES}, "extract": {"fileProperty": extract}, **more}
+    return {
+        "@type": "cr:Field",
+        "@id": f"{PICTURES}/{name}",
+        "name": name,
+        "description": meaning,
+        "dataType": kind,
+        "source": source,
+    }
+
+
+_PICTURES: dict[str, Any] = {
+    "@type": "cr:RecordSet",
+    "@id": PICTURES,
+    "name": PICTURES,
+    "description": "One picture for each image, out of the shards; its id is that of its row.",
+    "key": {"@id": f"{PICTURES}/id"},
+    "field": [
+        _of_files(
+            "id",
+            "sc:Text",
+            "filename",
+            "the id of the image",
+            transform={"regex": r"^(.+)\.webp$"},
+        ),
+        _of_files("content", "sc:ImageObject", "content", "the picture"),
+    ],
+}
 FRONT = """---
 license: cc0-1.0
 pretty_name: Horde Commons
@@ -264,4 +308,4 @@ looking at it is marked `{BY_OPERATOR}` in `screened_by`. The detector was train
 2016. It is weak on drawings and says nothing about anyone's age. Prompts may hold what people
 typed, including names.
 
-`{CROISSANT}` describes the tables by Croissant 1.0."""
+`{CROISSANT}` describes the tables and the pictures by Croissant 1.0."""
