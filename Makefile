@@ -11,7 +11,7 @@ export CDK_DISABLE_CLI_TELEMETRY := true
 # Without bytecode, each process of a run compiles every module anew: half of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo grid up down test check test-functions fuzz crash mutate bench cost approve lock lockcheck synth deploy clean
+.PHONY: help setup demo grid dataset up down test check test-functions fuzz crash mutate bench cost approve lock lockcheck synth deploy clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -23,6 +23,10 @@ demo: ## four requests through the whole path, on this machine; AUTH=1 enforces 
 grid: ## the README's grid of 24 prompts anew, drawn by way of the local cloud
 	$(SETUP) demo
 	@$(PY) -m infra.local.readme_grid
+
+dataset: ## 1,000 images from request to release, download and every reader; IMAGES=60 for fewer
+	$(SETUP) dataset
+	@$(PY) -m infra.local.dataset
 
 up: ## the whole cloud on this machine until Ctrl-C; PORT=8080, AUTH=1 enforces IAM
 	$(SETUP) demo

@@ -342,6 +342,7 @@ GOALS = {
     "lock": ("venv",),
     "deploy": ("venv", "deploy", "node"),
     "demo": ("venv", "local", "torch", "weights", "node", "layer"),
+    "dataset": ("venv", "local", "test", "torch", "weights", "node", "layer", "dataset-test"),
     "functions": ("venv", "test", "node", "layer"),
     "check": ("venv", "dev", "torch", "weights", "node", "layer"),
     "test": ("venv", "dev", "torch", "weights", "node-dev", "layer", "clients", "dataset-test"),

@@ -171,6 +171,7 @@ def test_a_step_within_another_installs_nothing_that_the_other_lacks(step: Step)
         ("demo", "demo"),
         ("up", "demo"),
         ("grid", "demo"),
+        ("dataset", "dataset"),
         ("synth", "deploy"),
         ("deploy", "deploy"),
         ("check", "check"),

@@ -1,0 +1,1 @@
+"""``make dataset``: a whole release on this machine, from requests to what researchers load."""
