@@ -24,11 +24,11 @@ from infra.values import WORDS
 FOLDER = ROOT / "build" / "dataset"
 DOCS = ROOT / "docs"
 IMAGES, SIDE = 1000, 512
-SHOWN = 96
-"""Images on the contact sheet."""
+SHOWN, SMALL_SHOWN = 96, 60
+"""Images on the contact sheet, and on the small one: whole rows."""
 MOST_BYTES = 150_000
 """Of a picture in docs/."""
-PLOT = "sizes.png"
+PLOT = "nsfw-scores.png"
 
 
 def pictures(cloud: LocalCloud, story: Story) -> None:
@@ -39,7 +39,7 @@ def pictures(cloud: LocalCloud, story: Story) -> None:
     shown = FOLDER / "shown"
     query = f"model = '{MODEL}' OR (model = '{MADE_UP}' AND seed % 24 = 0)"
     tool(cloud, "download", f"s3://{cloud.outputs['LaionBucket']}", shown, "--where", query)
-    tool(cloud, "contact-sheet", shown, "-o", FOLDER / "shown.png", "-n", SHOWN)
+    tool(cloud, "contact-sheet", shown, "-o", FOLDER / "shown.png", "-n", SMALL_SHOWN)
     shutil.rmtree(shown)
     small(FOLDER / "shown.png", FOLDER / "dataset-sheet.webp", 1000)
     small(FOLDER / "stats" / PLOT, FOLDER / "dataset-stats.png", 900)

@@ -12,6 +12,7 @@ from infra.local.dataset.checking import operator, tool
 from infra.local.dataset.releasing import Releasing
 from infra.local.local_cloud import LocalCloud
 from infra.local.processes import say
+from infra.operate import commands
 
 MOST_KEPT = 10_000
 SHOWN = 20
@@ -57,8 +58,7 @@ class Story:
 
     def _before_the_release(self, releasing: Releasing) -> None:
         """Withdraw some images during the hold, and prove that the hold holds."""
-        for name in self.batch.of(Fate.WITHDRAWN):
-            operator(self.cloud, "withdraw", name)
+        self._withdraw(releasing, Fate.WITHDRAWN)
         releasing.list_hashes(self.batch.hashes)
         waiting = set(self._waiting())
         say("the state machine runs while all images are held: nothing may be released")
@@ -77,10 +77,8 @@ class Story:
         self._check(self.older, Fate.RELEASED, Fate.REMOVED)
 
     def _second_release(self, releasing: Releasing) -> None:
-        gone = self.batch.of(Fate.REMOVED)
-        say(f"{len(gone)} released images are withdrawn, and the next release is made")
-        for name in gone:
-            operator(self.cloud, "withdraw", name)
+        say("some released images are withdrawn, and the next release is made")
+        self._withdraw(releasing, Fate.REMOVED)
         say(f"  {releasing.run()}")
         self._audit()
         self._load(releasing, self.copy)
@@ -97,6 +95,10 @@ class Story:
         say(f"  {tool(self.cloud, 'verify', self.older).strip()}")
         older, newer = checking.ids_of(self.older), checking.ids_of(self.copy)
         self._expect("apply-removed leaves the newer release", sorted(older) == sorted(newer))
+
+    def _withdraw(self, releasing: Releasing, fate: Fate) -> None:
+        for name in self.batch.of(fate):  # as `bin/operator withdraw` does
+            commands.withdraw(self.cloud.store, self.cloud.aws("s3"), releasing.bucket, name)
 
     def _load(self, releasing: Releasing, folder: Path) -> None:
         for arguments in (("download", f"s3://{releasing.bucket}", folder), ("verify", folder)):
