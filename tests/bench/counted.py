@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from horde.log import logger
-from tests.bench import cost, quantities
+from tests.bench import cost, quantities, releases
 from tests.bench.cost import Inputs, Use
 from tests.bench.growth import measure
 from tests.bench.life import LIVES, lives, warm
@@ -102,6 +102,8 @@ class Bills:
     accept: Use
     steps: Mapping[str, Use]
     rest: Use
+    release: Use
+    """An image's way from ``incoming/`` into a shard, on a day with many."""
 
     @property
     def life(self) -> Use:
@@ -121,6 +123,7 @@ class Bills:
             "dollars accept": self.dollars(self.accept) * cost.MILLION,
             "dollars life": self.dollars(self.life) * cost.MILLION,
             "dollars rest": self.dollars(self.rest),
+            "dollars release": self.dollars(self.release) * cost.MILLION,
         }
 
 
@@ -129,4 +132,5 @@ def bills(found: Counts, cpu_ms: Mapping[str, float]) -> Bills:
     inputs, template = cost.load(), dict(found.template)
     steps = quantities.of_life(found.usual, template, inputs, cpu_ms)
     rest = quantities.at_rest(found.idle_sweep, template, inputs, cpu_ms["cpu check"])
-    return Bills(inputs, steps["accept"], steps, rest)
+    release = releases.of_image(template, inputs, cpu_ms)
+    return Bills(inputs, steps["accept"], steps, rest, release)

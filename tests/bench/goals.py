@@ -13,6 +13,7 @@ class Group(StrEnum):
     UNITS = "units"
     DOLLARS = "dollars"
     LOAD = "load"
+    RELEASE = "release"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,10 @@ GOALS = (
     Goal("dollars accept", Group.DOLLARS, "dollars for a million accepted", "$", "12.7", 9),
     Goal("dollars life", Group.DOLLARS, "dollars for a million shared images", "$", "81", 50),
     Goal("dollars rest", Group.DOLLARS, "dollars a month at rest", "$", "3", 3),
+    Goal("dollars release", Group.DOLLARS, "dollars to release a million images", "$", "-", 5),
     Goal("load errors", Group.LOAD, "errors under load, in process and on loopback", "", "-", 0),
     Goal("load findings", Group.LOAD, "findings of the audit after it", "", "-", 0),
+    Goal("release memory", Group.RELEASE, "peak of packing 10,000 images", "MB", "-", 512),
+    Goal("release pack", Group.RELEASE, "CPU of packing an image", "ms", "-", 5),
+    Goal("release screen", Group.RELEASE, "CPU of screening an image", "ms", "-", 100),
 )

@@ -148,6 +148,15 @@ def bill_table(bills: Bills) -> str:
         lines.append(f"| {step} | {bills.dollars(use) * MILLION:.2f} | {parts} |")
     whole = bills.dollars(bills.life) * MILLION
     lines.append(f"| a life | {whole:.2f} | {len(names)} prices |")
+    lines.append(
+        f"| the release of an image | {bills.dollars(bills.release) * MILLION:.2f} | "
+        + ", ".join(
+            f"{line.price.name} {line.dollars * MILLION:.2f}"
+            for line in bill(bills.inputs, bills.release)
+            if line.dollars * MILLION >= 0.005
+        )
+        + " |"
+    )
     rest = ", ".join(
         f"{line.price.name} {line.dollars:.2f}" for line in bill(bills.inputs, bills.rest)
     )
@@ -157,7 +166,7 @@ def bill_table(bills: Bills) -> str:
 
 def months_table(bills: Bills) -> str:
     """Return dollars a month by images a month, for the page."""
-    rest, life = bills.dollars(bills.rest), bills.dollars(bills.life)
+    rest, life = bills.dollars(bills.rest), bills.dollars(bills.life + bills.release)
     lines = ["| images a month | dollars a month |", "|---|---|"]
     lines += [f"| {images:,} | {monthly(rest, life, images):,.2f} |" for images in plots.MONTHS]
     return "\n".join(lines)
@@ -192,7 +201,8 @@ def write_bench(data: Mapping[str, Any]) -> None:
 
 def write_cost(counts: Counts, bills: Bills) -> None:
     """Write the cost's parts of the page, and the figures of the page about scale."""
-    COST_PLOT.write_text(plots.dollars(bills.dollars(bills.rest), bills.dollars(bills.life)))
+    an_image = bills.dollars(bills.life + bills.release)
+    COST_PLOT.write_text(plots.dollars(bills.dollars(bills.rest), an_image))
     page = put(PAGE.read_text(), "bill", bill_table(bills))
     PAGE.write_text(put(page, "months", months_table(bills)))
     figures = scale.table(scale.figures(counts, bills))
