@@ -64,6 +64,7 @@ def measure(say: Say, images: int = IMAGES) -> dict[str, Row]:
             return found
     finally:
         stub.stdin.close()
+        stub.stdout.close()
         stub.wait()
 
 

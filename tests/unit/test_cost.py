@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.bench import releases
 from tests.bench.cost import VCPU_MB, Use, bill, gb_seconds, load, monthly, total
 
 INPUTS = load()
@@ -51,3 +52,22 @@ def test_a_run_pays_for_its_memory_while_it_works_and_while_it_waits() -> None:
 def test_a_month_costs_what_it_costs_at_rest_and_each_image_more() -> None:
     assert monthly(3, 50e-6, 0) == 3
     assert monthly(3, 50e-6, 2_000_000) == pytest.approx(103)
+
+
+def test_the_release_of_an_image_is_read_twice_and_its_rows_are_never_free() -> None:
+    functions = {
+        name.title(): {
+            "Type": "AWS::Lambda::Function",
+            "Properties": {"Handler": f"{name}.handler", "MemorySize": 1024},
+        }
+        for name in ("screen", "pack", "release")
+    }
+    measured = {"release screen": 30.0, "release pack": 2.0}
+    use = releases.of_image({"Resources": functions}, INPUTS, measured)
+    assert use.of["s3_read"] == pytest.approx(2, rel=0.01)
+    assert use.of["read_unit"] == 1
+    assert use.of["transition"] == pytest.approx(2 / 250 + 2 / 10_000)
+    slower = releases.of_image(
+        {"Resources": functions}, INPUTS, measured | {"release screen": 60.0}
+    )
+    assert slower.of["lambda_gb_second"] > 1.5 * use.of["lambda_gb_second"]
