@@ -37,7 +37,8 @@ def of_image(template: dict[str, Any], inputs: Inputs, measured: Mapping[str, fl
     pieces = kb * 1000 / PIECE
     # A batch and a part are each written, read and answered as one object; a part has four files.
     puts = pieces + 2 / batches + (2 + 4) / part + 1 / LISTED
-    gets = 2 + 3 / batches + 4 / part
+    whole = inputs.value("rows_for_a_new_one")
+    gets = 2 + 3 / batches + (4 + whole) / part
     moved = Use(
         {
             "s3_write": puts,
@@ -50,5 +51,5 @@ def of_image(template: dict[str, Any], inputs: Inputs, measured: Mapping[str, fl
         moved
         + runs("screen", measured["release screen"], wait / screen.THREADS, batches)
         + runs("pack", measured["release pack"], wait / pack.THREADS, part)
-        + runs("release", inputs.value("publish_cpu_ms"), 0, part)
+        + runs("release", inputs.value("publish_cpu_ms") * whole, 0, part)
     )
