@@ -5,7 +5,8 @@ import datetime as dt
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from horde_dataset import __version__, manifest, sources
@@ -58,7 +59,37 @@ def parser() -> argparse.ArgumentParser:
     each = commands.add_parser("stats", help="draw plots and print a summary")
     each.add_argument("folder", metavar="FOLDER", type=Path)
     each.add_argument("-o", dest="output", type=Path, default=Path("stats"), metavar="DIR")
+    _training(commands)
     return main
+
+
+def _training(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    each = commands.add_parser("train", help="fit an aesthetic scorer to the ratings")
+    each.add_argument("folder", metavar="FOLDER", type=Path)
+    each.add_argument("-o", dest="output", type=Path, default=Path("scorer"), metavar="DIR")
+    each.add_argument(
+        "--embedder", default="plain", metavar="plain|onnx:FILE[:SIZE]", help="a vision model"
+    )
+    for name, what in (("--mean", "mean"), ("--std", "deviation")):
+        each.add_argument(
+            name,
+            type=_triple,
+            metavar="R,G,B",
+            help=f"{what} that its input is normalised by (CLIP's)",
+        )
+    each.add_argument("--held-out", type=_share, default=0.2, help="share of the images (0.2)")
+    each.add_argument("--seed", type=_whole, default=0, help="another one holds out others (0)")
+    each.add_argument("--min-ratings", type=_positive, default=3, help="of an image (3)")
+    each.add_argument(
+        "--own", action="store_true", help="count authors' ratings of their own images"
+    )
+    each.add_argument(
+        "--ratings", type=Path, action="append", default=[], metavar="FILE", help="a further table"
+    )
+    each = commands.add_parser("score", help="score the images of a copy")
+    each.add_argument("folder", metavar="FOLDER", type=Path)
+    each.add_argument("--model", type=Path, required=True, metavar="scorer.onnx")
+    each.add_argument("-o", dest="output", type=Path, default=Path("scores.parquet"))
 
 
 def _source(command: argparse.ArgumentParser) -> None:
@@ -77,6 +108,25 @@ def _positive(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,6}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return int(text)
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"\d{1,7}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    if not re.fullmatch(r"0?\.\d{1,4}", text) or not 0.05 <= float(text) <= 0.5:  # noqa: PLR2004
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0.05 and 0.5")
+    return float(text)
+
+
+def _triple(text: str) -> tuple[float, float, float]:
+    if not re.fullmatch(r"\d(\.\d{1,12})?(,\d(\.\d{1,12})?){2}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} are no three numbers such as 0.5,0.5,0.5")
+    red, green, blue = map(float, text.split(","))
+    return red, green, blue
 
 
 def _dates(text: str) -> tuple[str, str]:
@@ -175,6 +225,45 @@ def _stats(options: argparse.Namespace) -> int:
     return 0
 
 
+def _train(options: argparse.Namespace) -> int:
+    with _extra():
+        from horde_dataset import train  # noqa: PLC0415 - an extra
+    if options.std and min(options.std) <= 0:
+        raise DatasetError("--std has a number that is not above 0")
+    given = {name: getattr(options, name) for name in ("mean", "std") if getattr(options, name)}
+    chosen = train.Options(
+        options.embedder,
+        options.held_out,
+        options.seed,
+        options.min_ratings,
+        options.own,
+        tuple(options.ratings),
+        **given,
+    )
+    print(train.train(options.folder, options.output, chosen).summary())
+    print(options.output / train.SCORER)
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    with _extra():
+        from horde_dataset import score  # noqa: PLC0415 - an extra
+    scored, problems = score.score(options.folder, options.model, options.output)
+    print(f"{scored:,} images scored in {options.output}")
+    for why, number in sorted(problems.items()):
+        print(f"{number:,} images not scored: {why}")
+    return 0
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        needed = "numpy, onnx and onnxruntime: pip install 'horde-dataset[train]'"
+        raise DatasetError(f"train and score need {needed} ({shown(error)})") from error
+
+
 COMMANDS = {
     "releases": _releases,
     "download": _download,
@@ -182,6 +271,8 @@ COMMANDS = {
     "apply-removed": _apply_removed,
     "contact-sheet": _contact_sheet,
     "stats": _stats,
+    "train": _train,
+    "score": _score,
 }
 
 

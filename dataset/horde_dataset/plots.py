@@ -18,7 +18,7 @@ from horde_dataset.errors import shown
 Rows = list[tuple[Any, ...]]
 SIZE_IN = (8.0, 4.5)
 DPI = 150
-COLOUR, QUIET, INK = "#2f6f9f", "#e6e6e6", "#333333"
+COLOUR, QUIET, INK, ACCENT = "#2f6f9f", "#e6e6e6", "#333333", "#c8553d"
 TOP = 15
 LONGEST_NAME = 40
 MAX_DAYS = 7
@@ -42,7 +42,7 @@ def figure(path: Path, title: str, x: str, y: str) -> Iterator[Axes]:
     axes.grid(axis="y", color=QUIET)
     axes.set_axisbelow(True)
     yield axes
-    made.savefig(path)
+    made.savefig(path, format="png")
 
 
 def _whole_numbers(axis: Any) -> None:
@@ -155,3 +155,26 @@ def ratings(path: Path, rows: Rows) -> None:
         axes.bar([value for value, _ in rows], [number for _, number in rows], color=COLOUR)
         _whole_numbers(axes.xaxis)
         _whole_numbers(axes.yaxis)
+
+
+def predictions(path: Path, title: str, predicted: list[float], truth: list[float]) -> None:
+    """Draw what a scorer says of images against what people said, and the mean of each fifth."""
+    both = sorted(zip(predicted, truth, strict=True))
+    low, high = min(*predicted, *truth), max(*predicted, *truth)
+    room = max(0.2, (high - low) * 0.05)
+    with figure(path, title, "score", "mean rating") as axes:
+        axes.grid(axis="x", color=QUIET)
+        axes.plot([1, 10], [1, 10], color=INK, linewidth=1, linestyle=(0, (4, 4)), alpha=0.5)
+        alpha = min(0.6, max(0.08, 60 / len(both)))
+        axes.scatter(predicted, truth, s=22, color=COLOUR, alpha=alpha, linewidths=0)
+        fifths = [both[n * len(both) // 5 : (n + 1) * len(both) // 5] for n in range(5)]
+        means = [
+            tuple(sum(side) / len(some) for side in zip(*some, strict=True)) for some in fifths
+        ]
+        axes.plot(
+            [x for x, _ in means], [y for _, y in means], color=ACCENT, marker="o", linewidth=1.8,
+            label="mean of each fifth of the scores",
+        )  # fmt: skip
+        axes.set_xlim(min(predicted) - room, max(predicted) + room)
+        axes.set_ylim(min(truth) - room, max(truth) + room)
+        axes.legend(loc="upper left", frameon=False, labelcolor=INK)
