@@ -41,6 +41,7 @@ class Model:
         self._output, self._name = output, name
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self.session = onnxruntime.InferenceSession(
                 data, options, providers=["CPUExecutionProvider"]

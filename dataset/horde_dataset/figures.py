@@ -9,6 +9,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 RESAMPLES = 2000
 SIMULATIONS = 200
+AT_ONCE = 2**20
+"""Weights that are held in memory at once."""
 LEAST_REPEATS = 50
 """Fewest ratings beyond the first of each image that say how far raters disagree."""
 
@@ -26,19 +28,29 @@ class Interval:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def ranks(values: Floats) -> Floats:
-    """Return the ranks from 0; equal values share their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    middle: Floats = ends - (counts + 1) / 2
-    return middle[inverse]
-
-
 def spearman(one: Floats, other: Floats) -> float:
     """Return the rank correlation; 0 where one of both is constant."""
-    a, b = (ranks(values) - (len(values) - 1) / 2 for values in (one, other))
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale > 0 else 0.0
+    return float(_weighted(one, other, np.ones((1, len(one))))[0])
+
+
+def _weighted(one: Floats, other: Floats, weights: Floats) -> Floats:
+    """Return the rank correlation for each row of weights: how often each pair is there."""
+    total = weights.sum(1, keepdims=True)
+    a, b = (_ranks(values, weights) - total / 2 for values in (one, other))
+    scale = np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1))
+    both: Floats = (weights * a * b).sum(1)
+    found: Floats = np.divide(both, scale, out=np.zeros_like(both), where=scale > 0)
+    return found
+
+
+def _ranks(values: Floats, weights: Floats) -> Floats:
+    """Return each value's mean rank in each row; equal values share theirs."""
+    _, inverse = np.unique(values, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    starts = np.searchsorted(inverse[order], np.arange(inverse.max() + 1))
+    equal = np.add.reduceat(weights[:, order], starts, axis=1)
+    middle: Floats = np.cumsum(equal, axis=1) - equal / 2
+    return middle[:, inverse]
 
 
 def interval(one: Floats, other: Floats, groups: Ints, seed: int) -> Interval:
@@ -47,13 +59,13 @@ def interval(one: Floats, other: Floats, groups: Ints, seed: int) -> Interval:
     Whole groups (numbers from 0) are drawn, since the images of one request are alike.
     """
     rng = np.random.default_rng(seed)
-    order = np.argsort(groups, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(groups))[:-1])
+    count = int(groups.max()) + 1
+    at_once = max(1, AT_ONCE // len(one))
     drawn = np.empty(RESAMPLES)
-    for at in range(RESAMPLES):
-        chosen = rng.integers(0, len(members), len(members))
-        rows = np.concatenate([members[group] for group in chosen])
-        drawn[at] = spearman(one[rows], other[rows])
+    for start in range(0, RESAMPLES, at_once):
+        some = drawn[start : start + at_once]
+        chosen = rng.multinomial(count, np.full(count, 1 / count), len(some))
+        some[:] = _weighted(one, other, chosen[:, groups].astype(float))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(spearman(one, other), float(low), float(high))
 

@@ -95,6 +95,7 @@ def test_the_readmes_commands_run_as_they_are_printed_by_an_installed_package(
     )
     assert (site / "horde_dataset" / "py.typed").exists()
     lines = re.findall(r"^horde-dataset (.*?)(?:  +#.*)?$", README.read_text("utf-8"), re.MULTILINE)
+    lines = [one for one in lines if not one.startswith(("train", "score"))]  # test_train.py's
     assert len(lines) == 9
     entry = "import sys, shlex; from horde_dataset.cli import run; "
     entry += "sys.exit(run(shlex.split(sys.argv[1])))"

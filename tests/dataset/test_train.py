@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,7 @@ def test_what_ratings_follow_is_found_on_images_that_were_held_out(trained: Path
     assert 0.9 < found["ceiling"] < 1
 
 
+@pytest.mark.slow
 def test_nothing_is_found_in_random_ratings(good: rated.Rated, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     rows = [{**row, "rating": int(rng.integers(1, 11))} for row in good.ratings]
@@ -90,6 +93,7 @@ def test_nothing_is_found_in_random_ratings(good: rated.Rated, tmp_path: Path) -
     assert abs(float(np.mean(values))) < 0.15
 
 
+@pytest.mark.slow
 def test_of_many_random_ratings_the_intervals_leave_out_zero_as_seldom_as_they_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -228,6 +232,7 @@ def _by_numpy(picture: NDArray[np.uint8]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
+@pytest.mark.slow
 def test_two_runs_write_the_same_bytes(good: rated.Rated, trained: Path, tmp_path: Path) -> None:
     for _ in range(2):  # without the embeddings of the run before, and with them
         train.train(good.folder, tmp_path / "again", train.Options())
@@ -354,6 +359,7 @@ def test_an_embedder_that_cannot_be_used_is_said(
 # --- ratings -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ratings_that_do_not_count_are_left_out_and_counted(
     good: rated.Rated, tmp_path: Path, run: Run
 ) -> None:
@@ -394,6 +400,7 @@ def test_numbers_that_are_none_are_no_ratings(small: rated.Rated, tmp_path: Path
     assert report.ratings == len(small.ratings) + 1
 
 
+@pytest.mark.slow
 def test_a_table_of_means_serves_where_single_ratings_are_not_there(
     small: rated.Rated, tmp_path: Path
 ) -> None:
@@ -466,6 +473,7 @@ def test_a_release_without_ratings_is_said(
 # --- images --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path, run: Run) -> None:
     data = rated.make(tmp_path / "data", 70)
     rows = data.release.rows
@@ -504,6 +512,7 @@ def test_an_image_of_too_many_pixels_is_not_decoded(monkeypatch: pytest.MonkeyPa
     assert pictures.decoded(data) is None
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_a_torn_cache_is_mended(
     small: rated.Rated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
@@ -588,6 +597,20 @@ def test_options_that_make_no_sense_are_refused(
     pristine: made.Release, run: Run, options: list[str]
 ) -> None:
     assert run("train", pristine.folder, *options)[0] == 2
+
+
+def test_the_readmes_lines_run_as_they_are_printed(
+    good: rated.Rated, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(good.folder)
+    vision_model(tmp_path / "clip.onnx")
+    text = (Path(train.__file__).parents[1] / "README.md").read_text()
+    lines = re.findall(r"^horde-dataset ((?:train|score) .*?)(?:  +#.*)?$", text, re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        assert run(*shlex.split(line))[0] == 0, line
+    assert (tmp_path / "scores.parquet").is_file()
 
 
 # --- figures -------------------------------------------------------------------------------------
