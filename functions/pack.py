@@ -21,12 +21,14 @@ from horde.log import logger
 from horde.release import tables, work
 from horde.release.names import File, Part
 from horde.release.shard import ShardWriter, Upload, put, samples, stored
-from horde.rules.columns import AT_INTAKE, IN_SHARD, checked
+from horde.rules.columns import AT_INTAKE, IN_SHARD, SCORES, checked
 from horde.store import connect
 
 THREADS, AHEAD = 8, 32
 """Images that are read at once, and most that are held in memory."""
-Sample = tuple[bytes, dict[str, Any]]
+Row = dict[str, Any]
+Sample = tuple[bytes, Row, Row]
+"""An image, its row, and its scores, which the table alone has."""
 
 
 class Settings(work.Settings):
@@ -77,11 +79,27 @@ def rewrite(release: str, name: str) -> dict[str, Any]:
     gone = set(job["ids"])
     old = Part.parse(job["part"])
     stream = work.bucket().get_object(Bucket=settings.laion_bucket, Key=old.shard)["Body"]
-    left = (sample for sample in samples(stream) if sample[1]["id"] not in gone)
+    scores = _scores(old)
+    left = (
+        (file, row, checked(scores.get(row["id"], {}), SCORES))
+        for file, row in samples(stream)
+        if row["id"] not in gone
+    )
     files, ids = _written(Part.parse(name), left)
     done = {"files": [one._asdict() for one in files], "ids": ids}
     bench.write(work.rewritten(name), done)
     return done
+
+
+def _scores(part: Part) -> dict[str, Row]:
+    """Return the scores of a written part's images, by id: its shard has none."""
+    body = work.bucket().get_object(Bucket=Settings.load().laion_bucket, Key=part.table)["Body"]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.parquet"
+        with path.open("wb") as file:
+            while piece := body.read(2**20):
+                file.write(piece)
+        return tables.scores(path)
 
 
 def _written(part: Part, found: Iterable[Sample]) -> tuple[list[File], list[str]]:
@@ -94,8 +112,8 @@ def _written(part: Part, found: Iterable[Sample]) -> tuple[list[File], list[str]
         def write(upload: Upload) -> File | None:
             with lines.open("w", encoding="utf-8") as rows:
                 writer = ShardWriter(upload, part.shard, rows)
-                for file, row in found:
-                    writer.add(file, row)
+                for file, row, scores in found:
+                    writer.add(file, row, scores)
                     ids.append(row["id"])
                 return writer.close() if ids else None
 
@@ -131,7 +149,7 @@ def _sample(one: dict[str, Any]) -> Sample | None:
         return None
     file, row = dataset.unpack(archive)
     seen = {name: one[name] for name in ("nsfw_score", "screened_by", "md5", "phash")}
-    return file, checked({**checked(row, AT_INTAKE), **seen}, IN_SHARD)
+    return file, checked({**checked(row, AT_INTAKE), **seen}, IN_SHARD), checked(one, SCORES)
 
 
 startup.ready("dynamodb")

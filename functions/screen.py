@@ -3,7 +3,8 @@
 Of each image the score of a detector, its hashes and its prompt decide whether it may be published.
 What may not is moved to the private bucket of held images, for the operator. The result of a batch
 is one object. A batch without it has not been screened, and ``pack`` leaves its images where they
-are: a detector that is down delays, and never skips.
+are: a detector that is down delays, and never skips. What passes gets the score of the operator's
+aesthetic scorer, if there is one; a scorer that fails is logged, and nothing waits for it.
 
 Crash windows of what is kept back: the copy is written, then the record, then the file that waits
 is deleted. Whatever of it was done is done again by the next run, and nothing publishes an image
@@ -21,7 +22,7 @@ from pydantic import BeforeValidator
 
 from horde import aws, dataset, detector, images, startup
 from horde.log import logger
-from horde.release import work
+from horde.release import scoring, work
 from horde.rules.columns import AT_INTAKE, IN_SHARD, checked
 from horde.rules.screening import BY_OPERATOR, HashList, Reason, reasons
 from horde.store import Store, connect
@@ -37,6 +38,8 @@ class Settings(work.Settings):
     detector: str
     nsfw_threshold: float
     screening_words: Annotated[list[str], BeforeValidator(json.loads)]
+    aesthetic_scorer: str = ""
+    """The scorer's object in the work bucket; empty for none."""
 
 
 def screen(release: str, name: str) -> dict[str, Any]:
@@ -98,7 +101,9 @@ def _look(image: dict[str, Any]) -> tuple[dict[str, Any], list[Reason], bytes | 
     )
     columns = {**seen.columns(), **({"screened_by": BY_OPERATOR} if by_operator else {})}
     checked({**row, **columns}, IN_SHARD)
-    return {"id": row["id"], **columns}, why, archive
+    found = {"id": row["id"], **columns}
+    scorer = None if why else _scorer()
+    return {**found, **scorer.columns(file)} if scorer else found, why, archive
 
 
 def _keep_back(
@@ -127,6 +132,23 @@ def _hashes() -> HashList:
     bench = work.Bench(Settings.load().work_bucket, "")
     text = bench.read_text(work.HASHES)
     return HashList.parse(text) if text else HashList()
+
+
+@cache
+def _scorer() -> scoring.Scorer | None:
+    """Return the operator's aesthetic scorer; a process reads it once."""
+    settings = Settings.load()
+    if not settings.aesthetic_scorer:
+        return None
+    data = images.read(aws.s3(), settings.work_bucket, settings.aesthetic_scorer)
+    try:
+        if data is None:
+            message = "there is no such object"
+            raise scoring.ScorerError(message)  # noqa: TRY301
+        return scoring.Scorer(data)
+    except scoring.ScorerError as error:
+        logger.error("no scorer", extra={"scorer": settings.aesthetic_scorer, "why": str(error)})
+        return None
 
 
 startup.ready("dynamodb")

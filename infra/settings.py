@@ -139,6 +139,11 @@ class StackSettings(BaseModel):
     """The score from which an image is kept back from the data set, 0 to 1."""
     screening_words: list[Annotated[str, Field(min_length=2, max_length=100)]] = list(WORDS)
     """Words and phrases; an image whose prompt has one is kept back from the data set."""
+    aesthetic_scorer: (
+        Annotated[str, matching(r"lists/[\w.-]{1,100}", "lists/ and the name of a file")] | None
+    ) = None
+    """The scorer that gives released images their ``aesthetic_score``, as ``bin/operator scorer``
+    has uploaded it; None for no scores."""
     hold_volunteers: bool = True
     """Whether shared images of untrusted volunteers are held back until they are trusted."""
     trusted_after_images: Annotated[int, Field(ge=1)] | None = None

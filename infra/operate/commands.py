@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -27,7 +28,7 @@ from horde.store import Store
 from horde.store.audit import AuditStore
 from horde.wire.over_botocore import over
 from horde.wire.seam import AwsError
-from infra.operate import keeping, laion_policy, undo
+from infra.operate import keeping, laion_policy, scorer, undo
 from infra.operate.audit.objects import Bucket
 from infra.operate.audit.run import SEGMENTS, audit
 from infra.operate.undo import undo_worker
@@ -371,6 +372,18 @@ def _kept(store: Store, buckets: keeping.Buckets, options: argparse.Namespace) -
     return f"{id_} {done}"
 
 
+def upload_scorer(client: Any, bucket: str, file: Path) -> str:
+    """Upload an aesthetic scorer; returns what to print. Raises OperatorError."""
+    if not bucket:
+        message = "scorer needs --stage or --stack, whose outputs name the work bucket"
+        raise OperatorError(message)
+    try:
+        key = scorer.upload(client, bucket, file)
+    except ValueError as error:
+        raise OperatorError(str(error)) from error
+    return f'uploaded; the setting "aesthetic_scorer": "{key}" and a deploy bring it into use'
+
+
 def _need_bucket(command: str, bucket: str) -> None:
     if not bucket:
         message = f"{command} needs --stage or --stack, whose outputs name the LAION bucket"
@@ -417,6 +430,8 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("image", metavar="image-id")
     add.add_argument("rating", type=int, choices=range(1, 11), metavar="1-10")
     add.add_argument("artifacts", type=int, choices=range(6), metavar="0-5", nargs="?")
+    add = commands.add_parser("scorer", help="upload an aesthetic scorer for the releases")
+    add.add_argument("file", type=Path, metavar="scorer.onnx")
     add = commands.add_parser("rules", help="print the taxes, floors, rewards and limits in force")
     add.add_argument(
         "version",
@@ -522,6 +537,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             outputs = {"TableName": options.table}
         else:
             outputs = outputs_of(session, options.stack or stack_of(options.stage))
+        if options.command == "scorer":
+            bucket_name = outputs.get("WorkBucket", "")
+            print(upload_scorer(session.client("s3"), bucket_name, options.file))
+            return
         store = Store(outputs["TableName"], over(session.client("dynamodb", config=PARALLEL)))
         if options.command == "audit":
             client = laion_client(session, outputs, config=PARALLEL)

@@ -14,9 +14,13 @@ from infra.parts.functions import run_every_hour
 from infra.parts.queues import DeadLetters, WorkQueue
 
 
-def private_bucket(scope: Construct, name: str, *, days: int) -> s3.Bucket:
-    """Return a private bucket, reachable only by presigned URL; objects expire after ``days``."""
-    return _expiring(scope, name, s3.LifecycleRule(expiration=Duration.days(days)))
+def private_bucket(scope: Construct, name: str, *, days: int, prefix: str = "") -> s3.Bucket:
+    """Return a private bucket, reachable only by presigned URL; objects expire after ``days``.
+
+    With a prefix, those alone whose keys begin with it.
+    """
+    rule = s3.LifecycleRule(expiration=Duration.days(days), prefix=prefix or None)
+    return _expiring(scope, name, rule)
 
 
 def outputs_bucket(scope: Construct, name: str, *, announce: WorkQueue) -> s3.Bucket:

@@ -51,6 +51,7 @@ def screening_env(settings: StackSettings) -> dict[str, str]:
         "DETECTOR": settings.detector,
         "NSFW_THRESHOLD": str(settings.nsfw_threshold),
         "SCREENING_WORDS": json.dumps(settings.screening_words),
+        "AESTHETIC_SCORER": settings.aesthetic_scorer or "",
     }
 
 

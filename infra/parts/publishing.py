@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from aws_cdk import ArnFormat, Aws, Duration, Stack
+from aws_cdk import ArnFormat, Aws, CfnOutput, Duration, Stack
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
@@ -34,6 +34,8 @@ SCREENED_AT_ONCE, PACKED_AT_ONCE = 40, 10
 TRIES = 3
 WORK_DAYS = 14
 """Days that the steps' results are kept: a run that died is taken over within that time."""
+RELEASES = "2"
+"""How releases begin, which are days. What the operator has uploaded beside them stays."""
 MINUTES = 15
 
 
@@ -63,7 +65,8 @@ class Releases(Construct):
     ) -> None:
         super().__init__(scope, name)
         laion, held, hashes, ratings, dead = places
-        self._work = private_bucket(self, "Work", days=WORK_DAYS)
+        self._work = private_bucket(self, "Work", days=WORK_DAYS, prefix=RELEASES)
+        CfnOutput(Stack.of(self), "WorkBucket", value=self._work.bucket_name)
         env = (
             table_env,
             laion.env,

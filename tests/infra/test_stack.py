@@ -425,7 +425,7 @@ EXPIRES: dict[str, dict[str, int]] = {
     "Sources": {"": 1},
     "Held": {"": HELD_DAYS},
     "Gallery": {"": GALLERY_DAYS},
-    "ReleasesWork": {"": 14},
+    "ReleasesWork": {"2": 14},  # the releases; the operator's lists stay
     "Laion": {},
 }
 """The days after which the objects of each bucket expire, by their prefix."""

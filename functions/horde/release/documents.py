@@ -222,7 +222,8 @@ def card(manifest: Manifest, statistics: Mapping[str, Any], *, sheet: bool) -> b
         _facts(manifest, statistics),
         _LOADING,
         "## Columns\n\nThe same names are in `metadata.parquet`, in the parquet file of each part "
-        "and, but for the last three, in the JSON beside each image. None is ever null.\n\n"
+        "and, but for the last five, in the JSON beside each image. None but `aesthetic_score` is "
+        "ever null.\n\n"
         + _table(
             ("column", "type", "meaning", "from"),
             [(f"`{one.name}`", one.type.lower(), one.meaning, one.source) for one in COLUMNS],

@@ -83,15 +83,15 @@ class ShardWriter:
         self._upload, self._shard, self._rows = upload, shard, rows
         self.images = 0
 
-    def add(self, file: bytes, row: Mapping[str, Any]) -> None:
-        """Add a sample; ``row`` has the columns ``IN_SHARD``."""
+    def add(self, file: bytes, row: Mapping[str, Any], scores: Mapping[str, Any]) -> None:
+        """Add a sample; ``row`` has the columns ``IN_SHARD``, and ``scores`` has ``SCORES``."""
         text = json.dumps(row, ensure_ascii=False).encode()
         name = row["id"]
         offset = self._upload.length + dataset.BLOCK
         sample = dataset.member(f"{name}.webp", file) + dataset.member(f"{name}.json", text)
         self._upload.write(sample + dataset.member(f"{name}.txt", row["prompt"].encode()))
         place = {"shard": self._shard, "offset": offset, "size": len(file)}
-        self._rows.write(json.dumps({**row, **place}, ensure_ascii=False) + "\n")
+        self._rows.write(json.dumps({**row, **place, **scores}, ensure_ascii=False) + "\n")
         self.images += 1
 
     def close(self) -> File:

@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from horde.rules.columns import COLUMNS, Column
+from horde.rules.columns import COLUMNS, DEFAULTS, SCORES, Column
 
 KIND = "application/vnd.apache.parquet"
 """The content type of a table."""
@@ -48,15 +48,34 @@ def from_lines(lines: Path, table: Path, columns: Sequence[Column] = COLUMNS) ->
 
 
 def combined(tables: Sequence[Path], table: Path) -> None:
-    """Write one parquet file of the rows of several, in their order."""
-    names = ", ".join(f'"{one.name}"' for one in COLUMNS)
-    source = f"read_parquet([{', '.join(map(_quoted, tables))}], hive_partitioning=false)"
+    """Write one parquet file of the rows of several, in their order.
+
+    Those of before there was a column have its default.
+    """
+    empty = ", ".join(f'CAST(NULL AS {one.type}) AS "{one.name}"' for one in COLUMNS)
+    query = f"SELECT {empty} WHERE false"
+    if tables:
+        listed = ", ".join(map(_quoted, tables))
+        source = f"read_parquet([{listed}], hive_partitioning=false, union_by_name=true)"
+        names = ", ".join(map(_with_default, COLUMNS))
+        query = f"SELECT {names} FROM (FROM {source} UNION ALL BY NAME ({query}))"  # noqa: S608
     with _database(table.parent) as database:
-        if tables:
-            _copy(database, f"SELECT {names} FROM {source}", table)  # noqa: S608
-        else:
-            empty = ", ".join(f'CAST(NULL AS {one.type}) AS "{one.name}"' for one in COLUMNS)
-            _copy(database, f"SELECT {empty} WHERE false", table)
+        _copy(database, query, table)
+
+
+def _with_default(column: Column) -> str:
+    default = DEFAULTS.get(column.name)
+    name = f'"{column.name}"'
+    return name if default is None else f"coalesce({name}, {_quoted(default)}) AS {name}"
+
+
+def scores(table: Path) -> dict[str, dict[str, Any]]:
+    """Return the scores of a part's images by id; empty for a part of before there were any."""
+    names = [column.name for column in SCORES]
+    found = {}
+    for row in rows(table):
+        found[row["id"]] = {name: row[name] for name in names if name in row}
+    return found
 
 
 def removed(rows: Iterable[Mapping[str, str]], table: Path) -> None:

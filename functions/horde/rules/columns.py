@@ -29,15 +29,17 @@ class Source(StrEnum):
     DELIVERY = "the delivery"
     SCREENING = "the screening"
     RELEASE = "the release"
+    SCORER = "the aesthetic scorer"
 
 
 class Column(NamedTuple):
-    """A column: never null, and never a list."""
+    """A column: never a list, and null only where it says so."""
 
     name: str
     type: Type
     source: Source
     meaning: str
+    nullable: bool = False
 
 
 COLUMNS = (
@@ -87,9 +89,21 @@ COLUMNS = (
     Column("shard", Type.TEXT, Source.RELEASE, "path of the shard"),
     Column("offset", Type.LONG, Source.RELEASE, "first byte of the image file in the shard"),
     Column("size", Type.LONG, Source.RELEASE, "length of the image file in the shard"),
+    Column(
+        "aesthetic_score",
+        Type.FLOAT,
+        Source.SCORER,
+        "score of an aesthetic scorer, 1 to 10; null: none",
+        nullable=True,
+    ),
+    Column("aesthetic_version", Type.TEXT, Source.SCORER, "scorer and its version; empty: none"),
 )
 """All columns of the parquet files, in their order."""
-IN_SHARD = tuple(column for column in COLUMNS if column.source is not Source.RELEASE)
+SCORES = tuple(column for column in COLUMNS if column.source is Source.SCORER)
+"""Those that the tables alone have: readers of shards stumble over null."""
+IN_SHARD = tuple(
+    column for column in COLUMNS if column.source not in {Source.RELEASE, Source.SCORER}
+)
 """Those of the row beside the image: a shard does not name itself."""
 AT_INTAKE = tuple(column for column in IN_SHARD if column.source is not Source.SCREENING)
 """Those that are known when an image is delivered."""
@@ -109,6 +123,7 @@ DEFAULTS: dict[str, Any] = {
     "backend_version": "",
     "post_processing": "",
     "user_hash": "",
+    "aesthetic_version": "",
 }
 """What a row has that was written before it had these columns."""
 
@@ -125,6 +140,9 @@ def checked(row: Mapping[str, Any], columns: tuple[Column, ...]) -> dict[str, An
     found: dict[str, Any] = {}
     for column in columns:
         value: Any = row.get(column.name, DEFAULTS.get(column.name))
+        if value is None and column.nullable:
+            found[column.name] = None
+            continue
         if column.type is Type.FLOAT and type(value) is int:
             value = float(value)
         if type(value) is not PYTHON[column.type] and not isinstance(value, StrEnum):
