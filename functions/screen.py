@@ -53,6 +53,7 @@ def screen(release: str, name: str) -> dict[str, Any]:
     if done is not None:
         return _summary(done)
     batch = bench.must_read(work.batch(name))
+    _scorer()  # before the threads, of which each would load it
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(_look, batch["images"]))
     passed: list[dict[str, Any]] = []

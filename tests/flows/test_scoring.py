@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import pack
 import screen
 from horde import detector
+from horde.log import logger
 from horde.release import scoring, tables
-from horde.rules.columns import COLUMNS, IN_SHARD, SCORES
+from horde.rules.columns import COLUMNS, IN_SHARD, SCORES, checked
 from infra.operate import commands
 from tests.flows.test_release import HELD_S, age, manifest, released, rows, share, withdraw
 from tests.support.cloud import Cloud
@@ -44,8 +44,8 @@ def scorer(version: str = "mean-1", **changes: str) -> bytes:
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])],
         [helper.make_tensor_value_info("aesthetic_score", TensorProto.FLOAT, ["N"])],
         [
-            numpy_helper.from_array(np.float32(changes.get("scale", 9 / 255)), "scale"),
-            numpy_helper.from_array(np.float32(1), "one"),
+            numpy_helper.from_array(np.array(changes.get("scale", 9 / 255), np.float32), "scale"),
+            numpy_helper.from_array(np.array(1, np.float32), "one"),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -179,7 +179,7 @@ def test_a_scorer_that_cannot_be_loaded_is_logged_and_nothing_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(screen.logger, "error", lambda text, **_: said.append(text))
+    monkeypatch.setattr(logger, "error", lambda text, **_: said.append(text))
     configured(data)
     ids = share(cloud, worker, 2)
     cloud.clock.pass_seconds(HELD_S)
@@ -220,7 +220,7 @@ def test_a_batch_that_was_screened_before_the_change_is_packed_without_scores(
     cloud: Cloud, worker: str, configured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its result has neither column."""
-    assert pack.checked({}, SCORES) == {"aesthetic_score": None, "aesthetic_version": ""}
+    assert checked({}, SCORES) == {"aesthetic_score": None, "aesthetic_version": ""}
     configured(scorer())
     monkeypatch.setattr(scoring.Scorer, "columns", lambda *_: {})
     (id_,) = share(cloud, worker)
