@@ -71,11 +71,12 @@ def _with_default(column: Column) -> str:
 
 def scores(table: Path) -> dict[str, dict[str, Any]]:
     """Return the scores of a part's images by id; empty for a part of before there were any."""
-    names = [column.name for column in SCORES]
-    found = {}
-    for row in rows(table):
-        found[row["id"]] = {name: row[name] for name in names if name in row}
-    return found
+    with _database(table.parent) as database:
+        source = f"read_parquet({_quoted(table)}, hive_partitioning=false)"
+        there = [one[0] for one in database.execute(f"DESCRIBE FROM {source}").fetchall()]
+        names = [column.name for column in SCORES if column.name in there]
+        found = database.execute(f"SELECT {', '.join(['id', *names])} FROM {source}").fetchall()  # noqa: S608
+    return {row[0]: dict(zip(names, row[1:], strict=True)) for row in found}
 
 
 def removed(rows: Iterable[Mapping[str, str]], table: Path) -> None:
