@@ -12,6 +12,7 @@ from horde.store.items import KEEP_S
 from horde.store.releases import KEPT_DAYS
 from horde.store.requests import UNTOUCHED_S
 from horde.store.workers import WORKER_KEEP_S
+from infra.parts.publishing import RELEASES
 from tests.support.template import ROOT, of_type
 
 DAY_S = 24 * 3600
@@ -148,5 +149,5 @@ def test_what_is_kept_back_is_kept_as_long_as_the_policy_says(template: dict[str
 def test_what_a_release_is_made_of_is_kept_as_long_as_the_policy_says(
     template: dict[str, Any],
 ) -> None:
-    days = lifetime(template, "ReleasesWork")
+    days = lifetime(template, "ReleasesWork", RELEASES)
     assert period_of("wait for the next release").startswith(f"{days} days;")

@@ -279,6 +279,7 @@ def test_settings_that_are_right_are_taken_as_they_are(
         "trusted_ips": ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"],
         "admins": [1, 77],
         "hold_hours": 48,
+        "aesthetic_scorer": "lists/scorer.onnx",
         "detector": "https://detector.example.org/score",
         "nsfw_threshold": 0.2,
         "screening_words": ["a word", "another"],

@@ -62,9 +62,11 @@ def test_a_models_name_writes_nothing_into_the_card_but_itself(name: str) -> Non
 
 def test_croissant_has_every_column_and_every_shard_with_its_checksum() -> None:
     found = json.loads(documents.croissant(MADE, "https://bucket.example.org"))
-    (records,) = found["recordSet"]
+    records, _pictures = found["recordSet"]
     assert [field["name"] for field in records["field"]] == [column.name for column in COLUMNS]
-    table, shard = found["distribution"]
+    files = {one["@id"]: one for one in found["distribution"]}
+    table = files["metadata.parquet"]
+    (shard,) = [one for one in files.values() if one.get("encodingFormat") == "application/x-tar"]
     assert (table["@id"], table["sha256"]) == ("metadata.parquet", "c" * 64)
     assert shard["contentUrl"] == f"https://bucket.example.org/{FILES[0].path}"
     assert shard["sha256"] == FILES[0].sha256

@@ -108,20 +108,21 @@ def ids(table: Path) -> list[str]:
 
 
 def rows(table: Path, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """Return some rows of a table, by their numbers from 0, in the table's order."""
+    """Return some rows of a table, by their numbers from 0, in the table's order.
+
+    A row of a table of before a column has it not.
+    """
     if not numbers:
         return []
     with _database(table.parent) as database:
         source = f"read_parquet({_quoted(table)}, hive_partitioning=false, file_row_number=true)"
-        names = ", ".join(f'"{one.name}"' for one in COLUMNS)
         among = ", ".join(map(str, numbers))
         cursor = database.execute(
-            f"SELECT {names} FROM {source} WHERE file_row_number IN ({among}) "  # noqa: S608
-            "ORDER BY file_row_number"
+            f"SELECT * EXCLUDE file_row_number FROM {source} "  # noqa: S608
+            f"WHERE file_row_number IN ({among}) ORDER BY file_row_number"
         )
-        return [
-            dict(zip((one.name for one in COLUMNS), row, strict=True)) for row in cursor.fetchall()
-        ]
+        names = [one[0] for one in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def statistics(table: Path) -> dict[str, Any]:
