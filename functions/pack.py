@@ -2,8 +2,9 @@
 
 A part is a shard and its table. Both are streamed, so memory does not grow with the shard. Only
 images whose batch was screened, and whose record says that they are neither withdrawn nor kept
-back, are in it. The record is read just before the part is written; what is withdrawn after that is
-a tombstone, which the same run or the next one heeds.
+back, are in it. An image that was withdrawn with all others of its account or request is marked
+here. The record is read just before the part is written; what is withdrawn after that is a
+tombstone, which the same run or the next one heeds.
 
 The result is written last. A run that dies before has written a part that nothing names, which the
 next run overwrites.
@@ -52,11 +53,15 @@ def pack(release: str, name: str) -> dict[str, Any]:
             continue
         passed += result["passed"]
         kept.update(result["kept_back"])
-    good, bad = connect(settings.table_name).releases.judged(one["id"] for one in passed)
+    store = connect(settings.table_name)
+    good, bad = store.releases.judged(one["id"] for one in passed)
+    for shared, withdrawal in store.withdrawals.among(good.values()):
+        store.sharing.mark_withdrawn(shared, withdrawal.reason)
+        bad.add(shared.generation_id)
     for one in passed:
         if one["id"] in bad:  # a copy that a withdrawal missed, or that came after it
             dataset.delete(work.bucket(), settings.laion_bucket, one["key"])
-    chosen = [one for one in passed if one["id"] in good]
+    chosen = [one for one in passed if one["id"] in good.keys() - bad]
     files, ids = _written(Part.parse(name), _read(chosen))
     done = {
         "files": [one._asdict() for one in files],

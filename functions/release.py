@@ -9,8 +9,12 @@ again, and a run that died anywhere is taken over by the next one, with the same
 The manifest is the commit. Before it, a reader sees the previous release, whatever else lies in the
 bucket. After it, ``publish`` ends what is left, in this order. The documents are copied to where
 readers without a manifest look. The images leave ``incoming/``. The parts that were written anew
-are deleted. The tombstones are heeded. The run ends. Each is idempotent. What a run that died has
-not deleted from ``incoming/`` is known by its id, and the next plan deletes it.
+are deleted. Whatever else there is of a withdrawn image is deleted. The tombstones are heeded. The
+run ends. Each is idempotent. What a run that died has not deleted from ``incoming/`` is known by
+its id, and the next plan deletes it.
+
+A withdrawal is a tombstone, or one record for all images of an account or a request. ``select``
+turns such a record into tombstones (``horde.release.withdrawals``) before it reads them.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +26,16 @@ from typing import Any
 
 from horde import aws, clock, dataset, gallery, images, startup
 from horde.log import logger
-from horde.release import contact_sheet, documents, rated, shard, tables, work
+from horde.release import (
+    contact_sheet,
+    documents,
+    rated,
+    shard,
+    tables,
+    versions,
+    withdrawals,
+    work,
+)
 from horde.release.names import (
     CARD,
     CROISSANT,
@@ -43,6 +56,7 @@ from horde.release.names import (
 )
 from horde.rules.dates import HOUR_S, day, iso
 from horde.store import Store, connect
+from horde.store.releases import Tombstone
 
 BATCH = 250
 """Most images of a batch to screen: with the default detector half a minute of CPU."""
@@ -55,8 +69,6 @@ KINDS = {
     CROISSANT: "application/json",
     SHEET: "image/webp",
 }
-AT_ONCE = 1000
-"""Objects that S3 deletes in one call."""
 
 
 class Settings(work.Settings):
@@ -67,7 +79,8 @@ class Settings(work.Settings):
     hold_hours: int
     gallery_bucket: str
     hash_secret: str
-    """The ARN of the secret that raters are hashed with."""
+    """The ARN of the secret of ``user_hash`` and ``set``, by which withdrawn images are found, and
+    of the hashes of raters."""
 
 
 class NotWholeError(Exception):
@@ -116,7 +129,7 @@ def _plan(bench: work.Bench, manifest: Manifest, before: int) -> dict[str, Any]:
                 batches += len(names)
         for write in writes:
             write.result()
-    planned = {"parts": parts, "batches": batches}
+    planned = {"parts": parts, "batches": batches, "before": before}
     bench.write(work.PLAN, planned)
     return planned
 
@@ -189,7 +202,8 @@ def select(release: str) -> dict[str, Any]:
 
 
 def _select(store: Store, bench: work.Bench) -> dict[str, Any]:
-    gone = {one.id: one for one in store.releases.tombstones()}
+    gone = _resolved(store, bench)
+    gone |= {one.id: one for one in store.releases.tombstones()}
     dates = {one.date for one in gone.values()}
     rewrites: dict[str, str] = {}
     published: list[dict[str, str]] = []
@@ -200,9 +214,34 @@ def _select(store: Store, bench: work.Bench) -> dict[str, Any]:
             bench.write(work.rewrite(name), {"part": part.name, "ids": hit})
             rewrites[part.name] = name
             published += [gone[one].row() for one in hit]
-    chosen = {"rewrites": rewrites, "tombstones": published, "heeded": sorted(gone)}
+    waiting = [key for one in gone.values() for key in dataset.waiting_keys(one.date, one.id)]
+    chosen = {
+        "rewrites": rewrites,
+        "tombstones": published,
+        "heeded": sorted(gone),
+        "waiting": waiting,
+    }
     bench.write("select.json", chosen)
     return chosen
+
+
+def _resolved(store: Store, bench: work.Bench) -> dict[str, Tombstone]:
+    """Mark each image that was withdrawn with all others of an account or a request.
+
+    Returns their tombstones, which an index may not list yet.
+    """
+    pending = store.withdrawals.pending(withdrawals.MAX_PENDING)
+    if not pending:
+        return {}
+    parts = [part.table for part in _manifest().parts()]
+    for name in bench.must_read(work.PLAN)["parts"]:
+        done = bench.read(work.packed(name))
+        if done is not None and done["ids"]:
+            parts.append(Part.parse(name).table)
+    secret = aws.secret(Settings.load().hash_secret)
+    with TemporaryDirectory() as folder:
+        found = withdrawals.candidates(_fetched(parts, Path(folder)), pending, secret)
+        return withdrawals.marked(store, pending, found)
 
 
 def _current(bench: work.Bench, dates: set[str]) -> Iterator[tuple[Part, list[str]]]:
@@ -240,7 +279,9 @@ def publish(run: str, release: str) -> dict[str, Any]:
                 manifest = _publish(manifest, release, packed, anew, chosen, found)
     missing = [name for name, done in results.items() if done is None or done["waiting"]]
     missing += [old for old, done in anew.items() if done is None]
-    _end(store, run, release, packed, anew, chosen)
+    _end(store, release, packed, anew, chosen)
+    _offer(store, packed)
+    store.releases.end(run, release, None if missing else planned.get("before"))
     if missing:
         message = f"{release} is published without all of {', '.join(missing[:20])}"
         raise NotWholeError(message)
@@ -340,7 +381,6 @@ def _image(row: dict[str, Any]) -> bytes:
 
 def _end(
     store: Store,
-    run: str,
     release: str,
     packed: dict[str, dict[str, Any]],
     anew: dict[str, dict[str, Any] | None],
@@ -358,12 +398,29 @@ def _end(
         else:
             part = Part.parse(old)
             _delete([part.shard, part.table])
+    _clear(store, chosen["heeded"], chosen.get("waiting", []))
     for one in chosen["heeded"]:
         if one not in unwritten:
-            gallery.remove(store, aws.s3(), Settings.load().gallery_bucket, one)
             store.releases.heeded(one, release)
-    _offer(store, packed)
-    store.releases.end(run, release)
+
+
+def _clear(store: Store, ids: list[str], waiting: list[str]) -> None:
+    """Delete what there is of withdrawn images beside the parts. Idempotent.
+
+    ``waiting`` are the keys of their files in ``incoming/``. The others are the copies that are
+    held or kept back, and those of the gallery.
+    """
+    settings, s3 = Settings.load(), aws.s3()
+    _delete(waiting)
+
+    def clear(one: str) -> None:
+        for key in (dataset.held_key(one), work.kept(one)):
+            dataset.delete(s3, settings.held_bucket, key)
+        store.held.remove(one)
+        gallery.remove(store, s3, settings.gallery_bucket, one)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(clear, ids))
 
 
 def _copy_to_paths(release: str) -> None:
@@ -448,15 +505,8 @@ def _target(key: str, kind: str) -> shard.Upload:
 
 
 def _delete(keys: list[str]) -> None:
-    """Delete files of the data set. Idempotent; raises RuntimeError if S3 refuses one."""
-    for start in range(0, len(keys), AT_ONCE):
-        some = [{"Key": key} for key in keys[start : start + AT_ONCE]]
-        answer = work.bucket().delete_objects(
-            Bucket=Settings.load().laion_bucket, Delete={"Objects": some, "Quiet": True}
-        )
-        if answer.get("Errors"):
-            message = f"S3 does not delete {answer['Errors'][0]['Key']}"
-            raise RuntimeError(message)
+    """Delete files of the data set, with their versions. Idempotent; raises RuntimeError."""
+    versions.delete(work.bucket(), Settings.load().laion_bucket, keys)
 
 
 startup.ready("dynamodb")

@@ -9,17 +9,19 @@ written to the LAION bucket. It is held back in a private bucket until its worke
 trusted; then the sweep asks for its release. Or it is dropped. What a worker marked as CSAM takes
 all images of its request out of the data set again, and raises an alarm.
 
-No image stays in the data set whose request was marked, whose author's account was deleted, or
-whose worker's owner was flagged before it was published. No transaction is needed for that:
+No image stays in the data set whose request was marked or withdrawn, whose author's account was
+deleted or withdrew it with all others, or whose worker's owner was flagged before it was published.
+Nor does one whose record says that it was withdrawn, which may be there before this function is: an
+owner may withdraw an image before its copy. No transaction is needed for that:
 
 1. The archive is written.
 2. The record is put, if there is none: one plain write.
 3. What forbids the image is read, with strong consistency. If anything does, or if the image was
    withdrawn, the archive is deleted, and the record says that it was withdrawn.
 
-Whoever marks, deletes or flags writes that first, and then looks for records: ``unpublish`` and
-``bin/operator``. If the record is there by then, they find it. If it is not, step 3 comes after
-their write, and finds that. Both may withdraw one image: it is the same.
+Whoever marks, deletes or flags writes that first, and then looks for records: ``unpublish``,
+``withdraw``, the releases and ``bin/operator``. If the record is there by then, they find it. If it
+is not, step 3 comes after their write, and finds that. Both may withdraw one image: it is the same.
 
 An event that arrives before its settlement is retried later, with growing pauses. Crash windows: if
 this run dies, the message is delivered again. After step 1, there is no record: the same bytes are
@@ -30,6 +32,7 @@ again, or two at once, do the same. The record of a withdrawn image stays, so no
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -46,6 +49,7 @@ from horde.rules.sharing import (
     forbidden,
     judge,
     judge_context,
+    removal,
     row,
 )
 from horde.runpod import Models
@@ -112,7 +116,7 @@ def share(key: str) -> Verdict:
     )
     archive = dataset.pack(body, published)
     if judge_context(context, hold=settings.hold_volunteers) is Verdict.HOLD:
-        return _hold(store, image, archive)
+        return _hold(store, replace(image, requested_at=request.created_at), archive)
     return _publish(store, image, archive, target)
 
 
@@ -132,7 +136,7 @@ def release(generation_id: str) -> Verdict:
     image = store.held.get(generation_id)
     if image is None:
         return Verdict.NEVER
-    context = store.sharing.context(image)
+    context = _of_held(store, image)
     verdict = judge_context(context, hold=settings.hold_volunteers)
     if verdict is Verdict.HOLD:
         return verdict
@@ -150,6 +154,15 @@ def release(generation_id: str) -> Verdict:
         verdict = _publish(store, image, dataset.pack(body, published), target)
     _forget(store, generation_id)
     return verdict
+
+
+def _of_held(store: Store, image: Held) -> Context:
+    """Read what decides on a held image; its request may be gone, and was then withdrawn apart."""
+    context = store.sharing.context(image)
+    if context.request is not None:
+        return context
+    withdrawn = store.withdrawals.is_withdrawn(image.request_id, image.user_id)
+    return replace(context, request_withdrawn=withdrawn)
 
 
 def unpublish(request_id: str) -> None:
@@ -213,7 +226,7 @@ def _publish(store: Store, image: Held, archive: bytes, key: str) -> Verdict:
     """Write an image to the data set; it stays there if nothing forbids it by now."""
     dataset.write(laion.client(), Settings.load().laion_bucket, key, archive)
     store.sharing.mark_shared(image, key, len(archive))
-    return _settled(store, image, store.sharing.context(image), key)
+    return _settled(store, image, _of_held(store, image), key)
 
 
 def _settled(store: Store, image: Held, context: Context, key: str) -> Verdict:
@@ -229,7 +242,8 @@ def _settled(store: Store, image: Held, context: Context, key: str) -> Verdict:
     elif not forbidden(context):
         return Verdict.SHARE
     else:
-        dataset.withdraw(store, laion.client(), Settings.load().laion_bucket, shared)
+        bucket = Settings.load().laion_bucket
+        dataset.withdraw(store, laion.client(), bucket, shared, removal(context))
     return Verdict.NEVER
 
 

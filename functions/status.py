@@ -68,7 +68,11 @@ def rate(call: Call) -> Response:
     body = parse(RateRequest, call.json())
     request, generations = _find(call)
     ratings.check(body.rated, body.best_id, request, generations)
-    withdrawn = _store().sharing.withdrawn(request.generations)
+    withdrawn = (
+        set(request.generations)
+        if request.withdrawn_at is not None
+        else _store().sharing.withdrawn(request.generations)
+    )
     left = [generation for generation in generations if generation.id not in withdrawn]
     rated = [one for one in body.rated if one.generation_id not in withdrawn]
     best = None if body.best_id in withdrawn else body.best_id

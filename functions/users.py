@@ -17,8 +17,8 @@ from horde.edge.bodies import parse
 from horde.edge.errors import PayloadError
 from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
-from horde.edge.other_bodies import RegisterRequest, UserChange, UsersQuery
-from horde.edge.other_responses import Done, Registered, UserChanged, UserDetails, UserList
+from horde.edge.other_bodies import RegisterRequest, UserChange, UserDeletion, UsersQuery
+from horde.edge.other_responses import Deleted, Registered, UserChanged, UserDetails, UserList
 from horde.edge.pages import page
 from horde.log import logger
 from horde.records import SharedKey, User
@@ -37,6 +37,7 @@ from horde.rules.refusals import (
     UserChangeRefused,
     UserNotFound,
 )
+from horde.rules.sharing import Removal
 from horde.store import Store, connect
 from horde.store.accounts import deleted, undeleted
 
@@ -218,19 +219,25 @@ def change_user(call: Call) -> Response:
 def delete_user(call: Call) -> Response:
     """Delete your account. What it has waiting is cancelled and refunded; its keys stop working.
 
-    Its id stays taken. A moderator can undo it.
+    `withdraw_shared=true` also withdraws all images that it has shared. Otherwise those that are
+    in the data set stay there, since they are in the public domain; what was not copied there yet
+    never will be. Afterwards only the operator can withdraw them, since the keys no longer work.
+    Its id stays taken. A moderator can undo the deletion, but not the withdrawal.
     """
     store, api_key = _store(), call.required_key()
+    choice = parse(UserDeletion, dict(call.query)).withdraw_shared
     viewer, user = auth.user_of(store, api_key), _find(store, call)
     if user.anonymous:
         raise AnonForbiddenUserMod
     accounts.check_owner(viewer, user, Settings.load().admins)
+    if choice == "true":  # first: nobody could ask again for what a crash leaves
+        store.withdrawals.of_account(user, Removal.ACCOUNT)
     store.accounts.change(user, deleted(user))
     try:
         ending.cancel_all_of(store, user.id)
     except Busy:  # the account is deleted: the sweep cancels the rest
         logger.warning("not all requests cancelled", extra={"user": user.id})
-    return Response(Done())
+    return Response(Deleted(shared_withdrawn=None if choice is None else choice == "true"))
 
 
 def _store() -> Store:
@@ -309,7 +316,8 @@ ROUTES = {
     ),
     "DELETE /api/v2/users/{id}": Route(
         run=delete_user,
-        responses={200: Done},
+        query=UserDeletion,
+        responses={200: Deleted},
         key=Key.REQUIRED,
         errors=(NotOwner, NotAdmin, AnonForbiddenUserMod, UserNotFound, Busy),
         limits=ratelimit.USER,

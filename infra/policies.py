@@ -78,7 +78,7 @@ def trust(account: str, role_name: str, external_id: str, partition: str = "aws"
 
 
 def writing(bucket_arn: str) -> Statement:
-    """Return what LAION's role may do: write, read and delete objects, and list them."""
+    """Return what LAION's role may do: write, read, delete and list objects and their versions."""
     return _policy(
         {
             "Sid": "Objects",
@@ -87,6 +87,7 @@ def writing(bucket_arn: str) -> Statement:
                 "s3:PutObject",
                 "s3:GetObject",
                 "s3:DeleteObject",
+                "s3:DeleteObjectVersion",
                 "s3:AbortMultipartUpload",
             ],
             "Resource": f"{bucket_arn}/*",
@@ -94,7 +95,7 @@ def writing(bucket_arn: str) -> Statement:
         {
             "Sid": "Bucket",
             "Effect": "Allow",
-            "Action": ["s3:ListBucket", "s3:GetBucketLocation"],
+            "Action": ["s3:ListBucket", "s3:ListBucketVersions", "s3:GetBucketLocation"],
             "Resource": bucket_arn,
         },
     )

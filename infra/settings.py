@@ -53,6 +53,7 @@ API_FUNCTIONS = (
     "status",
     "transfer",
     "users",
+    "withdraw",
     "worker",
 )
 """The functions behind the API, which a client waits for."""

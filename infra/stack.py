@@ -83,6 +83,10 @@ class HordeCommonsStack(Stack):
         api.route(make("keys", *env, may=parts.MANAGE_KEYS), "keys")
         api.route(make("transfer", *env, may=parts.MANAGE), "transfer")
 
+        # client -> withdraw: owners take shared images back.
+        withdraw = make("withdraw", *env, hashes.env, may=parts.WITHDRAW)
+        api.route(withdraw, "withdraw")
+
         # client -> browse: workers, models, statistics; manage: what owners and admins change.
         api.route(make("browse", *env, models_env, may=parts.READ), "browse")
         api.route(make("manage", *env, may=parts.MANAGE), "manage")
@@ -101,7 +105,7 @@ class HordeCommonsStack(Stack):
         uploads.drain_into(share, batch=5)
         parts.allow_sharing(share, outputs, held)
         laion.allow(share)
-        hashes.allow(generate, users, share)
+        hashes.allow(generate, users, withdraw, share)
         alarms.on_line("CsamMarked", "csam marked", "a worker marked an image as CSAM", share)
 
         # every minute -> sweep (-> finish): expired leases, ended requests, lost tickets.

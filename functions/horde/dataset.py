@@ -36,6 +36,12 @@ def object_key(created_on: str, generation_id: str) -> str:
     return f"incoming/date={created_on}/{generation_id}{ENDING}"
 
 
+def waiting_keys(created_on: str, generation_id: str) -> list[str]:
+    """Return all keys that an image may have in ``incoming/``, those of early ones included."""
+    start = object_key(created_on, generation_id).removesuffix(ENDING)
+    return [f"{start}{ending}" for ending in (ENDING, OLD_ENDING, ".json")]
+
+
 def held_key(generation_id: str) -> str:
     """Return the key of an image in the bucket of what is held back."""
     return f"{generation_id}{ENDING}"

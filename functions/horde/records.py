@@ -107,6 +107,8 @@ class User:
     """How moderators reach the owner."""
     admin_comment: str | None = None
     """Moderators' note about the account."""
+    withdrawn_before: int | None = None
+    """Nothing that it requested until then is published, in ms: it withdrew all it had shared."""
     ruleset: str = FIRST_RULESET
     """The version of the rules under which it was opened; they set its floor."""
 
@@ -234,6 +236,8 @@ class Request:
     faulted: bool = False
     csam: bool = False
     """Whether a worker marked one of its images as CSAM; none of them is published."""
+    withdrawn_at: int | None = None
+    """When its owner withdrew its images from the data set, in ms; none of them is published."""
     sharedkey_id: str | None = None
     """The shared key that paid; refunds also go to its budget."""
     sharedkey_revision: int = 0
@@ -394,6 +398,9 @@ class Shared:
     """In ms since the epoch."""
     kept_back: str | None = None
     """Why screening kept it back from a release."""
+    request_id: str = ""
+    shared_at: int | None = None
+    """When it was copied into the data set, in ms since the epoch."""
 
     @property
     def date(self) -> str:
@@ -411,6 +418,8 @@ class Held:
     """The account that requested it."""
     worker_user: int
     """The account whose worker drew it."""
+    requested_at: int | None = None
+    """When its request was accepted, in ms; None if an earlier version held it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

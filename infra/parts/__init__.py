@@ -28,6 +28,7 @@ from infra.parts.horde_table import (
     READ_WRITE_ITEM,
     RECOVER,
     SETTLE,
+    WITHDRAW,
     HordeTable,
 )
 from infra.parts.laion_bucket import LaionBucket
@@ -47,6 +48,7 @@ __all__ = [
     "READ_WRITE_ITEM",
     "RECOVER",
     "SETTLE",
+    "WITHDRAW",
     "Alarms",
     "Api",
     "DeadLetters",

@@ -42,6 +42,8 @@ SETTLE = (*READ_WRITE, "ConditionCheckItem")
 """End an image, or requeue it on the condition that its request is still open."""
 PUBLISH = (*MANAGE, "BatchGetItem", "ConditionCheckItem")
 """Read and write marks of shared and held images, on the condition that they may be published."""
+WITHDRAW = (*READ_WRITE_ITEM, "BatchGetItem")
+"""Mark shared images, requests and accounts as withdrawn."""
 RECOVER = ("BatchGetItem", "UpdateItem")
 """Look up what lost images need, and keep it longer."""
 PAY = ("BatchGetItem", "PutItem", "UpdateItem")

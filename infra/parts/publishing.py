@@ -88,7 +88,7 @@ class Releases(Construct):
             may=lead,
             **slow,
         )
-        self.pack = make("pack", *env, memory=1024, layer="release", may=("BatchGetItem",), **slow)
+        self.pack = make("pack", *env, memory=1024, layer="release", may=keep, **slow)
         screening = screening_env(settings)
         self.screen = make(
             "screen", *env, screening, memory=1769, layer="screening", may=keep, **slow
@@ -101,6 +101,7 @@ class Releases(Construct):
         ratings.allow_offering(self.release)
         held.grant_put(self.screen, "kept/*")
         held.grant_delete(self.screen, "kept/*")
+        held.grant_delete(self.release)
         self.machine = self._machine()
         failed = self.machine.metric_failed(statistic="Sum")
         alarms.on(

@@ -33,3 +33,7 @@ class RatingsPart:
         for function in functions:
             self.bucket.grant_put(function, "*.webp")
             self.bucket.grant_delete(function, "*.webp")
+
+    def allow_clearing(self, function: lambda_.Function) -> None:
+        """Let a function take images out of the pool (``horde.gallery.remove``)."""
+        self.bucket.grant_delete(function, "*.webp")

@@ -29,6 +29,7 @@ SAME = {
     "DeleteObjects": ("DeleteObject",),
     "HeadObject": ("GetObject",),
     "ListObjectsV2": ("ListBucket",),
+    "ListObjectVersions": ("ListBucketVersions",),
 }
 """Calls whose right has another name (AWS, service authorization reference)."""
 
@@ -38,6 +39,10 @@ def needed(service: str, operation: str, params: dict[str, Any]) -> set[str]:
     if operation == "TransactWriteItems":
         verbs = {PARTS[verb] for part in params["TransactItems"] for verb in part}
         return {f"{service}:{verb}" for verb in verbs}
+    if operation == "DeleteObjects" and any(
+        "VersionId" in one for one in params["Delete"]["Objects"]
+    ):
+        return {f"{service}:DeleteObjectVersion"}
     return {f"{service}:{verb}" for verb in SAME.get(operation, (operation,))}
 
 

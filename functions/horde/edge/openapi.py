@@ -36,7 +36,13 @@ from horde.rules.refusals import (
 
 FUNCTIONS = Path(__file__).resolve().parents[2]
 REFERENCE = "#/components/schemas/{model}"
-UUID_PATHS = ("/generate/check/", "/generate/status/", "/generate/rate/")
+UUID_PATHS = (
+    "/generate/check/",
+    "/generate/status/",
+    "/generate/rate/",
+    "/shared/images/",
+    "/shared/requests/",
+)
 DESCRIPTION = """\
 A serverless AI Horde: the AI Horde's image API. Shared images become an open data set (CC0) for
 LAION. Sharing lowers the tax: +{tax_shared} kudos per image instead of +{tax_private}. Anonymous

@@ -96,6 +96,13 @@ class UsersQuery(Body):
     sort: Literal["kudos", "age"] = "kudos"
 
 
+class UserDeletion(Body):
+    """The query of ``DELETE /v2/users/{id}``."""
+
+    withdraw_shared: Literal["true", "false"] | None = None
+    """Whether to withdraw all that the account has shared. Afterwards it cannot ask for it."""
+
+
 UserName = Annotated[
     StrictStr, Field(min_length=3, max_length=100, pattern=NAME), AfterValidator(_trimmed)
 ]

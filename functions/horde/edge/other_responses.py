@@ -384,6 +384,35 @@ class Done(Wire):
     message: Literal["OK"] = "OK"
 
 
+class SharedImage(Wire):
+    """Where a shared image is. Times are in UTC.
+
+    ``waiting`` is before its release, ``kept back`` is by the screening. A withdrawn one leaves the
+    data set until ``gone_by``.
+    """
+
+    id: Uuid
+    state: Literal["waiting", "released", "kept back", "withdrawn"]
+    withdrawn_at: str | None = None
+    gone_by: str | None = None
+
+
+class Withdrawn(Wire):
+    """A withdrawal that was recorded: the data set is without the images until ``gone_by``, UTC."""
+
+    message: str
+    gone_by: str
+    hours: Count
+    """What the terms promise, from the withdrawal on."""
+
+
+class Deleted(Done):
+    """The account is deleted."""
+
+    shared_withdrawn: bool | None = None
+    """Whether what it had shared is withdrawn with it, if the call has chosen."""
+
+
 class Heartbeat(Wire):
     """The API is up."""
 

@@ -154,3 +154,21 @@ def statistics(table: Path) -> dict[str, Any]:
             "sizes": counts("width || ' x ' || height", "images DESC", 10),
             "drawn_by": counts("drawn_by", "images DESC", 5),
         }
+
+
+def of_authors(parts: Sequence[Path], sets: Iterable[str], authors: Iterable[str]) -> list[str]:
+    """Return the ids of the rows with one of these hashes of requests or of accounts.
+
+    With any account's hash, also those of accounts whose rows have none, since they are early.
+    """
+    sets, authors = list(sets), list(authors)
+    if not parts or not (sets or authors):
+        return []
+    source = f"read_parquet([{', '.join(map(_quoted, parts))}], hive_partitioning=false)"
+    early = "user_hash = '' AND user_type <> 'anon'"
+    listed = "(SELECT unnest(?::VARCHAR[]))"
+    which = f'"set" IN {listed} OR user_hash IN {listed} OR ({early} AND ?)'
+    query = f"SELECT id FROM {source} WHERE {which}"  # noqa: S608 - own names
+    with _database(parts[0].parent) as database:
+        found = database.execute(query, [sets, authors, bool(authors)]).fetchall()
+    return [str(row[0]) for row in found]

@@ -380,6 +380,15 @@ class RequestNotFound(HordeError):
         super().__init__(f"Image Waiting Prompt with ID '{request_id}' not found.")
 
 
+class SharedImageNotFound(HordeError):
+    """There is no such image, it is not shared, or it is not the caller's."""
+
+    status, rc = HTTPStatus.NOT_FOUND, "SharedImageNotFound"
+
+    def __init__(self) -> None:
+        super().__init__("You have shared no image with this id.")
+
+
 class UserNotFound(HordeError):
     """There is no such user."""
 

@@ -57,9 +57,12 @@ MAY_BE_SHARED = frozenset({State.WAITING, State.PROCESSING, State.OK})
 def reaches_data_set(request: Request, generations: list[Generation]) -> bool:
     """Return whether any of these images of a request is in the data set or may still get there.
 
-    Censored, cancelled, expired and faulted images are not shared.
+    Censored, cancelled, expired and faulted images are not shared, nor those of a request that was
+    withdrawn.
     """
-    return request.shared and any(generation.state in MAY_BE_SHARED for generation in generations)
+    if not request.shared or request.withdrawn_at is not None:
+        return False
+    return any(generation.state in MAY_BE_SHARED for generation in generations)
 
 
 def decide(*, flag: bool, anonymous: bool, uses_images: bool) -> Decision:
@@ -103,6 +106,22 @@ class Removal(StrEnum):
     OPERATOR = "operator"
     SAFETY = "safety"
     """It was marked as CSAM, or looked at and destroyed."""
+
+
+PROMISED_S = 3 * DAY_S
+"""Seconds from a withdrawal to a release without the image, as the terms promise."""
+SLACK_MS = 60_000
+"""A withdrawal of all images has a time; what was copied so long after it may be older than that:
+two processes have two clocks, and its write takes a moment."""
+
+
+def withdrawn_with_all(shared: Shared, before: int) -> bool:
+    """Return whether an image in the data set is among all that its author withdrew at a time.
+
+    ``before`` is in ms. An image that was copied later, but requested before, is no question here:
+    ``forbidden`` kept it out.
+    """
+    return (shared.shared_at or 0) <= before + SLACK_MS
 
 
 class DrawnBy(StrEnum):
@@ -151,18 +170,40 @@ class Context:
     """Its record in the data set."""
     agent: str = ""
     """What drew it, as its worker says: ``name:version:url``."""
+    requested_at: int | None = None
+    """When it was requested, in ms, if its request is gone and somebody else knows."""
+    request_withdrawn: bool = False
+    """Whether its request was withdrawn when it was gone already."""
 
 
 def forbidden(context: Context) -> bool:
     """Return whether an image may not be in the data set, whatever its own record says.
 
-    Its request was marked as CSAM, its author's account is deleted, or its worker's owner is
-    flagged. A request is gone two days after it has ended; its marks were acted on by then.
+    Its request was marked as CSAM or withdrawn, its author's account is deleted or withdrew all
+    that it had requested by then, or its worker's owner is flagged. A request is gone two days
+    after it has ended; its marks were acted on by then. When an image was requested whose request
+    is gone may be unknown: then it is taken for withdrawn.
     """
     request, author, owner = context.request, context.author, context.owner
     if author is None or author.deleted or owner is None or owner.flagged:
         return True
-    return request is not None and request.csam
+    if request is not None and (request.csam or request.withdrawn_at is not None):
+        return True
+    if context.request_withdrawn:
+        return True
+    at = request.created_at if request is not None else context.requested_at
+    before = author.withdrawn_before
+    return before is not None and (at is None or at <= before)
+
+
+def removal(context: Context) -> Removal:
+    """Return for whom a forbidden image is withdrawn, as its tombstone says."""
+    request, author, owner = context.request, context.author, context.owner
+    if request is not None and request.csam:
+        return Removal.SAFETY
+    if author is None or author.deleted:
+        return Removal.ACCOUNT
+    return Removal.OPERATOR if owner is None or owner.flagged else Removal.OWNER
 
 
 def judge_context(context: Context, *, hold: bool) -> Verdict:

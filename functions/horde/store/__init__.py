@@ -37,6 +37,9 @@ Items (``pk`` / ``sk``):
 ``RELEASE#state``     ``RELEASE``              which run makes which release of the data set
 ``KEPT#<id>``         ``KEPT``                 an image that screening kept back from a release
 ``REMOVED#<id>``      ``REMOVED``              a withdrawn image, and the release without it
+``WITHDRAWAL#<user>`` ``WITHDRAWAL``           an account withdrew all that it had shared by a time
+``WITHDRAWAL#...``    ``WITHDRAWAL``           an account withdrew the images of a request:
+                                               ``<request>.<user>``
 ``WEBHOOK#<id>``      ``WEBHOOK``              an image whose webhook must be called (outbox)
 ``RATING#<id>``       ``RATING``               its owner's rating of a shared image
 ``RATING#<id>``       ``RATER#<user>``         an account's rating of a released image
@@ -89,6 +92,7 @@ from horde.store.sharing import Sharing
 from horde.store.submits import Submits
 from horde.store.table import Table
 from horde.store.transfers import Transfers
+from horde.store.withdrawals import Withdrawals
 from horde.store.workers import Workers
 
 if TYPE_CHECKING:
@@ -121,6 +125,7 @@ class Store:
         self.held = HeldImages(self.table)
         self.csam = CsamMarks(self.table)
         self.releases = Releases(self.table)
+        self.withdrawals = Withdrawals(self.table)
         self.rewards = Rewards(self.table)
         self.pool = Pool(self.table)
         self.raters = Raters(self.table)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from horde import clock
+from horde.records import Shared
 from horde.rules.dates import DAY_S, HOUR_S, iso
 from horde.store.items import (
     KEPT_BACK,
@@ -21,6 +22,7 @@ from horde.store.items import (
     Kind,
     encode,
     encode_all,
+    from_item,
     id_of,
     key,
     listed,
@@ -93,6 +95,11 @@ class Releases:
         item = self._table.get(key(Kind.RELEASE, "state"))
         return item["last_release"]["S"] if item and "last_release" in item else None
 
+    def until(self) -> int:
+        """Return when the files were copied, at the latest, that the last release has, in ms."""
+        item = self._table.get(key(Kind.RELEASE, "state"))
+        return int(item["released_until"]["N"]) if item and "released_until" in item else 0
+
     def give_up(self, run: str) -> None:
         """Let another run go on at once. Idempotent."""
         self._table.try_update(
@@ -102,27 +109,36 @@ class Releases:
             encode_all({"run": run}),
         )
 
-    def end(self, run: str, release: str) -> None:
-        """Record that a release is published. Idempotent."""
+    def end(self, run: str, release: str, until: int | None = None) -> None:
+        """Record that a release is published. Idempotent.
+
+        ``until`` is when the files were copied that it has, in ms; None if some are left out.
+        """
+        more = {} if until is None else {"until": until}
+        told = ", released_until = :until" if more else ""
         self._table.try_update(
             key(Kind.RELEASE, "state"),
-            "SET last_release = :release REMOVE open_release, run_until",
+            f"SET last_release = :release{told} REMOVE open_release, run_until",
             "run_id = :run AND open_release = :release",
-            encode_all({"run": run, "release": release}),
+            encode_all({"run": run, "release": release, **more}),
         )
 
     # --- what may be in it ------------------------------------------------------------------
 
-    def judged(self, ids: Iterable[str]) -> tuple[set[str], set[str]]:
-        """Return which of these images may be released, and which may not.
+    def judged(self, ids: Iterable[str]) -> tuple[dict[str, Shared], set[str]]:
+        """Return which of these images may be released, with their records, and which may not.
 
         Those are recorded as shared; the others are withdrawn or kept back. What has no record yet
-        is in neither. Read with strong consistency, a hundred in a call.
+        is in neither. Read with strong consistency, a hundred in a call. Whether an image was
+        withdrawn with all of its account or request, ``withdrawals.among`` tells.
         """
-        found: tuple[set[str], set[str]] = set(), set()
+        good, bad = dict[str, Shared](), set[str]()
         for item in self._table.batch(key(Kind.SHARED, one) for one in ids):
-            found[bool(item.keys() & {"withdrawn_at", "kept_back"})].add(id_of(item))
-        return found
+            if item.keys() & {"withdrawn_at", "kept_back"}:
+                bad.add(id_of(item))
+            else:
+                good[id_of(item)] = from_item(Shared, item)
+        return good, bad
 
     # --- what is kept back ------------------------------------------------------------------
 

@@ -179,6 +179,14 @@ class Requests:
         values = {":true": TRUE, ":due": encode(due_at)}
         return self._update(request.id, change, NOT_CLOSED, values)
 
+    def withdraw(self, request_id: str) -> Request | None:
+        """Record that its owner withdrew a request's images; returns it, or None if it is gone.
+
+        Idempotent: the first time counts.
+        """
+        mark = "SET withdrawn_at = if_not_exists(withdrawn_at, :now)"
+        return self._update(request_id, mark, EXISTS, encode_all({"now": clock.now_ms()}))
+
     def reschedule(self, request: Request, due_at: int) -> None:
         """Set when the sweep next looks at a request (seconds since the epoch)."""
         self._update(request.id, f"SET {DUE.sort} = :at", NOT_CLOSED, {":at": encode(due_at)})

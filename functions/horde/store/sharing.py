@@ -8,6 +8,7 @@ from horde.rules import accounts, kudos
 from horde.rules.refusals import Busy
 from horde.rules.sharing import Context, Removal
 from horde.store.items import (
+    LISTED,
     SK,
     TOMBSTONES,
     Item,
@@ -60,6 +61,7 @@ class Sharing:
             owner=users.get(image.worker_user),
             shared=from_item(Shared, shared) if shared else None,
             agent=agent["S"],
+            requested_at=image.requested_at,
         )
 
     def mark_shared(self, image: Held, object_key: str, size: int) -> None:
@@ -68,18 +70,16 @@ class Sharing:
         ``size`` is the object's, in bytes. One plain write: it depends on nothing that forbids the
         image. So the caller reads ``context`` again after it.
         """
-        self._table.try_put(
-            {
-                **key(Kind.SHARED, image.generation_id),
-                "generation_id": {"S": image.generation_id},
-                "user_id": encode(image.user_id),
-                "worker_user": encode(image.worker_user),
-                "request_id": {"S": image.request_id},
-                "object_key": {"S": object_key},
-                "size": encode(size),
-                "shared_at": encode(clock.now_ms()),
-            }
+        record = Shared(
+            image.generation_id,
+            image.user_id,
+            object_key,
+            image.worker_user,
+            None,
+            None,
+            image.request_id,
         )
+        self._table.try_put({**_record(record, clock.now_ms()), "size": encode(size)})
 
     def get(self, generation_id: str) -> Shared | None:
         """Read a shared image's object key and author."""
@@ -113,7 +113,8 @@ class Sharing:
     def mark_withdrawn(self, shared: Shared, reason: Removal = Removal.OPERATOR) -> None:
         """Record that an image was withdrawn, so that the next release is without it. Idempotent.
 
-        Raises ConditionFailed for an image that has no record.
+        Asked again, the next release looks for it again. Raises ConditionFailed for an image that
+        has no record.
         """
         now = clock.now_ms()
         mark = update(
@@ -122,18 +123,44 @@ class Sharing:
             f"{EXISTS} AND attribute_not_exists(withdrawn_at)",
             encode_all({"now": now}),
         )
-        tombstone = {
-            **key(Kind.REMOVED, shared.generation_id),
-            "date": {"S": shared.date},
-            "reason": {"S": reason},
-            "removed_at": encode(now),
-            **listed(TOMBSTONES, now),
-        }
-        if self._table.try_transact([mark, new(tombstone)]):
+        if self._table.try_transact([mark, new(_tombstone(shared, reason, now))]):
             return
-        item = self._table.get(key(Kind.SHARED, shared.generation_id))
-        if item is None or "withdrawn_at" not in item:
+        found = self.get(shared.generation_id)
+        if found is None or found.withdrawn_at is None:
             raise ConditionFailed
+        self._list_again(found, reason)
+
+    def withdraw(self, image: Shared, reason: Removal) -> int:
+        """Record that an image was withdrawn, copied or not; returns when, in ms. Idempotent.
+
+        ``image`` is its record, or what it would be. Without one, the record of a withdrawn image
+        is put, under the condition that there is none. ``share`` puts its own under the same one:
+        so it finds this, or this finds that.
+        """
+        now = clock.now_ms()
+        record = {**_record(image, now), "withdrawn_at": encode(now)}
+        parts = [new(record), new(_tombstone(image, reason, now))]
+        found = self.get(image.generation_id)
+        if found is None and self._table.try_transact(parts):
+            return now
+        self.mark_withdrawn(image, reason)
+        found = self.get(image.generation_id)
+        return now if found is None or found.withdrawn_at is None else found.withdrawn_at
+
+    def _list_again(self, shared: Shared, reason: Removal) -> None:
+        """Have the next release look for a withdrawn image, whatever those before have done."""
+        now = clock.now_ms()
+        listing = f"SET {LISTED.partition} = :list, {LISTED.sort} = :now"
+        values = encode_all({"list": TOMBSTONES, "now": now})
+        removed = key(Kind.REMOVED, shared.generation_id)
+        if self._table.try_update(removed, listing, EXISTS, values) is None:
+            # An earlier version withdrew it without a tombstone.
+            self._table.try_put(_tombstone(shared, reason, shared.withdrawn_at or now))
+
+    def get_many(self, generation_ids: Iterable[str]) -> dict[str, Shared]:
+        """Read the records of images; those without one are left out."""
+        items = self._table.batch(key(Kind.SHARED, one) for one in dict.fromkeys(generation_ids))
+        return {id_of(item): from_item(Shared, item) for item in items}
 
     def withdrawn(self, generation_ids: Iterable[str]) -> set[str]:
         """Return which of these images were withdrawn from the data set."""
@@ -204,6 +231,30 @@ class Sharing:
                 return False
             raise Busy from None
         return True
+
+
+def _record(image: Shared, now: int) -> Item:
+    """Return the item of an image in the data set; ``now`` is in ms."""
+    return {
+        **key(Kind.SHARED, image.generation_id),
+        "generation_id": {"S": image.generation_id},
+        "user_id": encode(image.user_id),
+        "worker_user": encode(image.worker_user or 0),
+        "request_id": {"S": image.request_id},
+        "object_key": {"S": image.object_key},
+        "shared_at": encode(now),
+    }
+
+
+def _tombstone(shared: Shared, reason: Removal, now: int) -> Item:
+    """Return the item that has the releases heed a withdrawal; ``now`` is in ms."""
+    return {
+        **key(Kind.REMOVED, shared.generation_id),
+        "date": {"S": shared.date},
+        "reason": {"S": reason},
+        "removed_at": encode(now),
+        **listed(TOMBSTONES, clock.now_ms()),
+    }
 
 
 def _rating_fields(rating: Rating) -> Item:

@@ -1,7 +1,8 @@
 """The data set's bucket, against the private record of what was shared."""
 
-from horde.rules.dates import DAY_S
+from horde.rules.sharing import PROMISED_S
 from horde.store import items
+from horde.store.audit_rows import PublishedRow
 from horde.store.items import partition
 from infra.operate.audit.findings import (
     SLACK_S,
@@ -17,8 +18,6 @@ from infra.operate.audit.findings import (
 from infra.operate.audit.objects import StoredObject
 
 STORED = "in the bucket"
-PROMISED_S = 3 * DAY_S
-"""Seconds within which a withdrawn image leaves the release, as the terms promise."""
 
 
 def stored(view: View) -> Findings:
@@ -72,8 +71,13 @@ def _released(view: View) -> Findings:
             yield finding(Rule.STORED, "its record", own_item(shared), "no such item")
         elif record.kept_back is not None:
             yield finding(Rule.STORED, "shards", "none, since it is kept back", len(paths))
-        elif record.withdrawn and (record.withdrawn_at or 0) // 1000 + PROMISED_S < view.now:
+        elif record.withdrawn and _is_late(view, record):
             yield finding(Rule.STORED, "shards", "none, since it was withdrawn", len(paths))
+
+
+def _is_late(view: View, record: PublishedRow) -> bool:
+    """Return whether a withdrawn image should have left by now."""
+    return (record.withdrawn_at or 0) // 1000 + PROMISED_S < view.now
 
 
 def _recorded(view: View, name: str, objects: dict[str, StoredObject]) -> Findings:
@@ -83,6 +87,8 @@ def _recorded(view: View, name: str, objects: dict[str, StoredObject]) -> Findin
     finding = finding_of(own_item(shared), frozenset(about))
     elsewhere = name in view.books.released.parts or record.kept_back is not None
     for key in record.objects:
+        if record.withdrawn and not _is_late(view, record):
+            continue  # its owner's mark comes first, and the next release deletes the file
         expected = "none, since it was withdrawn" if record.withdrawn else STORED
         if (key in objects) is record.withdrawn and not (elsewhere and not record.withdrawn):
             yield finding(Rule.STORED, key, expected, STORED if record.withdrawn else "none")
