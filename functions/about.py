@@ -18,7 +18,8 @@ from horde.edge.other_bodies import DocumentQuery
 from horde.edge.other_responses import Document, Heartbeat, News, Newspiece
 from horde.edge.pages import POLICY, page
 from horde.rules import ruleset
-from horde.rules.sharing import TERMS_VERSION
+from horde.rules.dates import HOUR_S
+from horde.rules.sharing import PROMISED_S, TERMS_VERSION
 
 HOME = """<h1>Horde Commons</h1>
 <p>A serverless AI Horde. Use this address as the base URL of any AI Horde client. Images that their
@@ -99,7 +100,14 @@ def markdown(name: str) -> str:
     )
     path = files("horde").joinpath("edge", "documents", f"{name}.md")
     text = ruleset.fill(path.read_text("utf-8"))
-    return text.replace("{terms_version}", TERMS_VERSION).replace("{operator}", who)
+    known = {
+        "terms_version": TERMS_VERSION,
+        "operator": who,
+        "promised_hours": str(PROMISED_S // HOUR_S),
+    }
+    for name, value in known.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
 
 
 @cache

@@ -19,15 +19,15 @@ withdrawal holds for such images too: they are drawn and delivered, and not publ
 from http import HTTPStatus
 from typing import Any
 
-from horde import clock, dataset, startup
+from horde import dataset, startup
 from horde.edge import auth, ratelimit
 from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.other_responses import SharedImage, Withdrawn
 from horde.records import Request, Shared, User
-from horde.rules.dates import HOUR_S, day, iso
+from horde.rules.dates import HOUR_S, iso
 from horde.rules.refusals import AnonForbidden, Busy, RequestNotFound, SharedImageNotFound
-from horde.rules.sharing import PROMISED_S, Removal, created_on, shareable
+from horde.rules.sharing import PROMISED_S, Removal
 from horde.store import Store, connect
 
 PROMISE = (
@@ -119,27 +119,10 @@ def _image(store: Store, call: Call, user: User) -> Shared:
     image_id = call.path.get("id", "").lower()
     if not is_uuid(image_id):
         raise SharedImageNotFound
-    found = store.sharing.get(image_id) or _not_copied(store, image_id)
+    found = dataset.record_of(store, image_id)
     if found is None or found.user_id != user.id:
         raise SharedImageNotFound
     return found
-
-
-def _not_copied(store: Store, image_id: str) -> Shared | None:
-    """Return what the record of a shared image would be that was delivered, but not copied yet."""
-    generation = store.requests.generation(image_id)
-    request = store.requests.get(generation.request_id) if generation else None
-    if request is not None and generation is not None:
-        if not shareable(request, generation.state):
-            return None
-        key = dataset.object_key(created_on(request, generation), image_id)
-        owner = generation.worker_user
-        return Shared(image_id, request.user_id, key, owner, request_id=request.id)
-    held = store.held.get(image_id)
-    if held is None:
-        return None
-    key = dataset.object_key(day(held.requested_at or clock.now_ms()), image_id)
-    return Shared(image_id, held.user_id, key, held.worker_user, request_id=held.request_id)
 
 
 def _images(store: Store, request: Request) -> list[Shared]:
@@ -147,9 +130,8 @@ def _images(store: Store, request: Request) -> list[Shared]:
 
     Those that are not delivered have none: ``share`` reads the mark of their request.
     """
-    copied = store.sharing.get_many(request.generations)
-    rest = (_not_copied(store, one) for one in request.generations if one not in copied)
-    return [*copied.values(), *(one for one in rest if one is not None)]
+    found = (dataset.record_of(store, one) for one in request.generations)
+    return [one for one in found if one is not None]
 
 
 def _gone_by(at: int) -> str:

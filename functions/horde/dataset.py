@@ -14,9 +14,10 @@ import json
 import tarfile
 from typing import TYPE_CHECKING, Any
 
-from horde import images
+from horde import clock, images
 from horde.records import OLD_ENDING, Shared
-from horde.rules.sharing import Removal
+from horde.rules.dates import day
+from horde.rules.sharing import Removal, created_on, shareable
 from horde.store import Store
 
 if TYPE_CHECKING:
@@ -66,6 +67,29 @@ def unpack(archive: bytes) -> tuple[bytes, dict[str, Any]]:
         files = [opened.extractfile(member) for member in opened]
         file, text = [one.read() for one in files if one is not None]
     return file, json.loads(text)
+
+
+def record_of(store: Store, image_id: str) -> Shared | None:
+    """Return the record of a shared image, or what it would be if it is not copied yet.
+
+    None if there is no such image, if it is not delivered, or if it is not shared.
+    """
+    found = store.sharing.get(image_id)
+    if found is not None:
+        return found
+    generation = store.requests.generation(image_id)
+    request = store.requests.get(generation.request_id) if generation else None
+    if request is not None and generation is not None:
+        if not shareable(request, generation.state):
+            return None
+        key = object_key(created_on(request, generation), image_id)
+        owner = generation.worker_user
+        return Shared(image_id, request.user_id, key, owner, request_id=request.id)
+    held = store.held.get(image_id)
+    if held is None:
+        return None
+    key = object_key(day(held.requested_at or clock.now_ms()), image_id)
+    return Shared(image_id, held.user_id, key, held.worker_user, request_id=held.request_id)
 
 
 def write(client: "S3Client", bucket: str, key: str, archive: bytes) -> None:

@@ -7,8 +7,9 @@ the same credentials and region as the AWS tools.
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +21,17 @@ from tqdm import tqdm
 
 from horde import aws, clock, dataset
 from horde.edge.auth import key_hash, new_key
-from horde.records import ANONYMOUS_ID, ApiKey, User
+from horde.records import ANONYMOUS_ID, ApiKey, Shared, User
 from horde.rules import raters, ruleset
 from horde.rules.accounts import user_number
 from horde.rules.dates import iso
+from horde.rules.screening import HashList
+from horde.rules.sharing import Removal
 from horde.store import Store
 from horde.store.audit import AuditStore
 from horde.wire.over_botocore import over
 from horde.wire.seam import AwsError
-from infra.operate import keeping, laion_policy, scorer, undo
+from infra.operate import keeping, laion_policy, scorer, undo, withdrawing
 from infra.operate.audit.objects import Bucket
 from infra.operate.audit.run import SEGMENTS, audit
 from infra.operate.undo import undo_worker
@@ -153,24 +156,88 @@ def _key(store: Store, username: str, key_id: str) -> ApiKey:
     raise OperatorError(message)
 
 
-def withdraw(store: Store, client: Any, bucket: str, what: str) -> int:
+def withdraw(
+    store: Store,
+    client: Any,
+    bucket: str,
+    what: str,
+    reason: Removal = Removal.OPERATOR,
+) -> int:
     """Remove an image (by its id), or all of a user's images (``alias#id``), from the data set.
 
-    Returns the number of images removed; raises OperatorError. An interrupted run can be repeated,
-    since an image is marked only after its file is gone. Copies made by others stay.
+    Returns the number of images removed; raises OperatorError.
     """
+    buckets = withdrawing.Buckets(client, bucket)
     if "#" in what:
-        found = list(store.sharing.of_user(find(store, what).id))
-    else:
-        one = store.sharing.get(what.lower())
-        if one is None:
-            message = f"no image {what!r} is in the data set"
-            raise OperatorError(message)
-        found = [one]
-    left = [shared for shared in found if shared.withdrawn_at is None]
-    for shared in left:
-        dataset.withdraw(store, client, bucket, shared)
-    return len(left)
+        store.withdrawals.of_account(find(store, what), reason)
+    return _remove(store, buckets, _named(store, what), reason)
+
+
+def _named(store: Store, what: str) -> Iterable[Shared]:
+    """Return an image by its id, or an account's images by its name; raises OperatorError."""
+    if "#" in what:
+        return store.sharing.of_user(find(store, what).id)
+    one = dataset.record_of(store, what.lower())
+    if one is None:
+        message = f"no image {what!r} is in the data set, or on its way there"
+        raise OperatorError(message)
+    if one.withdrawn_at is not None:  # named alone, so the next release looks once more
+        store.sharing.mark_withdrawn(one)
+    return [one]
+
+
+def _remove(
+    store: Store, buckets: withdrawing.Buckets, images: Iterable[Shared], reason: Removal
+) -> int:
+    """Withdraw images that were not withdrawn before; returns how many."""
+    with tqdm(unit=" withdrawn", disable=None, leave=False) as bar:
+        for image in images:
+            if image.withdrawn_at is None:
+                withdrawing.remove(store, buckets, image, reason)
+                bar.update(1)
+        return int(bar.n)
+
+
+def withdraw_all(
+    store: Store, buckets: withdrawing.Buckets, options: argparse.Namespace
+) -> list[str]:
+    """Carry out ``bin/operator withdraw``; returns the lines to print. Raises OperatorError."""
+    _need_bucket(options.command, buckets.laion)
+    reason = Removal(options.reason)
+    if "#" in (options.what or "") and not options.dry_run:
+        store.withdrawals.of_account(find(store, options.what), reason)
+    images = _asked_for(store, buckets, options)
+    if options.dry_run:
+        ids = [image.generation_id for image in images if image.withdrawn_at is None]
+        return [*ids, f"{len(ids)} images would be withdrawn"]
+    return [f"{_remove(store, buckets, images, reason)} images withdrawn"]
+
+
+def _asked_for(
+    store: Store, buckets: withdrawing.Buckets, options: argparse.Namespace
+) -> Iterable[Shared]:
+    try:
+        if options.what is not None:
+            return _named(store, options.what)
+        if options.worker is not None:
+            return store.sharing.drawn_by(find(store, options.worker).id)
+        if options.date is not None:
+            return store.sharing.of_days(*options.date)
+        if options.words is not None:
+            return withdrawing.of_words(store, buckets, _words(options.words))
+        # Read at once: a list with a wrong line withdraws nothing.
+        text = Path(options.hashes).read_text("utf-8")
+        return withdrawing.of_hashes(store, buckets, HashList.parse(text))
+    except (OSError, ValueError) as error:
+        raise OperatorError(str(error)) from None
+
+
+def _words(given: Sequence[str]) -> list[str]:
+    """Return words and phrases: those of a file, one in each line, or the given ones."""
+    if len(given) == 1 and Path(given[0]).is_file():
+        lines = Path(given[0]).read_text("utf-8").splitlines()
+        return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return list(given)
 
 
 def flagged(store: Store) -> list[str]:
@@ -312,6 +379,8 @@ def run(  # noqa: C901, PLR0911 - a flat list of commands
     bucket: str = "",
     client: Any = None,
     held: str = "",
+    gallery: str = "",
+    own: Any = None,
 ) -> str:
     """Run one command and return the text to print; raises OperatorError."""
     match options.command:
@@ -325,8 +394,8 @@ def run(  # noqa: C901, PLR0911 - a flat list of commands
             user = grant(store, options.username, options.amount)
             return f"{user.username} has {user.kudos} kudos now"
         case "withdraw":
-            _need_bucket(options.command, bucket)
-            return f"{withdraw(store, client, bucket, options.what)} images withdrawn"
+            buckets = withdrawing.Buckets(client, bucket, held, gallery, own)
+            return "\n".join(withdraw_all(store, buckets, options))
         case "undo-worker":
             _need_bucket(options.command, bucket)
             user = find(store, options.username)
@@ -334,7 +403,11 @@ def run(  # noqa: C901, PLR0911 - a flat list of commands
                 undone = undo_worker(
                     store,
                     user,
-                    partial(dataset.withdraw, store, client, bucket),
+                    partial(
+                        withdrawing.remove,
+                        store,
+                        withdrawing.Buckets(client, bucket, held, gallery, own),
+                    ),
                     dry_run=options.dry_run,
                     progress=bar.update,
                 )
@@ -410,8 +483,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("username", metavar="alias#id")
     add.add_argument("amount", type=int)
     _add_keys(commands)
-    add = commands.add_parser("withdraw", help="remove shared images from the data set")
-    add.add_argument("what", metavar="image-id|alias#id")
+    _add_withdraw(commands)
     add = commands.add_parser(
         "undo-worker",
         help="revoke an account's worker keys, take its rewards back, withdraw what it drew",
@@ -457,6 +529,43 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_laion_policy(commands)
     return top
+
+
+def _add_withdraw(commands: Any) -> None:
+    add = commands.add_parser(
+        "withdraw",
+        help="remove shared images from the data set",
+        description=withdrawing.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    which = add.add_mutually_exclusive_group(required=True)
+    which.add_argument("what", metavar="image-id|alias#id", nargs="?")
+    which.add_argument(
+        "--words",
+        nargs="+",
+        metavar="FILE|WORD",
+        help="images whose prompts have one of these words, or of those in the lines of a file",
+    )
+    which.add_argument("--hashes", metavar="FILE", help="images on a list, as the screening's")
+    which.add_argument("--date", type=_days, metavar="A..B", help="images delivered on these days")
+    which.add_argument("--worker", metavar="alias#id", help="images that its workers drew")
+    add.add_argument(
+        "--reason",
+        choices=[reason.value for reason in Removal],
+        default=Removal.OPERATOR.value,
+        help="what the tombstones say (default: %(default)s)",
+    )
+    add.add_argument("--dry-run", action="store_true", help="only list the images")
+
+
+def _days(text: str) -> tuple[str, str]:
+    """Return the first and the last of some days, as ``2026-11-25..2026-11-28`` or one alone."""
+    first, _, last = text.partition("..")
+    try:
+        return date.fromisoformat(first).isoformat(), date.fromisoformat(last or first).isoformat()
+    except ValueError:
+        message = f"{text!r} is not a range of days such as 2026-11-25..2026-11-28"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _add_laion_policy(commands: Any) -> None:
@@ -546,8 +655,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             client = laion_client(session, outputs, config=PARALLEL)
             bucket = bucket_of(options.bucket, outputs, client)
             sys.exit(0 if print_audit(store, options.segments, bucket) else 1)
-        buckets = [outputs.get(name, "") for name in ("LaionBucket", "HeldBucket")]
-        print(run(store, options, buckets[0], laion_client(session, outputs), buckets[1]))
+        names = ("LaionBucket", "HeldBucket", "GalleryBucket")
+        laion, held, gallery = (outputs.get(name, "") for name in names)
+        own = session.client("s3")
+        print(run(store, options, laion, laion_client(session, outputs), held, gallery, own))
     except (OperatorError, SettingsError, BotoCoreError, ClientError, AwsError) as error:
         # AWS's own messages are clear: no credentials, no region, no such table.
         sys.exit(f"{parser().prog}: {error}")

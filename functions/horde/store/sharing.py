@@ -70,15 +70,8 @@ class Sharing:
         ``size`` is the object's, in bytes. One plain write: it depends on nothing that forbids the
         image. So the caller reads ``context`` again after it.
         """
-        record = Shared(
-            image.generation_id,
-            image.user_id,
-            object_key,
-            image.worker_user,
-            None,
-            None,
-            image.request_id,
-        )
+        owners, request = (image.user_id, object_key, image.worker_user), image.request_id
+        record = Shared(image.generation_id, *owners, request_id=request)
         self._table.try_put({**_record(record, clock.now_ms()), "size": encode(size)})
 
     def get(self, generation_id: str) -> Shared | None:
@@ -94,21 +87,25 @@ class Sharing:
 
     def of_user(self, user_id: int) -> Iterator[Shared]:
         """Yield a user's shared images. Scans the whole table, so it is for the operator only."""
-        return self._where("user_id", user_id)
+        return self._where("user_id = :user", user=user_id)
 
     def drawn_by(self, user_id: int) -> Iterator[Shared]:
         """Yield the shared images that an account's workers drew. Scans the whole table."""
-        return self._where("worker_user", user_id)
+        return self._where("worker_user = :user", user=user_id)
 
-    def _where(self, name: str, user_id: int) -> Iterator[Shared]:
+    def of_days(self, first: str, last: str) -> Iterator[Shared]:
+        """Yield the images that were delivered on some days. Scans the whole table."""
+        start, end = (f"incoming/date={one}" for one in (first, f"{last}~"))
+        return self._where("object_key BETWEEN :start AND :end", start=start, end=end)
+
+    def _where(self, condition: str, **values: object) -> Iterator[Shared]:
         pages = self._table.scan(
-            FilterExpression=f"{SK} = :shared AND {name} = :user",
-            ExpressionAttributeValues=encode_all({"shared": Kind.SHARED, "user": user_id}),
+            FilterExpression=f"{SK} = :shared AND {condition}",
+            ExpressionAttributeValues=encode_all({"shared": Kind.SHARED, **values}),
             ConsistentRead=True,  # whoever forbids images must see each that missed the mark
         )
         for page in pages:
-            for item in page:
-                yield from_item(Shared, item)
+            yield from (from_item(Shared, item) for item in page)
 
     def mark_withdrawn(self, shared: Shared, reason: Removal = Removal.OPERATOR) -> None:
         """Record that an image was withdrawn, so that the next release is without it. Idempotent.
@@ -149,8 +146,7 @@ class Sharing:
 
     def _list_again(self, shared: Shared, reason: Removal) -> None:
         """Have the next release look for a withdrawn image, whatever those before have done."""
-        now = clock.now_ms()
-        listing = f"SET {LISTED.partition} = :list, {LISTED.sort} = :now"
+        listing, now = f"SET {LISTED.partition} = :list, {LISTED.sort} = :now", clock.now_ms()
         values = encode_all({"list": TOMBSTONES, "now": now})
         removed = key(Kind.REMOVED, shared.generation_id)
         if self._table.try_update(removed, listing, EXISTS, values) is None:
@@ -164,13 +160,13 @@ class Sharing:
 
     def withdrawn(self, generation_ids: Iterable[str]) -> set[str]:
         """Return which of these images were withdrawn from the data set."""
-        items = self._table.batch(key(Kind.SHARED, one) for one in generation_ids)
-        return {id_of(item) for item in items if "withdrawn_at" in item}
+        found = self.get_many(generation_ids)
+        return {name for name, one in found.items() if one.withdrawn_at is not None}
 
     def in_data_set(self, generation_ids: Iterable[str]) -> set[str]:
         """Return which of these images are in the data set, and were not withdrawn."""
-        items = self._table.batch(key(Kind.SHARED, one) for one in generation_ids)
-        return {id_of(item) for item in items if "withdrawn_at" not in item}
+        found = self.get_many(generation_ids)
+        return {name for name, one in found.items() if one.withdrawn_at is None}
 
     def rate(
         self,
