@@ -1,0 +1,86 @@
+"""Doubles nothing: shares images, has releases made of them, and reads what is in a release."""
+
+import io
+import tarfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from moto.s3.models import s3_backends
+
+from horde.release.names import Manifest
+from horde.rules.dates import DAY_S
+from tests.support.api_calls import ANONYMOUS
+from tests.support.cloud import Cloud
+from tests.support.moto_aws import ACCOUNT
+
+HOLD_S = DAY_S + 60
+"""Longer than images wait for a release."""
+
+
+def share(
+    cloud: Cloud, worker: str, key: str = ANONYMOUS, count: int = 1, **more: Any
+) -> list[str]:
+    """Let images be shared and copied; returns their ids."""
+    drawn = []
+    for _ in range(count):
+        assert cloud.generate(key, shared=True, **more).status == 202
+        drawn += cloud.draw(worker)
+    cloud.settle_async()
+    date_files(cloud, set(drawn))
+    return drawn
+
+
+def date_files(cloud: Cloud, ids: set[str]) -> None:
+    """Have the files of images that wait be written now, by this cloud's clock and not by ours."""
+    for key, stored in _objects(cloud).items():
+        if key.rpartition("/")[2].partition(".")[0] in ids:
+            stored.last_modified = datetime.fromtimestamp(cloud.clock.now_ms() / 1000, UTC)
+
+
+def age(cloud: Cloud) -> None:
+    """Let everything that waits be a day older."""
+    for stored in _objects(cloud).values():
+        stored.last_modified -= timedelta(seconds=HOLD_S)
+
+
+def _objects(cloud: Cloud) -> dict[str, Any]:
+    return dict(s3_backends[ACCOUNT]["aws"].buckets[cloud.bucket("Laion")].keys.items())
+
+
+def manifest(cloud: Cloud) -> Manifest:
+    """Return the manifest of the release."""
+    return Manifest.load(cloud.laion().get("manifest.json"))
+
+
+def released(cloud: Cloud) -> set[str]:
+    """Return the ids of all images in the shards of the release."""
+    found: set[str] = set()
+    for part in manifest(cloud).parts():
+        with tarfile.open(fileobj=io.BytesIO(cloud.laion()[part.shard])) as archive:
+            found |= {one.partition(".")[0] for one in archive.getnames()}
+    return found
+
+
+def removed(cloud: Cloud, folder: Path) -> list[dict[str, Any]]:
+    """Return the published tombstones."""
+    found = []
+    for file in manifest(cloud).tombstones():
+        path = folder / file.path.replace("/", "_")
+        path.write_bytes(cloud.laion()[file.path])
+        cursor = duckdb.execute(f"SELECT * FROM read_parquet('{path}', hive_partitioning=false)")
+        names = [one[0] for one in cursor.description or ()]
+        found += [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return found
+
+
+def mentions(cloud: Cloud, image: str) -> list[str]:
+    """Return the objects that have an image's name or bytes of its name, its tombstone excepted."""
+    objects = {
+        f"{part} {key}": body
+        for part in ("Laion", "Held", "Gallery")
+        for key, body in cloud.objects_of(part).items()
+        if not key.startswith("removed/")
+    }
+    return [key for key, body in objects.items() if image in key or image.encode() in body]
