@@ -105,8 +105,8 @@ def markdown(name: str) -> str:
         "operator": who,
         "promised_hours": str(PROMISED_S // HOUR_S),
     }
-    for name, value in known.items():
-        text = text.replace(f"{{{name}}}", value)
+    for placeholder, value in known.items():
+        text = text.replace(f"{{{placeholder}}}", value)
     return text
 
 

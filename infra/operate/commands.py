@@ -190,12 +190,14 @@ def _remove(
     store: Store, buckets: withdrawing.Buckets, images: Iterable[Shared], reason: Removal
 ) -> int:
     """Withdraw images that were not withdrawn before; returns how many."""
+    count = 0
     with tqdm(unit=" withdrawn", disable=None, leave=False) as bar:
         for image in images:
             if image.withdrawn_at is None:
                 withdrawing.remove(store, buckets, image, reason)
+                count += 1
                 bar.update(1)
-        return int(bar.n)
+    return count
 
 
 def withdraw_all(

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from botocore.client import BaseClient
 
-from horde import dataset, detector, gallery
+from horde import aws, dataset, detector, gallery
 from horde.release import withdrawals
 from horde.rules.dates import DAY_S, HOUR_S
 from horde.rules.sharing import PROMISED_S, SLACK_MS
 from horde.store.releases import HOLD_S as RUN_S
 from horde.store.sharing import Sharing
+from horde.store.table import Table
 from tests.support.api_calls import ANONYMOUS, UNKNOWN, Reply, refused
 from tests.support.cloud import Cloud
 from tests.support.releasing import (
@@ -85,6 +86,7 @@ def requests_of(cloud: Cloud, images: list[str]) -> list[str]:
 
 def forget_requests(cloud: Cloud) -> None:
     """Delete all requests and their images from the table, as TTL does after some days."""
+    cloud.clock.pass_seconds(4 * DAY_S)
     for kind in ("REQUEST", "GENERATION"):
         for row in cloud.rows(kind):
             cloud.db.delete_item(TableName=cloud.table, Key={"pk": row["pk"], "sk": row["sk"]})
@@ -199,7 +201,7 @@ def test_an_image_that_is_held_back_is_withdrawn_and_its_copy_deleted(
     cloud: Cloud, ada: str, *, trusted: bool
 ) -> None:
     stranger, _ = cloud.register("stranger")
-    (image,) = share(cloud, cloud.worker_key(stranger), ada)
+    (image,) = share(cloud, cloud.worker_key(stranger), ada, name="w2")
     assert list(cloud.objects_of("Held")) == [f"{image}.tar"]
     assert state(cloud, ada, image) == "waiting"
     accepted(withdraw_image(cloud, ada, image))
@@ -308,10 +310,11 @@ def test_held_and_waiting_images_of_a_forgotten_request_are_withdrawn(
     cloud: Cloud, worker: str, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stranger, _ = cloud.register("stranger")
-    (held,) = share(cloud, cloud.worker_key(stranger), ada)
+    (held,) = share(cloud, cloud.worker_key(stranger), ada, name="w2")
     (waits,) = share(cloud, worker, ada)
     requests = requests_of(cloud, [held, waits])
     forget_requests(cloud)
+    date_files(cloud, {waits})
     for request in requests:
         accepted(withdraw_request(cloud, ada, request))
     Machine(cloud).run()
@@ -345,7 +348,7 @@ def test_all_of_an_account_is_withdrawn_wherever_it_is_and_nothing_else(
     (kept,) = share(cloud, worker, ada)
     release(cloud)
     score(monkeypatch, 0.01)
-    (held,) = share(cloud, cloud.worker_key(stranger), ada)
+    (held,) = share(cloud, cloud.worker_key(stranger), ada, name="w2")
     waiting = share(cloud, worker, ada, 2)
     cloud.generate(ada, shared=True)
     (not_copied,) = cloud.draw(worker)
@@ -373,7 +376,7 @@ def test_what_is_shared_after_a_withdrawal_of_all_is_released(
     accepted(withdraw_all(cloud, ada))
     cloud.clock.pass_seconds(LATER_S)
     stranger, _ = cloud.register("stranger")
-    (held,) = share(cloud, cloud.worker_key(stranger), ada)
+    (held,) = share(cloud, cloud.worker_key(stranger), ada, name="w2")
     (new,) = share(cloud, worker, ada)
     release(cloud)
     assert released(cloud) == {new}
@@ -440,6 +443,42 @@ def test_what_is_too_much_for_one_run_is_worked_off_by_the_next_ones(
     assert sizes == [4, 2, 1]
     assert released(cloud) == {other}
     assert cloud.store.withdrawals.pending(10) == []
+
+
+def test_a_withdrawal_that_is_asked_for_again_while_it_is_worked_off_stays_on_its_list(
+    cloud: Cloud, ada: str
+) -> None:
+    accepted(withdraw_all(cloud, ada))
+    (before,) = cloud.store.withdrawals.pending(10)
+    cloud.clock.pass_seconds(60)
+    accepted(withdraw_all(cloud, ada))
+    cloud.store.withdrawals.done(before)
+    (after,) = cloud.store.withdrawals.pending(10)
+    assert after.before > before.before
+    cloud.store.withdrawals.done(after)
+    assert cloud.store.withdrawals.pending(10) == []
+
+
+def test_what_is_copied_while_a_withdrawal_of_all_is_written_belongs_to_it(
+    cloud: Cloud, worker: str, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is read, then the image is copied and looked at once more, then it is written."""
+    cloud.generate(ada, shared=True)
+    cloud.draw(worker)
+    real = Table.transact
+
+    def late(table: Table, parts: list[Any]) -> None:
+        monkeypatch.setattr(Table, "transact", real)
+        cloud.clock.pass_seconds(10)
+        cloud.settle_async()
+        assert len(cloud.archives()) == 1
+        real(table, parts)
+
+    monkeypatch.setattr(Table, "transact", late)
+    accepted(withdraw_all(cloud, ada))
+    release(cloud)
+    assert released(cloud) == set()
+    assert cloud.archives() == {}
 
 
 @pytest.mark.parametrize("what", ["all", "request", "image"])
@@ -564,7 +603,7 @@ def test_a_stranger_withdraws_nothing_by_the_ids_of_others_and_learns_nothing(
         assert answer.body == unknown
         shown = cloud.call("GET /api/v2/shared/images/{id}", key=mallory, id=image)
         assert shown.body == unknown
-        refused(withdraw_image(cloud, ANONYMOUS, image), "AnonForbidden", 401)
+        refused(withdraw_image(cloud, ANONYMOUS, image), "AnonForbidden", 403)
     for request in (*requests, private):
         refused(withdraw_request(cloud, mallory, request), "RequestNotFound", 404)
     refused(withdraw_request(cloud, ANONYMOUS, requests[0]), "RequestNotFound", 404)
@@ -600,7 +639,7 @@ def test_a_stranger_withdraws_no_forgotten_request_and_does_not_undo_its_owners_
     ["DELETE /api/v2/shared", "DELETE /api/v2/shared/images/{id}"],
 )
 def test_without_an_account_nothing_but_a_request_is_withdrawn(cloud: Cloud, route: str) -> None:
-    refused(cloud.call(route, key=ANONYMOUS, id=UNKNOWN), "AnonForbidden", 401)
+    refused(cloud.call(route, key=ANONYMOUS, id=UNKNOWN), "AnonForbidden", 403)
     refused(cloud.call(route, key="x" * 22, id=UNKNOWN), "InvalidAPIKey", 401)
 
 
@@ -615,10 +654,12 @@ def test_a_thousand_withdrawals_at_once_are_bounded_and_rewrite_a_part_once(
     (other,) = share(cloud, worker)
     release(cloud)
     cloud.overrides["RATE_LIMITS"] = "true"
+    aws.clear_settings()
     answers = [withdraw_image(cloud, ada, images[number % 6]) for number in range(100)]
     assert {answer.status for answer in answers} == {202, 429}
     assert len([answer for answer in answers if answer.status == 202]) <= 60
     del cloud.overrides["RATE_LIMITS"]
+    aws.clear_settings()
     assert len(list(cloud.store.releases.tombstones())) == 6
     (before,) = manifest(cloud).parts()
     Machine(cloud).run()
@@ -650,7 +691,7 @@ def test_deleting_an_account_withdraws_what_it_shared_if_it_says_so(
     assert {row["reason"] for row in removed(cloud, tmp_path)} == {"account"}
     assert {row["id"] for row in removed(cloud, tmp_path)} == set(gone)
     assert mentions(cloud, waits) == []
-    refused(withdraw_all(cloud, key), "DeletedUser", 401)
+    refused(withdraw_all(cloud, key), "DeletedUser", 403)
 
 
 @pytest.mark.parametrize("choice", [None, "false"])

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from moto.dynamodb.models import dynamodb_backends
+from moto.s3.models import FakeDeleteMarker as _Marker
 from moto.s3.models import s3_backends
 
 from horde.records import OPEN, Generation, State, WorkerStats
@@ -69,7 +70,8 @@ class Reading(Deployment):
         They are read from moto's own memory: tests that compare all there is ask for it often.
         """
         kept = s3_backends[ACCOUNT]["aws"].buckets[self.bucket(part)].keys
-        return {key: kept[key].value for key in sorted(kept)}
+        there = {key: kept[key] for key in sorted(kept)}
+        return {key: file.value for key, file in there.items() if not isinstance(file, _Marker)}
 
     def date_files(self) -> None:
         """Have the outputs bucket's files be written now, by this cloud's clock and not by ours."""

@@ -20,13 +20,19 @@ HOLD_S = DAY_S + 60
 
 
 def share(
-    cloud: Cloud, worker: str, key: str = ANONYMOUS, count: int = 1, **more: Any
+    cloud: Cloud,
+    worker: str,
+    key: str = ANONYMOUS,
+    count: int = 1,
+    *,
+    name: str = "w1",
+    **more: Any,
 ) -> list[str]:
-    """Let images be shared and copied; returns their ids."""
+    """Let images be shared and copied; returns their ids. ``name`` is the worker's."""
     drawn = []
     for _ in range(count):
         assert cloud.generate(key, shared=True, **more).status == 202
-        drawn += cloud.draw(worker)
+        drawn += cloud.draw(worker, name=name)
     cloud.settle_async()
     date_files(cloud, set(drawn))
     return drawn
