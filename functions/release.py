@@ -14,7 +14,7 @@ run ends. Each is idempotent. What a run that died has not deleted from ``incomi
 its id, and the next plan deletes it.
 
 A withdrawal is a tombstone, or one record for all images of an account or a request. ``select``
-turns such a record into tombstones (``horde.release.withdrawals``) before it reads them.
+turns such a record into tombstones (``horde.release.resolving``) before it reads them.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -30,10 +30,10 @@ from horde.release import (
     contact_sheet,
     documents,
     rated,
+    resolving,
     shard,
     tables,
     versions,
-    withdrawals,
     work,
 )
 from horde.release.names import (
@@ -230,7 +230,7 @@ def _resolved(store: Store, bench: work.Bench) -> dict[str, Tombstone]:
 
     Returns their tombstones, which an index may not list yet.
     """
-    pending = store.withdrawals.pending(withdrawals.MAX_PENDING)
+    pending = store.withdrawals.pending(resolving.MAX_PENDING)
     if not pending:
         return {}
     parts = [part.table for part in _manifest().parts()]
@@ -240,8 +240,8 @@ def _resolved(store: Store, bench: work.Bench) -> dict[str, Tombstone]:
             parts.append(Part.parse(name).table)
     secret = aws.secret(Settings.load().hash_secret)
     with TemporaryDirectory() as folder:
-        found = withdrawals.candidates(_fetched(parts, Path(folder)), pending, secret)
-        return withdrawals.marked(store, pending, found)
+        found = resolving.candidates(_fetched(parts, Path(folder)), pending, secret)
+        return resolving.marked(store, pending, found)
 
 
 def _current(bench: work.Bench, dates: set[str]) -> Iterator[tuple[Part, list[str]]]:

@@ -10,10 +10,11 @@ import pytest
 from botocore.client import BaseClient
 
 from horde import aws, dataset, detector, gallery
-from horde.release import withdrawals
+from horde.release import resolving
 from horde.rules.dates import DAY_S, HOUR_S
 from horde.rules.sharing import PROMISED_S, SLACK_MS
 from horde.store.releases import HOLD_S as RUN_S
+from horde.store.releases import Releases
 from horde.store.sharing import Sharing
 from horde.store.table import Table
 from tests.support.api_calls import ANONYMOUS, UNKNOWN, Reply, refused
@@ -28,6 +29,7 @@ from tests.support.releasing import (
     removed,
     share,
 )
+from tests.support.rights import held_to
 from tests.support.step_functions import Machine
 
 LATER_S = SLACK_MS // 1000 + 60
@@ -433,8 +435,8 @@ def test_what_is_too_much_for_one_run_is_worked_off_by_the_next_ones(
     share(cloud, worker, ada, 5)
     (other,) = share(cloud, worker)
     release(cloud)
-    monkeypatch.setattr(withdrawals, "BATCH", 2)
-    monkeypatch.setattr(withdrawals, "MAX_MARKED", 2)
+    monkeypatch.setattr(resolving, "BATCH", 2)
+    monkeypatch.setattr(resolving, "MAX_MARKED", 2)
     accepted(withdraw_all(cloud, ada))
     sizes = []
     for _ in range(3):
@@ -459,6 +461,18 @@ def test_a_withdrawal_that_is_asked_for_again_while_it_is_worked_off_stays_on_it
     assert cloud.store.withdrawals.pending(10) == []
 
 
+def test_a_run_needs_no_index_to_know_the_tombstones_that_it_has_just_written(
+    cloud: Cloud, worker: str, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index lags behind the table."""
+    share(cloud, worker, ada)
+    release(cloud)
+    accepted(withdraw_all(cloud, ada))
+    monkeypatch.setattr(Releases, "tombstones", lambda _: iter(()))
+    Machine(cloud).run()
+    assert released(cloud) == set()
+
+
 def test_what_is_copied_while_a_withdrawal_of_all_is_written_belongs_to_it(
     cloud: Cloud, worker: str, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,7 +484,8 @@ def test_what_is_copied_while_a_withdrawal_of_all_is_written_belongs_to_it(
     def late(table: Table, parts: list[Any]) -> None:
         monkeypatch.setattr(Table, "transact", real)
         cloud.clock.pass_seconds(10)
-        cloud.settle_async()
+        with held_to("everybody", {"*"}):
+            cloud.settle_async()
         assert len(cloud.archives()) == 1
         real(table, parts)
 
@@ -790,7 +805,7 @@ def test_a_withdrawn_image_is_gone_within_the_promised_time_at_any_time_of_day(
             Machine(cloud).run()
         if released(cloud) == set():
             break
-    took = (cloud.clock.now_ms() - began) / 1000 + 20 * HOUR_S * 0
+    took = (cloud.clock.now_ms() - began) / 1000
     assert released(cloud) == set()
     assert took <= PROMISED_S
     assert took <= (1 + failing) * DAY_S + HOUR_S
@@ -801,4 +816,4 @@ def test_a_withdrawn_image_is_gone_within_the_promised_time_at_any_time_of_day(
 def test_the_terms_promise_what_the_api_and_the_audit_do(cloud: Cloud) -> None:
     text = cloud.call("GET /api/v2/documents/terms", query={"format": "markdown"}).body["markdown"]
     assert f"**within {PROMISED_S // HOUR_S} hours**" in text
-    assert "{" not in text.replace("{id}", "")
+    assert "{" not in text

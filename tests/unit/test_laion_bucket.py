@@ -304,7 +304,7 @@ def test_every_command_that_touches_the_bucket_takes_that_client(
         assert outputs is OUTPUTS
         return made[-1]
 
-    def run(_store: object, _options: object, bucket: str = "", client: object = None) -> str:
+    def run(_: object, __: object, bucket: str = "", client: object = None, *_more: object) -> str:
         assert (bucket, client) == (BUCKET, made[-1])
         return "done"
 
