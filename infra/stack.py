@@ -77,21 +77,17 @@ class HordeCommonsStack(Stack):
         api.route(status, "status")
         parts.allow_downloads(status, outputs)
 
-        # client -> users: accounts; keys: their API keys; transfer: kudos, shared keys.
+        # client -> users, keys; transfer: kudos, shared keys; withdraw: shared images.
         users = make("users", *env, allowance_env, hashes.env, may=parts.READ_WRITE)
         api.route(users, "users")
         api.route(make("keys", *env, may=parts.MANAGE_KEYS), "keys")
         api.route(make("transfer", *env, may=parts.MANAGE), "transfer")
-
-        # client -> withdraw: owners take shared images back.
         withdraw = make("withdraw", *env, hashes.env, may=parts.WITHDRAW)
         api.route(withdraw, "withdraw")
 
-        # client -> browse: workers, models, statistics; manage: what owners and admins change.
+        # client -> browse: what there is; manage: what owners and admins change; rate: ratings.
         api.route(make("browse", *env, models_env, may=parts.READ), "browse")
         api.route(make("manage", *env, may=parts.MANAGE), "manage")
-
-        # client -> rate: released images that need ratings, and their ratings.
         ratings = parts.RatingsPart(self, make, api, *env)
 
         # client -> about: the API's description, documents, and every unknown route.

@@ -114,7 +114,7 @@ def _released(buckets: Buckets, folder: Path) -> Iterator[dict[str, Any]]:
     if file is not None:
         path = folder / METADATA
         path.write_bytes(_body(buckets.client, buckets.laion, file.at or file.path))
-        yield from tables.rows(path)
+        yield from tables.every_row(path)
 
 
 def _hashes(file: bytes) -> Screening:

@@ -154,7 +154,13 @@ def test_one_image_is_withdrawn_by_its_id_before_its_copy(cloud: Cloud, worker: 
 def test_a_withdrawn_image_leaves_the_pool_at_once(cloud: Cloud, worker: str) -> None:
     (image,) = share(cloud, worker)
     file, row = cloud.archives()[image]
-    in_pool = {"image_id": image, "body": file, "row": row, "user_id": 1, "worker_user": 2}
+    in_pool: dict[str, Any] = {
+        "image_id": image,
+        "body": file,
+        "row": row,
+        "user_id": 1,
+        "worker_user": 2,
+    }
     assert gallery.offer(cloud.store, cloud.s3, cloud.bucket("Gallery"), **in_pool)
     operator(cloud, image)
     assert cloud.objects_of("Gallery") == {}
@@ -189,7 +195,7 @@ def test_the_audit_gives_the_next_release_the_promised_time(cloud: Cloud, worker
     def found() -> list[str]:
         bucket = Bucket(cloud.s3, cloud.bucket("Laion"))
         report = audit(Still(cloud), segments=1, pauses=(0,), bucket=bucket)
-        return [one.found for one in report.findings]
+        return [str(one.found) for one in report.findings]
 
     assert found() == []
     cloud.clock.pass_seconds(3 * 24 * 3600 + 60)

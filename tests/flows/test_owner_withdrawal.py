@@ -239,8 +239,14 @@ def test_a_withdrawn_image_leaves_the_pool(cloud: Cloud, worker: str, ada: str) 
     (image,) = share(cloud, worker, ada)
     file, row = cloud.archives()[image]
     release(cloud)
-    in_pool = {"image_id": image, "body": file, "row": row, "user_id": 1, "worker_user": 2}
-    place = (cloud.store, cloud.s3, cloud.bucket("Gallery"))
+    in_pool: dict[str, Any] = {
+        "image_id": image,
+        "body": file,
+        "row": row,
+        "user_id": 1,
+        "worker_user": 2,
+    }
+    place: tuple[Any, ...] = (cloud.store, cloud.s3, cloud.bucket("Gallery"))
     assert gallery.offer(*place, **in_pool)
     accepted(withdraw_image(cloud, ada, image))
     Machine(cloud).run()

@@ -85,7 +85,11 @@ MAY = {
     | PUT
     | READ_IMAGES
     | {"s3:DeleteObject*"},
-    "pack": verbs("BatchGetItem") | PUT | READ_IMAGES | {"s3:DeleteObject*"},
+    "withdraw": verbs("GetItem", "BatchGetItem", "PutItem", "UpdateItem") | SECRET,
+    "pack": verbs("GetItem", "BatchGetItem", "PutItem", "UpdateItem")
+    | PUT
+    | READ_IMAGES
+    | {"s3:DeleteObject*"},
     "finish": ENDING | verbs("ConditionCheckItem") | SEND | {"s3:DeleteObject*"},
     "sweep": ENDING
     | verbs("ConditionCheckItem")

@@ -165,6 +165,7 @@ def test_the_kinds_of_items_have_the_names_that_deployed_tables_hold() -> None:
         "RELEASE",
         "KEPT",
         "REMOVED",
+        "WITHDRAWAL",
         "WEBHOOK",
         "RATING",
         "SHAREDKEY",

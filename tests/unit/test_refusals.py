@@ -43,6 +43,7 @@ CODES = {
     "RatingRefused": (400, "RatingRefused"),
     "RequestNotFound": (404, "RequestNotFound"),
     "RequiresTrust": (400, "RequiresTrust"),
+    "SharedImageNotFound": (404, "SharedImageNotFound"),
     "SharedKeyEmpty": (403, "SharedKeyEmpty"),
     "SharedKeyExpired": (403, "SharedKeyExpired"),
     "SharedKeyInsufficientKudos": (403, "SharedKeyInsufficientKudos"),

@@ -1,7 +1,7 @@
 """Tables of a release as parquet files, by DuckDB, within the temporary folder."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from horde.rules.columns import COLUMNS, DEFAULTS, SCORES, Column
 KIND = "application/vnd.apache.parquet"
 """The content type of a table."""
 MEMORY = "256MB"
+BATCH = 10_000
 REMOVED = {"id": "VARCHAR", "removed_on": "VARCHAR", "reason": "VARCHAR"}
 """The columns of tombstones."""
 
@@ -105,6 +106,17 @@ def ids(table: Path) -> list[str]:
         source = f"read_parquet({_quoted(table)}, hive_partitioning=false)"
         found = database.execute(f"SELECT id FROM {source}").fetchall()  # noqa: S608
     return [str(row[0]) for row in found]
+
+
+def every_row(table: Path) -> Iterator[dict[str, Any]]:
+    """Yield all rows of a table, in its order, some thousands in memory at once."""
+    with _database(table.parent) as database:
+        source = f"read_parquet({_quoted(table)}, hive_partitioning=false)"
+        cursor = database.execute(f"SELECT * FROM {source}")  # noqa: S608
+        names = [one[0] for one in cursor.description or ()]
+        while some := cursor.fetchmany(BATCH):
+            for row in some:
+                yield dict(zip(names, row, strict=True))
 
 
 def rows(table: Path, numbers: Sequence[int]) -> list[dict[str, Any]]:
