@@ -686,6 +686,52 @@ def delete_account(
     return Flow(f"delete account {name}", before, act, after, repeats=repeats)
 
 
+def withdraw(what: str, *, repeats: bool) -> Flow:
+    """Withdraw what was delivered, of which one image is in the data set and one is not copied."""
+
+    def before(world: World) -> Facts:
+        facts = popped(world, amount=2, **SHARED, **TWO)
+        assert world.submit(facts["worker"], facts["job"]).status == 200
+        world.deliver("share")
+        (other,) = _others(world, facts)
+        assert world.submit(facts["worker"], other).status == 200
+        return {**facts, "other": other}
+
+    def act(world: World, facts: Facts) -> None:
+        route = {
+            "a copied image": "DELETE /api/v2/shared/images/{id}",
+            "an image before its copy": "DELETE /api/v2/shared/images/{id}",
+            "a request": "DELETE /api/v2/shared/requests/{id}",
+            "all": "DELETE /api/v2/shared",
+        }[what]
+        ids = {"a copied image": facts["job"], "a request": facts["request"]}
+        name = str(ids.get(what, facts["other"]))
+        world.ask(lambda: world.call(route, key=facts["key"], id=name))
+        world.deliver("share")
+
+    def after(world: World, facts: Facts) -> list[str]:
+        served = last(world).status == 202
+        records = {i["generation_id"]["S"]: i for i in world.items() if i["sk"]["S"] == "SHARED"}
+        listed = [i for i in world.items() if i["pk"]["S"].startswith("WITHDRAWAL#")]
+        gone = {name for name, one in records.items() if "withdrawn_at" in one}
+        copied = facts["other"] in world.archives()
+        wanted = {
+            "a copied image": facts["job"] in gone,
+            "an image before its copy": facts["other"] in gone and not copied,
+            "a request": bool(listed) and not copied,
+            "all": bool(listed) and not copied,
+        }[what]
+        tombstones = {i["pk"]["S"][8:] for i in world.items() if i["sk"]["S"] == "REMOVED"}
+        return [
+            *unless(wanted or not served, f"answered 202, and {what} is not withdrawn"),
+            *unless(tombstones == gone, f"{tombstones} has tombstones, and {gone} is marked"),
+            *unless(served or not repeats, f"asking again ends with {last(world).status}"),
+        ]
+
+    once = "" if repeats else ", once"
+    return Flow(f"withdraw {what}{once}", before, act, after, repeats=repeats)
+
+
 def finish_deletion() -> Flow:
     """A deletion died right after its mark; one of two sweeps dies too."""
 
@@ -875,6 +921,11 @@ FLOWS = [
     delete_account("partly waived, an image in hand, once", "poor", repeats=False, held=True),
     delete_account("by a shared key, once", repeats=False, by_shared_key=True),
     finish_deletion(),
+    withdraw("a copied image", repeats=True),
+    withdraw("an image before its copy", repeats=True),
+    withdraw("a request", repeats=True),
+    withdraw("a request", repeats=False),
+    withdraw("all", repeats=True),
     register(repeats=True),
     register(repeats=False),
     grant(),
