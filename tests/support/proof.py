@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from horde.records import DELIVERED, Generation, Request, Shared, SharedKey, State, User
 from horde.rules import ruleset
+from horde.store.items import id_of
 from tests.support.archives import opened
 
 if TYPE_CHECKING:
