@@ -415,7 +415,7 @@ def run(  # noqa: C901, PLR0911 - a flat list of commands
                 )
             return undone.text(user, dry_run=options.dry_run)
         case "kept":
-            return _kept(store, keeping.Buckets(client, bucket, held), options)
+            return _kept(store, keeping.Buckets(client, bucket, held, own), options)
         case "flagged":
             return clear_flag(store, options.clear) if options.clear else "\n".join(flagged(store))
         case "gold":

@@ -15,11 +15,18 @@ MAX_KEPT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """The client of S3, and the names of the data set's bucket and of the one of held images."""
+    """The client of the data set's bucket, and the names of that and of the one of held images."""
 
     client: Any
     laion: str
     held: str
+    own: Any = None
+    """The client of the stack's own buckets, if the data set's is elsewhere."""
+
+    @property
+    def holding(self) -> Any:
+        """The client of the bucket of held images."""
+        return self.own or self.client
 
 
 def listed(store: Store) -> list[str]:
@@ -46,7 +53,7 @@ def release(store: Store, buckets: Buckets, generation_id: str) -> bool:
     target = dataset.object_key(kept.date, generation_id)
     dataset.write(buckets.client, buckets.laion, target, looked_at)
     store.releases.let_go(generation_id)
-    dataset.delete(buckets.client, buckets.held, key)
+    dataset.delete(buckets.holding, buckets.held, key)
     return True
 
 
@@ -56,7 +63,7 @@ def destroy(store: Store, buckets: Buckets, generation_id: str) -> bool:
     if store.releases.kept(generation_id) is None or shared is None:
         return False
     dataset.withdraw(store, buckets.client, buckets.laion, shared, Removal.SAFETY)
-    dataset.delete(buckets.client, buckets.held, work.kept(generation_id))
+    dataset.delete(buckets.holding, buckets.held, work.kept(generation_id))
     store.releases.let_go(generation_id)
     return True
 
@@ -65,7 +72,7 @@ def _read(buckets: Buckets, key: str) -> bytes | None:
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
     try:
-        body: bytes = buckets.client.get_object(Bucket=buckets.held, Key=key)["Body"].read()
+        body: bytes = buckets.holding.get_object(Bucket=buckets.held, Key=key)["Body"].read()
     except ClientError as error:
         if error.response["Error"]["Code"] in {"404", "NoSuchKey"}:
             return None

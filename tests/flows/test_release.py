@@ -349,6 +349,26 @@ def buckets(cloud: Cloud) -> keeping.Buckets:
     return keeping.Buckets(cloud.s3, cloud.bucket("Laion"), cloud.bucket("Held"))
 
 
+class OneBucket:
+    """A client that reaches one bucket alone, as one by a role of another account does."""
+
+    def __init__(self, client: Any, bucket: str) -> None:
+        self._client, self._bucket = client, bucket
+
+    def __getattr__(self, name: str) -> Any:
+        def call(**asked: Any) -> Any:
+            assert asked["Bucket"] == self._bucket
+            return getattr(self._client, name)(**asked)
+
+        return call
+
+
+def elsewhere(cloud: Cloud) -> keeping.Buckets:
+    """The buckets, if the data set's belongs to another account."""
+    laion, held = cloud.bucket("Laion"), cloud.bucket("Held")
+    return keeping.Buckets(OneBucket(cloud.s3, laion), laion, held, own=OneBucket(cloud.s3, held))
+
+
 def test_what_the_operator_has_looked_at_is_released(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,7 +378,7 @@ def test_what_the_operator_has_looked_at_is_released(
     score(monkeypatch, 0.9)
     Machine(cloud).run()
     assert keeping.listed(cloud.store)[0].endswith("score 0.9000  nsfw score, prompt")
-    assert keeping.release(cloud.store, buckets(cloud), id_)
+    assert keeping.release(cloud.store, elsewhere(cloud), id_)
     assert not keeping.release(cloud.store, buckets(cloud), id_)
     assert keeping.listed(cloud.store) == ["no image is kept back"]
     age(cloud)
@@ -377,7 +397,7 @@ def test_what_the_operator_destroys_is_gone(
     cloud.clock.pass_seconds(HELD_S)
     score(monkeypatch, 0.9)
     Machine(cloud).run()
-    assert keeping.destroy(cloud.store, buckets(cloud), id_)
+    assert keeping.destroy(cloud.store, elsewhere(cloud), id_)
     assert cloud.objects_of("Held") == {}
     assert not [body for body in cloud.laion().values() if id_.encode() in body]
     score(monkeypatch, 0.0)
