@@ -53,11 +53,12 @@ TYPES = {
     "censored": "BOOLEAN", "nsfw_score": "DOUBLE", "screened_by": "VARCHAR", "sha256": "VARCHAR",
     "md5": "VARCHAR", "phash": "VARCHAR", "bytes": "INTEGER", "format": "VARCHAR",
     "file_name": "VARCHAR", "shard": "VARCHAR", "offset": "BIGINT", "size": "BIGINT",
+    "aesthetic_score": "DOUBLE", "aesthetic_version": "VARCHAR",
 }  # fmt: skip
 """The columns of the parquet files."""
 ANEW = ("metadata.parquet", "README.md", "LICENSE", "croissant.json", "contact-sheet.webp")
 """What a release has anew."""
-IN_PARQUET_ONLY = ("shard", "offset", "size")
+IN_PARQUET_ONLY = ("shard", "offset", "size", "aesthetic_score", "aesthetic_version")
 TOMBSTONE = {"id": "VARCHAR", "removed_on": "VARCHAR", "reason": "VARCHAR"}
 
 
@@ -180,7 +181,12 @@ class Release:
             text = json.dumps(row, ensure_ascii=False).encode()
             tar += member(f"{row['id']}.webp", data) + member(f"{row['id']}.json", text)
             tar += member(f"{row['id']}.txt", row["prompt"].encode())
-            rows.append({**row, **place})
+            scored = number % 3 > 0
+            score = {
+                "aesthetic_score": 5.5 if scored else None,
+                "aesthetic_version": "plain-1" if scored else "",
+            }
+            rows.append({**row, **place, **score})
             self.pictures[row["id"]] = data
         (self.folder / shard).parent.mkdir(parents=True, exist_ok=True)
         (self.folder / shard).write_bytes(tar + bytes(2 * tarfile.BLOCKSIZE))

@@ -11,6 +11,7 @@ open_clip itself is not installed, since it brings torch: ``read_open_clip`` is 
 import hashlib
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 Found = dict[str, tuple[dict[str, Any], str | None]]
-PARQUET_ONLY = ("shard", "offset", "size")
+PARQUET_ONLY = ("shard", "offset", "size", "aesthetic_score", "aesthetic_version")
 
 
 def pixels_sha256(image: Any) -> str:
@@ -33,6 +34,14 @@ def pixels_sha256(image: Any) -> str:
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row with Python's own types."""
     return {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
+
+
+def _with_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with None for what pandas and others have as not a number."""
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in row.items()
+    }
 
 
 def _dicts(result: Any) -> list[dict[str, Any]]:
@@ -235,7 +244,9 @@ def main(folder: Path) -> dict[str, Any]:
     for name, read in READERS.items():
         begun = time.monotonic()
         try:
-            found: Any = read(folder)
+            found: Any = {
+                id_: (_with_nulls(row), digest) for id_, (row, digest) in read(folder).items()
+            }
         except Exception:  # noqa: BLE001 - any library's, told to the test
             found = traceback.format_exc()
         results[name] = {"found": found, "seconds": round(time.monotonic() - begun, 1)}

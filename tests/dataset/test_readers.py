@@ -104,4 +104,4 @@ def test_the_readmes_commands_run_as_they_are_printed_by_an_installed_package(
         done = venv.run("-c", entry, command, cwd=tmp_path, path=str(site))
         assert done.returncode == 0, (line, done.stderr)
         assert done.stdout.strip(), line
-    assert len(list((tmp_path / "plots").iterdir())) == 5
+    assert len(list((tmp_path / "plots").iterdir())) == 6

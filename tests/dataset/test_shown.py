@@ -12,7 +12,14 @@ from horde_dataset import sheet, stats
 from tests.dataset import made
 from tests.dataset.conftest import Run
 
-COMMON = {"images-per-day.png", "prompt-lengths.png", "models.png", "sizes.png", "nsfw-scores.png"}
+COMMON = {
+    "images-per-day.png",
+    "prompt-lengths.png",
+    "models.png",
+    "sizes.png",
+    "nsfw-scores.png",
+    "aesthetic-scores.png",
+}
 
 
 def test_sampled_images_are_spread_over_the_copy(pristine: made.Release) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 import duckdb
 from PIL import Image as Picture
 
+from horde.rules.columns import COLUMNS, IN_SHARD
 from infra.local.dataset.batch import Image
 from infra.local.local_cloud import ROOT, LocalCloud, environment
 from infra.local.processes import LocalCloudError
 from infra.local.setup import READERS
 
 PYTHON = READERS / "bin" / "python"
-PARQUET_ONLY = ("shard", "offset", "size")
+PARQUET_ONLY = {one.name for one in COLUMNS} - {one.name for one in IN_SHARD}
 PICTURES = frozenset(
     {"datasets", "datasets_streaming", "webdataset", "open_clip", "ranges", "mlcroissant"}
 )
@@ -98,7 +99,7 @@ def wrong_rows(folder: Path, images: Mapping[str, Image], never: AbstractSet[str
         for column, value in _expected(images[name]).items():
             if rows[name][column] != value:
                 yield f"{name} has the {column} {rows[name][column]!r}, not {value!r}"
-        if None in rows[name].values():
+        if any(rows[name][column.name] is None for column in COLUMNS if not column.nullable):
             yield f"{name} has a null"
 
 
