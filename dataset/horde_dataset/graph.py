@@ -102,34 +102,6 @@ def _weights(nodes: Nodes, length: str, scale: str, start: Any, count: int) -> s
     return nodes("Div", kernel, nodes("ReduceSum", kernel, np.array([1]), keepdims=1))
 
 
-def _resized(nodes: Nodes, size: int, *, crop: bool) -> tuple[str, str, str]:
-    """Add what makes the image ``float [N, 3, size, size]`` from 0 to 1.
-
-    Returns its name, and those of height and width in pixels. With ``crop``, the shorter side is
-    fitted and the middle kept, as CLIP has it; without, the image is squeezed.
-    """
-    shape = nodes("Shape", IMAGE)
-    lengths = [nodes("Gather", shape, np.int64(axis)) for axis in (1, 2)]
-    sides = [nodes("Cast", one, to=TensorProto.FLOAT) for one in lengths]
-    if crop:
-        scale = nodes("Div", nodes("Min", *sides), float(size))
-        used = nodes("Mul", scale, float(size))
-        scales = [scale, scale]
-        starts: list[Any] = [nodes("Mul", nodes("Sub", side, used), 0.5) for side in sides]
-    else:
-        scales = [nodes("Div", side, float(size)) for side in sides]
-        starts = [0.0, 0.0]
-    down, across = (
-        _weights(nodes, length, scale, start, size)
-        for length, scale, start in zip(lengths, scales, starts, strict=True)
-    )
-    planes = nodes("Transpose", IMAGE, perm=[0, 3, 1, 2])
-    planes = nodes("Cast", planes, to=TensorProto.FLOAT)
-    planes = nodes("MatMul", down, planes)
-    planes = nodes("MatMul", planes, nodes("Transpose", across, perm=[1, 0]))
-    return nodes("Clip", nodes("Div", planes, 255.0), 0.0, 1.0), sides[0], sides[1]
-
-
 def resized(nodes: Nodes, size: int, *, crop: bool) -> tuple[str, str, str]:
     """Add what makes the image ``float [N, 3, size, size]`` from 0 to 1.
 

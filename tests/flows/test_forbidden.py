@@ -18,6 +18,7 @@ from infra.operate import commands, undo
 from tests.support.cloud import Cloud
 from tests.support.images import webp
 from tests.support.proof import sha256
+from tests.support.releasing import in_gap
 from tests.support.rights import held_to
 
 FORBIDDEN_BY = ["request", "author", "drawer"]
@@ -104,26 +105,6 @@ def dies(*_: object, **__: object) -> None:
     raise ConnectionError
 
 
-def once(patch: pytest.MonkeyPatch, gap: str, act: Callable[[], object]) -> None:
-    """Do something in a gap of the next publication, once."""
-    where: tuple[Any, str] = {
-        "before the file": (dataset, "write"),
-        "before the record": (Sharing, "mark_shared"),
-        "before the reading": (Sharing, "mark_shared"),
-    }[gap]
-    real, left = getattr(*where), [act]
-
-    def acts(*arguments: Any) -> None:
-        if gap == "before the reading":
-            real(*arguments)
-        if left:
-            left.pop()()
-        if gap != "before the reading":
-            real(*arguments)
-
-    patch.setattr(*where, acts)
-
-
 # --- one delivery ---------------------------------------------------------------------------------
 
 
@@ -140,7 +121,7 @@ def deliver_while_forbidden(
     if gap == "before all":
         forbids()
     else:
-        once(monkeypatch, gap, forbids)
+        in_gap(monkeypatch, gap, forbids)
     job.cloud.deliver("share")
 
 
@@ -175,7 +156,7 @@ def test_what_is_forbidden_after_a_delivery_has_died_is_not_published(
     job: Job, by: str, gap: str, monkeypatch: pytest.MonkeyPatch, *, looks: bool
 ) -> None:
     with monkeypatch.context() as patch:
-        once(patch, gap, dies)
+        in_gap(patch, gap, dies)
         job.cloud.deliver("share")
     assert len(job.cloud.pending["share"]) == 1
     job.forbid(by)
@@ -200,7 +181,7 @@ def test_a_withdrawal_that_dies_is_finished_by_the_message_that_comes_again(
         real(client, bucket, key)
 
     with monkeypatch.context() as patch:
-        once(patch, "before the reading", lambda: job.forbid(by))
+        in_gap(patch, "before the reading", lambda: job.forbid(by))
         if step == "mark_withdrawn":
             patch.setattr(Sharing, "mark_withdrawn", dies)
         else:
@@ -217,7 +198,7 @@ def test_a_delivery_that_died_is_done_again_and_publishes_once(
     job: Job, gap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        once(patch, gap, dies)
+        in_gap(patch, gap, dies)
         job.cloud.deliver("share")
     job.cloud.clock.pass_seconds(24 * 3600)
     job.cloud.deliver("share")
@@ -233,7 +214,7 @@ def test_a_delivery_that_died_is_done_again_and_publishes_once(
 def test_two_deliveries_at_once_publish_one_image(
     job: Job, gap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once(monkeypatch, gap, job.event)
+    in_gap(monkeypatch, gap, job.event)
     job.cloud.deliver("share")
     assert list(job.cloud.archives()) == [job.image]
     (record,) = job.cloud.rows("SHARED")
@@ -252,7 +233,7 @@ def test_of_two_deliveries_at_once_none_brings_back_what_the_other_withdrew(
         job.look(by)
         assert job.is_out()
 
-    once(monkeypatch, gap, publishes_then_forbids)
+    in_gap(monkeypatch, gap, publishes_then_forbids)
     job.cloud.deliver("share")
     assert job.is_out()
 
@@ -267,7 +248,7 @@ def test_what_the_operator_withdrew_meanwhile_stays_withdrawn(
         job.event()
         job.withdraw(job.image)
 
-    once(monkeypatch, gap, publishes_then_withdraws)
+    in_gap(monkeypatch, gap, publishes_then_withdraws)
     job.cloud.deliver("share")
     assert job.is_out()
 
@@ -280,7 +261,7 @@ def test_what_died_before_the_operator_withdrew_it_is_deleted_when_it_comes_agai
         job.withdraw(job.image)
 
     with monkeypatch.context() as patch:
-        once(patch, "before the file", publishes_then_withdraws)
+        in_gap(patch, "before the file", publishes_then_withdraws)
         patch.setattr(Sharing, "mark_shared", dies_if_withdrawn(Sharing.mark_shared))
         job.cloud.deliver("share")
     assert job.cloud.laion() != {}  # written after the withdrawal, and dead before it was known
@@ -365,7 +346,7 @@ def test_what_is_forbidden_after_a_release_has_died_is_dropped(
     held: Job, by: str, gap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        once(patch, gap, dies)
+        in_gap(patch, gap, dies)
         held.cloud.deliver("share")
     held.forbid(by)
     held.look(by)
@@ -378,7 +359,7 @@ def test_a_release_that_died_between_record_and_reading_is_finished(
     held: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        once(patch, "before the reading", dies)
+        in_gap(patch, "before the reading", dies)
         held.cloud.deliver("share")
     held.cloud.deliver("share")
     assert list(held.cloud.archives()) == [held.image]
@@ -392,6 +373,6 @@ def test_an_image_that_is_forbidden_while_it_is_held_back_is_dropped(
     request = cloud.generate().body["id"]
     (image,) = cloud.draw(cloud.worker_key(stranger))
     job = Job(cloud, image, request, 0, stranger)
-    once(monkeypatch, "before the file", lambda: job.forbid("drawer"))
+    in_gap(monkeypatch, "before the file", lambda: job.forbid("drawer"))
     cloud.deliver("share")
     assert (cloud.objects_of("Held"), cloud.rows("HELD")) == ({}, [])

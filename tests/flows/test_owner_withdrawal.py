@@ -15,7 +15,6 @@ from horde.rules.dates import DAY_S, HOUR_S
 from horde.rules.sharing import PROMISED_S, SLACK_MS
 from horde.store.releases import HOLD_S as RUN_S
 from horde.store.releases import Releases
-from horde.store.sharing import Sharing
 from horde.store.table import Table
 from tests.support.api_calls import ANONYMOUS, UNKNOWN, Reply, refused
 from tests.support.cloud import Cloud
@@ -23,6 +22,7 @@ from tests.support.releasing import (
     HOLD_S,
     age,
     date_files,
+    in_gap,
     manifest,
     mentions,
     released,
@@ -131,26 +131,6 @@ def test_an_image_that_waits_for_its_release_is_withdrawn_and_its_file_deleted(
 
 
 GAPS = ["before all", "before the file", "before the record", "before the reading"]
-
-
-def in_gap(patch: pytest.MonkeyPatch, gap: str, act: Callable[[], object]) -> None:
-    """Do something in a gap of the next publication, once."""
-    where: tuple[Any, str] = {
-        "before the file": (dataset, "write"),
-        "before the record": (Sharing, "mark_shared"),
-        "before the reading": (Sharing, "mark_shared"),
-    }[gap]
-    real, left = getattr(*where), [act]
-
-    def acts(*arguments: Any) -> None:
-        if gap == "before the reading":
-            real(*arguments)
-        if left:
-            left.pop()()
-        if gap != "before the reading":
-            real(*arguments)
-
-    patch.setattr(*where, acts)
 
 
 @pytest.mark.parametrize("what", ["image", "request", "all"])

@@ -5,20 +5,16 @@ import io
 import json
 import re
 import tarfile
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import duckdb
 import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError, ReadTimeoutError
-from moto.s3.models import s3_backends
 
 import release
 import screen
 from horde import detector
 from horde.release import shard
-from horde.release.names import Manifest
 from horde.rules.columns import COLUMNS, IN_SHARD
 from horde.rules.dates import DAY_S
 from horde.store.items import key_of
@@ -27,38 +23,16 @@ from infra.operate import commands, keeping
 from infra.operate.audit.objects import Bucket
 from infra.operate.audit.run import audit
 from tests.support.cloud import Cloud
-from tests.support.moto_aws import ACCOUNT
 from tests.support.reading import Still
+from tests.support.releasing import HOLD_S as WAITED_S
+from tests.support.releasing import age, manifest, removed, rows, share
 from tests.support.step_functions import ExecutionFailed, Machine
-
-HELD_S = DAY_S + 60
 
 
 @pytest.fixture(autouse=True)
 def harmless(monkeypatch: pytest.MonkeyPatch) -> None:
     """A detector that finds nothing, and takes no time."""
     monkeypatch.setattr(detector, "_detector", lambda _name: lambda *_: (0.01, "none 1"))
-
-
-def share(cloud: Cloud, worker: str, count: int = 1, **more: Any) -> list[str]:
-    """Let images be shared; returns their ids."""
-    before = set(cloud.archives())
-    for _ in range(count):
-        assert cloud.generate(**more).status == 202
-    assert len(cloud.draw(worker, amount=count)) == count
-    cloud.settle_async()
-    fresh = set(cloud.archives()) - before
-    objects = s3_backends[ACCOUNT]["aws"].buckets[cloud.bucket("Laion")].keys
-    for key, stored in objects.items():
-        if key.rpartition("/")[2].partition(".")[0] in fresh:
-            stored.last_modified = datetime.fromtimestamp(cloud.clock.now_ms() / 1000, UTC)
-    return sorted(fresh)
-
-
-def age(cloud: Cloud) -> None:
-    """Let everything that waits be a day older."""
-    for stored in s3_backends[ACCOUNT]["aws"].buckets[cloud.bucket("Laion")].keys.values():
-        stored.last_modified -= timedelta(seconds=HELD_S)
 
 
 def by_part(cloud: Cloud) -> dict[str, list[str]]:
@@ -69,10 +43,6 @@ def by_part(cloud: Cloud) -> dict[str, list[str]]:
             names = archive.getnames()
         found[part.name] = [one.removesuffix(".webp") for one in names if one.endswith(".webp")]
     return found
-
-
-def manifest(cloud: Cloud) -> Manifest:
-    return Manifest.load(cloud.laion().get("manifest.json"))
 
 
 def released(cloud: Cloud) -> dict[str, tuple[bytes, dict[str, Any]]]:
@@ -110,20 +80,12 @@ def assert_tidy(cloud: Cloud) -> None:
     assert set(objects) - records == named
 
 
-def rows(cloud: Cloud, path: str, tmp: Any) -> list[dict[str, Any]]:
-    file = tmp / path.replace("/", "_")
-    file.write_bytes(cloud.laion()[path])
-    cursor = duckdb.execute(f"SELECT * FROM read_parquet('{file}', hive_partitioning=false)")
-    names = [one[0] for one in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
 def test_what_was_delivered_and_held_is_released_once_and_whole(
     cloud: Cloud, worker: str, tmp_path: Any
 ) -> None:
-    ids = share(cloud, worker, 3)
+    ids = share(cloud, worker, count=3)
     before = cloud.archives()
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     found = released(cloud)
     assert sorted(found) == ids
@@ -143,7 +105,7 @@ def test_what_was_delivered_and_held_is_released_once_and_whole(
 
 def test_what_is_not_held_for_long_enough_waits(cloud: Cloud, worker: str) -> None:
     (old,) = share(cloud, worker)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     (new,) = share(cloud, worker)
     Machine(cloud).run()
     assert list(released(cloud)) == [old]
@@ -151,8 +113,8 @@ def test_what_is_not_held_for_long_enough_waits(cloud: Cloud, worker: str) -> No
 
 
 def test_a_second_run_without_news_changes_nothing(cloud: Cloud, worker: str) -> None:
-    share(cloud, worker, 2)
-    cloud.clock.pass_seconds(HELD_S)
+    share(cloud, worker, count=2)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     before = cloud.laion()
     Machine(cloud).run()
@@ -162,11 +124,11 @@ def test_a_second_run_without_news_changes_nothing(cloud: Cloud, worker: str) ->
 def test_a_second_release_of_a_day_has_a_number_and_keeps_the_parts_before(
     cloud: Cloud, worker: str
 ) -> None:
-    share(cloud, worker, 2)
-    cloud.clock.pass_seconds(HELD_S)
+    share(cloud, worker, count=2)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     first = manifest(cloud)
-    share(cloud, worker, 1)
+    share(cloud, worker, count=1)
     age(cloud)
     Machine(cloud).run()
     second = manifest(cloud)
@@ -181,12 +143,12 @@ def test_a_shard_is_bounded_in_images_and_bytes(
 ) -> None:
     monkeypatch.setattr(shard, "MAX_IMAGES", 2)
     monkeypatch.setattr(release, "BATCH", 1)
-    share(cloud, worker, 5)
-    cloud.clock.pass_seconds(HELD_S)
+    share(cloud, worker, count=5)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     assert [len(ids) for ids in by_part(cloud).values()] == [2, 2, 1]
     monkeypatch.setattr(shard, "MAX_BYTES", 1)
-    share(cloud, worker, 2)
+    share(cloud, worker, count=2)
     age(cloud)
     Machine(cloud).run()
     assert [len(ids) for ids in by_part(cloud).values()] == [2, 2, 1, 1, 1]
@@ -206,14 +168,14 @@ def found_in_bucket(cloud: Cloud) -> set[str]:
 def test_the_audit_proves_that_each_shared_image_is_once_where_it_belongs(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    share(cloud, worker, 2)
+    share(cloud, worker, count=2)
     assert found_in_bucket(cloud) == set()
     score(monkeypatch, 0.9)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     assert found_in_bucket(cloud) == set()
     score(monkeypatch, 0.0)
-    first, second, _ = share(cloud, worker, 3)
+    first, second, _ = share(cloud, worker, count=3)
     age(cloud)
     Machine(cloud).run()
     assert found_in_bucket(cloud) == set()
@@ -231,8 +193,8 @@ def test_the_audit_proves_that_each_shared_image_is_once_where_it_belongs(
 
 
 def test_the_audit_finds_a_part_that_is_lost_or_another(cloud: Cloud, worker: str) -> None:
-    share(cloud, worker, 2)
-    cloud.clock.pass_seconds(HELD_S)
+    share(cloud, worker, count=2)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     (part,) = manifest(cloud).parts()
     cloud.s3.put_object(Bucket=cloud.bucket("Laion"), Key=part.shard, Body=b"other")
@@ -256,7 +218,7 @@ def test_what_scores_too_high_is_kept_back_counted_and_listed(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (id_,) = share(cloud, worker)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     score(monkeypatch, 0.5)
     Machine(cloud).run()
     assert released(cloud) == {}
@@ -275,7 +237,7 @@ def test_what_scores_too_high_is_kept_back_counted_and_listed(
 def test_what_a_listed_word_asks_for_is_kept_back(cloud: Cloud, worker: str, prompt: str) -> None:
     (id_,) = share(cloud, worker, prompt=prompt)
     (harmless,) = share(cloud, worker, prompt="a lollipop, children of port")
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     assert kept(cloud) == {id_: "prompt"}
     assert list(released(cloud)) == [harmless]
@@ -293,7 +255,7 @@ def test_what_is_on_the_list_of_hashes_is_kept_back(cloud: Cloud, worker: str, h
         Bucket=cloud.bucket("ReleasesWork"), Key="lists/hashes.txt", Body=f"# a list\n{line}\n"
     )
     screen._hashes.cache_clear()
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     screen._hashes.cache_clear()
     assert kept(cloud) == {id_: "hash list"}
@@ -303,8 +265,8 @@ def test_what_is_on_the_list_of_hashes_is_kept_back(cloud: Cloud, worker: str, h
 def test_a_detector_that_is_down_delays_and_never_skips(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = share(cloud, worker, 2)
-    cloud.clock.pass_seconds(HELD_S)
+    ids = share(cloud, worker, count=2)
+    cloud.clock.pass_seconds(WAITED_S)
 
     def down(_name: str) -> Any:
         raise detector.DetectorError("it is down")
@@ -324,7 +286,7 @@ def test_a_detector_that_gives_no_score_lets_nothing_pass(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
     ids = share(cloud, worker)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     score(monkeypatch, answer)
     with pytest.raises(ExecutionFailed):
         Machine(cloud).run()
@@ -336,10 +298,10 @@ def test_a_detector_that_gives_no_score_lets_nothing_pass(
 def test_a_file_that_is_no_image_with_its_row_is_kept_back(
     cloud: Cloud, worker: str, body: bytes
 ) -> None:
-    (id_, other) = share(cloud, worker, 2)
+    (id_, other) = share(cloud, worker, count=2)
     (key,) = [name for name in cloud.laion() if id_ in name]
     cloud.s3.put_object(Bucket=cloud.bucket("Laion"), Key=key, Body=body)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     assert kept(cloud) == {id_: "unreadable"}
     assert list(released(cloud)) == [other]
@@ -374,7 +336,7 @@ def test_what_the_operator_has_looked_at_is_released(
 ) -> None:
     (id_,) = share(cloud, worker, prompt="a loli")
     file, _ = cloud.archives()[id_]
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     score(monkeypatch, 0.9)
     Machine(cloud).run()
     assert keeping.listed(cloud.store)[0].endswith("score 0.9000  nsfw score, prompt")
@@ -394,7 +356,7 @@ def test_what_the_operator_destroys_is_gone(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (id_,) = share(cloud, worker)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     score(monkeypatch, 0.9)
     Machine(cloud).run()
     assert keeping.destroy(cloud.store, elsewhere(cloud), id_)
@@ -413,17 +375,12 @@ def withdraw(cloud: Cloud, id_: str) -> None:
     commands.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), id_)
 
 
-def removed(cloud: Cloud, tmp_path: Any) -> list[dict[str, Any]]:
-    paths = [one.path for one in manifest(cloud).tombstones()]
-    return [row for path in paths for row in rows(cloud, path, tmp_path)]
-
-
 def test_what_is_withdrawn_during_the_hold_is_never_released_and_has_no_tombstone(
     cloud: Cloud, worker: str, tmp_path: Any
 ) -> None:
-    gone, left = share(cloud, worker, 2)
+    gone, left = share(cloud, worker, count=2)
     withdraw(cloud, gone)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     assert list(released(cloud)) == [left]
     assert removed(cloud, tmp_path) == []
@@ -433,8 +390,8 @@ def test_what_is_withdrawn_during_the_hold_is_never_released_and_has_no_tombston
 def test_what_is_withdrawn_from_a_release_leaves_it_with_the_next_one(
     cloud: Cloud, worker: str, tmp_path: Any
 ) -> None:
-    gone, *left = share(cloud, worker, 3)
-    cloud.clock.pass_seconds(HELD_S)
+    gone, *left = share(cloud, worker, count=3)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     (before,) = manifest(cloud).parts()
     withdraw(cloud, gone)
@@ -454,7 +411,7 @@ def test_what_is_withdrawn_from_a_release_leaves_it_with_the_next_one(
 
 def test_a_part_of_which_all_is_withdrawn_is_gone(cloud: Cloud, worker: str) -> None:
     (gone,) = share(cloud, worker)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     withdraw(cloud, gone)
     Machine(cloud).run()
@@ -467,8 +424,8 @@ def test_a_part_of_which_all_is_withdrawn_is_gone(cloud: Cloud, worker: str) -> 
 def test_what_is_withdrawn_while_a_release_is_made_leaves_it_or_the_next_one(
     cloud: Cloud, worker: str, step: str
 ) -> None:
-    gone, left = share(cloud, worker, 2)
-    cloud.clock.pass_seconds(HELD_S)
+    gone, left = share(cloud, worker, count=2)
+    cloud.clock.pass_seconds(WAITED_S)
     done: list[bool] = []
 
     def upset(file: str, event: dict[str, Any]) -> None:
@@ -486,9 +443,9 @@ def test_what_is_withdrawn_while_a_release_is_made_leaves_it_or_the_next_one(
 
 
 def test_an_event_that_comes_again_brings_nothing_back(cloud: Cloud, worker: str) -> None:
-    ids = share(cloud, worker, 2)
+    ids = share(cloud, worker, count=2)
     keys = [key for key in cloud.objects_of("Outputs") if key.startswith("shared/")]
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
     withdraw(cloud, ids[0])
     for key in keys:
@@ -506,8 +463,8 @@ def test_an_event_that_comes_again_brings_nothing_back(cloud: Cloud, worker: str
 
 
 def test_of_two_runs_at_once_one_makes_the_release(cloud: Cloud, worker: str) -> None:
-    ids = share(cloud, worker, 2)
-    cloud.clock.pass_seconds(HELD_S)
+    ids = share(cloud, worker, count=2)
+    cloud.clock.pass_seconds(WAITED_S)
     others: list[dict[str, Any]] = []
 
     def upset(file: str, event: dict[str, Any]) -> None:
@@ -520,8 +477,8 @@ def test_of_two_runs_at_once_one_makes_the_release(cloud: Cloud, worker: str) ->
 
 
 def test_a_run_that_died_is_taken_over_when_its_time_is_over(cloud: Cloud, worker: str) -> None:
-    ids = share(cloud, worker, 2)
-    cloud.clock.pass_seconds(HELD_S)
+    ids = share(cloud, worker, count=2)
+    cloud.clock.pass_seconds(WAITED_S)
 
     class Died(BaseException):
         pass
@@ -551,7 +508,7 @@ def test_a_run_that_is_cut_at_any_write_leaves_the_release_before_or_the_whole_n
     monkeypatch.setattr(release, "BATCH", 1)
     alive: set[str] = set()
     for cut in range(100):
-        fresh = set(share(cloud, worker, 2))
+        fresh = set(share(cloud, worker, count=2))
         gone = sorted(alive)[:-1]
         for one in gone:
             withdraw(cloud, one)

@@ -17,8 +17,9 @@ from horde.log import logger
 from horde.release import scoring, tables
 from horde.rules.columns import COLUMNS, IN_SHARD, SCORES, checked
 from infra.operate import commands
-from tests.flows.test_release import HELD_S, age, manifest, released, rows, share, withdraw
+from tests.flows.test_release import released, withdraw
 from tests.support.cloud import Cloud
+from tests.support.releasing import HOLD_S, age, manifest, rows, share
 from tests.support.step_functions import Machine
 
 KEY = "lists/scorer.onnx"
@@ -93,8 +94,8 @@ def test_the_tables_have_the_scores_and_the_shards_do_not(
     cloud: Cloud, worker: str, configured: Any, tmp_path: Path
 ) -> None:
     configured(scorer())
-    ids = share(cloud, worker, 3)
-    cloud.clock.pass_seconds(HELD_S)
+    ids = share(cloud, worker, count=3)
+    cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
     found, table = released(cloud), table_of(cloud, tmp_path)
     assert sorted(table) == ids
@@ -112,7 +113,7 @@ def test_without_a_scorer_the_columns_are_there_and_empty(
     cloud: Cloud, worker: str, tmp_path: Path
 ) -> None:
     (id_,) = share(cloud, worker)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
     row = table_of(cloud, tmp_path)[id_]
     assert (row["aesthetic_score"], row["aesthetic_version"]) == (None, "")
@@ -123,8 +124,8 @@ def test_a_part_that_is_written_anew_keeps_its_scores(
     cloud: Cloud, worker: str, configured: Any, tmp_path: Path
 ) -> None:
     configured(scorer())
-    first, *others = share(cloud, worker, 3)
-    cloud.clock.pass_seconds(HELD_S)
+    first, *others = share(cloud, worker, count=3)
+    cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
     before = table_of(cloud, tmp_path)
     configured(scorer("mean-2"))
@@ -148,8 +149,8 @@ def test_parts_of_before_there_were_scores_stay_readable_and_are_rewritten(
     write = tables.from_lines
     old_columns = COLUMNS[: -len(SCORES)]
     monkeypatch.setattr(tables, "from_lines", lambda lines, table: write(lines, table, old_columns))
-    first, second = share(cloud, worker, 2)
-    cloud.clock.pass_seconds(HELD_S)
+    first, second = share(cloud, worker, count=2)
+    cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
     monkeypatch.setattr(tables, "from_lines", write)
     (part,) = manifest(cloud).parts()
@@ -181,8 +182,8 @@ def test_a_scorer_that_cannot_be_loaded_is_logged_and_nothing_waits(
     said: list[str] = []
     monkeypatch.setattr(logger, "error", lambda text, **_: said.append(text))
     configured(data)
-    ids = share(cloud, worker, 2)
-    cloud.clock.pass_seconds(HELD_S)
+    ids = share(cloud, worker, count=2)
+    cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
     assert sorted(released(cloud)) == ids
     assert {row["aesthetic_version"] for row in table_of(cloud, tmp_path).values()} == {""}
@@ -194,7 +195,7 @@ def test_an_image_that_has_no_finite_score_is_published_without_one(
 ) -> None:
     configured(scorer(scale="nan"))
     (id_,) = share(cloud, worker)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
     row = table_of(cloud, tmp_path)[id_]
     assert (row["aesthetic_score"], row["aesthetic_version"]) == (None, "")
@@ -211,7 +212,7 @@ def test_what_is_kept_back_is_not_scored(
     monkeypatch.setattr(detector, "_detector", lambda _name: lambda *_: (0.9, "none 1"))
     monkeypatch.setattr(scoring.Scorer, "columns", lambda *_: pytest.fail("it was scored"))
     share(cloud, worker)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
     assert released(cloud) == {}
 
@@ -224,7 +225,7 @@ def test_a_batch_that_was_screened_before_the_change_is_packed_without_scores(
     configured(scorer())
     monkeypatch.setattr(scoring.Scorer, "columns", lambda *_: {})
     (id_,) = share(cloud, worker)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
     assert table_of(cloud, tmp_path)[id_]["aesthetic_version"] == ""
 
@@ -243,7 +244,7 @@ def test_the_horde_datasets_own_scorer_scores_a_release_alike(
     assert json.dumps(KEY) in text
     configured(None)
     (id_,) = share(cloud, worker)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
     ((file, _),) = released(cloud).values()
     row = table_of(cloud, tmp_path)[id_]
@@ -269,7 +270,7 @@ def test_no_other_file_is_uploaded_as_a_scorer(cloud: Cloud, tmp_path: Path) -> 
 def test_shards_have_no_score_in_any_text(cloud: Cloud, worker: str, configured: Any) -> None:
     configured(scorer())
     share(cloud, worker)
-    cloud.clock.pass_seconds(HELD_S)
+    cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
     (part,) = manifest(cloud).parts()
     body = cloud.laion()[part.shard]

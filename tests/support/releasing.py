@@ -2,15 +2,19 @@
 
 import io
 import tarfile
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pytest
 from moto.s3.models import s3_backends
 
+from horde import dataset
 from horde.release.names import Manifest
 from horde.rules.dates import DAY_S
+from horde.store.sharing import Sharing
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud
 from tests.support.moto_aws import ACCOUNT
@@ -35,7 +39,7 @@ def share(
         drawn += cloud.draw(worker, name=name)
     cloud.settle_async()
     date_files(cloud, set(drawn))
-    return drawn
+    return sorted(drawn)
 
 
 def date_files(cloud: Cloud, ids: set[str]) -> None:
@@ -71,14 +75,36 @@ def released(cloud: Cloud) -> set[str]:
 
 def removed(cloud: Cloud, folder: Path) -> list[dict[str, Any]]:
     """Return the published tombstones."""
-    found = []
-    for file in manifest(cloud).tombstones():
-        path = folder / file.path.replace("/", "_")
-        path.write_bytes(cloud.laion()[file.path])
-        cursor = duckdb.execute(f"SELECT * FROM read_parquet('{path}', hive_partitioning=false)")
-        names = [one[0] for one in cursor.description or ()]
-        found += [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-    return found
+    return [row for file in manifest(cloud).tombstones() for row in rows(cloud, file.path, folder)]
+
+
+def rows(cloud: Cloud, path: str, folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table of the data set; it is copied into a folder."""
+    file = folder / path.replace("/", "_")
+    file.write_bytes(cloud.laion()[path])
+    cursor = duckdb.execute(f"SELECT * FROM read_parquet('{file}', hive_partitioning=false)")
+    names = [one[0] for one in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def in_gap(patch: pytest.MonkeyPatch, gap: str, act: Callable[[], object]) -> None:
+    """Do something in a gap of the next publication, once."""
+    where: tuple[Any, str] = {
+        "before the file": (dataset, "write"),
+        "before the record": (Sharing, "mark_shared"),
+        "before the reading": (Sharing, "mark_shared"),
+    }[gap]
+    real, left = getattr(*where), [act]
+
+    def acts(*arguments: Any) -> None:
+        if gap == "before the reading":
+            real(*arguments)
+        if left:
+            left.pop()()
+        if gap != "before the reading":
+            real(*arguments)
+
+    patch.setattr(*where, acts)
 
 
 def mentions(cloud: Cloud, image: str) -> list[str]:
