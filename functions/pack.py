@@ -17,11 +17,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from horde import dataset, images, startup
+from horde import dataset, startup
 from horde.log import logger
 from horde.release import tables, work
 from horde.release.names import File, Part
 from horde.release.shard import ShardWriter, Upload, put, samples, stored
+from horde.release.work import Folder
 from horde.rules.columns import AT_INTAKE, IN_SHARD, SCORES, checked
 from horde.store import connect
 
@@ -40,14 +41,14 @@ def pack(release: str, name: str) -> dict[str, Any]:
     """Write a part of the images that passed; returns its result."""
     settings = Settings.load()
     bench = work.Bench(settings.work_bucket, release)
-    done = bench.read(work.packed(name))
+    done = bench.read(Folder.PACKED.of(name))
     if done is not None:
         return done
     passed: list[dict[str, Any]] = []
     kept: Counter[str] = Counter()
     waiting = 0
-    for batch in bench.must_read(work.part(name))["batches"]:
-        result = bench.read(work.screened(batch))
+    for batch in bench.must_read(Folder.PARTS.of(name))["batches"]:
+        result = bench.read(Folder.SCREENED.of(batch))
         if result is None:
             waiting += 1
             continue
@@ -69,7 +70,7 @@ def pack(release: str, name: str) -> dict[str, Any]:
         "kept_back": dict(kept),
         "waiting": waiting,
     }
-    bench.write(work.packed(name), done)
+    bench.write(Folder.PACKED.of(name), done)
     return done
 
 
@@ -77,10 +78,10 @@ def rewrite(release: str, name: str) -> dict[str, Any]:
     """Write a part anew without the images that were withdrawn; returns its result."""
     settings = Settings.load()
     bench = work.Bench(settings.work_bucket, release)
-    done = bench.read(work.rewritten(name))
+    done = bench.read(Folder.REWRITTEN.of(name))
     if done is not None:
         return done
-    job = bench.must_read(work.rewrite(name))
+    job = bench.must_read(Folder.REWRITES.of(name))
     gone = set(job["ids"])
     old = Part.parse(job["part"])
     stream = work.bucket().get_object(Bucket=settings.laion_bucket, Key=old.shard)["Body"]
@@ -92,19 +93,14 @@ def rewrite(release: str, name: str) -> dict[str, Any]:
     )
     files, ids = _written(Part.parse(name), left)
     done = {"files": [one._asdict() for one in files], "ids": ids}
-    bench.write(work.rewritten(name), done)
+    bench.write(Folder.REWRITTEN.of(name), done)
     return done
 
 
 def _scores(part: Part) -> dict[str, Row]:
     """Return the scores of a written part's images, by id: its shard has none."""
-    body = work.bucket().get_object(Bucket=Settings.load().laion_bucket, Key=part.table)["Body"]
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.parquet"
-        with path.open("wb") as file:
-            while piece := body.read(2**20):
-                file.write(piece)
-        return tables.scores(path)
+        return tables.scores(work.fetch(part.table, Path(folder) / "rows.parquet"))
 
 
 def _written(part: Part, found: Iterable[Sample]) -> tuple[list[File], list[str]]:
@@ -149,7 +145,7 @@ def _read(chosen: Iterable[dict[str, Any]]) -> Iterator[Sample]:
 
 
 def _sample(one: dict[str, Any]) -> Sample | None:
-    archive = images.read(work.bucket(), Settings.load().laion_bucket, one["key"])
+    archive = work.read(one["key"])
     if archive is None:
         return None
     file, row = dataset.unpack(archive)
@@ -162,7 +158,7 @@ startup.ready("dynamodb")
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     """Lambda's entry point: a part, or a part to write anew, by its key in the work bucket."""
-    write = rewrite if "/rewrites/" in event["key"] else pack
+    write = rewrite if f"/{Folder.REWRITES}/" in event["key"] else pack
     done = write(event["release"], work.name_of(event["key"]))
     found = {"images": len(done["ids"]), "waiting": done.get("waiting", 0)}
     logger.info("packed", extra=found)

@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from horde import aws, clock, dataset, gallery, images, startup
+from horde import aws, clock, dataset, gallery, startup
 from horde.log import logger
 from horde.release import (
     contact_sheet,
@@ -54,6 +54,7 @@ from horde.release.names import (
     next_release,
     removed_table,
 )
+from horde.release.work import Folder
 from horde.rules.dates import HOUR_S, day, iso
 from horde.store import Store, connect
 from horde.store.releases import Tombstone
@@ -123,8 +124,8 @@ def _plan(bench: work.Bench, manifest: Manifest, before: int) -> dict[str, Any]:
                 for index, batch in enumerate(names):
                     some = found[index * BATCH : (index + 1) * BATCH]
                     value = {"date": date, "images": some}
-                    writes.append(pool.submit(bench.write, work.batch(batch), value))
-                writes.append(pool.submit(bench.write, work.part(name), {"batches": names}))
+                    writes.append(pool.submit(bench.write, Folder.BATCHES.of(batch), value))
+                writes.append(pool.submit(bench.write, Folder.PARTS.of(name), {"batches": names}))
                 parts.append(name)
                 batches += len(names)
         for write in writes:
@@ -195,7 +196,7 @@ def select(release: str) -> dict[str, Any]:
     """Decide which parts are written anew, since images of theirs were withdrawn."""
     settings = Settings.load()
     bench = work.Bench(settings.work_bucket, release)
-    chosen = bench.read("select.json")
+    chosen = bench.read(work.SELECTED)
     if chosen is None:
         chosen = _select(connect(settings.table_name), bench)
     return {"release": release, "rewrites": len(chosen["rewrites"])}
@@ -211,7 +212,7 @@ def _select(store: Store, bench: work.Bench) -> dict[str, Any]:
         hit = sorted(gone.keys() & set(ids))
         if hit:
             name = part.rewritten().name
-            bench.write(work.rewrite(name), {"part": part.name, "ids": hit})
+            bench.write(Folder.REWRITES.of(name), {"part": part.name, "ids": hit})
             rewrites[part.name] = name
             published += [gone[one].row() for one in hit]
     waiting = [key for one in gone.values() for key in dataset.waiting_keys(one.date, one.id)]
@@ -221,7 +222,7 @@ def _select(store: Store, bench: work.Bench) -> dict[str, Any]:
         "heeded": sorted(gone),
         "waiting": waiting,
     }
-    bench.write("select.json", chosen)
+    bench.write(work.SELECTED, chosen)
     return chosen
 
 
@@ -235,7 +236,7 @@ def _resolved(store: Store, bench: work.Bench) -> dict[str, Tombstone]:
         return {}
     parts = [part.table for part in _manifest().parts()]
     for name in bench.must_read(work.PLAN)["parts"]:
-        done = bench.read(work.packed(name))
+        done = bench.read(Folder.PACKED.of(name))
         if done is not None and done["ids"]:
             parts.append(Part.parse(name).table)
     secret = aws.secret(Settings.load().hash_secret)
@@ -251,7 +252,7 @@ def _current(bench: work.Bench, dates: set[str]) -> Iterator[tuple[Part, list[st
             yield part, _ids(part)
     for name in bench.must_read(work.PLAN)["parts"]:
         part = Part.parse(name)
-        done = bench.read(work.packed(name)) if part.date in dates else None
+        done = bench.read(Folder.PACKED.of(name)) if part.date in dates else None
         if done is not None:
             yield part, done["ids"]
 
@@ -266,10 +267,10 @@ def publish(run: str, release: str) -> dict[str, Any]:
     """
     settings = Settings.load()
     bench = work.Bench(settings.work_bucket, release)
-    planned, chosen = bench.must_read(work.PLAN), bench.must_read("select.json")
-    results = {name: bench.read(work.packed(name)) for name in planned["parts"]}
+    planned, chosen = bench.must_read(work.PLAN), bench.must_read(work.SELECTED)
+    results = {name: bench.read(Folder.PACKED.of(name)) for name in planned["parts"]}
     packed = {name: done for name, done in results.items() if done is not None}
-    anew = {old: bench.read(work.rewritten(name)) for old, name in chosen["rewrites"].items()}
+    anew = {old: bench.read(Folder.REWRITTEN.of(name)) for old, name in chosen["rewrites"].items()}
     manifest = _manifest()
     store = connect(settings.table_name)
     if manifest.release != release:
@@ -358,7 +359,7 @@ def _at(file: File, path: str) -> File:
 
 def _hit(release: str, chosen: dict[str, Any], old: str) -> list[str]:
     bench = work.Bench(Settings.load().work_bucket, release)
-    found: list[str] = bench.must_read(work.rewrite(chosen["rewrites"][old]))["ids"]
+    found: list[str] = bench.must_read(Folder.REWRITES.of(chosen["rewrites"][old]))["ids"]
     return found
 
 
@@ -450,8 +451,9 @@ def _offer(store: Store, packed: dict[str, dict[str, Any]]) -> None:
         with TemporaryDirectory() as folder:
             (table,) = _fetched([part.table], Path(folder))
             chosen = tables.rows(table, numbers)
+        records = store.sharing.get_many(row["id"] for row in chosen)
         for row in chosen:
-            shared = store.sharing.get(row["id"])
+            shared = records.get(row["id"])
             if shared is not None:
                 gallery.offer(
                     store,
@@ -469,7 +471,7 @@ def _offer(store: Store, packed: dict[str, dict[str, Any]]) -> None:
 
 
 def _manifest() -> Manifest:
-    return Manifest.load(images.read(work.bucket(), Settings.load().laion_bucket, MANIFEST))
+    return Manifest.load(work.read(MANIFEST))
 
 
 def _ids(part: Part) -> list[str]:
@@ -480,18 +482,10 @@ def _ids(part: Part) -> list[str]:
 
 def _fetched(keys: Iterable[str], folder: Path) -> list[Path]:
     """Copy files of the data set into a folder; returns them in the same order."""
-    client, bucket = work.bucket(), Settings.load().laion_bucket
-
-    def fetch(pair: tuple[int, str]) -> Path:
-        path = folder / f"{pair[0]:06d}.parquet"
-        with path.open("wb") as file:
-            body = client.get_object(Bucket=bucket, Key=pair[1])["Body"]
-            while piece := body.read(2**20):
-                file.write(piece)
-        return path
-
+    keys = list(keys)
+    paths = [folder / f"{number:06d}.parquet" for number in range(len(keys))]
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(fetch, enumerate(keys)))
+        return list(pool.map(work.fetch, keys, paths))
 
 
 def _put_bytes(body: bytes, key: str, kind: str) -> File:

@@ -15,7 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -23,6 +23,7 @@ from pydantic import BeforeValidator
 from horde import aws, dataset, detector, images, startup
 from horde.log import logger
 from horde.release import scoring, work
+from horde.release.work import Folder
 from horde.rules.columns import AT_INTAKE, IN_SHARD, checked
 from horde.rules.screening import BY_OPERATOR, HashList, Reason, reasons
 from horde.store import Store, connect
@@ -49,13 +50,13 @@ def screen(release: str, name: str) -> dict[str, Any]:
     """
     settings = Settings.load()
     store, bench = connect(settings.table_name), work.Bench(settings.work_bucket, release)
-    done = bench.read(work.screened(name))
+    done = bench.read(Folder.SCREENED.of(name))
     if done is not None:
         return _summary(done)
-    batch = bench.must_read(work.batch(name))
+    batch = bench.must_read(Folder.BATCHES.of(name))
     _scorer()  # before the threads, of which each would load it
     with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(_look, batch["images"]))
+        found = list(pool.map(partial(_look, _hashes()), batch["images"]))
     passed: list[dict[str, Any]] = []
     kept: Counter[str] = Counter()
     for image, (columns, why, file) in zip(batch["images"], found, strict=True):
@@ -66,7 +67,7 @@ def screen(release: str, name: str) -> dict[str, Any]:
         elif _keep_back(store, image["key"], batch["date"], columns, why, file):
             kept[", ".join(why)] += 1
     done = {"passed": passed, "kept_back": dict(kept)}
-    bench.write(work.screened(name), done)
+    bench.write(Folder.SCREENED.of(name), done)
     return _summary(done)
 
 
@@ -74,10 +75,12 @@ def _summary(done: dict[str, Any]) -> dict[str, Any]:
     return {"passed": len(done["passed"]), "kept_back": done["kept_back"]}
 
 
-def _look(image: dict[str, Any]) -> tuple[dict[str, Any], list[Reason], bytes | None]:
+def _look(
+    hashes: HashList, image: dict[str, Any]
+) -> tuple[dict[str, Any], list[Reason], bytes | None]:
     """Return the columns of an image's screening, why it is kept back, and its archive."""
-    settings, hashes = Settings.load(), _hashes()
-    archive = images.read(work.bucket(), settings.laion_bucket, image["key"])
+    settings = Settings.load()
+    archive = work.read(image["key"])
     if archive is None:
         return {}, [], None
     nothing = {"id": work.id_of(image["key"]), "nsfw_score": 0.0}
@@ -127,9 +130,8 @@ def _keep_back(
     return there
 
 
-@cache
 def _hashes() -> HashList:
-    """Return the operator's list of hashes; a process reads it once."""
+    """Return the operator's list of hashes, as it is now."""
     bench = work.Bench(Settings.load().work_bucket, "")
     text = bench.read_text(work.HASHES)
     return HashList.parse(text) if text else HashList()

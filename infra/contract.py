@@ -17,6 +17,7 @@ _http = importlib.import_module("horde.edge.http")
 _records = importlib.import_module("horde.records")
 _items = importlib.import_module("horde.store.items")
 _ending = importlib.import_module("horde.ending")
+_work = importlib.import_module("horde.release.work")
 _laion = importlib.import_module("horde.laion")
 _settlements = importlib.import_module("horde.store.settlements")
 
@@ -45,6 +46,12 @@ SHARED_DAYS: int = _records.SHARED_DAYS
 PUBLISHED: tuple[str, ...] = _laion.PUBLISHED
 """What a reader of the data set's bucket may read."""
 GALLERY_DAYS: int = _records.GALLERY_DAYS
+
+
+BATCHES: str = _work.Folder.BATCHES
+"""The folders of the work bucket from which the steps of a release are fanned out."""
+PARTS: str = _work.Folder.PARTS
+REWRITES: str = _work.Folder.REWRITES
 
 
 def routes_of(file: str) -> list[str]:

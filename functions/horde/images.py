@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import io
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -286,16 +287,20 @@ def download_url(client: "S3Client", bucket: str, key: str) -> str:
     )
 
 
-MISSING = frozenset({"NoSuchKey", "404", "AccessDenied"})
-"""Without ``s3:ListBucket`` a missing key is AccessDenied."""
+GONE = frozenset({"NoSuchKey", "404"})
+"""What S3 says of a missing key to who may list the bucket."""
+MISSING = GONE | {"AccessDenied"}
+"""What it says to who may not."""
 
 
-def read(client: "S3Client", bucket: str, key: str) -> bytes | None:
-    """Return an image file, or None if there is none."""
+def read(
+    client: "S3Client", bucket: str, key: str, missing: AbstractSet[str] = MISSING
+) -> bytes | None:
+    """Return an image file, or None if there is none; ``missing`` are the codes that say so."""
     try:
         return client.get_object(Bucket=bucket, Key=key)["Body"].read()
     except AwsError as error:
-        if error.code in MISSING:
+        if error.code in missing:
             return None
         raise
 

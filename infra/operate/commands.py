@@ -385,6 +385,7 @@ def run(  # noqa: C901, PLR0911 - a flat list of commands
     own: Any = None,
 ) -> str:
     """Run one command and return the text to print; raises OperatorError."""
+    buckets = withdrawing.Buckets(client, bucket, held, gallery, own)
     match options.command:
         case "register":
             user, api_key = register(store, options.alias)
@@ -396,7 +397,6 @@ def run(  # noqa: C901, PLR0911 - a flat list of commands
             user = grant(store, options.username, options.amount)
             return f"{user.username} has {user.kudos} kudos now"
         case "withdraw":
-            buckets = withdrawing.Buckets(client, bucket, held, gallery, own)
             return "\n".join(withdraw_all(store, buckets, options))
         case "undo-worker":
             _need_bucket(options.command, bucket)
@@ -405,17 +405,13 @@ def run(  # noqa: C901, PLR0911 - a flat list of commands
                 undone = undo_worker(
                     store,
                     user,
-                    partial(
-                        withdrawing.remove,
-                        store,
-                        withdrawing.Buckets(client, bucket, held, gallery, own),
-                    ),
+                    partial(withdrawing.remove, store, buckets),
                     dry_run=options.dry_run,
                     progress=bar.update,
                 )
             return undone.text(user, dry_run=options.dry_run)
         case "kept":
-            return _kept(store, keeping.Buckets(client, bucket, held, own), options)
+            return _kept(store, buckets, options)
         case "flagged":
             return clear_flag(store, options.clear) if options.clear else "\n".join(flagged(store))
         case "gold":
@@ -431,7 +427,7 @@ def run(  # noqa: C901, PLR0911 - a flat list of commands
             return worker_key(store, options.username, fleet=options.fleet, name=options.name)
 
 
-def _kept(store: Store, buckets: keeping.Buckets, options: argparse.Namespace) -> str:
+def _kept(store: Store, buckets: withdrawing.Buckets, options: argparse.Namespace) -> str:
     if not (options.release or options.destroy):
         return "\n".join(keeping.listed(store))
     _need_bucket(options.command, buckets.laion and buckets.held)

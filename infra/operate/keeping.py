@@ -1,32 +1,14 @@
 """``bin/operator kept``: what screening kept back from the data set, to release or to destroy."""
 
-from dataclasses import dataclass
-from typing import Any
-
 from horde import dataset
 from horde.release import work
 from horde.rules.screening import BY_OPERATOR
 from horde.rules.sharing import Removal
 from horde.store import Store
+from infra.operate.withdrawing import Buckets
 
 MAX_KEPT = 1000
 """Most images that are listed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Buckets:
-    """The client of the data set's bucket, and the names of that and of the one of held images."""
-
-    client: Any
-    laion: str
-    held: str
-    own: Any = None
-    """The client of the stack's own buckets, if the data set's is elsewhere."""
-
-    @property
-    def holding(self) -> Any:
-        """The client of the bucket of held images."""
-        return self.own or self.client
 
 
 def listed(store: Store) -> list[str]:
@@ -53,7 +35,7 @@ def release(store: Store, buckets: Buckets, generation_id: str) -> bool:
     target = dataset.object_key(kept.date, generation_id)
     dataset.write(buckets.client, buckets.laion, target, looked_at)
     store.releases.let_go(generation_id)
-    dataset.delete(buckets.holding, buckets.held, key)
+    dataset.delete(buckets.ours, buckets.held, key)
     return True
 
 
@@ -63,7 +45,7 @@ def destroy(store: Store, buckets: Buckets, generation_id: str) -> bool:
     if store.releases.kept(generation_id) is None or shared is None:
         return False
     dataset.withdraw(store, buckets.client, buckets.laion, shared, Removal.SAFETY)
-    dataset.delete(buckets.holding, buckets.held, work.kept(generation_id))
+    dataset.delete(buckets.ours, buckets.held, work.kept(generation_id))
     store.releases.let_go(generation_id)
     return True
 
@@ -72,7 +54,7 @@ def _read(buckets: Buckets, key: str) -> bytes | None:
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
     try:
-        body: bytes = buckets.holding.get_object(Bucket=buckets.held, Key=key)["Body"].read()
+        body: bytes = buckets.ours.get_object(Bucket=buckets.held, Key=key)["Body"].read()
     except ClientError as error:
         if error.response["Error"]["Code"] in {"404", "NoSuchKey"}:
             return None

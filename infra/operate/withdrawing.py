@@ -42,6 +42,11 @@ class Buckets:
     own: Any = None
     """The client of the stack's own buckets, if the data set's is elsewhere."""
 
+    @property
+    def ours(self) -> Any:
+        """The client of the stack's own buckets."""
+        return self.own or self.client
+
 
 def remove(
     store: Store, buckets: Buckets, image: Shared, reason: Removal = Removal.OPERATOR
@@ -54,12 +59,11 @@ def remove(
     dataset.delete(buckets.client, buckets.laion, image.object_key)
     store.sharing.withdraw(image, reason)
     dataset.delete(buckets.client, buckets.laion, image.object_key)
-    own = buckets.own or buckets.client
     if buckets.held:
         for key in (dataset.held_key(image.generation_id), work.kept(image.generation_id)):
-            dataset.delete(own, buckets.held, key)
+            dataset.delete(buckets.ours, buckets.held, key)
     if buckets.gallery:
-        gallery.remove(store, own, buckets.gallery, image.generation_id)
+        gallery.remove(store, buckets.ours, buckets.gallery, image.generation_id)
     else:
         store.pool.remove(image.generation_id)
 
@@ -92,9 +96,8 @@ def _all(buckets: Buckets) -> Iterator[tuple[str, str, Callable[[], Screening]]]
     with TemporaryDirectory() as folder:
         for row in _released(buckets, Path(folder)):
             yield row["id"], row["prompt"], partial(_hashed, row["md5"], row["phash"])
-    own = buckets.own or buckets.client
     places = [(buckets.client, buckets.laion, INCOMING)]
-    places += [(own, buckets.held, "")] if buckets.held else []
+    places += [(buckets.ours, buckets.held, "")] if buckets.held else []
     for client, bucket, prefix in places:
         for key in _keys(client, bucket, prefix):
             try:

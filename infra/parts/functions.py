@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from aws_cdk import ArnFormat, Aws, CfnCondition, Duration, Fn, RemovalPolicy, Stack
+from aws_cdk import ArnFormat, Aws, CfnCondition, Duration, Fn, RemovalPolicy, Size, Stack
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
@@ -87,12 +87,14 @@ class Functions(Construct):
         memory: int = 512,
         seconds: int = 15,
         layer: str | None = None,
+        disk: int | None = None,
     ) -> lambda_.Function:
         """Return the Lambda of ``functions/<name>.py``; what feeds it watches its errors.
 
         ``env`` is its environment; ``may`` is all that it may do to the table, such as
         ``GetItem``; ``memory`` is in MB, ``seconds`` its timeout. ``layer`` is a layer of its own,
-        beside that of all: the locked group whose wheels it holds.
+        beside that of all: the locked group whose wheels it holds. ``disk`` is its ``/tmp`` in MB,
+        if it needs more than Lambda's 512.
         """
         endpoint, snapshot = self._settings.endpoint_url, name in self._settings.snap_start
         stack = Stack.of(self)
@@ -105,6 +107,7 @@ class Functions(Construct):
             code=self._code,
             layers=[self._layer, *self._more(layer)],
             memory_size=memory,
+            ephemeral_storage_size=Size.mebibytes(disk) if disk else None,
             timeout=Duration.seconds(seconds),
             environment={
                 **{key: value for part in env for key, value in part.items()},

@@ -20,6 +20,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
+from infra.contract import BATCHES, PARTS, REWRITES
 from infra.parts.alarms import Alarms
 from infra.parts.buckets import private_bucket
 from infra.parts.environment import screening_env
@@ -37,6 +38,9 @@ WORK_DAYS = 14
 RELEASES = "2"
 """How releases begin, which are days. What the operator has uploaded beside them stays."""
 MINUTES = 15
+DISK, PART_DISK = 10_240, 4096
+"""MB of ``/tmp``: Lambda's most, for the tables of all parts; and for the rows of one part, which
+may have a gigabyte of prompts, twice."""
 
 
 class Places(NamedTuple):
@@ -84,11 +88,14 @@ class Releases(Construct):
             ratings.env,
             rules,
             memory=2048,
+            disk=DISK,
             layer="release",
             may=lead,
             **slow,
         )
-        self.pack = make("pack", *env, memory=1024, layer="release", may=keep, **slow)
+        self.pack = make(
+            "pack", *env, memory=1024, disk=PART_DISK, layer="release", may=keep, **slow
+        )
         screening = screening_env(settings)
         self.screen = make(
             "screen", *env, screening, memory=1769, layer="screening", may=keep, **slow
@@ -172,11 +179,11 @@ class Releases(Construct):
                 "Plan": step("plan", "AnotherRuns", **{"run.$": run}),
                 "AnotherRuns": _if("$.release", {"StringEquals": ""}, "Nothing", "AnyBatch"),
                 "AnyBatch": _if("$.batches", {"NumericEquals": 0}, "Select", "Screen"),
-                "Screen": each(self.screen, "batches", SCREENED_AT_ONCE, "Pack"),
-                "Pack": each(self.pack, "parts", PACKED_AT_ONCE, "Select"),
+                "Screen": each(self.screen, BATCHES, SCREENED_AT_ONCE, "Pack"),
+                "Pack": each(self.pack, PARTS, PACKED_AT_ONCE, "Select"),
                 "Select": step("select", "AnyRewrite", **release),
                 "AnyRewrite": _if("$.rewrites", {"NumericEquals": 0}, "Publish", "Rewrite"),
-                "Rewrite": each(self.pack, "rewrites", PACKED_AT_ONCE, "Publish"),
+                "Rewrite": each(self.pack, REWRITES, PACKED_AT_ONCE, "Publish"),
                 "Publish": step("publish", "Nothing", **release, **{"run.$": run}),
                 "Nothing": {"Type": "Succeed"},
                 "GiveUp": {

@@ -72,6 +72,7 @@ def _pack(images: int) -> dict[str, Row]:
     """Plan a part, write it, and return what it took."""
     import pack
     from horde.release import work
+    from horde.release.work import Folder
     from tests.bench.shard_stub import DAY
 
     name = f"part-{DAY}-00000"
@@ -83,8 +84,8 @@ def _pack(images: int) -> dict[str, Row]:
         passed = [
             {"key": f"incoming/date={DAY}/{one}.tar", "size": 1, "id": one, **seen} for one in ids
         ]
-        bench.write(work.screened(batch), {"passed": passed, "kept_back": {}})
-    bench.write(work.part(name), {"batches": names})
+        bench.write(Folder.SCREENED.of(batch), {"passed": passed, "kept_back": {}})
+    bench.write(Folder.PARTS.of(name), {"batches": names})
     begun, cpu = time.perf_counter(), time.process_time()
     done = pack.pack(DAY, name)
     lasted, cpu = time.perf_counter() - begun, time.process_time() - cpu

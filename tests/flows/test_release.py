@@ -12,14 +12,13 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 import release
-import screen
 from horde import detector
 from horde.release import shard
 from horde.rules.columns import COLUMNS, IN_SHARD
 from horde.rules.dates import DAY_S
 from horde.store.items import key_of
 from horde.store.releases import HOLD_S
-from infra.operate import commands, keeping
+from infra.operate import commands, keeping, withdrawing
 from infra.operate.audit.objects import Bucket
 from infra.operate.audit.run import audit
 from tests.support.cloud import Cloud
@@ -155,6 +154,51 @@ def test_a_shard_is_bounded_in_images_and_bytes(
     assert len(released(cloud)) == 7
 
 
+def deny(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Have S3 deny the reads of some objects, as a policy that was changed does."""
+    real = BaseClient._make_api_call  # type: ignore[attr-defined]
+    error = {"Error": {"Code": "AccessDenied", "Message": "no"}}
+
+    def call(client: Any, operation: str, params: Any) -> Any:
+        if operation == "GetObject" and part in params["Key"]:
+            raise ClientError(error, operation)  # type: ignore[arg-type]
+        return real(client, operation, params)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", call)
+
+
+def test_a_manifest_that_must_not_be_read_is_not_an_empty_data_set(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share(cloud, worker, count=2)
+    cloud.clock.pass_seconds(WAITED_S)
+    Machine(cloud).run()
+    before = cloud.laion()["manifest.json"], len(released(cloud))
+    share(cloud, worker)
+    age(cloud)
+    with monkeypatch.context() as patch:
+        deny(patch, "manifest.json")
+        with pytest.raises(ExecutionFailed):
+            Machine(cloud).run()
+    assert (cloud.laion()["manifest.json"], len(released(cloud))) == before
+    Machine(cloud).run()
+    assert len(released(cloud)) == 3
+
+
+def test_an_image_that_must_not_be_read_fails_the_run_and_waits(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = share(cloud, worker, count=2)
+    cloud.clock.pass_seconds(WAITED_S)
+    with monkeypatch.context() as patch:
+        deny(patch, "incoming/")
+        with pytest.raises(ExecutionFailed):
+            Machine(cloud).run()
+    assert released(cloud) == {}
+    Machine(cloud).run()
+    assert sorted(released(cloud)) == ids
+
+
 # --- the audit -----------------------------------------------------------------------------------
 
 
@@ -254,10 +298,8 @@ def test_what_is_on_the_list_of_hashes_is_kept_back(cloud: Cloud, worker: str, h
     cloud.s3.put_object(
         Bucket=cloud.bucket("ReleasesWork"), Key="lists/hashes.txt", Body=f"# a list\n{line}\n"
     )
-    screen._hashes.cache_clear()
     cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
-    screen._hashes.cache_clear()
     assert kept(cloud) == {id_: "hash list"}
     assert released(cloud) == {}
 
@@ -307,8 +349,8 @@ def test_a_file_that_is_no_image_with_its_row_is_kept_back(
     assert list(released(cloud)) == [other]
 
 
-def buckets(cloud: Cloud) -> keeping.Buckets:
-    return keeping.Buckets(cloud.s3, cloud.bucket("Laion"), cloud.bucket("Held"))
+def buckets(cloud: Cloud) -> withdrawing.Buckets:
+    return withdrawing.Buckets(cloud.s3, cloud.bucket("Laion"), cloud.bucket("Held"))
 
 
 class OneBucket:
@@ -325,10 +367,12 @@ class OneBucket:
         return call
 
 
-def elsewhere(cloud: Cloud) -> keeping.Buckets:
+def elsewhere(cloud: Cloud) -> withdrawing.Buckets:
     """The buckets, if the data set's belongs to another account."""
     laion, held = cloud.bucket("Laion"), cloud.bucket("Held")
-    return keeping.Buckets(OneBucket(cloud.s3, laion), laion, held, own=OneBucket(cloud.s3, held))
+    return withdrawing.Buckets(
+        OneBucket(cloud.s3, laion), laion, held, own=OneBucket(cloud.s3, held)
+    )
 
 
 def test_what_the_operator_has_looked_at_is_released(

@@ -11,6 +11,7 @@ import pytest
 from horde.edge import http
 from horde.ending import FLEET_DROP
 from horde.records import GALLERY_DAYS, HELD_DAYS, SHARED_DAYS
+from horde.release import shard
 from infra.settings import API_FUNCTIONS
 from tests.support.template import ROOT, actions, functions, of_type, routes, synthesize
 
@@ -556,3 +557,14 @@ def test_a_function_imports_with_its_layers_alone(file: str, tmp_path: Path) -> 
         [python, "-I", "-S", "-c", code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_makes_releases_has_the_disk_that_its_tables_need(template: Template) -> None:
+    """Of one part up to a gigabyte of rows, as lines and as a table; of a release those of all."""
+    disks = {
+        file: found["EphemeralStorage"]["Size"]
+        for file, (_, found) in functions(template).items()
+        if "EphemeralStorage" in found
+    }
+    assert disks == {"release": 10_240, "pack": 4096}
+    assert disks["pack"] * 2**20 > 2 * shard.MAX_BYTES

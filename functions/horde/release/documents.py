@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from horde.release.names import CROISSANT, METADATA, SHEET, File, Manifest
+from horde.release.names import CROISSANT, METADATA, NAME, SHEET, File, Manifest
 from horde.rules.columns import COLUMNS, Type
 from horde.rules.screening import BY_OPERATOR
 
@@ -81,13 +81,13 @@ def croissant(manifest: Manifest, base_url: str) -> bytes:
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": manifest_name(),
+        "name": NAME,
         "description": DESCRIPTION,
         "license": LICENSE_URL,
         "url": base_url,
         "version": f"{manifest.release.replace('-', '.', 2)}",
         "datePublished": manifest.released_at[:10],
-        "citeAs": f"{manifest_name()}, release {manifest.release}",
+        "citeAs": f"{NAME}, release {manifest.release}",
         "isLiveDataset": True,
         "distribution": [
             *([_file_object(table, base_url, METADATA, "application/x-parquet")] if table else []),
@@ -120,11 +120,6 @@ def croissant(manifest: Manifest, base_url: str) -> bytes:
         ],
     }
     return json.dumps(found, indent=1).encode()
-
-
-def manifest_name() -> str:
-    """Return the data set's name, as the card and Croissant have it."""
-    return "horde-commons"
 
 
 def _id(path: str) -> str:

@@ -5,6 +5,7 @@
     <release>/screened/<batch>.json what screening said of them
     <release>/parts/<part>.json     the batches of a part
     <release>/packed/<part>.json    the files of a part that is written
+    <release>/select.json           what was withdrawn, and which parts have it
     <release>/rewrites/<part>.json  a part to write anew, without some images
     <release>/rewritten/<part>.json the files of a part that was
 
@@ -13,14 +14,31 @@ again, and a run that died is taken over. All of it expires after some days.
 """
 
 import json
+from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from horde import aws, images, laion
 
 HASHES = "lists/hashes.txt"
 """The operator's list of hashes, beside all releases."""
-PLAN = "plan.json"
+PLAN, SELECTED = "plan.json", "select.json"
 KEPT = "kept/"
+
+
+class Folder(StrEnum):
+    """A folder of the bench: what one step writes for another."""
+
+    BATCHES = "batches"
+    SCREENED = "screened"
+    PARTS = "parts"
+    PACKED = "packed"
+    REWRITES = "rewrites"
+    REWRITTEN = "rewritten"
+
+    def of(self, name: str) -> str:
+        """Return the path of a batch's or part's object in it."""
+        return f"{self}/{name}.json"
 
 
 class Settings(laion.Settings):
@@ -36,34 +54,18 @@ def bucket() -> Any:
     return laion.client(full=True)
 
 
-def batch(name: str) -> str:
-    """Return the path of a batch."""
-    return f"batches/{name}.json"
+def read(key: str) -> bytes | None:
+    """Return a file of the data set, or None if there is none; raises AwsError if it is denied."""
+    return images.read(bucket(), Settings.load().laion_bucket, key, missing=images.GONE)
 
 
-def screened(name: str) -> str:
-    """Return the path of a batch's result."""
-    return f"screened/{name}.json"
-
-
-def part(name: str) -> str:
-    """Return the path of a planned part."""
-    return f"parts/{name}.json"
-
-
-def packed(name: str) -> str:
-    """Return the path of a written part's result."""
-    return f"packed/{name}.json"
-
-
-def rewrite(name: str) -> str:
-    """Return the path of a part that is to be written anew."""
-    return f"rewrites/{name}.json"
-
-
-def rewritten(name: str) -> str:
-    """Return the path of its result."""
-    return f"rewritten/{name}.json"
+def fetch(key: str, path: Path) -> Path:
+    """Copy a file of the data set into a local one, piece by piece, and return that."""
+    body = bucket().get_object(Bucket=Settings.load().laion_bucket, Key=key)["Body"]
+    with path.open("wb") as file:
+        while piece := body.read(2**20):
+            file.write(piece)
+    return path
 
 
 def kept(generation_id: str) -> str:
@@ -89,7 +91,8 @@ class Bench:
 
     def read_text(self, path: str) -> str | None:
         """Return an object's text, or None if there is none."""
-        found = images.read(aws.s3(), self._bucket, f"{self._prefix}{path}")
+        key = f"{self._prefix}{path}"
+        found = images.read(aws.s3(), self._bucket, key, missing=images.GONE)
         return None if found is None else found.decode()
 
     def read(self, path: str) -> dict[str, Any] | None:
