@@ -2,7 +2,8 @@
 
 It answers until its stdin ends. Any image of ``incoming/`` is there, with ``IMAGE`` bytes that do
 not compress. What is uploaded in pieces is counted and forgotten, so this process says nothing of
-the memory of the other one. Small objects are kept. Any record of a shared image is there.
+the memory of the other one. Small objects are kept. Any record of a shared image is
+there, and no other.
 """
 
 import json
@@ -48,6 +49,13 @@ def row(name: str) -> dict[str, Any]:
     return {**texts, **numbers, **flags, "cfg_scale": 7.0}
 
 
+def record(key: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a shared image."""
+    name = key["pk"]["S"].partition("#")[2]
+    at = f"incoming/date={DAY}/{name}.tar"
+    return {**key, "generation_id": {"S": name}, "user_id": {"N": "1"}, "object_key": {"S": at}}
+
+
 class Answers(BaseHTTPRequestHandler):
     """One request; connections are kept."""
 
@@ -88,7 +96,10 @@ class Answers(BaseHTTPRequestHandler):
         body = self._body()
         if "X-Amz-Target" in self.headers:
             asked = json.loads(body)["RequestItems"]
-            found = {table: one["Keys"] for table, one in asked.items()}
+            found = {
+                table: [record(key) for key in one["Keys"] if key["sk"]["S"] == "SHARED"]
+                for table, one in asked.items()
+            }
             answer = {"Responses": found, "UnprocessedKeys": {}}
             self._send(200, json.dumps(answer).encode(), "application/x-amz-json-1.0")
             return

@@ -492,6 +492,7 @@ class Machine(RuleBasedStateMachine):
     @rule(again=st.booleans(), dispatching=st.booleans())
     def stream(self, again: bool, dispatching: bool) -> None:
         self.cloud.stream(again=again)
+        self.model.stream()
         if dispatching:
             self.cloud.deliver("dispatch", twice=again)
 
@@ -507,15 +508,15 @@ class Machine(RuleBasedStateMachine):
         """Take an image back, or all that a user shared."""
         bucket = self.cloud.bucket("Laion")
         what = image[0] if image else f"ada#{user}"
-        owner = self.model.accounts[user]
-        mine = [one for one in self.model.images if one.request.owner is owner]
-        images = [self.model.image(image[0])] if image else mine
-        if image and not images[0].was_shared:
+        if image is None:
+            gone = self.model.withdraw_all(self.model.accounts[user])
+        elif self.model.image(image[0]).shareable:
+            gone = self.model.withdraw(self.model.image(image[0]))
+        else:
             with pytest.raises(commands.OperatorError):
                 commands.withdraw(self.cloud.store, self.cloud.s3, bucket, what)
             return
-        gone = commands.withdraw(self.cloud.store, self.cloud.s3, bucket, what)
-        assert gone == self.model.withdraw(images)
+        assert commands.withdraw(self.cloud.store, self.cloud.s3, bucket, what) == gone
         self.compare_data_set()
 
     # --- kudos between users ---------------------------------------------------------------------

@@ -14,8 +14,10 @@ from botocore.exceptions import ClientError
 
 from horde.edge import openapi
 from horde.edge.auth import key_hash
+from horde.rules.raters import DATASET_ID
 from horde.rules.refusals import Throttled
 from horde.store import attempts
+from tests.support import rating
 from tests.support.api_calls import ANONYMOUS, Reply, refused
 from tests.support.cloud import Cloud, new_processes
 from tests.support.images import png_base64
@@ -30,6 +32,7 @@ BODIES: dict[str, Any] = {
     "POST /api/v2/generate/pop": {"name": "w1", "models": ["stable_diffusion"]},
     "POST /api/v2/generate/submit": {"generation": "R2", "seed": 1, "state": "faulted"},
     "POST /api/v2/generate/rate/{id}": {"best": ""},
+    "POST /api/v1/rating/{id}": {"rating": 7},
     "POST /api/v2/keys": {"name": "mine"},
     "POST /api/v2/kudos/award": {"username": "bob#2", "amount": 10},
     "POST /api/v2/kudos/transfer": {"username": "bob#2", "amount": 10},
@@ -45,6 +48,7 @@ BODIES: dict[str, Any] = {
 
 UNFINISHED = {
     "DELETE /api/v2/generate/status/{id}": "the next call, or the sweep, cancels the rest",
+    "DELETE /api/v2/shared/requests/{id}": "the record is there: the next release takes the rest",
     "POST /api/register": "an account's number is left out",
     "POST /register": "the same",
     "POST /api/v2/generate/async": "the bucket deletes a source image without a request",
@@ -93,15 +97,27 @@ def caller_of(cloud: Cloud, name: str) -> Callable[[], Reply]:
     waiting = cloud.generate(key, params={"n": 2}).body["id"]
     held = cloud.pop(worker).body["id"] if name.endswith("submit") else ""
     second = cloud.call("POST /api/v2/keys", {"name": "b"}, key=key).body["api_key"]
+    (pooled,) = rating.pooled(cloud, 1)
+    cloud.store.raters.give(ada, pooled)
     ids = {
         "users": str(ada),
         "sharedkeys": made,
         "workers": cloud.worker_named()["id"],
         "keys": key_hash(second)[:12],
         "generate": done if "/rate/" in name else waiting,
+        "images": image,
+        "requests": done,
+        "rating": pooled,
     }
-    path = {"id": ids[name.split("/")[3]]} if "{id}" in name else {}
-    path |= {"name": "w1" if "workers" in name else "stable_diffusion"} if "{name}" in name else {}
+    values = {
+        "{id}": lambda: ids[name.split("/")[-2 if "/shared/" in name else 3]],
+        "{name}": lambda: "w1" if "workers" in name else "stable_diffusion",
+        "{image_id}": lambda: pooled,
+        "{user_id}": lambda: str(ada),
+        "{dataset_id}": lambda: DATASET_ID,
+        "{model_name}": lambda: "stable_diffusion",
+    }
+    path = {one.strip("{}"): value() for one, value in values.items() if one in name}
     body = dict(BODIES[name]) if name in BODIES else None
     if held:
         body = {**BODIES[name], "id": held}

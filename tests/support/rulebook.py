@@ -51,6 +51,8 @@ class Account:
     id: int
     kudos: int = FLOOR
     deleted: bool = False
+    withdrawn_before: int | None = None
+    """When it withdrew all that it had asked for by then, in ms."""
     moves: list[tuple[str, int]] = field(default_factory=lambda: [("FLOOR_ADJUSTMENT", FLOOR)])
 
     @property
@@ -196,11 +198,29 @@ class Image:
     """What is uploaded, by claim: a picture's colour, or ``BAD``."""
     delivered: str = ""
     """The colour of the picture that was delivered."""
-    was_shared: bool = False
+    copied: bool = False
+    """Whether it came into the data set, withdrawn since or not."""
+    withdrawn: bool = False
+    """Whether it was taken back, before it came into the data set or after."""
     failed: set[int] = field(default_factory=set)
     """Whose worker has taken it and not drawn it."""
     preferred: bool = False
     """Whether the worker that holds it, or drew it, preferred its owner."""
+
+    @property
+    def shareable(self) -> bool:
+        """Whether it was delivered and may be in the data set, if nothing forbids it."""
+        return self.request.shared and self.state == OK
+
+    @property
+    def forbidden(self) -> bool:
+        """Whether it may not be in the data set, whoever delivered it."""
+        owner, before = self.request.owner, None
+        if owner is not None:
+            before = owner.withdrawn_before
+            if owner.deleted:
+                return True
+        return self.request.csam or (before is not None and self.request.asked_ms <= before)
 
     @property
     def failed_claims(self) -> int:
@@ -225,6 +245,7 @@ class Request:
     """Its place in the queue: best is largest."""
     lease_s: int
     asked_at: int
+    asked_ms: int
     expires_at: int
     only: int | None = None
     """Whose worker alone may draw it."""
@@ -233,6 +254,8 @@ class Request:
     cancelled: bool = False
     faulted: bool = False
     rated: bool = False
+    csam: bool = False
+    """Whether a worker marked an image of it."""
 
     def named(self, request_id: str, image_ids: Iterable[str]) -> None:
         """Take the ids that the system gave."""
@@ -280,6 +303,8 @@ class Rules:
         """Delivered images of which ``share`` has not decided yet."""
         self.data_set: dict[str, str] = {}
         """The images that are in it, by the colour of the picture that was delivered."""
+        self._told: list[Request] = []
+        """Whose mark as CSAM has reached ``share``."""
         self.delivered = 0
         self._done: dict[tuple[int, str], tuple[object, int]] = {}
         self._sent: dict[frozenset[int], tuple[int, int]] = {}
@@ -367,6 +392,7 @@ class Rules:
             rank=effective_kudos * 1000 - 5 * self.now_ms,
             lease_s=body.work.lease_s,
             asked_at=self.now,
+            asked_ms=self.now_ms,
             expires_at=self.now + IN_FORCE.request_life_s,
             only=only,
         )
@@ -541,6 +567,7 @@ class Rules:
             raise Refused("ImageRefused")
         image.state = OK if state == "ok" else CENSORED
         image.delivered = image.uploads[image.claims]
+        request.csam = request.csam or state == "csam"
         self.unjudged.append(image)
         self.delivered += 1
         earned = self._earned(image)
@@ -590,19 +617,36 @@ class Rules:
 
     # --- the data set -----------------------------------------------------------------------------
 
+    def stream(self) -> None:
+        """Tell ``share`` of the marks."""
+        self._told = [request for request in self.requests.values() if request.csam]
+
     def judge(self) -> None:
-        """Share what was delivered and may be shared."""
+        """Share what was delivered and may be shared; take back what was marked."""
         for image in self.unjudged:
-            if image.request.shared and image.state == OK:
-                image.was_shared = True
+            if image.shareable and not image.withdrawn and not image.forbidden:
+                image.copied = True
                 self.data_set[image.id] = image.delivered
         self.unjudged = []
+        for request in self._told:
+            self._withdraw(image for image in request.images if image.copied)
 
-    def withdraw(self, images: Iterable[Image]) -> int:
-        """Take images back, for good; returns how many."""
-        gone = [image.id for image in images if image.id in self.data_set]
-        for one in gone:
-            del self.data_set[one]
+    def withdraw(self, image: Image) -> int:
+        """Take one delivered image back, for good; returns how many were there to take."""
+        return self._withdraw([image])
+
+    def withdraw_all(self, owner: Account) -> int:
+        """Take back what an account shared and what it will of what it asked for by now."""
+        owner.withdrawn_before = self.now_ms
+        return self._withdraw(
+            image for image in self.images if image.request.owner is owner and image.copied
+        )
+
+    def _withdraw(self, images: Iterable[Image]) -> int:
+        gone = [image for image in images if not image.withdrawn]
+        for image in gone:
+            image.withdrawn = True
+            self.data_set.pop(image.id, None)
         return len(gone)
 
     def rate(self, request: Request, ratings: dict[str, bool], best: str | None) -> int:
@@ -613,7 +657,7 @@ class Rules:
         self.visible(request)
         if not ratings and not best:
             raise Refused("AestheticsMissing")
-        if not request.shared:
+        if not request.shared or request.csam:
             raise Refused("AestheticsNotPublic")
         if not request.done:
             raise Refused("AestheticsNotCompleted")
@@ -625,9 +669,7 @@ class Rules:
             raise Refused("AestheticsAlreadyExist")
         request.rated = True
         left = {
-            image.id
-            for image in request.images
-            if image.state == OK and not (image.was_shared and image.id not in self.data_set)
+            image.id for image in request.images if image.state == OK and not image.withdrawn
         }
         if request.owner is None:
             return 0
