@@ -109,7 +109,7 @@ def caller_of(cloud: Cloud, name: str) -> Callable[[], Reply]:
         "requests": done,
         "rating": pooled,
     }
-    values = {
+    values: dict[str, Callable[[], str]] = {
         "{id}": lambda: ids[name.split("/")[-2 if "/shared/" in name else 3]],
         "{name}": lambda: "w1" if "workers" in name else "stable_diffusion",
         "{image_id}": lambda: pooled,
@@ -117,7 +117,9 @@ def caller_of(cloud: Cloud, name: str) -> Callable[[], Reply]:
         "{dataset_id}": lambda: DATASET_ID,
         "{model_name}": lambda: "stable_diffusion",
     }
-    path = {one.strip("{}"): value() for one, value in values.items() if one in name}
+    path: dict[str, Any] = {
+        one.strip("{}"): value() for one, value in values.items() if one in name
+    }
     body = dict(BODIES[name]) if name in BODIES else None
     if held:
         body = {**BODIES[name], "id": held}

@@ -668,9 +668,7 @@ class Rules:
         if request.rated:
             raise Refused("AestheticsAlreadyExist")
         request.rated = True
-        left = {
-            image.id for image in request.images if image.state == OK and not image.withdrawn
-        }
+        left = {image.id for image in request.images if image.state == OK and not image.withdrawn}
         if request.owner is None:
             return 0
         kept = [artifacts for image, artifacts in ratings.items() if image in left]
