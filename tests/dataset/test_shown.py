@@ -67,6 +67,7 @@ def test_where_no_sheet_can_be_written_is_said(
     assert (code, said.count("\n")) == (1, 1)
 
 
+@pytest.mark.slow
 def test_the_summary_counts_what_is_there(pristine: made.Release, tmp_path: Path, run: Run) -> None:
     code, said, _ = run("stats", pristine.folder, "-o", tmp_path / "plots")
     assert code == 0
@@ -82,6 +83,7 @@ def test_the_summary_counts_what_is_there(pristine: made.Release, tmp_path: Path
             assert image.size == (1200, 675)
 
 
+@pytest.mark.slow
 def test_scores_and_ratings_are_drawn_if_they_are_there(
     release: made.Release, tmp_path: Path, run: Run
 ) -> None:
@@ -103,6 +105,7 @@ def test_scores_and_ratings_are_drawn_if_they_are_there(
     assert "ratings" in said
 
 
+@pytest.mark.slow
 def test_names_from_outside_are_drawn_and_printed_as_plain_text(
     release: made.Release, tmp_path: Path, run: Run
 ) -> None:
@@ -114,6 +117,7 @@ def test_names_from_outside_are_drawn_and_printed_as_plain_text(
     assert "\x1b" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("days", [1, 5, 40, 400])
 def test_days_are_drawn_for_a_day_and_for_a_year(tmp_path: Path, days: int) -> None:
     import datetime as dt

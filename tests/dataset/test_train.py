@@ -62,6 +62,7 @@ def pixels(data: bytes) -> NDArray[np.uint8]:
 # --- what it finds -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_ratings_follow_is_found_on_images_that_were_held_out(trained: Path) -> None:
     found = report_of(trained)
     assert found["images"] == 240
@@ -148,6 +149,7 @@ def test_alike_images_do_not_make_random_ratings_look_known() -> None:
 # --- the file ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_file_says_of_each_image_what_numpy_says(good: rated.Rated, trained: Path) -> None:
     model = onnx.load(trained / "scorer.onnx")
     onnx.checker.check_model(model, full_check=True)
@@ -292,6 +294,7 @@ def vision_model(
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
 def test_a_vision_model_of_ones_own_is_part_of_the_file(
     good: rated.Rated, tmp_path: Path, run: Run, kind: int
@@ -388,6 +391,7 @@ def test_ratings_that_do_not_count_are_left_out_and_counted(
     assert "5 ratings that are no number from 1 to 10" in card
 
 
+@pytest.mark.slow
 def test_numbers_that_are_none_are_no_ratings(small: rated.Rated, tmp_path: Path) -> None:
     folder = str(small.folder / "ratings/date=2026-11-28/odd.parquet")
     duckdb.sql(
@@ -421,6 +425,7 @@ def test_a_table_of_means_serves_where_single_ratings_are_not_there(
     assert (report.ratings, report.correlation) == (single.ratings, single.correlation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -542,6 +547,7 @@ def test_an_interrupted_run_goes_on_and_a_torn_cache_is_mended(
 # --- scores --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--where", "true"]])
 def test_a_copy_is_scored(
     good: rated.Rated, trained: Path, tmp_path: Path, run: Run, options: list[str]
@@ -599,6 +605,7 @@ def test_options_that_make_no_sense_are_refused(
     assert run("train", pristine.folder, *options)[0] == 2
 
 
+@pytest.mark.slow
 def test_the_readmes_lines_run_as_they_are_printed(
     good: rated.Rated, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -616,6 +623,7 @@ def test_the_readmes_lines_run_as_they_are_printed(
 # --- figures -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rank_correlation_is_that_of_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(0)
@@ -625,6 +633,7 @@ def test_rank_correlation_is_that_of_scipy() -> None:
     assert figures.spearman(np.ones(5), np.arange(5.0)) == 0
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     covered = 0

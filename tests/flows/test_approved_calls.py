@@ -24,6 +24,7 @@ def flows() -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flow", flows())
 def test_a_flow_makes_the_calls_that_were_approved(
     template: dict[str, Any], clients: dict[str, Any], flow: Flow

@@ -646,6 +646,7 @@ def test_an_image_is_one_of_its_requests(made: Made) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", ["request", "images", "both"])
 def test_rows_that_may_be_gone_are_not_missed(made: Made, gone: str) -> None:
     request, images = made.request("waived"), [made.image("waived", i) for i in range(3)]

@@ -96,6 +96,7 @@ def world(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> World:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Due.REQUEST, Due.IMAGE])
 def test_a_backlog_of_100_000_rows_is_worked_off_and_no_lease_is_two_minutes_late(
     world: World, kind: Due

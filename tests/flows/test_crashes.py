@@ -48,6 +48,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_process_that_dies_after_a_write_leaves_nothing_to_repair_by_hand(
     world: World, name: str

@@ -125,6 +125,7 @@ def deliver_while_forbidden(
     job.cloud.deliver("share")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", [True, False])
 @pytest.mark.parametrize("gap", GAPS)
 @pytest.mark.parametrize("by", FORBIDDEN_BY)
@@ -149,6 +150,7 @@ def test_what_is_forbidden_after_the_last_reading_is_found_by_its_record(job: Jo
 # --- deliveries that die, and come again ----------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", [True, False])
 @pytest.mark.parametrize("gap", GAPS[1:])
 @pytest.mark.parametrize("by", FORBIDDEN_BY)
@@ -167,6 +169,7 @@ def test_what_is_forbidden_after_a_delivery_has_died_is_not_published(
     assert job.cloud.pending["share"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["delete", "mark_withdrawn", "delete again"])
 @pytest.mark.parametrize("by", FORBIDDEN_BY)
 def test_a_withdrawal_that_dies_is_finished_by_the_message_that_comes_again(
@@ -222,6 +225,7 @@ def test_two_deliveries_at_once_publish_one_image(
     assert int(record["size"]["N"]) == len(next(iter(job.cloud.laion().values())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", GAPS[1:])
 @pytest.mark.parametrize("by", FORBIDDEN_BY)
 def test_of_two_deliveries_at_once_none_brings_back_what_the_other_withdrew(
@@ -330,6 +334,7 @@ def held(cloud: Cloud) -> Job:
     return Job(cloud, image, request, user, stranger)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", GAPS)
 @pytest.mark.parametrize("by", FORBIDDEN_BY)
 def test_what_is_forbidden_while_it_is_released_is_dropped(
@@ -340,6 +345,7 @@ def test_what_is_forbidden_while_it_is_released_is_dropped(
     assert (held.cloud.objects_of("Held"), held.cloud.rows("HELD")) == ({}, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", GAPS[1:])
 @pytest.mark.parametrize("by", FORBIDDEN_BY)
 def test_what_is_forbidden_after_a_release_has_died_is_dropped(

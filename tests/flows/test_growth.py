@@ -20,6 +20,7 @@ def grown(
     return {name: figures(meter) for name, meter in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawable", [True, False])
 def test_no_request_costs_more_in_a_long_queue(
     template: dict[str, Any], clients: dict[str, Any], drawable: bool

@@ -244,6 +244,7 @@ def drop_many(cloud: Cloud, worker: str, name: str = "w1") -> int:
     return faults(cloud, worker, 2 * BATCH, name=name)
 
 
+@pytest.mark.slow
 def test_a_worker_that_drops_too_many_images_is_put_into_maintenance(cloud: Cloud) -> None:
     owner, key = cloud.register("owner")
     worker = cloud.worker_key(owner)

@@ -98,6 +98,7 @@ def test_what_is_lost_is_not_asked_for_while_its_message_is_still_tried(
     cloud.deliver("share")
 
 
+@pytest.mark.slow
 def test_a_copy_that_fails_for_days_is_made_as_long_as_its_file_lives(
     cloud: Cloud, worker: str
 ) -> None:

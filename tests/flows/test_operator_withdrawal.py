@@ -44,6 +44,7 @@ def release(cloud: Cloud) -> None:
     Machine(cloud).run()
 
 
+@pytest.mark.slow
 def test_images_are_withdrawn_by_words_of_their_prompts_wherever_they_are(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_images_are_withdrawn_by_a_list_of_hashes(
     assert mentions(cloud, waits) == []
 
 
+@pytest.mark.slow
 def test_images_are_withdrawn_by_the_days_of_their_delivery(cloud: Cloud, worker: str) -> None:
     (first,) = share(cloud, worker)
     cloud.clock.pass_seconds(24 * 3600)
@@ -222,6 +224,7 @@ def versioned(cloud: Cloud, clients: dict[str, Any]) -> Iterator[Cloud]:
     clients.pop("made_from")
 
 
+@pytest.mark.slow
 def test_of_a_part_that_is_written_anew_no_version_stays_in_a_bucket_that_keeps_them(
     versioned: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,7 @@ def test_an_image_that_waits_for_its_release_is_withdrawn_and_its_file_deleted(
 GAPS = ["before all", "before the file", "before the record", "before the reading"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["image", "request", "all"])
 @pytest.mark.parametrize("gap", GAPS)
 def test_what_is_withdrawn_before_or_while_it_is_copied_is_not_published(
@@ -325,6 +326,7 @@ def test_ratings_of_a_withdrawn_request_are_not_paid(cloud: Cloud, worker: str, 
 # --- all ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_of_an_account_is_withdrawn_wherever_it_is_and_nothing_else(
     cloud: Cloud, worker: str, ada: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -415,6 +417,7 @@ def test_a_withdrawal_of_all_writes_as_much_for_many_images_as_for_one(
     assert len(calls) < 10
 
 
+@pytest.mark.slow
 def test_what_is_too_much_for_one_run_is_worked_off_by_the_next_ones(
     cloud: Cloud, worker: str, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,6 +485,7 @@ def test_what_is_copied_while_a_withdrawal_of_all_is_written_belongs_to_it(
     assert cloud.archives() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["all", "request", "image"])
 @pytest.mark.parametrize("step", ["plan", "screen", "pack", "select", "publish"])
 def test_what_is_withdrawn_while_a_release_runs_leaves_it_or_the_next_one(
@@ -648,6 +652,7 @@ def test_a_worker_key_withdraws_nothing(cloud: Cloud, worker: str) -> None:
     refused(withdraw_all(cloud, worker), "NotPrivileged", 403)
 
 
+@pytest.mark.slow
 def test_a_thousand_withdrawals_at_once_are_bounded_and_rewrite_a_part_once(
     cloud: Cloud, worker: str, ada: str
 ) -> None:
@@ -757,6 +762,7 @@ def wait_for_run(cloud: Cloud) -> None:
     cloud.clock.pass_seconds((run if run > now else run + DAY_S) - now)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [0, 1])
 @pytest.mark.parametrize("at", ["03:16", "03:18", "15:00", "during"])
 def test_a_withdrawn_image_is_gone_within_the_promised_time_at_any_time_of_day(

@@ -457,6 +457,7 @@ def test_a_queue_gets_more_shards_while_much_comes_and_fewer_after_it(
     assert found["shards"] == {"N": "1"}
 
 
+@pytest.mark.slow
 def test_the_only_image_in_any_of_many_shards_is_found(
     cloud: Cloud, fleet: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -354,6 +354,7 @@ def gold_pool(cloud: Cloud, good: int = 8, bad: int = 8) -> list[str]:
     return pooled(cloud, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constant", [1, 2, 3, 5, 8, 10])
 def test_a_script_that_rates_everything_alike_earns_nothing(cloud: Cloud, constant: int) -> None:
     gold_pool(cloud)
@@ -382,6 +383,7 @@ def test_who_knows_the_gold_is_paid_also_for_what_was_owed(cloud: Cloud) -> None
     assert len([one for one in cloud.ledger(user) if one["kind"] == "AWARD"]) == 4
 
 
+@pytest.mark.slow
 def test_what_is_owed_is_bounded(cloud: Cloud) -> None:
     pooled(cloud, 20)
     pooled(cloud, 4)

@@ -137,6 +137,7 @@ def test_a_second_release_of_a_day_has_a_number_and_keeps_the_parts_before(
     assert f"releases/{first.release}.json" in cloud.laion()
 
 
+@pytest.mark.slow
 def test_a_shard_is_bounded_in_images_and_bytes(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +210,7 @@ def found_in_bucket(cloud: Cloud) -> set[str]:
     return {f"{one.what}: {one.found}" for one in report.findings}
 
 
+@pytest.mark.slow
 def test_the_audit_proves_that_each_shared_image_is_once_where_it_belongs(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +325,7 @@ def test_a_detector_that_is_down_delays_and_never_skips(
     assert sorted(released(cloud)) == ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [2.0, -0.1, float("nan"), "0.1", None])
 def test_a_detector_that_gives_no_score_lets_nothing_pass(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch, answer: Any
@@ -464,6 +467,7 @@ def test_a_part_of_which_all_is_withdrawn_is_gone(cloud: Cloud, worker: str) -> 
     assert not [key for key in cloud.laion() if key.startswith(("images/", "metadata/"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["screen", "pack", "select", "publish"])
 def test_what_is_withdrawn_while_a_release_is_made_leaves_it_or_the_next_one(
     cloud: Cloud, worker: str, step: str

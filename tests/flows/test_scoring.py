@@ -143,6 +143,7 @@ def test_a_part_that_is_written_anew_keeps_its_scores(
     assert sorted(released(cloud)) == sorted(after)
 
 
+@pytest.mark.slow
 def test_parts_of_before_there_were_scores_stay_readable_and_are_rewritten(
     cloud: Cloud, worker: str, configured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +171,7 @@ def test_parts_of_before_there_were_scores_stay_readable_and_are_rewritten(
     assert (table[second]["aesthetic_score"], table[second]["aesthetic_version"]) == (None, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [None, b"no model", b"", scorer(format="other"), scorer("")])
 def test_a_scorer_that_cannot_be_loaded_is_logged_and_nothing_waits(
     cloud: Cloud,

@@ -106,6 +106,7 @@ def test_what_is_missing_at_the_sides_continues_the_drawing(
     assert np.abs(tall[-5] - tall[-130]).max() < 12
 
 
+@pytest.mark.slow
 def test_a_squeezed_source_is_pulled_out_again(upscaler: Upscaler, drawing: Image.Image) -> None:
     pixels = np.asarray(upscaler.stretch(drawing, 256, 128)).astype(int)
     disc = np.argwhere((pixels[..., 0] > 150) & (pixels[..., 1] < 90))
