@@ -83,9 +83,8 @@ def test_the_system_repairs_a_flow_that_is_cut_anywhere(world: World, flow: Flow
 @pytest.mark.slow
 def test_every_function_that_moves_kudos_or_images_is_cut(world: World) -> None:
     seen = {made.by for flow in FLOWS for made in calls(world, flow)}
-    # What ``finish`` does is cut by way of the sweep, which calls the same functions. What Step
-    # Functions run to make a release is cut in tests/flows/test_release.py.
-    handlers = set(world.functions) - {"about", "browse", "finish", "release", "screen", "pack"}
+    # What ``finish`` does is cut by way of the sweep, which calls the same functions.
+    handlers = set(world.functions) - {"about", "browse", "finish"}
     assert handlers | {"gpu_worker"} == seen
 
 

@@ -17,9 +17,9 @@ from horde.log import logger
 from horde.release import scoring, tables
 from horde.rules.columns import COLUMNS, IN_SHARD, SCORES, checked
 from infra.operate import commands
-from tests.flows.test_release import released, withdraw
+from tests.flows.test_release import withdraw
 from tests.support.cloud import Cloud
-from tests.support.releasing import HOLD_S, age, manifest, rows, share
+from tests.support.releasing import HOLD_S, age, manifest, rows, samples, share
 from tests.support.step_functions import Machine
 
 KEY = "lists/scorer.onnx"
@@ -97,7 +97,7 @@ def test_the_tables_have_the_scores_and_the_shards_do_not(
     ids = share(cloud, worker, count=3)
     cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
-    found, table = released(cloud), table_of(cloud, tmp_path)
+    found, table = samples(cloud), table_of(cloud, tmp_path)
     assert sorted(table) == ids
     for id_, (file, row) in found.items():
         assert list(row) == [column.name for column in IN_SHARD]
@@ -140,7 +140,7 @@ def test_a_part_that_is_written_anew_keeps_its_scores(
         assert after[id_]["aesthetic_version"] == "mean-1"
         assert after[id_]["shard"] != before[id_]["shard"]
     assert after[new]["aesthetic_version"] == "mean-2"
-    assert sorted(released(cloud)) == sorted(after)
+    assert sorted(samples(cloud)) == sorted(after)
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_a_scorer_that_cannot_be_loaded_is_logged_and_nothing_waits(
     ids = share(cloud, worker, count=2)
     cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
-    assert sorted(released(cloud)) == ids
+    assert sorted(samples(cloud)) == ids
     assert {row["aesthetic_version"] for row in table_of(cloud, tmp_path).values()} == {""}
     assert said == ["no scorer"]
 
@@ -216,7 +216,7 @@ def test_what_is_kept_back_is_not_scored(
     share(cloud, worker)
     cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
-    assert released(cloud) == {}
+    assert samples(cloud) == {}
 
 
 def test_a_batch_that_was_screened_before_the_change_is_packed_without_scores(
@@ -248,7 +248,7 @@ def test_the_horde_datasets_own_scorer_scores_a_release_alike(
     (id_,) = share(cloud, worker)
     cloud.clock.pass_seconds(HOLD_S)
     Machine(cloud).run()
-    ((file, _),) = released(cloud).values()
+    ((file, _),) = samples(cloud).values()
     row = table_of(cloud, tmp_path)[id_]
     version = {one.key: one.value for one in model.metadata_props}["aesthetic_version"]
     assert row["aesthetic_version"] == version

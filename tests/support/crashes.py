@@ -17,8 +17,10 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import moto.backends
@@ -26,6 +28,7 @@ import pytest
 import requests
 from moto.dynamodb.models.table import StreamShard, Table
 
+from horde import detector
 from horde.records import OPEN, Generation, State
 from horde.store import attempts
 from horde.store.items import from_item
@@ -35,6 +38,8 @@ from tests.support.clock import START_MS
 from tests.support.cloud import Cloud, cloud_of, new_processes
 from tests.support.cuts import Dead, Errors, Made, Point, Wire, hooked, points, seeded
 from tests.support.numbers import OVER_S
+from tests.support.releasing import HOLD_S, age
+from tests.support.step_functions import ExecutionFailed, Machine
 
 HOOK = "https://93.184.216.34"
 """A client's webhook; nobody is called."""
@@ -45,6 +50,9 @@ MINUTE_S = 61
 Facts = dict[str, Any]
 get_backend: Any = moto.backends.get_backend
 BACKENDS = ("dynamodb", "sqs", "s3")
+BUCKETS = ("Outputs", "Sources", "Laion", "Held", "Gallery", "ReleasesWork")
+OF_RELEASES = ("release", "screen", "pack")
+"""The functions that Step Functions run, which run them again."""
 OURS = (
     "pending",
     "dead",
@@ -54,6 +62,7 @@ OURS = (
     "tickets",
     "heard",
     "runs",
+    "releases",
     "gpu_key",
     "gpu_owner",
 )
@@ -73,6 +82,8 @@ class World(Cloud):
         """What the flow's clients were answered at last."""
         self.runs: Counter[str] = Counter()
         """Of functions: each has ids of its own, the same whatever else was cut."""
+        self.releases = 0
+        """How many runs of the release there were."""
         self.raised = ""
         """What a function raised that should have said which of its records failed."""
         self.repeats = True
@@ -99,7 +110,7 @@ class World(Cloud):
                     raise
                 self.raised = f"{file} raised {error!r}: its whole batch comes again"
         records = event.get("Records", [])
-        if file in self.handed:
+        if file in self.handed or file in OF_RELEASES:
             message = f"{file} died"
             raise RuntimeError(message)
         if "routeKey" in event:
@@ -218,6 +229,20 @@ class World(Cloud):
             for file in ("webhook", "share"):
                 self.deliver(file)
 
+    def release(self) -> None:
+        """Let Step Functions make a release; nobody hears of a failure but the alarm."""
+        self.releases += 1
+        with suppress(ExecutionFailed):
+            Machine(self).run(f"run {self.releases}")
+
+    def release_daily(self) -> None:
+        """Let the releases of the next two days be made, which must not fail."""
+        for _ in range(2):
+            self.clock.pass_seconds(HOLD_S)
+            age(self)
+            self.releases += 1
+            Machine(self).run(f"run {self.releases}")
+
     # --- reading it, past the API ----------------------------------------------------------------
 
     def _backend(self, name: str) -> Any:
@@ -278,7 +303,7 @@ class World(Cloud):
             [_text(record.to_json()["dynamodb"].get("NewImage")) for record in self._shard().items],
             [(url, sorted(_told(message.body) for message in queue._messages))
              for url, queue in self._backend("sqs").queues.items()],
-            [sorted(self.objects(name).items()) for name in ("Outputs", "Sources", "Laion")],
+            [sorted(self.objects(name).items()) for name in BUCKETS],
             [[(file, [(_told(m.body), m.receives) for m in found]) for file, found in kept.items()]
              for kept in (self.pending, self.dead)],
             [len(self.dead_records), len(self.uncounted), self.called, self.tickets],
@@ -341,6 +366,8 @@ class Flow:
     """Whether its clients ask again."""
     expires: bool = False
     """Whether its requests run out of time whoever draws."""
+    releases: bool = False
+    """Whether releases are made of what it leaves."""
 
 
 @dataclass
@@ -373,6 +400,28 @@ def _no_pauses() -> Iterator[None]:
         yield
 
 
+class _Serial(ThreadPoolExecutor):
+    """Runs everything at once in the thread that asks: the order of calls is always the same."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
+        done = Future[Any]()
+        try:
+            done.set_result(fn(*args, **more))
+        except BaseException as error:  # noqa: BLE001 - as a pool does
+            done.set_exception(error)
+        return done
+
+
+@contextmanager
+def _one_after_another() -> Iterator[None]:
+    """Have releases make their calls in one thread, and the detector find nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("release", "screen", "pack", "horde.release.resolving"):
+            patch.setattr(import_module(module), "ThreadPoolExecutor", _Serial)
+        patch.setattr(detector, "_detector", lambda _name: lambda *_: (0.01, "none 1"))
+        yield
+
+
 @contextmanager
 def worlds(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[World]:
     """Make a world with hooks on its wires."""
@@ -388,6 +437,7 @@ def worlds(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[World]
             seeded(world.random),
             _silent(),
             _no_pauses(),
+            _one_after_another(),
         ):
             owner, world.gpu_owner = world.register("gpus")
             world.set_flags(owner, trusted=True, fleet=True)
@@ -474,7 +524,9 @@ def _proven(world: World, flow: Flow, cut: bytes, *, gpus: bool) -> list[str]:
     facts = world.back(cut)
     try:
         world.recover(gpus=gpus)
-        wrong = proof.wrong_in(world, gpus=gpus, expires=flow.expires)
+        if flow.releases:
+            world.release_daily()
+        wrong = proof.wrong_in(world, gpus=gpus, expires=flow.expires, released=flow.releases)
         return [*wrong, *flow.after(world, facts)]
     except Exception as error:  # noqa: BLE001 - it is what is reported
         return [f"the recovery failed: {error!r}"]

@@ -31,6 +31,7 @@ from tests.support.api_calls import ANONYMOUS, Reply
 from tests.support.crashes import HOOK, MINUTE_S, After, Facts, Flow, World, nothing_more
 from tests.support.images import png_base64, webp
 from tests.support.numbers import COST, FLOOR, MAX_FAULTS, OVER_S
+from tests.support.releasing import age, samples, share
 
 SHARED: Facts = {"shared": True}
 TWO: Facts = {"params": {"n": 2}}
@@ -732,6 +733,45 @@ def withdraw(what: str, *, repeats: bool) -> Flow:
     return Flow(f"withdraw {what}{once}", before, act, after, repeats=repeats)
 
 
+def release(what: str) -> Flow:
+    """A release of one image, and of one that is kept back; ``what`` came after another release."""
+
+    def before(world: World) -> Facts:
+        worker = world.new_worker()
+        _, key = world.register("ada", kudos=1000)
+        facts: Facts = {"key": key}
+        if what:
+            facts["gone"], *_ = share(world, worker, key, 2)
+            age(world)
+            world.release()
+        facts["new"] = share(world, worker)
+        facts["kept"] = share(world, worker, prompt="child porn")
+        age(world)
+        if what == "an image was withdrawn":
+            route = "DELETE /api/v2/shared/images/{id}"
+            assert world.call(route, key=key, id=facts["gone"]).status == 202
+        elif what == "all of an account was withdrawn":
+            assert world.call("DELETE /api/v2/shared", key=key).status == 202
+        return facts
+
+    def act(world: World, _facts: Facts) -> None:
+        world.release()
+
+    def after(world: World, facts: Facts) -> list[str]:
+        kept = [item for item in world.items() if item["sk"]["S"] == "KEPT"]
+        there = samples(world).keys()
+        return [
+            *unless({f"KEPT#{one}" for one in facts["kept"]} == {i["pk"]["S"] for i in kept},
+                    f"{len(kept)} images are kept back"),
+            *unless(set(facts["new"]) <= there, "an image is not released"),
+            *unless(facts.get("gone") not in there, "a withdrawn image is released"),
+            *unless(world.releases > 0, "no release was made"),
+        ]  # fmt: skip
+
+    name = f"release after {what}" if what else "the first release"
+    return Flow(name, before, act, after, releases=True)
+
+
 def finish_deletion() -> Flow:
     """A deletion died right after its mark; one of two sweeps dies too."""
 
@@ -926,6 +966,9 @@ FLOWS = [
     withdraw("a request", repeats=True),
     withdraw("a request", repeats=False),
     withdraw("all", repeats=True),
+    release(""),
+    release("an image was withdrawn"),
+    release("all of an account was withdrawn"),
     register(repeats=True),
     register(repeats=False),
     grant(),

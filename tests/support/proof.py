@@ -6,14 +6,16 @@ and the buckets, and counted by hand. CONTRIBUTING.md says how it stands to the 
 
 import hashlib
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from horde.records import DELIVERED, Generation, Request, Shared, SharedKey, State, User
+from horde.release.work import KEPT
 from horde.rules import ruleset
 from horde.store.items import id_of
 from tests.support.archives import opened
+from tests.support.releasing import found_in_bucket, samples, untidy
 
 if TYPE_CHECKING:
     from tests.support.crashes import World
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
 Entry = dict[str, Any]
 
 
-def wrong_in(world: "World", *, gpus: bool, expires: bool) -> list[str]:
+def wrong_in(world: "World", *, gpus: bool, expires: bool, released: bool) -> list[str]:
     """Return what is wrong.
 
-    ``gpus``: all that waited could be drawn; ``expires``: but not in time.
+    ``gpus``: all that waited could be drawn; ``expires``: but not in time; ``released``: releases
+    were made of all that is in the data set.
     """
-    found = list(_wrong(world, gpus=gpus and not expires))
+    found = list(_wrong(world, gpus=gpus and not expires, released=released))
     try:
         world.audit()
     except AssertionError as error:
@@ -35,7 +38,7 @@ def wrong_in(world: "World", *, gpus: bool, expires: bool) -> list[str]:
     return found
 
 
-def _wrong(world: "World", *, gpus: bool) -> Iterator[str]:
+def _wrong(world: "World", *, gpus: bool, released: bool) -> Iterator[str]:
     requests = {r.id: r for r in world.records("REQUEST", Request)}
     images = {g.id: g for g in world.records("GENERATION", Generation)}
     entries = ledger(world)
@@ -45,7 +48,9 @@ def _wrong(world: "World", *, gpus: bool) -> Iterator[str]:
     yield from _rewards(requests, images, entries)
     yield from _balances(world)
     yield from _files(world, requests, images)
-    yield from _data_set(world, requests, images)
+    yield from _data_set(world, requests, images, released=released)
+    if released:
+        yield from _releases(world)
     yield from _webhooks(world, requests, images)
     yield from _counters(world, requests, images)
     yield from _left_over(world)
@@ -217,7 +222,11 @@ def sha256(body: bytes) -> str:
 
 
 def _data_set(
-    world: "World", requests: dict[str, Request], images: dict[str, Generation]
+    world: "World",
+    requests: dict[str, Request],
+    images: dict[str, Generation],
+    *,
+    released: bool,
 ) -> Iterator[str]:
     """What was shared and delivered is in the data set or held back, once, and nothing else."""
     users = {user.id: user for user in world.records("USER", User)}
@@ -230,13 +239,7 @@ def _data_set(
     }
     marks = {shared.generation_id: shared for shared in world.records("SHARED", Shared)}
     withdrawn = {name for name, shared in marks.items() if shared.withdrawn_at is not None}
-    tombstones = [item for item in world.items() if item["sk"]["S"] == "REMOVED"]
-    by_owner = {id_of(item) for item in tombstones if item["reason"]["S"] == "owner"}
-    for name, image in shareable.items():
-        request, author = requests[image.request_id], users.get(image.user_id)
-        before = author.withdrawn_before if author else None
-        if request.withdrawn_at is not None or (before or 0) >= request.created_at:
-            by_owner.add(name)
+    by_owner = _by_owners(world, requests, shareable)
     withdrawn |= by_owner
     shareable = {name: image for name, image in shareable.items() if name not in withdrawn}
     due = {
@@ -244,28 +247,71 @@ def _data_set(
         for name, image in shareable.items()
         if users[image.worker_user or 0].trusted or users[image.worker_user or 0].fleet
     }
-    files = [name.removesuffix(".tar") for name in world.objects("Held")]
+    held = [name.removesuffix(".tar") for name in world.objects("Held")]
+    kept = {name.removeprefix(KEPT) for name in held if name.startswith(KEPT)}
+    files = [name for name in held if not name.startswith(KEPT)]
     records = {item["generation_id"]["S"] for item in world.items() if item["sk"]["S"] == "HELD"}
     if not set(files) == records == shareable.keys() - due.keys():
         yield f"{len(shareable) - len(due)} are to be held, {len(records)} are, {len(files)} files"
-    laion, outputs = world.objects("Laion"), world.objects("Outputs")
-    names = Counter(name.rpartition("/")[2].partition(".")[0] for name in laion)
-    left = by_owner & marks.keys()  # the next release deletes their files
-    for one in set(names) - set(due) - left:
+    if kept != {id_of(item) for item in world.items() if item["sk"]["S"] == "KEPT"}:
+        yield "what is kept back is not what is known to be"
+    outputs, there = world.objects("Outputs"), _published(world, released=released)
+    # Until a release is made, which deletes their files.
+    left = set[str]() if released else by_owner & marks.keys()
+    for one in set(there) - set(due) - left:
         what = images[one].state if one in images else "nobody's"
         yield f"an image was shared against the rules: {what}"
     for one, image in due.items():
-        found = [body for name, body in laion.items() if name.endswith(f"/{one}.tar")]
-        if names[one] != 1 or len(found) != 1:
-            yield f"a shared image has {names[one]} objects in the data set"
+        if len(there[one]) != (one not in kept):
+            yield f"a shared image has {len(there[one])} objects in the data set"
             continue
-        file, row = opened(found[0])
-        if file != _delivered(outputs, image):
-            yield "a shared image is not the one that was delivered"
-        elif row["id"] != one:
-            yield "a shared image has another one's row"
+        for file, row in there[one]:
+            if file != _delivered(outputs, image):
+                yield "a shared image is not the one that was delivered"
+            elif row["id"] != one:
+                yield "a shared image has another one's row"
     if marks.keys() - withdrawn != set(due):
         yield f"{len(due)} images are shared, {len(marks.keys() - withdrawn)} known to be"
+
+
+def _by_owners(
+    world: "World", requests: dict[str, Request], shareable: dict[str, Generation]
+) -> set[str]:
+    """Return the images that their owners withdrew, one by one or with others."""
+    users = {user.id: user for user in world.records("USER", User)}
+    tombstones = [item for item in world.items() if item["sk"]["S"] == "REMOVED"]
+    found = {id_of(item) for item in tombstones if item["reason"]["S"] == "owner"}
+    for name, image in shareable.items():
+        request, author = requests[image.request_id], users.get(image.user_id)
+        before = author.withdrawn_before if author else None
+        if request.withdrawn_at is not None or (before or 0) >= request.created_at:
+            found.add(name)
+    return found
+
+
+def _published(world: "World", *, released: bool) -> defaultdict[str, list[tuple[bytes, Entry]]]:
+    """Return every image that waits for a release or is in one, with its row, by its id."""
+    found = defaultdict[str, list[tuple[bytes, Entry]]](list)
+    for name, body in world.objects("Laion").items():
+        if name.startswith("incoming/") or not released:
+            found[name.rpartition("/")[2].partition(".")[0]].append(opened(body))
+    for name, sample in (samples(world) if released else {}).items():
+        found[name].append(sample)
+    return found
+
+
+def _releases(world: "World") -> Iterator[str]:
+    """Nothing waits any more, and the bucket has what the manifest names, and nothing else."""
+    waiting = [name for name in world.objects("Laion") if name.startswith("incoming/")]
+    if waiting:
+        yield f"{len(waiting)} files wait for a release for ever"
+    for name in untidy(world):
+        yield f"{name} is not as the manifest says"
+    for what in found_in_bucket(world):
+        yield f"the audit of the bucket: {what}"
+    pending = world.store.withdrawals.pending(1)
+    if pending:
+        yield "a withdrawal of many is never worked off"
 
 
 def _webhooks(

@@ -1,6 +1,9 @@
 """Doubles nothing: shares images, has releases made of them, and reads what is in a release."""
 
+import hashlib
 import io
+import json
+import re
 import tarfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,9 +18,13 @@ from horde import dataset
 from horde.release.names import Manifest
 from horde.rules.dates import DAY_S
 from horde.store.sharing import Sharing
+from infra.operate.audit.objects import Bucket
+from infra.operate.audit.run import audit
 from tests.support.api_calls import ANONYMOUS
+from tests.support.archives import members
 from tests.support.cloud import Cloud
 from tests.support.moto_aws import ACCOUNT
+from tests.support.reading import Still
 
 HOLD_S = DAY_S + 60
 """Longer than images wait for a release."""
@@ -71,6 +78,48 @@ def released(cloud: Cloud) -> set[str]:
         with tarfile.open(fileobj=io.BytesIO(cloud.laion()[part.shard])) as archive:
             found |= {one.partition(".")[0] for one in archive.getnames()}
     return found
+
+
+def samples(cloud: Cloud) -> dict[str, tuple[bytes, dict[str, Any]]]:
+    """Return every sample of the release: its image and its row; the manifest must be right."""
+    objects, found = cloud.laion(), {}
+    if "manifest.json" not in objects:
+        return {}
+    named = manifest(cloud)
+    for file in named.files:
+        body = objects[file.at or file.path]
+        assert (len(body), hashlib.sha256(body).hexdigest()) == (file.bytes, file.sha256)
+        if file.path.endswith(".tar"):
+            files = members(body)
+            names = list(files)
+            assert [name.partition(".")[2] for name in names] == ["webp", "json", "txt"] * (
+                len(names) // 3
+            )
+            assert file.images == len(names) // 3
+            for name in names[::3]:
+                id_ = name.partition(".")[0]
+                assert id_ not in found
+                row = json.loads(files[f"{id_}.json"])
+                assert files[f"{id_}.txt"].decode() == row["prompt"]
+                found[id_] = (files[name], row)
+    assert named.images == len(found)
+    return found
+
+
+def untidy(cloud: Cloud) -> set[str]:
+    """Return what is in the bucket, or is not, beside the manifest, its files and their copies."""
+    objects, files = cloud.laion(), manifest(cloud).files
+    wrong = {one.path for one in files if objects.get(one.path) != objects.get(one.at or one.path)}
+    named = {one.path for one in files} | {one.at for one in files if one.at} | {"manifest.json"}
+    records = {key for key in objects if re.fullmatch(r"releases/[\d.-]+\.json", key)}
+    return wrong | ((set(objects) - records) ^ named)
+
+
+def found_in_bucket(cloud: Cloud) -> set[str]:
+    """Return what the audit finds in the data set's bucket, beside what is right."""
+    bucket = Bucket(cloud.s3, cloud.bucket("Laion"))
+    report = audit(Still(cloud), segments=1, pauses=(0,), bucket=bucket)
+    return {f"{one.what}: {one.found}" for one in report.findings}
 
 
 def removed(cloud: Cloud, folder: Path) -> list[dict[str, Any]]:
