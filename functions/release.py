@@ -55,7 +55,8 @@ from horde.release.names import (
     removed_table,
 )
 from horde.release.work import Folder
-from horde.rules.dates import HOUR_S, day, iso
+from horde.rules.dates import DAY_S, HOUR_S, day, iso
+from horde.rules.sharing import PROMISED_S
 from horde.store import Store, connect
 from horde.store.releases import Tombstone
 
@@ -64,6 +65,8 @@ BATCH = 250
 THREADS = 8
 OFFERED = 200
 """Images of a release that are offered to raters: each needs five ratings."""
+LATE_S = PROMISED_S - DAY_S
+"""Seconds after which a withdrawal that waits is an alarm: the next run is the last in time."""
 KINDS = {
     CARD: "text/markdown",
     LICENSE_FILE: "text/plain",
@@ -263,16 +266,20 @@ def _current(bench: work.Bench, dates: set[str]) -> Iterator[tuple[Part, list[st
 def publish(run: str, release: str) -> dict[str, Any]:
     """Write the documents of a release and its manifest, and end the run.
 
-    Raises NotWholeError, after all that, if a batch was not screened or a part not written.
+    Does nothing if another run has taken over, or has ended the release. Raises NotWholeError,
+    after all that, if a batch was not screened, a part not written, or a withdrawal not heeded that
+    will soon be older than promised.
     """
     settings = Settings.load()
     bench = work.Bench(settings.work_bucket, release)
+    store = connect(settings.table_name)
+    if not store.releases.goes_on(run, release):
+        return {"release": release, "images": _manifest().images}
     planned, chosen = bench.must_read(work.PLAN), bench.must_read(work.SELECTED)
     results = {name: bench.read(Folder.PACKED.of(name)) for name in planned["parts"]}
     packed = {name: done for name, done in results.items() if done is not None}
     anew = {old: bench.read(Folder.REWRITTEN.of(name)) for old, name in chosen["rewrites"].items()}
     manifest = _manifest()
-    store = connect(settings.table_name)
     if manifest.release != release:
         with TemporaryDirectory() as folder:
             found = rated.written(store, aws.secret(settings.hash_secret), Path(folder))
@@ -285,6 +292,10 @@ def publish(run: str, release: str) -> dict[str, Any]:
     store.releases.end(run, release, None if missing else planned.get("before"))
     if missing:
         message = f"{release} is published without all of {', '.join(missing[:20])}"
+        raise NotWholeError(message)
+    since = store.releases.waiting_since()
+    if since is not None and since < clock.now_ms() - LATE_S * 1000:
+        message = f"{release} is published with what was withdrawn on {day(since)}"
         raise NotWholeError(message)
     return {"release": release, "images": manifest.images}
 

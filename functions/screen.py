@@ -25,7 +25,7 @@ from horde.log import logger
 from horde.release import scoring, work
 from horde.release.work import Folder
 from horde.rules.columns import AT_INTAKE, IN_SHARD, checked
-from horde.rules.screening import BY_OPERATOR, HashList, Reason, reasons
+from horde.rules.screening import BY_OPERATOR, HashList, Reason, parse_words, reasons
 from horde.store import Store, connect
 from horde.store.releases import KeptBack
 
@@ -55,8 +55,9 @@ def screen(release: str, name: str) -> dict[str, Any]:
         return _summary(done)
     batch = bench.must_read(Folder.BATCHES.of(name))
     _scorer()  # before the threads, of which each would load it
+    look = partial(_look, _words(), _hashes())
     with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(partial(_look, _hashes()), batch["images"]))
+        found = list(pool.map(look, batch["images"]))
     passed: list[dict[str, Any]] = []
     kept: Counter[str] = Counter()
     for image, (columns, why, file) in zip(batch["images"], found, strict=True):
@@ -76,7 +77,7 @@ def _summary(done: dict[str, Any]) -> dict[str, Any]:
 
 
 def _look(
-    hashes: HashList, image: dict[str, Any]
+    words: list[str], hashes: HashList, image: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Reason], bytes | None]:
     """Return the columns of an image's screening, why it is kept back, and its archive."""
     settings = Settings.load()
@@ -100,7 +101,7 @@ def _look(
         row,
         seen,
         threshold=settings.nsfw_threshold,
-        words=settings.screening_words,
+        words=words,
         hashes=hashes,
     )
     columns = {**seen.columns(), **({"screened_by": BY_OPERATOR} if by_operator else {})}
@@ -128,6 +129,13 @@ def _keep_back(
         dataset.delete(aws.s3(), settings.held_bucket, work.kept(name))
     dataset.delete(work.bucket(), settings.laion_bucket, key)
     return there
+
+
+def _words() -> list[str]:
+    """Return the words of the settings and of the operator's list, as it is now."""
+    settings = Settings.load()
+    text = work.Bench(settings.work_bucket, "").read_text(work.WORDS)
+    return settings.screening_words + (parse_words(text) if text else [])
 
 
 def _hashes() -> HashList:

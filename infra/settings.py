@@ -3,6 +3,7 @@
 ``infra/stages.py`` reads the files.
 """
 
+import json
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -57,6 +58,8 @@ API_FUNCTIONS = (
     "worker",
 )
 """The functions behind the API, which a client waits for."""
+MAX_VARIABLE = 2_000
+"""Most bytes of a setting in the environment of a function: Lambda gives all of it 4 KB."""
 MAX_BATCH = 20
 """The largest ``MAX_BATCH`` of gpu_worker."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -164,6 +167,19 @@ class StackSettings(BaseModel):
     functions: str = "build/functions/lambda"
     """The folder of the functions with their bytecode."""
 
+    @field_validator("models")
+    @classmethod
+    def _fits(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
+        shown = [one.model_dump_json(exclude_defaults=True) for one in models.values()]
+        _check_size("".join([*models, *shown]), "")
+        return models
+
+    @field_validator("screening_words")
+    @classmethod
+    def _are_few(cls, words: list[str]) -> list[str]:
+        _check_size(json.dumps(words), "; lists/words.txt in the work bucket takes any number")
+        return words
+
     @field_validator("endpoint_url")
     @classmethod
     def _is_loopback(cls, url: str | None) -> str | None:
@@ -211,6 +227,13 @@ class StackSettings(BaseModel):
         if pays and info.data.get("laion_readers") == []:
             raise ValueError("needs laion_readers: nobody else may read the stack's own bucket")
         return pays
+
+
+def _check_size(text: str, hint: str) -> None:
+    size = len(text.encode())
+    if size > MAX_VARIABLE:
+        message = f"takes {size} bytes, and its functions have room for {MAX_VARIABLE}{hint}"
+        raise ValueError(message)
 
 
 def _is_local(url: str) -> bool:

@@ -14,8 +14,9 @@ from horde import detector
 from horde.release import shard
 from horde.rules.columns import COLUMNS, IN_SHARD
 from horde.rules.dates import DAY_S
+from horde.rules.sharing import PROMISED_S
 from horde.store.items import key_of
-from horde.store.releases import HOLD_S
+from horde.store.releases import HOLD_S, Releases
 from infra.operate import commands, keeping, withdrawing
 from tests.support.cloud import Cloud
 from tests.support.releasing import HOLD_S as WAITED_S
@@ -249,6 +250,39 @@ def test_what_a_listed_word_asks_for_is_kept_back(cloud: Cloud, worker: str, pro
     Machine(cloud).run()
     assert kept(cloud) == {id_: "prompt"}
     assert list(samples(cloud)) == [harmless]
+
+
+def test_words_of_the_operators_list_keep_back_beside_those_of_the_settings(
+    cloud: Cloud, worker: str
+) -> None:
+    listed = share(cloud, worker, prompt="a Secret-Project, oil") + share(
+        cloud, worker, prompt="loli"
+    )
+    (harmless,) = share(cloud, worker, prompt="a secret, a project")
+    list_words(cloud, "\ufeff# a list, written on Windows\n\nsecret project  # not yet public\n")
+    cloud.clock.pass_seconds(WAITED_S)
+    Machine(cloud).run()
+    assert kept(cloud) == dict.fromkeys(listed, "prompt")
+    assert list(samples(cloud)) == [harmless]
+
+
+def list_words(cloud: Cloud, text: str) -> None:
+    """Put a list of words into the work bucket."""
+    bucket = cloud.bucket("ReleasesWork")
+    cloud.s3.put_object(Bucket=bucket, Key="lists/words.txt", Body=text.encode())
+
+
+@pytest.mark.parametrize("text", ["a fox\nx\n", "x" * 101])
+def test_a_list_of_words_that_cannot_be_meant_delays_and_never_skips(
+    cloud: Cloud, worker: str, text: str
+) -> None:
+    ids = share(cloud, worker)
+    list_words(cloud, text)
+    cloud.clock.pass_seconds(WAITED_S)
+    with pytest.raises(ExecutionFailed):
+        Machine(cloud).run()
+    assert samples(cloud) == {}
+    assert sorted(cloud.archives()) == ids
 
 
 @pytest.mark.parametrize("how", ["md5", "phash", "phash of another encoding"])
@@ -503,6 +537,46 @@ def test_a_run_that_died_is_taken_over_when_its_time_is_over(cloud: Cloud, worke
     cloud.clock.pass_seconds(HOLD_S + 1)
     Machine(cloud).run("three")
     assert sorted(samples(cloud)) == ids
+
+
+def test_a_run_that_lost_its_turn_does_not_publish_over_later_releases(
+    cloud: Cloud, worker: str
+) -> None:
+    ids = share(cloud, worker, count=2)
+    age(cloud)
+    later: list[str] = []
+
+    def upset(file: str, event: dict[str, Any]) -> None:
+        if file == "release" and event["step"] == "publish" and not later:
+            later.append("")
+            cloud.clock.pass_seconds(HOLD_S + 1)
+            Machine(cloud).run("two")
+            later.extend(share(cloud, worker))
+            age(cloud)
+            Machine(cloud).run("three")
+
+    Machine(cloud, upset).run("one")
+    assert sorted(samples(cloud)) == sorted([*ids, *later[1:]])
+    assert untidy(cloud) == set()
+    assert manifest(cloud).release == cloud.store.releases.last()
+
+
+def test_a_withdrawal_that_nothing_heeds_fails_the_run_before_its_time_is_over(
+    cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = share(cloud, worker, count=2)
+    age(cloud)
+    Machine(cloud).run()
+    withdraw(cloud, first)
+    monkeypatch.setattr(Releases, "heeded", lambda *_: None)
+    Machine(cloud).run()
+    cloud.clock.pass_seconds(PROMISED_S - DAY_S + 1)
+    with pytest.raises(ExecutionFailed) as failed:
+        Machine(cloud).run()
+    assert "is published with what was withdrawn on" in str(failed.value.__cause__)
+    monkeypatch.undo()
+    score(monkeypatch, 0.01)
+    Machine(cloud).run()
 
 
 @pytest.mark.slow

@@ -50,6 +50,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"image_per_ticket": 4}, "image_per_ticket: is not a setting (did you mean 'images_per_"),
     ({"tax": 2}, "tax: is not a setting"),
     ({"models": {}}, "models: {} is empty"),
+    (
+        {"models": {f"{n:090}": MODELS["stable_diffusion"] for n in range(40)}},
+        "and its functions have room for 2000",
+    ),
+    (
+        {"screening_words": [f"{n:090}" for n in range(40)]},
+        "and its functions have room for 2000; lists/words.txt in the work bucket takes any",
+    ),
     ({"models": "sdxl"}, 'models: "sdxl" is not an object'),
     ({"models": {"sdxl": "abc"}}, 'models.sdxl: "abc" is not an object'),
     ({"models": {" ": MODELS["stable_diffusion"]}}, 'models[" "]: " " is not a model\'s name'),

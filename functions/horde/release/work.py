@@ -22,6 +22,8 @@ from horde import aws, images, laion
 
 HASHES = "lists/hashes.txt"
 """The operator's list of hashes, beside all releases."""
+WORDS = "lists/words.txt"
+"""The operator's list of words and phrases, beside those of the settings."""
 PLAN, SELECTED = "plan.json", "select.json"
 KEPT = "kept/"
 
@@ -90,10 +92,10 @@ class Bench:
         self._bucket, self._prefix = bucket, f"{release}/" if release else ""
 
     def read_text(self, path: str) -> str | None:
-        """Return an object's text, or None if there is none."""
+        """Return an object's text, or None if there is none; a byte order mark is no text."""
         key = f"{self._prefix}{path}"
         found = images.read(aws.s3(), self._bucket, key, missing=images.GONE)
-        return None if found is None else found.decode()
+        return None if found is None else found.decode("utf-8-sig")
 
     def read(self, path: str) -> dict[str, Any] | None:
         """Return an object's JSON, or None if there is none."""

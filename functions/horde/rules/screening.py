@@ -83,6 +83,27 @@ class HashList:
         )
 
 
+MIN_WORD, MAX_WORD = 2, 100
+"""Least and most characters of a word or phrase that is looked for."""
+
+
+def parse_words(text: str) -> list[str]:
+    """Read a list with one word or phrase in each line; ``#`` begins a comment.
+
+    Raises ValueError, which names the line, for what is shorter than ``MIN_WORD`` or longer than
+    ``MAX_WORD``: the one would keep back almost everything, the other is no phrase.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        word = line.partition("#")[0].strip()
+        if word and not MIN_WORD <= len(word) <= MAX_WORD:
+            message = f"line {number} has {len(word)} characters, not {MIN_WORD} to {MAX_WORD}"
+            raise ValueError(message)
+        if word:
+            found.append(word)
+    return found
+
+
 @cache
 def _pattern(words: tuple[str, ...]) -> re.Pattern[str] | None:
     """Return what finds any of these words or phrases, whatever separates the words of a phrase."""

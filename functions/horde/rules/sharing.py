@@ -17,7 +17,7 @@ from horde.rules.hashes import Purpose, keyed
 LICENSE = "CC0-1.0"
 ACCEPTED = "accepted"
 """The verdict on an image that passed the gate (``images.checked``)."""
-TERMS_VERSION = "2026-12"
+TERMS_VERSION = "2026-12.2"
 """The version of ``edge/documents``, recorded with every shared image."""
 
 

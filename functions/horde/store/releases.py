@@ -18,6 +18,7 @@ from horde.store.items import (
     LISTED,
     TOMBSTONES,
     TTL,
+    WITHDRAWALS,
     Item,
     Kind,
     encode,
@@ -89,6 +90,19 @@ class Releases:
             encode_all({"release": chosen, "run": run, "now": now, "until": now + HOLD_S}),
         )
         return None if taken is None else chosen
+
+    def goes_on(self, run: str, release: str) -> bool:
+        """Let a run publish its release; returns False if it is ended, or another's by now.
+
+        The run gets ``HOLD_S`` from now, longer than a function may run: nobody else publishes.
+        """
+        taken = self._table.try_update(
+            key(Kind.RELEASE, "state"),
+            "SET run_until = :until",
+            "run_id = :run AND open_release = :release",
+            encode_all({"run": run, "release": release, "until": clock.now() + HOLD_S}),
+        )
+        return taken is not None
 
     def last(self) -> str | None:
         """Return the id of the last release that was ended, or None."""
@@ -198,6 +212,11 @@ class Releases:
                         item["reason"]["S"],
                         int(item["removed_at"]["N"]),
                     )
+
+    def waiting_since(self) -> int | None:
+        """Return when the oldest withdrawal was asked for that no release has heeded, in ms."""
+        rows = [row for name in (TOMBSTONES, WITHDRAWALS) for row in self._table.read_list(name, 1)]
+        return min((int(row[LISTED.sort]["N"]) for row in rows), default=None)
 
     def heeded(self, generation_id: str, release: str) -> None:
         """Record that a release without a withdrawn image is published. Idempotent."""
