@@ -6,6 +6,7 @@ The state machine makes a release of them, and another one after some are withdr
 ``horde-dataset`` downloads both, and each library that researchers use reads every row and pixel.
 """
 
+import math
 import os
 import shutil
 import sys
@@ -28,7 +29,8 @@ SHOWN, SMALL_SHOWN = 96, 60
 """Images on the contact sheet, and on the small one: whole rows."""
 MOST_BYTES = 150_000
 """Of a picture in docs/."""
-PLOT = "nsfw-scores.png"
+PLOTS = ("models.png", "sizes.png", "prompt-lengths.png", "nsfw-scores.png")
+"""The plots of the README, two in a row."""
 
 
 def pictures(cloud: LocalCloud, story: Story) -> None:
@@ -42,10 +44,21 @@ def pictures(cloud: LocalCloud, story: Story) -> None:
     tool(cloud, "contact-sheet", shown, "-o", FOLDER / "shown.png", "-n", SMALL_SHOWN)
     shutil.rmtree(shown)
     small(FOLDER / "shown.png", FOLDER / "dataset-sheet.webp", 1000)
-    small(FOLDER / "stats" / PLOT, FOLDER / "dataset-stats.png", 900)
+    together([FOLDER / "stats" / name for name in PLOTS], FOLDER / "plots.png")
+    small(FOLDER / "plots.png", FOLDER / "dataset-stats.png", 1200)
     if os.environ.get("DOCS"):
         for name in ("dataset-sheet.webp", "dataset-stats.png"):
             shutil.copyfile(FOLDER / name, DOCS / name)
+
+
+def together(plots: list[Path], target: Path) -> None:
+    """Write plots of one size as one picture, two in a row."""
+    images = [Image.open(plot).convert("RGB") for plot in plots]
+    width, height = images[0].size
+    sheet = Image.new("RGB", (2 * width, math.ceil(len(images) / 2) * height), "white")
+    for number, image in enumerate(images):
+        sheet.paste(image, (number % 2 * width, number // 2 * height))
+    sheet.save(target)
 
 
 def small(source: Path, target: Path, width: int) -> None:
