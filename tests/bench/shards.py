@@ -91,8 +91,7 @@ def _pack(images: int) -> dict[str, Row]:
     lasted, cpu = time.perf_counter() - begun, time.process_time() - cpu
     assert len(done["ids"]) == images
     shard = done["files"][0]
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    peak = _peak()
     rate = images / lasted
     print(
         f"  {images:,} images, {shard['bytes'] / 1e6:.0f} MB: {lasted:.0f} s, "
@@ -103,6 +102,17 @@ def _pack(images: int) -> dict[str, Row]:
         "release memory": {"value": peak, "images_per_s": rate},
         "release pack": _cpu(1000 * cpu / images),
     }
+
+
+def _peak() -> float:
+    """Return the most memory that this process has had, in MB.
+
+    On Linux not by ``getrusage``, which counts what the process had that started this one.
+    """
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    (line,) = [one for one in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in one]
+    return int(line.split()[1]) / 2**10
 
 
 def _screen() -> dict[str, Row]:
