@@ -25,8 +25,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpu_worker import image_codec, safety
+from gpu_worker import image_codec, model_files, safety
 from gpu_worker.horde_client import BadJobError, Horde, HordeError, Job, State
+from gpu_worker.model_files import ModelError
 from gpu_worker.settings import Settings
 from gpu_worker.upscale import UpscalerMissingError
 
@@ -254,8 +255,10 @@ def main() -> None:
         settings = Settings.from_env()
     except ValueError as error:
         sys.exit(f"gpu_worker: {error}")
-    if not (settings.model_dir / "model_index.json").is_file():
-        sys.exit("gpu_worker: MODEL_DIR holds no diffusers model (no model_index.json)")
+    try:
+        model_files.read(settings.model_dir)
+    except ModelError as error:
+        sys.exit(f"gpu_worker: {error}")
     # At the SDK's default level it logs every poll.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
 
@@ -264,7 +267,8 @@ def main() -> None:
     try:
         # Load it before the first ticket, since the ttl of a job starts with its pop.
         pipeline = Pipeline(settings)
-    except UpscalerMissingError as error:
+        pipeline.warm_up()
+    except (UpscalerMissingError, ModelError) as error:
         sys.exit(f"gpu_worker: {error}")
     worker = Worker(settings, Horde(settings), pipeline.draw)
 

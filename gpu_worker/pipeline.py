@@ -15,8 +15,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from PIL import Image, ImageOps
 
-from gpu_worker import upscale
+from gpu_worker import image_codec, prompts, upscale
 from gpu_worker.horde_client import PAINTING, BadJobError, Job
+from gpu_worker.model_files import ModelError
+from gpu_worker.samplers import SAMPLERS, scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,30 +29,13 @@ if TYPE_CHECKING:
 diffusers: Any = import_module("diffusers")
 transformers: Any = import_module("transformers")
 
-# Horde sampler -> diffusers scheduler and its options. diffusers has no dpm_fast, dpm_adaptive or
-# ancestral 2s, so they map to the nearest relatives. DPMSolverSDE is not used, since it draws noise
-# from one tree per batch: an image would depend on the others in its batch.
-SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "k_euler": ("EulerDiscreteScheduler", {}),
-    "k_euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "k_heun": ("HeunDiscreteScheduler", {}),
-    "k_lms": ("LMSDiscreteScheduler", {}),
-    "k_dpm_2": ("KDPM2DiscreteScheduler", {}),
-    "k_dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
-    "k_dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpmsolver": ("DPMSolverMultistepScheduler", {}),
-    "k_dpmpp_2s_a": ("DPMSolverSinglestepScheduler", {}),
-    "k_dpmpp_sde": ("DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "k_dpm_fast": ("DPMSolverSinglestepScheduler", {"solver_order": 3}),
-    "k_dpm_adaptive": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
-    "ddim": ("DDIMScheduler", {}),
-    "lcm": ("LCMScheduler", {}),
-}
-
 HIRES_STRENGTH = 0.65
 """The Horde's default for hires_fix_denoising_strength."""
 IMG2IMG_STRENGTH = 0.75
 """The default denoising_strength, for hordes that send none."""
+EMBEDDINGS = 512
+"""Chunks of prompts whose embeddings are kept, of 0.1 MB each for Stable Diffusion 1 on a GPU.
+Negative prompts and the prompts of a request's images come again and again."""
 ADAPTIVE_STEPS = 40
 """Steps of k_dpm_adaptive, which chooses them itself; the Horde prices it so, whatever is sent."""
 
@@ -122,6 +107,19 @@ def _strength(payload: Mapping[str, Any], name: str, default: float) -> float:
     return min(1.0, max(0.0, float(default if value is None else value)))
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A job's prompts in chunks of tokens, see `prompts`."""
+
+    positive: list[list[prompts.Token]]
+    negative: list[list[prompts.Token]]
+
+    @property
+    def length(self) -> int:
+        """The number of chunks that both have in a pass."""
+        return prompts.common_length(len(self.positive), len(self.negative))
+
+
 class Pipeline:
     """One model on one device. Not thread-safe, since schedulers and tiling are state."""
 
@@ -162,6 +160,9 @@ class Pipeline:
         self._schedule = dict(self._text2img.scheduler.config)
         self._model_name = settings.model_name
         self._max_batch = settings.max_batch
+        self._limits: dict[int, int] = {}
+        """Most images of a pass that the memory took, by the pixels of each, where it was short."""
+        self._embeddings: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
         scale = self._text2img.vae_scale_factor
         self.native_size = only_size or int(self._text2img.unet.config.sample_size) * scale
         """Side in pixels of the images that the model was trained on."""
@@ -175,21 +176,33 @@ class Pipeline:
         opaque where the image is kept. Raises BadJobError, or MemoryError if the batch does not fit
         into the device's memory.
         """
-        passes: dict[Pass, list[int]] = {}
+        passes: dict[tuple[Pass, int], list[int]] = {}
         requested = [Pass.of(job) for job in jobs]
+        texts = [self._read(job) for job in jobs]
         for number, job in enumerate(jobs):
             if job.model not in ("", self._model_name):
                 _refuse("this model")
-            passes.setdefault(self._drawable(requested[number]), []).append(number)
+            key = self._drawable(requested[number]), texts[number].length
+            passes.setdefault(key, []).append(number)
         images: dict[int, Image.Image] = {}
-        for common, numbers in passes.items():
-            for start in range(0, len(numbers), self._max_batch):
-                chunk = numbers[start : start + self._max_batch]
-                drawn = self._draw_pass(
-                    common,
-                    [jobs[number] for number in chunk],
-                    [sources[number] if sources else None for number in chunk],
-                )
+        for (common, _), numbers in passes.items():
+            left = numbers
+            while left:
+                most = self._most(common)
+                chunk, left = left[:most], left[most:]
+                try:
+                    drawn = self._draw_pass(
+                        common,
+                        most,
+                        [(jobs[number], texts[number]) for number in chunk],
+                        [sources[number] if sources else None for number in chunk],
+                    )
+                except MemoryError:
+                    if len(chunk) == 1:
+                        raise
+                    self._limits[common.width * common.height] = bucket(len(chunk), most) // 2
+                    left = chunk + left
+                    continue
                 images.update(zip(chunk, drawn, strict=True))
         sized = [self._in_size(images[number], requested[number]) for number in range(len(jobs))]
         # Keep the source's own pixels, since the autoencoder would change them.
@@ -201,6 +214,29 @@ class Pipeline:
                 sized, requested, sources or [None] * len(jobs), strict=True
             )
         ]
+
+    def warm_up(self) -> None:
+        """Draw one image, so that a worker that cannot draw ends before it takes anybody's job.
+
+        Raises ModelError if the image is blank, as weights that overflow in half precision make it.
+        """
+        payload = {"prompt": "a red apple", "seed": "1", "ddim_steps": 2, "sampler_name": "k_euler"}
+        side = self.native_size
+        payload |= {"width": side, "height": side, "karras": True, "cfg_scale": 5.0}
+        try:
+            (image,) = self.draw([Job(id="warm-up", payload=payload, deadline=0)])
+        except MemoryError:
+            message = f"an image of {side} x {side} pixels does not fit into the device's memory"
+            raise ModelError(message) from None
+        if image_codec.is_blank(image):
+            message = "the model in MODEL_DIR draws a single colour"
+            raise ModelError(message)
+
+    def _most(self, common: Pass) -> int:
+        """Return how many images of a pass to draw at once: fewer where memory was short before."""
+        pixels = common.width * common.height
+        known = [most for size, most in self._limits.items() if size <= pixels]
+        return min([self._max_batch, *known])
 
     def _drawable(self, requested: Pass) -> Pass:
         """Return the pass in the size that the model draws; the upscaler replaces hires_fix."""
@@ -219,11 +255,15 @@ class Pipeline:
         return self._upscaler.stretch(drawing, requested.width, requested.height)
 
     def _draw_pass(
-        self, common: Pass, jobs: list[Job], sources: list[Image.Image | None]
+        self,
+        common: Pass,
+        most: int,
+        jobs: list[tuple[Job, Text]],
+        sources: list[Image.Image | None],
     ) -> list[Image.Image]:
         # The same image drawn in a batch of another size may differ by one level in some pixels.
         # Padding to a few batch sizes makes this rarer, and needs fewer compiled kernels.
-        padding = bucket(len(jobs), self._max_batch) - len(jobs)
+        padding = bucket(len(jobs), most) - len(jobs)
         padded = jobs + jobs[-1:] * padding
         try:
             with torch.inference_mode(), self._tiling(common.tiling):
@@ -234,16 +274,18 @@ class Pipeline:
         return images[: len(jobs)]
 
     def _run(
-        self, common: Pass, jobs: list[Job], sources: list[Image.Image | None]
+        self, common: Pass, jobs: list[tuple[Job, Text]], sources: list[Image.Image | None]
     ) -> list[Image.Image]:
-        prompts = [str(job.payload.get("prompt") or "").partition("###") for job in jobs]
+        length = jobs[0][1].length
         shared: dict[str, Any] = {
-            "prompt_embeds": self._encode([text for text, _, _ in prompts], common),
-            "negative_prompt_embeds": self._encode([text for _, _, text in prompts], common),
+            "prompt_embeds": self._encode([text.positive for _, text in jobs], length, common),
+            "negative_prompt_embeds": self._encode(
+                [text.negative for _, text in jobs], length, common
+            ),
             "guidance_scale": common.cfg_scale,
             # On the CPU, so that a seed gives the same image on every GPU; one generator per
             # image, so that it does in every batch.
-            "generator": [torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
+            "generator": [torch.Generator("cpu").manual_seed(job.seed) for job, _ in jobs],
         }
         if common.strength is not None:
             size = (common.width, common.height)
@@ -298,31 +340,73 @@ class Pipeline:
         images = pipeline(num_inference_steps=steps, strength=strength, **options).images
         return list(images)
 
-    def _encode(self, prompts: list[str], common: Pass) -> torch.Tensor:
+    def _read(self, job: Job) -> Text:
+        """Return a job's prompts in chunks; raises BadJobError if they are too long."""
+        positive, _, negative = str(job.payload.get("prompt") or "").partition("###")
+        try:
+            return Text(self._chunks(positive), self._chunks(negative))
+        except ValueError as error:
+            raise BadJobError(str(error)) from None
+
+    def _chunks(self, prompt: str) -> list[list[prompts.Token]]:
+        tokenizer = self._text2img.tokenizer
+        groups = [
+            [(token, weight) for token in tokenizer(phrase, add_special_tokens=False).input_ids]
+            for phrase, weight in prompts.phrases(prompt)
+        ]
+        return prompts.chunks(
+            groups,
+            start=tokenizer.bos_token_id,
+            end=tokenizer.eos_token_id,
+            pad=tokenizer.pad_token_id,
+            length=tokenizer.model_max_length,
+        )
+
+    def _encode(
+        self, texts: list[list[list[prompts.Token]]], length: int, common: Pass
+    ) -> torch.Tensor:
+        """Return the embeddings of prompts, each of `length` chunks."""
+        (nothing,) = self._chunks("")
+        rows = []
+        for text in texts:
+            filled = text * (length // len(text)) if length % len(text) == 0 else text
+            filled = filled + [nothing] * (length - len(filled))
+            rows.append(torch.cat([self._weighed(chunk, nothing, common) for chunk in filled]))
+        return torch.stack(rows)
+
+    def _weighed(
+        self, chunk: list[prompts.Token], nothing: list[prompts.Token], common: Pass
+    ) -> torch.Tensor:
+        """Return a chunk's embedding; a weight moves its token away from an empty prompt's."""
+        found = self._embedding(chunk, common)
+        weights = [weight for _, weight in chunk]
+        if all(weight == 1 for weight in weights):
+            return found
+        empty = self._embedding(nothing, common)
+        factors = torch.tensor(weights, dtype=found.dtype, device=found.device)[:, None]
+        return (found - empty) * factors + empty
+
+    def _embedding(self, chunk: list[prompts.Token], common: Pass) -> torch.Tensor:
+        """Return a chunk's embedding without weights; each is encoded alone, as in every batch."""
         # Not by diffusers: it applies clip_skip only to the positive prompt, and with transformers
         # 5 (without `text_model`) to neither. It also logs the truncated part of a long prompt.
-        tokenizer, encoder = self._text2img.tokenizer, self._text2img.text_encoder
-        tokens = tokenizer(
-            prompts,
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids.to(encoder.device)
+        encoder = self._text2img.text_encoder
         layers = int(encoder.config.num_hidden_layers)
         # hidden_states[0] is the token embedding; clip_skip 1 selects the last layer.
         layer = max(1, layers + 1 - max(1, common.clip_skip))
-        hidden = encoder(tokens, output_hidden_states=True).hidden_states[layer]
-        return cast("torch.Tensor", encoder.final_layer_norm(hidden))
+        key = layer, tuple(token for token, _ in chunk)
+        found = self._embeddings.pop(key, None)
+        if found is None:
+            tokens = torch.tensor([key[1]], device=encoder.device)
+            hidden = encoder(tokens, output_hidden_states=True).hidden_states[layer]
+            found = cast("torch.Tensor", encoder.final_layer_norm(hidden)[0])
+            if len(self._embeddings) >= EMBEDDINGS:
+                self._embeddings.pop(next(iter(self._embeddings)))
+        self._embeddings[key] = found  # the newest last
+        return found
 
     def _scheduler(self, common: Pass) -> Any:
-        """Return a new scheduler, since schedulers keep the state of their steps."""
-        name, options = SAMPLERS[common.sampler]
-        cls = getattr(diffusers, name)
-        config = {**self._schedule, **options}
-        if "use_karras_sigmas" in cls._get_init_keys(cls):
-            config["use_karras_sigmas"] = common.karras
-        return cls.from_config(config)
+        return scheduler(common.sampler, self._schedule, karras=common.karras)
 
     @contextmanager
     def _tiling(self, enabled: bool) -> Iterator[None]:  # noqa: FBT001

@@ -30,8 +30,9 @@ pytestmark = [
 SAMPLERS = [
     *("k_lms", "k_heun", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a", "k_dpm_fast"),
     *("k_dpm_adaptive", "k_dpmpp_2s_a", "k_dpmpp_2m", "dpmsolver", "k_dpmpp_sde", "DDIM", "lcm"),
+    *("uni_pc", "uni_pc_bh2", "plms"),
 ]
-"""The API's own list."""
+"""The API's own list, and three that other hordes have."""
 
 Pixels = npt.NDArray[np.int16]
 
@@ -108,8 +109,13 @@ def test_samplers_differ_and_karras_matters_where_there_is_such_a_thing(
     euler = drawn(pipeline, sampler_name="k_euler", ddim_steps=4)
     assert difference(euler, drawn(pipeline, sampler_name="k_heun", ddim_steps=4)) > 0
     assert difference(euler, drawn(pipeline, karras=False, ddim_steps=4)) > 0
-    ancestral = [drawn(pipeline, sampler_name="k_euler_a", karras=k) for k in (True, False)]
-    assert difference(*ancestral) == 0
+    for sampler in ("k_euler_a", "k_dpmpp_2s_a", "k_dpmpp_sde"):
+        both = [
+            drawn(pipeline, sampler_name=sampler, karras=k, ddim_steps=4) for k in (True, False)
+        ]
+        assert difference(*both) > 0
+    ddim = [drawn(pipeline, sampler_name="ddim", karras=k) for k in (True, False)]
+    assert difference(*ddim) == 0
 
 
 def test_a_seed_reproduces_its_image_after_any_other_drawing(
@@ -220,7 +226,7 @@ def test_the_last_layer_is_what_diffusers_itself_would_use(pipeline: Pipeline) -
 
     with torch.inference_mode():
         theirs, _ = pipeline._text2img.encode_prompt(["a cat"], "cpu", 1, False)
-        ours = pipeline._encode(["a cat"], Pass.of(a_job()))
+        ours = pipeline._encode([pipeline._chunks("a cat")], 1, Pass.of(a_job()))
     assert torch.equal(theirs, ours)
 
 
@@ -318,17 +324,127 @@ def test_remix_and_other_models_are_refused(pipeline: Pipeline, source: Image.Im
         pipeline.draw([replace(a_job(), model="another")])
 
 
-def test_too_little_memory_is_told_as_such(
+class Memory:
+    """A device on which a pass may have so many pixels."""
+
+    def __init__(self, pipeline: Pipeline, patch: pytest.MonkeyPatch, pixels: int) -> None:
+        import torch
+
+        self.tried: list[tuple[int, int]] = []
+        """Width and images of each pass."""
+        real = pipeline._run
+
+        def run(common: Any, jobs: Any, sources: Any) -> Any:
+            self.tried.append((common.width, len(jobs)))
+            if common.width * common.height * len(jobs) > pixels:
+                raise torch.OutOfMemoryError
+            return real(common, jobs, sources)
+
+        patch.setattr(pipeline, "_limits", {})
+        patch.setattr(pipeline, "_run", run)
+
+
+def test_too_little_memory_for_one_image_is_told_as_such(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
-    def full(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(pipeline, "_run", full)
+    memory = Memory(pipeline, monkeypatch, 64 * 64)
     with pytest.raises(MemoryError):
-        pipeline.draw([a_job()])
+        pipeline.draw([a_job(width=128)] * 4)
+    assert memory.tried == [(128, 4), (128, 2), (128, 1)]
+
+
+def test_a_batch_that_was_too_large_is_not_tried_again(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(pipeline, monkeypatch, 2 * 128 * 64)
+    jobs = [a_job(width=128, seed=str(seed)) for seed in range(4)]
+    images = pipeline.draw(jobs)
+    assert memory.tried == [(128, 4), (128, 2), (128, 2)]
+    again = pipeline.draw(jobs)
+    assert memory.tried[3:] == [(128, 2), (128, 2)]
+    assert [one.tobytes() for one in again] == [one.tobytes() for one in images]
+    pipeline.draw([a_job(seed=str(seed)) for seed in range(4)])
+    assert memory.tried[5:] == [(64, 4)]  # smaller images are not held to it
+    pipeline.draw([a_job(width=192, seed=str(seed)) for seed in range(2)])
+    assert memory.tried[6:] == [(192, 2), (192, 1), (192, 1)]  # larger ones are
+
+
+def test_a_weight_pulls_a_picture_towards_its_word_and_one_is_no_weight(
+    pipeline: Pipeline,
+) -> None:
+    plain = drawn(pipeline, prompt="a red cat")
+    assert difference(plain, drawn(pipeline, prompt="a (red:1.0) cat")) < 1  # split at the phrase
+    same = drawn(pipeline, prompt="a (red:1.0) cat")
+    near, far = (drawn(pipeline, prompt=f"a (red:{weight}) cat") for weight in (1.1, 1.6))
+    assert 0 < difference(same, near) < difference(same, far)
+    assert difference(near, drawn(pipeline, prompt="a (red) cat")) == 0
+    assert difference(near, drawn(pipeline, prompt=r"a \(red\) cat")) > 0
+
+
+def test_a_prompt_is_read_to_its_end(pipeline: Pipeline) -> None:
+    beginning = "word " * 40  # a token of this model is a byte
+    plain, other, negative = (
+        drawn(pipeline, prompt=prompt)
+        for prompt in (f"{beginning}cat", f"{beginning}dog", f"{beginning}cat###{beginning}dog")
+    )
+    assert difference(plain, other) > 0
+    assert difference(plain, negative) > 0
+
+
+def test_a_prompts_mates_may_have_other_lengths(pipeline: Pipeline) -> None:
+    long = "word " * 40
+    jobs = [
+        a_job(prompt=prompt, seed=str(number))
+        for number, prompt in enumerate(["a", long, f"a###{long}", f"{long}, {long}###{long}"])
+    ]
+    together = pipeline.draw(jobs)
+    for job, image in zip(jobs, together, strict=True):
+        assert np.abs(pixels(pipeline.draw([job])[0]) - pixels(image)).max() <= 1
+
+
+def test_a_prompt_of_too_many_tokens_is_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(BadJobError, match="more than 2400 tokens"):
+        pipeline.draw([a_job(prompt="x" * 2500)])
+
+
+def test_a_model_that_draws_nothing_ends_the_worker(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpu_worker.model_files import ModelError
+
+    pipeline.warm_up()
+    black = Image.new("RGB", (64, 64))
+    monkeypatch.setattr(pipeline, "_run", lambda *_: [black])
+    with pytest.raises(ModelError, match="single colour"):
+        pipeline.warm_up()
+
+
+@pytest.mark.parametrize("sampler", ["k_euler_a", "k_dpmpp_2s_a", "k_dpmpp_sde"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("karras", [True, False])
+def test_our_samplers_are_the_references_maths(
+    sampler: str, prediction: str, *, karras: bool
+) -> None:
+    from tests.worker.reference_samplers import both
+
+    ours, theirs, calls = both(sampler, prediction, steps=12, karras=karras)
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+    assert calls == (12 if sampler == "k_euler_a" else 23)
+
+
+def test_a_seed_alone_decides_the_noise_of_our_samplers(pipeline: Pipeline) -> None:
+    for sampler in ("k_dpmpp_2s_a", "k_dpmpp_sde"):
+        jobs = [a_job(seed=str(n), sampler_name=sampler, ddim_steps=5) for n in (1, 2, 3, 4)]
+        forth, back = pipeline.draw(jobs), pipeline.draw(jobs[::-1])
+        assert [one.tobytes() for one in forth] == [one.tobytes() for one in back[::-1]]
+
+
+def test_a_scheduler_file_without_clip_sample_does_not_turn_ddim_to_mud() -> None:
+    from gpu_worker.samplers import scheduler
+
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    made = scheduler("ddim", config, karras=False)
+    assert (made.config.clip_sample, made.config.thresholding) == (False, False)
 
 
 def test_batches_are_padded_to_few_sizes() -> None:

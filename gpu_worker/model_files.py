@@ -1,0 +1,86 @@
+"""What a model directory holds, read from its JSON files before any weight is loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LATENTS = 4
+"""Channels of the latents of Stable Diffusion; an inpainting checkpoint takes five more."""
+DRAWN = {"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"}
+"""The classes that the worker draws, as `model_index.json` names them."""
+KNOWN = {
+    "StableDiffusionXLPipeline": "a Stable Diffusion XL model",
+    "StableDiffusionInpaintPipeline": "an inpainting model",
+    "StableDiffusionXLInpaintPipeline": "an inpainting model",
+    "StableCascadeCombinedPipeline": "a Stable Cascade model",
+    "FluxPipeline": "a FLUX model",
+    "StableDiffusion3Pipeline": "a Stable Diffusion 3 model",
+}
+
+
+class ModelError(RuntimeError):
+    """The directory has no model that this worker draws; says why in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What the configuration of a model says."""
+
+    kind: str
+    """The class of its pipeline."""
+    prediction: str
+    """What the model predicts: epsilon or v_prediction."""
+
+
+def read(directory: Path) -> ModelFiles:
+    """Return what a directory holds; raises ModelError unless the worker draws it."""
+    index = _json(directory, "model_index.json")
+    kind = str(index.get("_class_name"))
+    if kind not in DRAWN:
+        what = KNOWN.get(kind, f"made for {kind}")
+        _refuse(f"MODEL_DIR holds {what}; this worker draws Stable Diffusion 1 and 2")
+    unet, vae = _json(directory, "unet/config.json"), _json(directory, "vae/config.json")
+    text = _json(directory, "text_encoder/config.json")
+    taken, given = unet.get("in_channels"), unet.get("out_channels", LATENTS)
+    if taken != LATENTS:
+        hint = ": it is an inpainting model" if taken == LATENTS * 2 + 1 else ""
+        _refuse(f"the UNet in MODEL_DIR takes {taken} channels, not {LATENTS}{hint}")
+    if given != LATENTS or vae.get("latent_channels", LATENTS) != LATENTS:
+        _refuse("the UNet and the autoencoder in MODEL_DIR do not fit each other")
+    if unet.get("cross_attention_dim") != text.get("hidden_size"):
+        _refuse("the UNet and the text encoder in MODEL_DIR do not fit each other")
+    for part in ("unet", "vae", "text_encoder"):
+        _check_weights(directory, part)
+    schedule = _json(directory, "scheduler/scheduler_config.json")
+    return ModelFiles(kind, str(schedule.get("prediction_type", "epsilon")))
+
+
+def _check_weights(directory: Path, part: str) -> None:
+    """Refuse a part whose weights are missing, empty, or in a format that runs code."""
+    files = [one for one in (directory / part).iterdir() if one.stat().st_size]
+    if any(one.suffix == ".safetensors" for one in files):
+        return
+    if any(one.suffix in {".bin", ".ckpt", ".pt"} for one in files):
+        _refuse(f"{part} in MODEL_DIR has weights that are no safetensors: loading them runs code")
+    _refuse(f"{part} in MODEL_DIR has no weights")
+
+
+def _json(directory: Path, name: str) -> dict[str, Any]:
+    try:
+        found: Any = json.loads((directory / name).read_text("utf-8"))
+    except FileNotFoundError:
+        _refuse(f"MODEL_DIR holds no diffusers model (no {name})")
+    except (OSError, ValueError):
+        _refuse(f"{name} in MODEL_DIR is unreadable")
+    if not isinstance(found, dict):
+        _refuse(f"{name} in MODEL_DIR is no object")
+    return found  # type: ignore[no-any-return]
+
+
+def _refuse(message: str) -> None:
+    raise ModelError(message)

@@ -1,0 +1,55 @@
+"""The Horde's samplers as schedulers of diffusers."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gpu_worker import kdiffusion
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+diffusers: Any = import_module("diffusers")
+
+SAMPLERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
+    "k_euler": (diffusers.EulerDiscreteScheduler, {}),
+    "k_euler_a": (kdiffusion.EulerAncestral, {}),
+    "k_heun": (diffusers.HeunDiscreteScheduler, {}),
+    "k_lms": (diffusers.LMSDiscreteScheduler, {}),
+    "k_dpm_2": (diffusers.KDPM2DiscreteScheduler, {}),
+    "k_dpm_2_a": (diffusers.KDPM2AncestralDiscreteScheduler, {}),
+    "k_dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {}),
+    "dpmsolver": (diffusers.DPMSolverMultistepScheduler, {}),
+    "k_dpmpp_2s_a": (kdiffusion.Dpmpp2sAncestral, {}),
+    "k_dpmpp_sde": (kdiffusion.DpmppSde, {}),
+    "k_dpm_fast": (diffusers.DPMSolverSinglestepScheduler, {"solver_order": 3}),
+    "k_dpm_adaptive": (diffusers.DPMSolverMultistepScheduler, {"solver_order": 3}),
+    # A scheduler's file that says nothing of it would have diffusers cut the picture off at 1.
+    "ddim": (diffusers.DDIMScheduler, {"clip_sample": False, "thresholding": False}),
+    "lcm": (diffusers.LCMScheduler, {"clip_sample": False, "thresholding": False}),
+    # bh1 divides by the step, which is infinite in logarithms where the noise ends at zero.
+    "uni_pc": (
+        diffusers.UniPCMultistepScheduler,
+        {"solver_type": "bh1", "final_sigmas_type": "sigma_min"},
+    ),
+    "uni_pc_bh2": (diffusers.UniPCMultistepScheduler, {"solver_type": "bh2"}),
+    "plms": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
+}
+"""Sampler of the Horde -> scheduler and its options. diffusers has no dpm_fast and no dpm_adaptive:
+they map to their nearest relatives. Its DPMSolverSDE draws noise from one tree for a batch, so an
+image would depend on the others in its batch."""
+KARRAS = "use_karras_sigmas"
+
+
+def has_karras(sampler: str) -> bool:
+    """Return whether a sampler can use Karras's noise levels."""
+    cls, _ = SAMPLERS[sampler]
+    return KARRAS in cls._get_init_keys(cls)
+
+
+def scheduler(sampler: str, config: Mapping[str, Any], *, karras: bool) -> Any:
+    """Return a new scheduler for a model's `config`, since schedulers keep the state of steps."""
+    cls, options = SAMPLERS[sampler]
+    chosen = {KARRAS: karras} if has_karras(sampler) else {}
+    return cls.from_config({**config, **options, **chosen})
