@@ -11,10 +11,14 @@ if TYPE_CHECKING:
 
 LATENTS = 4
 """Channels of the latents of Stable Diffusion; an inpainting checkpoint takes five more."""
-DRAWN = {"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"}
-"""The classes that the worker draws, as `model_index.json` names them."""
+DRAWN = {
+    "StableDiffusionPipeline": ("text_encoder",),
+    "StableDiffusionImg2ImgPipeline": ("text_encoder",),
+    "StableDiffusionXLPipeline": ("text_encoder", "text_encoder_2"),
+    "StableDiffusionXLImg2ImgPipeline": ("text_encoder", "text_encoder_2"),
+}
+"""The classes that the worker draws, as `model_index.json` names them, and their text encoders."""
 KNOWN = {
-    "StableDiffusionXLPipeline": "a Stable Diffusion XL model",
     "StableDiffusionInpaintPipeline": "an inpainting model",
     "StableDiffusionXLInpaintPipeline": "an inpainting model",
     "StableCascadeCombinedPipeline": "a Stable Cascade model",
@@ -43,18 +47,18 @@ def read(directory: Path) -> ModelFiles:
     kind = str(index.get("_class_name"))
     if kind not in DRAWN:
         what = KNOWN.get(kind, f"made for {kind}")
-        _refuse(f"MODEL_DIR holds {what}; this worker draws Stable Diffusion 1 and 2")
+        _refuse(f"MODEL_DIR holds {what}; this worker draws Stable Diffusion 1, 2 and XL")
     unet, vae = _json(directory, "unet/config.json"), _json(directory, "vae/config.json")
-    text = _json(directory, "text_encoder/config.json")
+    texts = [_json(directory, f"{encoder}/config.json") for encoder in DRAWN[kind]]
     taken, given = unet.get("in_channels"), unet.get("out_channels", LATENTS)
     if taken != LATENTS:
         hint = ": it is an inpainting model" if taken == LATENTS * 2 + 1 else ""
         _refuse(f"the UNet in MODEL_DIR takes {taken} channels, not {LATENTS}{hint}")
     if given != LATENTS or vae.get("latent_channels", LATENTS) != LATENTS:
         _refuse("the UNet and the autoencoder in MODEL_DIR do not fit each other")
-    if unet.get("cross_attention_dim") != text.get("hidden_size"):
+    if unet.get("cross_attention_dim") != sum(text.get("hidden_size", 0) for text in texts):
         _refuse("the UNet and the text encoder in MODEL_DIR do not fit each other")
-    for part in ("unet", "vae", "text_encoder"):
+    for part in ("unet", "vae", *DRAWN[kind]):
         _check_weights(directory, part)
     schedule = _json(directory, "scheduler/scheduler_config.json")
     return ModelFiles(kind, str(schedule.get("prediction_type", "epsilon")))

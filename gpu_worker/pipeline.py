@@ -1,4 +1,8 @@
-"""Draw batches of jobs with diffusers. No other module of the worker needs torch."""
+"""Draw batches of jobs with diffusers: what is drawn together, in which size, and how often.
+
+`families` says how a model is loaded and how it reads prompts. No module that the handler imports
+needs torch.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 # Set before diffusers is imported: a worker never downloads.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,7 +19,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from PIL import Image, ImageOps
 
-from gpu_worker import image_codec, prompts, upscale
+from gpu_worker import image_codec, model_files, upscale
+from gpu_worker.families import stable_diffusion as families
+from gpu_worker.families.stable_diffusion_xl import StableDiffusionXL
 from gpu_worker.horde_client import PAINTING, BadJobError, Job
 from gpu_worker.model_files import ModelError
 from gpu_worker.samplers import SAMPLERS, scheduler
@@ -33,9 +39,8 @@ HIRES_STRENGTH = 0.65
 """The Horde's default for hires_fix_denoising_strength."""
 IMG2IMG_STRENGTH = 0.75
 """The default denoising_strength, for hordes that send none."""
-EMBEDDINGS = 512
-"""Chunks of prompts whose embeddings are kept, of 0.1 MB each for Stable Diffusion 1 on a GPU.
-Negative prompts and the prompts of a request's images come again and again."""
+MIN_CUDA = "13.0"
+"""The CUDA that a driver must know for the torch that is locked."""
 ADAPTIVE_STEPS = 40
 """Steps of k_dpm_adaptive, which chooses them itself; the Horde prices it so, whatever is sent."""
 
@@ -111,13 +116,19 @@ def _strength(payload: Mapping[str, Any], name: str, default: float) -> float:
 class Text:
     """A job's prompts in chunks of tokens, see `prompts`."""
 
-    positive: list[list[prompts.Token]]
-    negative: list[list[prompts.Token]]
+    positive: families.Text
+    negative: families.Text
+    length: int
+    """The number of chunks that both have in a pass."""
 
-    @property
-    def length(self) -> int:
-        """The number of chunks that both have in a pass."""
-        return prompts.common_length(len(self.positive), len(self.negative))
+
+FAMILIES: Mapping[str, type[families.StableDiffusion]] = {
+    "StableDiffusionPipeline": families.StableDiffusion,
+    "StableDiffusionImg2ImgPipeline": families.StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusionXLImg2ImgPipeline": StableDiffusionXL,
+}
+"""By the class that a model's `model_index.json` names (`model_files.DRAWN`)."""
 
 
 class Pipeline:
@@ -137,34 +148,15 @@ class Pipeline:
         diffusers.logging.disable_progress_bar()
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
-        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._text2img = diffusers.StableDiffusionPipeline.from_pretrained(
-            settings.model_dir,
-            dtype=torch.float16 if device.startswith("cuda") else torch.float32,
-            local_files_only=True,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ).to(device)
-        # Decode one image at a time, since a batch of large images needs the memory for the UNet.
-        self._text2img.vae.enable_slicing()
-        self._text2img.set_progress_bar_config(disable=True)
-        self._img2img = diffusers.StableDiffusionImg2ImgPipeline(
-            **self._text2img.components, requires_safety_checker=False
-        )
-        self._img2img.set_progress_bar_config(disable=True)
-        self._inpaint = diffusers.StableDiffusionInpaintPipeline(
-            **self._text2img.components, requires_safety_checker=False
-        )
-        self._inpaint.set_progress_bar_config(disable=True)
-        self._schedule = dict(self._text2img.scheduler.config)
+        device = device_of(settings.device, os.environ)
+        dtype = torch.float16 if device.startswith("cuda") else torch.float32
+        family = FAMILIES[model_files.read(settings.model_dir).kind]
+        self._model = family(settings.model_dir, device, dtype)
         self._model_name = settings.model_name
         self._max_batch = settings.max_batch
         self._limits: dict[int, int] = {}
         """Most images of a pass that the memory took, by the pixels of each, where it was short."""
-        self._embeddings: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
-        scale = self._text2img.vae_scale_factor
-        self.native_size = only_size or int(self._text2img.unet.config.sample_size) * scale
+        self.native_size = only_size or self._model.native_size
         """Side in pixels of the images that the model was trained on."""
 
     def draw(
@@ -276,11 +268,13 @@ class Pipeline:
     def _run(
         self, common: Pass, jobs: list[tuple[Job, Text]], sources: list[Image.Image | None]
     ) -> list[Image.Image]:
-        length = jobs[0][1].length
+        texts = [text for _, text in jobs]
         shared: dict[str, Any] = {
-            "prompt_embeds": self._encode([text.positive for _, text in jobs], length, common),
-            "negative_prompt_embeds": self._encode(
-                [text.negative for _, text in jobs], length, common
+            **self._model.prompts(
+                [text.positive for text in texts],
+                [text.negative for text in texts],
+                texts[0].length,
+                common.clip_skip,
             ),
             "guidance_scale": common.cfg_scale,
             # On the CPU, so that a seed gives the same image on every GPU; one generator per
@@ -316,7 +310,7 @@ class Pipeline:
         latents = self._start(
             common, width=small, height=low, output_type="latent", **shared
         ).images
-        scale = self._text2img.vae_scale_factor
+        scale = self._model.scale
         latents = torch.nn.functional.interpolate(
             latents, size=(height // scale, width // scale), mode="nearest-exact"
         )
@@ -327,12 +321,12 @@ class Pipeline:
         )
 
     def _start(self, common: Pass, **options: Any) -> Any:
-        self._text2img.scheduler = self._scheduler(common)
-        return self._text2img(num_inference_steps=common.steps, **options)
+        self._model.text2img.scheduler = self._scheduler(common)
+        return self._model.text2img(num_inference_steps=common.steps, **options)
 
     def _refine(self, common: Pass, *, steps: int, run: int, **options: Any) -> list[Image.Image]:
         """Run the last `run` of `steps` steps, at least one, on images or latents."""
-        pipeline = self._inpaint if common.painting else self._img2img
+        pipeline = self._model.inpaint if common.painting else self._model.img2img
         pipeline.scheduler = self._scheduler(common)
         run = min(steps, max(1, run))
         # diffusers runs int(steps * strength); half a step keeps that exact.
@@ -344,69 +338,13 @@ class Pipeline:
         """Return a job's prompts in chunks; raises BadJobError if they are too long."""
         positive, _, negative = str(job.payload.get("prompt") or "").partition("###")
         try:
-            return Text(self._chunks(positive), self._chunks(negative))
+            both = self._model.read(positive), self._model.read(negative)
         except ValueError as error:
             raise BadJobError(str(error)) from None
-
-    def _chunks(self, prompt: str) -> list[list[prompts.Token]]:
-        tokenizer = self._text2img.tokenizer
-        groups = [
-            [(token, weight) for token in tokenizer(phrase, add_special_tokens=False).input_ids]
-            for phrase, weight in prompts.phrases(prompt)
-        ]
-        return prompts.chunks(
-            groups,
-            start=tokenizer.bos_token_id,
-            end=tokenizer.eos_token_id,
-            pad=tokenizer.pad_token_id,
-            length=tokenizer.model_max_length,
-        )
-
-    def _encode(
-        self, texts: list[list[list[prompts.Token]]], length: int, common: Pass
-    ) -> torch.Tensor:
-        """Return the embeddings of prompts, each of `length` chunks."""
-        (nothing,) = self._chunks("")
-        rows = []
-        for text in texts:
-            filled = text * (length // len(text)) if length % len(text) == 0 else text
-            filled = filled + [nothing] * (length - len(filled))
-            rows.append(torch.cat([self._weighed(chunk, nothing, common) for chunk in filled]))
-        return torch.stack(rows)
-
-    def _weighed(
-        self, chunk: list[prompts.Token], nothing: list[prompts.Token], common: Pass
-    ) -> torch.Tensor:
-        """Return a chunk's embedding; a weight moves its token away from an empty prompt's."""
-        found = self._embedding(chunk, common)
-        weights = [weight for _, weight in chunk]
-        if all(weight == 1 for weight in weights):
-            return found
-        empty = self._embedding(nothing, common)
-        factors = torch.tensor(weights, dtype=found.dtype, device=found.device)[:, None]
-        return (found - empty) * factors + empty
-
-    def _embedding(self, chunk: list[prompts.Token], common: Pass) -> torch.Tensor:
-        """Return a chunk's embedding without weights; each is encoded alone, as in every batch."""
-        # Not by diffusers: it applies clip_skip only to the positive prompt, and with transformers
-        # 5 (without `text_model`) to neither. It also logs the truncated part of a long prompt.
-        encoder = self._text2img.text_encoder
-        layers = int(encoder.config.num_hidden_layers)
-        # hidden_states[0] is the token embedding; clip_skip 1 selects the last layer.
-        layer = max(1, layers + 1 - max(1, common.clip_skip))
-        key = layer, tuple(token for token, _ in chunk)
-        found = self._embeddings.pop(key, None)
-        if found is None:
-            tokens = torch.tensor([key[1]], device=encoder.device)
-            hidden = encoder(tokens, output_hidden_states=True).hidden_states[layer]
-            found = cast("torch.Tensor", encoder.final_layer_norm(hidden)[0])
-            if len(self._embeddings) >= EMBEDDINGS:
-                self._embeddings.pop(next(iter(self._embeddings)))
-        self._embeddings[key] = found  # the newest last
-        return found
+        return Text(*both, self._model.length(*both))
 
     def _scheduler(self, common: Pass) -> Any:
-        return scheduler(common.sampler, self._schedule, karras=common.karras)
+        return scheduler(common.sampler, self._model.schedule, karras=common.karras)
 
     @contextmanager
     def _tiling(self, enabled: bool) -> Iterator[None]:  # noqa: FBT001
@@ -416,7 +354,7 @@ class Pipeline:
             return
         convolutions = [
             module
-            for model in (self._text2img.unet, self._text2img.vae)
+            for model in (self._model.text2img.unet, self._model.text2img.vae)
             for module in model.modules()
             if isinstance(module, torch.nn.Conv2d)
         ]
@@ -428,6 +366,25 @@ class Pipeline:
         finally:
             for module, mode in zip(convolutions, before, strict=True):
                 module.padding_mode = mode
+
+
+def device_of(wanted: str, env: Mapping[str, str]) -> str:
+    """Return torch's device: what was asked for, else the GPU, else the CPU.
+
+    Raises ModelError where a GPU is paid for or asked for, and torch finds none that it can use: it
+    would draw on the CPU at the price of the GPU.
+    """
+    if torch.cuda.is_available() or (wanted and not wanted.startswith("cuda")):
+        return wanted or "cuda"
+    if wanted or "RUNPOD_POD_ID" in env:
+        built = torch.version.cuda
+        why = f"this torch is for CUDA {built}" if built else "this torch is built for CPUs alone"
+        message = (
+            f"no GPU can be used: {why}; ask for minCudaVersion {MIN_CUDA} at the endpoint, "
+            "or set DEVICE=cpu to draw slowly"
+        )
+        raise ModelError(message)
+    return "cpu"
 
 
 def first_pass_size(width: int, height: int, native: int) -> tuple[int, int]:

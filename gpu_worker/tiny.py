@@ -1,4 +1,4 @@
-"""`python -m gpu_worker.tiny DIR`: create a tiny, random Stable Diffusion model, offline.
+"""`python -m gpu_worker.tiny DIR [--xl]`: create a tiny, random Stable Diffusion model, offline.
 
 It draws coloured noise. But it is a complete diffusers model directory of a few megabytes, and any
 sampler, size and option runs on a CPU within a second. Tests use it in place of real weights.
@@ -25,14 +25,17 @@ NATIVE_SIZE = 64
 """Native side of the images, in pixels (Stable Diffusion 1: 512); hires_fix applies above it."""
 
 
-def build(directory: Path, seed: int = SEED) -> Path:
-    """Write the model to `directory` atomically, unless it is there already; returns the path."""
+def build(directory: Path, seed: int = SEED, *, xl: bool = False) -> Path:
+    """Write the model to `directory` atomically, unless it is there already; returns the path.
+
+    `xl` makes one of the family of Stable Diffusion XL.
+    """
     if (directory / "model_index.json").exists():
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        _write(scratch, seed)
+        (_write_xl if xl else _write)(scratch, seed)
         # mkdtemp makes a private directory, but anyone may read the model.
         scratch.chmod(0o755)
         try:
@@ -47,68 +50,111 @@ def build(directory: Path, seed: int = SEED) -> Path:
 
 
 def _write(directory: Path, seed: int) -> None:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    diffusers = _libraries()
     import torch  # noqa: PLC0415
-    from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
-
-    diffusers: Any = import_module("diffusers")
+    from transformers import CLIPTextModel  # noqa: PLC0415
 
     tokenizer = _tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                max_position_embeddings=MAX_TOKENS,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-        unet = diffusers.UNet2DConditionModel(
-            sample_size=NATIVE_SIZE // 8,
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=32,
-            attention_head_dim=4,
-            norm_num_groups=8,
-        )
-        vae = diffusers.AutoencoderKL(
-            block_out_channels=(8, 16, 16, 32),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=4,
-            norm_num_groups=8,
-            sample_size=NATIVE_SIZE,
-        )
-    # Stable Diffusion 1's own scheduler, so that samplers start from its configuration.
-    scheduler = diffusers.PNDMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        skip_prk_steps=True,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+        text_encoder = CLIPTextModel(_text_config(tokenizer))
+        unet = diffusers.UNet2DConditionModel(**UNET, cross_attention_dim=HIDDEN)
+        vae = diffusers.AutoencoderKL(**VAE)
     diffusers.StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=scheduler,
+        # Stable Diffusion 1's own scheduler, so that samplers start from its configuration.
+        scheduler=diffusers.PNDMScheduler(
+            **BETAS, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(directory)
 
 
-def _tokenizer() -> CLIPTokenizer:
+def _write_xl(directory: Path, seed: int) -> None:
+    diffusers = _libraries()
+    import torch  # noqa: PLC0415
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection  # noqa: PLC0415
+
+    tokenizer, tokenizer_2 = _tokenizer(), _tokenizer(pad="!")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModel(_text_config(tokenizer))
+        text_encoder_2 = CLIPTextModelWithProjection(
+            _text_config(tokenizer_2, projection_dim=HIDDEN)
+        )
+        unet = diffusers.UNet2DConditionModel(
+            **UNET,
+            cross_attention_dim=2 * HIDDEN,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            # The vector of the prompt, and six numbers: sizes and crop.
+            projection_class_embeddings_input_dim=HIDDEN + 6 * 8,
+        )
+        vae = diffusers.AutoencoderKL(**VAE, scaling_factor=0.13025)
+    diffusers.StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=unet,
+        # Stable Diffusion XL's own.
+        scheduler=diffusers.EulerDiscreteScheduler(
+            **BETAS, timestep_spacing="leading", steps_offset=1, interpolation_type="linear"
+        ),
+        add_watermarker=False,
+    ).save_pretrained(directory)
+
+
+HIDDEN = 32
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+UNET = {
+    "sample_size": NATIVE_SIZE // 8,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "attention_head_dim": 4,
+    "norm_num_groups": 8,
+}
+VAE = {
+    "block_out_channels": (8, 16, 16, 32),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": 4,
+    "norm_num_groups": 8,
+    "sample_size": NATIVE_SIZE,
+}
+
+
+def _libraries() -> Any:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    return import_module("diffusers")
+
+
+def _text_config(tokenizer: CLIPTokenizer, **more: Any) -> Any:
+    from transformers import CLIPTextConfig  # noqa: PLC0415
+
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **more,
+    )
+
+
+def _tokenizer(pad: str = END) -> CLIPTokenizer:
     """Return a tokenizer with one token per byte, so that every prompt has an encoding."""
     from tokenizers import pre_tokenizers  # noqa: PLC0415
     from transformers import CLIPTokenizer  # noqa: PLC0415
@@ -122,15 +168,17 @@ def _tokenizer() -> CLIPTokenizer:
         merges=[],
         bos_token=START,
         model_max_length=MAX_TOKENS,
-        **dict.fromkeys(("eos_token", "pad_token", "unk_token"), END),
+        **dict.fromkeys(("eos_token", "unk_token"), END),
+        pad_token=pad,
     )
 
 
 def main() -> None:
     """Create the model in the directory that the command line names."""
-    if len(sys.argv) != 2:  # noqa: PLR2004
-        sys.exit("usage: python -m gpu_worker.tiny DIR")
-    sys.stdout.write(f"{build(Path(sys.argv[1]))}\n")
+    names = [one for one in sys.argv[1:] if one != "--xl"]
+    if len(names) != 1:
+        sys.exit("usage: python -m gpu_worker.tiny DIR [--xl]")
+    sys.stdout.write(f"{build(Path(names[0]), xl='--xl' in sys.argv)}\n")
 
 
 if __name__ == "__main__":

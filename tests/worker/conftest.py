@@ -42,3 +42,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from gpu_worker.tiny import build
 
     return build(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from gpu_worker.tiny import build
+
+    return build(tmp_path_factory.mktemp("models") / "tiny-xl", xl=True)

@@ -51,7 +51,6 @@ def test_a_stable_diffusion_model_is_read(model: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("StableDiffusionXLPipeline", "a Stable Diffusion XL model"),
         ("FluxPipeline", "a FLUX model"),
         ("StableDiffusionInpaintPipeline", "an inpainting model"),
         ("SomethingNew", "made for SomethingNew"),
@@ -92,6 +91,11 @@ def test_a_file_that_is_missing_or_unreadable_is_named(model: Path, name: str) -
     assert name in refusal(model)
 
 
+def test_the_refiner_of_xl_which_has_no_first_encoder_is_refused(model: Path) -> None:
+    change(model, "model_index.json", _class_name="StableDiffusionXLImg2ImgPipeline")
+    assert "text_encoder_2/config.json" in refusal(model)
+
+
 def test_weights_must_be_there_and_be_no_code(model: Path) -> None:
     weights = model / "unet" / "model.safetensors"
     weights.write_bytes(b"")
@@ -106,8 +110,9 @@ def test_a_directory_that_is_not_there_is_refused(model: Path) -> None:
     assert "model_index.json" in refusal(model)
 
 
-def test_the_models_of_this_project_are_read(tiny_model: Path) -> None:
+def test_the_models_of_this_project_are_read(tiny_model: Path, tiny_xl_model: Path) -> None:
     from tests.support.template import ROOT
 
+    assert read(tiny_xl_model).kind == "StableDiffusionXLPipeline"
     assert read(tiny_model).prediction == "epsilon"
     assert read(ROOT / "gpu_worker" / "models" / "emoji").prediction == "v_prediction"

@@ -222,11 +222,10 @@ def test_clip_skip_counts_from_one_and_stops_at_the_models_layers(pipeline: Pipe
 def test_the_last_layer_is_what_diffusers_itself_would_use(pipeline: Pipeline) -> None:
     import torch
 
-    from gpu_worker.pipeline import Pass
-
     with torch.inference_mode():
-        theirs, _ = pipeline._text2img.encode_prompt(["a cat"], "cpu", 1, False)
-        ours = pipeline._encode([pipeline._chunks("a cat")], 1, Pass.of(a_job()))
+        theirs, _ = pipeline._model.text2img.encode_prompt(["a cat"], "cpu", 1, False)
+        text = pipeline._model.read("a cat")
+        ours = pipeline._model.prompts([text], [text], 1, clip_skip=1)["prompt_embeds"]
     assert torch.equal(theirs, ours)
 
 
@@ -417,6 +416,41 @@ def test_a_model_that_draws_nothing_ends_the_worker(
     monkeypatch.setattr(pipeline, "_run", lambda *_: [black])
     with pytest.raises(ModelError, match="single colour"):
         pipeline.warm_up()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "on_runpod", "has_gpu", "found"),
+    [
+        ("", True, True, "cuda"),
+        ("", False, True, "cuda"),
+        ("", False, False, "cpu"),
+        ("cpu", True, True, "cpu"),
+        ("cpu", True, False, "cpu"),
+        ("cuda:1", False, True, "cuda:1"),
+        ("", True, False, None),
+        ("cuda", False, False, None),
+    ],
+)
+def test_where_a_gpu_is_paid_for_nothing_is_drawn_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+    found: str | None,
+    *,
+    on_runpod: bool,
+    has_gpu: bool,
+) -> None:
+    import torch
+
+    from gpu_worker.model_files import ModelError
+    from gpu_worker.pipeline import device_of
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    env = {"RUNPOD_POD_ID": "x"} if on_runpod else {}
+    if found is not None:
+        assert device_of(wanted, env) == found
+        return
+    with pytest.raises(ModelError, match=r"no GPU can be used: .* minCudaVersion 13\.0"):
+        device_of(wanted, env)
 
 
 @pytest.mark.parametrize("sampler", ["k_euler_a", "k_dpmpp_2s_a", "k_dpmpp_sde"])

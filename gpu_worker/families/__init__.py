@@ -1,0 +1,1 @@
+"""The families of models: each says how diffusers draws it and how its prompts are encoded."""

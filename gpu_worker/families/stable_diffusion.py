@@ -1,0 +1,87 @@
+"""Stable Diffusion 1 and 2: one text encoder."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gpu_worker import prompts
+from gpu_worker.families.clip import Chunk, Encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+diffusers: Any = import_module("diffusers")
+
+Text = tuple[list[Chunk], ...]
+"""A prompt in chunks, for each encoder."""
+
+
+class StableDiffusion:
+    """A model that is loaded, and the pipelines of diffusers that draw with it."""
+
+    classes: tuple[str, str, str] = (
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+    )
+    options: dict[str, Any] = {"requires_safety_checker": False}  # noqa: RUF012 - never changed
+    left_out = ("safety_checker", "feature_extractor")
+
+    def __init__(self, directory: Path, device: str, dtype: torch.dtype) -> None:
+        """Load the model, which takes seconds."""
+        first, *others = (getattr(diffusers, name) for name in self.classes)
+        self.text2img = first.from_pretrained(
+            directory,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            **dict.fromkeys(self.left_out),
+            **self.options,
+        ).to(device)
+        # Decode one image at a time, since a batch of large images needs the memory for the UNet.
+        self.text2img.vae.enable_slicing()
+        self.img2img, self.inpaint = (
+            other(**self.text2img.components, **self.options) for other in others
+        )
+        for pipeline in (self.text2img, self.img2img, self.inpaint):
+            pipeline.set_progress_bar_config(disable=True)
+        self.schedule = dict(self.text2img.scheduler.config)
+        self.scale = int(self.text2img.vae_scale_factor)
+        self.native_size = int(self.text2img.unet.config.sample_size) * self.scale
+        self.encoders = self.made_encoders()
+
+    def made_encoders(self) -> list[Encoder]:
+        """Return the text encoders, which read the last layer and norm it."""
+        both = self.text2img.tokenizer, self.text2img.text_encoder
+        return [Encoder(*both, least_skip=1, normed=True)]
+
+    def read(self, prompt: str) -> Text:
+        """Return a prompt in chunks for each encoder; raises ValueError if it is too long."""
+        return tuple(encoder.chunks(prompt) for encoder in self.encoders)
+
+    def length(self, positive: Text, negative: Text) -> int:
+        """Return the number of chunks that both prompts of an image have in a pass."""
+        return prompts.common_length(len(positive[0]), len(negative[0]))
+
+    def prompts(
+        self, positive: Sequence[Text], negative: Sequence[Text], length: int, clip_skip: int
+    ) -> dict[str, torch.Tensor]:
+        """Return the prompts of a batch as its pipelines take them."""
+        return {
+            "prompt_embeds": self._embeddings(positive, length, clip_skip),
+            "negative_prompt_embeds": self._embeddings(negative, length, clip_skip),
+        }
+
+    def _embeddings(self, texts: Sequence[Text], length: int, clip_skip: int) -> torch.Tensor:
+        rows = [
+            [
+                encoder.encode(chunks, length, clip_skip)
+                for encoder, chunks in zip(self.encoders, text, strict=True)
+            ]
+            for text in texts
+        ]
+        return torch.stack([torch.cat(row, dim=-1) for row in rows])

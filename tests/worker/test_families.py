@@ -1,0 +1,134 @@
+"""Stable Diffusion XL on a tiny random model; `test_pipeline` has what all families share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpu_worker.settings import Settings
+from tests.worker.test_pipeline import SAMPLERS, a_job, difference, drawn, pixels, redrawn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gpu_worker.pipeline import Pipeline
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def xl(tiny_xl_model: Path) -> Iterator[Pipeline]:
+    import torch
+
+    from gpu_worker.pipeline import Pipeline
+
+    threads = torch.get_num_threads()
+    yield Pipeline(
+        Settings(
+            horde_url="",
+            horde_api_key="",
+            worker_name="",
+            model_dir=tiny_xl_model,
+            torch_threads=1,
+            device="cpu",
+        )
+    )
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def source() -> Image.Image:
+    return Image.radial_gradient("L").resize((64, 64)).convert("RGB")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_from_noise_and_from_a_picture(
+    xl: Pipeline, source: Image.Image, sampler: str
+) -> None:
+    options: dict[str, Any] = {"sampler_name": sampler, "ddim_steps": 3}
+    assert drawn(xl, **options).std() > 2
+    assert redrawn(xl, source, denoising_strength=0.6, **options).std() > 2
+
+
+def test_an_image_is_the_same_alone_and_whatever_its_mates(xl: Pipeline) -> None:
+    jobs = [a_job(prompt=f"a{n}", seed=str(n), sampler_name="k_dpmpp_sde") for n in range(4)]
+    together, turned = xl.draw(jobs), xl.draw(jobs[::-1])
+    assert [one.tobytes() for one in together] == [one.tobytes() for one in turned[::-1]]
+    for job, image in zip(jobs, together, strict=True):
+        assert np.abs(pixels(xl.draw([job])[0]) - pixels(image)).max() <= 1
+
+
+def test_prompt_negative_prompt_guidance_weights_and_length_have_an_effect(xl: Pipeline) -> None:
+    long = "word " * 40
+    plain = drawn(xl, prompt=f"{long}cat")
+    for other in (
+        {"prompt": f"{long}dog"},
+        {"prompt": f"{long}cat###blue"},
+        {"prompt": f"{long}(cat:1.5)"},
+        {"prompt": f"{long}cat", "cfg_scale": 3.0},
+        {"prompt": f"{long}cat", "clip_skip": 3},
+    ):
+        assert difference(plain, drawn(xl, **other)) > 0, other
+
+
+def test_it_reads_the_last_layer_but_one_as_diffusers_does(xl: Pipeline) -> None:
+    import torch
+
+    model = xl._model
+    with torch.inference_mode():
+        theirs = model.text2img.encode_prompt(
+            "a cat", device="cpu", do_classifier_free_guidance=True, negative_prompt="a dog"
+        )
+        ours = model.prompts([model.read("a cat")], [model.read("a dog")], 1, clip_skip=1)
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds")
+    for name, wanted in zip((*names, "negative_pooled_prompt_embeds"), theirs, strict=True):
+        assert torch.equal(ours[name], wanted), name
+    assert difference(drawn(xl, clip_skip=1), drawn(xl, clip_skip=2)) == 0
+
+
+def test_the_text_alone_in_the_second_encoder_counts(
+    xl: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    plain = drawn(xl)
+    monkeypatch.setattr(xl._model.encoders[1], "pooled", lambda *_: torch.zeros(32))
+    assert difference(plain, drawn(xl)) > 0
+
+
+def test_hires_fix_and_tiling_act(xl: Pipeline) -> None:
+    assert xl.native_size == 64
+    size = {"width": 128, "height": 192}
+    plain = drawn(xl, **size)
+    assert difference(plain, drawn(xl, hires_fix=True, **size)) > 1
+    assert difference(plain, drawn(xl, tiling=True, **size)) > 0.1
+
+
+def test_only_what_the_mask_says_is_painted_anew(xl: Pipeline, source: Image.Image) -> None:
+    masked = source.copy()
+    keep = Image.new("L", source.size, 255)
+    keep.paste(0, (0, 0, source.width // 2, source.height))
+    masked.putalpha(keep)
+    job = replace(a_job(source="url"), source_processing="inpainting")
+    (image,) = xl.draw([job], [masked])
+    half = (source.width // 2, 0, source.width, source.height)
+    assert image.crop(half).tobytes() == source.crop(half).tobytes()
+    assert difference(pixels(image), pixels(source)) > 0.02
+
+
+def test_few_steps_without_guidance_draw_as_turbo_and_lightning_do(xl: Pipeline) -> None:
+    unguided = drawn(xl, prompt="a###blue", cfg_scale=1.0, ddim_steps=1)
+    assert unguided.std() > 2
+    assert difference(unguided, drawn(xl, prompt="a###red", cfg_scale=1.0, ddim_steps=1)) == 0
+
+
+def test_it_warms_up(xl: Pipeline) -> None:
+    xl.warm_up()
