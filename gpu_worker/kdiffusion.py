@@ -134,6 +134,29 @@ class EulerAncestral(KScheduler):
         return x + noise() * up
 
 
+class Dpmpp2m(KScheduler):
+    """DPM-Solver++ of second order, multi-step; that of diffusers rounds Karras's levels."""
+
+    order = 1
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None, **more: Any) -> None:
+        """Choose the levels of the steps, and forget the step before."""
+        super().set_timesteps(num_inference_steps, device, **more)
+        self._before: tuple[torch.Tensor, float] | None = None
+
+    def only(self, x: Any, picture: Any, sigma: float, after: float, _noise: Any) -> Any:
+        """Return the sample after a step, by this picture and that of the step before."""
+        length = math.log(sigma / after)
+        seen = picture
+        if self._before is not None:
+            last, before = self._before
+            share = length / (2 * before)
+            seen = (1 + share) * picture - share * last
+        self._before = picture, length
+        ratio = after / sigma
+        return ratio * x + (1 - ratio) * seen
+
+
 class Dpmpp2sAncestral(KScheduler):
     """DPM-Solver++ of second order, single-step, with fresh noise at each step."""
 

@@ -72,7 +72,73 @@ def dpmpp_sde(model: Any, x: Any, sigmas: list[float], noise: Callable[[], Any])
     return x
 
 
-LOOPS = {"k_euler_a": euler_a, "k_dpmpp_2s_a": dpmpp_2s_a, "k_dpmpp_sde": dpmpp_sde}
+def euler(model: Any, x: Any, sigmas: list[float], _noise: Callable[[], Any]) -> Any:
+    for sigma, after in pairwise(sigmas):
+        x = x + (x - model(x, sigma)) / sigma * (after - sigma)
+    return x
+
+
+def heun(model: Any, x: Any, sigmas: list[float], _noise: Callable[[], Any]) -> Any:
+    for sigma, after in pairwise(sigmas):
+        slope = (x - model(x, sigma)) / sigma
+        there = x + slope * (after - sigma)
+        if after > 0:
+            slope = (slope + (there - model(there, after)) / after) / 2
+        x = x + slope * (after - sigma)
+    return x
+
+
+def dpm_2(model: Any, x: Any, sigmas: list[float], _noise: Callable[[], Any]) -> Any:
+    for sigma, after in pairwise(sigmas):
+        slope = (x - model(x, sigma)) / sigma
+        if after > 0:
+            between = math.sqrt(sigma * after)
+            half = x + slope * (between - sigma)
+            slope = (half - model(half, between)) / between
+        x = x + slope * (after - sigma)
+    return x
+
+
+def dpm_2_a(model: Any, x: Any, sigmas: list[float], noise: Callable[[], Any]) -> Any:
+    for sigma, after in pairwise(sigmas):
+        slope = (x - model(x, sigma)) / sigma
+        down, up = ancestral(sigma, after)
+        if down > 0:
+            between = math.sqrt(sigma * down)
+            half = x + slope * (between - sigma)
+            slope = (half - model(half, between)) / between
+        x = x + slope * (down - sigma)
+        if after > 0:
+            x = x + noise() * up
+    return x
+
+
+def dpmpp_2m(model: Any, x: Any, sigmas: list[float], _noise: Callable[[], Any]) -> Any:
+    before, last = None, 0.0
+    for sigma, after in pairwise(sigmas):
+        picture = model(x, sigma)
+        seen = picture
+        if after == 0:
+            return picture
+        h = math.log(sigma / after)
+        if before is not None:
+            r = last / h
+            seen = (1 + 1 / (2 * r)) * picture - 1 / (2 * r) * before
+        x = after / sigma * x - math.expm1(-h) * seen
+        before, last = picture, h
+    return x
+
+
+LOOPS = {
+    "k_euler": euler,
+    "k_heun": heun,
+    "k_dpm_2": dpm_2,
+    "k_dpm_2_a": dpm_2_a,
+    "k_dpmpp_2m": dpmpp_2m,
+    "k_euler_a": euler_a,
+    "k_dpmpp_2s_a": dpmpp_2s_a,
+    "k_dpmpp_sde": dpmpp_sde,
+}
 
 
 def both(

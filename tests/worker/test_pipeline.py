@@ -453,7 +453,7 @@ def test_where_a_gpu_is_paid_for_nothing_is_drawn_on_the_cpu(
         device_of(wanted, env)
 
 
-@pytest.mark.parametrize("sampler", ["k_euler_a", "k_dpmpp_2s_a", "k_dpmpp_sde"])
+@pytest.mark.parametrize("sampler", ["k_euler_a", "k_dpmpp_2m", "k_dpmpp_2s_a", "k_dpmpp_sde"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("karras", [True, False])
 def test_our_samplers_are_the_references_maths(
@@ -463,7 +463,7 @@ def test_our_samplers_are_the_references_maths(
 
     ours, theirs, calls = both(sampler, prediction, steps=12, karras=karras)
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
-    assert calls == (12 if sampler == "k_euler_a" else 23)
+    assert calls == (23 if sampler in {"k_dpmpp_2s_a", "k_dpmpp_sde"} else 12)
 
 
 def test_a_seed_alone_decides_the_noise_of_our_samplers(pipeline: Pipeline) -> None:
