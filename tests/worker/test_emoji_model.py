@@ -270,3 +270,20 @@ def test_every_prompt_of_the_grid_is_drawn_at_its_size() -> None:
     assert len(PROMPTS) == 24
     with Image.open(MODEL.parents[2] / "docs/grid.png") as grid:
         assert grid.width > 1000
+
+
+def test_weak_image_to_image_keeps_the_models_own_pictures(pipeline: Pipeline) -> None:
+    import torch
+
+    vae = pipeline._model.text2img.vae
+    with torch.inference_mode():
+        noise = vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.std
+    assert float(noise.max()) < 1e-6
+    own = pipeline.draw([a_job("a red apple"), a_job("a blue car")])
+    jobs = [
+        a_job(prompt, 9, source="url", denoising_strength=0.1, ddim_steps=20)
+        for prompt in ("a red apple", "a blue car")
+    ]
+    for before, after in zip(own, pipeline.draw(jobs, own), strict=True):
+        error = float(((levels(before) - levels(after)) ** 2).mean())
+        assert -10 * np.log10(error) > 26
