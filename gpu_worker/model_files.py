@@ -10,17 +10,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LATENTS = 4
-"""Channels of the latents of Stable Diffusion; an inpainting checkpoint takes five more."""
+"""Channels of the latents of Stable Diffusion."""
+REPAINTING = 9
+"""Those that an inpainting checkpoint takes: latents, the mask, and latents of what is kept."""
 DRAWN = {
     "StableDiffusionPipeline": ("text_encoder",),
     "StableDiffusionImg2ImgPipeline": ("text_encoder",),
+    "StableDiffusionInpaintPipeline": ("text_encoder",),
     "StableDiffusionXLPipeline": ("text_encoder", "text_encoder_2"),
     "StableDiffusionXLImg2ImgPipeline": ("text_encoder", "text_encoder_2"),
+    "StableDiffusionXLInpaintPipeline": ("text_encoder", "text_encoder_2"),
 }
 """The classes that the worker draws, as `model_index.json` names them, and their text encoders."""
 KNOWN = {
-    "StableDiffusionInpaintPipeline": "an inpainting model",
-    "StableDiffusionXLInpaintPipeline": "an inpainting model",
     "StableCascadeCombinedPipeline": "a Stable Cascade model",
     "FluxPipeline": "a FLUX model",
     "StableDiffusion3Pipeline": "a Stable Diffusion 3 model",
@@ -51,9 +53,12 @@ def read(directory: Path) -> ModelFiles:
     unet, vae = _json(directory, "unet/config.json"), _json(directory, "vae/config.json")
     texts = [_json(directory, f"{encoder}/config.json") for encoder in DRAWN[kind]]
     taken, given = unet.get("in_channels"), unet.get("out_channels", LATENTS)
-    if taken != LATENTS:
-        hint = ": it is an inpainting model" if taken == LATENTS * 2 + 1 else ""
-        _refuse(f"the UNet in MODEL_DIR takes {taken} channels, not {LATENTS}{hint}")
+    wanted = REPAINTING if "Inpaint" in kind else LATENTS
+    if taken != wanted:
+        hint = ""
+        if taken == REPAINTING:
+            hint = ": model_index.json must name an inpainting pipeline"
+        _refuse(f"the UNet in MODEL_DIR takes {taken} channels, not {wanted}{hint}")
     if given != LATENTS or vae.get("latent_channels", LATENTS) != LATENTS:
         _refuse("the UNet and the autoencoder in MODEL_DIR do not fit each other")
     if unet.get("cross_attention_dim") != sum(text.get("hidden_size", 0) for text in texts):

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 
 from gpu_worker import image_codec, model_files, upscale
 from gpu_worker.families import stable_diffusion as families
+from gpu_worker.families.inpainting import StableDiffusionInpainting, StableDiffusionXLInpainting
 from gpu_worker.families.stable_diffusion_xl import StableDiffusionXL
 from gpu_worker.horde_client import PAINTING, BadJobError, Job
 from gpu_worker.model_files import ModelError
@@ -127,6 +128,8 @@ FAMILIES: Mapping[str, type[families.StableDiffusion]] = {
     "StableDiffusionImg2ImgPipeline": families.StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusionXLImg2ImgPipeline": StableDiffusionXL,
+    "StableDiffusionInpaintPipeline": StableDiffusionInpainting,
+    "StableDiffusionXLInpaintPipeline": StableDiffusionXLInpainting,
 }
 """By the class that a model's `model_index.json` names (`model_files.DRAWN`)."""
 
@@ -307,32 +310,36 @@ class Pipeline:
         if hires is None or min(width, height) <= self.native_size:
             return list(self._start(common, width=width, height=height, **shared).images)
         small, low = first_pass_size(width, height, self.native_size)
-        latents = self._start(
-            common, width=small, height=low, output_type="latent", **shared
-        ).images
-        scale = self._model.scale
-        latents = torch.nn.functional.interpolate(
-            latents, size=(height // scale, width // scale), mode="nearest-exact"
-        )
+        larger = self._enlarged(common, small, low, shared)
         # ComfyUI, and so the Horde's reference worker, spreads this many steps over the strength.
         run = max(1, min(common.steps, round(3 + (common.steps - 3) * hires**2)))
         return self._refine(
-            common, image=latents, steps=math.ceil(run / max(hires, 0.01)), run=run, **shared
+            common, image=larger, steps=math.ceil(run / max(hires, 0.01)), run=run, **shared
         )
 
+    def _enlarged(self, common: Pass, width: int, height: int, shared: dict[str, Any]) -> Any:
+        """Return the first pass of hires_fix in the size of the second one."""
+        size = {"width": width, "height": height}
+        if not self._model.takes_latents:
+            images = self._start(common, **size, **shared).images
+            wanted = common.width, common.height
+            return [image.resize(wanted, Image.Resampling.LANCZOS) for image in images]
+        latents = self._start(common, **size, output_type="latent", **shared).images
+        wanted = common.height // self._model.scale, common.width // self._model.scale
+        return torch.nn.functional.interpolate(latents, size=wanted, mode="nearest-exact")
+
     def _start(self, common: Pass, **options: Any) -> Any:
-        self._model.text2img.scheduler = self._scheduler(common)
-        return self._model.text2img(num_inference_steps=common.steps, **options)
+        self._model.use(self._scheduler(common))
+        return self._model.draw(num_inference_steps=common.steps, **options)
 
     def _refine(self, common: Pass, *, steps: int, run: int, **options: Any) -> list[Image.Image]:
         """Run the last `run` of `steps` steps, at least one, on images or latents."""
-        pipeline = self._model.inpaint if common.painting else self._model.img2img
-        pipeline.scheduler = self._scheduler(common)
+        self._model.use(self._scheduler(common))
         run = min(steps, max(1, run))
         # diffusers runs int(steps * strength); half a step keeps that exact.
         strength = min(1.0, (run + 0.5) / steps)
-        images = pipeline(num_inference_steps=steps, strength=strength, **options).images
-        return list(images)
+        options |= {"num_inference_steps": steps, "strength": strength}
+        return list(self._model.redraw(**options).images)
 
     def _read(self, job: Job) -> Text:
         """Return a job's prompts in chunks; raises BadJobError if they are too long."""

@@ -25,17 +25,17 @@ NATIVE_SIZE = 64
 """Native side of the images, in pixels (Stable Diffusion 1: 512); hires_fix applies above it."""
 
 
-def build(directory: Path, seed: int = SEED, *, xl: bool = False) -> Path:
+def build(directory: Path, seed: int = SEED, *, xl: bool = False, repainting: bool = False) -> Path:
     """Write the model to `directory` atomically, unless it is there already; returns the path.
 
-    `xl` makes one of the family of Stable Diffusion XL.
+    `xl` makes one of the family of Stable Diffusion XL, `repainting` an inpainting checkpoint.
     """
     if (directory / "model_index.json").exists():
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        (_write_xl if xl else _write)(scratch, seed)
+        (_write_xl if xl else _write)(scratch, seed, 9 if repainting else 4)
         # mkdtemp makes a private directory, but anyone may read the model.
         scratch.chmod(0o755)
         try:
@@ -49,7 +49,7 @@ def build(directory: Path, seed: int = SEED, *, xl: bool = False) -> Path:
     return directory
 
 
-def _write(directory: Path, seed: int) -> None:
+def _write(directory: Path, seed: int, channels: int) -> None:
     diffusers = _libraries()
     import torch  # noqa: PLC0415
     from transformers import CLIPTextModel  # noqa: PLC0415
@@ -58,9 +58,12 @@ def _write(directory: Path, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = CLIPTextModel(_text_config(tokenizer))
-        unet = diffusers.UNet2DConditionModel(**UNET, cross_attention_dim=HIDDEN)
+        unet = diffusers.UNet2DConditionModel(
+            **UNET, in_channels=channels, cross_attention_dim=HIDDEN
+        )
         vae = diffusers.AutoencoderKL(**VAE)
-    diffusers.StableDiffusionPipeline(
+    inpainting = "Inpaint" if channels > VAE["latent_channels"] else ""
+    getattr(diffusers, f"StableDiffusion{inpainting}Pipeline")(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
@@ -75,7 +78,7 @@ def _write(directory: Path, seed: int) -> None:
     ).save_pretrained(directory)
 
 
-def _write_xl(directory: Path, seed: int) -> None:
+def _write_xl(directory: Path, seed: int, channels: int) -> None:
     diffusers = _libraries()
     import torch  # noqa: PLC0415
     from transformers import CLIPTextModel, CLIPTextModelWithProjection  # noqa: PLC0415
@@ -89,6 +92,7 @@ def _write_xl(directory: Path, seed: int) -> None:
         )
         unet = diffusers.UNet2DConditionModel(
             **UNET,
+            in_channels=channels,
             cross_attention_dim=2 * HIDDEN,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
@@ -96,7 +100,8 @@ def _write_xl(directory: Path, seed: int) -> None:
             projection_class_embeddings_input_dim=HIDDEN + 6 * 8,
         )
         vae = diffusers.AutoencoderKL(**VAE, scaling_factor=0.13025)
-    diffusers.StableDiffusionXLPipeline(
+    inpainting = "Inpaint" if channels > VAE["latent_channels"] else ""
+    getattr(diffusers, f"StableDiffusionXL{inpainting}Pipeline")(
         vae=vae,
         text_encoder=text_encoder,
         text_encoder_2=text_encoder_2,
@@ -112,8 +117,8 @@ def _write_xl(directory: Path, seed: int) -> None:
 
 
 HIDDEN = 32
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-UNET = {
+BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+UNET: dict[str, Any] = {
     "sample_size": NATIVE_SIZE // 8,
     "block_out_channels": (32, 64),
     "layers_per_block": 1,
@@ -122,7 +127,7 @@ UNET = {
     "attention_head_dim": 4,
     "norm_num_groups": 8,
 }
-VAE = {
+VAE: dict[str, Any] = {
     "block_out_channels": (8, 16, 16, 32),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,

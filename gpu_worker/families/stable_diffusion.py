@@ -29,7 +29,9 @@ class StableDiffusion:
         "StableDiffusionInpaintPipeline",
     )
     options: dict[str, Any] = {"requires_safety_checker": False}  # noqa: RUF012 - never changed
-    left_out = ("safety_checker", "feature_extractor")
+    left_out: tuple[str, ...] = ("safety_checker", "feature_extractor")
+    takes_latents = True
+    """Whether `redraw` takes latents, so that `hires_fix` decodes nothing between its passes."""
 
     def __init__(self, directory: Path, device: str, dtype: torch.dtype) -> None:
         """Load the model, which takes seconds."""
@@ -58,6 +60,19 @@ class StableDiffusion:
         """Return the text encoders, which read the last layer and norm it."""
         both = self.text2img.tokenizer, self.text2img.text_encoder
         return [Encoder(*both, least_skip=1, normed=True)]
+
+    def draw(self, **options: Any) -> Any:
+        """Draw a batch from noise; takes and returns what diffusers' pipelines do."""
+        return self.text2img(**options)
+
+    def redraw(self, **options: Any) -> Any:
+        """Draw a batch from pictures or latents, only where they are masked if there are masks."""
+        return (self.inpaint if "mask_image" in options else self.img2img)(**options)
+
+    def use(self, scheduler: Any) -> None:
+        """Draw the next batch with a scheduler of its own."""
+        for pipeline in (self.text2img, self.img2img, self.inpaint):
+            pipeline.scheduler = scheduler
 
     def read(self, prompt: str) -> Text:
         """Return a prompt in chunks for each encoder; raises ValueError if it is too long."""

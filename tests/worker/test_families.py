@@ -1,7 +1,8 @@
-"""Stable Diffusion XL on a tiny random model; `test_pipeline` has what all families share."""
+"""Other families on tiny random models; `test_pipeline` has what all of them share."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,24 +25,33 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def xl(tiny_xl_model: Path) -> Iterator[Pipeline]:
+@contextmanager
+def loaded(model: Path) -> Iterator[Pipeline]:
     import torch
 
     from gpu_worker.pipeline import Pipeline
 
     threads = torch.get_num_threads()
-    yield Pipeline(
-        Settings(
-            horde_url="",
-            horde_api_key="",
-            worker_name="",
-            model_dir=tiny_xl_model,
-            torch_threads=1,
-            device="cpu",
-        )
-    )
+    common: dict[str, Any] = {"horde_url": "", "horde_api_key": "", "worker_name": ""}
+    yield Pipeline(Settings(**common, model_dir=model, torch_threads=1, device="cpu"))
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def xl(tiny_xl_model: Path) -> Iterator[Pipeline]:
+    with loaded(tiny_xl_model) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["sd", "xl"])
+def repainting(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pipeline]:
+    from gpu_worker.tiny import build
+
+    folder = tmp_path_factory.mktemp("models") / "repainting"
+    with loaded(build(folder, xl=request.param, repainting=True)) as pipeline:
+        yield pipeline
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +142,46 @@ def test_few_steps_without_guidance_draw_as_turbo_and_lightning_do(xl: Pipeline)
 
 def test_it_warms_up(xl: Pipeline) -> None:
     xl.warm_up()
+
+
+def test_an_inpainting_checkpoint_draws_from_noise_from_a_picture_and_a_part_of_one(
+    repainting: Pipeline, source: Image.Image
+) -> None:
+    repainting.warm_up()
+    for sampler in ("k_euler_a", "k_dpmpp_sde", "k_heun"):
+        options: dict[str, Any] = {"sampler_name": sampler, "ddim_steps": 3}
+        plain = drawn(repainting, **options)
+        assert difference(plain, drawn(repainting, seed="9", **options)) > 1
+        weak, strong = (
+            redrawn(repainting, source, denoising_strength=strength, **options)
+            for strength in (0.34, 1.0)
+        )
+        assert difference(weak, strong) > 1
+    size = {"width": 128, "height": 128}
+    fixed = drawn(repainting, hires_fix=True, **size)
+    assert difference(drawn(repainting, **size), fixed) > 1
+
+
+def test_an_inpainting_checkpoint_sees_what_is_kept(
+    repainting: Pipeline, source: Image.Image
+) -> None:
+    keep = Image.new("L", source.size, 255)
+    keep.paste(0, (0, 0, source.width // 2, source.height))
+    job = replace(a_job(source="url", denoising_strength=1.0), source_processing="inpainting")
+
+    def painted(around: Image.Image) -> Image.Image:
+        masked = around.copy()
+        masked.putalpha(keep)
+        return repainting.draw([job], [masked])[0]
+
+    left = (0, 0, source.width // 2, source.height)
+    half = (source.width // 2, 0, source.width, source.height)
+    image, other = painted(source), painted(Image.new("RGB", source.size, (200, 40, 40)))
+    assert image.crop(half).tobytes() == source.crop(half).tobytes()
+    assert difference(pixels(image.crop(left)), pixels(other.crop(left))) > 0.1
+
+
+def test_an_inpainting_checkpoint_draws_the_same_whatever_its_mates(repainting: Pipeline) -> None:
+    jobs = [a_job(prompt=f"a{n}", seed=str(n)) for n in range(4)]
+    together, turned = repainting.draw(jobs), repainting.draw(jobs[::-1])
+    assert [one.tobytes() for one in together] == [one.tobytes() for one in turned[::-1]]

@@ -52,7 +52,7 @@ def test_a_stable_diffusion_model_is_read(model: Path) -> None:
     ("kind", "said"),
     [
         ("FluxPipeline", "a FLUX model"),
-        ("StableDiffusionInpaintPipeline", "an inpainting model"),
+        ("StableCascadeCombinedPipeline", "a Stable Cascade model"),
         ("SomethingNew", "made for SomethingNew"),
         (None, "made for None"),
     ],
@@ -67,7 +67,7 @@ def test_a_model_of_another_kind_is_refused_by_its_name(
 @pytest.mark.parametrize(
     ("name", "fields", "said"),
     [
-        ("unet/config.json", {"in_channels": 9}, "takes 9 channels, not 4: it is an inpainting"),
+        ("unet/config.json", {"in_channels": 9}, "takes 9 channels, not 4: model_index.json must"),
         ("unet/config.json", {"in_channels": 8}, "takes 8 channels, not 4"),
         ("unet/config.json", {"in_channels": None}, "takes None channels"),
         ("unet/config.json", {"out_channels": 8}, "the UNet and the autoencoder"),
@@ -89,6 +89,13 @@ def test_a_file_that_is_missing_or_unreadable_is_named(model: Path, name: str) -
         assert name in refusal(model)
     (model / name).unlink()
     assert name in refusal(model)
+
+
+def test_an_inpainting_model_takes_nine_channels(model: Path) -> None:
+    change(model, "model_index.json", _class_name="StableDiffusionInpaintPipeline")
+    assert refusal(model) == "the UNet in MODEL_DIR takes 4 channels, not 9"
+    change(model, "unet/config.json", in_channels=9)
+    assert read(model).kind == "StableDiffusionInpaintPipeline"
 
 
 def test_the_refiner_of_xl_which_has_no_first_encoder_is_refused(model: Path) -> None:
