@@ -70,6 +70,9 @@ class FakeHorde:
         self.let_upload = threading.Event()
         """Clear it to hold uploads back."""
         self.let_upload.set()
+        self.let_fetch = threading.Event()
+        """Clear it to hold source images back."""
+        self.let_fetch.set()
         self.knows_mixed_batch = True
         self.most_bytes: int | None = None
         """If set, jobs come with an upload form that is signed for this length."""
@@ -235,6 +238,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(200, b"")
 
     def do_GET(self) -> None:
+        self.horde.let_fetch.wait(HANG_S)
         with self.horde.lock:
             if self._fails("source"):
                 return
@@ -255,6 +259,7 @@ def fake_horde() -> Iterator[FakeHorde]:
         yield horde
     finally:
         horde.let_upload.set()
+        horde.let_fetch.set()
         server.shutdown()
         server.server_close()
         thread.join()
