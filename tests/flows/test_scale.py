@@ -46,3 +46,16 @@ def test_a_life_is_counted_by_step_and_by_key(cloud: Cloud) -> None:
     in_and_out = 2 * 2
     assert whole.of("waiting") >= in_and_out
     assert 0 < scale.hottest(found, "waiting") <= whole.of("waiting") / LIVES
+
+
+def test_a_workers_safety_score_costs_no_write_unit(cloud: Cloud) -> None:
+    _, key = cloud.register("me")
+    worker = cloud.new_worker("operator", fleet=True)
+    warm(cloud, key, worker)
+    # The first also pays for what is written once an hour after a rest.
+    _, without, scored = (
+        lives(cloud, key, worker, count=2, inline=inline) for inline in (False, False, True)
+    )
+    assert {step: meter.write_units for step, meter in scored.items()} == {
+        step: meter.write_units for step, meter in without.items()
+    }

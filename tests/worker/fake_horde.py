@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import json
 import threading
+import time
 import uuid
 from collections import Counter, deque
 from contextlib import contextmanager
@@ -53,14 +54,25 @@ class FakeHorde:
         self.calls: Counter[str] = Counter()
         self.failures: dict[str, deque[int]] = {}
         """Statuses that the next calls of pop, submit or upload answer with; 0 drops the line."""
+        self.retry_after: str | None = None
+        """What failures ask for."""
+        self.lose_uploads = 0
+        """How many of the next uploads vanish; then submits that name them are refused."""
         self.lose_answers: Counter[str] = Counter()
         """How many of the next calls take effect without an answer."""
+        self.seconds: dict[str, float] = {}
+        """How long a pop, submit or upload takes."""
         self.aborted: set[str] = set()
+        self.lost: set[str] = set()
+        """Jobs whose upload vanished."""
         self.uploading = threading.Event()
         """An upload has arrived."""
         self.let_upload = threading.Event()
         """Clear it to hold uploads back."""
         self.let_upload.set()
+        self.let_fetch = threading.Event()
+        """Clear it to hold source images back."""
+        self.let_fetch.set()
         self.knows_mixed_batch = True
         self.most_bytes: int | None = None
         """If set, jobs come with an upload form that is signed for this length."""
@@ -122,6 +134,11 @@ class FakeHorde:
             return 400, {"rc": "DuplicateGen", "message": "already submitted"}
         if job_id in self.aborted:
             return 400, {"rc": "AbortedGen", "message": "aborted"}
+        if job_id in self.lost and body["generation"] == "R2":
+            return 400, {
+                "rc": "BadRequest",
+                "message": f"The image of job {job_id} was not uploaded.",
+            }
         if job_id not in self.leased:
             return 404, {"rc": "InvalidJobID", "message": f"Processing Job with ID {job_id} ..."}
         del self.leased[job_id]
@@ -143,16 +160,22 @@ class Handler(BaseHTTPRequestHandler):
         failures = self.horde.failures.get(verb)
         if not failures:
             return False
-        self._answer(failures.popleft(), {"rc": "Failure", "message": f"{verb} fails"})
+        self._answer(
+            failures.popleft(),
+            {"rc": "Failure", "message": f"{verb} fails"},
+            {"Retry-After": self.horde.retry_after} if self.horde.retry_after else {},
+        )
         return True
 
-    def _answer(self, status: int, body: Any) -> None:
+    def _answer(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
         if status == 0:
             self.close_connection = True
             return
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 
@@ -164,6 +187,7 @@ class Handler(BaseHTTPRequestHandler):
             self._store_form()
             return
         horde, body, verb = self.horde, json.loads(self._body()), self.path.rpartition("/")[2]
+        time.sleep(horde.seconds.get(verb, 0))
         with horde.lock:
             if self._fails(verb):
                 return
@@ -200,14 +224,21 @@ class Handler(BaseHTTPRequestHandler):
         horde, data = self.horde, self._body()
         horde.uploading.set()
         horde.let_upload.wait(HANG_S)
+        time.sleep(horde.seconds.get("upload", 0))
         with horde.lock:
             if self._fails("upload"):
                 return
-            horde.uploads[self.path.rpartition("/")[2].partition("?")[0]] = data
+            job_id = self.path.rpartition("/")[2].partition("?")[0]
+            if horde.lose_uploads:
+                horde.lose_uploads -= 1
+                horde.lost.add(job_id)
+            else:
+                horde.uploads[job_id] = data
             horde.upload_headers.append({k.lower(): v for k, v in self.headers.items()})
         self._answer(200, b"")
 
     def do_GET(self) -> None:
+        self.horde.let_fetch.wait(HANG_S)
         with self.horde.lock:
             if self._fails("source"):
                 return
@@ -228,6 +259,7 @@ def fake_horde() -> Iterator[FakeHorde]:
         yield horde
     finally:
         horde.let_upload.set()
+        horde.let_fetch.set()
         server.shutdown()
         server.server_close()
         thread.join()

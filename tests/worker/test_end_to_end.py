@@ -141,6 +141,26 @@ def test_a_worker_works_one_shift_by_test_input(tiny_model: Path) -> None:
         assert horde.done() == 3
 
 
+def test_a_worker_that_gets_sigterm_in_mid_batch_answers_for_all_that_it_popped(
+    tiny_model: Path,
+) -> None:
+    command = [sys.executable, "-m", "gpu_worker.handler", "--test_input"]
+    command.append('{"input": {"v": 1, "model": "stable_diffusion"}}')
+    with fake_horde() as horde:
+        for _ in range(40):
+            horde.add()
+        horde.let_upload.clear()
+        with subprocess.Popen(command, cwd=ROOT, env=worker_env(horde, tiny_model)) as process:
+            until(lambda: horde.uploading.is_set() or process.poll() is not None)
+            process.send_signal(signal.SIGTERM)
+            horde.let_upload.set()
+        assert process.returncode == 0
+        assert not horde.leased
+        assert horde.done() > 0
+        assert horde.waiting
+        assert horde.done() + len(horde.waiting) == 40
+
+
 def test_six_images_over_two_tickets_are_all_uploaded_and_submitted(fleet: Fleet) -> None:
     until(fleet.loaded)
     ids = {fleet.horde.add(seed=str(seed)) for seed in range(6)}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import time
 from collections import deque
 
 import pytest
@@ -66,6 +67,58 @@ def test_a_pop_gives_up_in_the_end(horde: FakeHorde, client: Horde) -> None:
     with pytest.raises(UnavailableError, match="pop: 500 pop fails"):
         client.pop()
     assert horde.calls["pop"] == protocol.MAX_TRIES
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    found: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        if seconds:  # the fake horde's are 0
+            found.append(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    return found
+
+
+def test_a_retry_waits_as_long_as_the_horde_asks(
+    horde: FakeHorde, client: Horde, pauses: list[float]
+) -> None:
+    horde.add()
+    horde.failures["pop"], horde.retry_after = deque([429, 503]), "7"
+    (job,) = client.pop()
+    horde.failures["submit"], horde.retry_after = deque([429]), "60"
+    client.submit(job, "ok")
+    assert [pause for pause in pauses if pause > 1] == [7, 7, 60]
+
+
+def test_a_pop_that_is_told_to_wait_for_long_gives_up(
+    horde: FakeHorde, client: Horde, pauses: list[float]
+) -> None:
+    horde.failures["pop"], horde.retry_after = deque([429]), "60"
+    with pytest.raises(UnavailableError, match="429"):
+        client.pop()
+    assert horde.calls["pop"] == 1
+    assert not pauses
+
+
+def test_a_submit_does_not_wait_past_the_lease(
+    horde: FakeHorde, client: Horde, pauses: list[float]
+) -> None:
+    horde.add(ttl=100)
+    (job,) = client.pop()
+    horde.failures["submit"], horde.retry_after = deque([429] * 99), "200"
+    with pytest.raises(UnavailableError, match="429"):
+        client.submit(job, "ok")
+    assert not pauses
+
+
+@pytest.mark.parametrize("asked", ["soon", "-1", "Fri, 27 Nov 2026 12:00:00 GMT"])
+def test_a_retry_after_that_is_no_number_of_seconds_changes_nothing(
+    asked: str, horde: FakeHorde, client: Horde
+) -> None:
+    horde.failures["pop"], horde.retry_after = deque([503]), asked
+    assert client.pop() == []
 
 
 def test_a_refused_pop_is_not_tried_again(horde: FakeHorde, client: Horde) -> None:
@@ -177,6 +230,26 @@ def test_a_censored_submit_says_why(horde: FakeHorde, client: Horde) -> None:
     (job,) = client.pop()
     client.submit(job, "censored")
     assert horde.settled[job.id]["gen_metadata"] == [{"type": "censorship", "value": "nsfw"}]
+
+
+def test_a_submit_that_is_refused_for_good_is_not_tried_again(
+    horde: FakeHorde, client: Horde
+) -> None:
+    horde.add()
+    (job,) = client.pop()
+    horde.failures["submit"] = deque([403])
+    with pytest.raises(RefusedError, match="403"):
+        client.deliver(job, "ok", b"webp")
+    assert horde.calls["submit"] == 1
+
+
+def test_a_fault_is_not_told_forever(horde: FakeHorde, client: Horde) -> None:
+    horde.add()
+    (job,) = client.pop()
+    horde.failures["submit"] = deque([503] * 99)
+    with pytest.raises(UnavailableError):
+        client.submit(job, "faulted")
+    assert horde.calls["submit"] == protocol.MAX_TRIES
 
 
 def test_a_source_image_comes_by_url_or_as_base64(horde: FakeHorde, client: Horde) -> None:

@@ -31,3 +31,8 @@ def test_an_empty_variable_is_an_absent_one() -> None:
 
 def test_a_batch_is_never_larger_than_a_horde_hands_out() -> None:
     assert Settings.from_env({**ENV, "MAX_BATCH": "64"}).max_batch == 20
+
+
+def test_the_detector_is_the_hordes_default_unless_it_is_named() -> None:
+    assert Settings.from_env(ENV).detector == "opennsfw"
+    assert Settings.from_env({**ENV, "DETECTOR": "mine:score"}).detector == "mine:score"
