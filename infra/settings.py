@@ -92,6 +92,9 @@ class ModelSettings(BaseModel):
     """The RunPod endpoint that draws it; None if only volunteers do."""
     baseline: Annotated[str, AfterValidator(_known_baseline)]
     """Its model family."""
+    max_pixels: Annotated[int, Field(ge=64 * 64, le=3072 * 3072)] = 1024 * 1024
+    """Width times height of the largest image that its endpoint draws: ``MAX_PIXELS`` of the
+    worker there. No GPU is started for a larger one."""
     license: Annotated[str, Field(max_length=100)] = ""
     """The licence of its weights, for the rows of the data set; best an SPDX identifier."""
     sha256: Annotated[str, matching(r"([0-9a-f]{64})?", "a SHA-256 in hexadecimal")] = ""

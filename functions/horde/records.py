@@ -7,10 +7,10 @@ reports a fault, it goes back to ``waiting``. Too many faults of one image end i
 (``rules.lifecycle``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 ANONYMOUS_ID = 0
 """The anonymous account, for users without one. The table has no account of it, only counts."""
@@ -230,6 +230,8 @@ class Request:
     """The Horde's ``source_processing``, if there is a source image."""
     mask_key: str | None = None
     webhook: str | None = None
+    no_tickets: bool = False
+    """Whether the endpoint of its model cannot draw it, so that no GPU is started for it."""
     waived: int = 0
     """Waived kudos of the charge that are not yet deducted from a refund."""
     cancelled: bool = False
@@ -582,6 +584,7 @@ class Worker:
     controlnet: bool = False
     sdxl_controlnet: bool = False
     extra_slow: bool = False
+    limit_max_steps: bool = False
     maintenance: bool = False
     maintenance_msg: str = ""
     paused: bool = False
@@ -681,6 +684,19 @@ class Load(QueueSize):
 IDLE = Load()
 
 
+class Drawer(NamedTuple):
+    """An online worker as the census has it: which images it can draw."""
+
+    id: str
+    max_pixels: int
+    lacks: str
+    """The letters of the needs that it does not meet (``rules.needs``)."""
+    fleet: bool
+    """Whether it is one of the operator's own."""
+    models: int
+    """Its models, a bit for each of the census, in their order there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
     """A count of workers and queues; ``at`` is in seconds since the epoch."""
@@ -689,10 +705,17 @@ class Census:
     workers: int = 0
     threads: int = 0
     models: Mapping[str, Load] = field(default_factory=dict)
+    drawers: tuple[Drawer, ...] | None = None
+    """The workers; None in a census from before they were recorded."""
 
     def load(self, model: str) -> Load:
         """Return a model's queue and workers."""
         return self.models.get(model, IDLE)
+
+    def bits(self, models: Iterable[str]) -> int:
+        """Return the bits of these models in ``Drawer.models``; those not counted have none."""
+        wanted = set(models)
+        return sum(1 << place for place, name in enumerate(self.models) if name in wanted)
 
 
 # --- rewards and statistics -----------------------------------------------------------------

@@ -52,6 +52,7 @@ _OFFER_FIELDS = (
     "controlnet",
     "sdxl_controlnet",
     "extra_slow",
+    "limit_max_steps",
 )
 """The fields of an offer that are stored with its worker."""
 
