@@ -32,7 +32,7 @@ from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, p
 from horde.edge.ids import is_uuid
 from horde.edge.responses import RequestAccepted, RequestCost, Warned
 from horde.overview import chances, is_drawn, overview
-from horde.records import Generation, ImageSpec, Request, State, User
+from horde.records import ANONYMOUS_ID, Generation, ImageSpec, Request, State, User
 from horde.rules import admission, allowance, matching, pricing, ruleset, sharedkeys, sharing
 from horde.rules.refusals import (
     Busy,
@@ -128,8 +128,9 @@ def generate(call: Call) -> Response:
         reduced = admission.downgrade_message(spec)
     if body.dry_run:
         return Response(RequestCost(kudos=price.total))
-    image = asked_image(body, models=models, baseline=baseline, workers=worker_ids)
-    image, found = drawable(store, settings.models, image, anonymous=user.anonymous)
+    image = asked_image(body, user, models=models, baseline=baseline, workers=worker_ids)
+    image = replace(image, unpaid=available < price.total, max_steps=usual(models, settings.models))
+    image, found = drawable(store, settings.models, image)
     user, being_drawn = with_room(store, user, call.ip, spec.n)
     sharedkeys.check_request(sharedkey, spec, total=price.total)
     admission.check_upfront(upfront, total=price.total, available=available)
@@ -300,8 +301,14 @@ def dearest(spec: ImageSpec, baselines: list[str]) -> str:
     return max(quotes, key=quotes.__getitem__, default="")
 
 
+def usual(models: list[str], configured: Models) -> int | None:
+    """Return the fewest steps that one of these models limits workers to, by the settings."""
+    limits = [configured[model].max_steps for model in models if model in configured]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def asked_image(
-    body: GenerateRequest, *, models: list[str], baseline: str, workers: list[str]
+    body: GenerateRequest, user: User, *, models: list[str], baseline: str, workers: list[str]
 ) -> Generation:
     """Return an image of a request, with all that decides who can draw it; ``plan`` makes more."""
     spec = body.spec
@@ -319,7 +326,7 @@ def asked_image(
         batch_key="",
         pixels=spec.pixels,
         ttl=pricing.lease_seconds(spec, baseline=baseline),
-        user_id=0,
+        user_id=user.id,
         steps=math.ceil(pricing.accurate_steps(spec, baseline=baseline)),
         nsfw=body.nsfw,
         img2img=spec.img2img,
@@ -332,15 +339,13 @@ def asked_image(
     )
 
 
-def drawable(
-    store: Store, configured: Models, image: Generation, *, anonymous: bool
-) -> tuple[Generation, Drawable]:
+def drawable(store: Store, configured: Models, image: Generation) -> tuple[Generation, Drawable]:
     """Return an image with a model at its head whose endpoint can draw it, and who else can.
 
     That endpoint gets the tickets of its request. Raises Unsupported.
     """
     names = image.models or [image.model]
-    if anonymous:
+    if image.user_id == ANONYMOUS_ID:
         drawn = is_drawn(store, configured, names, any_model=image.any_model)
         admission.check_anonymous_model(image.model, drawn=drawn)
     found = chances(store, configured, image)
@@ -410,7 +415,7 @@ def plan(
             priority=matching.priority(matching.effective_kudos(user), created_at),
             created_at=created_at,
             batch_key=batch_key,
-            user_id=user.id,
+            unpaid=False,  # ``accept`` decides
         )
         for index, generation_id in enumerate(ids)
     ]

@@ -95,6 +95,9 @@ class ModelSettings(BaseModel):
     max_pixels: Annotated[int, Field(ge=64 * 64, le=3072 * 3072)] = 1024 * 1024
     """Width times height of the largest image that its endpoint draws: ``MAX_PIXELS`` of the
     worker there. No GPU is started for a larger one."""
+    max_steps: Annotated[int, Field(ge=1, le=500)] | None = None
+    """Accurate steps up to which workers with ``limit_max_steps`` draw it; None: those that need no
+    kudos upfront."""
     license: Annotated[str, Field(max_length=100)] = ""
     """The licence of its weights, for the rows of the data set; best an SPDX identifier."""
     sha256: Annotated[str, matching(r"([0-9a-f]{64})?", "a SHA-256 in hexadecimal")] = ""

@@ -290,6 +290,9 @@ class Generation:
     """The account that requested it."""
     steps: int = 0
     """Accurate steps, rounded up."""
+    max_steps: int | None = None
+    """Accurate steps up to which workers with ``limit_max_steps`` draw it, if its models have a
+    limit of their own."""
     nsfw: bool = False
     img2img: bool = False
     painting: bool = False
@@ -298,6 +301,8 @@ class Generation:
     models: list[str] = field(default_factory=list)
     """The models that may draw it, if its request names several. ``model`` is then the first of
     them, and from a claim on the one that draws it."""
+    unpaid: bool = False
+    """Whether its account could not pay its request in full, so that the rest was waived."""
     any_model: bool = False
     """Whether any model may draw it, since its request names none."""
     slow_workers: bool = False
@@ -335,6 +340,11 @@ class Generation:
     """The verdict on the delivered file (``rules.sharing``); without one it is not published."""
     shareable: bool = False
     """Whether it was delivered uncensored for a shared request: where its file lies."""
+
+    @property
+    def paid(self) -> bool:
+        """Whether its request was paid in full; an anonymous one never is."""
+        return not self.unpaid and self.user_id != ANONYMOUS_ID
 
     @property
     def pixelsteps(self) -> int:
@@ -551,7 +561,10 @@ class Offer:
     sdxl_controlnet: bool
     extra_slow: bool
     limit_max_steps: bool = False
-    """Whether it refuses more accurate steps than need no kudos upfront."""
+    """Whether it refuses more accurate steps than its model usually takes: by the operator's
+    setting, or else those that need no kudos upfront."""
+    require_upfront_kudos: bool = False
+    """Whether it draws only what was paid in full."""
     amount: int = 1
     """Most images per pop."""
     mixed_batch: bool = False
@@ -585,6 +598,7 @@ class Worker:
     sdxl_controlnet: bool = False
     extra_slow: bool = False
     limit_max_steps: bool = False
+    require_upfront_kudos: bool = False
     maintenance: bool = False
     maintenance_msg: str = ""
     paused: bool = False
@@ -690,7 +704,8 @@ class Drawer(NamedTuple):
     id: str
     max_pixels: int
     lacks: str
-    """The letters of the needs that it does not meet (``rules.needs``)."""
+    """The letters of the needs that it does not meet (``rules.needs``), and of what else it refuses
+    (``rules.drawing``)."""
     fleet: bool
     """Whether it is one of the operator's own."""
     models: int

@@ -40,6 +40,9 @@ class Model(BaseModel):
     baseline: str = ""
     max_pixels: int = MAX_PIXELS
     """Width times height of the largest image that the endpoint draws."""
+    max_steps: int | None = None
+    """Accurate steps up to which workers with ``limit_max_steps`` draw it; None: those that need no
+    kudos upfront."""
     license: str = ""
     sha256: str = ""
 

@@ -275,6 +275,7 @@ def test_settings_that_are_right_are_taken_as_they_are(
             name: {
                 **model,
                 "max_pixels": 3072 * 3072,
+                "max_steps": 8,
                 "license": "CreativeML OpenRAIL-M",
                 "sha256": "a" * 64,
             }

@@ -40,6 +40,7 @@ LACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "img2img": ({"img2img": True}, {"img2img": False}),
     "painting": ({"img2img": True, "painting": True}, {"painting": False}),
     "steps": ({"steps": IN_FORCE.max_steps + 1}, {"limit_max_steps": True}),
+    "payment": ({"unpaid": True}, {"require_upfront_kudos": True}),
     "speed": ({"extra_slow_workers": False}, {"extra_slow": True}),
     "named worker": ({"workers": ["x"]}, {}),
     "refused worker": ({"workers": ["w"], "worker_blacklist": True}, {}),

@@ -338,6 +338,12 @@ class PopRequest(Body):
     allow_sdxl_controlnet: StrictBool = False
     allow_lora: StrictBool = False
     limit_max_steps: StrictBool = False
+    """The worker draws no more accurate steps than its model usually takes."""
+    require_upfront_kudos: StrictBool = False
+    """The worker draws only what was paid in full: nothing anonymous, and nothing that was waived
+    in part."""
+    allow_unsafe_ipaddr: StrictBool = True
+    """Without effect: this horde knows no unsafe addresses, so no request comes from one."""
     extra_slow_worker: StrictBool = False
     blacklist: Annotated[
         list[Annotated[StrictStr, Field(max_length=15)]], Field(max_length=200)
@@ -374,6 +380,7 @@ class PopRequest(Body):
             sdxl_controlnet=self.allow_sdxl_controlnet,
             extra_slow=self.extra_slow_worker,
             limit_max_steps=self.limit_max_steps,
+            require_upfront_kudos=self.require_upfront_kudos,
             amount=self.amount,
             mixed_batch=self.mixed_batch,
             blacklist=tuple(self.blacklist),

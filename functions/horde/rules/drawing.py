@@ -9,14 +9,18 @@ from collections.abc import Iterable, Mapping
 from horde.records import Census, Drawer, Generation, User, Worker, WorkerStats
 from horde.rules.needs import lacks, needs
 
+UNPAID = "u"
+"""A letter beside those of needs: the worker draws only what was paid in full."""
+
 
 def drawer(worker: Worker, stats: WorkerStats, owner: User | None, models: Iterable[str]) -> Drawer:
     """Return a worker as a census has it, whose models are ``models`` in this order."""
     offered = set(worker.models)
+    missing = lacks(worker, trusted=owner is not None and owner.trusted, speed=stats.speed)
     return Drawer(
         id=worker.id,
         max_pixels=worker.max_pixels,
-        lacks=lacks(worker, trusted=owner is not None and owner.trusted, speed=stats.speed),
+        lacks=missing + (UNPAID if worker.require_upfront_kudos else ""),
         fleet=owner is not None and owner.fleet,
         models=sum(1 << place for place, name in enumerate(models) if name in offered),
     )
@@ -29,7 +33,7 @@ def drawers(image: Generation, census: Census) -> list[Drawer] | None:
     """
     if census.drawers is None:
         return None
-    wanted = set(needs(image)[1:])
+    wanted = {*needs(image)[1:], *("" if image.paid else UNPAID)}
     models = census.bits(image.models or [image.model])
     return [
         one

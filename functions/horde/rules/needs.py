@@ -2,8 +2,8 @@
 
 Images with the same needs wait in one queue. So a worker reads only queues whose images it can
 draw, however many others wait. What depends on one worker or one image alone is no need: named
-workers, blacklisted words, what a worker faulted, and the exact size within a class
-(``rules.matching.skip_reason``).
+workers, blacklisted words, what a worker faulted, whether it was paid in full, and the exact size
+within a class (``rules.matching.skip_reason``).
 """
 
 from bisect import bisect_left
@@ -39,7 +39,7 @@ def needs(generation: Generation) -> str:
         PAINTING: generation.painting,
         IMG2IMG: generation.img2img and not generation.painting,
         TRUSTED: generation.trusted_only,
-        STEPS: generation.steps > ruleset.IN_FORCE.max_steps,
+        STEPS: generation.steps > (generation.max_steps or ruleset.IN_FORCE.max_steps),
         NOT_EXTRA_SLOW: not generation.extra_slow_workers,
         FAST: not generation.slow_workers,
     }

@@ -53,6 +53,7 @@ _OFFER_FIELDS = (
     "sdxl_controlnet",
     "extra_slow",
     "limit_max_steps",
+    "require_upfront_kudos",
 )
 """The fields of an offer that are stored with its worker."""
 
