@@ -158,6 +158,8 @@ class StackSettings(BaseModel):
     """Whether shared images of untrusted volunteers are held back until they are trusted."""
     trusted_after_images: Annotated[int, Field(ge=1)] | None = None
     """Drawn images after which a volunteer's week-old account is trusted; None for never."""
+    account_keys_pop: bool = False
+    """Whether an account's own key may run its workers, and not only a worker key of yours."""
     monthly_kudos: Annotated[int, Field(ge=0)] = 0
     """Kudos that an account in good standing gets in each month in which it is used."""
     snap_start: list[Annotated[str, AfterValidator(_api_function)]] = []

@@ -302,6 +302,7 @@ def test_settings_that_are_right_are_taken_as_they_are(
         "more_layers": False,
         "hold_volunteers": False,
         "trusted_after_images": 500,
+        "account_keys_pop": True,
         "monthly_kudos": 50,
         "snap_start": ["generate", "worker"],
         "contact": "[us](mailto:us@example.org)",
