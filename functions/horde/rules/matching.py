@@ -74,7 +74,7 @@ def batch_key(model: str, payload: Mapping[str, Any], *, kind: str = "", alone: 
     keeps the request's images out of other batches.
     """
     parts = (model, kind, *(payload.get(name) for name in BATCHED), alone)
-    return "|".join(str(part) for part in parts)
+    return "|".join("" if part is None else str(part) for part in parts)
 
 
 def has_faulted(generation: Generation, worker_id: str, owner: User) -> bool:
