@@ -29,9 +29,14 @@ from horde.edge.other_responses import (
     ModelList,
     Modes,
     Performance,
+    TextAmount,
+    TextModels,
+    TextTotals,
     WorkerDetails,
     WorkerKudos,
     WorkerList,
+    WorkerMessages,
+    WorkerTeams,
 )
 from horde.overview import overview
 from horde.records import ONLINE_S, Amount, ModelCounts, Totals, User, Worker, WorkerStats
@@ -287,6 +292,30 @@ def _anonymous(store: Store, _now_ms: int) -> WorkerStats:
     return store.counters.anonymous()
 
 
+# --- what this horde does not have: clients show an error where a route is missing ----------------
+
+
+def text_totals(_call: Call) -> Response:
+    """Count written texts: none, since this horde draws images only."""
+    none = TextAmount(requests=0, tokens=0)
+    return Response(TextTotals(minute=none, hour=none, day=none, month=none, total=none))
+
+
+def text_models(_call: Call) -> Response:
+    """Count written texts by model: none."""
+    return Response(TextModels(day={}, month={}, total={}))
+
+
+def worker_teams(_call: Call) -> Response:
+    """List the teams of workers: there are none."""
+    return Response(WorkerTeams([]))
+
+
+def worker_messages(_call: Call) -> Response:
+    """List the messages to workers: there are none."""
+    return Response(WorkerMessages([]))
+
+
 def modes(_call: Call) -> Response:
     """Return whether the horde is in maintenance; at most ten seconds old."""
     on = overview(_store()).maintenance
@@ -303,6 +332,18 @@ ROUTES = {
         query=ModelStatsQuery,
         responses={200: ImageModels},
         limits=ratelimit.READ,
+    ),
+    "GET /api/v2/stats/text/totals": Route(
+        run=text_totals, responses={200: TextTotals}, limits=ratelimit.READ
+    ),
+    "GET /api/v2/stats/text/models": Route(
+        run=text_models, responses={200: TextModels}, limits=ratelimit.READ
+    ),
+    "GET /api/v2/teams": Route(
+        run=worker_teams, responses={200: WorkerTeams}, limits=ratelimit.READ
+    ),
+    "GET /api/v2/workers/messages": Route(
+        run=worker_messages, responses={200: WorkerMessages}, limits=ratelimit.READ
     ),
     "GET /api/v2/status/models": Route(
         run=models, query=ModelQuery, responses={200: ModelList}, limits=ratelimit.READ

@@ -25,6 +25,8 @@ class Settings(aws.Settings):
 def send(image: dict[str, Any]) -> None:
     """Tell of one new item in the stream; raises AwsError, and for an unknown item KeyError."""
     settings, found = Settings.load(), outbox_of(image)
+    if found is None:
+        return
     if isinstance(found, NewRequest):
         aws.hand_over(settings.dispatch_function, {"v": 1, **found._asdict()})
     elif isinstance(found, CsamFound):

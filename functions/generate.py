@@ -20,6 +20,7 @@ import math
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -30,8 +31,8 @@ from horde.edge.errors import PayloadError
 from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.responses import RequestAccepted, RequestCost, Warned
-from horde.overview import is_possible, overview
-from horde.records import Generation, ImageSpec, Request, State, User
+from horde.overview import chances, is_drawn, overview
+from horde.records import ANONYMOUS_ID, Generation, ImageSpec, Request, State, User
 from horde.rules import admission, allowance, matching, pricing, ruleset, sharedkeys, sharing
 from horde.rules.refusals import (
     Busy,
@@ -50,7 +51,7 @@ from horde.rules.refusals import (
     Unsupported,
     WorkerNotFound,
 )
-from horde.runpod import Model, Models
+from horde.runpod import Model, Models, has_endpoint
 from horde.store import Store, connect
 from horde.store.charges import TooManyPosts
 from horde.store.counts import short_id
@@ -63,8 +64,8 @@ MAX_MODELS = 4
 DEFAULT_MODEL = "stable_diffusion"
 NO_WORKER = (
     "Warning: No available workers can fulfill this request. It will expire in "
-    "{request_life_minutes} minutes unless a worker appears. Please consider choosing a different "
-    "model."
+    "{request_life_minutes} minutes unless a worker appears. Please consider reducing its size, "
+    "asking less of its workers or choosing a different model."
 )
 
 
@@ -76,6 +77,15 @@ class Settings(ApiSettings):
     models: Models
     monthly_kudos: int
     hash_secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drawable:
+    """Whether anybody can draw a request."""
+
+    possible: bool
+    tickets: bool
+    """Whether its model's endpoint is asked to; one that cannot draw it is not started."""
 
 
 def generate(call: Call) -> Response:
@@ -118,9 +128,9 @@ def generate(call: Call) -> Response:
         reduced = admission.downgrade_message(spec)
     if body.dry_run:
         return Response(RequestCost(kudos=price.total))
-    drawable = is_possible(store, settings.models, models, any_model=not body.models)
-    if user.anonymous:
-        admission.check_anonymous_model(models[0], drawn=drawable)
+    image = asked_image(body, user, models=models, baseline=baseline, workers=worker_ids)
+    image = replace(image, unpaid=available < price.total, max_steps=usual(models, settings.models))
+    image, found = drawable(store, settings.models, image)
     user, being_drawn = with_room(store, user, call.ip, spec.n)
     sharedkeys.check_request(sharedkey, spec, total=price.total)
     admission.check_upfront(upfront, total=price.total, available=available)
@@ -133,11 +143,11 @@ def generate(call: Call) -> Response:
     request, generations = plan(
         body,
         user,
-        models=models,
+        image=image,
+        tickets=found.tickets,
         price=price,
         decision=decision,
         baseline=baseline,
-        workers=worker_ids,
     )
     if source is not None and request.source_key is not None:
         images.put_webp(aws.s3(), settings.sources_bucket, request.source_key, source.image)
@@ -154,7 +164,7 @@ def generate(call: Call) -> Response:
             posts_per_s=posts_per_s,
         )
 
-    no_worker = None if drawable else ruleset.fill(NO_WORKER)
+    no_worker = None if found.possible else ruleset.fill(NO_WORKER)
     messages = [decision.message, reduced, no_worker]
     return Response(
         RequestAccepted(
@@ -291,24 +301,81 @@ def dearest(spec: ImageSpec, baselines: list[str]) -> str:
     return max(quotes, key=quotes.__getitem__, default="")
 
 
+def usual(models: list[str], configured: Models) -> int | None:
+    """Return the fewest steps that one of these models limits workers to, by the settings."""
+    limits = [configured[model].max_steps for model in models if model in configured]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def asked_image(
+    body: GenerateRequest, user: User, *, models: list[str], baseline: str, workers: list[str]
+) -> Generation:
+    """Return an image of a request, with all that decides who can draw it; ``plan`` makes more."""
+    spec = body.spec
+    return Generation(
+        id="",
+        request_id="",
+        index=0,
+        seed=0,
+        state=State.WAITING,
+        model=models[0],
+        models=models if len(models) > 1 else [],
+        any_model=not body.models,
+        priority=0,
+        created_at=0,
+        batch_key="",
+        pixels=spec.pixels,
+        ttl=pricing.lease_seconds(spec, baseline=baseline),
+        user_id=user.id,
+        steps=math.ceil(pricing.accurate_steps(spec, baseline=baseline)),
+        nsfw=body.nsfw,
+        img2img=spec.img2img,
+        painting=body.painting,
+        trusted_only=body.trusted_workers,
+        slow_workers=body.slow_workers,
+        extra_slow_workers=body.extra_slow_workers,
+        workers=workers,
+        worker_blacklist=body.worker_blacklist,
+    )
+
+
+def drawable(store: Store, configured: Models, image: Generation) -> tuple[Generation, Drawable]:
+    """Return an image with a model at its head whose endpoint can draw it, and who else can.
+
+    That endpoint gets the tickets of its request. Raises Unsupported.
+    """
+    names = image.models or [image.model]
+    if image.user_id == ANONYMOUS_ID:
+        drawn = is_drawn(store, configured, names, any_model=image.any_model)
+        admission.check_anonymous_model(image.model, drawn=drawn)
+    found = chances(store, configured, image)
+    able = found.endpoints
+    if image.any_model:
+        names = [image.model, *able]
+    head = next((name for name in names if name in able), image.model)
+    others = [name for name in image.models if name != head]
+    tickets = head in able or not has_endpoint(configured, head)
+    aimed = replace(image, model=head, models=[head, *others] if others else [])
+    return aimed, Drawable(possible=found.possible, tickets=tickets)
+
+
 def plan(
     body: GenerateRequest,
     user: User,
     *,
-    models: list[str],
+    image: Generation,
+    tickets: bool,
     price: pricing.Price,
     decision: sharing.Decision,
     baseline: str,
-    workers: list[str],
 ) -> tuple[Request, list[Generation]]:
-    """Return the records of a new request and its images."""
-    params, spec = body.params, body.spec
-    img2img = spec.img2img
+    """Return the records of a new request and its images, which are like ``image``."""
+    params, img2img = body.params, image.img2img
     request_id, created_at = str(uuid.uuid4()), clock.now_ms()
     ids = [str(uuid.uuid4()) for _ in range(params.n)]
     job_payload = payload(body)
     batch_key = matching.batch_key(
-        "|".join(models) if body.models else "",
+        "" if image.any_model else "|".join(image.models or [image.model]),
         job_payload,
         kind=body.source_processing if img2img else "",
         alone=request_id if body.disable_batching else "",
@@ -318,7 +385,7 @@ def plan(
         user_id=user.id,
         created_at=created_at,
         expires_at=created_at // 1000 + ruleset.IN_FORCE.request_life_s,
-        model=models[0],
+        model=image.model,
         n=params.n,
         generations=ids,
         payload=job_payload,
@@ -334,34 +401,21 @@ def plan(
         source_processing=body.source_processing if img2img else None,
         mask_key=f"{request_id}_msk.webp" if body.painting else None,
         webhook=body.webhook,
+        no_tickets=not tickets,
         ruleset=ruleset.IN_FORCE.version,
         baseline=baseline,
     )
     generations = [
-        Generation(
+        replace(
+            image,
             id=generation_id,
             request_id=request_id,
             index=index,
             seed=matching.seed_of(params.seed, index, params.seed_variation),
-            state=State.WAITING,
-            model=models[0],
-            models=models if len(models) > 1 else [],
-            any_model=not body.models,
             priority=matching.priority(matching.effective_kudos(user), created_at),
             created_at=created_at,
             batch_key=batch_key,
-            pixels=spec.pixels,
-            ttl=pricing.lease_seconds(spec, baseline=baseline),
-            user_id=user.id,
-            steps=math.ceil(pricing.accurate_steps(spec, baseline=baseline)),
-            nsfw=body.nsfw,
-            img2img=img2img,
-            painting=body.painting,
-            trusted_only=body.trusted_workers,
-            slow_workers=body.slow_workers,
-            extra_slow_workers=body.extra_slow_workers,
-            workers=workers,
-            worker_blacklist=body.worker_blacklist,
+            unpaid=False,  # ``accept`` decides
         )
         for index, generation_id in enumerate(ids)
     ]

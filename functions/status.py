@@ -18,7 +18,7 @@ from horde.edge.bodies import RateRequest, parse
 from horde.edge.http import ApiSettings, Call, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.responses import GeneratedImage, Rated, Remark, RequestCheck, RequestStatus
-from horde.overview import is_possible, overview
+from horde.overview import chances, overview
 from horde.records import DELIVERED, Generation, Request, State
 from horde.rules import estimates, ratings, sharing
 from horde.rules.lifecycle import Progress, expires_at, progress
@@ -131,7 +131,7 @@ def _counts(request: Request, generations: list[Generation]) -> dict[str, Any]:
         "wait_time": _wait(request, generations, state, ahead),
         "queue_position": 0 if not state.waiting else ahead + 1,
         "kudos": state.kudos,
-        "is_possible": state.done or state.processing > 0 or _possible(request, generations),
+        "is_possible": state.done or state.processing > 0 or _possible(generations),
     }
 
 
@@ -155,10 +155,10 @@ def _wait(request: Request, generations: list[Generation], state: Progress, ahea
     )
 
 
-def _possible(request: Request, generations: list[Generation]) -> bool:
-    models = {model for one in generations for model in one.models} or {request.model}
-    open_to_all = any(generation.any_model for generation in generations)
-    return is_possible(_store(), Settings.load().models, models, any_model=open_to_all)
+def _possible(generations: list[Generation]) -> bool:
+    """Return whether anybody can draw what waits: all images of a request ask for the same."""
+    waiting = [one for one in generations if one.state is State.WAITING]
+    return not waiting or chances(_store(), Settings.load().models, waiting[0]).possible
 
 
 def _full(request: Request, generations: list[Generation]) -> RequestStatus:

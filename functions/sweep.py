@@ -101,7 +101,7 @@ def top_up(store: Store) -> int:
     for name, model in settings.models.items():
         if model.endpoint is None:
             continue
-        waiting = store.queue.waiting_since(name, before, MAX_COUNTED)
+        waiting = store.queue.waiting_since(name, before, MAX_COUNTED, model.max_pixels)
         if not waiting:
             continue
         account = runpod.connect(settings.runpod_url, settings.runpod_key_parameter)
@@ -152,7 +152,8 @@ def count_fleet(store: Store) -> int:
     workers = store.workers.get_many(store.workers.seen_since(now - ONLINE_S, MAX_WORKERS))
     names = estimates.models_of(Settings.load().models, (worker for worker, _ in workers))
     queues = {name: store.queue.size(name, MAX_QUEUED) for name in names}
-    found = estimates.census(now, workers, queues)
+    owners = store.accounts.get_many({worker.user_id for worker, _ in workers})
+    found = estimates.census(now, workers, queues, owners)
     store.census.put(found)
     return found.workers
 

@@ -35,6 +35,7 @@ from horde.overview import overview
 from horde.records import (
     DELIVERED,
     NO_STATS,
+    ApiKey,
     Generation,
     Offer,
     Request,
@@ -88,6 +89,8 @@ class Settings(ApiSettings):
     table_name: str
     outputs_bucket: str
     sources_bucket: str
+    account_keys_pop: bool
+    """Whether an account's own key may run its workers, and not only a worker key."""
 
 
 def pop(call: Call) -> Response:
@@ -134,7 +137,7 @@ def _body(kind: type[B], store: Store, call: Call, api_key: str) -> B:
     try:
         return parse(kind, call.json())
     except HordeError:
-        auth.worker_user(store, api_key)
+        auth.worker_user(store, api_key, account_keys=Settings.load().account_keys_pop)
         raise
 
 
@@ -180,7 +183,7 @@ def _read(store: Store, api_key: str, body: PopRequest) -> _Before:
     offered = targets(body.offer)
     for _ in range(DECISION_TRIES):  # of two concurrent first pops, one registers the worker
         key, worker_id = store.pops.caller(auth.key_hash(api_key), body.name)
-        owner_id = auth.user_of_worker_key(key)
+        owner_id = _owner_of(key)
         ids = _priority_users(owner_id, body.priority_usernames)
         worker, stats, dropped, users, marks, fresh = store.pops.context(
             worker_id, owner_id, ids, offered
@@ -190,6 +193,9 @@ def _read(store: Store, api_key: str, body: PopRequest) -> _Before:
         owner = users[owner_id]
         if owner.deleted:
             raise DeletedUser
+        if owner.fleet and not (key and key.worker):
+            message = "The operator's own workers, which have no limits, pop with a worker key."
+            raise NotPrivileged(message)
         preferred = [users[user_id] for user_id in ids if user_id in users]
         if worker is None:
             worker = _registered(store, owner, body.name, worker_id)
@@ -200,6 +206,11 @@ def _read(store: Store, api_key: str, body: PopRequest) -> _Before:
             context = WorkerContext(worker=worker, stats=stats, owner=owner, dropped=dropped)
             return _Before(context, preferred, marks, fresh)
     raise Busy
+
+
+def _owner_of(key: ApiKey | None) -> int:
+    """Return the account whose workers a key may run; raises InvalidAPIKey or NotPrivileged."""
+    return auth.user_of_worker_key(key, account_keys=Settings.load().account_keys_pop)
 
 
 def _registered(store: Store, owner: User, name: str, old_id: str | None) -> Worker | None:
@@ -358,7 +369,7 @@ def _claimed(store: Store, generation_id: str, api_key: str) -> tuple[Generation
     """
     named = generation_id.lower() if is_uuid(generation_id) else None
     key, generation = store.submits.key_and_image(auth.key_hash(api_key), named)
-    owner = auth.user_of_worker_key(key)
+    owner = _owner_of(key)
     request_id = generation.request_id if generation else None
     user, request = store.submits.owner_and_request(owner, request_id)
     if user is not None and user.deleted:

@@ -92,6 +92,12 @@ class ModelSettings(BaseModel):
     """The RunPod endpoint that draws it; None if only volunteers do."""
     baseline: Annotated[str, AfterValidator(_known_baseline)]
     """Its model family."""
+    max_pixels: Annotated[int, Field(ge=64 * 64, le=3072 * 3072)] = 1024 * 1024
+    """Width times height of the largest image that its endpoint draws: ``MAX_PIXELS`` of the
+    worker there. No GPU is started for a larger one."""
+    max_steps: Annotated[int, Field(ge=1, le=500)] | None = None
+    """Accurate steps up to which workers with ``limit_max_steps`` draw it; None: those that need no
+    kudos upfront."""
     license: Annotated[str, Field(max_length=100)] = ""
     """The licence of its weights, for the rows of the data set; best an SPDX identifier."""
     sha256: Annotated[str, matching(r"([0-9a-f]{64})?", "a SHA-256 in hexadecimal")] = ""
@@ -152,6 +158,8 @@ class StackSettings(BaseModel):
     """Whether shared images of untrusted volunteers are held back until they are trusted."""
     trusted_after_images: Annotated[int, Field(ge=1)] | None = None
     """Drawn images after which a volunteer's week-old account is trusted; None for never."""
+    account_keys_pop: bool = False
+    """Whether an account's own key may run its workers, and not only a worker key of yours."""
     monthly_kudos: Annotated[int, Field(ge=0)] = 0
     """Kudos that an account in good standing gets in each month in which it is used."""
     snap_start: list[Annotated[str, AfterValidator(_api_function)]] = []

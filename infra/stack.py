@@ -31,7 +31,7 @@ class HordeCommonsStack(Stack):
         models_env = parts.models_env(settings)
         outputs_env = {"OUTPUTS_BUCKET": outputs.bucket_name}
         sources_env = {"SOURCES_BUCKET": sources.bucket_name}
-        runpod_env = parts.runpod_env(settings)
+        runpod_env, worker_env = parts.runpod_env(settings), parts.worker_env(settings)
         allowance_env = {"MONTHLY_KUDOS": str(settings.monthly_kudos)}
         env = (api_env, table_env)
 
@@ -67,7 +67,7 @@ class HordeCommonsStack(Stack):
         table.feed_payouts(payouts, dead=dead)
 
         # gpu_worker -> worker: pop claims the best waiting images, submit settles them.
-        worker = make("worker", *env, outputs_env, sources_env, may=parts.SETTLE)
+        worker = make("worker", *env, outputs_env, sources_env, worker_env, may=parts.SETTLE)
         api.route(worker, "worker")
         parts.allow_submits(worker, outputs)
         sources.grant_read(worker, "*.webp")

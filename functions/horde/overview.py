@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from horde import clock
-from horde.records import Census
-from horde.runpod import Models, has_endpoint
+from horde.records import Census, Generation
+from horde.rules import drawing
+from horde.runpod import Models, has_endpoint, largest_images
 from horde.store import Store
 
 CACHE_S = 10
@@ -49,7 +50,7 @@ def model_is_live(store: Store, model: str) -> bool:
     return bool(overview(store).census.load(model).workers) or store.workers.model_is_live(model)
 
 
-def is_possible(
+def is_drawn(
     store: Store, configured: Models, models: Iterable[str], *, any_model: bool = False
 ) -> bool:
     """Return whether an endpoint or an online worker draws one of these models, or any at all."""
@@ -57,6 +58,46 @@ def is_possible(
         endpoints = any(has_endpoint(configured, model) for model in configured)
         return endpoints or bool(overview(store).census.workers)
     return any(has_endpoint(configured, model) or model_is_live(store, model) for model in models)
+
+
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """Who can draw an image."""
+
+    possible: bool
+    """Whether anybody can."""
+    endpoints: tuple[str, ...]
+    """In the operator's order, the models whose endpoints can: a GPU that is started for one of
+    them may draw it."""
+
+
+def chances(store: Store, configured: Models, image: Generation) -> Chances:
+    """Return who can draw an image: sleeping endpoints, and online workers by the last census.
+
+    A worker that came since the census is believed to draw all images of a model that only
+    volunteers draw, and that nobody drew before: what it offers is known a minute later.
+    """
+    census, sizes = overview(store).census, largest_images(configured)
+    found = drawing.drawers(image, census)
+    endpoints = tuple(
+        model
+        for model in sizes
+        if drawing.endpoint_draws(image, model, sizes)
+        and drawing.is_for_endpoints(image, found or ())
+    )
+    if endpoints or found:
+        return Chances(possible=True, endpoints=endpoints)
+    names = [] if image.any_model else image.models or [image.model]
+    counted = found is not None
+    possible = any(
+        name not in sizes
+        and not (counted and census.load(name).workers)
+        and model_is_live(store, name)
+        for name in names
+    )
+    if not counted:  # a census that does not say, or none at all
+        possible = possible or (image.any_model and bool(census.workers))
+    return Chances(possible=possible, endpoints=endpoints)
 
 
 def clear_cache() -> None:

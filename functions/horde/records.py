@@ -7,10 +7,10 @@ reports a fault, it goes back to ``waiting``. Too many faults of one image end i
 (``rules.lifecycle``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 ANONYMOUS_ID = 0
 """The anonymous account, for users without one. The table has no account of it, only counts."""
@@ -230,6 +230,8 @@ class Request:
     """The Horde's ``source_processing``, if there is a source image."""
     mask_key: str | None = None
     webhook: str | None = None
+    no_tickets: bool = False
+    """Whether the endpoint of its model cannot draw it, so that no GPU is started for it."""
     waived: int = 0
     """Waived kudos of the charge that are not yet deducted from a refund."""
     cancelled: bool = False
@@ -288,6 +290,9 @@ class Generation:
     """The account that requested it."""
     steps: int = 0
     """Accurate steps, rounded up."""
+    max_steps: int | None = None
+    """Accurate steps up to which workers with ``limit_max_steps`` draw it, if its models have a
+    limit of their own."""
     nsfw: bool = False
     img2img: bool = False
     painting: bool = False
@@ -296,6 +301,8 @@ class Generation:
     models: list[str] = field(default_factory=list)
     """The models that may draw it, if its request names several. ``model`` is then the first of
     them, and from a claim on the one that draws it."""
+    unpaid: bool = False
+    """Whether its account could not pay its request in full, so that the rest was waived."""
     any_model: bool = False
     """Whether any model may draw it, since its request names none."""
     slow_workers: bool = False
@@ -333,6 +340,11 @@ class Generation:
     """The verdict on the delivered file (``rules.sharing``); without one it is not published."""
     shareable: bool = False
     """Whether it was delivered uncensored for a shared request: where its file lies."""
+
+    @property
+    def paid(self) -> bool:
+        """Whether its request was paid in full; an anonymous one never is."""
+        return not self.unpaid and self.user_id != ANONYMOUS_ID
 
     @property
     def pixelsteps(self) -> int:
@@ -549,7 +561,10 @@ class Offer:
     sdxl_controlnet: bool
     extra_slow: bool
     limit_max_steps: bool = False
-    """Whether it refuses more accurate steps than need no kudos upfront."""
+    """Whether it refuses more accurate steps than its model usually takes: by the operator's
+    setting, or else those that need no kudos upfront."""
+    require_upfront_kudos: bool = False
+    """Whether it draws only what was paid in full."""
     amount: int = 1
     """Most images per pop."""
     mixed_batch: bool = False
@@ -582,6 +597,8 @@ class Worker:
     controlnet: bool = False
     sdxl_controlnet: bool = False
     extra_slow: bool = False
+    limit_max_steps: bool = False
+    require_upfront_kudos: bool = False
     maintenance: bool = False
     maintenance_msg: str = ""
     paused: bool = False
@@ -681,6 +698,20 @@ class Load(QueueSize):
 IDLE = Load()
 
 
+class Drawer(NamedTuple):
+    """An online worker as the census has it: which images it can draw."""
+
+    id: str
+    max_pixels: int
+    lacks: str
+    """The letters of the needs that it does not meet (``rules.needs``), and of what else it refuses
+    (``rules.drawing``)."""
+    fleet: bool
+    """Whether it is one of the operator's own."""
+    models: int
+    """Its models, a bit for each of the census, in their order there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
     """A count of workers and queues; ``at`` is in seconds since the epoch."""
@@ -689,10 +720,17 @@ class Census:
     workers: int = 0
     threads: int = 0
     models: Mapping[str, Load] = field(default_factory=dict)
+    drawers: tuple[Drawer, ...] | None = None
+    """The workers; None in a census from before they were recorded."""
 
     def load(self, model: str) -> Load:
         """Return a model's queue and workers."""
         return self.models.get(model, IDLE)
+
+    def bits(self, models: Iterable[str]) -> int:
+        """Return the bits of these models in ``Drawer.models``; those not counted have none."""
+        wanted = set(models)
+        return sum(1 << place for place, name in enumerate(self.models) if name in wanted)
 
 
 # --- rewards and statistics -----------------------------------------------------------------

@@ -26,6 +26,10 @@ TICKET_LIFE_MS = ruleset.IN_FORCE.request_life_s * 1000 + SHIFT_MS
 counts from the submission and also drops running jobs, so a whole shift is added."""
 
 
+MAX_PIXELS = 1024 * 1024
+"""The largest image of an endpoint that says nothing else: the default of gpu_worker."""
+
+
 class Model(BaseModel):
     """The operator's settings for one model."""
 
@@ -34,6 +38,11 @@ class Model(BaseModel):
     endpoint: str | None = None
     """RunPod's endpoint id; None if only volunteers draw the model."""
     baseline: str = ""
+    max_pixels: int = MAX_PIXELS
+    """Width times height of the largest image that the endpoint draws."""
+    max_steps: int | None = None
+    """Accurate steps up to which workers with ``limit_max_steps`` draw it; None: those that need no
+    kudos upfront."""
     license: str = ""
     sha256: str = ""
 
@@ -45,6 +54,14 @@ Models = Annotated[dict[str, Model], BeforeValidator(json.loads)]
 def has_endpoint(models: dict[str, Model], name: str) -> bool:
     """Return whether one of the operator's endpoints draws a model."""
     return name in models and models[name].endpoint is not None
+
+
+def largest_images(models: dict[str, Model]) -> dict[str, int]:
+    """Return the models that the operator's endpoints draw, and the pixels of their largest images.
+
+    The operator's order is kept.
+    """
+    return {name: one.max_pixels for name, one in models.items() if one.endpoint is not None}
 
 
 class RunPodError(Exception):

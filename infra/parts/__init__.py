@@ -13,7 +13,14 @@ from infra.parts.buckets import (
     private_bucket,
     recover_hourly,
 )
-from infra.parts.environment import api_env, holding_env, models_env, runpod_env, trust_env
+from infra.parts.environment import (
+    api_env,
+    holding_env,
+    models_env,
+    runpod_env,
+    trust_env,
+    worker_env,
+)
 from infra.parts.functions import Functions, allow_secret, run_every_minute
 from infra.parts.hash_secret import HashSecret
 from infra.parts.horde_table import (
@@ -77,6 +84,7 @@ __all__ = [
     "runpod_env",
     "show",
     "trust_env",
+    "worker_env",
 ]
 
 

@@ -16,6 +16,11 @@ def api_env(settings: StackSettings) -> dict[str, str]:
     }
 
 
+def worker_env(settings: StackSettings) -> dict[str, str]:
+    """Return the environment of the function that workers call."""
+    return {"ACCOUNT_KEYS_POP": json.dumps(settings.account_keys_pop)}
+
+
 def models_env(settings: StackSettings) -> dict[str, str]:
     """Return the environment of a function that needs the operator's models.
 

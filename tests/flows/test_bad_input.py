@@ -92,7 +92,7 @@ WRONG: list[tuple[str, Any]] = [
     ("shared", 1),
     ("r2", None.__class__.__name__),
     ("models", "stable_diffusion"),
-    ("models", [""]),
+    ("models", [7]),
     ("models", ["x" * 256]),
     ("source_processing", "magic"),
     ("webhook", "http://plain.example/hook"),

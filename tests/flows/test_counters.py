@@ -1,16 +1,23 @@
 """The counters, read at the borders of their minutes, days and months."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 
-from horde.records import Amount, Census, Load, ModelCounts, Totals, WorkerStats
+from horde.edge.bodies import MAX_MODEL_BYTES, MAX_PIXELS_STORED
+from horde.records import Amount, Census, Drawer, Load, ModelCounts, Totals, WorkerStats
 from horde.rules.dates import DAY_S, HOUR_S, day, minute
+from horde.rules.estimates import MAX_MODELS
+from horde.rules.needs import REASONS
 from horde.rules.statistics import MONTH_DAYS, Counter, Scope, Series
 from horde.store import counters
-from horde.store.items import key_of
+from horde.store.items import WORKER_SHARDS, key_of
+from sweep import MAX_WORKERS
 from tests.support.clock import START_MS
 from tests.support.cloud import Cloud
+from tests.support.units import size_of
 
 MINUTE_MS, DAY_MS = 60_000, DAY_S * 1000
 NOTHING = Amount()
@@ -116,7 +123,12 @@ def test_the_anonymous_account_begins_without_statistics(cloud: Cloud) -> None:
 
 def test_a_census_reads_back_whole(cloud: Cloud) -> None:
     load = Load(images=1, requests=2, pixelsteps=3, workers=4, threads=5, measured=6, speed=7)
-    census = Census(at=8, workers=9, threads=10, models={"füchse": load, "n": Load()})
+    models = {"füchse": load, "n": Load()}
+    drawers = (
+        Drawer("w", 11, "nt", fleet=True, models=2),
+        Drawer("v", 0, "", fleet=False, models=0),
+    )
+    census = Census(at=8, workers=9, threads=10, models=models, drawers=drawers)
     assert cloud.store.census.read() == (Census(), False)
     cloud.store.census.put(census)
     assert cloud.store.census.read() == (census, False)
@@ -129,3 +141,30 @@ def test_a_census_reads_back_whole(cloud: Cloud) -> None:
     assert int(modes["changed_at"]["N"]) >= START_MS // 1000
     cloud.store.census.set_maintenance(on=False)
     assert cloud.store.census.read() == (census, False)
+    before = replace(census, drawers=None)  # as an earlier version wrote it
+    cloud.store.census.put(before)
+    assert cloud.store.census.read() == (before, False)
+
+
+def test_the_largest_census_fits_an_item(cloud: Cloud) -> None:
+    load = Load(**dict.fromkeys(Load.__dataclass_fields__, 10**12))
+    names = [f"{number:03}".ljust(MAX_MODEL_BYTES, "\x01") for number in range(MAX_MODELS)]
+    largest = Census(
+        at=1,
+        workers=1,
+        models=dict.fromkeys(names, load),
+        drawers=tuple(
+            Drawer(
+                id=str(uuid4()),
+                max_pixels=MAX_PIXELS_STORED,
+                lacks="".join(REASONS),
+                fleet=True,
+                models=2**MAX_MODELS - 1,
+            )
+            for _ in range(WORKER_SHARDS * MAX_WORKERS)
+        ),
+    )
+    cloud.store.census.put(largest)
+    assert cloud.store.census.read()[0] == largest
+    (row,) = cloud.rows("CENSUS")
+    assert size_of(row) < 400_000

@@ -60,3 +60,21 @@ def test_x_fields_leaves_only_what_was_asked_for(cloud: Cloud) -> None:
     assert bad.status == 400
     wrong = cloud.call("GET /api/v2/generate/check/{id}", id="x", headers={"X-Fields": "done"})
     assert wrong.body["rc"] == "RequestNotFound"
+
+
+def test_an_empty_query_value_is_no_value_on_every_route(cloud: Cloud) -> None:
+    queries = {name: route.query for name, route in openapi.routes().items() if route.query}
+    assert len(queries) >= 8
+    for name, query in queries.items():
+        shown = [
+            cloud.call(name, query=sent, id="x", name="x", image_id="x", user_id="1")
+            for sent in (None, dict.fromkeys(query.model_fields, ""))
+        ]
+        assert shown[0].status == shown[1].status != 500, name
+        assert shown[0].body == shown[1].body, name
+
+
+def test_the_default_list_of_workers_of_horde_sdk_is_answered(cloud: Cloud, worker: str) -> None:
+    cloud.pop(worker)
+    answer = cloud.call("GET /api/v2/workers", query={"type": "", "name": ""})
+    assert (answer.status, [row["name"] for row in answer.body]) == (200, ["w1"])

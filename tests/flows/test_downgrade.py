@@ -92,8 +92,8 @@ def test_a_dry_run_says_what_the_reduced_request_costs(
 
 def busy(cloud: Cloud, images: int, threads: int) -> None:
     load = Load(images=images, requests=images, pixelsteps=images * 512 * 512 * 30)
-    counted = {"at": clock.now(), "workers": threads, "threads": threads}
-    cloud.store.census.put(Census(**counted, models={"stable_diffusion": load}))
+    models = {"stable_diffusion": load}
+    cloud.store.census.put(Census(at=clock.now(), workers=threads, threads=threads, models=models))
     overview.clear_cache()
 
 

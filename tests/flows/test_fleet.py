@@ -1,5 +1,6 @@
 """Workers: who they are, what their owners tell them, and which images they get."""
 
+import json
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from horde.store.workers import Workers
 from tests.support.api_calls import ANONYMOUS, UNKNOWN, Reply
 from tests.support.cloud import Cloud
 from tests.support.images import png_base64
-from tests.support.numbers import MAX_STEPS, REWARD
+from tests.support.numbers import FLOOR, MAX_STEPS, REWARD, SMALL
 
 
 def workers(cloud: Cloud, key: str | None = None, **query: str) -> Any:
@@ -366,3 +367,77 @@ def test_a_request_that_takes_extra_slow_workers_goes_to_an_extra_slow_worker(
 def test_image_to_image_does_not_count_as_painting(cloud: Cloud, worker: str) -> None:
     cloud.generate(source_image=png_base64())
     assert cloud.pop(worker, allow_painting=False).body["id"]
+
+
+# --- what a worker wants to be paid for, and how long it draws ------------------------------------
+
+
+def test_a_worker_that_requires_kudos_upfront_gets_only_what_was_paid_in_full(
+    cloud: Cloud, worker: str
+) -> None:
+    user, key = cloud.register("rich", kudos=1000)
+    poor, other = cloud.register("poor", kudos=1)
+    cloud.generate(params=SMALL)
+    cloud.generate(other, params=SMALL)
+    assert cloud.kudos(poor) == FLOOR  # the rest was waived
+    assert cloud.pop(worker, require_upfront_kudos=True).body["skipped"] == {"kudos": 2}
+    paid = cloud.generate(key, params=SMALL).body["id"]
+    assert cloud.pop(worker, require_upfront_kudos=True).body["id"]
+    assert cloud.check(paid).body["processing"] == 1
+    assert cloud.pop(worker, require_upfront_kudos=True).body["id"] is None
+    assert cloud.pop(worker).body["id"]
+    assert cloud.kudos(user) < FLOOR + 1000
+
+
+def test_all_images_of_a_waived_request_are_unpaid_in_the_queues_of_all_its_models(
+    cloud: Cloud, worker: str
+) -> None:
+    _, key = cloud.register("poor", kudos=1)
+    asked = cloud.generate(key, params={**SMALL, "n": 2}, models=["a", "b"])
+    assert asked.status == 202
+    for model in ("a", "b"):
+        popped = cloud.pop(worker, models=[model], require_upfront_kudos=True)
+        assert popped.body["skipped"] == {"kudos": 2}
+    assert cloud.pop(worker, models=["b"]).body["model"] == "b"
+
+
+def test_it_is_possible_only_if_a_worker_takes_what_was_not_paid_in_full(
+    cloud: Cloud, worker: str
+) -> None:
+    cloud.overrides["MODELS"] = '{"stable_diffusion": {"endpoint": null}}'
+    _, rich = cloud.register("rich", kudos=1000)
+    _, poor = cloud.register("poor", kudos=1)
+    cloud.pop(worker, require_upfront_kudos=True)
+    cloud.sweep()
+    cloud.clock.pass_seconds(10)
+    found = [cloud.generate(key, params=SMALL).body for key in (rich, poor)]
+    assert [cloud.check(one["id"]).body["is_possible"] for one in found] == [True, False]
+    assert ["warnings" in one for one in found] == [False, True]
+
+
+def test_the_usual_steps_of_a_worker_are_those_of_its_model(cloud: Cloud, worker: str) -> None:
+    cloud.overrides["MODELS"] = json.dumps(
+        {"turbo": {"max_steps": 8}, "slow": {"max_steps": MAX_STEPS + 10}, "usual": {}}
+    )
+    _, key = cloud.register("rich", kudos=10_000)
+    for models, most in (
+        (["turbo"], 8),
+        (["slow"], MAX_STEPS + 10),
+        (["usual"], MAX_STEPS),
+        (["slow", "turbo"], 8),
+    ):
+        for steps in (most, most + 1):
+            params = {**SMALL, "steps": steps, "sampler_name": "k_euler"}
+            request = cloud.generate(key, params=params, models=models).body["id"]
+            popped = cloud.pop(worker, models=models, limit_max_steps=True)
+            assert (popped.body["id"] is None) is (steps > most)
+            assert steps == most or "step_count" in popped.body["skipped"]
+            cloud.cancel(request)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_this_horde_has_no_unsafe_addresses_to_allow_or_refuse(
+    cloud: Cloud, worker: str, *, allowed: bool
+) -> None:
+    cloud.generate(params=SMALL)
+    assert cloud.pop(worker, allow_unsafe_ipaddr=allowed).body["id"]

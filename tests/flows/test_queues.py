@@ -589,6 +589,22 @@ def test_a_request_that_names_no_model_is_open_to_the_workers_of_all(
     assert {image["model"] for image in shown} == {offered[0]}
 
 
+@pytest.mark.parametrize("models", [[""], [" "], ["", "\t"]])
+def test_a_request_of_blank_models_is_one_that_names_no_model(
+    cloud: Cloud, fleet: str, models: list[str]
+) -> None:
+    answer = ask(cloud, models=models)
+    assert "warnings" not in answer.body
+    assert cloud.pop(fleet, models=["rare"]).body["model"] == "rare"
+
+
+def test_blank_models_among_others_are_left_out(cloud: Cloud, fleet: str) -> None:
+    names = [f"m{number}" for number in range(MAX_MODELS)]
+    ask(cloud, models=["", *names, " "])
+    assert cloud.pop(fleet, models=["rare", " "]).body["id"] is None
+    assert cloud.pop(fleet, models=names[-1:]).body["model"] == names[-1]
+
+
 def test_only_the_first_models_of_a_request_count(cloud: Cloud, fleet: str) -> None:
     names = [f"m{number}" for number in range(MAX_MODELS + 1)]
     ask(cloud, params={**SMALL, "n": 20}, models=names)

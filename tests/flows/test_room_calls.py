@@ -416,8 +416,11 @@ def test_queue(world: World, say: Say) -> None:
     world.clock.pass_seconds(2)
     say("ahead, renewed", lambda: places_room.ahead(model, middle - 1))
     now = world.clock.now_ms()
-    say("since", lambda: room.waiting_since(model, now + 1, 9))
-    say("since before", lambda: room.waiting_since(model, images[0].created_at, 9))
+    most = images[0].pixels
+    say("since", lambda: room.waiting_since(model, now + 1, 9, most))
+    say("since before", lambda: room.waiting_since(model, images[0].created_at, 9, most))
+    say("since, too large", lambda: room.waiting_since(model, now + 1, 9, most - 1))
+    say("since, of a class too large", lambda: room.waiting_since(model, now + 1, 9, 0))
     say("size", lambda: room.size(model, 9))
     say("size, at most", lambda: room.size(model, 2))
     say("size of none", lambda: room.size("none", 9))

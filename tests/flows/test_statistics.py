@@ -393,3 +393,18 @@ def test_a_reward_whose_record_was_lost_is_paid_by_the_sweep(cloud: Cloud) -> No
     assert (account.fulfilled, account.kudos - FLOOR) == (2, 2 * REWARD)
     cloud.sweep()
     assert cloud.store.accounts.get(owner) == account
+
+
+def test_what_this_horde_does_not_have_is_an_empty_list_or_zeros_in_the_hordes_shape(
+    cloud: Cloud, worker: str
+) -> None:
+    cloud.pop(worker)  # neither a worker nor its id is named "messages"
+    for path in ("v2/teams", "v1/teams", "v2/workers/messages"):
+        answer = cloud.call(f"GET /api/{path}")
+        assert (answer.status, answer.body) == (200, []), path
+    totals = cloud.call("GET /api/v2/stats/text/totals")
+    none = {"requests": 0, "tokens": 0}
+    assert totals.status == 200
+    assert totals.body == dict.fromkeys(("minute", "hour", "day", "month", "total"), none)
+    models = cloud.call("GET /api/v2/stats/text/models")
+    assert (models.status, models.body) == (200, {"day": {}, "month": {}, "total": {}})

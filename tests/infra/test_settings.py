@@ -58,6 +58,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"screening_words": [f"{n:090}" for n in range(40)]},
         "and its functions have room for 2000; lists/words.txt in the work bucket takes any",
     ),
+    (model(max_pixels=4095), "models.sdxl.max_pixels: 4095"),
+    (model(max_pixels="1024x1024"), 'models.sdxl.max_pixels: "1024x1024"'),
     ({"models": "sdxl"}, 'models: "sdxl" is not an object'),
     ({"models": {"sdxl": "abc"}}, 'models.sdxl: "abc" is not an object'),
     ({"models": {" ": MODELS["stable_diffusion"]}}, 'models[" "]: " " is not a model\'s name'),
@@ -270,7 +272,13 @@ def test_settings_that_are_right_are_taken_as_they_are(
     all_models: dict[str, dict[str, Any]] = {**MODELS, "SD 1.5": volunteers}
     wanted = {
         "models": {
-            name: {**model, "license": "CreativeML OpenRAIL-M", "sha256": "a" * 64}
+            name: {
+                **model,
+                "max_pixels": 3072 * 3072,
+                "max_steps": 8,
+                "license": "CreativeML OpenRAIL-M",
+                "sha256": "a" * 64,
+            }
             for name, model in all_models.items()
         },
         "images_per_ticket": MAX_BATCH,
@@ -294,6 +302,7 @@ def test_settings_that_are_right_are_taken_as_they_are(
         "more_layers": False,
         "hold_volunteers": False,
         "trusted_after_images": 500,
+        "account_keys_pop": True,
         "monthly_kudos": 50,
         "snap_start": ["generate", "worker"],
         "contact": "[us](mailto:us@example.org)",

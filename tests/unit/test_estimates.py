@@ -138,7 +138,9 @@ def test_a_census_counts_workers_that_do_not_rest() -> None:
         (worker("d", "m", paused=True), measured),
     ]
     queue = QueueSize(images=3, requests=2, pixelsteps=9)
-    assert estimates.census(5, fleet, {"m": queue, "o": QueueSize()}) == Census(
+    counted = estimates.census(5, fleet, {"m": queue, "o": QueueSize()}, {})
+    assert [one.id for one in counted.drawers or ()] == ["a", "b"]
+    assert counted == Census(
         at=5,
         workers=2,
         threads=3,
@@ -148,6 +150,7 @@ def test_a_census_counts_workers_that_do_not_rest() -> None:
             ),
             "o": Load(),
         },
+        drawers=counted.drawers,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from horde.edge.bodies import PopRequest
-from horde.records import NO_STATS, Generation, Offer, User, WorkerStats
+from horde.records import ANONYMOUS_ID, NO_STATS, Generation, Offer, User, WorkerStats
 from horde.rules import matching
 from horde.rules.ruleset import IN_FORCE
 from tests.support.records import CONTEXT, IMAGE
@@ -70,7 +70,7 @@ def test_the_key_of_a_batch_has_the_model_the_kind_all_that_must_agree_and_the_r
     payload = dict(zip(matching.BATCHED, range(11), strict=True))
     key = matching.batch_key("m", payload, kind="img2img", alone="r")
     assert key == "m|img2img|0|1|2|3|4|5|6|7|8|9|10|r"
-    assert matching.batch_key("m", {}) == "m||" + "|".join(["None"] * 11) + "|"
+    assert matching.batch_key("m", {}) == "m||" + "|" * 11
     assert matching.BATCHED == (
         "width",
         "height",
@@ -109,6 +109,14 @@ STEPS = IN_FORCE.max_steps
         ({"steps": STEPS}, {"limit_max_steps": True}, {}, None),
         ({"steps": STEPS + 1}, {"limit_max_steps": True}, {}, "step_count"),
         ({"steps": STEPS + 1}, {"limit_max_steps": False}, {}, None),
+        ({"steps": 8, "max_steps": 8}, {"limit_max_steps": True}, {}, None),
+        ({"steps": 9, "max_steps": 8}, {"limit_max_steps": True}, {}, "step_count"),
+        ({"steps": 9, "max_steps": 8}, {}, {}, None),
+        ({"steps": STEPS + 1, "max_steps": STEPS + 1}, {"limit_max_steps": True}, {}, None),
+        ({}, {"require_upfront_kudos": True}, {}, None),
+        ({"unpaid": True}, {"require_upfront_kudos": True}, {}, "kudos"),
+        ({"user_id": ANONYMOUS_ID}, {"require_upfront_kudos": True}, {}, "kudos"),
+        ({"unpaid": True}, {}, {}, None),
         ({}, {"extra_slow": True}, {}, "performance"),
         ({"extra_slow_workers": True}, {"extra_slow": True}, {}, None),
         ({"slow_workers": False}, {}, {"speed": 499_999}, "performance"),

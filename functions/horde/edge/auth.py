@@ -1,6 +1,7 @@
 """API keys: created once, shown once, stored as a hash.
 
-An account key does everything. A worker key pops and submits, since it lies on machines that the
+An account key does everything, but pops and submits only if the operator's setting
+``account_keys_pop`` says so. A worker key pops and submits, since it lies on machines that the
 owner of the account may not control. Each call reads its key: nothing here is cached, so a revoked
 key is refused at once.
 """
@@ -101,13 +102,14 @@ def owner_of(store: Store, api_key: str) -> tuple[SharedKey, User]:
     return key, owner
 
 
-def worker_user(store: Store, api_key: str) -> int:
-    """Return the id of the user that a worker key belongs to, without reading the account.
+def worker_user(store: Store, api_key: str, *, account_keys: bool) -> int:
+    """Return the id of the user whose workers a key may run, without reading the account.
 
-    Raises InvalidAPIKey, AnonForbiddenWorker, or NotPrivileged for a key that is not a worker key.
+    ``account_keys`` as in ``user_of_worker_key``. Raises InvalidAPIKey, AnonForbiddenWorker or
+    NotPrivileged.
     """
     check_not_anonymous(api_key)
-    return user_of_worker_key(store.keys.get(key_hash(api_key)))
+    return user_of_worker_key(store.keys.get(key_hash(api_key)), account_keys=account_keys)
 
 
 def check_not_anonymous(api_key: str) -> None:
@@ -116,14 +118,15 @@ def check_not_anonymous(api_key: str) -> None:
         raise AnonForbiddenWorker
 
 
-def user_of_worker_key(key: ApiKey | None) -> int:
-    """Return the id of the user that a worker key belongs to; None is a key that nobody has.
+def user_of_worker_key(key: ApiKey | None, *, account_keys: bool) -> int:
+    """Return the id of the user whose workers a key may run; None is a key that nobody has.
 
-    Raises InvalidAPIKey or NotPrivileged.
+    ``account_keys`` says whether that may be an account key, or only a worker key. Raises
+    InvalidAPIKey or NotPrivileged.
     """
     if key is None:
         raise InvalidAPIKey
-    if not key.worker:
+    if not key.worker and not account_keys:
         message = "This key cannot run workers; ask the operator for a worker key."
         raise NotPrivileged(message)
     return key.user_id

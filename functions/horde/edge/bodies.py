@@ -133,6 +133,8 @@ def _short_name(name: str) -> str:
 ModelName = Annotated[
     StrictStr, Field(min_length=1, max_length=MAX_MODEL_BYTES), AfterValidator(_short_name)
 ]
+WantedModel = Annotated[StrictStr, Field(max_length=MAX_MODEL_BYTES), AfterValidator(_short_name)]
+"""A model that a request names; a blank one names none."""
 
 
 class Body(BaseModel):
@@ -260,7 +262,8 @@ class GenerateRequest(Body):
         list[Annotated[StrictStr, Field(max_length=100)]], Field(max_length=MAX_NAMES)
     ] = []
     worker_blacklist: StrictBool = False
-    models: Annotated[list[ModelName], Field(max_length=MAX_NAMES)] = ["stable_diffusion"]
+    models: Annotated[list[WantedModel], Field(max_length=MAX_NAMES)] = ["stable_diffusion"]
+    """Without blank names; empty if any model may draw it."""
     source_image: ImageText | None = None
     source_processing: SourceProcessing = "img2img"
     source_mask: ImageText | None = None
@@ -276,6 +279,12 @@ class GenerateRequest(Body):
         Annotated[StrictStr, Field(min_length=10, max_length=1024, pattern="^https://")] | None
     ) = None
     style: Annotated[StrictStr, Field(min_length=3, max_length=1024)] | None = None
+
+    @field_validator("models")
+    @classmethod
+    def _without_blanks(cls, value: list[str]) -> list[str]:
+        # SillyTavern sends [""] until its user chooses a model.
+        return [name for name in value if name.strip()]
 
     @property
     def painting(self) -> bool:
@@ -329,6 +338,12 @@ class PopRequest(Body):
     allow_sdxl_controlnet: StrictBool = False
     allow_lora: StrictBool = False
     limit_max_steps: StrictBool = False
+    """The worker draws no more accurate steps than its model usually takes."""
+    require_upfront_kudos: StrictBool = False
+    """The worker draws only what was paid in full: nothing anonymous, and nothing that was waived
+    in part."""
+    allow_unsafe_ipaddr: StrictBool = True
+    """Without effect: this horde knows no unsafe addresses, so no request comes from one."""
     extra_slow_worker: StrictBool = False
     blacklist: Annotated[
         list[Annotated[StrictStr, Field(max_length=15)]], Field(max_length=200)
@@ -365,6 +380,7 @@ class PopRequest(Body):
             sdxl_controlnet=self.allow_sdxl_controlnet,
             extra_slow=self.extra_slow_worker,
             limit_max_steps=self.limit_max_steps,
+            require_upfront_kudos=self.require_upfront_kudos,
             amount=self.amount,
             mixed_batch=self.mixed_batch,
             blacklist=tuple(self.blacklist),

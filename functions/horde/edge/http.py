@@ -94,6 +94,7 @@ class Call:
     raw_body: str = field(repr=False)
     is_base64: bool = False
     query: Mapping[str, str] = field(default_factory=dict)
+    """Without empty values: horde_sdk sends ``?type=`` for a field that its user has not set."""
     method: str = ""
     raw_path: str = ""
     ip: str = ""
@@ -110,7 +111,11 @@ class Call:
             headers={name.lower(): value for name, value in event.get("headers", {}).items()},
             raw_body=event.get("body") or "",
             is_base64=bool(event.get("isBase64Encoded")),
-            query=event.get("queryStringParameters") or {},
+            query={
+                name: value
+                for name, value in (event.get("queryStringParameters") or {}).items()
+                if value
+            },
             method=http.get("method", ""),
             raw_path=event.get("rawPath") or "",
             ip=http.get("sourceIp", ""),

@@ -207,4 +207,6 @@ def _parameters(path: str, route: Route) -> Iterator[dict[str, Any]]:
         schema = route.query.model_json_schema()
         for name, inner in schema["properties"].items():
             required = name in schema.get("required", [])
+            if not required:  # an empty value is no value (``Call.query``)
+                inner = {"anyOf": [inner, {"type": "string", "maxLength": 0}]}  # noqa: PLW2901
             yield {"name": name, "in": "query", "required": required, "schema": inner}

@@ -319,6 +319,53 @@ class ImageModels(Wire):
     total: dict[str, Count]
 
 
+class TextAmount(Wire):
+    """A number of text requests, and their tokens; always 0."""
+
+    requests: Count
+    tokens: Count
+
+
+class TextTotals(Wire):
+    """Written texts, by the same periods as drawn images: this horde draws images only."""
+
+    minute: TextAmount
+    hour: TextAmount
+    day: TextAmount
+    month: TextAmount
+    total: TextAmount
+
+
+class TextModels(Wire):
+    """Written texts by model; always empty."""
+
+    day: dict[str, Count]
+    month: dict[str, Count]
+    total: dict[str, Count]
+
+
+class Team(Wire):
+    """A team of workers."""
+
+    id: Uuid
+    name: str
+
+
+class WorkerTeams(WireList[Team]):
+    """Always empty: there are no teams."""
+
+
+class WorkerMessage(Wire):
+    """A moderator's message to workers."""
+
+    id: Uuid
+    message: str
+
+
+class WorkerMessages(WireList[WorkerMessage]):
+    """Always empty: nobody can send workers a message."""
+
+
 class Modes(Wire):
     """The horde's modes. Invite-only mode and raid mode are always off."""
 

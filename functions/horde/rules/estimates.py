@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
-from horde.records import Census, Load, QueueSize, Settlement, Worker, WorkerStats
+from horde.records import Census, Load, QueueSize, Settlement, User, Worker, WorkerStats
+from horde.rules.drawing import drawer
 from horde.rules.lifecycle import Progress
 
 MAX_MODELS = 300
@@ -114,9 +115,15 @@ def undrawn(census: Census, models: Iterable[str]) -> list[str]:
 
 
 def census(
-    at: int, workers: Iterable[tuple[Worker, WorkerStats]], queues: Mapping[str, QueueSize]
+    at: int,
+    workers: Iterable[tuple[Worker, WorkerStats]],
+    queues: Mapping[str, QueueSize],
+    owners: Mapping[int, User],
 ) -> Census:
-    """Return the census of a fleet at a time (seconds); resting workers do not count."""
+    """Return the census of a fleet at a time (seconds); resting workers do not count.
+
+    ``owners`` are the workers' owners by their ids.
+    """
     active = [(worker, stats) for worker, stats in workers if not worker.resting]
     models = {}
     for name, queue in queues.items():
@@ -130,4 +137,5 @@ def census(
             speed=sum(speeds),
         )
     threads = sum(worker.threads for worker, _ in active)
-    return Census(at=at, workers=len(active), threads=threads, models=models)
+    found = [drawer(worker, stats, owners.get(worker.user_id), models) for worker, stats in active]
+    return Census(at=at, workers=len(active), threads=threads, models=models, drawers=tuple(found))

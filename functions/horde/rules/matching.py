@@ -74,7 +74,7 @@ def batch_key(model: str, payload: Mapping[str, Any], *, kind: str = "", alone: 
     keeps the request's images out of other batches.
     """
     parts = (model, kind, *(payload.get(name) for name in BATCHED), alone)
-    return "|".join(str(part) for part in parts)
+    return "|".join("" if part is None else str(part) for part in parts)
 
 
 def has_faulted(generation: Generation, worker_id: str, owner: User) -> bool:
@@ -96,13 +96,14 @@ def skip_reason(generation: Generation, worker: WorkerContext, offer: Offer) -> 
     ``offer`` is that of its present pop.
     """
     worker_id = worker.worker.id
-    if generation.pixels > offer.max_pixels:
-        return "max_pixels"
-    reason = unmet(needs(generation), worker, offer)
+    too_large = generation.pixels > offer.max_pixels
+    reason = "max_pixels" if too_large else unmet(needs(generation), worker, offer)
     if reason:
         return reason
     if generation.workers and (worker_id in generation.workers) is generation.worker_blacklist:
         return "worker_id"
+    if offer.require_upfront_kudos and not generation.paid:
+        return "kudos"
     if has_faulted(generation, worker_id, worker.owner):
         return "worker_id"
     limit = held_limit(worker.stats, worker.owner, generation)

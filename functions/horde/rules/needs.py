@@ -2,13 +2,13 @@
 
 Images with the same needs wait in one queue. So a worker reads only queues whose images it can
 draw, however many others wait. What depends on one worker or one image alone is no need: named
-workers, blacklisted words, what a worker faulted, and the exact size within a class
-(``rules.matching.skip_reason``).
+workers, blacklisted words, what a worker faulted, whether it was paid in full, and the exact size
+within a class (``rules.matching.skip_reason``).
 """
 
 from bisect import bisect_left
 
-from horde.records import Generation, Offer, WorkerContext
+from horde.records import Generation, Offer, Worker, WorkerContext
 from horde.rules import ruleset
 
 SIZES = (2**18, 2**19, 2**20, 2**21, 2**22)
@@ -20,6 +20,16 @@ FAST = "f"
 """Slow workers may not draw it."""
 NOT_EXTRA_SLOW = "x"
 """Very slow workers may not draw it."""
+REASONS = {
+    NSFW: "nsfw",
+    PAINTING: "painting",
+    IMG2IMG: "img2img",
+    TRUSTED: "untrusted",
+    STEPS: "step_count",
+    NOT_EXTRA_SLOW: "performance",
+    FAST: "performance",
+}
+"""The Horde's name of the reason why a worker cannot draw an image with this need."""
 
 
 def needs(generation: Generation) -> str:
@@ -29,12 +39,29 @@ def needs(generation: Generation) -> str:
         PAINTING: generation.painting,
         IMG2IMG: generation.img2img and not generation.painting,
         TRUSTED: generation.trusted_only,
-        STEPS: generation.steps > ruleset.IN_FORCE.max_steps,
+        STEPS: generation.steps > (generation.max_steps or ruleset.IN_FORCE.max_steps),
         NOT_EXTRA_SLOW: not generation.extra_slow_workers,
         FAST: not generation.slow_workers,
     }
     size = bisect_left(SIZES, generation.pixels)
     return f"{size}{''.join(letter for letter, needed in letters.items() if needed)}"
+
+
+def lacks(offer: Offer | Worker, *, trusted: bool, speed: int | None) -> str:
+    """Return the letters of the needs that a worker does not meet.
+
+    ``trusted`` says whether its owner is. ``speed`` is measured, in pixelsteps per second.
+    """
+    missing = {
+        NSFW: not offer.nsfw,
+        PAINTING: not offer.painting,
+        IMG2IMG: not offer.img2img,
+        TRUSTED: not trusted,
+        STEPS: offer.limit_max_steps,
+        NOT_EXTRA_SLOW: offer.extra_slow,
+        FAST: speed is not None and speed < SLOW_SPEED,
+    }
+    return "".join(letter for letter, is_missing in missing.items() if is_missing)
 
 
 def unmet(needed: str, worker: WorkerContext, offer: Offer) -> str | None:
@@ -43,20 +70,13 @@ def unmet(needed: str, worker: WorkerContext, offer: Offer) -> str | None:
     ``offer`` is that of its present pop. A worker meets a class of sizes if it can draw the
     smallest images of that class.
     """
-    size, speed = int(needed[0]), worker.stats.speed
-    missing = {
-        NSFW: (not offer.nsfw, "nsfw"),
-        PAINTING: (not offer.painting, "painting"),
-        IMG2IMG: (not offer.img2img, "img2img"),
-        TRUSTED: (not worker.owner.trusted, "untrusted"),
-        STEPS: (offer.limit_max_steps, "step_count"),
-        NOT_EXTRA_SLOW: (offer.extra_slow, "performance"),
-        FAST: (speed is not None and speed < SLOW_SPEED, "performance"),
-    }
-    if size and offer.max_pixels <= SIZES[size - 1]:
+    if offer.max_pixels < smallest(needed):
         return "max_pixels"
-    for letter in needed[1:]:
-        is_missing, reason = missing[letter]
-        if is_missing:
-            return reason
-    return None
+    missing = lacks(offer, trusted=worker.owner.trusted, speed=worker.stats.speed)
+    return next((REASONS[letter] for letter in needed[1:] if letter in missing), None)
+
+
+def smallest(needed: str) -> int:
+    """Return the pixels of the smallest image that has these needs."""
+    size = int(needed[0])
+    return SIZES[size - 1] + 1 if size else 1

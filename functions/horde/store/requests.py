@@ -94,8 +94,9 @@ class Requests:
                 request, seen, shared, drawn=drawn, upfront=upfront, posts_per_s=posts_per_s
             )
             parts = [*charged, new(_request_item(accepted))]
-            parts += [new(waiting_item(one, queue)) for one in generations]
-            parts += [new(copy) for copy in more]
+            unpaid = {"unpaid": TRUE} if accepted.waived else {}
+            parts += [new({**waiting_item(one, queue), **unpaid}) for one in generations]
+            parts += [new({**copy, **unpaid}) for copy in more]
             try:
                 self._table.transact(parts)
             except ConditionFailed as failed:

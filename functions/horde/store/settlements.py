@@ -137,8 +137,10 @@ class CsamFound(NamedTuple):
     """The request's id."""
 
 
-def outbox_of(image: Mapping[str, Any]) -> NewRequest | WebhookDue | CsamFound:
-    """Return the message that a new item in the stream asks to send.
+def outbox_of(image: Mapping[str, Any]) -> NewRequest | WebhookDue | CsamFound | None:
+    """Return the message that a new item in the stream asks to send, or None if it asks for none.
+
+    So does a request that the endpoint of its model cannot draw.
 
     Raises KeyError or ValueError for an item that this system did not write.
     """
@@ -146,6 +148,8 @@ def outbox_of(image: Mapping[str, Any]) -> NewRequest | WebhookDue | CsamFound:
         return WebhookDue(image["generation_id"]["S"])
     if image[SK]["S"] == Kind.CSAM:
         return CsamFound(image["request_id"]["S"])
+    if "no_tickets" in image:
+        return None
     return NewRequest(image["id"]["S"], image["model"]["S"], int(image["n"]["N"]))
 
 

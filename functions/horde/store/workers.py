@@ -52,6 +52,8 @@ _OFFER_FIELDS = (
     "controlnet",
     "sdxl_controlnet",
     "extra_slow",
+    "limit_max_steps",
+    "require_upfront_kudos",
 )
 """The fields of an offer that are stored with its worker."""
 
