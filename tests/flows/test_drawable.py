@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from horde import clock
+from horde.records import Census, Load
 from horde.runpod import MAX_PIXELS
 from tests.support.api_calls import Reply
 from tests.support.cloud import Cloud
@@ -242,6 +244,35 @@ def test_a_new_volunteer_of_a_model_that_nobody_drew_counts_before_the_census(
     assert possible(cloud, answer)
     censused(cloud)  # by then it is known what the worker offers
     assert not possible(cloud, answer)
+
+
+def test_a_new_worker_of_an_endpoints_model_draws_no_more_than_the_endpoint_until_the_census(
+    cloud: Cloud, worker: str
+) -> None:
+    key = rich(cloud)
+    cloud.pop(worker, max_pixels=1024 * 1024)  # a GPU that has just been started
+    assert not possible(cloud, asked(cloud, key, params=HUGE))
+
+
+def test_workers_of_a_census_that_does_not_say_what_they_draw_are_believed_to_draw_it(
+    cloud: Cloud,
+) -> None:
+    cloud.overrides["MODELS"] = json.dumps(VOLUNTEERS)
+    key, load = rich(cloud), Load(workers=1, threads=1)
+    counted = Census(at=clock.now(), workers=1, threads=1, models={"volunteered": load})
+    cloud.store.census.put(counted)  # as an earlier version wrote it
+    for models in (["volunteered"], []):
+        assert possible(cloud, asked(cloud, key, models=models, params=HUGE))
+    assert not possible(cloud, asked(cloud, key, models=["nobody's"]))
+
+
+def test_only_what_an_endpoint_cannot_draw_is_marked_so(cloud: Cloud) -> None:
+    key, marked = rich(cloud), []
+    for fields in ({"models": ["nobody's"]}, {"params": SMALL}, {"params": HUGE}):
+        request = cloud.store.requests.get(asked(cloud, key, **fields).body["id"])
+        assert request is not None
+        marked.append(request.no_tickets)
+    assert marked == [False, False, True]
 
 
 def test_the_settings_and_gpu_worker_agree_on_the_largest_image() -> None:
