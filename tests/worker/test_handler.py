@@ -261,7 +261,7 @@ def test_a_slow_source_image_keeps_the_gpu_from_no_other_image(
 ) -> None:
     alone = replace(settings, max_batch=1)
     horde.files["slow.webp"] = b"not an image"
-    for source in (None, None, "slow.webp", *[None] * 5):
+    for source in (None, None, *["slow.webp"] * MAX_AHEAD, *[None] * 5):
         horde.add(**({"source": source} if source else {}))
     horde.let_fetch.clear()
 
@@ -272,7 +272,7 @@ def test_a_slow_source_image_keeps_the_gpu_from_no_other_image(
         horde.let_fetch.set()
         return await task
 
-    assert asyncio.run(work()) == {"images": 7, "faulted": 1, "pops": 9}
+    assert asyncio.run(work()) == {"images": 7, "faulted": MAX_AHEAD, "pops": 8 + MAX_AHEAD}
 
 
 def test_an_upload_is_webp_without_metadata(
@@ -487,7 +487,7 @@ def test_a_cancelled_ticket_still_answers_for_what_it_popped(
     popped_ahead, go_on = threading.Event(), threading.Event()
 
     def draw(jobs: Sequence[Job], sources: Sequence[Image.Image | None]) -> list[Image.Image]:
-        wait_for(lambda: horde.calls["pop"] == 2)
+        wait_for(lambda: horde.calls["pop"] >= 2)
         popped_ahead.set()
         go_on.wait(HANG_S)
         return noise(jobs, sources)
@@ -533,7 +533,7 @@ def test_a_worker_told_to_stop_finishes_what_it_popped_and_pops_no_more(
 
     async def work() -> dict[str, Any]:
         def draw(jobs: Sequence[Job], sources: Sequence[Image.Image | None]) -> list[Image.Image]:
-            wait_for(lambda: horde.calls["pop"] == 2)
+            wait_for(lambda: horde.calls["pop"] >= 2)
             worker.stop()
             return noise(jobs, sources)
 
