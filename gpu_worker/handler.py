@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from gpu_worker.horde_client import Payload
 
+    Unused = Callable[[Job], Sequence[str]]
     Draw = Callable[[Sequence[Job], Sequence[Image.Image | None]], list[Image.Image]]
 
 CONCURRENCY = 2
@@ -72,6 +73,8 @@ RECENT = 8
 LOOK_S = 0.01
 """Seconds between two looks at whether the next batch is to be popped."""
 
+MIN_PIXELS = 64 * 64
+"""The smallest image of the Horde."""
 MAX_FAILED_ROUNDS = 3
 """Rounds in a row without any image after which the worker asks RunPod to replace it. A broken GPU
 fails fast, and would fault every waiting image until its request ends."""
@@ -124,13 +127,22 @@ class Worker:
     """
 
     def __init__(
-        self, settings: Settings, horde: Horde, draw: Draw, detector: safety.Detector
+        self,
+        settings: Settings,
+        horde: Horde,
+        draw: Draw,
+        detector: safety.Detector,
+        unused: Unused = lambda _job: (),
     ) -> None:
-        """Create the worker; `draw` is called by one thread at a time, `detector` by several."""
+        """Create the worker; `draw` is called by one thread at a time, `detector` by several.
+
+        `unused` names the fields of a job that have no effect, which its submit reports.
+        """
         self._settings = settings
         self._horde = horde
         self._draw = draw
         self._detector = detector
+        self._unused = unused
         self._failed_rounds = 0
         self._stopping = False
         self._turn = asyncio.Lock()
@@ -324,6 +336,8 @@ class Worker:
             count = len(jobs)
             log.warning("a batch of %d failed: %s", count, _describe(error))
             if count == 1:
+                if isinstance(error, MemoryError):
+                    self._offer_less(jobs[0])
                 return [error]
             # Without memory for the batch, try halves; any other error is a single job's.
             size = count // 2 if isinstance(error, MemoryError) else 1
@@ -337,13 +351,20 @@ class Worker:
         log.info("%d images in %.2f s", len(drawn), time.monotonic() - started)
         return list(drawn)
 
+    def _offer_less(self, job: Job) -> None:
+        """Pop no image of this size any more: not even one fits into the memory."""
+        pixels = int(job.payload["width"]) * int(job.payload["height"])
+        self._horde.max_pixels = max(MIN_PIXELS, min(self._horde.max_pixels, pixels - 1))
+        log.warning("from now on at most %d pixels are popped", self._horde.max_pixels)
+
     def _deliver(self, job: Job, drawing: Image.Image | Exception) -> State | None:
         """Upload and submit a job, or fault it; None if the Horde refused the submit."""
         try:
             if isinstance(drawing, Exception):
                 raise drawing  # noqa: TRY301 - handled like an image that cannot be encoded
             state, file, remark = self._finish(job, drawing)
-            self._horde.deliver(job, state, file, [remark])
+            unused = [safety.remark(f"{name} had no effect") for name in self._unused(job)]
+            self._horde.deliver(job, state, file, [remark, *unused])
         except HordeError as error:
             if isinstance(drawing, Exception):
                 return self._fault(job, error)
@@ -442,7 +463,7 @@ def main() -> None:
         pipeline.warm_up()
     except (safety.DetectorError, UpscalerMissingError, ModelError) as error:
         sys.exit(f"gpu_worker: {error}")
-    worker = Worker(settings, Horde(settings), pipeline.draw, detector)
+    worker = Worker(settings, Horde(settings), pipeline.draw, detector, pipeline.unused)
 
     async def handler(ticket: dict[str, Any]) -> dict[str, Any]:
         # Not earlier, since the SDK sets its own signal handler when it starts.

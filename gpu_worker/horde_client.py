@@ -175,6 +175,8 @@ class Horde:
     def __init__(self, settings: Settings, *, backoff: float = BACKOFF) -> None:
         """Create a client; it connects on the first call. `backoff` is in seconds."""
         self._settings = settings
+        self.max_pixels = settings.max_pixels
+        """Largest width times height to pop; less than the setting if the memory is too small."""
         self._backoff = backoff
         self._session = requests.Session()
         # The connection pool is thread-safe; the cookie jar is not, and nothing here needs one.
@@ -197,7 +199,7 @@ class Horde:
                 "models": [settings.model_name],
                 "bridge_agent": AGENT,
                 "amount": settings.max_batch,
-                "max_pixels": settings.max_pixels,
+                "max_pixels": self.max_pixels,
                 "threads": 1,
                 "nsfw": True,
                 "allow_img2img": True,

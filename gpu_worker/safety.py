@@ -54,15 +54,16 @@ class Score:
 
     @property
     def remark(self) -> dict[str, str]:
-        """The score as an entry of a submit's `gen_metadata`, in words that every horde accepts."""
-        return _remark(f"nsfw_score={self.value:.4f} by {self.name}")
+        """The score as an entry of a submit's `gen_metadata`."""
+        return remark(f"nsfw_score={self.value:.4f} by {self.name}")
 
 
-def _remark(text: str) -> dict[str, str]:
+def remark(text: str) -> dict[str, str]:
+    """Return a text as an entry of a submit's `gen_metadata`, in words that every horde accepts."""
     return {"type": "information", "value": "see_ref", "ref": text}
 
 
-NO_SCORE = _remark("nsfw_score=unknown")
+NO_SCORE = remark("nsfw_score=unknown")
 """The remark about an image whose detector failed."""
 
 

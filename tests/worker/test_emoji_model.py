@@ -220,7 +220,7 @@ def test_img2img_changes_the_colour_and_keeps_the_background(pipeline: Pipeline)
         assert apart(hue(image), 105) < 45
         assert levels(image)[:8, :8].mean() > 0.9
     for image in weak:
-        assert apart(hue(image), hue(source)) < 25
+        assert apart(hue(image), hue(source)) < 35  # of the 105 to green
         assert difference(image, source) < 0.15
 
 
