@@ -37,10 +37,12 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from horde import aws, dataset, images, laion, startup
+from horde.detector import hashes
 from horde.log import logger
 from horde.records import Held, parse_shared_key
 from horde.rules.sharing import (
     Context,
+    ImageFile,
     Removal,
     Verdict,
     Weights,
@@ -75,7 +77,8 @@ class Settings(laion.Settings):
 def share(key: str) -> Verdict:
     """Publish or hold back one delivered file, if the rules allow it.
 
-    Raises RuntimeError if it cannot be read, or is not what was settled.
+    Raises RuntimeError if it cannot be read, or is not what was settled, and OSError if it is no
+    picture.
     """
     settings = Settings.load()
     store = connect(settings.table_name)
@@ -110,8 +113,7 @@ def share(key: str) -> Verdict:
         drawn=drawn_by(context.owner),
         agent=context.agent,
         weights=_weights(settings.models, generation.model),
-        sha256=sha256,
-        size=len(body),
+        file=ImageFile(sha256, *hashes(body), len(body)),
         secret=aws.secret(settings.hash_secret),
     )
     archive = dataset.pack(body, published)

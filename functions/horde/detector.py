@@ -33,14 +33,26 @@ class DetectorError(Exception):
 
 def screened(file: bytes, detector: str) -> Screening:
     """Screen a WebP file; raises DetectorError, or OSError for what is no picture."""
-    with Image.open(io.BytesIO(file), formats=("WEBP",)) as opened:
-        picture = opened.convert("RGB")
+    picture = _picture(file)
     score, name = _detector(detector)(file, picture)
     if not (isinstance(score, float) and math.isfinite(score) and 0 <= score <= 1):
         message = f"{detector} gave no score"
         raise DetectorError(message)
-    md5 = hashlib.md5(file, usedforsecurity=False).hexdigest()
-    return Screening(score, name[:80], md5, dhash(picture))
+    return Screening(score, name[:80], _md5(file), dhash(picture))
+
+
+def hashes(file: bytes) -> tuple[str, str]:
+    """Return the MD5 of a WebP file and the ``dhash`` of its picture; raises OSError for none."""
+    return _md5(file), dhash(_picture(file))
+
+
+def _picture(file: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(file), formats=("WEBP",)) as opened:
+        return opened.convert("RGB")
+
+
+def _md5(file: bytes) -> str:
+    return hashlib.md5(file, usedforsecurity=False).hexdigest()
 
 
 def dhash(picture: Image.Image) -> str:

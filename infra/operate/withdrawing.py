@@ -9,16 +9,12 @@ too. Its images are found by a scan of the table, which also finds those whose r
 have a hash of their account.
 """
 
-import hashlib
-import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-from PIL import Image
 
 from horde import dataset, detector, gallery
 from horde.records import Shared
@@ -121,9 +117,7 @@ def _released(buckets: Buckets, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _hashes(file: bytes) -> Screening:
-    with Image.open(io.BytesIO(file), formats=("WEBP",)) as opened:
-        phash = detector.dhash(opened.convert("RGB"))
-    return _hashed(hashlib.md5(file, usedforsecurity=False).hexdigest(), phash)
+    return _hashed(*detector.hashes(file))
 
 
 def _hashed(md5: str, phash: str) -> Screening:

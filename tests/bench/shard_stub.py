@@ -40,6 +40,8 @@ def row(name: str) -> dict[str, Any]:
         "terms_version": "2026-12",
         "license": "CC0-1.0",
         "sha256": "ef" * 32,
+        "md5": "0" * 32,
+        "phash": "0" * 16,
         "format": "webp",
         "file_name": f"{name}.webp",
     }

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 import release
 from horde import detector
 from horde.release import shard
-from horde.rules.columns import COLUMNS, IN_SHARD
+from horde.rules.columns import AT_INTAKE, COLUMNS, IN_SHARD
 from horde.rules.dates import DAY_S
 from horde.rules.sharing import PROMISED_S
 from horde.store.items import key_of
@@ -60,6 +60,8 @@ def test_what_was_delivered_and_held_is_released_once_and_whole(
     assert sorted(found) == ids
     for id_, (image, row) in found.items():
         assert image == before[id_][0]
+        assert list(before[id_][1]) == [column.name for column in AT_INTAKE]
+        assert int(before[id_][1]["phash"], 16) >= 0
         assert list(row) == [column.name for column in IN_SHARD]
         assert row == {**row, **before[id_][1]}
     assert [key for key in cloud.laion() if key.startswith("incoming/")] == []

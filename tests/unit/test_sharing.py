@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from horde.records import Generation, Request, State
-from horde.rules.sharing import DrawnBy, Reason, Weights, backend, decide, row
+from horde.rules.sharing import DrawnBy, ImageFile, Reason, Weights, backend, decide, row
 from tests.support.records import IMAGE, PAYLOAD, REQUEST
 
 CASES = list(product([False, True], repeat=3))
@@ -64,6 +64,8 @@ COLUMNS: dict[str, type] = {
     "nsfw_requested": bool,
     "censored": bool,
     "sha256": str,
+    "md5": str,
+    "phash": str,
     "bytes": int,
     "format": str,
     "file_name": str,
@@ -76,8 +78,7 @@ FILE: dict[str, Any] = {
     "drawn": DrawnBy.ENDPOINT,
     "agent": "AI Horde Worker reGen:9.0.1:https://example.org/somebody",
     "weights": Weights("a" * 64, "CreativeML OpenRAIL-M"),
-    "sha256": "0" * 64,
-    "size": 4711,
+    "file": ImageFile("0" * 64, "1" * 32, "2" * 16, 4711),
     "secret": b"of the tests",
 }
 PERSONAL = {

@@ -265,6 +265,17 @@ def backend(agent: str) -> tuple[str, str]:
     return name, version if VERSION.fullmatch(version) else ""
 
 
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """What is known of an image file; hashes are in hexadecimal, ``size`` is in bytes."""
+
+    sha256: str
+    md5: str
+    phash: str
+    """The ``dhash`` of its picture."""
+    size: int
+
+
 def row(
     request: Request,
     generation: Generation,
@@ -272,8 +283,7 @@ def row(
     drawn: DrawnBy,
     agent: str,
     weights: Weights,
-    sha256: str,
-    size: int,
+    file: ImageFile,
     secret: bytes,
 ) -> dict[str, Any]:
     """Return what is known of a shared image at its delivery (``columns.AT_INTAKE``).
@@ -281,8 +291,7 @@ def row(
     Nothing in it identifies a person: no user, key, address, client or worker. A request's id lets
     anybody cancel and rate it, so ``set`` is its hash under ``secret``: images of one request have
     the same. So is ``user_hash`` of an account, with a new one each year. The time of delivery
-    beside the public statistics names authors, so only its day is told. ``sha256`` and ``size``
-    (bytes) are the image file's. Raises columns.RowError.
+    beside the public statistics names authors, so only its day is told. Raises columns.RowError.
     """
     payload = request.payload
     prompt, _, negative = payload["prompt"].partition("###")
@@ -321,8 +330,10 @@ def row(
         "license": LICENSE,
         "nsfw_requested": request.nsfw,
         "censored": False,
-        "sha256": sha256,
-        "bytes": size,
+        "sha256": file.sha256,
+        "md5": file.md5,
+        "phash": file.phash,
+        "bytes": file.size,
         "format": "webp",
         "file_name": f"{generation.id}.webp",
     }
