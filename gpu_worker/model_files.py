@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+HALF = "fp16"
 LATENTS = 4
 """Channels of the latents of Stable Diffusion."""
 REPAINTING = 9
@@ -41,6 +42,8 @@ class ModelFiles:
     """The class of its pipeline."""
     prediction: str
     """What the model predicts: epsilon or v_prediction."""
+    variant: str | None
+    """Of the weights' names: `fp16` if there are no others, as many models are published."""
 
 
 def read(directory: Path) -> ModelFiles:
@@ -66,7 +69,14 @@ def read(directory: Path) -> ModelFiles:
     for part in ("unet", "vae", *DRAWN[kind]):
         _check_weights(directory, part)
     schedule = _json(directory, "scheduler/scheduler_config.json")
-    return ModelFiles(kind, str(schedule.get("prediction_type", "epsilon")))
+    return ModelFiles(
+        kind, str(schedule.get("prediction_type", "epsilon")), _variant(directory / "unet")
+    )
+
+
+def _variant(part: Path) -> str | None:
+    names = [one.name for one in part.glob("*.safetensors")]
+    return HALF if all(f".{HALF}." in name for name in names) else None
 
 
 def _check_weights(directory: Path, part: str) -> None:

@@ -153,8 +153,8 @@ class Pipeline:
             torch.set_num_threads(settings.torch_threads)
         device = device_of(settings.device, os.environ)
         dtype = torch.float16 if device.startswith("cuda") else torch.float32
-        family = FAMILIES[model_files.read(settings.model_dir).kind]
-        self._model = family(settings.model_dir, device, dtype)
+        files = model_files.read(settings.model_dir)
+        self._model = FAMILIES[files.kind](settings.model_dir, device, dtype, files.variant)
         self._model_name = settings.model_name
         self._max_batch = settings.max_batch
         self._limits: dict[int, int] = {}

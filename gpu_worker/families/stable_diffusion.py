@@ -6,9 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from gpu_worker import prompts
 from gpu_worker.families.clip import Chunk, Encoder
+from gpu_worker.model_files import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 diffusers: Any = import_module("diffusers")
 
+MAX_MESSAGE = 300
+"""Most characters of what is said of a damaged model."""
 Text = tuple[list[Chunk], ...]
 """A prompt in chunks, for each encoder."""
 
@@ -33,17 +37,25 @@ class StableDiffusion:
     takes_latents = True
     """Whether `redraw` takes latents, so that `hires_fix` decodes nothing between its passes."""
 
-    def __init__(self, directory: Path, device: str, dtype: torch.dtype) -> None:
-        """Load the model, which takes seconds."""
+    def __init__(
+        self, directory: Path, device: str, dtype: torch.dtype, variant: str | None
+    ) -> None:
+        """Load the model, which takes seconds; raises ModelError if its files are damaged."""
         first, *others = (getattr(diffusers, name) for name in self.classes)
-        self.text2img = first.from_pretrained(
-            directory,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            **dict.fromkeys(self.left_out),
-            **self.options,
-        ).to(device)
+        try:
+            self.text2img = first.from_pretrained(
+                directory,
+                dtype=dtype,
+                variant=variant,
+                local_files_only=True,
+                use_safetensors=True,
+                **dict.fromkeys(self.left_out),
+                **self.options,
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            message = f"the model in MODEL_DIR cannot be loaded ({type(error).__name__}): {error}"
+            raise ModelError(" ".join(message.split())[:MAX_MESSAGE]) from None
+        self.text2img.to(device)
         # Decode one image at a time, since a batch of large images needs the memory for the UNet.
         self.text2img.vae.enable_slicing()
         self.img2img, self.inpaint = (

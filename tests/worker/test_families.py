@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,31 @@ def test_few_steps_without_guidance_draw_as_turbo_and_lightning_do(xl: Pipeline)
     unguided = drawn(xl, prompt="a###blue", cfg_scale=1.0, ddim_steps=1)
     assert unguided.std() > 2
     assert difference(unguided, drawn(xl, prompt="a###red", cfg_scale=1.0, ddim_steps=1)) == 0
+
+
+def test_weights_that_are_published_in_half_precision_alone_are_found(
+    tiny_xl_model: Path, tmp_path: Path
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(tiny_xl_model, half)
+    for weights in half.rglob("*.safetensors"):
+        weights.rename(weights.with_suffix(".fp16.safetensors"))
+    with loaded(half) as pipeline:
+        pipeline.warm_up()
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder_2"])
+def test_damaged_weights_are_one_sentence(tiny_xl_model: Path, tmp_path: Path, part: str) -> None:
+    from gpu_worker.model_files import ModelError
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_xl_model, broken)
+    (weights,) = (broken / part).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError) as refused, loaded(broken):
+        pass
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith("the model in MODEL_DIR cannot be loaded")
 
 
 def test_it_warms_up(xl: Pipeline) -> None:
