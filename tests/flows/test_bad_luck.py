@@ -16,6 +16,7 @@ from horde.store.accounts import Accounts
 from horde.store.due import Due, DueRow, DueRows
 from horde.store.endings import Endings
 from horde.store.requests import Requests
+from horde.store.settlements import outbox_of
 from horde.store.sharing import Sharing
 from horde.wire.seam import AwsError
 from tests.support.api_calls import ANONYMOUS, UNKNOWN, key_of
@@ -609,14 +610,13 @@ def test_a_stream_record_that_cannot_be_enqueued_is_retried_alone(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [cloud.generate().body["id"] for _ in range(3)]
-    real = enqueue.send
 
-    def poisoned(image: dict[str, Any]) -> None:
+    def poisoned(image: dict[str, Any]) -> Any:
         if image["id"]["S"] == requests[1]:
             raise KeyError("n")
-        real(image)
+        return outbox_of(image)
 
-    monkeypatch.setattr(enqueue, "send", poisoned)
+    monkeypatch.setattr(enqueue, "outbox_of", poisoned)
     cloud.stream()
     assert len(cloud.dead_records) == 1
     cloud.deliver("dispatch")

@@ -101,7 +101,7 @@ def test_beside_what_nobody_can_draw_others_get_their_tickets(cloud: Cloud) -> N
     asked(cloud, key, params=LARGEST)
     asked(cloud, key)
     dispatched(cloud)
-    assert len(cloud.runpod.jobs) == 2
+    assert [job["input"]["images"] for job in cloud.runpod.jobs] == [2]
     cloud.runpod.jobs.clear()
     cloud.clock.pass_seconds(OVER_S)
     assert cloud.sweep()["tickets"] == 1  # two images, four to a ticket

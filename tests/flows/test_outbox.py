@@ -38,8 +38,20 @@ def invokes(monkeypatch: pytest.MonkeyPatch) -> Invokes:
     return made
 
 
-def asked(cloud: Cloud, requests: int) -> set[str]:
-    return {cloud.generate().body["id"] for _ in range(requests)}
+MODELS = tuple(f"stable_diffusion {number}" for number in range(7))
+
+
+@pytest.fixture
+def models(cloud: Cloud) -> None:
+    """Seven models with an endpoint each."""
+    shown = {"baseline": "stable_diffusion_1"}
+    named = {model: {"endpoint": f"e{number}", **shown} for number, model in enumerate(MODELS)}
+    cloud.overrides["MODELS"] = json.dumps(named)
+
+
+def asked(cloud: Cloud, requests: int) -> list[str]:
+    """Ask for an image of each of so many models; returns the ids of the requests."""
+    return [cloud.generate(models=[model]).body["id"] for model in MODELS[:requests]]
 
 
 def ticketed(cloud: Cloud) -> list[str]:
@@ -48,13 +60,42 @@ def ticketed(cloud: Cloud) -> list[str]:
     return [job["input"]["request_id"] for job in cloud.runpod.jobs]
 
 
-def test_each_new_request_is_handed_over_once(cloud: Cloud, invokes: Invokes) -> None:
+def test_a_hundred_requests_of_one_image_need_as_many_tickets_as_one_of_a_hundred(
+    cloud: Cloud, invokes: Invokes
+) -> None:
+    cloud.overrides["RATE_LIMITS"] = "false"
+    _, key = cloud.register(kudos=10_000)
+    for _ in range(25):
+        assert cloud.generate(key).status == 202
+    cloud.stream()
+    assert invokes.calls == 1
+    cloud.deliver("dispatch")
+    assert sum(job["input"]["images"] for job in cloud.runpod.jobs) == 25
+    assert len(cloud.runpod.jobs) == 7  # of four images each
+
+
+def test_no_dispatch_has_more_tickets_to_send_than_it_has_time_for(
+    cloud: Cloud, invokes: Invokes
+) -> None:
+    cloud.overrides["RATE_LIMITS"] = "false"
+    keys = [cloud.register(f"ada{number}", kudos=10_000)[1] for number in range(6)]
+    for key in keys:
+        assert cloud.generate(key, params={"n": 20}).status == 202
+    cloud.stream()
+    assert invokes.calls == 2
+    cloud.deliver("dispatch")
+    assert sum(job["input"]["images"] for job in cloud.runpod.jobs) == 120
+
+
+@pytest.mark.usefixtures("models")
+def test_each_model_is_handed_over_once(cloud: Cloud, invokes: Invokes) -> None:
     requests = asked(cloud, 7)
     cloud.stream()
     assert invokes.calls == len(requests)
     assert sorted(ticketed(cloud)) == sorted(requests)
 
 
+@pytest.mark.usefixtures("models")
 @pytest.mark.parametrize("number", [0, 3, 6])
 def test_what_lambda_refuses_comes_again_and_nothing_else(
     cloud: Cloud, invokes: Invokes, number: int
@@ -67,6 +108,21 @@ def test_what_lambda_refuses_comes_again_and_nothing_else(
     assert cloud.dead_records == []
 
 
+def test_requests_that_were_sent_with_one_before_what_lambda_refuses_are_sent_again(
+    cloud: Cloud, invokes: Invokes
+) -> None:
+    _, key = cloud.register(kudos=1000)
+    for model in ("stable_diffusion", "another", "stable_diffusion"):
+        assert cloud.generate(key, models=[model]).status == 202
+    invokes.refused = {1}
+    cloud.stream()
+    cloud.deliver("dispatch")
+    images = [job["input"]["images"] for job in cloud.runpod.jobs]
+    assert sum(images) == 3  # two at first, and one of them again: an empty pop
+    assert cloud.dead_records == []
+
+
+@pytest.mark.usefixtures("models")
 def test_a_record_that_cannot_be_read_does_not_hold_up_those_before_it(
     cloud: Cloud, invokes: Invokes
 ) -> None:
@@ -81,7 +137,7 @@ def test_a_record_that_cannot_be_read_does_not_hold_up_those_before_it(
 
 
 def test_an_event_is_as_small_as_what_its_function_needs(cloud: Cloud) -> None:
-    (request,) = asked(cloud, 1)
+    request = cloud.generate().body["id"]
     cloud.stream()
     url = cloud.sqs.get_queue_url(QueueName="handed-to-dispatch")["QueueUrl"]
     (message,) = cloud.sqs.receive_message(QueueUrl=url)["Messages"]
