@@ -68,6 +68,11 @@ NO_WORKER = (
     "asking less of its workers or choosing a different model."
 )
 
+NO_HIRES_FIX = (
+    "hires_fix has no effect here: it acts on text-to-image whose sides both exceed the size that "
+    "the model was trained on."
+)
+
 
 class Settings(ApiSettings):
     """The names of this function's resources, the operator's models, and the monthly allowance."""
@@ -165,7 +170,7 @@ def generate(call: Call) -> Response:
         )
 
     no_worker = None if found.possible else ruleset.fill(NO_WORKER)
-    messages = [decision.message, reduced, no_worker]
+    messages = [decision.message, reduced, no_worker, no_effect(spec, baseline)]
     return Response(
         RequestAccepted(
             id=request.id,
@@ -299,6 +304,12 @@ def dearest(spec: ImageSpec, baselines: list[str]) -> str:
     """Return the family of models by which a request is priced and limited: the dearest of them."""
     quotes = {one: pricing.quote(spec, shared=False, baseline=one).total for one in baselines}
     return max(quotes, key=quotes.__getitem__, default="")
+
+
+def no_effect(spec: ImageSpec, baseline: str) -> str | None:
+    """Return what is told of a field that was asked for and changes nothing, or None."""
+    without = spec.hires_fix and not pricing.first_pass_pixels(spec, baseline=baseline)
+    return NO_HIRES_FIX if without else None
 
 
 def usual(models: list[str], configured: Models) -> int | None:

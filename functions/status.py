@@ -17,7 +17,7 @@ from horde.edge import ratelimit
 from horde.edge.bodies import RateRequest, parse
 from horde.edge.http import ApiSettings, Call, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
-from horde.edge.responses import GeneratedImage, Rated, Remark, RequestCheck, RequestStatus
+from horde.edge.responses import GeneratedImage, Rated, RequestCheck, RequestStatus, remarks_of
 from horde.overview import chances, overview
 from horde.records import DELIVERED, Generation, Request, State
 from horde.rules import estimates, ratings, sharing
@@ -193,7 +193,7 @@ def _generation(request: Request, generation: Generation, img: str) -> Generated
         seed=str(generation.drawn_seed if generation.drawn_seed is not None else ""),
         id=generation.id,
         censored=generation.state is State.CENSORED,
-        gen_metadata=[Remark(**remark) for remark in generation.gen_metadata],
+        gen_metadata=remarks_of(generation.gen_metadata),
         worker_id=generation.worker_id or "",
         worker_name=generation.worker_name or "",
         model=generation.model,

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from horde import aws, images, outbound, startup
-from horde.edge.responses import Finished, Remark
+from horde.edge.responses import Finished, remarks_of
 from horde.log import logger
 from horde.records import DELIVERED, Generation, Request, State
 from horde.rules.lifecycle import consumed
@@ -34,7 +34,7 @@ def finished(request: Request, generation: Generation) -> Finished:
         model=generation.model,
         id=generation.id,
         censored=generation.state is State.CENSORED,
-        gen_metadata=[Remark(**remark) for remark in generation.gen_metadata],
+        gen_metadata=remarks_of(generation.gen_metadata),
         request=request.id,
         kudos=consumed(request, generation),
     )

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from gpu_worker.horde_client import Payload
 
-    Unused = Callable[[Job], Sequence[str]]
     Draw = Callable[[Sequence[Job], Sequence[Image.Image | None]], list[Image.Image]]
 
 CONCURRENCY = 2
@@ -127,22 +126,13 @@ class Worker:
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        horde: Horde,
-        draw: Draw,
-        detector: safety.Detector,
-        unused: Unused = lambda _job: (),
+        self, settings: Settings, horde: Horde, draw: Draw, detector: safety.Detector
     ) -> None:
-        """Create the worker; `draw` is called by one thread at a time, `detector` by several.
-
-        `unused` names the fields of a job that have no effect, which its submit reports.
-        """
+        """Create the worker; `draw` is called by one thread at a time, `detector` by several."""
         self._settings = settings
         self._horde = horde
         self._draw = draw
         self._detector = detector
-        self._unused = unused
         self._failed_rounds = 0
         self._stopping = False
         self._turn = asyncio.Lock()
@@ -363,8 +353,7 @@ class Worker:
             if isinstance(drawing, Exception):
                 raise drawing  # noqa: TRY301 - handled like an image that cannot be encoded
             state, file, remark = self._finish(job, drawing)
-            unused = [safety.remark(f"{name} had no effect") for name in self._unused(job)]
-            self._horde.deliver(job, state, file, [remark, *unused])
+            self._horde.deliver(job, state, file, [remark])
         except HordeError as error:
             if isinstance(drawing, Exception):
                 return self._fault(job, error)
@@ -463,7 +452,7 @@ def main() -> None:
         pipeline.warm_up()
     except (safety.DetectorError, UpscalerMissingError, ModelError) as error:
         sys.exit(f"gpu_worker: {error}")
-    worker = Worker(settings, Horde(settings), pipeline.draw, detector, pipeline.unused)
+    worker = Worker(settings, Horde(settings), pipeline.draw, detector)
 
     async def handler(ticket: dict[str, Any]) -> dict[str, Any]:
         # Not earlier, since the SDK sets its own signal handler when it starts.

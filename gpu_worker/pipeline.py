@@ -25,7 +25,7 @@ from gpu_worker.families.inpainting import StableDiffusionInpainting, StableDiff
 from gpu_worker.families.stable_diffusion_xl import StableDiffusionXL
 from gpu_worker.horde_client import PAINTING, BadJobError, Job
 from gpu_worker.model_files import ModelError
-from gpu_worker.samplers import SAMPLERS, has_karras, scheduler
+from gpu_worker.samplers import SAMPLERS, scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -226,21 +226,6 @@ class Pipeline:
         if image_codec.is_blank(image):
             message = "the model in MODEL_DIR draws a single colour"
             raise ModelError(message)
-
-    def unused(self, job: Job) -> list[str]:
-        """Return the fields of a job that were asked for and have no effect on its drawing."""
-        found = []
-        asked = Pass.of(job)
-        if job.payload.get("hires_fix") and not self._is_fixed(asked):
-            found.append("hires_fix")
-        if asked.karras and not has_karras(asked.sampler):
-            found.append("karras")
-        return found
-
-    def _is_fixed(self, asked: Pass) -> bool:
-        """Whether hires_fix acts: from noise, above the native size, without the upscaler."""
-        large = min(asked.width, asked.height) > self.native_size
-        return asked.hires_strength is not None and large and not self._upscaler
 
     def _most(self, common: Pass) -> int:
         """Return how many images of a pass to draw at once: fewer where memory was short before."""

@@ -65,6 +65,25 @@ HEAVY: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("params", "source", "told"),
+    [
+        ({"width": 512, "height": 768, "hires_fix": True}, False, True),
+        ({"width": 768, "height": 768, "hires_fix": True}, False, False),
+        ({"width": 768, "height": 768, "hires_fix": True}, True, True),
+        ({"width": 512, "height": 512}, False, False),
+    ],
+)
+def test_who_asks_for_hires_fix_where_it_has_no_effect_is_told(
+    cloud: Cloud, params: dict[str, Any], *, source: bool, told: bool
+) -> None:
+    _, key = cloud.register(kudos=1000)
+    more = {"source_image": png_base64()} if source else {}
+    answer = cloud.generate(key, params=params, **more)
+    assert answer.status == 202, answer
+    assert ("hires_fix has no effect" in answer.body.get("message", "")) is told
+
+
 @pytest.mark.parametrize(("fields", "drawn"), HEAVY)
 def test_a_heavy_request_that_cannot_be_paid_is_reduced(
     cloud: Cloud, fields: dict[str, Any], drawn: dict[str, Any]

@@ -466,6 +466,19 @@ def test_what_an_unmodified_worker_says_is_shown(cloud: Cloud, worker: str, seed
     assert generation["seed"] == str(seed)
 
 
+def test_our_workers_safety_score_is_kept_and_breaks_no_client(cloud: Cloud, worker: str) -> None:
+    """pyAIHorde knows no ``information``, and every image has a score."""
+    request, job = popped(cloud, worker)
+    score = {"type": "information", "value": "see_ref", "ref": "nsfw_score=0.0123 by mine 1"}
+    remarks = [score, REMARKS[0]]
+    assert hand_in(cloud, worker, job, webp(), gen_metadata=remarks).status == 200
+    (generation,) = cloud.status(request).body["generations"]
+    assert generation["gen_metadata"] == [REMARKS[0]]
+    stored = cloud.store.requests.generation(generation["id"])
+    assert stored is not None
+    assert stored.gen_metadata == remarks
+
+
 # --- our own worker's upload ----------------------------------------------------------------------
 
 

@@ -327,20 +327,6 @@ def test_an_image_that_does_not_fit_into_the_memory_is_not_popped_again(
     assert [pop["max_pixels"] for pop in horde.pops] == [settings.max_pixels, 128 * 64 - 1]
 
 
-def test_a_submit_says_which_fields_had_no_effect(
-    horde: FakeHorde, settings: Settings, client: Horde
-) -> None:
-    job_id = horde.add()
-
-    async def work() -> None:
-        worker = Worker(settings, client, noise, scoring(0.01), lambda _job: ["hires_fix"])
-        await worker.work(TICKET)
-
-    asyncio.run(work())
-    remarks = [one["ref"] for one in horde.settled[job_id]["gen_metadata"]]
-    assert remarks == ["nsfw_score=0.0100 by stand-in 1", "hires_fix had no effect"]
-
-
 def test_an_unreadable_source_image_faults_only_itself(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:

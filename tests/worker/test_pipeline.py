@@ -247,23 +247,6 @@ def test_hires_fix_acts_only_on_images_larger_than_native_on_both_sides(
         assert (difference(plain, fixed) > 1) is acts
 
 
-@pytest.mark.parametrize(
-    ("payload", "unused"),
-    [
-        ({}, []),
-        ({"hires_fix": True, "width": 128, "height": 128}, []),
-        ({"hires_fix": True, "width": 128, "height": 64}, ["hires_fix"]),
-        ({"hires_fix": True, "width": 128, "height": 128, "source": "url"}, ["hires_fix"]),
-        ({"sampler_name": "DDIM"}, ["karras"]),
-        ({"sampler_name": "DDIM", "karras": False}, []),
-    ],
-)
-def test_what_has_no_effect_is_named(
-    pipeline: Pipeline, payload: dict[str, Any], unused: list[str]
-) -> None:
-    assert pipeline.unused(a_job(**payload)) == unused
-
-
 def test_the_adaptive_sampler_ignores_the_steps_that_were_asked_for() -> None:
     from gpu_worker.pipeline import Pass
     from horde.rules.ruleset import IN_FORCE

@@ -5,6 +5,7 @@ needs. A field that is None is left out, unless a client needs the null. Those o
 image waits for are in ``other_responses``.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
@@ -104,6 +105,18 @@ class Remark(Wire):
     type: str
     value: str
     ref: str | None = None
+
+
+SCORE = "nsfw_score="
+"""How the safety score begins that our own worker sends with every image."""
+
+
+def remarks_of(said: Iterable[Mapping[str, str]]) -> list[Remark]:
+    """Return a worker's remarks, but for the safety score.
+
+    A client that knows no ``information`` fails on it (horde-clients.md 2), and every image has it.
+    """
+    return [Remark(**remark) for remark in said if not remark.get("ref", "").startswith(SCORE)]
 
 
 class GeneratedImage(Wire):
