@@ -13,6 +13,7 @@ import math
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 
 diffusers: Any = import_module("diffusers")
@@ -40,8 +41,6 @@ class KScheduler(Base):  # type: ignore[misc]
         self._kept: torch.Tensor | None = None
         if self.order == 1:
             return
-        import numpy as np  # noqa: PLC0415
-
         logs = np.log(((1 - self.alphas_cumprod) / self.alphas_cumprod).numpy() ** 0.5)
         sigmas, timesteps = list[float](), list[float]()
         for number, level in enumerate(self.levels[:-1]):
@@ -73,9 +72,12 @@ class KScheduler(Base):  # type: ignore[misc]
         timestep: Any,
         sample: torch.Tensor,
         generator: Any = None,
-        return_dict: bool = True,  # noqa: FBT001, FBT002 - as diffusers calls it
-    ) -> Any:
-        """Go on by one call of the model; returns the next sample."""
+        **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Go on by one call of the model; returns the next sample, and the picture it sees.
+
+        Always as a tuple: diffusers' pipelines ask for nothing else (`return_dict=False`).
+        """
         if self.step_index is None:
             self._init_step_index(timestep)
         x, out = sample.float(), model_output.float()
@@ -101,10 +103,7 @@ class KScheduler(Base):  # type: ignore[misc]
             level = float(self.sigmas[self.step_index - 1])
             x = self.second(before, picture, level, following, noise)
         self._step_index += 1
-        x = x.to(model_output.dtype)
-        if not return_dict:
-            return (x, picture)
-        return type("Step", (), {"prev_sample": x, "pred_original_sample": picture})()
+        return x.to(model_output.dtype), picture
 
     def only(self, x: Any, picture: Any, sigma: float, after: float, noise: Any) -> Any:
         """Return the sample after a step of one call."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from gpu_worker.horde_client import Horde
 from gpu_worker.settings import Settings
@@ -35,6 +36,12 @@ def settings(horde: FakeHorde, tmp_path: Path) -> Settings:
 @pytest.fixture
 def client(settings: Settings) -> Horde:
     return Horde(settings, backoff=0.001)
+
+
+@pytest.fixture(scope="session")
+def source() -> Image.Image:
+    """A picture to start from, in the tiny models' native size."""
+    return Image.radial_gradient("L").resize((64, 64)).convert("RGB")
 
 
 @pytest.fixture(scope="session")

@@ -55,11 +55,6 @@ def repainting(
         yield pipeline
 
 
-@pytest.fixture(scope="module")
-def source() -> Image.Image:
-    return Image.radial_gradient("L").resize((64, 64)).convert("RGB")
-
-
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_draws_from_noise_and_from_a_picture(
     xl: Pipeline, source: Image.Image, sampler: str

@@ -85,11 +85,6 @@ def difference(one: Pixels, other: Pixels) -> float:
     return float(np.abs(one - other).mean())
 
 
-@pytest.fixture(scope="module")
-def source() -> Image.Image:
-    return Image.radial_gradient("L").resize((64, 64)).convert("RGB")
-
-
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_draws_with_and_without_karras(
     pipeline: Pipeline, source: Image.Image, sampler: str
