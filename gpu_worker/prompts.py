@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+MAX_WEIGHT = 100.0
+"""Beyond it, up or down, a weight is taken for this one: embeddings times more overflow in half
+precision, so that the image would be blank, and drawn in vain three times."""
 MORE = 1.1
 """Factor of a pair of parentheses without a number."""
 LONG_PHRASE = 8
@@ -60,7 +63,7 @@ def _number(text: str) -> float | None:
         found = float(text)
     except ValueError:
         return None
-    return found if math.isfinite(found) else None
+    return max(-MAX_WEIGHT, min(MAX_WEIGHT, found)) if math.isfinite(found) else None
 
 
 def _parts(text: str) -> Iterator[tuple[str, bool]]:

@@ -33,6 +33,8 @@ START, END, PAD = -1, -2, -3
         ("[red]", [("[red]", 1)]),
         ("()", []),
         ("(red:-1)", [("red", -1)]),
+        ("(red:1e9)", [("red", prompts.MAX_WEIGHT)]),
+        ("(red:-1e9)", [("red", -prompts.MAX_WEIGHT)]),
     ],
 )
 def test_a_prompt_is_read_as_comfyui_reads_it(prompt: str, wanted: list[tuple[str, float]]) -> None:
