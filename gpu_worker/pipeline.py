@@ -23,9 +23,10 @@ from gpu_worker import image_codec, model_files, upscale
 from gpu_worker.families import stable_diffusion as families
 from gpu_worker.families.inpainting import StableDiffusionInpainting, StableDiffusionXLInpainting
 from gpu_worker.families.stable_diffusion_xl import StableDiffusionXL
-from gpu_worker.horde_client import PAINTING, BadJobError, Job
+from gpu_worker.horde_client import BadJobError, Job
 from gpu_worker.model_files import ModelError
-from gpu_worker.samplers import SAMPLERS, scheduler
+from gpu_worker.passes import Pass, bucket, first_pass_size, refuse
+from gpu_worker.samplers import scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,81 +37,8 @@ if TYPE_CHECKING:
 diffusers: Any = import_module("diffusers")
 transformers: Any = import_module("transformers")
 
-HIRES_STRENGTH = 0.65
-"""The Horde's default for hires_fix_denoising_strength."""
-IMG2IMG_STRENGTH = 0.75
-"""The default denoising_strength, for hordes that send none."""
 MIN_CUDA = "13.0"
 """The CUDA that a driver must know for the torch that is locked."""
-ADAPTIVE_STEPS = 40
-"""Steps of k_dpm_adaptive, which chooses them itself; the Horde prices it so, whatever is sent."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
-    """The parameters that all images of one pass share; prompt, seed and source may differ."""
-
-    width: int
-    height: int
-    steps: int
-    sampler: str
-    karras: bool
-    cfg_scale: float
-    clip_skip: int
-    tiling: bool
-    strength: float | None
-    """Fraction of the steps to run on the source image; None for text-to-image."""
-    painting: bool
-    """Whether only part of the source image is repainted."""
-    hires_strength: float | None
-    """Fraction of the steps to run in the second pass of hires_fix; None without hires_fix."""
-
-    @classmethod
-    def of(cls, job: Job) -> Pass:
-        """Return the pass for a job; raises BadJobError for any unsupported parameter."""
-        payload = job.payload
-        if job.source_image and job.source_processing not in (None, "img2img", *PAINTING):
-            _refuse("this source_processing")
-        for name in ("post_processing", "loras", "tis", "control_type", "workflow", "transparent"):
-            if payload.get(name):
-                _refuse(name)
-        sampler = str(payload.get("sampler_name") or "k_euler_a").lower()
-        if sampler not in SAMPLERS:
-            _refuse("this sampler_name")
-        adaptive = sampler == "k_dpm_adaptive"
-        try:
-            is_img2img = bool(job.source_image)
-            hires = bool(payload.get("hires_fix")) and not is_img2img
-            return cls(
-                width=int(payload["width"]),
-                height=int(payload["height"]),
-                steps=ADAPTIVE_STEPS if adaptive else max(1, int(payload["ddim_steps"])),
-                sampler=sampler,
-                karras=bool(payload.get("karras", True)),
-                cfg_scale=float(payload.get("cfg_scale", 5.0)),
-                clip_skip=int(payload.get("clip_skip") or 1),
-                tiling=bool(payload.get("tiling")),
-                painting=job.painting,
-                strength=_strength(payload, "denoising_strength", IMG2IMG_STRENGTH)
-                if is_img2img
-                else None,
-                hires_strength=_strength(payload, "hires_fix_denoising_strength", HIRES_STRENGTH)
-                if hires
-                else None,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"the payload is unreadable ({type(error).__name__})"
-            raise BadJobError(message) from error
-
-
-def _refuse(what: str) -> None:
-    message = f"{what} is not supported"
-    raise BadJobError(message)
-
-
-def _strength(payload: Mapping[str, Any], name: str, default: float) -> float:
-    value = payload.get(name)
-    return min(1.0, max(0.0, float(default if value is None else value)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +104,7 @@ class Pipeline:
         texts = [self._read(job) for job in jobs]
         for number, job in enumerate(jobs):
             if job.model not in ("", self._model_name):
-                _refuse("this model")
+                refuse("this model")
             key = self._drawable(requested[number]), texts[number].length
             passes.setdefault(key, []).append(number)
         images: dict[int, Image.Image] = {}
@@ -392,17 +320,3 @@ def device_of(wanted: str, env: Mapping[str, str]) -> str:
         )
         raise ModelError(message)
     return "cpu"
-
-
-def first_pass_size(width: int, height: int, native: int) -> tuple[int, int]:
-    """Return the size of the first pass of hires_fix, whose short side is the native one."""
-    shrink = native / min(width, height)
-    return (
-        max(64, round(width * shrink / 64) * 64),
-        max(64, round(height * shrink / 64) * 64),
-    )
-
-
-def bucket(count: int, max_batch: int) -> int:
-    """Return the size to which a batch of `count` is padded: 1, 2, 4 and so on to `max_batch`."""
-    return min(max_batch, 1 << (count - 1).bit_length())

@@ -243,7 +243,7 @@ def test_hires_fix_acts_only_on_images_larger_than_native_on_both_sides(
 
 
 def test_the_adaptive_sampler_ignores_the_steps_that_were_asked_for() -> None:
-    from gpu_worker.pipeline import Pass
+    from gpu_worker.passes import Pass
     from horde.rules.ruleset import IN_FORCE
 
     passes = [
@@ -256,7 +256,7 @@ def test_the_adaptive_sampler_ignores_the_steps_that_were_asked_for() -> None:
 @pytest.mark.parametrize("width", [576, 640, 768, 1024, 1088, 2048, 3072])
 @pytest.mark.parametrize("height", [576, 704, 832, 1024, 1536, 3072])
 def test_the_first_pass_of_hires_fix_is_the_one_that_is_priced(width: int, height: int) -> None:
-    from gpu_worker.pipeline import first_pass_size
+    from gpu_worker.passes import first_pass_size
     from horde.records import ImageSpec
     from horde.rules.pricing import first_pass_pixels
 
@@ -477,7 +477,7 @@ def test_a_scheduler_file_without_clip_sample_does_not_turn_ddim_to_mud() -> Non
 
 
 def test_batches_are_padded_to_few_sizes() -> None:
-    from gpu_worker.pipeline import bucket
+    from gpu_worker.passes import bucket
 
     assert [bucket(n, 8) for n in range(1, 9)] == [1, 2, 4, 4, 8, 8, 8, 8]
     assert [bucket(n, 6) for n in range(1, 7)] == [1, 2, 4, 4, 6, 6]

@@ -64,7 +64,7 @@ def first_pass_pixels(spec: ImageSpec, *, baseline: str = "") -> int:
 
     Workers draw one only for text-to-image whose both sides exceed the model's native side. It
     scales the image so that its short side is native, in multiples of 64 (gpu-worker.md 4;
-    ``gpu_worker.pipeline`` computes the same).
+    ``gpu_worker.passes`` computes the same).
     """
     native = NATIVE_SIDE.get(baseline, NATIVE_SIDE_OTHERS)
     short = min(spec.width, spec.height)
