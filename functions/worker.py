@@ -48,6 +48,7 @@ from horde.records import (
 from horde.rules import rewards, ruleset, sharing
 from horde.rules.accounts import user_number
 from horde.rules.estimates import undrawn
+from horde.rules.features import delivered_size
 from horde.rules.lifecycle import SLIDE_S, slid
 from horde.rules.refusals import (
     AbortedGen,
@@ -263,7 +264,7 @@ def _job(request: Request, generation: Generation, offer: Offer) -> Job:
             **request.payload,
             "seed": str(generation.seed),
             "n_iter": 1,
-            "post_processing": [],
+            "post_processing": request.payload.get("post_processing", []),
         },
         r2_upload=images.upload_url(aws.s3(), settings.outputs_bucket, key),
         r2_post=_form(settings.outputs_bucket, key, request) if offer.mixed_batch else None,
@@ -275,7 +276,7 @@ def _job(request: Request, generation: Generation, offer: Offer) -> Job:
 
 
 def _form(bucket: str, key: str, request: Request) -> UploadForm:
-    return UploadForm(**images.upload_form(aws.s3(), bucket, key, request.image_size))
+    return UploadForm(**images.upload_form(aws.s3(), bucket, key, delivered_size(request.payload)))
 
 
 def _popped(
@@ -352,7 +353,7 @@ def _picture(
 ) -> images.Picture:
     """Return the submitted image, checked. Raises ImageRefused or NotUploaded."""
     # Workers send a placeholder of their own for a censored image.
-    size = None if state is State.CENSORED else request.image_size
+    size = None if state is State.CENSORED else delivered_size(request.payload)
     if body.generation != "R2":
         return images.checked(images.inline(body.generation, size), size)
     file = images.uploaded(aws.s3(), settings.outputs_bucket, generation.image_key, size)

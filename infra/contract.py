@@ -17,6 +17,7 @@ _http = importlib.import_module("horde.edge.http")
 _records = importlib.import_module("horde.records")
 _items = importlib.import_module("horde.store.items")
 _ending = importlib.import_module("horde.ending")
+_features = importlib.import_module("horde.rules.features")
 _work = importlib.import_module("horde.release.work")
 _laion = importlib.import_module("horde.laion")
 _settlements = importlib.import_module("horde.store.settlements")
@@ -32,6 +33,9 @@ NEW_REQUEST: dict[str, str] = _settlements.NEW_REQUEST
 NEW_WEBHOOK: dict[str, str] = _settlements.NEW_WEBHOOK
 NEW_CSAM_MARK: dict[str, str] = _settlements.NEW_CSAM_MARK
 PENDING_REWARD: dict[str, str] = _settlements.PENDING_REWARD
+
+FEATURES: tuple[str, ...] = _features.FEATURES
+"""What an endpoint may do that not every worker does."""
 
 FLEET_DROP: str = _ending.FLEET_DROP
 """What is logged when one of the operator's own workers drops an image."""

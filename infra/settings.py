@@ -16,6 +16,7 @@ from pydantic import (
     field_validator,
 )
 
+from infra.contract import FEATURES
 from infra.values import (
     WORDS,
     BucketName,
@@ -80,6 +81,13 @@ def _api_function(text: str) -> str:
     return text
 
 
+def _known_feature(text: str) -> str:
+    if text not in FEATURES:
+        message = f"is no feature of a worker{did_you_mean(text, FEATURES)}"
+        raise ValueError(message)
+    return text
+
+
 AccountId = Annotated[int, Field(ge=1)]
 
 
@@ -98,6 +106,11 @@ class ModelSettings(BaseModel):
     max_steps: Annotated[int, Field(ge=1, le=500)] | None = None
     """Accurate steps up to which workers with ``limit_max_steps`` draw it; None: those that need no
     kudos upfront."""
+    features: Annotated[
+        list[Annotated[str, AfterValidator(_known_feature)]], Field(max_length=len(FEATURES))
+    ] = []
+    """What its endpoint does that not every worker does: ``lora``, which covers textual inversions,
+    control types and post-processors. No GPU is started for an image that asks for another."""
     license: Annotated[str, Field(max_length=100)] = ""
     """The licence of its weights, for the rows of the data set; best an SPDX identifier."""
     sha256: Annotated[str, matching(r"([0-9a-f]{64})?", "a SHA-256 in hexadecimal")] = ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from horde import clock
 from horde.records import Census, Generation
 from horde.rules import drawing
-from horde.runpod import Models, has_endpoint, largest_images
+from horde.runpod import Models, abilities, has_endpoint
 from horde.store import Store
 
 CACHE_S = 10
@@ -77,12 +77,12 @@ def chances(store: Store, configured: Models, image: Generation) -> Chances:
     A worker that came since the census is believed to draw all images of a model that only
     volunteers draw, and that nobody drew before: what it offers is known a minute later.
     """
-    census, sizes = overview(store).census, largest_images(configured)
+    census, endpoints_of = overview(store).census, abilities(configured)
     found = drawing.drawers(image, census)
     endpoints = tuple(
         model
-        for model in sizes
-        if drawing.endpoint_draws(image, model, sizes)
+        for model in endpoints_of
+        if drawing.endpoint_draws(image, model, endpoints_of)
         and drawing.is_for_endpoints(image, found or ())
     )
     if endpoints or found:
@@ -90,7 +90,7 @@ def chances(store: Store, configured: Models, image: Generation) -> Chances:
     names = [] if image.any_model else image.models or [image.model]
     counted = found is not None
     possible = any(
-        name not in sizes
+        name not in endpoints_of
         and not (counted and census.load(name).workers)
         and model_is_live(store, name)
         for name in names

@@ -187,6 +187,15 @@ class ImageSpec:
     """Whether there is a source image, repainted in part or in full."""
     hires_fix: bool = False
     """Whether a first, smaller pass is asked for; ``rules.pricing`` says when there is one."""
+    loras: int = 0
+    """Number of LoRAs."""
+    tis: bool = False
+    """Whether there are textual inversions."""
+    control_type: str | None = None
+    return_control_map: bool = False
+    """Whether the map of the ControlNet is all that is asked for."""
+    post_processing: tuple[str, ...] = ()
+    """The post-processors, by the Horde's names."""
     slow_workers: bool = True
     """Whether slow workers may draw it."""
     extra_slow_workers: bool = False
@@ -251,7 +260,7 @@ class Request:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Width and height of its images in pixels."""
+        """Width and height of its images in pixels; an upscaler enlarges them then."""
         return self.payload["width"], self.payload["height"]
 
     @property
@@ -298,6 +307,8 @@ class Generation:
     painting: bool = False
     """Whether only part of the source image is repainted: inpainting or outpainting."""
     trusted_only: bool = False
+    features: list[str] = field(default_factory=list)
+    """What it asks for that not every worker does (``rules.features``)."""
     models: list[str] = field(default_factory=list)
     """The models that may draw it, if its request names several. ``model`` is then the first of
     them, and from a claim on the one that draws it."""
@@ -569,6 +580,8 @@ class Offer:
     """Most images per pop."""
     mixed_batch: bool = False
     """Whether it accepts images of several requests in one pop."""
+    unable: list[str] = field(default_factory=list)
+    """Post-processors and control types that it lacks, although it has others."""
     blacklist: tuple[str, ...] = ()
     """Words in prompts that it refuses to draw."""
 
@@ -596,6 +609,8 @@ class Worker:
     lora: bool = False
     controlnet: bool = False
     sdxl_controlnet: bool = False
+    unable: list[str] = field(default_factory=list)
+    """Post-processors and control types that it lacks, although it has others."""
     extra_slow: bool = False
     limit_max_steps: bool = False
     require_upfront_kudos: bool = False

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from horde import aws
 from horde.rules import ruleset
+from horde.rules.drawing import Ability
 
 if TYPE_CHECKING:
     import urllib3
@@ -45,6 +46,8 @@ class Model(BaseModel):
     kudos upfront."""
     license: str = ""
     sha256: str = ""
+    features: frozenset[str] = frozenset()
+    """What the endpoint does that not every worker does (``rules.features``)."""
 
 
 Models = Annotated[dict[str, Model], BeforeValidator(json.loads)]
@@ -56,12 +59,13 @@ def has_endpoint(models: dict[str, Model], name: str) -> bool:
     return name in models and models[name].endpoint is not None
 
 
-def largest_images(models: dict[str, Model]) -> dict[str, int]:
-    """Return the models that the operator's endpoints draw, and the pixels of their largest images.
-
-    The operator's order is kept.
-    """
-    return {name: one.max_pixels for name, one in models.items() if one.endpoint is not None}
+def abilities(models: dict[str, Model]) -> dict[str, Ability]:
+    """Return what the operator's endpoints draw, by model; the operator's order is kept."""
+    return {
+        name: Ability(one.max_pixels, one.features)
+        for name, one in models.items()
+        if one.endpoint is not None
+    }
 
 
 class RunPodError(Exception):

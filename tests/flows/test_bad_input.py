@@ -157,15 +157,30 @@ def test_a_prompt_that_cannot_be_drawn_is_refused_with_its_code(
     assert (answer.status, answer.body["rc"]) == (400, rc)
 
 
+def controlled(**params: Any) -> dict[str, Any]:
+    return {"source_image": png_base64(), "params": {"control_type": "canny", **params}}
+
+
 UNSUPPORTED: list[tuple[dict[str, Any], int, str]] = [
     ({"source_mask": "AAAA"}, 400, "SourceMaskUnnecessary"),
     ({"source_image": "AAAA", "source_processing": "remix"}, 400, "InvalidRemix"),
     ({"extra_source_images": [{"image": "AAAA"}]}, 400, "InvalidExtraSourceImages"),
-    ({"params": {"control_type": "canny"}}, 400, "ControlNetUnsupported"),
-    ({"params": {"image_is_control": True}}, 400, "ControlNetUnsupported"),
-    ({"params": {"post_processing": ["GFPGAN"]}}, 400, "UnsupportedModel"),
-    ({"params": {"loras": [{"name": "x"}]}}, 400, "TooManyLoras"),
-    ({"params": {"tis": [{"name": "x"}]}}, 400, "TooManyTIs"),
+    ({"params": {"control_type": "canny"}}, 400, "ControlNetSourceMissing"),
+    ({"params": {"image_is_control": True}}, 400, "ControlTypeMissing"),
+    ({"params": {"return_control_map": True}}, 400, "ControlTypeMissing"),
+    (controlled(image_is_control=True, return_control_map=True), 400, "ControlNetInvalidPayload"),
+    ({**controlled(), "source_processing": "inpainting"}, 400, "ControlNetInpaintingMismatch"),
+    ({"params": {"loras": [{"name": "ink", "is_version": True}]}}, 400, "BadLoraVersion"),
+    (
+        {"params": {"post_processing": ["RealESRGAN_x4plus", "4x_AnimeSharp"]}},
+        400,
+        "TooManyUpscalers",
+    ),
+    (
+        {"params": {"post_processing": ["RealESRGAN_x4plus"], "width": 1088, "height": 1024}},
+        400,
+        "UpscaledTooLarge",
+    ),
     ({"params": {"transparent": True}}, 400, "InvalidTransparencyModel"),
     ({"params": {"workflow": "qr_code"}}, 400, "InvalidExtraTexts"),
     ({"params": {"special": {"a": 1}}}, 400, "SpecialForbidden"),

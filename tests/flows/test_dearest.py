@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.client import BaseClient
 
-from generate import MAX_MODELS
+from horde.planning import MAX_MODELS
 from horde.rules import admission
 from horde.store.items import DUE, LISTED, PK, SK, WAITING
 from tests.support.api_calls import ANONYMOUS, refused

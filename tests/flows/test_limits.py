@@ -494,7 +494,7 @@ def test_without_an_account_only_models_that_are_drawn_may_be_asked_for(
 ) -> None:
     before = repr(cloud.everything())
     answer = cloud.generate(models=["rare model"])
-    refused(answer, "UnsupportedModel")
+    refused(answer, "NoValidWorkers")
     assert "rare model" in answer.body["message"]
     assert repr(cloud.everything()) == before
     _, key = cloud.register(kudos=100)
@@ -506,7 +506,7 @@ def test_without_an_account_only_models_that_are_drawn_may_be_asked_for(
     overview.clear_cache()
     assert cloud.generate(models=["rare model"]).status == 202  # and by the census
     cloud.clock.pass_seconds(ONLINE_S + 60)
-    refused(cloud.generate(models=["rare model"]), "UnsupportedModel")
+    refused(cloud.generate(models=["rare model"]), "NoValidWorkers")
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from moto.dynamodb.models import dynamodb_backends
 
-from generate import MAX_MODELS
 from horde.claiming import FEW_MODELS, MAX_READS
+from horde.planning import MAX_MODELS
 from horde.records import Generation, State
 from horde.rules.estimates import DEFAULT_SPEED
 from horde.rules.marks import GRACE_S, LAPSE_S

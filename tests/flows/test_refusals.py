@@ -101,7 +101,7 @@ REQUESTS: dict[str, tuple[Refused, int, str | None]] = {
     "an unknown key": (lambda known: known.ask("x" * 22), 401, "InvalidAPIKey"),
     "a deleted account": (lambda known: known.ask(known.deleted), 403, "DeletedUser"),
     "a feature that is missing": (
-        lambda known: known.ask(params={"loras": [{"name": "x"}]}), 400, "TooManyLoras"),
+        lambda known: known.ask(params={"workflow": "qr_code"}), 400, "InvalidExtraTexts"),
     "a style that is missing": (
         lambda known: known.ask(style="no such style"), 404, "StyleNotFound"),
     "trust that is missing": (

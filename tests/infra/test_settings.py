@@ -276,6 +276,7 @@ def test_settings_that_are_right_are_taken_as_they_are(
                 **model,
                 "max_pixels": 3072 * 3072,
                 "max_steps": 8,
+                "features": ["lora", "canny", "RealESRGAN_x4plus"],
                 "license": "CreativeML OpenRAIL-M",
                 "sha256": "a" * 64,
             }

@@ -14,6 +14,7 @@ import requests
 
 from horde.edge import auth
 from horde.records import ApiKey
+from horde.rules.features import delivered_size
 from horde.store.accounts import deleted
 from tests.support import lambda_limits
 from tests.support.deployment import Deployment
@@ -178,7 +179,7 @@ class ApiCalls(Deployment):
         generation = self.store.requests.generation(key_of(url).split("/")[1])
         request = generation and self.store.requests.get(generation.request_id)
         assert request, url
-        return webp(colour, *request.image_size)
+        return webp(colour, *delivered_size(request.payload))
 
     def submit(self, key: str, generation_id: str, **fields: Any) -> Reply:
         """Submit as a worker does."""

@@ -13,12 +13,22 @@ from tests.support.records import IMAGE, OWNER, WORKER
 
 MODELS = ("a", "m", "z")
 ABLE = replace(
-    WORKER, id="w", models=["m"], max_pixels=IMAGE.pixels, nsfw=True, img2img=True, painting=True
+    WORKER,
+    id="w",
+    models=["m"],
+    max_pixels=IMAGE.pixels,
+    nsfw=True,
+    img2img=True,
+    painting=True,
+    lora=True,
+    post_processing=True,
+    controlnet=True,
+    sdxl_controlnet=True,
 )
 """A worker that draws any image of its model, up to the size of ``IMAGE``."""
 ASKED = replace(IMAGE, model="m", slow_workers=True, extra_slow_workers=True)
 TRUSTED = replace(OWNER, trusted=True)
-SIZES = {"m": IMAGE.pixels}
+ENDPOINTS = {"m": drawing.Ability(IMAGE.pixels, frozenset({"lora", "canny"}))}
 
 
 def census(
@@ -44,6 +54,12 @@ LACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "speed": ({"extra_slow_workers": False}, {"extra_slow": True}),
     "named worker": ({"workers": ["x"]}, {}),
     "refused worker": ({"workers": ["w"], "worker_blacklist": True}, {}),
+    "LoRA": ({"features": ["lora"]}, {"lora": False}),
+    "post-processing": ({"features": ["GFPGAN"]}, {"post_processing": False}),
+    "post-processor": ({"features": ["GFPGAN"]}, {"unable": ["GFPGAN"]}),
+    "ControlNet": ({"features": ["canny"]}, {"controlnet": False}),
+    "control type": ({"features": ["canny"]}, {"unable": ["canny"]}),
+    "ControlNet of SDXL": ({"features": ["canny", "sdxl_controlnet"]}, {"sdxl_controlnet": False}),
 }
 
 
@@ -81,11 +97,15 @@ def test_a_census_from_before_workers_were_recorded_does_not_say() -> None:
 
 def test_a_sleeping_endpoint_draws_all_that_is_asked_of_it_up_to_its_size() -> None:
     hard = replace(ASKED, trusted_only=True, nsfw=True, img2img=True, slow_workers=False)
-    assert drawing.endpoint_draws(hard, "m", SIZES)
-    assert drawing.endpoint_draws(replace(hard, any_model=True, model="x"), "m", SIZES)
-    assert not drawing.endpoint_draws(replace(hard, pixels=IMAGE.pixels + 1), "m", SIZES)
-    assert not drawing.endpoint_draws(hard, "a", SIZES)
-    assert not drawing.endpoint_draws(replace(hard, model="a"), "m", SIZES)
+    assert drawing.endpoint_draws(hard, "m", ENDPOINTS)
+    assert drawing.endpoint_draws(replace(hard, any_model=True, model="x"), "m", ENDPOINTS)
+    assert not drawing.endpoint_draws(replace(hard, pixels=IMAGE.pixels + 1), "m", ENDPOINTS)
+    assert not drawing.endpoint_draws(hard, "a", ENDPOINTS)
+    assert drawing.endpoint_draws(replace(hard, features=["lora", "canny"]), "m", ENDPOINTS)
+    controlled = replace(hard, features=["canny", "sdxl_controlnet"])
+    assert drawing.endpoint_draws(controlled, "m", ENDPOINTS)
+    assert not drawing.endpoint_draws(replace(hard, features=["lora", "hed"]), "m", ENDPOINTS)
+    assert not drawing.endpoint_draws(replace(hard, model="a"), "m", ENDPOINTS)
 
 
 def test_a_gpu_is_started_for_named_workers_only_if_one_is_the_operators_and_awake() -> None:

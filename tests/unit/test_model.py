@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import generate
 from horde.edge.bodies import GenerateRequest, PopRequest
+from horde.planning import payload as payload_of
 from horde.records import Generation, State
 from horde.rules import ruleset
 from horde.rules.estimates import tickets_missing, wait_seconds
@@ -179,16 +179,22 @@ def test_a_worker_is_told_why_it_cannot_take_an_image(
         {"tiling": True},
         {"hires_fix": True},
         {"source_image": "x", "denoising_strength": 0.5},
+        {"loras": [{"name": "ink"}]},
+        {"loras": [{"name": "ink", "clip": 0.5}]},
+        {"control_type": "canny"},
+        {"control_type": "hed"},
+        {"control_type": "canny", "return_control_map": True},
     ],
 )
 def test_what_cannot_share_a_pass_has_another_batch_key(change: dict[str, Any]) -> None:
     def payload(source_image: str | None = None, **params: Any) -> dict[str, Any]:
         body = {"prompt": "x", "source_image": source_image, "params": params}
-        return generate.payload(GenerateRequest.model_validate(body))
+        return payload_of(GenerateRequest.model_validate(body))
 
     plain = batch_key("m", payload())
     assert batch_key("m", payload(**change)) != plain
     assert batch_key("m", payload(seed="7")) == plain
+    assert batch_key("m", payload(tis=[{"name": "x"}], post_processing=["GFPGAN"])) == plain
     assert batch_key("m", payload(denoising_strength=0.5)) == plain  # no source: no effect
     assert batch_key("m", payload(), kind="img2img") != plain
     assert batch_key("n", payload()) != plain

@@ -31,6 +31,10 @@ OFFER = replace(
         ({"steps": IN_FORCE.max_steps + 1}, "0sx"),
         ({"extra_slow_workers": True}, "0"),
         ({"slow_workers": False}, "0xf"),
+        ({"features": ["lora"]}, "0xl"),
+        ({"features": ["GFPGAN", "strip_background"]}, "0xo"),
+        ({"features": ["canny"]}, "0xc"),
+        ({"features": ["canny", "sdxl_controlnet", "lora"]}, "0xlcd"),
     ],
 )
 def test_the_needs_of_an_image_are_the_class_of_its_size_and_letters(

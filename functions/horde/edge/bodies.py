@@ -29,6 +29,8 @@ from pydantic import (
 from horde.edge.errors import PayloadError
 from horde.records import ImageSpec, Offer
 from horde.records import Rating as ImageRating
+from horde.rules import features
+from horde.rules.features import ControlType, PostProcessor
 
 ANONYMOUS_KEY = "0000000000"
 
@@ -47,27 +49,6 @@ Sampler = Literal[
     "k_dpmpp_sde",
     "DDIM",
     "lcm",
-]
-PostProcessor = Literal[
-    "GFPGAN",
-    "RealESRGAN_x4plus",
-    "RealESRGAN_x2plus",
-    "RealESRGAN_x4plus_anime_6B",
-    "NMKD_Siax",
-    "4x_AnimeSharp",
-    "CodeFormers",
-    "strip_background",
-    "4xNomos8kSC",
-    "4xLSDIRplus",
-    "4xNomosWebPhoto_RealPLKSR",
-    "4xNomos2_realplksr_dysample",
-    "4xNomos2_hq_dat2",
-    "2xModernSpanimationV1",
-    "GFPGANv1.3",
-    "RestoreFormer",
-]
-ControlType = Literal[
-    "canny", "hed", "depth", "normal", "openpose", "seg", "scribble", "fakescribbles", "hough"
 ]
 SourceProcessing = Literal["img2img", "inpainting", "outpainting", "remix"]
 
@@ -151,7 +132,7 @@ class Body(BaseModel):
 
 
 class Lora(Body):
-    """One LoRA. Refused until an endpoint can load LoRAs."""
+    """One LoRA: by the name of its file, or by CivitAI's number of it or of its version."""
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=255)]
     model: Weight = 1.0
@@ -161,7 +142,7 @@ class Lora(Body):
 
 
 class TextualInversion(Body):
-    """One textual inversion. Refused until an endpoint can load them."""
+    """One textual inversion, by the name of its file or by CivitAI's number of it."""
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=255)]
     inject_ti: Literal["prompt", "negprompt"] | None = None
@@ -309,6 +290,11 @@ class GenerateRequest(Body):
             denoising_strength=params.denoising_strength,
             img2img=self.source_image is not None,
             hires_fix=params.hires_fix,
+            loras=len(params.loras),
+            tis=bool(params.tis),
+            control_type=params.control_type,
+            return_control_map=params.return_control_map,
+            post_processing=tuple(params.post_processing),
             slow_workers=self.slow_workers,
             extra_slow_workers=self.extra_slow_workers,
             worker_blacklist=self.worker_blacklist and bool(self.workers),
@@ -319,6 +305,11 @@ class GenerateRequest(Body):
         changes = {name: getattr(spec, name) for name in ("width", "height", "steps")}
         params = self.params.model_copy(update={**changes, "sampler_name": spec.sampler_name})
         return self.model_copy(update={"slow_workers": spec.slow_workers, "params": params})
+
+
+Names = Annotated[
+    list[Annotated[StrictStr, Field(max_length=100)]], Field(max_length=len(features.FEATURES))
+]
 
 
 class PopRequest(Body):
@@ -354,6 +345,11 @@ class PopRequest(Body):
     """``alias#id``; the first ten count, after the owner's own."""
     mixed_batch: StrictBool = False
     """Extension: the worker accepts images of several requests in one response (``jobs``)."""
+    post_processors: Names | None = None
+    """Extension: the post-processors that it has; without it, and with ``allow_post_processing``,
+    all of them."""
+    controls: Names | None = None
+    """Extension: the control types that it has, in the same way."""
 
     @field_validator("models")
     @classmethod
@@ -383,6 +379,10 @@ class PopRequest(Body):
             require_upfront_kudos=self.require_upfront_kudos,
             amount=self.amount,
             mixed_batch=self.mixed_batch,
+            unable=[
+                *features.others(self.post_processors, features.POST_PROCESSORS),
+                *features.others(self.controls, features.CONTROLS),
+            ],
             blacklist=tuple(self.blacklist),
         )
 

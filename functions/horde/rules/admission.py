@@ -80,7 +80,7 @@ def check_anonymous_model(model: str, *, drawn: bool) -> None:
             "ask for models that are drawn. Please choose one of /api/v2/status/models, or "
             "register at /register."
         )
-        raise Unsupported(message)
+        raise Unsupported(message, rc="NoValidWorkers")
 
 
 def max_side(census: Census, baseline: str = "") -> int:
@@ -106,6 +106,8 @@ def upfront_reason(spec: ImageSpec, side: int, baseline: str = "") -> str | None
         return "it refuses slow workers"
     if spec.sampler_name == "lcm" and spec.steps > rules.max_steps_lcm:
         return f"it asks for more than {rules.max_steps_lcm} LCM steps"
+    if spec.control_type and accurate_steps(spec, baseline=baseline) > rules.max_steps_control:
+        return f"it asks for more than {rules.max_steps_control} steps with a ControlNet"
     if accurate_steps(spec, baseline=baseline) > rules.max_steps:
         counted = " with the first pass of hires_fix" if spec.hires_fix else ""
         return f"it asks for more than {rules.max_steps} steps{counted}"
@@ -138,13 +140,15 @@ def downgraded(spec: ImageSpec, side: int, baseline: str = "") -> ImageSpec:
             width=max(64, int(spec.width * shrink) // 64 * 64),
             height=max(64, int(spec.height * shrink) // 64 * 64),
         )
+    most = rules.max_steps_control if spec.control_type else rules.max_steps
     if spec.sampler_name == "lcm":
         reduced = replace(reduced, steps=min(spec.steps, rules.max_steps_lcm))
-    elif accurate_steps(reduced, baseline=baseline) > rules.max_steps:
+    elif accurate_steps(reduced, baseline=baseline) > most:
         if spec.sampler_name == "k_dpm_adaptive":
             reduced = replace(reduced, sampler_name="k_euler_a")
         per_step = accurate_steps(replace(reduced, steps=100), baseline=baseline) / 100
-        reduced = replace(reduced, steps=min(spec.steps, int(rules.downgraded_steps / per_step)))
+        steps = rules.max_steps_control if spec.control_type else rules.downgraded_steps
+        reduced = replace(reduced, steps=min(spec.steps, int(steps / per_step)))
     return reduced
 
 

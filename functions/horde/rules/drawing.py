@@ -1,16 +1,27 @@
 """Whether anybody can draw an image: the operator's endpoints, and the workers of a census.
 
 An endpoint that sleeps draws what it draws awake, so it counts. The operator's own workers are
-trusted and take all that the API accepts. Only their largest image is limited, by a setting.
+trusted and take all that the API accepts, up to the size and with the features of the settings.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from horde.records import Census, Drawer, Generation, User, Worker, WorkerStats
+from horde.rules.features import SDXL_CONTROL, letters
 from horde.rules.needs import lacks, needs
 
 UNPAID = "u"
 """A letter beside those of needs: the worker draws only what was paid in full."""
+
+
+class Ability(NamedTuple):
+    """What an endpoint can draw of a model."""
+
+    max_pixels: int
+    """Width times height of its largest image."""
+    features: frozenset[str] = frozenset()
+    """What it does that not every worker does (``rules.features``)."""
 
 
 def drawer(worker: Worker, stats: WorkerStats, owner: User | None, models: Iterable[str]) -> Drawer:
@@ -20,7 +31,7 @@ def drawer(worker: Worker, stats: WorkerStats, owner: User | None, models: Itera
     return Drawer(
         id=worker.id,
         max_pixels=worker.max_pixels,
-        lacks=missing + (UNPAID if worker.require_upfront_kudos else ""),
+        lacks=missing + letters(worker.unable) + (UNPAID if worker.require_upfront_kudos else ""),
         fleet=owner is not None and owner.fleet,
         models=sum(1 << place for place, name in enumerate(models) if name in offered),
     )
@@ -33,7 +44,7 @@ def drawers(image: Generation, census: Census) -> list[Drawer] | None:
     """
     if census.drawers is None:
         return None
-    wanted = {*needs(image)[1:], *("" if image.paid else UNPAID)}
+    wanted = {*needs(image)[1:], *letters(image.features), *("" if image.paid else UNPAID)}
     models = census.bits(image.models or [image.model])
     return [
         one
@@ -45,13 +56,18 @@ def drawers(image: Generation, census: Census) -> list[Drawer] | None:
     ]
 
 
-def endpoint_draws(image: Generation, model: str, sizes: Mapping[str, int]) -> bool:
+def endpoint_draws(image: Generation, model: str, endpoints: Mapping[str, Ability]) -> bool:
     """Return whether an endpoint draws an image, if not for the workers that its request names.
 
-    ``sizes`` are the largest images of the models that have endpoints, in pixels.
+    ``endpoints`` are those of the models that have any.
     """
     named = image.any_model or model in (image.models or [image.model])
-    return named and image.pixels <= sizes.get(model, 0)
+    able = endpoints.get(model)
+    if able is None or not named:
+        return False
+    return image.pixels <= able.max_pixels and able.features.issuperset(
+        {*image.features} - {SDXL_CONTROL}
+    )
 
 
 def is_for_endpoints(image: Generation, drawn_by: Iterable[Drawer]) -> bool:

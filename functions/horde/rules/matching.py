@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from horde.records import Generation, Offer, User, WorkerContext
-from horde.rules.needs import needs, unmet
+from horde.rules.features import CONTROLS
+from horde.rules.needs import CONTROL, POST, REASONS, needs, unmet
 from horde.rules.standing import held_limit
 
 AGEING_PER_S = 5
@@ -32,6 +33,9 @@ BATCHED = (
     "hires_fix_denoising_strength",
 )
 """Fields of the payload in which all images of a batch must agree."""
+RARE = ("loras", "control_type", "image_is_control", "return_control_map")
+"""More of them, which few payloads have. Textual inversions belong to a prompt, and post-processors
+follow the drawing, so batch mates may differ in them."""
 
 
 def effective_kudos(user: User) -> int:
@@ -74,6 +78,7 @@ def batch_key(model: str, payload: Mapping[str, Any], *, kind: str = "", alone: 
     keeps the request's images out of other batches.
     """
     parts = (model, kind, *(payload.get(name) for name in BATCHED), alone)
+    parts += tuple(f"{name}={payload[name]}" for name in RARE if payload.get(name))
     return "|".join("" if part is None else str(part) for part in parts)
 
 
@@ -98,7 +103,7 @@ def skip_reason(generation: Generation, worker: WorkerContext, offer: Offer) -> 
     worker_id = worker.worker.id
     too_large = generation.pixels > offer.max_pixels
     reason = "max_pixels" if too_large else unmet(needs(generation), worker, offer)
-    if reason:
+    if reason or (reason := _lacking(generation, offer)):
         return reason
     if generation.workers and (worker_id in generation.workers) is generation.worker_blacklist:
         return "worker_id"
@@ -110,6 +115,12 @@ def skip_reason(generation: Generation, worker: WorkerContext, offer: Offer) -> 
     if limit is not None and len(worker.stats.held) >= limit:
         return "performance"
     return None
+
+
+def _lacking(generation: Generation, offer: Offer) -> str | None:
+    """Return the Horde's name of the reason if a worker lacks a post-processor or ControlNet."""
+    lacking = next((name for name in generation.features if name in offer.unable), None)
+    return lacking and REASONS[CONTROL if lacking in CONTROLS else POST]
 
 
 def has_blacklisted_word(prompt: str, blacklist: Iterable[str]) -> bool:

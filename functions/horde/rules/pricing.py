@@ -16,6 +16,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from horde.records import ImageSpec
 from horde.rules import ruleset
+from horde.rules.features import UPSCALERS
 
 SLOW_BASELINES = frozenset({"flux_1", "qwen_image", "z_image_turbo"})
 """Model families with leases three times as long (horde-api.md 2, TTL)."""
@@ -134,6 +135,19 @@ def family_factor(spec: ImageSpec, *, baseline: str, rules: ruleset.Ruleset) -> 
     return factors.get(baseline, Decimal(1))
 
 
+def with_features(spec: ImageSpec, kudos: Decimal, rules: ruleset.Ruleset) -> Decimal:
+    """Return a base price with its post-processors, ControlNet, LoRAs and textual inversions.
+
+    The Horde rounds after each factor (horde-api.md 3.2 a and b).
+    """
+    factors = [rules.post_processor] * len(spec.post_processing)
+    if spec.control_type and not spec.return_control_map:
+        factors.append(rules.control)
+    for factor in factors:
+        kudos = (kudos * factor).quantize(Decimal("0.01"), ROUND_HALF_UP)
+    return kudos + rules.lora * spec.loras + (rules.tis if spec.tis else 0)
+
+
 def quote(
     spec: ImageSpec, *, shared: bool, baseline: str = "", rules: ruleset.Ruleset | None = None
 ) -> Price:
@@ -143,8 +157,11 @@ def quote(
     """
     rules = rules or ruleset.IN_FORCE
     kudos = base_kudos(spec.pixels, accurate_steps(spec, baseline=baseline, rules=rules))
+    kudos = with_features(spec, kudos, rules)
     kudos *= family_factor(spec, baseline=baseline, rules=rules)
     reward = _whole(kudos)
+    for name in spec.post_processing:
+        kudos *= rules.upscaler if name in UPSCALERS else 1
     if spec.img2img:
         kudos *= rules.source_image
     if not spec.slow_workers:
@@ -157,6 +174,8 @@ def quote(
 def lease_seconds(spec: ImageSpec, *, baseline: str = "") -> int:
     """Return the length of a lease for one image, in seconds (horde-api.md 2, TTL)."""
     ttl = 30 + accurate_steps(spec, baseline=baseline) * 2 * spec.pixels / (512 * 512)
+    if spec.control_type:
+        ttl *= 2
     if baseline in SLOW_BASELINES:
         ttl *= 3
     ttl = max(MIN_TTL_S, ttl)

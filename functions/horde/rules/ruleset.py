@@ -48,6 +48,15 @@ class Ruleset:
     """By the model's family (``baseline``); 1 for all others."""
     families_hires_fix: tuple[tuple[str, Decimal], ...]
     """Those that differ for images drawn with ``hires_fix``."""
+    post_processor: Decimal
+    """For each post-processor; in the reward too."""
+    control: Decimal
+    """For a ControlNet, unless its map is all that is asked for; in the reward too."""
+    lora: int
+    """Kudos added to the base price for each LoRA."""
+    tis: int
+    """Kudos added to the base price for textual inversions, however many."""
+    upscaler: Decimal
     source_image: Decimal
     fast_workers_only: Decimal
     worker_blacklist: Decimal
@@ -69,6 +78,8 @@ class Ruleset:
     max_steps: int
     """Accurate steps; also the limit of a worker with ``limit_max_steps``."""
     max_steps_lcm: int
+    max_steps_control: int
+    """Accurate steps with a ControlNet."""
     downgraded_steps: int
     """Accurate steps that ``allow_downgrade`` reduces to."""
     max_side: int
@@ -110,6 +121,11 @@ FIRST = Ruleset(
         ("qwen_image", Decimal(12)),
     ),
     families_hires_fix=(),
+    post_processor=Decimal("1.2"),
+    control=Decimal(3),
+    lora=3,
+    tis=1,
+    upscaler=Decimal("1.05"),
     source_image=Decimal("1.3"),
     fast_workers_only=Decimal("1.2"),
     worker_blacklist=Decimal("1.1"),
@@ -121,6 +137,7 @@ FIRST = Ruleset(
     ratings_return_tax=True,
     max_steps=40,
     max_steps_lcm=10,
+    max_steps_control=20,
     downgraded_steps=30,
     max_side=1024,
     min_side=576,

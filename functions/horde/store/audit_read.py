@@ -141,6 +141,11 @@ def _priced(payload: Mapping[str, Any]) -> dict[str, Any]:
         "sampler_name": str(payload["sampler_name"]),
         "hires_fix": payload["hires_fix"] is True,
         "denoising_strength": None if strength is None else float(strength),
+        "loras": [{}] * len(payload.get("loras") or ()),
+        "tis": [{}] * len(payload.get("tis") or ()),
+        "control_type": payload.get("control_type"),
+        "return_control_map": payload.get("return_control_map") is True,
+        "post_processing": [str(name) for name in payload.get("post_processing") or ()],
     }
 
 

@@ -51,6 +51,7 @@ _OFFER_FIELDS = (
     "lora",
     "controlnet",
     "sdxl_controlnet",
+    "unable",
     "extra_slow",
     "limit_max_steps",
     "require_upfront_kudos",

@@ -80,6 +80,11 @@ def _priced(view: View, request: Request, rules: ruleset.Ruleset) -> Findings:
         denoising_strength=payload["denoising_strength"],
         img2img=request.source_key is not None,
         hires_fix=payload["hires_fix"],
+        loras=len(payload["loras"]),
+        tis=bool(payload["tis"]),
+        control_type=payload["control_type"],
+        return_control_map=payload["return_control_map"],
+        post_processing=tuple(payload["post_processing"]),
         slow_workers=image.slow_workers,
         worker_blacklist=image.worker_blacklist and bool(image.workers),
     )
