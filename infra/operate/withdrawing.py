@@ -20,7 +20,7 @@ from horde import dataset, detector, gallery
 from horde.records import Shared
 from horde.release import work
 from horde.release.names import INCOMING, MANIFEST, METADATA, Manifest
-from horde.rules.screening import HashList, Screening, found_words
+from horde.rules.screening import HashList, Screening, asked_in, found_words
 from horde.rules.sharing import Removal
 from horde.store import Store
 
@@ -91,14 +91,14 @@ def _all(buckets: Buckets) -> Iterator[tuple[str, str, Callable[[], Screening]]]
     """
     with TemporaryDirectory() as folder:
         for row in _released(buckets, Path(folder)):
-            yield row["id"], row["prompt"], partial(_hashed, row["md5"], row["phash"])
+            yield row["id"], asked_in(row), partial(_hashed, row["md5"], row["phash"])
     places = [(buckets.client, buckets.laion, INCOMING)]
     places += [(buckets.ours, buckets.held, "")] if buckets.held else []
     for client, bucket, prefix in places:
         for key in _keys(client, bucket, prefix):
             try:
                 file, row = dataset.unpack(_body(client, bucket, key))
-                yield row["id"], row["prompt"], partial(_hashes, file)
+                yield row["id"], asked_in(row), partial(_hashes, file)
             except (ValueError, KeyError, OSError, EOFError, *dataset.BROKEN):
                 continue
 

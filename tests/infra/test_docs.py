@@ -177,6 +177,7 @@ def test_the_api_page_lists_every_refusal_of_what_cannot_be_drawn() -> None:
     listed = {row[1].strip("`") for row in refusals}
     source = (ROOT / "functions" / "generate.py").read_text()
     checks = source[source.index("def check_drawable") :].partition("\ndef ")[0]
+    checks += (ROOT / "functions" / "horde" / "rules" / "features.py").read_text()
     raised = set(re.findall(r'rc="(\w+)"', checks))
     assert raised
     assert raised <= listed

@@ -103,7 +103,7 @@ LIMITS: dict[str, Any] = {
     "rules.sharing.TRUSTED_AFTER_S": 7 * 86_400,
     "rules.sharing.ACCEPTED": "accepted",
     "rules.sharing.LICENSE": "CC0-1.0",
-    "rules.sharing.TERMS_VERSION": "2026-12.2",
+    "rules.sharing.TERMS_VERSION": "2026-12.3",
     "rules.statistics.MONTH_DAYS": 31,
     "store.counters.STATS_KEEP_S": 90 * 86_400,
     "store.counters.MINUTE_MS": 60_000,

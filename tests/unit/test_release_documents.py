@@ -136,6 +136,7 @@ def test_a_row_that_is_not_what_its_columns_say_is_refused(name: str, value: Any
 
 def test_a_row_of_an_earlier_version_gets_what_it_could_not_have() -> None:
     late = {"model_sha256", "model_license", "backend", "backend_version", "post_processing"}
+    late |= {"loras", "tis"}
     early = {name: value for name, value in ROW.items() if name not in {*late, "user_hash"}}
     found = checked(early, AT_INTAKE)
     assert (found["backend"], found["user_hash"], found["model_sha256"]) == ("other", "", "")

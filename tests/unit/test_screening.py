@@ -78,6 +78,15 @@ def test_a_list_of_hashes_names_the_line_that_is_none() -> None:
         HashList.parse("a" * 32 + "\nnonsense")
 
 
+@pytest.mark.parametrize("where", ["prompt", "loras", "tis"])
+def test_a_listed_word_counts_in_the_name_of_a_lora_too(where: str) -> None:
+    row = {"prompt": "a fox", "loras": "ink:1:1", "tis": "", where: "loli:1:1"}
+    clean = Screening(nsfw_score=0.0, screened_by="x 1", md5="0" * 32, phash="0" * 16)
+    options: dict[str, Any] = {"threshold": 0.5, "words": WORDS, "hashes": HashList()}
+    assert reasons(row, clean, **options) == [Reason.PROMPT]
+    assert reasons({**row, where: "fox"}, clean, **options) == []
+
+
 def test_what_the_operator_has_released_is_kept_back_for_its_hash_alone() -> None:
     seen = Screening(0.9, "x", "a" * 32, "0" * 16)
     row = {"prompt": "a loli"}

@@ -55,6 +55,8 @@ COLUMNS: dict[str, type] = {
     "backend": str,
     "backend_version": str,
     "post_processing": str,
+    "loras": str,
+    "tis": str,
     "drawn_by": str,
     "user_hash": str,
     "user_type": str,
@@ -122,6 +124,22 @@ def marked(record: Any) -> Any:
         for name in names
     }
     return replace(record, **changes)
+
+
+def test_a_row_says_what_the_image_was_drawn_and_finished_with() -> None:
+    lora = {"name": "ink", "model": 0.8, "clip": 1.0, "is_version": False}
+    asked = {
+        **DRAWN_FROM,
+        "loras": [lora, {**lora, "name": "247778"}],
+        "tis": [{"name": "7808", "strength": 0.5}],
+        "post_processing": ["GFPGAN", "RealESRGAN_x2plus"],
+    }
+    found = row(replace(SHARED, payload=asked), DRAWN, **FILE)
+    assert found["loras"] == "ink:0.8:1, 247778:0.8:1"
+    assert found["tis"] == "7808:0.5"
+    assert found["post_processing"] == "GFPGAN, RealESRGAN_x2plus"
+    sides = [2 * asked[side] for side in ("width", "height")]
+    assert [found["width"], found["height"]] == sides
 
 
 def test_nothing_in_a_row_leads_to_a_person() -> None:

@@ -65,6 +65,8 @@ COLUMNS = (
     Column("backend", Type.TEXT, Source.DELIVERY, "software that drew it, or other"),
     Column("backend_version", Type.TEXT, Source.DELIVERY, "its version, as it says; or empty"),
     Column("post_processing", Type.TEXT, Source.REQUEST, "post-processors, joined by a comma"),
+    Column("loras", Type.TEXT, Source.REQUEST, "LoRAs as name:strength:strength of the encoder"),
+    Column("tis", Type.TEXT, Source.REQUEST, "textual inversions as name:strength"),
     Column("drawn_by", Type.TEXT, Source.DELIVERY, "endpoint, or trusted or untrusted volunteer"),
     Column(
         "user_hash",
@@ -122,6 +124,8 @@ DEFAULTS: dict[str, Any] = {
     "backend": "other",
     "backend_version": "",
     "post_processing": "",
+    "loras": "",
+    "tis": "",
     "user_hash": "",
     "aesthetic_version": "",
 }

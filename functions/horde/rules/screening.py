@@ -5,7 +5,7 @@ operator, who releases or destroys it.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -123,6 +123,11 @@ def found_words(prompt: str, words: Sequence[str]) -> str | None:
     return found[0] if found else None
 
 
+def asked_in(row: Mapping[str, Any]) -> str:
+    """Return all text of a row that its author wrote and that says what to draw."""
+    return " ".join(row.get(name, "") for name in ("prompt", "loras", "tis"))
+
+
 def reasons(
     row: dict[str, Any],
     screening: Screening,
@@ -140,7 +145,7 @@ def reasons(
     if row.get("screened_by") != BY_OPERATOR:
         if screening.nsfw_score >= threshold:
             found.append(Reason.SCORE)
-        if found_words(row["prompt"], tuple(words)):
+        if found_words(asked_in(row), tuple(words)):
             found.append(Reason.PROMPT)
     if hashes.holds(screening):
         found.append(Reason.HASH)

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 from horde.records import Generation, Request, Shared, State, User
 from horde.rules.columns import AT_INTAKE, checked
 from horde.rules.dates import DAY_S, day
+from horde.rules.features import delivered_size
 from horde.rules.hashes import Purpose, keyed
 
 LICENSE = "CC0-1.0"
 ACCEPTED = "accepted"
 """The verdict on an image that passed the gate (``images.checked``)."""
-TERMS_VERSION = "2026-12.2"
+TERMS_VERSION = "2026-12.3"
 """The version of ``edge/documents``, recorded with every shared image."""
 
 
@@ -295,6 +296,7 @@ def row(
     """
     payload = request.payload
     prompt, _, negative = payload["prompt"].partition("###")
+    width, height = delivered_size(payload)
     seed = generation.drawn_seed if generation.drawn_seed is not None else generation.seed
     anonymous_default = request.share_reason == Reason.ANONYMOUS
     name, version = backend(agent)
@@ -314,14 +316,18 @@ def row(
         "clip_skip": payload["clip_skip"],
         "hires_fix": payload["hires_fix"],
         "tiling": payload["tiling"],
-        "width": payload["width"],
-        "height": payload["height"],
+        "width": width,
+        "height": height,
         "model": generation.model,
         "model_sha256": weights.sha256,
         "model_license": weights.license,
         "backend": name,
         "backend_version": version,
         "post_processing": ", ".join(payload.get("post_processing") or ()),
+        "loras": ", ".join(
+            f"{one['name']}:{one['model']:g}:{one['clip']:g}" for one in payload.get("loras") or ()
+        ),
+        "tis": ", ".join(f"{one['name']}:{one['strength']:g}" for one in payload.get("tis") or ()),
         "drawn_by": drawn,
         "user_hash": "" if request.anonymous else keyed(secret, Purpose.AUTHOR, author),
         "user_type": "anon" if request.anonymous else "pseudonymous",
