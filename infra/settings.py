@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -29,8 +28,8 @@ from infra.values import (
     Reader,
     Region,
     RoleArn,
-    did_you_mean,
     matching,
+    one_of,
 )
 
 BASELINES = (
@@ -66,28 +65,6 @@ MAX_BATCH = 20
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def _known_baseline(text: str) -> str:
-    if text not in BASELINES:
-        message = f"is not a model family{did_you_mean(text, BASELINES)}"
-        raise ValueError(message)
-    return text
-
-
-def _api_function(text: str) -> str:
-    if text not in API_FUNCTIONS:
-        meant = did_you_mean(text, API_FUNCTIONS)
-        message = f"is not a function behind the API{meant}"
-        raise ValueError(message)
-    return text
-
-
-def _known_feature(text: str) -> str:
-    if text not in FEATURES:
-        message = f"is no feature of a worker{did_you_mean(text, FEATURES)}"
-        raise ValueError(message)
-    return text
-
-
 AccountId = Annotated[int, Field(ge=1)]
 
 
@@ -98,7 +75,7 @@ class ModelSettings(BaseModel):
 
     endpoint: EndpointId | None
     """The RunPod endpoint that draws it; None if only volunteers do."""
-    baseline: Annotated[str, AfterValidator(_known_baseline)]
+    baseline: Annotated[str, one_of(BASELINES, "a model family")]
     """Its model family."""
     max_pixels: Annotated[int, Field(ge=64 * 64, le=3072 * 3072)] = 1024 * 1024
     """Width times height of the largest image that its endpoint draws: ``MAX_PIXELS`` of the
@@ -107,7 +84,8 @@ class ModelSettings(BaseModel):
     """Accurate steps up to which workers with ``limit_max_steps`` draw it; None: those that need no
     kudos upfront."""
     features: Annotated[
-        list[Annotated[str, AfterValidator(_known_feature)]], Field(max_length=len(FEATURES))
+        list[Annotated[str, one_of(FEATURES, "a feature of a worker")]],
+        Field(max_length=len(FEATURES)),
     ] = []
     """What its endpoint does that not every worker does: ``lora``, which covers textual inversions,
     control types and post-processors. No GPU is started for an image that asks for another."""
@@ -175,7 +153,7 @@ class StackSettings(BaseModel):
     """Whether an account's own key may run its workers, and not only a worker key of yours."""
     monthly_kudos: Annotated[int, Field(ge=0)] = 0
     """Kudos that an account in good standing gets in each month in which it is used."""
-    snap_start: list[Annotated[str, AfterValidator(_api_function)]] = []
+    snap_start: list[Annotated[str, one_of(API_FUNCTIONS, "a function behind the API")]] = []
     """Functions that start from a snapshot of their memory (Lambda SnapStart), which costs."""
     contact: str = ""
     """How to reach the operator, in Markdown; shown in the terms and the privacy policy."""

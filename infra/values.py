@@ -35,6 +35,19 @@ def matching(pattern: str, what: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def one_of(known: Iterable[str], what: str) -> AfterValidator:
+    """Return the check of a text by the words that are known; ``what`` they are is for messages."""
+    words = tuple(known)
+
+    def check(text: str) -> str:
+        if text not in words:
+            message = f"is not {what}{did_you_mean(text, words)}"
+            raise ValueError(message)
+        return text
+
+    return AfterValidator(check)
+
+
 def _network(text: str) -> str:
     try:
         ipaddress.ip_network(text)
