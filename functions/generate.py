@@ -55,6 +55,7 @@ from horde.store import Store, connect
 from horde.store.charges import TooManyPosts
 from horde.store.counts import short_id
 from horde.store.queuenames import ANY, model_target
+from horde.styling import styled
 
 MAX_WORKERS = 5
 """Workers that a request may name; the Horde ignores further ones too (horde-api.md 1.1)."""
@@ -84,8 +85,8 @@ def generate(call: Call) -> Response:
     seen = overview(store)
     if seen.maintenance:
         raise MaintenanceMode
-    admission.check_prompt(body.prompt)
-    check_webhook(body.webhook)
+    body = (asked := styled(store, body)).body
+    check_texts(body)
     models = choose_models(body.models, settings.models)
     targets = [ANY] if not body.models else [model_target(model) for model in models]
     user, sharedkey = auth.spender_of(store, api_key, clock.now(), targets)
@@ -98,8 +99,8 @@ def generate(call: Call) -> Response:
     spec = body.spec
     baseline = family(body, [settings.models[one] for one in models if one in settings.models])
     price = pricing.quote(spec, shared=decision.shared, baseline=baseline)
-    available = user.kudos - user.floor
-    available += allowance.due(user, settings.monthly_kudos, clock.now())
+    allowed = allowance.due(user, settings.monthly_kudos, clock.now())
+    available = user.kudos - user.floor + allowed
     side = admission.max_side(seen.census, baseline)
     upfront = admission.upfront_reason(spec, side, baseline)
     reduced = None
@@ -126,7 +127,7 @@ def generate(call: Call) -> Response:
     # All checks have passed. The writes start here.
     user = store.accounts.give_allowance(user, settings.monthly_kudos)
     request, generations = plan(
-        body,
+        asked.of(body),
         user,
         image=image,
         tickets=found.tickets,
@@ -200,8 +201,13 @@ def _with_fresh(store: Store, user: User) -> tuple[User, frozenset[str]]:
     return store.accounts.forget_ended(user, [one.id for one in images]), drawn
 
 
-def check_webhook(url: str | None) -> None:
-    """Refuse a webhook unless it is an https URL of a public host; raises PayloadError."""
+def check_texts(body: GenerateRequest) -> None:
+    """Refuse an empty or overlong prompt, and a webhook that is no https URL of a public host.
+
+    Raises MissingPrompt, InvalidPromptSize or PayloadError.
+    """
+    admission.check_prompt(body.prompt)
+    url = body.webhook
     if url is not None:
         try:
             outbound.parse_url(url)
@@ -209,15 +215,12 @@ def check_webhook(url: str | None) -> None:
             raise PayloadError({"webhook": f"{url[:100]!r} cannot be called: {error}"}) from None
 
 
-def check_drawable(body: GenerateRequest) -> None:  # noqa: C901 - a flat list
+def check_drawable(body: GenerateRequest) -> None:
     """Refuse features that are not supported yet (docs/api.md) instead of ignoring them.
 
-    Raises Unsupported, StyleNotFound or RequiresTrust.
+    Raises Unsupported or RequiresTrust.
     """
     params = body.params
-    if body.style is not None:
-        message = f"Style '{body.style}' not found; this horde has no styles yet."
-        raise StyleNotFound(message)
     if body.source_mask and not body.source_image:
         message = "You have specified a source_mask but no source_image."
         raise Unsupported(message, rc="SourceMaskUnnecessary")

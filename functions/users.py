@@ -18,7 +18,14 @@ from horde.edge.errors import PayloadError
 from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
 from horde.edge.other_bodies import RegisterRequest, UserChange, UserDeletion, UsersQuery
-from horde.edge.other_responses import Deleted, Registered, UserChanged, UserDetails, UserList
+from horde.edge.other_responses import (
+    Deleted,
+    Registered,
+    StyleNamed,
+    UserChanged,
+    UserDetails,
+    UserList,
+)
 from horde.edge.pages import page
 from horde.log import logger
 from horde.records import SharedKey, User
@@ -266,9 +273,12 @@ def _single(store: Store, user: User, rank: Privilege, key: SharedKey | None = N
         return shown
     workers = store.workers.ids_of(user.id, MAX_LISTED)
     requests = store.listings.requests(user, MAX_LISTED) if rank >= Privilege.OWNER else []
+    own = rank >= Privilege.OWNER
+    named = [one for one, _ in store.styles.get_many(sorted(user.style_ids)) if own or one.public]
     monthly = allowance.amount(user, Settings.load().monthly_kudos)
     more = profiles.detail_fields(user, workers, requests, rank, allowance=monthly)
-    return shown.model_copy(update=more)
+    styles = [StyleNamed(name=style.name, id=style.id) for style in named]
+    return shown.model_copy(update={**more, "styles": styles})
 
 
 ROUTES = {

@@ -52,6 +52,7 @@ API_FUNCTIONS = (
     "manage",
     "rate",
     "status",
+    "styles",
     "transfer",
     "users",
     "withdraw",

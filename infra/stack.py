@@ -88,6 +88,7 @@ class HordeCommonsStack(Stack):
         # client -> browse: what there is; manage: what owners and admins change; rate: ratings.
         api.route(make("browse", *env, models_env, may=parts.READ), "browse")
         api.route(make("manage", *env, may=parts.MANAGE), "manage")
+        api.route(make("styles", *env, may=parts.MANAGE_KEYS), "styles")
         ratings = parts.RatingsPart(self, make, api, *env)
 
         # client -> about: the API's description, documents, and every unknown route.

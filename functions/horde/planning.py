@@ -12,6 +12,7 @@ from horde.records import ANONYMOUS_ID, Generation, ImageSpec, Request, State, U
 from horde.rules import admission, features, matching, pricing, ruleset, sharing
 from horde.runpod import Model, Models, has_endpoint
 from horde.store import Store
+from horde.styling import Styled
 
 MAX_MODELS = 4
 """Models that a request may name; further ones are ignored. Each has a copy of each image."""
@@ -114,7 +115,7 @@ def drawable(store: Store, configured: Models, image: Generation) -> tuple[Gener
 
 
 def plan(
-    body: GenerateRequest,
+    asked: Styled,
     user: User,
     *,
     image: Generation,
@@ -124,7 +125,8 @@ def plan(
     baseline: str,
 ) -> tuple[Request, list[Generation]]:
     """Return the records of a new request and its images, which are like ``image``."""
-    params, img2img = body.params, image.img2img
+    body, img2img = asked.body, image.img2img
+    params = body.params
     request_id, created_at = str(uuid.uuid4()), clock.now_ms()
     ids = [str(uuid.uuid4()) for _ in range(params.n)]
     job_payload = payload(body)
@@ -155,6 +157,8 @@ def plan(
         source_processing=body.source_processing if img2img else None,
         mask_key=f"{request_id}_msk.webp" if body.painting else None,
         webhook=body.webhook,
+        style_id=asked.style.id if asked.style else None,
+        style_owner=asked.author_for(user.id),
         no_tickets=not tickets,
         ruleset=ruleset.IN_FORCE.version,
         baseline=baseline,

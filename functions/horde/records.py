@@ -80,12 +80,13 @@ class User:
     registrations: int = 0
     """Workers that it has ever registered, those of the operator's own endpoints excepted."""
     accumulated: int = 0
-    """This and the next five are the Horde's ``kudos_details``; they sum to ``kudos``."""
+    """This and the next six are the Horde's ``kudos_details``; they sum to ``kudos``."""
     gifted: int = 0
     received: int = 0
     admin: int = 0
     awarded: int = 0
     recurring: int = 0
+    styled: int = 0
     monthly_kudos: int | None = None
     """Its own monthly allowance; None for the operator's default."""
     allowed_at: int | None = None
@@ -101,6 +102,7 @@ class User:
     contributed: int = 0
     """Pixelsteps of the images that its workers drew."""
     sharedkey_ids: frozenset[str] = frozenset()
+    style_ids: frozenset[str] = frozenset()
     account_keys: int = 1
     """Its API keys that are not worker keys. Each account is opened with one."""
     contact: str | None = None
@@ -169,6 +171,34 @@ class SharedKey:
     max_image_steps: int = UNLIMITED
     max_text_tokens: int = UNLIMITED
     """Stored and shown; this horde generates no text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """A preset of a request: a template of its prompt, its parameters and its models."""
+
+    id: str
+    user_id: int
+    """Its author."""
+    creator: str
+    """The author's name when it was made or last changed, as ``alias#id``."""
+    name: str
+    created_at: int
+    """In seconds since the epoch."""
+    prompt: str
+    """``{p}`` stands for a request's prompt, ``{np}`` for its negative prompt."""
+    models: list[str]
+    params: dict[str, Any] = field(default_factory=dict)
+    """Those of the Horde's ``params`` that it sets."""
+    info: str = ""
+    public: bool = False
+    """Whether it is listed. Who knows its id or name may use any."""
+    nsfw: bool = False
+    tags: list[str] = field(default_factory=list)
+    examples: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Its example images by id: each has a ``url``, and ``primary``."""
+    revision: int = 0
+    """How often it was changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +279,10 @@ class Request:
     """Whether a worker marked one of its images as CSAM; none of them is published."""
     withdrawn_at: int | None = None
     """When its owner withdrew its images from the data set, in ms; none of them is published."""
+    style_id: str | None = None
+    """The style that it was made with."""
+    style_owner: int | None = None
+    """The account that this style is by, if each image that is delivered rewards it."""
     sharedkey_id: str | None = None
     """The shared key that paid; refunds also go to its budget."""
     sharedkey_revision: int = 0
@@ -776,6 +810,12 @@ class Settlement:
     """Kudos per image that the request's owner paid and that were burned."""
     part: int | None = None
     """Of an anonymous image: the part of the anonymous account that asked for it."""
+    style_id: str | None = None
+    """The style that it was made with."""
+    style_owner: int | None = None
+    """The account that this style is by, if it is rewarded for this image."""
+    style_reward: int | None = None
+    """What it gets, in kudos."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

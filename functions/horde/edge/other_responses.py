@@ -58,7 +58,7 @@ class KudosDetails(Wire):
     donated: Kudos = 0
     """Always 0: there are no education accounts to donate to."""
     styled: Kudos = 0
-    """Always 0: there are no styles."""
+    """Earned by images that others drew with the account's styles."""
 
 
 class Usage(Wire):
@@ -98,7 +98,7 @@ class UserRecords(Wire):
     request: AmountRecords
     fulfillment: AmountRecords
     style: AmountRecords
-    """Always 0: there are no styles."""
+    """Always 0: styles count their images themselves (``use_count``)."""
 
 
 class ActiveGenerations(Wire):
@@ -118,6 +118,14 @@ class MonthlyKudos(Wire):
 
     amount: Kudos
     last_received: str | None = None
+
+
+class StyleNamed(Wire):
+    """A style of an account."""
+
+    name: str
+    id: Uuid
+    type: Literal["image"] = "image"
 
 
 class UserDetails(Wire):
@@ -145,7 +153,8 @@ class UserDetails(Wire):
     usage: Usage | None = None
     contributions: Contributions | None = None
     records: UserRecords | None = None
-    styles: list[str] = Field(default=[])
+    styles: list[StyleNamed] = Field(default=[])
+    """Those that are public; all, for their author. Left out of lists."""
     worker_count: Count | None = None
     """At most 100; left out of lists."""
     worker_ids: list[Uuid] | None = None

@@ -70,6 +70,7 @@ def _counts(user: User, now: int) -> dict[str, Any]:
             admin=user.admin,
             awarded=user.awarded,
             recurring=user.recurring,
+            styled=user.styled,
         ),
         "account_age": max(0, now - user.created_at),
         "usage": Usage(megapixelsteps=used, requests=user.requested),

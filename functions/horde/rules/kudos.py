@@ -37,6 +37,7 @@ class Kind(StrEnum):
     FLOOR = "FLOOR_ADJUSTMENT"
     TRANSFER = "TRANSFER"
     AWARD = "AWARD"
+    STYLE = "STYLE_REWARD"
     ALLOWANCE = "RECURRING"
 
 
@@ -107,6 +108,11 @@ def award(user_id: int, amount: int) -> Entry:
     return _entry(Kind.AWARD, user_id, {Account.AWARDS: -amount})
 
 
+def style_reward(user_id: int, amount: int) -> Entry:
+    """Pay a style's author for an image that another account paid for, out of its tax."""
+    return _entry(Kind.STYLE, user_id, {Account.TAX: -amount})
+
+
 def allowance(user_id: int, amount: int) -> Entry:
     """Give a user this month's allowance."""
     return _entry(Kind.ALLOWANCE, user_id, {Account.ALLOWANCES: -amount})
@@ -137,6 +143,8 @@ def detail(kind: Kind, amount: int) -> str:
             return "awarded"
         case Kind.ALLOWANCE:
             return "recurring"
+        case Kind.STYLE:
+            return "styled"
         case Kind.GRANT | Kind.FLOOR:
             return "admin"  # the horde gives a new account its first kudos
         case _:

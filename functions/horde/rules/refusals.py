@@ -410,6 +410,12 @@ class StyleNotFound(HordeError):
     status, rc = HTTPStatus.NOT_FOUND, "StyleNotFound"
 
 
+class StyleRefused(HordeError):
+    """The style, or its example, cannot be made or changed; ``rc`` says why."""
+
+    rc = "StyleRefused"
+
+
 class InvalidJobID(HordeError):
     """There is no such generation, or its request has expired."""
 

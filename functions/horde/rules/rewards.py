@@ -44,3 +44,12 @@ def reward(request: Request, generation: Generation, state: State) -> int:
     if request.anonymous or state is State.CENSORED:
         return 0  # nothing was paid, or the price is refunded
     return min(request.reward, max(0, request.price - request.waived))
+
+
+def style_owner(request: Request, generation: Generation, state: State) -> int | None:
+    """Return the author of the style who is rewarded for an image delivered in ``state``, or None.
+
+    The reward comes out of the tax, so the tax must have been paid: by another account, whose
+    request nothing was waived of. A censored image is taxed too, but nobody got it.
+    """
+    return request.style_owner if generation.paid and state is State.OK else None

@@ -74,6 +74,12 @@ class Ruleset:
     ratings_return_tax: bool
     """Whether ratings may earn back the tax, too, but for one kudo of the whole cost."""
 
+    # Styles.
+    style_reward: int
+    """For the author of a style, for each delivered image that another account has paid for. It
+    comes out of the image's tax, and is no more than the lower one: else two accounts could make
+    kudos out of nothing."""
+
     # Limits of requests without kudos upfront (horde-api.md 3.4).
     max_steps: int
     """Accurate steps; also the limit of a worker with ``limit_max_steps``."""
@@ -135,6 +141,7 @@ FIRST = Ruleset(
     best_with_low_rating=15,
     per_pool_rating=5,
     ratings_return_tax=True,
+    style_reward=1,
     max_steps=40,
     max_steps_lcm=10,
     max_steps_control=20,

@@ -89,6 +89,7 @@ from horde.store.requests import Requests
 from horde.store.rewards import Rewards
 from horde.store.sharedkeys import SharedKeys
 from horde.store.sharing import Sharing
+from horde.store.styles import Styles
 from horde.store.submits import Submits
 from horde.store.table import Table
 from horde.store.transfers import Transfers
@@ -108,6 +109,7 @@ class Store:
         self.keys = ApiKeys(self.table)
         self.sharedkeys = SharedKeys(self.table)
         self.transfers = Transfers(self.table)
+        self.styles = Styles(self.table)
         self.registry = Registry(self.table)
         self.requests = Requests(self.table, self.accounts, self.sharedkeys, self.registry)
         self.listings = Listings(self.table, self.requests)

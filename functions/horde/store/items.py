@@ -85,6 +85,8 @@ class Kind(StrEnum):
     PLACES = "PLACES"
     COPY = "COPY"
     POOL = "POOL"
+    STYLE = "STYLE"
+    STYLENAME = "STYLENAME"
     RATER = "RATER"
 
 
@@ -168,6 +170,10 @@ def ratings_list(user_id: int) -> str:
     return f"RATINGS#{user_id}"
 
 
+STYLES = "STYLES"
+"""The list of the public styles, by the time of their making."""
+STYLE_USES = "STYLEUSES"
+"""The list of the counts of all styles, by how many images were drawn with them."""
 POOL_LIST = "POOL"
 """The list of the images that need ratings, those with the fewest first."""
 RATERS = "RATERS"
@@ -222,7 +228,7 @@ def decode(value: Any) -> Any:
     return inner
 
 
-_JSON_FIELDS = frozenset({"payload", "gen_metadata"})
+_JSON_FIELDS = frozenset({"payload", "gen_metadata", "params", "examples"})
 
 
 def json_text(value: Any) -> str:

@@ -6,6 +6,7 @@ its ledger entry. An anonymous request is flagged by an item of its own, since o
 request.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TypeVar
@@ -40,8 +41,9 @@ from horde.store.items import (
     partition,
     stats_key,
 )
-from horde.store.ledger import apply_to_balance, needs_place
+from horde.store.ledger import append_entry, apply_to_balance, needs_place
 from horde.store.settlements import POSTED, POSTING, row_of_settlement, settlement_of
+from horde.store.styles import style_used
 from horde.store.table import BATCH, ConditionFailed, Table
 from horde.store.transaction import EXISTS, new, update
 
@@ -65,12 +67,18 @@ class Payouts:
             owners = _settlements_by(attrgetter("owner_id"), left)
             ended = _settlements_by(attrgetter("user_id", "part"), left)
             accounts = {(owner_id, None) for owner_id in owners} | ended.keys()
-            if len(left) > 1 and len(left) + len(counts) + len(accounts) > BATCH:
+            styled = _styled(left)
+            accounts |= {(entry.user_id, None) for entry, _ in styled}
+            uses = Counter(event.style_id for event in _settlements(left) if event.style_id)
+            size = len(left) + len(counts) + len(accounts) + len(styled) + len(uses)
+            if len(left) > 1 and size > BATCH:
                 half = len(left) // 2
                 return self.post(left[:half]) + self.post(left[half:])
             flags = [_flag(event) for event in left]
             speeds, to_place = self._known(left)
-            pay = _pay(owners, to_place, ended)
+            pay = _pay(owners, to_place, ended, styled)
+            pay += [append_entry(entry, reference=image) for entry, image in styled]
+            pay += [style_used(style_id, images) for style_id, images in uses.items()]
             counted = [
                 counters.add(series, counter, speeds.get(series))
                 for series, counter in counts.items()
@@ -97,8 +105,9 @@ class Payouts:
         """
         drawn = _settlements_by(attrgetter("worker_id"), events)
         owners = _settlements_by(attrgetter("owner_id"), events)
+        authors = {entry.user_id for entry, _ in _styled(events)}
         keys = [stats_key(Kind.WORKER, worker_id) for worker_id in drawn]
-        keys += [key(Kind.USER, owner_id) for owner_id in owners]
+        keys += [key(Kind.USER, owner_id) for owner_id in owners.keys() | authors]
         known, to_place = dict[str, WorkerStats](), set[int]()
         for item in self._table.batch(keys):
             if item[SK]["S"] == Kind.STATS:
@@ -117,10 +126,22 @@ def _settlements_by(
 ) -> dict[K, list[Settlement]]:
     """Return the settlements among events, grouped."""
     found: dict[K, list[Settlement]] = {}
-    for event in events:
-        if isinstance(event, Settlement):
-            found.setdefault(whose(event), []).append(event)
+    for event in _settlements(events):
+        found.setdefault(whose(event), []).append(event)
     return found
+
+
+def _settlements(events: Iterable[Event]) -> list[Settlement]:
+    return [event for event in events if isinstance(event, Settlement)]
+
+
+def _styled(events: Iterable[Event]) -> list[tuple[kudos.Entry, str]]:
+    """Return the rewards of the authors of styles, each with the image that it is for."""
+    return [
+        (kudos.style_reward(event.style_owner, event.style_reward), event.generation_id)
+        for event in _settlements(events)
+        if event.style_owner is not None and event.style_reward is not None
+    ]
 
 
 def _flag_row(event: Event) -> Row:
@@ -141,16 +162,22 @@ def _pay(
     owners: Mapping[int, Sequence[Settlement]],
     to_place: Collection[int],
     ended: Mapping[tuple[int, int | None], Sequence[Settlement]],
+    styled: Sequence[tuple[kudos.Entry, str]],
 ) -> list[Item]:
     """Return the parts, one per account, that pay rewards whose entries already exist.
 
     The owners of ``to_place`` also get a new place in the list of users. ``ended`` are delivered
-    images by who asked for them: the account and, of the anonymous one, its part.
+    images by who asked for them: the account and, of the anonymous one, its part. ``styled`` are
+    the rewards of styles, whose entries are appended beside.
     """
+    authors: dict[int, list[kudos.Entry]] = {}
+    for entry, _ in styled:
+        authors.setdefault(entry.user_id, []).append(entry)
     images = {who: [one.generation_id for one in theirs] for who, theirs in ended.items()}
     parts = []
     for owner_id, settlements in owners.items():
         entries = [kudos.reward(owner_id, settlement.reward) for settlement in settlements]
+        entries += authors.pop(owner_id, [])
         pixelsteps = sum(settlement.pixelsteps for settlement in settlements)
         parts.append(
             apply_to_balance(
@@ -161,6 +188,9 @@ def _pay(
                 taken=opened(images.pop((owner_id, None), [])),
             )
         )
+    for author, entries in authors.items():
+        taken = opened(images.pop((author, None), []))
+        parts.append(apply_to_balance(entries, place=author in to_place, taken=taken))
     for (user_id, part), generation_ids in images.items():
         if user_id != ANONYMOUS_ID or part is not None:
             parts.append(no_longer_open(user_id, part, generation_ids))

@@ -19,7 +19,7 @@ from horde.records import (
     Settlement,
     State,
 )
-from horde.rules import kudos, rewards
+from horde.rules import kudos, rewards, ruleset
 from horde.store.due import Due, due
 from horde.store.items import DUE, KEEP_S, SK, TTL, Item, Kind, Row, encode, id_of, key, partition
 from horde.store.ledger import append_entry
@@ -36,6 +36,8 @@ POSTED = "posted"
 """The attribute of a settlement that has been paid and counted."""
 _FIELDS = ("worker_id", "user_id", "model", "pixelsteps", "claimed_at", "settled_at", "tax")
 """The fields of a settlement that are stored beside those of its ledger entry."""
+_OPTIONAL = ("part", "style_id", "style_owner", "style_reward")
+"""Those that are stored only if there is a value."""
 
 
 def pending(request: Request, generation: Generation, state: State, settled_at: int) -> Item:
@@ -43,6 +45,7 @@ def pending(request: Request, generation: Generation, state: State, settled_at: 
 
     ``settled_at`` is in ms.
     """
+    author = rewards.style_owner(request, generation, state)
     settlement = Settlement(
         entry_id="",
         owner_id=generation.worker_user or 0,
@@ -56,10 +59,13 @@ def pending(request: Request, generation: Generation, state: State, settled_at: 
         reward=rewards.reward(request, generation, state),
         tax=request.tax,
         part=generation.part,
+        style_id=request.style_id,
+        style_owner=author,
+        style_reward=None if author is None else ruleset.of(request.ruleset).style_reward,
     )
     stored = {name: encode(getattr(settlement, name)) for name in _FIELDS}
-    if settlement.part is not None:
-        stored["part"] = encode(settlement.part)
+    optional = {name: getattr(settlement, name) for name in _OPTIONAL}
+    stored |= {name: encode(value) for name, value in optional.items() if value is not None}
     return append_entry(
         kudos.reward(settlement.owner_id, settlement.reward),
         reference=settlement.generation_id,
@@ -96,6 +102,9 @@ def settlement_of(item: Mapping[str, Any]) -> Settlement:
         reward=int(item["amount"]["N"]),
         tax=int(item["tax"]["N"]),
         part=int(item["part"]["N"]) if "part" in item else None,
+        style_id=item["style_id"]["S"] if "style_id" in item else None,
+        style_owner=int(item["style_owner"]["N"]) if "style_owner" in item else None,
+        style_reward=int(item["style_reward"]["N"]) if "style_reward" in item else None,
     )
 
 

@@ -29,7 +29,7 @@ OPENING = "registration"
 MINUTE_S = 60
 
 
-DETAILS = ("accumulated", "gifted", "received", "admin", "awarded", "recurring")
+DETAILS = ("accumulated", "gifted", "received", "admin", "awarded", "recurring", "styled")
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class _Sums:
             self.opened_with += entry.amount
         self.rewards += entry.kind == Kind.REWARD
         self.moved_at = max(self.moved_at, entry.written_at)
-        if entry.kind not in {Kind.REFUND, Kind.REWARD}:
+        if entry.kind not in {Kind.REFUND, Kind.REWARD, Kind.STYLE}:
             self.placed_at = max(self.placed_at, entry.written_at)
 
 

@@ -25,11 +25,12 @@ SIDES: dict[str, frozenset[str]] = {
     Kind.TRANSFER: frozenset({Side.TRANSFERS}),
     Kind.AWARD: frozenset({Side.AWARDS}),
     Kind.ALLOWANCE: frozenset({Side.ALLOWANCES}),
+    Kind.STYLE: frozenset({Side.TAX}),
 }
 """The system accounts to which each kind of entry may post."""
 
 
-ONCE = frozenset({Kind.ACCEPT, Kind.REFUND, Kind.REWARD})
+ONCE = frozenset({Kind.ACCEPT, Kind.REFUND, Kind.REWARD, Kind.STYLE})
 
 
 AWARDED_BY = "by "
@@ -124,7 +125,7 @@ def reasons(view: View) -> Findings:
             entry.kind == Kind.AWARD and not reference.startswith((AWARDED_BY, RATED))
         ):
             there, name = reference in books.requests, request_key(reference)
-        elif entry.kind in {Kind.REFUND, Kind.REWARD}:
+        elif entry.kind in {Kind.REFUND, Kind.REWARD, Kind.STYLE}:
             there, name = reference in books.images, generation_key(reference)
         if not there and view.young(entry):
             yield Finding(

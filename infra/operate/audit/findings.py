@@ -44,6 +44,7 @@ class Rule(StrEnum):
     WAIVED = "waived kudos are deducted from the first refunds"
     REFUNDED = "an image's refund matches its final state"
     REWARDED = "a delivered image has one reward, and no other image has any"
+    STYLED = "the author of a style has one reward for each image that another account paid for"
     SETTLED = "a reward says what was drawn, by whom and for whom"
     REASON = "an entry refers to a request or image that exists"
     COMPLETE = "a request has all its images, and an image has its request"
@@ -182,7 +183,7 @@ class View:
                 users |= {image.generation.worker_user, image.generation.user_id}
             users |= {
                 entry.user_id
-                for kind in (Kind.REFUND, Kind.REWARD)
+                for kind in (Kind.REFUND, Kind.REWARD, Kind.STYLE)
                 for entry in self.event(kind, name)
             }
         users |= {row.request.user_id} if row else set()

@@ -12,7 +12,7 @@ from horde.records import (
     Settlement,
     State,
 )
-from horde.rules import rewards
+from horde.rules import rewards, ruleset
 from horde.rules.kudos import Account as Side
 from horde.rules.kudos import Kind
 from horde.store.audit_rows import ImageRow, IndexKeys
@@ -136,6 +136,21 @@ def _rewarded(view: View, image: ImageRow, request: Request | None) -> Findings:
                 yield finding(Rule.REWARDED, "amount", right, reward.amount)
         if reward.settlement is not None:
             yield from _settled(view, image, reward.settlement, request)
+    posted = any(reward.posted for reward in rewards)
+    yield from _styled(view, image, request, posted=posted)
+
+
+def _styled(view: View, image: ImageRow, request: Request | None, *, posted: bool) -> Findings:
+    """Check the reward of the author of an image's style, which is paid with the worker's."""
+    generation, finding = image.generation, finding_of_image(view, image)
+    paid = view.event(Kind.STYLE, generation.id)
+    if request is None:
+        return
+    author = rewards.style_owner(request, generation, generation.state) if posted else None
+    expected = [] if author is None else [(author, ruleset.of(request.ruleset).style_reward)]
+    found = [(entry.user_id, entry.amount) for entry in paid]
+    if found != expected:
+        yield finding(Rule.STYLED, "its style's author", f"{expected}", f"{found}")
 
 
 def _rewards_of(view: View, request: Request, generation: Generation) -> tuple[int, int]:

@@ -1,0 +1,156 @@
+"""Styles: presets of requests that accounts make for themselves and for others.
+
+A style's name belongs to its author: an item of the name, for each author that has one of it. The
+author's account lists the ids, which bounds how many there are. The count of a style's images is an
+item of its own, since ``payouts`` writes it at any time, whatever happens to the style.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from horde.records import Style
+from horde.store.items import (
+    LISTED,
+    PK,
+    SK,
+    STYLE_USES,
+    STYLES,
+    Item,
+    Kind,
+    Row,
+    encode,
+    encode_all,
+    from_item,
+    id_of,
+    key,
+    key_of,
+    listed,
+    partition,
+    stats_key,
+    to_item,
+)
+from horde.store.table import Table
+from horde.store.transaction import EXISTS, delete, new, sets, update
+
+MAX_NAMESAKES = 50
+"""Most styles of one name that are looked at."""
+
+
+class Styles:
+    """The styles of all accounts."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    # --- read -------------------------------------------------------------------------------
+
+    def get(self, style_id: str) -> Style | None:
+        """Read a style."""
+        item = self._table.get(key(Kind.STYLE, style_id))
+        return from_item(Style, item) if item else None
+
+    def get_many(self, ids: list[str]) -> list[tuple[Style, int]]:
+        """Read styles with the number of images drawn with each, in the order of their ids."""
+        keys = [make(Kind.STYLE, one) for one in dict.fromkeys(ids) for make in (key, stats_key)]
+        styles, uses = dict[str, Style](), dict[str, int]()
+        for item in self._table.batch(keys):
+            if item[SK]["S"] == Kind.STATS:
+                uses[id_of(item)] = int(item[LISTED.sort]["N"])
+            else:
+                styles[id_of(item)] = from_item(Style, item)
+        return [(styles[one], uses.get(one, 0)) for one in ids if one in styles]
+
+    def named(self, name: str, user_id: int | None = None) -> list[str]:
+        """Return the ids of the styles of a name, of one author or of all."""
+        query = {"name": partition(Kind.STYLENAME, _plain(name))}
+        condition = f"{PK} = :name"
+        if user_id is not None:
+            condition += f" AND {SK} = :user"
+            query["user"] = partition(Kind.STYLENAME, user_id)
+        answer = self._table.query(condition, query, Limit=MAX_NAMESAKES)
+        return [item["style_id"]["S"] for item in answer["Items"]]
+
+    def ids(self, *, popular: bool, limit: int) -> list[str]:
+        """Return the ids of styles: those most used first, or the newest; popular has private too.
+
+        Up to ``limit``.
+        """
+        name = STYLE_USES if popular else STYLES
+        return [id_of(item) for item in self._table.read_list(name, limit, last_first=True)]
+
+    # --- write ------------------------------------------------------------------------------
+
+    def add(self, style: Style, limit: int) -> bool:
+        """Add a style.
+
+        Returns False if its author is gone, has ``limit`` styles, or one of this name.
+        """
+        room = "attribute_not_exists(style_ids) OR size(style_ids) < :limit"
+        parts = [
+            new({**key(Kind.STYLE, style.id), **to_item(style), **_place(style)}),
+            new({**_name_key(style.name, style.user_id), "style_id": {"S": style.id}}),
+            new({**stats_key(Kind.STYLE, style.id), **listed(STYLE_USES, 0)}),
+            update(
+                key(Kind.USER, style.user_id),
+                "ADD style_ids :style",
+                f"{EXISTS} AND attribute_not_exists(deleted) AND ({room})",
+                {":style": {"SS": [style.id]}, ":limit": encode(limit)},
+            ),
+        ]
+        return self._table.try_transact(parts)
+
+    def change(self, style: Style, changes: Mapping[str, Any]) -> bool:
+        """Change fields of a style as it was read.
+
+        Returns False if it has changed since, or if its author has another style of the new name.
+        """
+        name, public = changes.get("name", style.name), changes.get("public", style.public)
+        placed: dict[str, Any] = {
+            LISTED.partition: STYLES if public else None,
+            LISTED.sort: style.created_at if public else None,
+        }
+        expression, names, values = sets({**changes, **placed, "revision": style.revision + 1})
+        values[":seen"] = encode(style.revision)
+        same = f"{EXISTS} AND revision = :seen"
+        parts = [update(key(Kind.STYLE, style.id), expression, same, values, names)]
+        if _plain(name) != _plain(style.name):
+            parts += [
+                new({**_name_key(name, style.user_id), "style_id": {"S": style.id}}),
+                delete(_name_key(style.name, style.user_id)),
+            ]
+        return self._table.try_transact(parts)
+
+    def remove(self, style: Style) -> bool:
+        """Delete a style; returns False if it is gone. Requests made with it are still drawn."""
+        parts = [
+            delete(key(Kind.STYLE, style.id), EXISTS),
+            delete(_name_key(style.name, style.user_id)),
+            delete(stats_key(Kind.STYLE, style.id)),
+            update(
+                key(Kind.USER, style.user_id),
+                "DELETE style_ids :style",
+                EXISTS,
+                {":style": {"SS": [style.id]}},
+            ),
+        ]
+        return self._table.try_transact(parts)
+
+
+def _plain(name: str) -> str:
+    """Return a name as styles are found by it: in any case."""
+    return name.casefold()
+
+
+def _name_key(name: str, user_id: int) -> Item:
+    return key_of(Row(partition(Kind.STYLENAME, _plain(name)), partition(Kind.STYLENAME, user_id)))
+
+
+def _place(style: Style) -> Item:
+    return listed(STYLES, style.created_at) if style.public else {}
+
+
+def style_used(style_id: str, images: int) -> Item:
+    """Return the part that counts images drawn with a style, which may be gone by now."""
+    values = encode_all({"images": images, "name": STYLE_USES})
+    expression = f"SET {LISTED.partition} = :name ADD {LISTED.sort} :images"
+    return update(stats_key(Kind.STYLE, style_id), expression, "", values)
