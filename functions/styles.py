@@ -139,9 +139,8 @@ def delete_style(call: Call) -> Response:
 
 def add_example(call: Call) -> Response:
     """Add an example image to one of your styles, by its URL."""
-    body = parse(ExampleRequest, call.json())
-    example_id = str(uuid.uuid4())
-    example = {"url": body.url, "primary": body.primary}
+    api_key, example = call.required_key(), parse(ExampleRequest, call.json()).model_dump()
+    author, example_id = _author(_store(), api_key), str(uuid.uuid4())
 
     def add(examples: dict[str, Any]) -> dict[str, Any]:
         if len(examples) >= styles.MAX_EXAMPLES:
@@ -149,13 +148,14 @@ def add_example(call: Call) -> Response:
             raise StyleRefused(message, rc="TooManyStyleExamples")
         return {**_demoted(examples, by=example), example_id: example}
 
-    _change_examples(call, add)
+    _change_examples(call, author, add)
     return Response(StyleModified(id=example_id))
 
 
 def change_example(call: Call) -> Response:
     """Change an example image of one of your styles."""
-    body, example_id = parse(ExampleChange, call.json()), call.path.get("example_id", "").lower()
+    api_key, body = call.required_key(), parse(ExampleChange, call.json())
+    author, example_id = _author(_store(), api_key), _example_id(call)
     changes = body.model_dump(exclude_none=True)
 
     def change(examples: dict[str, Any]) -> dict[str, Any]:
@@ -164,25 +164,30 @@ def change_example(call: Call) -> Response:
         changed = {**examples[example_id], **changes}
         return {**_demoted(examples, by=changes), example_id: changed}
 
-    _change_examples(call, change)
+    _change_examples(call, author, change)
     return Response(StyleModified(id=example_id))
 
 
 def delete_example(call: Call) -> Response:
     """Delete an example image of one of your styles."""
-    example_id = call.path.get("example_id", "").lower()
+    author, example_id = _author(_store(), call.required_key()), _example_id(call)
 
     def remove(examples: dict[str, Any]) -> dict[str, Any]:
         if example_id not in examples:
             raise StyleNotFound(_no_example(example_id))
         return {name: one for name, one in examples.items() if name != example_id}
 
-    _change_examples(call, remove)
+    _change_examples(call, author, remove)
     return Response(Done())
 
 
-def no_styles(_call: Call) -> Response:
-    """List styles of text, or collections: there are none."""
+def list_text_styles(_call: Call) -> Response:
+    """List the styles of text: there are none, since this horde generates no text."""
+    return Response(NoStyles([]))
+
+
+def list_collections(_call: Call) -> Response:
+    """List the collections of styles: there are none."""
     return Response(NoStyles([]))
 
 
@@ -218,10 +223,13 @@ def _own(store: Store, call: Call, user: User) -> Style:
     return style
 
 
-def _change_examples(call: Call, change: Any) -> None:
-    """Replace the examples of one of the caller's styles by what ``change`` makes of them."""
-    store, api_key = _store(), call.required_key()
-    author = _author(store, api_key)
+def _example_id(call: Call) -> str:
+    return call.path.get("example_id", "").lower()
+
+
+def _change_examples(call: Call, author: User, change: Any) -> None:
+    """Replace the examples of one of the author's styles by what ``change`` makes of them."""
+    store = _store()
     for _ in range(DECISION_TRIES):
         style = _own(store, call, author)
         if store.styles.change(style, {"examples": change(style.examples)}):
@@ -325,10 +333,10 @@ ROUTES = {
         limits=ratelimit.STYLE_CHANGE,
     ),
     "GET /api/v2/styles/text": Route(
-        run=no_styles, responses={200: NoStyles}, limits=ratelimit.READ
+        run=list_text_styles, responses={200: NoStyles}, limits=ratelimit.READ
     ),
     "GET /api/v2/collections": Route(
-        run=no_styles, responses={200: NoStyles}, limits=ratelimit.READ
+        run=list_collections, responses={200: NoStyles}, limits=ratelimit.READ
     ),
 }
 prepare(ROUTES)

@@ -26,8 +26,7 @@ class HordeCommonsStack(Stack):
         hashes = parts.HashSecret(self, "Hashes")
 
         # The parts of the functions' environments.
-        api_env = parts.api_env(settings)
-        table_env = {"TABLE_NAME": table.table.table_name}
+        api_env, table_env = parts.api_env(settings), {"TABLE_NAME": table.table.table_name}
         models_env = parts.models_env(settings)
         outputs_env = {"OUTPUTS_BUCKET": outputs.bucket_name}
         sources_env = {"SOURCES_BUCKET": sources.bucket_name}
@@ -77,10 +76,11 @@ class HordeCommonsStack(Stack):
         api.route(status, "status")
         parts.allow_downloads(status, outputs)
 
-        # client -> users, keys; transfer: kudos, shared keys; withdraw: shared images.
+        # client -> users, keys, styles; transfer: kudos, shared keys; withdraw: shared images.
         users = make("users", *env, allowance_env, hashes.env, may=parts.READ_WRITE)
         api.route(users, "users")
-        api.route(make("keys", *env, may=parts.MANAGE_KEYS), "keys")
+        api.route(make("keys", *env, may=parts.MANAGE_LISTS), "keys")
+        api.route(make("styles", *env, may=parts.MANAGE_LISTS), "styles")
         api.route(make("transfer", *env, may=parts.MANAGE), "transfer")
         withdraw = make("withdraw", *env, hashes.env, may=parts.WITHDRAW)
         api.route(withdraw, "withdraw")
@@ -88,7 +88,6 @@ class HordeCommonsStack(Stack):
         # client -> browse: what there is; manage: what owners and admins change; rate: ratings.
         api.route(make("browse", *env, models_env, may=parts.READ), "browse")
         api.route(make("manage", *env, may=parts.MANAGE), "manage")
-        api.route(make("styles", *env, may=parts.MANAGE_KEYS), "styles")
         ratings = parts.RatingsPart(self, make, api, *env)
 
         # client -> about: the API's description, documents, and every unknown route.

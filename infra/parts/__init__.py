@@ -26,7 +26,7 @@ from infra.parts.hash_secret import HashSecret
 from infra.parts.horde_table import (
     ACCEPT,
     MANAGE,
-    MANAGE_KEYS,
+    MANAGE_LISTS,
     PAY,
     PUBLISH,
     READ,
@@ -46,7 +46,7 @@ from infra.parts.ratings_api import RatingsPart
 __all__ = [
     "ACCEPT",
     "MANAGE",
-    "MANAGE_KEYS",
+    "MANAGE_LISTS",
     "PAY",
     "PUBLISH",
     "READ",

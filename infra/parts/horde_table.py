@@ -34,8 +34,8 @@ READ_WRITE = (*READ, "PutItem", "UpdateItem")
 """Read items and lists, and write items: accounts, the end of a request with its refunds."""
 MANAGE = (*READ_WRITE_ITEM, "DeleteItem")
 """Create, change and delete single items: shared keys, workers."""
-MANAGE_KEYS = (*READ_WRITE, "DeleteItem")
-"""List, add, rotate and revoke an account's API keys."""
+MANAGE_LISTS = (*READ_WRITE, "DeleteItem")
+"""List, add, change and delete what an account has: its API keys, its styles."""
 ACCEPT = READ_WRITE
 """Charge and record a request, count waiting images, and read a key with the marks of queues."""
 SETTLE = (*READ_WRITE, "ConditionCheckItem")

@@ -64,6 +64,10 @@ BODIES: dict[str, Any] = {
     "PUT /api/v2/users/{id}": {"kudos": 1000, "moderator": True, "contact": "me, the thief"},
     "PUT /api/v2/workers/{id}": {"paused": True},
     "POST /api/v1/rating/{id}": {"rating": 10},
+    "POST /api/v2/styles/image": {"name": "mine", "models": ["stable_diffusion"]},
+    "PATCH /api/v2/styles/image/{id}": {"name": "mine"},
+    "POST /api/v2/styles/image/{id}/example": {"url": "https://thief.example"},
+    "PATCH /api/v2/styles/image/{id}/example/{example_id}": {"url": "https://thief.example"},
 }
 """What a thief sends. A new route that takes a key and a body needs its line."""
 
@@ -88,6 +92,7 @@ def test_an_admins_worker_key_does_nothing_but_pop_and_submit(cloud: Cloud, name
     ids = {"users": str(ada), "sharedkeys": shared, "workers": worker_id, "keys": id_of(key)}
     part = name.partition("/v2/")[2].partition("/")[0]
     path = {"id": ids.get(part, IMAGE)} if "{id}" in name else {}
+    path |= {"example_id": IMAGE} if "{example_id}" in name else {}
     others = {"name": "w1", "image_id": IMAGE, "user_id": str(ada), "dataset_id": DATASET_ID}
     others["model_name"] = "stable_diffusion"
     path |= {key: value for key, value in others.items() if f"{{{key}}}" in name}

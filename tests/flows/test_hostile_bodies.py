@@ -83,13 +83,13 @@ ROUTES_WITH_KEYS = sorted(
 def test_a_large_body_of_an_unknown_key_is_refused_unread(
     cloud: Cloud, route: str, key: str
 ) -> None:
-    answer = cloud.call(route, raw=large("not even JSON"), key=key, id=UNKNOWN)
+    answer = cloud.call(route, raw=large("not even JSON"), key=key, id=UNKNOWN, example_id=UNKNOWN)
     refused(answer, "InvalidAPIKey", 401)
 
 
 @pytest.mark.parametrize("route", ROUTES_WITH_KEYS)
 def test_a_large_body_without_a_key_is_refused_unread(cloud: Cloud, route: str) -> None:
-    answer = cloud.call(route, raw=large("not even JSON"), id=UNKNOWN)
+    answer = cloud.call(route, raw=large("not even JSON"), id=UNKNOWN, example_id=UNKNOWN)
     assert (answer.status, list(answer.body["errors"])) == (400, ["apikey"])
 
 
@@ -111,7 +111,9 @@ def test_a_route_without_images_takes_no_megabytes(cloud: Cloud) -> None:
     for name, route in openapi.routes().items():
         if route.body is None or name in (GENERATE, SUBMIT):
             continue
-        answer = cloud.call(name, raw="{" + " " * 600_000, key=worker, id=UNKNOWN)
+        answer = cloud.call(
+            name, raw="{" + " " * 600_000, key=worker, id=UNKNOWN, example_id=UNKNOWN
+        )
         assert answer.status == 413, name
 
 

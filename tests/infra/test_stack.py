@@ -65,6 +65,7 @@ MAY = {
     | SEND,
     "browse": verbs("GetItem", "BatchGetItem", "Query"),
     "manage": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),
+    "styles": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"),
     "rate": ENDING | verbs("ConditionCheckItem") | READ_IMAGES,
     "webhook": verbs("GetItem") | SEND | READ_IMAGES,
     "transfer": verbs("GetItem", "PutItem", "UpdateItem", "DeleteItem"),

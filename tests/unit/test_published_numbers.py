@@ -178,6 +178,8 @@ def test_the_kinds_of_items_have_the_names_that_deployed_tables_hold() -> None:
         "COPY",
         "POOL",
         "RATER",
+        "STYLE",
+        "STYLENAME",
     ]
 
 
@@ -192,6 +194,7 @@ def test_entries_of_the_ledger_have_the_names_that_deployed_tables_hold() -> Non
         "TRANSFER",
         "AWARD",
         "RECURRING",
+        "STYLE_REWARD",
     ]
     assert kudos.Kind.REVERSAL.value == "REWARD_REVERSAL"
 

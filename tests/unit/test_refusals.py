@@ -50,6 +50,7 @@ CODES = {
     "SharedKeyLimit": (400, "BadRequest"),
     "SharedKeyNotFound": (404, "SharedKeyNotFound"),
     "StyleNotFound": (404, "StyleNotFound"),
+    "StyleRefused": (400, "StyleRefused"),
     "Throttled": (503, "Throttled"),
     "TooLongUserName": (400, "TooLongUserName"),
     "TooManyKeys": (403, "TooManyKeys"),

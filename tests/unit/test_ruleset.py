@@ -45,6 +45,7 @@ FIRST = {
     "best_with_low_rating": 15,
     "per_pool_rating": 5,
     "ratings_return_tax": True,
+    "style_reward": 1,
     "max_steps": 40,
     "max_steps_lcm": 10,
     "max_steps_control": 20,

@@ -95,8 +95,8 @@ TRANSFER = (Limit(1, 1, By.KEY, exact=True), Limit(90, 3600, By.KEY, exact=True)
 USER = (Limit(60, 60, By.PATH, trusted=600),)
 SHAREDKEYS = (Limit(5, 60, By.KEY, exact=True),)
 KEYS = (Limit(5, 60, By.KEY, exact=True),)
-STYLES = (Limit(2, 1, By.IP, exact=True), Limit(20, 3600, By.IP, exact=True, trusted=200))
-"""POST styles: those of the Horde's style contract."""
+STYLES = (Limit(2, 1, By.KEY, exact=True), Limit(20, 3600, By.KEY, exact=True))
+"""POST styles: the numbers of the Horde's style contract."""
 STYLE_CHANGE = (Limit(90, 60, By.PATH, trusted=600),)
 WITHDRAW = (Limit(60, 60, By.IP, exact=True, trusted=600),)
 """DELETE shared: a withdrawal of a forgotten request is a write that anybody may cause."""

@@ -37,8 +37,8 @@ class Kind(StrEnum):
     FLOOR = "FLOOR_ADJUSTMENT"
     TRANSFER = "TRANSFER"
     AWARD = "AWARD"
-    STYLE = "STYLE_REWARD"
     ALLOWANCE = "RECURRING"
+    STYLE = "STYLE_REWARD"
 
 
 @dataclass(frozen=True, slots=True)

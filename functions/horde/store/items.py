@@ -85,9 +85,9 @@ class Kind(StrEnum):
     PLACES = "PLACES"
     COPY = "COPY"
     POOL = "POOL"
+    RATER = "RATER"
     STYLE = "STYLE"
     STYLENAME = "STYLENAME"
-    RATER = "RATER"
 
 
 class Row(NamedTuple):
@@ -170,10 +170,6 @@ def ratings_list(user_id: int) -> str:
     return f"RATINGS#{user_id}"
 
 
-STYLES = "STYLES"
-"""The list of the public styles, by the time of their making."""
-STYLE_USES = "STYLEUSES"
-"""The list of the counts of all styles, by how many images were drawn with them."""
 POOL_LIST = "POOL"
 """The list of the images that need ratings, those with the fewest first."""
 RATERS = "RATERS"

@@ -13,8 +13,6 @@ from horde.store.items import (
     LISTED,
     PK,
     SK,
-    STYLE_USES,
-    STYLES,
     Item,
     Kind,
     Row,
@@ -32,6 +30,10 @@ from horde.store.items import (
 from horde.store.table import Table
 from horde.store.transaction import EXISTS, delete, new, sets, update
 
+STYLES = "STYLES"
+"""The list of the public styles, by the time of their making."""
+STYLE_USES = "STYLEUSES"
+"""The list of the counts of all styles, by how many images were drawn with them."""
 MAX_NAMESAKES = 50
 """Most styles of one name that are looked at."""
 
