@@ -128,7 +128,7 @@ def marked(record: Any) -> Any:
 
 def test_a_row_says_what_the_image_was_drawn_and_finished_with() -> None:
     lora = {"name": "ink", "model": 0.8, "clip": 1.0, "is_version": False}
-    asked = {
+    asked: dict[str, Any] = {
         **DRAWN_FROM,
         "loras": [lora, {**lora, "name": "247778"}],
         "tis": [{"name": "7808", "strength": 0.5}],
