@@ -78,6 +78,9 @@ class ModelSettings(BaseModel):
     """The RunPod endpoint that draws it; None if only volunteers do."""
     baseline: Annotated[str, one_of(BASELINES, "a model family")]
     """Its model family."""
+    max_workers: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Most workers of its endpoint, which RunPod cuts after idle days and the sweep sets anew; of
+    several models of an endpoint the most counts. None: it leaves them alone."""
     max_pixels: Annotated[int, Field(ge=64 * 64, le=3072 * 3072)] = 1024 * 1024
     """Width times height of the largest image that its endpoint draws: ``MAX_PIXELS`` of the
     worker there. No GPU is started for a larger one."""
@@ -105,9 +108,15 @@ class StackSettings(BaseModel):
     """The models that this horde draws, by the Horde's names."""
     images_per_ticket: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 4
     """Images per RunPod job, which should be the worker's ``MAX_BATCH``."""
+    cold_start_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
+    """Seconds from a ticket to the first pass of a GPU that was not running."""
+    max_wait_seconds: Annotated[int, Field(ge=1, le=3600)] = 90
+    """The wait that is wanted for the last of many images; less makes more GPUs start."""
     endpoint_url: str | None = None
     """The address of the local cloud; None for AWS itself."""
     runpod_url: str = "https://api.runpod.ai/v2"
+    runpod_management_url: str | None = "https://api.runpod.io/v2"
+    """The address of RunPod's management API; None: endpoints are not looked after."""
     runpod_key_parameter: ParameterName = "/horde-commons/runpod-api-key"
     """The SSM SecureString that holds RunPod's API key."""
     laion_bucket: BucketName | None = None
@@ -187,9 +196,11 @@ class StackSettings(BaseModel):
             raise ValueError("is not the local cloud: http on 127.0.0.1")
         return url
 
-    @field_validator("runpod_url")
+    @field_validator("runpod_url", "runpod_management_url")
     @classmethod
-    def _is_https(cls, url: str, info: ValidationInfo) -> str:
+    def _is_https(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is None:
+            return None
         parts = urlsplit(url)
         at_home = bool(info.data.get("endpoint_url")) and _is_local(url)
         if not at_home and (parts.scheme != "https" or not parts.hostname):

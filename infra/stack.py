@@ -4,7 +4,7 @@ from aws_cdk import Stack, StackProps
 from constructs import Construct
 
 from infra import parts
-from infra.contract import FLEET_DROP, HELD_DAYS
+from infra.contract import FLEET_DROP, HELD_DAYS, NEEDS_ATTENTION
 from infra.settings import StackSettings
 
 
@@ -45,7 +45,8 @@ class HordeCommonsStack(Stack):
 
         # (enqueue ->) dispatch -> RunPod: tickets; (enqueue ->) webhook -> a client's own server.
         dead = parts.DeadLetters(self, "TicketsDead", "RunPod refuses tickets", alarms=alarms)
-        dispatch = make("dispatch", models_env, runpod_env, seconds=30)
+        dispatching = (table_env, models_env, runpod_env)
+        dispatch = make("dispatch", *dispatching, seconds=30, memory=256, may=parts.COUNT)
         parts.allow_secret(dispatch, settings.runpod_key_parameter)
         tickets = parts.HandOver(dispatch, tries=3, dead=dead)
         dead = parts.DeadLetters(self, "WebhooksDead", "a client's webhook fails", alarms=alarms)
@@ -110,7 +111,8 @@ class HordeCommonsStack(Stack):
         finish = make("finish", ending_env, seconds=55, may=parts.SETTLE)
         sources.grant_delete(finish)
         due = parts.HandOver(finish, tries=1, dead=dead)
-        sweeping = (ending_env, models_env, runpod_env, uploads.env, due.env, trust_env)
+        manage_env = parts.management_env(settings)
+        sweeping = (ending_env, models_env, runpod_env, manage_env, uploads.env, due.env, trust_env)
         sweep = make("sweep", *sweeping, seconds=55, may=parts.SETTLE)
         parts.run_every_minute(sweep, dead=dead)
         parts.allow_sending(sweep, uploads)
@@ -118,6 +120,7 @@ class HordeCommonsStack(Stack):
         parts.allow_secret(sweep, settings.runpod_key_parameter)
         sources.grant_delete(sweep)
         alarms.on_line("FleetDrops", FLEET_DROP, "own workers fail", worker, sweep, above=20)
+        alarms.also_on_line("FleetDrops", NEEDS_ATTENTION, sweep, counts=21)
 
         # every hour -> recover -> the queue of share: shared images whose copy was lost.
         lost = make("recover", table_env, outputs_env, uploads.env, seconds=840, may=parts.RECOVER)

@@ -16,6 +16,7 @@ from infra.parts.buckets import (
 from infra.parts.environment import (
     api_env,
     holding_env,
+    management_env,
     models_env,
     runpod_env,
     trust_env,
@@ -25,6 +26,7 @@ from infra.parts.functions import Functions, allow_secret, run_every_minute
 from infra.parts.hash_secret import HashSecret
 from infra.parts.horde_table import (
     ACCEPT,
+    COUNT,
     MANAGE,
     MANAGE_LISTS,
     PAY,
@@ -45,6 +47,7 @@ from infra.parts.ratings_api import RatingsPart
 
 __all__ = [
     "ACCEPT",
+    "COUNT",
     "MANAGE",
     "MANAGE_LISTS",
     "PAY",
@@ -76,6 +79,7 @@ __all__ = [
     "allow_submits",
     "api_env",
     "holding_env",
+    "management_env",
     "models_env",
     "outputs_bucket",
     "private_bucket",

@@ -61,3 +61,18 @@ class Alarms(Construct):
             for function in functions
         ]
         self.on(name, filters[0].metric(statistic="Sum"), text, above=above)
+
+    def also_on_line(
+        self, name: str, message: str, function: lambda_.Function, *, counts: int
+    ) -> None:
+        """Count another message of a function for the alarm ``name``, as ``counts`` lines each.
+
+        It needs no metric and no alarm of its own, which are what is paid for.
+        """
+        function.log_group.add_metric_filter(
+            f"{name}Too",
+            metric_namespace=Stack.of(self).stack_name,
+            metric_name=name,
+            metric_value=str(counts),
+            filter_pattern=logs.FilterPattern.string_value("$.message", "=", message),
+        )

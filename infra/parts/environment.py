@@ -39,7 +39,14 @@ def runpod_env(settings: StackSettings) -> dict[str, str]:
         "RUNPOD_URL": settings.runpod_url,
         "RUNPOD_KEY_PARAMETER": settings.runpod_key_parameter,
         "IMAGES_PER_TICKET": str(settings.images_per_ticket),
+        "COLD_START_SECONDS": str(settings.cold_start_seconds),
+        "MAX_WAIT_SECONDS": str(settings.max_wait_seconds),
     }
+
+
+def management_env(settings: StackSettings) -> dict[str, str]:
+    """Return the environment of the function that looks after RunPod's endpoints."""
+    return {"RUNPOD_MANAGEMENT_URL": settings.runpod_management_url or ""}
 
 
 def holding_env(settings: StackSettings, held: s3.IBucket) -> dict[str, str]:
