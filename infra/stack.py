@@ -4,7 +4,7 @@ from aws_cdk import Stack, StackProps
 from constructs import Construct
 
 from infra import parts
-from infra.contract import FLEET_DROP, HELD_DAYS, NEEDS_ATTENTION
+from infra.contract import HELD_DAYS
 from infra.settings import StackSettings
 
 
@@ -29,8 +29,11 @@ class HordeCommonsStack(Stack):
         api_env, table_env = parts.api_env(settings), {"TABLE_NAME": table.table.table_name}
         models_env = parts.models_env(settings)
         outputs_env = {"OUTPUTS_BUCKET": outputs.bucket_name}
-        sources_env = {"SOURCES_BUCKET": sources.bucket_name}
-        runpod_env, worker_env = parts.runpod_env(settings), parts.worker_env(settings)
+        worker_env, sources_env = (
+            parts.worker_env(settings),
+            {"SOURCES_BUCKET": sources.bucket_name},
+        )
+        runpod_env = (table_env, models_env, parts.runpod_env(settings))
         allowance_env = {"MONTHLY_KUDOS": str(settings.monthly_kudos)}
         env = (api_env, table_env)
 
@@ -45,8 +48,7 @@ class HordeCommonsStack(Stack):
 
         # (enqueue ->) dispatch -> RunPod: tickets; (enqueue ->) webhook -> a client's own server.
         dead = parts.DeadLetters(self, "TicketsDead", "RunPod refuses tickets", alarms=alarms)
-        dispatching = (table_env, models_env, runpod_env)
-        dispatch = make("dispatch", *dispatching, seconds=30, memory=256, may=parts.COUNT)
+        dispatch = make("dispatch", *runpod_env, seconds=30, memory=256, may=parts.COUNT)
         parts.allow_secret(dispatch, settings.runpod_key_parameter)
         tickets = parts.HandOver(dispatch, tries=3, dead=dead)
         dead = parts.DeadLetters(self, "WebhooksDead", "a client's webhook fails", alarms=alarms)
@@ -107,20 +109,18 @@ class HordeCommonsStack(Stack):
 
         # every minute -> sweep (-> finish): expired leases, ended requests, lost tickets.
         dead = parts.DeadLetters(self, "NotSwept", "sweep or finish failed", alarms=alarms)
-        trust_env, ending_env = parts.trust_env(settings), {**table_env, **sources_env}
+        sweep_env, ending_env = parts.sweep_env(settings), {**table_env, **sources_env}
         finish = make("finish", ending_env, seconds=55, may=parts.SETTLE)
         sources.grant_delete(finish)
         due = parts.HandOver(finish, tries=1, dead=dead)
-        manage_env = parts.management_env(settings)
-        sweeping = (ending_env, models_env, runpod_env, manage_env, uploads.env, due.env, trust_env)
+        sweeping = (ending_env, *runpod_env, uploads.env, due.env, sweep_env)
         sweep = make("sweep", *sweeping, seconds=55, may=parts.SETTLE)
         parts.run_every_minute(sweep, dead=dead)
         parts.allow_sending(sweep, uploads)
         parts.allow_handing(sweep, due)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
         sources.grant_delete(sweep)
-        alarms.on_line("FleetDrops", FLEET_DROP, "own workers fail", worker, sweep, above=20)
-        alarms.also_on_line("FleetDrops", NEEDS_ATTENTION, sweep, counts=21)
+        alarms.on_fleet(worker, sweep)
 
         # every hour -> recover -> the queue of share: shared images whose copy was lost.
         lost = make("recover", table_env, outputs_env, uploads.env, seconds=840, may=parts.RECOVER)

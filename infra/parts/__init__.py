@@ -16,10 +16,9 @@ from infra.parts.buckets import (
 from infra.parts.environment import (
     api_env,
     holding_env,
-    management_env,
     models_env,
     runpod_env,
-    trust_env,
+    sweep_env,
     worker_env,
 )
 from infra.parts.functions import Functions, allow_secret, run_every_minute
@@ -79,7 +78,6 @@ __all__ = [
     "allow_submits",
     "api_env",
     "holding_env",
-    "management_env",
     "models_env",
     "outputs_bucket",
     "private_bucket",
@@ -87,7 +85,7 @@ __all__ = [
     "run_every_minute",
     "runpod_env",
     "show",
-    "trust_env",
+    "sweep_env",
     "worker_env",
 ]
 

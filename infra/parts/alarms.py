@@ -9,6 +9,8 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
+from infra.contract import FLEET_DROP, NEEDS_ATTENTION
+
 
 class Alarms(Construct):
     """A topic, and an alarm for everything that must not happen."""
@@ -62,17 +64,18 @@ class Alarms(Construct):
         ]
         self.on(name, filters[0].metric(statistic="Sum"), text, above=above)
 
-    def also_on_line(
-        self, name: str, message: str, function: lambda_.Function, *, counts: int
-    ) -> None:
-        """Count another message of a function for the alarm ``name``, as ``counts`` lines each.
+    def on_fleet(self, worker: lambda_.Function, sweep: lambda_.Function) -> None:
+        """Alarm when the operator's own workers drop many images, or an endpoint needs attention.
 
-        It needs no metric and no alarm of its own, which are what is paid for.
+        Each thing that an endpoint needs counts as one dropped image too many: another metric with
+        an alarm would cost more than half of what a quiet month does.
         """
-        function.log_group.add_metric_filter(
-            f"{name}Too",
+        many, name = 20, "FleetDrops"
+        self.on_line(name, FLEET_DROP, "own workers fail", worker, sweep, above=many)
+        sweep.log_group.add_metric_filter(
+            f"{name}Attention",
             metric_namespace=Stack.of(self).stack_name,
             metric_name=name,
-            metric_value=str(counts),
-            filter_pattern=logs.FilterPattern.string_value("$.message", "=", message),
+            metric_value=str(many + 1),
+            filter_pattern=logs.FilterPattern.string_value("$.message", "=", NEEDS_ATTENTION),
         )

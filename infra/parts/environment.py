@@ -44,11 +44,6 @@ def runpod_env(settings: StackSettings) -> dict[str, str]:
     }
 
 
-def management_env(settings: StackSettings) -> dict[str, str]:
-    """Return the environment of the function that looks after RunPod's endpoints."""
-    return {"RUNPOD_MANAGEMENT_URL": settings.runpod_management_url or ""}
-
-
 def holding_env(settings: StackSettings, held: s3.IBucket) -> dict[str, str]:
     """Return the environment of the function that holds images back."""
     return {
@@ -67,7 +62,10 @@ def screening_env(settings: StackSettings) -> dict[str, str]:
     }
 
 
-def trust_env(settings: StackSettings) -> dict[str, str]:
-    """Return the environment of the function that trusts volunteers."""
+def sweep_env(settings: StackSettings) -> dict[str, str]:
+    """Return the environment of the function that trusts volunteers and looks after endpoints."""
     needed = settings.trusted_after_images
-    return {"TRUSTED_AFTER_IMAGES": "" if needed is None else str(needed)}
+    return {
+        "TRUSTED_AFTER_IMAGES": "" if needed is None else str(needed),
+        "RUNPOD_MANAGEMENT_URL": settings.runpod_management_url or "",
+    }

@@ -19,9 +19,20 @@ from horde.store import connect, registry
 from tests.bench.meter import Meter, metered
 from tests.support.cloud import Cloud, new_processes
 
-STEPS = ("accept", "ticket", "announce", "check", "pop", "submit", "settle", "share", "status", "close")
-"""In order. ``ticket`` is ``dispatch`` for each request alone, though requests that come together share
-it; ``announce`` and ``settle`` are the stream's consumers after accept and submit;
+STEPS = (
+    "accept",
+    "ticket",
+    "announce",
+    "check",
+    "pop",
+    "submit",
+    "settle",
+    "share",
+    "status",
+    "close",
+)
+"""In order. ``ticket`` is ``dispatch`` for each request alone, though requests that come together
+share one; ``announce`` and ``settle`` are the stream's consumers after accept and submit;
 ``close`` is the sweep after the request's end."""
 LIVES = 20
 APART_S = 2

@@ -109,8 +109,7 @@ def of_life(
     way to its client are not in it.
     """
     found = {
-        name: of_step(name, meter, template, inputs, measured)
-        for name, meter in lives.items()
+        name: of_step(name, meter, template, inputs, measured) for name, meter in lives.items()
     }
     found["check"] *= inputs.value("polls")
     found["around"] = Use(
