@@ -111,7 +111,7 @@ def top_up(store: Store) -> int:
     sent, errors, until = 0, list[Exception](), clock.now() + TICKETS_S
     found = runpod.endpoints(Settings.load().models)
     census: Census | None = None
-    for endpoint in endpoints.in_turn(found, clock.now()):
+    for endpoint in endpoints.in_turn(found, clock.now() // 60):
         if clock.now() > until:
             break
         waiting = _waiting(store, found[endpoint])

@@ -26,10 +26,10 @@ def is_time(now: int) -> bool:
     return now // 60 % (LOOK_S // 60) == 0
 
 
-def in_turn(names: Mapping[str, object], now: int) -> list[str]:
-    """Return names in an order that begins elsewhere each time, for a step without time for all."""
+def in_turn(names: Mapping[str, object], turn: int) -> list[str]:
+    """Return names in an order that begins elsewhere each turn: a step may lack time for all."""
     ordered = sorted(names)
-    first = now // 60 % max(1, len(ordered))
+    first = turn % max(1, len(ordered))
     return ordered[first:] + ordered[:first]
 
 
@@ -42,7 +42,7 @@ def look_after(
     many were re-armed.
     """
     now, armed = clock.now(), 0
-    for endpoint in in_turn(endpoints, now // (LOOK_S // 60)):
+    for endpoint in in_turn(endpoints, now // LOOK_S):
         if clock.now() > now + CARE_S:
             logger.warning("not all endpoints were looked at")
             break

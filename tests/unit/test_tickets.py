@@ -37,13 +37,13 @@ def test_the_last_image_of_many_waits_no_longer_than_is_wanted(cold: float, wait
 
 
 @pytest.mark.parametrize("wait", [0, 60, 89])
-def test_a_wait_that_a_start_alone_takes_leaves_one_pass_for_each_ticket(wait: float) -> None:
+def test_a_wait_that_a_start_alone_takes_leaves_one_pass_for_each_worker(wait: float) -> None:
     hasty = Costs(batch=4, cold_start_s=90, max_wait_s=wait)
-    assert tickets.ms_per_ticket(hasty, images(3, 700)) == 4 * 700
+    assert SLOTS * tickets.ms_per_ticket(hasty, images(3, 700)) == 4 * 700
 
 
-def test_a_ticket_stands_for_a_whole_pass_at_least_and_for_more_of_what_is_fast() -> None:
-    assert tickets.ms_per_ticket(COSTS, images(1, 10_000)) == 4 * 10_000
+def test_a_worker_starts_for_a_whole_pass_at_least_and_for_more_of_what_is_fast() -> None:
+    assert SLOTS * tickets.ms_per_ticket(COSTS, images(1, 20_000)) == 4 * 20_000
     assert tickets.ms_per_ticket(COSTS, images(1, 1)) == SECONDS * 1000
     assert tickets.ms_per_ticket(Costs(1, 0, 1), NOTHING) == 1
 

@@ -79,13 +79,14 @@ def ms_per_ticket(costs: Costs, asked: Work) -> int:
     A worker that starts for ``SLOTS`` tickets of t seconds is paid for c + SLOTS * t, where c is
     its cold start. Both cost the same price per second, so the price cancels out of the share of
     the start, c / (c + SLOTS * t). It is ``START_SHARE`` at t = c * (1 / START_SHARE - 1) / SLOTS.
-    Its last image waits c + SLOTS * t, which bounds t by (max_wait_s - c) / SLOTS. A ticket stands
-    for a whole pass of images like those ``asked`` at least, since half a pass takes as long.
+    Its last image waits c + SLOTS * t, which bounds t by (max_wait_s - c) / SLOTS. The tickets
+    of a worker stand for a whole pass at least, of images like those ``asked``: half a pass would
+    mostly take as long.
     """
     cheap = costs.cold_start_s * (1 / START_SHARE - 1) / SLOTS
     quick = (costs.max_wait_s - costs.cold_start_s) / SLOTS
-    a_pass = -(-costs.batch * asked.ms // max(1, asked.images))
-    return max(1, a_pass, round(1000 * min(cheap, quick)))
+    a_pass = costs.batch * asked.ms // max(1, asked.images)
+    return max(1, -(-a_pass // SLOTS), round(1000 * min(cheap, quick)))
 
 
 def due(costs: Costs, older: Work | None, new: Work, lot: int) -> int:
