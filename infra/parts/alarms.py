@@ -70,12 +70,12 @@ class Alarms(Construct):
         Each thing that an endpoint needs counts as one dropped image too many: another metric with
         an alarm would cost more than half of what a quiet month does.
         """
-        many, name = 20, "FleetDrops"
-        self.on_line(name, FLEET_DROP, "own workers fail", worker, sweep, above=many)
+        many = 20
+        self.on_line("FleetDrops", FLEET_DROP, "own workers fail", worker, sweep, above=many)
         sweep.log_group.add_metric_filter(
-            f"{name}Attention",
+            "NeedsAttention",
             metric_namespace=Stack.of(self).stack_name,
-            metric_name=name,
+            metric_name="FleetDrops",
             metric_value=str(many + 1),
             filter_pattern=logs.FilterPattern.string_value("$.message", "=", NEEDS_ATTENTION),
         )

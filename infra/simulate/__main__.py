@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from horde.rules.tickets import Costs
+from infra.simulate import plot
 from infra.simulate.fleet import (
     USUAL,
     Arrival,
@@ -73,25 +74,6 @@ def table(results: dict[str, dict[str, Result]], endpoint: Endpoint) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(results: dict[str, dict[str, Result]], file: Path) -> None:
-    """Draw GPU seconds and the 95th percentile of the wait of each load."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - a second, and the table needs none
-
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    for axes, name in zip(
-        figure.subplots(1, 2, sharey=True), ("GPU s", "wait p95, s"), strict=True
-    ):
-        for number, way in enumerate(next(iter(results.values()))):
-            found = [ways[way] for ways in results.values()]
-            values = [one.gpu_s if name == "GPU s" else one.wait(0.95) for one in found]
-            axes.barh([n + (number - 1) * 0.27 for n in range(len(found))], values, 0.25, label=way)
-        axes.set_yticks(range(len(results)), [load.split(":")[0] for load in results])
-        axes.set_xlabel(name)
-    axes.invert_yaxis()
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    figure.savefig(file, metadata={"Date": None})
-
-
 def main() -> None:
     """Print the table, and draw the plot if a file is named."""
     parser = argparse.ArgumentParser(prog="infra.simulate", description=__doc__)
@@ -100,14 +82,14 @@ def main() -> None:
     parser.add_argument("--cold-start", type=float, default=USUAL.cold_start_s, help="seconds")
     parser.add_argument("--max-wait", type=float, default=USUAL.max_wait_s, help="seconds wanted")
     parser.add_argument("--price", type=float, default=DEFAULT.dollars_per_s, help="$ a GPU second")
-    parser.add_argument("--plot", type=Path, help="the SVG or PNG to draw")
+    parser.add_argument("--plot", type=Path, help="the SVG to draw")
     options = parser.parse_args()
     costs = Costs(USUAL.batch, options.cold_start, options.max_wait)
     endpoint = Endpoint(costs=costs, speed=options.speed, dollars_per_s=options.price)
     results = {load: compare(asked, endpoint) for load, asked in loads(options.seed).items()}
     sys.stdout.write(table(results, endpoint))
     if options.plot:
-        plot(results, options.plot)
+        options.plot.write_text(plot.svg(results))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ SWEEP_S, GRACE_S, MAX_TICKETS = 60, 60, 100
 """As in ``sweep``."""
 MAX_OLDER = 100
 """As in ``dispatch``."""
-SHIFT_S = 300
+SHIFT_S = 240
 """How long a ticket keeps a worker popping: the default of gpu_worker."""
 LEASE_S = 150
 """After which an image of a dead worker waits again."""

@@ -9,7 +9,8 @@ import pytest
 
 from horde.rules import tickets
 from horde.rules.tickets import SLOTS
-from infra.simulate.__main__ import compare, loads, plot, table
+from infra.simulate import plot
+from infra.simulate.__main__ import compare, loads, table
 from infra.simulate.fleet import (
     DISPATCHED_S,
     TICKET_S,
@@ -22,6 +23,7 @@ from infra.simulate.fleet import (
 )
 
 ENDPOINT = Endpoint()
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 IMAGE = 512 * 512 * 30
 LOADS = loads(1)
 BURST = next(name for name in LOADS if name.startswith("burst"))
@@ -116,13 +118,9 @@ def test_equal_seeds_make_equal_tables() -> None:
     assert loads(2) == loads(2) != loads(3)
 
 
-def test_the_page_has_the_table_that_the_simulator_prints() -> None:
+def test_the_page_has_the_table_and_the_plot_that_the_simulator_makes() -> None:
     results = {load: compare(asked, ENDPOINT) for load, asked in LOADS.items()}
-    page = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
-    assert table(results, ENDPOINT) in page.read_text(), "python -m infra.simulate prints it"
-
-
-def test_the_plot_is_drawn(tmp_path: Path) -> None:
-    file = tmp_path / "plot.svg"
-    plot({BURST: compare(LOADS[BURST], ENDPOINT)}, file)
-    assert ET.parse(file).getroot().tag.endswith("svg")
+    again = "python -m infra.simulate --plot docs/tickets.svg"
+    assert table(results, ENDPOINT) in (DOCS / "scale.md").read_text(), again
+    assert plot.svg(results) == (DOCS / "tickets.svg").read_text(), again
+    ET.fromstring(plot.svg(results))
