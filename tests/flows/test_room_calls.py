@@ -449,6 +449,18 @@ def test_open_images(world: World, say: Say) -> None:
     say("forget all", lambda: len(people.forget_ended(ada, []).open_images))
 
 
+def test_backlog(world: World, say: Say) -> None:
+    requests = [request_of(world, asked(world, **TWO)["request"]) for _ in range(2)]
+    room, model = world.store.backlog, requests[0].model
+    for number, request in enumerate(requests):
+        came = request.created_at + number, request.id
+        say(f"before {number}", lambda came=came: room.older({model: 2**20}, came, 100))
+    last = requests[1].created_at + 1, ""
+    say("after both", lambda: room.older({model: 2**20, "other": 2**20}, last, 4))
+    say("too many", lambda: room.older({model: 2**20}, last, 3))
+    say("none so large", lambda: room.older({model: 64}, last, 100))
+
+
 def test_rate_limits(world: World, say: Say) -> None:
     room = world.store.ratelimits
     for now in (7, 8, 60, 119, 120):
