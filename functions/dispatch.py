@@ -73,8 +73,7 @@ def _older(
 ) -> tickets.Work | None:
     """Return the work that waited for an endpoint before a request; None if it is very much."""
     request = message.get("created_at", 0), message["request_id"]
-    sizes = {name: one.max_pixels for name, one in models.items()}
-    found = store.backlog.older(sizes, request, MAX_OLDER)
+    found = store.backlog.older(runpod.abilities(models), request, MAX_OLDER)
     if found is None:
         return None
     works = (

@@ -132,8 +132,8 @@ def _waiting(store: Store, models: dict[str, Model]) -> dict[str, int]:
     """Return how many images of each model have waited for so long that a ticket may be lost."""
     before = clock.now_ms() - TICKET_GRACE_MS
     return {
-        name: store.queue.waiting_since(name, before, MAX_COUNTED, model.max_pixels)
-        for name, model in models.items()
+        name: store.backlog.since(name, able, before, MAX_COUNTED)
+        for name, able in runpod.abilities(models).items()
     }
 
 

@@ -12,6 +12,7 @@ from horde.rules.tickets import SLOTS, USUAL_WORK, Costs, ms_per_ticket, work
 from horde.runpod import RunPodError
 from infra.settings import StackSettings
 from tests.support.cloud import Cloud, new_processes
+from tests.support.images import png_base64
 
 MODEL = "stable_diffusion"
 FIELDS = StackSettings.model_fields
@@ -175,21 +176,42 @@ def test_larger_images_and_slower_workers_get_more_tickets(cloud: Cloud, keys: l
     assert tickets == [1, 4, 10]  # a slow pass takes 96 s, so that a worker starts for each
 
 
-@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("why", ["named", "large", "lora", "control", "upscaler"])
 def test_images_that_no_ticket_draws_do_not_count(
-    cloud: Cloud, keys: list[str], worker: str, *, large: bool
+    cloud: Cloud, keys: list[str], worker: str, why: str
 ) -> None:
     cloud.pop(worker)
-    fields: dict[str, Any] = {"workers": [cloud.worker_named()["id"]]}
-    if large:
-        models = json.loads(cloud.environment("dispatch")["MODELS"])
-        models[MODEL]["max_pixels"] = 512 * 512
-        cloud.overrides["MODELS"] = json.dumps(models)
-        fields = {"params": {"width": 576, "height": 576}}
+    models = json.loads(cloud.environment("dispatch")["MODELS"])
+    models[MODEL] |= {"max_pixels": 512 * 512, "features": ["canny", "RealESRGAN_x4plus"]}
+    cloud.overrides["MODELS"] = json.dumps(models)
+    control = {"control_type": "depth", "denoising_strength": 1.0}
+    fields: dict[str, dict[str, Any]] = {
+        "named": {"workers": [cloud.worker_named()["id"]]},
+        "large": {"params": {"width": 576, "height": 576}},
+        "lora": {"params": {"loras": [{"name": "1"}]}},
+        "control": {"params": control, "source_image": png_base64()},
+        "upscaler": {"params": {"post_processing": ["NMKD_Siax"]}},
+    }
     for _ in range(3):
-        ask(cloud, keys[0], **fields)
+        ask(cloud, keys[0], **fields[why])
+    cloud.clock.pass_seconds(61)
+    assert cloud.sweep()["tickets"] == 0
     cloud.invoke("dispatch", ask(cloud, keys[1]))
     assert sent(cloud) == 1
+
+
+def test_images_with_the_features_of_their_endpoint_count(cloud: Cloud, keys: list[str]) -> None:
+    models = json.loads(cloud.environment("dispatch")["MODELS"])
+    models[MODEL] |= {"features": ["RealESRGAN_x4plus"]}
+    cloud.overrides["MODELS"] = json.dumps(models)
+    first = ask(cloud, keys[0], params={"post_processing": ["RealESRGAN_x4plus"]})
+    second = ask(cloud, keys[1])
+    cloud.runpod.said = {"jobs": {"inQueue": 0, "inProgress": 0}, "workers": {}}
+    for event in (second, first):
+        cloud.invoke("dispatch", event)
+    assert sent(cloud) == 1
+    cloud.clock.pass_seconds(61)
+    assert cloud.sweep()["tickets"] == 1
 
 
 def test_an_event_of_the_version_before_counts_as_usual_work(cloud: Cloud, keys: list[str]) -> None:
