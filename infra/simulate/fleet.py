@@ -31,6 +31,8 @@ MAX_OLDER = 100
 """As in ``dispatch``."""
 SHIFT_S = 240
 """How long a ticket keeps a worker popping: the default of gpu_worker."""
+END_S = 24 * 3600
+"""What waits so long has waited for ever: nothing comes of it any more."""
 LEASE_S = 150
 """After which an image of a dead worker waits again."""
 
@@ -201,7 +203,7 @@ class Simulation:
             costs, speed = self.endpoint.costs, self.endpoint.speed
             work = tickets.work(len(old), sum(image.work for image in old), speed)
             self._send(min(MAX_TICKETS, tickets.missing(costs, work, self.health())))
-        if self._open:
+        if self._open and self.now < END_S:
             self._at(self.now + SWEEP_S, self._sweep)
 
     # --- workers ----------------------------------------------------------------------------

@@ -248,6 +248,7 @@ def test_an_endpoint_that_runpod_refuses_does_not_keep_tickets_from_another(
         lambda endpoint: (404, {}) if endpoint == "ep1" else health(endpoint),
     )
     for _ in range(2):  # whichever is first in its turn
+        cloud.runpod.jobs.clear()
         with pytest.raises(ExceptionGroup):
             cloud.sweep()
         assert [job["endpoint"] for job in cloud.runpod.jobs] == ["ep2"]
