@@ -27,12 +27,9 @@ class HordeCommonsStack(Stack):
 
         # The parts of the functions' environments.
         api_env, table_env = parts.api_env(settings), {"TABLE_NAME": table.table.table_name}
-        models_env = parts.models_env(settings)
+        models_env, worker_env = parts.models_env(settings), parts.worker_env(settings)
         outputs_env = {"OUTPUTS_BUCKET": outputs.bucket_name}
-        worker_env, sources_env = (
-            parts.worker_env(settings),
-            {"SOURCES_BUCKET": sources.bucket_name},
-        )
+        sources_env = {"SOURCES_BUCKET": sources.bucket_name}
         runpod_env = (table_env, models_env, parts.runpod_env(settings))
         allowance_env = {"MONTHLY_KUDOS": str(settings.monthly_kudos)}
         env = (api_env, table_env)
