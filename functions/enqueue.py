@@ -64,7 +64,9 @@ def calls(records: list[dict[str, Any]]) -> tuple[list[Call], str | None]:
             call = Call(number, what)
             found.append(call)
         else:
-            call.what = what = before._replace(images=before.images + what.images)
+            call.what = what = before._replace(
+                images=before.images + what.images, pixelsteps=before.pixelsteps + what.pixelsteps
+            )
         together[what.model] = call, what
     return found, None
 

@@ -1,5 +1,7 @@
 """Every minute: end leases, count the fleet, replace lost tickets, finish what else is due.
 
+Every ten minutes it also looks after RunPod's endpoints (``horde.endpoints``).
+
 Leases come first, and each step has its own time, so that no backlog of one delays the others for
 more than a minute. What is too much for one run is handed to ``finish``, which works off each shard
 of the due index in parallel. Any other run may repeat each step. Every write is conditional on the
@@ -12,12 +14,12 @@ from typing import Any
 
 from pydantic import field_validator
 
-from horde import aws, clock, overdue, runpod, startup
+from horde import aws, clock, endpoints, overdue, runpod, startup
 from horde.log import logger
-from horde.records import ONLINE_S
-from horde.rules import estimates
+from horde.records import ONLINE_S, Census
+from horde.rules import estimates, tickets
 from horde.rules.sharing import earns_trust
-from horde.runpod import Models
+from horde.runpod import Model, Models
 from horde.store import Store, connect
 from horde.store.due import Due
 
@@ -31,6 +33,9 @@ OTHERS_S = 8
 MAX_COUNTED = 10_000
 """Most waiting images of a model that are looked at for lost tickets: 500 read units."""
 MAX_TICKETS = 100
+"""Most tickets for an endpoint in one run."""
+TICKETS_S = 12
+"""Seconds after which no further endpoint gets tickets in a run; the next begins with another."""
 MAX_WORKERS = 250
 """Most workers in the census per shard of their list."""
 MAX_HOLDERS = 1000
@@ -50,7 +55,11 @@ class Settings(overdue.Settings):
     models: Models
     runpod_url: str
     runpod_key_parameter: str
+    runpod_management_url: str
+    """Empty if endpoints are not looked after."""
     images_per_ticket: int
+    cold_start_seconds: float
+    max_wait_seconds: float
     uploads_queue_url: str
     finish_function: str
     trusted_after_images: int | None = None
@@ -95,24 +104,66 @@ def _sweep(store: Store, kind: Due, until: int) -> int:
 
 
 def top_up(store: Store) -> int:
-    """Send tickets for waiting images that have none; returns how many. Raises RunPodError."""
-    settings, sent = Settings.load(), 0
-    before = clock.now_ms() - TICKET_GRACE_MS
-    for name, model in settings.models.items():
-        if model.endpoint is None:
+    """Send tickets for waiting images that have none; returns how many.
+
+    Raises an ExceptionGroup of what RunPod refused; one endpoint does not hold up the others.
+    """
+    sent, errors, until = 0, list[Exception](), clock.now() + TICKETS_S
+    found = runpod.endpoints(Settings.load().models)
+    census: Census | None = None
+    for endpoint in endpoints.in_turn(found, clock.now() // 60):
+        if clock.now() > until:
+            break
+        waiting = _waiting(store, found[endpoint])
+        if not any(waiting.values()):
             continue
-        waiting = store.queue.waiting_since(name, before, MAX_COUNTED, model.max_pixels)
-        if not waiting:
-            continue
-        account = runpod.connect(settings.runpod_url, settings.runpod_key_parameter)
-        queued = account.queued(model.endpoint)
-        missing = estimates.tickets_missing(waiting, settings.images_per_ticket, queued)
-        for _ in range(min(missing, MAX_TICKETS)):
-            account.run(
-                model.endpoint, model=name, request_id=None, images=settings.images_per_ticket
-            )
-            sent += 1
+        census = census or store.census.read()[0]
+        try:
+            sent += _send_missing(endpoint, waiting, census)
+        except runpod.RunPodError as error:
+            errors.append(error)
+    if errors:
+        message = "some endpoints got no tickets"
+        raise ExceptionGroup(message, errors)
     return sent
+
+
+def _waiting(store: Store, models: dict[str, Model]) -> dict[str, int]:
+    """Return how many images of each model have waited for so long that a ticket may be lost."""
+    before = clock.now_ms() - TICKET_GRACE_MS
+    return {
+        name: store.backlog.since(name, able, before, MAX_COUNTED)
+        for name, able in runpod.abilities(models).items()
+    }
+
+
+def _send_missing(endpoint: str, waiting: dict[str, int], census: Census) -> int:
+    """Send an endpoint the tickets that waiting images of its models lack; returns how many."""
+    settings, work = Settings.load(), tickets.Work()
+    costs = tickets.Costs(
+        settings.images_per_ticket, settings.cold_start_seconds, settings.max_wait_seconds
+    )
+    for name, images in waiting.items():
+        image = estimates.average_work(census.load(name)) or tickets.USUAL_WORK
+        work += tickets.work(images, images * image, tickets.speed_of(census, name))
+    account = runpod.connect(settings.runpod_url, settings.runpod_key_parameter)
+    missing = tickets.missing(costs, work, account.health(endpoint).jobs)
+    most = max(waiting, key=lambda name: waiting[name])
+    for _ in range(sent := min(missing, MAX_TICKETS)):
+        account.run(endpoint, model=most, request_id=None, images=settings.images_per_ticket)
+    return sent
+
+
+def look_after_endpoints(_store: Store) -> int:
+    """Look after RunPod's endpoints every few minutes; returns how many it re-armed."""
+    settings, now = Settings.load(), clock.now()
+    found = runpod.endpoints(settings.models)
+    if not found or not endpoints.is_time(now):
+        return 0
+    account = runpod.connect(settings.runpod_url, settings.runpod_key_parameter)
+    url = settings.runpod_management_url
+    management = runpod.connect(url, settings.runpod_key_parameter) if url else None
+    return endpoints.look_after(found, account, management)
 
 
 def release_held(store: Store) -> int:
@@ -176,6 +227,7 @@ def handler(_event: dict[str, Any], _context: object) -> dict[str, int]:
         ("due", sweep_others),
         ("released", release_held),
         ("queues", tidy_queues),
+        ("endpoints", look_after_endpoints),
     )
     for name, step in steps:
         counts[name] = 0

@@ -18,6 +18,7 @@ _records = importlib.import_module("horde.records")
 _items = importlib.import_module("horde.store.items")
 _ending = importlib.import_module("horde.ending")
 _features = importlib.import_module("horde.rules.features")
+_endpoints = importlib.import_module("horde.endpoints")
 _work = importlib.import_module("horde.release.work")
 _laion = importlib.import_module("horde.laion")
 _settlements = importlib.import_module("horde.store.settlements")
@@ -39,6 +40,8 @@ FEATURES: tuple[str, ...] = _features.FEATURES
 
 FLEET_DROP: str = _ending.FLEET_DROP
 """What is logged when one of the operator's own workers drops an image."""
+NEEDS_ATTENTION: str = _endpoints.NEEDS_ATTENTION
+"""What is logged of each thing that is wrong with an endpoint."""
 
 
 UPLOADS: str = _records.UPLOADS

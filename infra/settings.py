@@ -5,7 +5,6 @@
 
 import json
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -16,6 +15,7 @@ from pydantic import (
 )
 
 from infra.contract import FEATURES
+from infra.endpoint_settings import EndpointSettings, MaxWorkers
 from infra.values import (
     WORDS,
     BucketName,
@@ -63,7 +63,6 @@ MAX_VARIABLE = 2_000
 """Most bytes of a setting in the environment of a function: Lambda gives all of it 4 KB."""
 MAX_BATCH = 20
 """The largest ``MAX_BATCH`` of gpu_worker."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 AccountId = Annotated[int, Field(ge=1)]
@@ -78,6 +77,7 @@ class ModelSettings(BaseModel):
     """The RunPod endpoint that draws it; None if only volunteers do."""
     baseline: Annotated[str, one_of(BASELINES, "a model family")]
     """Its model family."""
+    max_workers: MaxWorkers = None
     max_pixels: Annotated[int, Field(ge=64 * 64, le=3072 * 3072)] = 1024 * 1024
     """Width times height of the largest image that its endpoint draws: ``MAX_PIXELS`` of the
     worker there. No GPU is started for a larger one."""
@@ -96,7 +96,7 @@ class ModelSettings(BaseModel):
     """The SHA-256 of its weights, for the rows of the data set."""
 
 
-class StackSettings(BaseModel):
+class StackSettings(EndpointSettings, BaseModel):
     """The operator's settings. Every field is a key of ``settings/<stage>.json``."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -105,9 +105,6 @@ class StackSettings(BaseModel):
     """The models that this horde draws, by the Horde's names."""
     images_per_ticket: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 4
     """Images per RunPod job, which should be the worker's ``MAX_BATCH``."""
-    endpoint_url: str | None = None
-    """The address of the local cloud; None for AWS itself."""
-    runpod_url: str = "https://api.runpod.ai/v2"
     runpod_key_parameter: ParameterName = "/horde-commons/runpod-api-key"
     """The SSM SecureString that holds RunPod's API key."""
     laion_bucket: BucketName | None = None
@@ -180,24 +177,6 @@ class StackSettings(BaseModel):
         _check_size(json.dumps(words), "; lists/words.txt in the work bucket takes any number")
         return words
 
-    @field_validator("endpoint_url")
-    @classmethod
-    def _is_loopback(cls, url: str | None) -> str | None:
-        if url is not None and not _is_local(url):
-            raise ValueError("is not the local cloud: http on 127.0.0.1")
-        return url
-
-    @field_validator("runpod_url")
-    @classmethod
-    def _is_https(cls, url: str, info: ValidationInfo) -> str:
-        parts = urlsplit(url)
-        at_home = bool(info.data.get("endpoint_url")) and _is_local(url)
-        if not at_home and (parts.scheme != "https" or not parts.hostname):
-            raise ValueError("is not an https address; plain http is for the local cloud alone")
-        if parts.query or parts.fragment or parts.username:
-            raise ValueError("has more than a host and a path")
-        return url.rstrip("/")
-
     @field_validator("laion_region", "laion_role")
     @classmethod
     def _needs_bucket(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -234,8 +213,3 @@ def _check_size(text: str, hint: str) -> None:
     if size > MAX_VARIABLE:
         message = f"takes {size} bytes, and its functions have room for {MAX_VARIABLE}{hint}"
         raise ValueError(message)
-
-
-def _is_local(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme == "http" and parts.hostname in LOOPBACK

@@ -4,7 +4,7 @@ from aws_cdk import Stack, StackProps
 from constructs import Construct
 
 from infra import parts
-from infra.contract import FLEET_DROP, HELD_DAYS
+from infra.contract import HELD_DAYS
 from infra.settings import StackSettings
 
 
@@ -27,10 +27,10 @@ class HordeCommonsStack(Stack):
 
         # The parts of the functions' environments.
         api_env, table_env = parts.api_env(settings), {"TABLE_NAME": table.table.table_name}
-        models_env = parts.models_env(settings)
+        models_env, worker_env = parts.models_env(settings), parts.worker_env(settings)
         outputs_env = {"OUTPUTS_BUCKET": outputs.bucket_name}
         sources_env = {"SOURCES_BUCKET": sources.bucket_name}
-        runpod_env, worker_env = parts.runpod_env(settings), parts.worker_env(settings)
+        runpod_env = (table_env, models_env, parts.runpod_env(settings))
         allowance_env = {"MONTHLY_KUDOS": str(settings.monthly_kudos)}
         env = (api_env, table_env)
 
@@ -45,7 +45,7 @@ class HordeCommonsStack(Stack):
 
         # (enqueue ->) dispatch -> RunPod: tickets; (enqueue ->) webhook -> a client's own server.
         dead = parts.DeadLetters(self, "TicketsDead", "RunPod refuses tickets", alarms=alarms)
-        dispatch = make("dispatch", models_env, runpod_env, seconds=30)
+        dispatch = make("dispatch", *runpod_env, seconds=30, memory=256, may=parts.COUNT)
         parts.allow_secret(dispatch, settings.runpod_key_parameter)
         tickets = parts.HandOver(dispatch, tries=3, dead=dead)
         dead = parts.DeadLetters(self, "WebhooksDead", "a client's webhook fails", alarms=alarms)
@@ -106,18 +106,18 @@ class HordeCommonsStack(Stack):
 
         # every minute -> sweep (-> finish): expired leases, ended requests, lost tickets.
         dead = parts.DeadLetters(self, "NotSwept", "sweep or finish failed", alarms=alarms)
-        trust_env, ending_env = parts.trust_env(settings), {**table_env, **sources_env}
+        sweep_env, ending_env = parts.sweep_env(settings), {**table_env, **sources_env}
         finish = make("finish", ending_env, seconds=55, may=parts.SETTLE)
         sources.grant_delete(finish)
         due = parts.HandOver(finish, tries=1, dead=dead)
-        sweeping = (ending_env, models_env, runpod_env, uploads.env, due.env, trust_env)
+        sweeping = (ending_env, *runpod_env, uploads.env, due.env, sweep_env)
         sweep = make("sweep", *sweeping, seconds=55, may=parts.SETTLE)
         parts.run_every_minute(sweep, dead=dead)
         parts.allow_sending(sweep, uploads)
         parts.allow_handing(sweep, due)
         parts.allow_secret(sweep, settings.runpod_key_parameter)
         sources.grant_delete(sweep)
-        alarms.on_line("FleetDrops", FLEET_DROP, "own workers fail", worker, sweep, above=20)
+        alarms.on_fleet(worker, sweep)
 
         # every hour -> recover -> the queue of share: shared images whose copy was lost.
         lost = make("recover", table_env, outputs_env, uploads.env, seconds=840, may=parts.RECOVER)

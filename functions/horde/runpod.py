@@ -8,13 +8,14 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from horde import aws
 from horde.rules import ruleset
 from horde.rules.drawing import Ability
+from horde.rules.tickets import Jobs
 
 if TYPE_CHECKING:
     import urllib3
@@ -27,6 +28,10 @@ TICKET_LIFE_MS = ruleset.IN_FORCE.request_life_s * 1000 + SHIFT_MS
 counts from the submission and also drops running jobs, so a whole shift is added."""
 
 
+MAX_COUNT = 1_000_000
+"""A larger number of jobs or workers is not believed."""
+MAX_ANSWER = 1024 * 1024
+"""Bytes of an answer of RunPod; a longer one is not read."""
 MAX_PIXELS = 1024 * 1024
 """The largest image of an endpoint that says nothing else: the default of gpu_worker."""
 
@@ -39,6 +44,8 @@ class Model(BaseModel):
     endpoint: str | None = None
     """RunPod's endpoint id; None if only volunteers draw the model."""
     baseline: str = ""
+    max_workers: int | None = None
+    """Most workers of the endpoint, as the sweep sets them anew; None: it leaves them alone."""
     max_pixels: int = MAX_PIXELS
     """Width times height of the largest image that the endpoint draws."""
     max_steps: int | None = None
@@ -68,8 +75,32 @@ def abilities(models: dict[str, Model]) -> dict[str, Ability]:
     }
 
 
+def endpoints(models: dict[str, Model]) -> dict[str, dict[str, Model]]:
+    """Return the operator's endpoints, each with the models that it draws."""
+    found: dict[str, dict[str, Model]] = {}
+    for name, model in models.items():
+        if model.endpoint is not None:
+            found.setdefault(model.endpoint, {})[name] = model
+    return found
+
+
 class RunPodError(Exception):
     """RunPod did not accept a ticket or did not answer; the caller retries."""
+
+
+def count(value: Any, what: str) -> int:
+    """Return a number that RunPod says; raises RunPodError if it is none that can be true."""
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
+        message = f"RunPod's {what} is no number from 0 to {MAX_COUNT}"
+        raise RunPodError(message)
+    return value
+
+
+class Health(NamedTuple):
+    """What RunPod says of an endpoint: its jobs, and how many workers are in which state."""
+
+    jobs: Jobs
+    workers: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +119,30 @@ class RunPod:
             "images": images,
         }
         policy = {"executionTimeout": SHIFT_MS, "ttl": TICKET_LIFE_MS}
-        answer = self._call("POST", f"/{endpoint}/run", {"input": ticket, "policy": policy})
+        answer = self.call("POST", f"/{endpoint}/run", {"input": ticket, "policy": policy})
         if not isinstance(answer.get("id"), str):
             message = "RunPod's response has no job id"
             raise RunPodError(message)
         return str(answer["id"])
 
-    def queued(self, endpoint: str) -> int:
-        """Return how many jobs an endpoint has in queue and in progress; raises RunPodError."""
-        jobs = self._call("GET", f"/{endpoint}/health").get("jobs", {})
-        return int(jobs.get("inQueue", 0)) + int(jobs.get("inProgress", 0))
+    def health(self, endpoint: str) -> Health:
+        """Return what RunPod says of an endpoint; raises RunPodError, also if it is not readable.
 
-    def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        Only the states of workers that it counts are returned.
+        """
+        answer = self.call("GET", f"/{endpoint}/health")
+        jobs, workers = answer.get("jobs"), answer.get("workers")
+        if not isinstance(jobs, dict) or not isinstance(workers, dict):
+            message = "RunPod's health has no jobs or no workers"
+            raise RunPodError(message)
+        states = {
+            str(state): count(number, "number of workers") for state, number in workers.items()
+        }
+        queued, running = (count(jobs.get(name), name) for name in ("inQueue", "inProgress"))
+        return Health(Jobs(queued=queued, running=running), states)
+
+    def call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """Call RunPod and return the object that it answers; raises RunPodError."""
         import urllib3  # noqa: PLC0415 - 60 ms, and functions that know the models alone call nobody
 
         try:
@@ -111,13 +154,18 @@ class RunPod:
                     "Authorization": f"Bearer {self.key}",
                     "Content-Type": "application/json",
                 },
+                preload_content=False,
             )
+            data = answer.read(MAX_ANSWER + 1)
             if answer.status == HTTPStatus.UNAUTHORIZED:
                 connect.cache_clear()  # the operator may have changed the key: read it again
             if answer.status != HTTPStatus.OK:
                 message = f"RunPod answered {answer.status} to {method} {path}"
                 raise RunPodError(message)
-            parsed = json.loads(answer.data)
+            if len(data) > MAX_ANSWER:
+                message = f"RunPod's answer to {method} {path} is too long"
+                raise RunPodError(message)
+            parsed = json.loads(data)
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             message = f"RunPod did not answer {method} {path}: {type(error).__name__}"
             raise RunPodError(message) from None

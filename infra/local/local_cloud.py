@@ -102,6 +102,7 @@ class LocalCloud:
             models={MODEL: ModelSettings(endpoint=ENDPOINT, baseline=baseline)},
             endpoint_url=self.endpoint,
             runpod_url=f"{self.runpod}/v2",
+            runpod_management_url=f"{self.runpod}/v2",
             rate_limits=rate_limits,
             trusted_ips=["127.0.0.0/8"],
             layer="build/layer/host",

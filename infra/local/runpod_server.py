@@ -1,4 +1,4 @@
-"""A local RunPod with one endpoint: its public API, its worker protocol and its scaler.
+"""A local RunPod with one endpoint: its public APIs, its worker protocol and its scaler.
 
 `python -m infra.local.runpod_server --port P --endpoint ID --api-key KEY` starts and stops real
 worker processes as RunPod does: `ceil(jobs / scaler value)` of them (REQUEST_COUNT), and fewer when
@@ -26,7 +26,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,12 @@ class LocalRunPod:
                 web.post(f"{root}/job-done/{{worker}}/{{job}}", self.job_done),
                 web.get(f"{root}/ping/{{worker}}", self.ping),
                 web.post("/_local/behave", self.behave),
+                web.get(
+                    f"/v2/serverless/{self.endpoint.endpoint_id}", self._authorised(self.managed)
+                ),
+                web.patch(
+                    f"/v2/serverless/{self.endpoint.endpoint_id}", self._authorised(self.manage)
+                ),
                 web.get("/_local/jobs", self.list_jobs),
                 web.get("/_local/workers", self.list_workers),
                 web.get("/_local/ended", self.list_ended),
@@ -240,6 +246,25 @@ class LocalRunPod:
                 },
             }
         )
+
+    async def managed(self, _: web.Request) -> web.StreamResponse:
+        """GET /v2/serverless/{id}, of the management API: how many workers there may be."""
+        one = self.endpoint
+        workers = {"min": one.workers_min, "max": one.workers_max, "idleTimeout": one.idle_timeout}
+        return web.json_response({"id": one.endpoint_id, "type": "QUEUE", "workers": workers})
+
+    async def manage(self, request: web.Request) -> web.StreamResponse:
+        """PATCH /v2/serverless/{id}, of the management API: change the most workers alone."""
+        try:
+            most = json.loads(await request.read())["workers"]["max"]
+            valid = type(most) is int and most >= self.endpoint.workers_min
+        except (KeyError, TypeError, ValueError):
+            valid = False
+        if not valid:
+            return web.json_response({"error": "workers.max must be a number"}, status=400)
+        self.endpoint = replace(self.endpoint, workers_max=most)
+        await self._notify()
+        return await self.managed(request)
 
     async def purge(self, _: web.Request) -> web.StreamResponse:
         """POST /purge-queue: cancel the queued jobs; running jobs continue."""

@@ -18,13 +18,14 @@ from infra.parts.environment import (
     holding_env,
     models_env,
     runpod_env,
-    trust_env,
+    sweep_env,
     worker_env,
 )
 from infra.parts.functions import Functions, allow_secret, run_every_minute
 from infra.parts.hash_secret import HashSecret
 from infra.parts.horde_table import (
     ACCEPT,
+    COUNT,
     MANAGE,
     MANAGE_LISTS,
     PAY,
@@ -45,6 +46,7 @@ from infra.parts.ratings_api import RatingsPart
 
 __all__ = [
     "ACCEPT",
+    "COUNT",
     "MANAGE",
     "MANAGE_LISTS",
     "PAY",
@@ -83,7 +85,7 @@ __all__ = [
     "run_every_minute",
     "runpod_env",
     "show",
-    "trust_env",
+    "sweep_env",
     "worker_env",
 ]
 

@@ -9,6 +9,8 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
+from infra.contract import FLEET_DROP, NEEDS_ATTENTION
+
 
 class Alarms(Construct):
     """A topic, and an alarm for everything that must not happen."""
@@ -61,3 +63,19 @@ class Alarms(Construct):
             for function in functions
         ]
         self.on(name, filters[0].metric(statistic="Sum"), text, above=above)
+
+    def on_fleet(self, worker: lambda_.Function, sweep: lambda_.Function) -> None:
+        """Alarm when the operator's own workers drop many images, or an endpoint needs attention.
+
+        Each thing that an endpoint needs counts as one dropped image too many: another metric with
+        an alarm would cost more than half of what a quiet month does.
+        """
+        many = 20
+        self.on_line("FleetDrops", FLEET_DROP, "own workers fail", worker, sweep, above=many)
+        sweep.log_group.add_metric_filter(
+            "NeedsAttention",
+            metric_namespace=Stack.of(self).stack_name,
+            metric_name="FleetDrops",
+            metric_value=str(many + 1),
+            filter_pattern=logs.FilterPattern.string_value("$.message", "=", NEEDS_ATTENTION),
+        )

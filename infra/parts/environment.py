@@ -39,6 +39,8 @@ def runpod_env(settings: StackSettings) -> dict[str, str]:
         "RUNPOD_URL": settings.runpod_url,
         "RUNPOD_KEY_PARAMETER": settings.runpod_key_parameter,
         "IMAGES_PER_TICKET": str(settings.images_per_ticket),
+        "COLD_START_SECONDS": str(settings.cold_start_seconds),
+        "MAX_WAIT_SECONDS": str(settings.max_wait_seconds),
     }
 
 
@@ -60,7 +62,10 @@ def screening_env(settings: StackSettings) -> dict[str, str]:
     }
 
 
-def trust_env(settings: StackSettings) -> dict[str, str]:
-    """Return the environment of the function that trusts volunteers."""
+def sweep_env(settings: StackSettings) -> dict[str, str]:
+    """Return the environment of the function that trusts volunteers and looks after endpoints."""
     needed = settings.trusted_after_images
-    return {"TRUSTED_AFTER_IMAGES": "" if needed is None else str(needed)}
+    return {
+        "TRUSTED_AFTER_IMAGES": "" if needed is None else str(needed),
+        "RUNPOD_MANAGEMENT_URL": settings.runpod_management_url or "",
+    }

@@ -46,6 +46,8 @@ WITHDRAW = (*READ_WRITE_ITEM, "BatchGetItem")
 """Mark shared images, requests and accounts as withdrawn."""
 RECOVER = ("BatchGetItem", "UpdateItem")
 """Look up what lost images need, and keep it longer."""
+COUNT = ("GetItem", "Query")
+"""Read what waits for an endpoint, and the census."""
 PAY = ("BatchGetItem", "PutItem", "UpdateItem")
 """Post the stream's events."""
 

@@ -15,12 +15,24 @@ from functools import cache
 from PIL import Image
 
 from horde.overview import overview
-from horde.store import connect
+from horde.store import connect, registry
 from tests.bench.meter import Meter, metered
 from tests.support.cloud import Cloud, new_processes
 
-STEPS = ("accept", "announce", "check", "pop", "submit", "settle", "share", "status", "close")
-"""In order. ``announce`` and ``settle`` are the stream's consumers after accept and submit;
+STEPS = (
+    "accept",
+    "ticket",
+    "announce",
+    "check",
+    "pop",
+    "submit",
+    "settle",
+    "share",
+    "status",
+    "close",
+)
+"""In order. ``ticket`` is ``dispatch`` for each request alone, though requests that come together
+share one; ``announce`` and ``settle`` are the stream's consumers after accept and submit;
 ``close`` is the sweep after the request's end."""
 LIVES = 20
 APART_S = 2
@@ -102,6 +114,17 @@ class _Lives:
         )
         assert answer.status == 200, answer
 
+    def ticket(self) -> None:
+        """Dispatch the only request that waits, by a process that knows no marks of queues."""
+        request = connect(self.cloud.table).requests.get(self.requests[-1])
+        assert request is not None
+        event = {"request_id": request.id, "model": request.model, "images": request.n}
+        event |= {"created_at": request.created_at}
+        registry.clear_cache()
+        self.cloud.runpod.jobs.clear()
+        self.step("ticket", lambda: self.cloud.invoke("dispatch", event))
+        assert len(self.cloud.runpod.jobs) == 1
+
     def status(self) -> None:
         for request in self.requests:
             assert self.cloud.status(request).body["done"]
@@ -117,9 +140,11 @@ def lives(
     have no score. Call ``warm`` before.
     """
     all_of = _Lives(cloud, key, worker, inline)
-    for _ in range(count):
+    for number in range(count):
         overview(connect(cloud.table))
         all_of.step("accept", all_of.accept)
+        for _ in range(0 if number else count):  # each alone: later more images wait
+            all_of.ticket()
         all_of.check()  # what it reads, the others of its second are told
         for _ in range(polls):
             all_of.step("check", all_of.check)

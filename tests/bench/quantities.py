@@ -67,6 +67,8 @@ def of_step(
     for file, times in meter.invocations.items():
         memory = functions[file][1].get("MemorySize", 128)
         wait = waits(meter, inputs) / runs
+        if name == "ticket":  # RunPod is asked what it has, and then given a ticket
+            wait += 2 * inputs.value("wait_runpod_ms")
         cpu = cpu_of(name, measured)
         cpu += inputs.value("image_cpu_ms") if name in {"submit", "share"} else 0
         if name == "submit" and not meter.calls["s3.GetObject"]:
@@ -110,13 +112,8 @@ def of_life(
         name: of_step(name, meter, template, inputs, measured) for name, meter in lives.items()
     }
     found["check"] *= inputs.value("polls")
-    memory = templates.functions(template)["dispatch"][1].get("MemorySize", 128)
-    ticket = gb_seconds(memory, measured["cpu check"], inputs.value("wait_runpod_ms"))
     found["around"] = Use(
         {
-            "lambda_request": 1.0,  # dispatch, a ticket
-            "lambda_gb_second": ticket,
-            "log_gb": inputs.value("log_bytes") / 1e9,
             # The worker's upload, which its submit reads; others carry their image.
             "s3_write": lives["submit"].calls["s3.GetObject"] / LIVES,
             "s3_read": 1.0,  # the client's download

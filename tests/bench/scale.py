@@ -71,7 +71,9 @@ def concurrency(counts: Counts, bills: Bills) -> float:
     functions = templates.functions(dict(counts.template))
     seconds = 0.0
     for name, use in bills.steps.items():
-        files = list(counts.usual[name].invocations) if name in counts.usual else ["dispatch"]
+        if name not in counts.usual:
+            continue  # what no function calls
+        files = list(counts.usual[name].invocations)
         memory = functions[files[0]][1].get("MemorySize", 128)
         seconds += use.of["lambda_gb_second"] / (memory / 1024)
     return seconds
@@ -85,7 +87,7 @@ def figures(counts: Counts, bills: Bills) -> list[tuple[str, float, float]]:
     puts = bills.life.of["s3_write"]
     return [
         ("requests to the API", runs(life, inputs, api=True), API_REQUESTS),
-        ("runs of functions", runs(life, inputs, api=False) + 1, CONCURRENCY * RUNS_OF_ONE),
+        ("runs of functions", runs(life, inputs, api=False), CONCURRENCY * RUNS_OF_ONE),
         ("environments at once", concurrency(counts, bills), CONCURRENCY),
         ("write units, table and indexes", all_of.write_units / LIVES, TABLE_UNITS),
         ("read units", all_of.read_units / LIVES + polls, TABLE_UNITS),

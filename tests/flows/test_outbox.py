@@ -8,6 +8,7 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
 from tests.support.cloud import Cloud
+from tests.support.numbers import PIXELSTEPS
 
 
 class Invokes:
@@ -60,7 +61,7 @@ def ticketed(cloud: Cloud) -> list[str]:
     return [job["input"]["request_id"] for job in cloud.runpod.jobs]
 
 
-def test_a_hundred_requests_of_one_image_need_as_many_tickets_as_one_of_a_hundred(
+def test_requests_of_one_image_need_as_many_tickets_as_one_of_all_their_images(
     cloud: Cloud, invokes: Invokes
 ) -> None:
     cloud.overrides["RATE_LIMITS"] = "false"
@@ -71,7 +72,7 @@ def test_a_hundred_requests_of_one_image_need_as_many_tickets_as_one_of_a_hundre
     assert invokes.calls == 1
     cloud.deliver("dispatch")
     assert sum(job["input"]["images"] for job in cloud.runpod.jobs) == 25
-    assert len(cloud.runpod.jobs) == 7  # of four images each
+    assert len(cloud.runpod.jobs) == 5  # of five images each, half a minute of drawing
 
 
 def test_no_dispatch_has_more_tickets_to_send_than_it_has_time_for(
@@ -116,9 +117,8 @@ def test_requests_that_were_sent_with_one_before_what_lambda_refuses_are_sent_ag
         assert cloud.generate(key, models=[model]).status == 202
     invokes.refused = {1}
     cloud.stream()
-    cloud.deliver("dispatch")
-    images = [job["input"]["images"] for job in cloud.runpod.jobs]
-    assert sum(images) == 3  # two at first, and one of them again: an empty pop
+    images = [event["images"] for event in cloud.events_for("dispatch")]
+    assert sum(images) == 4  # two at first, one of them again, and the other model's
     assert cloud.dead_records == []
 
 
@@ -137,9 +137,11 @@ def test_a_record_that_cannot_be_read_does_not_hold_up_those_before_it(
 
 
 def test_an_event_is_as_small_as_what_its_function_needs(cloud: Cloud) -> None:
+    cloud.clock.freeze()
     request = cloud.generate().body["id"]
     cloud.stream()
     url = cloud.sqs.get_queue_url(QueueName="handed-to-dispatch")["QueueUrl"]
     (message,) = cloud.sqs.receive_message(QueueUrl=url)["Messages"]
     wanted = {"v": 1, "request_id": request, "model": "stable_diffusion", "images": 1}
+    wanted |= {"pixelsteps": PIXELSTEPS, "created_at": cloud.clock.now_ms()}
     assert json.loads(message["Body"]) == wanted

@@ -32,6 +32,8 @@ from horde.records import (
     Worker,
 )
 from horde.rules import raters
+from horde.rules.drawing import Ability
+from horde.rules.features import FEATURES
 from horde.rules.refusals import HordeError
 from horde.rules.statistics import Counter, Scope, Series
 from horde.store import (
@@ -417,10 +419,11 @@ def test_queue(world: World, say: Say) -> None:
     say("ahead, renewed", lambda: places_room.ahead(model, middle - 1))
     now = world.clock.now_ms()
     most = images[0].pixels
-    say("since", lambda: room.waiting_since(model, now + 1, 9, most))
-    say("since before", lambda: room.waiting_since(model, images[0].created_at, 9, most))
-    say("since, too large", lambda: room.waiting_since(model, now + 1, 9, most - 1))
-    say("since, of a class too large", lambda: room.waiting_since(model, now + 1, 9, 0))
+    backlog = world.store.backlog
+    say("since", lambda: backlog.since(model, Ability(most), now + 1, 9))
+    say("since before", lambda: backlog.since(model, Ability(most), images[0].created_at, 9))
+    say("since, too large", lambda: backlog.since(model, Ability(most - 1), now + 1, 9))
+    say("since, of a class too large", lambda: backlog.since(model, Ability(0), now + 1, 9))
     say("size", lambda: room.size(model, 9))
     say("size, at most", lambda: room.size(model, 2))
     say("size of none", lambda: room.size("none", 9))
@@ -447,6 +450,18 @@ def test_open_images(world: World, say: Say) -> None:
     say("forget of nobody", lambda: len(people.forget_ended(nobody, ids[:1]).open_images))
     say("forget none", lambda: len(people.forget_ended(ada, ids).open_images))
     say("forget all", lambda: len(people.forget_ended(ada, []).open_images))
+
+
+def test_backlog(world: World, say: Say) -> None:
+    requests = [request_of(world, asked(world, **TWO)["request"]) for _ in range(2)]
+    room, model = world.store.backlog, requests[0].model
+    for number, request in enumerate(requests):
+        came = request.created_at + number, request.id
+        say(f"before {number}", lambda came=came: room.older({model: Ability(2**20)}, came, 100))
+    last, able = (requests[1].created_at + 1, ""), Ability(2**20, frozenset(FEATURES[1:]))
+    say("after both", lambda: room.older({model: able, "other": able}, last, 4))
+    say("too many", lambda: room.older({model: able}, last, 3))
+    say("none so large", lambda: room.older({model: Ability(64)}, last, 100))
 
 
 def test_rate_limits(world: World, say: Say) -> None:

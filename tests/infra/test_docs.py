@@ -195,7 +195,9 @@ def test_every_alarm_that_can_ring_is_in_the_runbook() -> None:
     assert len(queues) >= 6
     marks = re.findall(r'alarms\.on_line\("(\w+)"', text)
     others = {
-        name for path in parts for name in re.findall(r'alarms\.on\(\s*"(\w+)"', path.read_text())
+        name
+        for path in parts
+        for name in re.findall(r'(?:alarms\.on|self\.on_line)\(\s*"(\w+)"', path.read_text())
     }
     assert "NotReleased" in others
     assert listed == {*queues, *marks, *others, "ApiFaults", "…Errors"}

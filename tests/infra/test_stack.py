@@ -55,7 +55,7 @@ MAY = {
     "enqueue": verbs("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")
     | SEND
     | HAND_OVER,
-    "dispatch": SEND | {"ssm:GetParameter"},
+    "dispatch": verbs("GetItem", "Query") | SEND | {"ssm:GetParameter"},
     "worker": ENDING | verbs("ConditionCheckItem") | PUT | READ_IMAGES | {"s3:DeleteObject*"},
     "status": ENDING | verbs("ConditionCheckItem") | READ_IMAGES,
     "users": verbs("GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem") | SECRET,

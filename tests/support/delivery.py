@@ -173,6 +173,16 @@ class Delivery(Reading):
             return True
         return False
 
+    def events_for(self, file: str) -> list[dict[str, Any]]:
+        """Return the events that a function will be started with, and take them away."""
+        url, _ = self._queue_of(file)
+        found: list[dict[str, Any]] = []
+        while got := self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
+            for message in got:
+                found.append(json.loads(message["Body"]))
+                self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return found
+
     def deliver(self, file: str, *, twice: bool = False) -> int:
         """Deliver what is in a function's queue once; what fails waits for the next call."""
         with rights.held_to("Lambda itself", {"*"}):

@@ -104,6 +104,8 @@ class Deployment:
         found = {key: self._resolve(value) for key, value in variables.items()}
         if "RUNPOD_URL" in found:
             found["RUNPOD_URL"] = self.runpod.url
+        if "RUNPOD_MANAGEMENT_URL" in found:
+            found["RUNPOD_MANAGEMENT_URL"] = self.runpod.management_url
         return found | {key: self.overrides[key] for key in self.overrides if key in found}
 
     def _make_secrets(self) -> None:

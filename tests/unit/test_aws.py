@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from dispatch import Settings, tickets
+from dispatch import Settings
 from horde import aws
 
 
@@ -21,13 +21,6 @@ def test_importing_a_function_needs_no_environment_and_makes_no_client() -> None
     import worker
 
     assert {module.__name__ for module in (generate, sweep, worker)}
-
-
-@pytest.mark.parametrize(
-    ("images", "sizes"), [(1, [1]), (4, [4]), (5, [4, 1]), (10, [4, 4, 2]), (20, [4] * 5)]
-)
-def test_a_requests_images_are_split_into_batch_fulls(images: int, sizes: list[int]) -> None:
-    assert tickets(images, 4) == sizes
 
 
 @pytest.mark.parametrize(

@@ -152,13 +152,3 @@ def test_a_census_counts_workers_that_do_not_rest() -> None:
         },
         drawers=counted.drawers,
     )
-
-
-@pytest.mark.parametrize(
-    ("waiting", "per_ticket", "queued", "missing"),
-    [(0, 4, 0, 0), (4, 4, 0, 1), (5, 4, 0, 2), (9, 4, 2, 1), (4, 4, 1, 0), (4, 4, 9, 0)],
-)
-def test_every_waiting_image_has_a_ticket_behind_it(
-    waiting: int, per_ticket: int, queued: int, missing: int
-) -> None:
-    assert estimates.tickets_missing(waiting, per_ticket, queued) == missing

@@ -11,7 +11,7 @@ from horde.edge.bodies import GenerateRequest, PopRequest
 from horde.planning import payload as payload_of
 from horde.records import Generation, State
 from horde.rules import ruleset
-from horde.rules.estimates import tickets_missing, wait_seconds
+from horde.rules.estimates import wait_seconds
 from horde.rules.lifecycle import FaultOutcome, Progress, after_fault, progress
 from horde.rules.matching import batch_key, priority, seed_of, skip_reason
 from tests.support.numbers import FLOOR_ANONYMOUS, PRICE, TAX
@@ -198,16 +198,6 @@ def test_what_cannot_share_a_pass_has_another_batch_key(change: dict[str, Any]) 
     assert batch_key("m", payload(denoising_strength=0.5)) == plain  # no source: no effect
     assert batch_key("m", payload(), kind="img2img") != plain
     assert batch_key("n", payload()) != plain
-
-
-@pytest.mark.parametrize(
-    ("waiting", "queued", "missing"),
-    [(0, 0, 0), (1, 0, 1), (4, 0, 1), (5, 0, 2), (9, 2, 1), (4, 5, 0)],
-)
-def test_tickets_are_topped_up_to_one_for_every_batch_full(
-    waiting: int, queued: int, missing: int
-) -> None:
-    assert tickets_missing(waiting, 4, queued) == missing
 
 
 @pytest.mark.parametrize(

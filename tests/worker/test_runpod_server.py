@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from horde.endpoints import look_after
+from horde.runpod import Model, RunPod
 from infra.local import runpod_server
 from infra.local.runpod_server import Endpoint, LocalRunPod, serve
 from tests.support.numbers import HANG_S
@@ -265,3 +267,45 @@ asyncio.run(runpod_server._main(endpoint, 0))
             getattr(process, end)()
         process.communicate(b"\n")
     assert wait_until_gone(endpoint_id) == []
+
+
+def test_the_most_workers_are_read_and_changed_by_the_management_api(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with an_endpoint(tmp_path, workers_max=0) as client:
+            url = f"{client.local.url}/serverless/{client.local.endpoint.endpoint_id}"
+            job = await client.run(result={"output": {}})
+            async with client.http.get(url) as answer:
+                assert (await answer.json())["workers"]["max"] == 0
+            for body in (
+                {},
+                [],
+                {"workers": 3},
+                *({"workers": {"max": n}} for n in (-1, "1", True)),
+            ):
+                async with client.http.patch(url, json=body) as answer:
+                    assert answer.status == 400
+            assert (await client.status(job))["status"] == "IN_QUEUE"
+            async with client.http.patch(url, json={"workers": {"max": 1}}) as answer:
+                assert (await answer.json())["workers"]["max"] == 1
+            await client.wait(job, "COMPLETED")
+            client.http.headers["Authorization"] = "Bearer other"
+            async with client.http.patch(url, json={"workers": {"max": 9}}) as answer:
+                assert answer.status == 401
+
+    asyncio.run(scenario())
+
+
+def test_the_sweeps_own_client_re_arms_the_local_endpoint(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with an_endpoint(tmp_path, workers_max=0) as client:
+            name = client.local.endpoint.endpoint_id
+            account = RunPod(client.local.url, "key")
+            models = {name: {"m": Model(endpoint=name, max_workers=1)}}
+            job = await client.run(result={"output": {}})
+            looks = [
+                await asyncio.to_thread(look_after, models, account, account) for _ in range(2)
+            ]
+            assert looks == [1, 0]
+            await client.wait(job, "COMPLETED")
+
+    asyncio.run(scenario())

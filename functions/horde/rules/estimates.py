@@ -1,4 +1,4 @@
-"""Estimates: waits, speeds, the census of the fleet, and missing tickets.
+"""Estimates: waits, speeds and the census of the fleet.
 
 Speeds are in pixelsteps per second, where pixelsteps are width times height times accurate steps.
 """
@@ -70,15 +70,6 @@ def wait_seconds(state: Progress, *, ahead: int, own: int, speed: int, workers: 
     work = ahead + state.waiting * own
     in_hand = own * max(1, workers) if state.processing else 0
     return max(2, -(-(work + in_hand) // max(1, speed)))
-
-
-def tickets_missing(waiting: int, per_ticket: int, queued: int) -> int:
-    """Return how many tickets are needed so that every waiting image has a ticket behind it.
-
-    ``waiting`` counts the images that have waited for over a minute. ``queued`` counts RunPod's
-    jobs in the queue and in progress; a job in progress pops until no image waits.
-    """
-    return max(0, -(-waiting // per_ticket) - queued)
 
 
 def moving_speed(stats: WorkerStats, settlements: Iterable[Settlement]) -> dict[str, int]:

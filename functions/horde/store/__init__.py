@@ -69,6 +69,7 @@ from typing import TYPE_CHECKING
 from horde import aws
 from horde.store.accounts import Accounts
 from horde.store.apikeys import ApiKeys
+from horde.store.backlog import Backlog
 from horde.store.census import Censuses
 from horde.store.counters import Counters
 from horde.store.csam import CsamMarks
@@ -114,6 +115,7 @@ class Store:
         self.requests = Requests(self.table, self.accounts, self.sharedkeys, self.registry)
         self.listings = Listings(self.table, self.requests)
         self.queue = Queue(self.table, self.registry)
+        self.backlog = Backlog(self.table, self.registry)
         self.places = Places(self.table, self.registry)
         self.endings = Endings(self.table, self.requests, self.sharedkeys, self.registry)
         self.submits = Submits(self.table)

@@ -7,7 +7,6 @@ from horde import clock
 from horde.records import Generation, QueueSize, State, Worker
 from horde.rules.lifecycle import extended
 from horde.rules.marks import GRACE_S
-from horde.rules.needs import smallest
 from horde.store import counts
 from horde.store.entries import withdraw
 from horde.store.items import WAITING, Item, Kind, from_item, key
@@ -116,25 +115,6 @@ class Queue:
                 return None  # it waits on, for others
         withdraw(self._table, generation)
         return claimed
-
-    def waiting_since(self, model: str, before_ms: int, limit: int, max_pixels: int) -> int:
-        """Count images that were waiting before a time (ms), among ``limit`` of each queue.
-
-        Larger ones than ``max_pixels`` do not count, nor those whose requests name the workers that
-        may draw them. A queue of larger ones is not read.
-        """
-        for_anybody = "(attribute_not_exists(workers) OR worker_blacklist = :true)"
-        return sum(
-            self._table.count(
-                WAITING,
-                str(queue),
-                limit,
-                values={"before": before_ms, "most": max_pixels, "true": True},
-                FilterExpression=f"created_at < :before AND pixels <= :most AND {for_anybody}",
-            )
-            for queue in self._registry.marks(model_target(model))
-            if smallest(queue.needs) <= max_pixels
-        )
 
     def size(self, model: str, limit: int) -> QueueSize:
         """Sum up a model's waiting images, up to the ``limit`` with the highest priority."""

@@ -6,6 +6,7 @@ transaction that moves the balance. Only this module knows its encoding. ``settl
 stream's filter selects it, ``payouts`` reads it from the stream and the sweep from the table.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from horde.records import (
     State,
 )
 from horde.rules import kudos, rewards, ruleset
+from horde.rules.tickets import pixelsteps
 from horde.store.due import Due, due
 from horde.store.items import DUE, KEEP_S, SK, TTL, Item, Kind, Row, encode, id_of, key, partition
 from horde.store.ledger import append_entry
@@ -131,6 +133,10 @@ class NewRequest(NamedTuple):
     request_id: str
     model: str
     images: int
+    pixelsteps: int
+    """The work of all its images, estimated (``rules.tickets``)."""
+    created_at: int
+    """In ms since the epoch."""
 
 
 class WebhookDue(NamedTuple):
@@ -159,7 +165,14 @@ def outbox_of(image: Mapping[str, Any]) -> NewRequest | WebhookDue | CsamFound |
         return CsamFound(image["request_id"]["S"])
     if "no_tickets" in image:
         return None
-    return NewRequest(image["id"]["S"], image["model"]["S"], int(image["n"]["N"]))
+    images = int(image["n"]["N"])
+    return NewRequest(
+        request_id=image["id"]["S"],
+        model=image["model"]["S"],
+        images=images,
+        pixelsteps=images * pixelsteps(json.loads(image["payload"]["S"])),
+        created_at=int(image["created_at"]["N"]),
+    )
 
 
 POSTING = f"SET {POSTED} = :true REMOVE {DUE.attributes}"
