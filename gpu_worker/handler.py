@@ -4,8 +4,9 @@ A ticket starts a shift. The worker pops a batch from the Horde, draws it, encod
 and submits its images. It repeats this until a pop comes back empty or the shift is over. These
 stages overlap: while one batch is drawn, the next is popped and those before are finished. A ticket
 ends when all that it popped is answered for. The content of a ticket
-(`{"input": {"v": 1, "model": "...", "request_id": "...", "images": 3}}`) is only informative. So an
-old worker can take a newer ticket, and a lost or superfluous ticket costs one pop.
+(`{"input": {"v": 1, "model": "...", "request_id": "...", "images": 3}}`) is only informative: of
+several models, a worker that has none in memory yet loads the one of its first ticket. So an old
+worker can take a newer ticket, and a lost or superfluous ticket costs one pop.
 
 This module imports neither torch nor runpod; only `main` does. It never logs a prompt, a key or a
 presigned URL.
@@ -34,16 +35,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gpu_worker import image_codec, model_files, safety
 from gpu_worker.horde_client import MIN_TTL_S, BadJobError, Horde, HordeError, Job, State
 from gpu_worker.model_files import ModelError
+from gpu_worker.offers import Offers, OneModel
 from gpu_worker.settings import Settings
 from gpu_worker.upscale import UpscalerMissingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Executor
 
     from PIL import Image
 
     from gpu_worker.horde_client import Payload
+    from gpu_worker.offers import Models
 
     Draw = Callable[[Sequence[Job], Sequence[Image.Image | None]], list[Image.Image]]
 
@@ -100,6 +103,8 @@ class _Shift:
     end: float
     """The `time.monotonic()` after which it pops no more."""
     cancelled: bool = False
+    in_vain: set[str] = field(default_factory=set)
+    """Models that nothing waited for, by its last pops."""
     result: ShiftResult = field(default_factory=ShiftResult)
 
 
@@ -114,11 +119,13 @@ class _Batch:
     """Whether its source images are there."""
     began: float | None = None
     """When its drawing began; only the drawing thread writes it."""
+    models: Collection[str] = ()
+    """Those of its jobs; until it is popped, those that were offered."""
     jobs: list[Job] = field(default_factory=list)
 
 
 class Worker:
-    """A worker with one model for one horde.
+    """A worker for one horde, with one model or several.
 
     Its concurrent shifts share one GPU, which draws one batch at a time, in the order in which
     batches and their source images arrive. The next batch is popped just in time, by what the last
@@ -126,10 +133,20 @@ class Worker:
     """
 
     def __init__(
-        self, settings: Settings, horde: Horde, draw: Draw, detector: safety.Detector
+        self,
+        settings: Settings,
+        horde: Horde,
+        draw: Draw,
+        detector: safety.Detector,
+        models: Models | None = None,
     ) -> None:
-        """Create the worker; `draw` is called by one thread at a time, `detector` by several."""
+        """Create the worker; `draw` is called by one thread at a time, `detector` by several.
+
+        `models` are those that `draw` draws; by default, the one of the settings.
+        """
         self._settings = settings
+        self._models = models or OneModel(settings.model_name)
+        self._offers = Offers()
         self._horde = horde
         self._draw = draw
         self._detector = detector
@@ -160,18 +177,25 @@ class Worker:
         shift = _Shift(time.monotonic() + self._settings.shift_seconds)
         result = shift.result
         try:
+            if not self._models.loaded:
+                await self._run(self._gpu, self._models.prefer, _hint(ticket))
+                self._offers.began = time.monotonic()
             await self._to_its_end(shift)
-        except HordeError as error:
+        except (HordeError, ModelError) as error:
             log.error("ticket %s failed: %s", ticket.get("id"), error)  # noqa: TRY400
+            if isinstance(error, ModelError):
+                return {**asdict(result), "error": str(error), "refresh_worker": True}
             return {**asdict(result), "error": str(error)}
         except Exception as error:  # noqa: BLE001 - the SDK would log and send its raw text
             log.error("ticket %s failed: %s", ticket.get("id"), _describe(error))  # noqa: TRY400
             return {**asdict(result), "error": f"internal error: {_describe(error)}"}
         log.info("ticket %s: %s", ticket.get("id"), result)
+        reason = ""
         if self._failed_rounds >= MAX_FAILED_ROUNDS:
             reason = f"no image could be drawn in {self._failed_rounds} rounds in a row"
-            return {**asdict(result), "error": reason, "refresh_worker": True}
-        return asdict(result)
+        elif not self._models.usable:
+            reason = "no model can be loaded; the log says why for each"
+        return {**asdict(result), **({"error": reason, "refresh_worker": True} if reason else {})}
 
     async def _to_its_end(self, shift: _Shift) -> None:
         """Work a shift; if its ticket is cancelled, pop no more, but finish what is popped."""
@@ -199,25 +223,43 @@ class Worker:
 
     async def _popped(self, shift: _Shift) -> _Batch | None:
         """Pop a batch when it is wanted; None if the shift is over or nothing waits."""
-        async with self._turn:  # the shifts take turns
-            while not self._is_wanted():
+        while self._offered(shift):
+            async with self._turn:  # the shifts take turns
+                while not self._is_wanted():
+                    if self._is_over(shift):
+                        return None
+                    await asyncio.sleep(LOOK_S)
                 if self._is_over(shift):
                     return None
-                await asyncio.sleep(LOOK_S)
-            if self._is_over(shift):
-                return None
-            batch = _Batch(self._last_work)
-            self._hand.append(batch)
-        try:
-            batch.jobs = await self._run(self._threads, self._horde.pop)
-        finally:
-            if not batch.jobs:
-                self._hand.remove(batch)
-        shift.result.pops += 1
-        if not batch.jobs:
-            return None
-        batch.work = self._last_work = _work(batch.jobs)
-        return batch
+                resident, offered = self._resident(), self._offered(shift)
+                batch = _Batch(self._last_work, models=offered)
+                self._hand.append(batch)
+            try:
+                batch.jobs = await self._run(self._threads, self._horde.pop, offered)
+            finally:
+                if not batch.jobs:
+                    self._hand.remove(batch)
+            shift.result.pops += 1
+            batch.models = {job.model for job in batch.jobs if job.model} or resident
+            given = batch.models if batch.jobs else ()
+            self._offers.answered(offered, given, resident, shift.in_vain, now=time.monotonic())
+            if batch.jobs:
+                batch.work = self._last_work = _work(batch.jobs)
+                return batch
+        return None
+
+    def _offered(self, shift: _Shift) -> list[str]:
+        """Return the models to offer in the next pop; none if nothing waits for any of them."""
+        models, now = self._models, time.monotonic()
+        return self._offers.next(
+            models.usable, self._resident(), shift.in_vain, swap_s=models.swap_s, now=now
+        )
+
+    def _resident(self) -> Collection[str]:
+        """Return the models in memory, or those that the last batch in hand will bring there."""
+        coming = self._hand[-1].models if self._hand else ()
+        loaded = self._models.loaded
+        return loaded if all(name in loaded for name in coming) else coming
 
     def _is_over(self, shift: _Shift) -> bool:
         late = shift.result.pops > 0 and time.monotonic() >= shift.end
@@ -397,6 +439,12 @@ class Worker:
         return "ok", file, score.remark
 
 
+def _hint(ticket: dict[str, Any]) -> str:
+    """Return the model that a ticket is for, if it says so."""
+    told = ticket.get("input")
+    return str(told.get("model") or "") if isinstance(told, dict) else ""
+
+
 def _work(jobs: Sequence[Job]) -> float:
     """Return how much drawing jobs are, in pixel steps; what cannot be drawn is nothing."""
     found = 0.0
@@ -429,6 +477,31 @@ def _chain_sigterm(stop: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, handle)
 
 
+def _with_one(settings: Settings, detector: safety.Detector) -> Worker:
+    """Return a worker with the one model of its settings; raises ModelError, UpscalerMissingError.
+
+    It is loaded before the first ticket, since the ttl of a job starts with its pop.
+    """
+    from gpu_worker.pipeline import Pipeline  # noqa: PLC0415
+
+    pipeline = Pipeline(settings)
+    pipeline.warm_up()
+    return Worker(settings, Horde(settings), pipeline.draw, detector)
+
+
+def _with_models(settings: Settings, detector: safety.Detector) -> Worker:
+    """Return a worker with the models of `MODELS`; raises ModelError if none can be used.
+
+    The first ticket decides which of several is loaded first.
+    """
+    from gpu_worker.device import open_cache  # noqa: PLC0415
+
+    cache = open_cache(settings)
+    if len(settings.models) == 1:
+        cache.prefer(settings.models[0].name)
+    return Worker(settings, Horde(settings), cache.draw, detector, cache)
+
+
 def main() -> None:
     """Load the model, then take tickets."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| %(name)s: %(message)s")
@@ -437,22 +510,20 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"gpu_worker: {error}")
     try:
-        model_files.read(settings.model_dir)
+        if not settings.models:
+            model_files.read(settings.model_dir)
     except ModelError as error:
         sys.exit(f"gpu_worker: {error}")
     # At the SDK's default level it logs every poll.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
 
-    from gpu_worker.pipeline import Pipeline  # noqa: PLC0415
-
     try:
         detector = safety.load(settings.detector)
-        # Load it before the first ticket, since the ttl of a job starts with its pop.
-        pipeline = Pipeline(settings)
-        pipeline.warm_up()
+        worker = (
+            _with_models(settings, detector) if settings.models else _with_one(settings, detector)
+        )
     except (safety.DetectorError, UpscalerMissingError, ModelError) as error:
         sys.exit(f"gpu_worker: {error}")
-    worker = Worker(settings, Horde(settings), pipeline.draw, detector)
 
     async def handler(ticket: dict[str, Any]) -> dict[str, Any]:
         # Not earlier, since the SDK sets its own signal handler when it starts.

@@ -184,11 +184,12 @@ class Horde:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
 
-    def pop(self) -> list[Job]:
+    def pop(self, models: Sequence[str] = ()) -> list[Job]:
         """Claim up to `max_batch` images that can be drawn in one batch; empty if none waits.
 
-        If the response is lost, the jobs return to the queue when their ttl ends, since the Horde
-        cannot know. Raises HordeError.
+        `models` are those that are offered, by default the one of the settings. If the response is
+        lost, the jobs return to the queue when their ttl ends, since the Horde cannot know. Raises
+        HordeError.
         """
         settings = self._settings
         now = time.monotonic()
@@ -196,7 +197,7 @@ class Horde:
             "pop",
             {
                 "name": settings.worker_name,
-                "models": [settings.model_name],
+                "models": list(models) or [settings.model_name],
                 "bridge_agent": AGENT,
                 "amount": settings.max_batch,
                 "max_pixels": self.max_pixels,

@@ -29,7 +29,7 @@ from gpu_worker.passes import Pass, bucket, first_pass_size, refuse
 from gpu_worker.samplers import scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from gpu_worker.settings import Settings
 
@@ -85,6 +85,8 @@ class Pipeline:
         self._model = FAMILIES[files.kind](settings.model_dir, device, dtype, files.variant)
         self._model_name = settings.model_name
         self._max_batch = settings.max_batch
+        self.make_room: Callable[[], bool] = lambda: False
+        """Called if the memory is short; returns whether some was freed (`model_cache`)."""
         self._limits: dict[int, int] = {}
         """Most images of a pass that the memory took, by the pixels of each, where it was short."""
         self.native_size = only_size or self._model.native_size
@@ -121,6 +123,9 @@ class Pipeline:
                         [sources[number] if sources else None for number in chunk],
                     )
                 except MemoryError:
+                    if self.make_room():
+                        left = chunk + left
+                        continue
                     if len(chunk) == 1:
                         raise
                     self._limits[common.width * common.height] = bucket(len(chunk), most) // 2

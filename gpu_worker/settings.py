@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpu_worker import model_table
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,6 +26,10 @@ class Settings:
     """A diffusers Stable Diffusion directory. Nothing is ever downloaded."""
     model_name: str = "stable_diffusion"
     """The Horde's name of the model in `model_dir`."""
+    models: tuple[model_table.Model, ...] = ()
+    """The models of `MODELS`, which stands for the two before."""
+    max_loaded: int = 0
+    """Most of them in memory at a time; 0 for as many as fit."""
     max_batch: int = 4
     """Images per pop and per pass; the Horde allows 1 to 20."""
     max_pixels: int = 1024 * 1024
@@ -62,6 +68,11 @@ class Settings:
                 return default
             return value
 
+        table, models = text("MODELS", ""), list[model_table.Model]()
+        try:
+            models = model_table.read(table) if table else models
+        except ValueError as error:
+            problems.append(str(error))
         pod = text("RUNPOD_POD_ID", socket.gethostname())
         threads = int(number("TORCH_THREADS", 0, 0))
         settings = cls(
@@ -69,8 +80,10 @@ class Settings:
             horde_api_key=text("HORDE_API_KEY"),
             # The Horde requires a unique name.
             worker_name=text("WORKER_NAME", f"horde-commons-{pod}"),
-            model_dir=Path(text("MODEL_DIR")),
+            model_dir=Path(text("MODEL_DIR", "" if table else None)),
             model_name=text("MODEL_NAME", cls.model_name),
+            models=tuple(models),
+            max_loaded=int(number("MAX_LOADED", cls.max_loaded, 0)),
             max_batch=min(20, int(number("MAX_BATCH", cls.max_batch, 1))),
             max_pixels=int(number("MAX_PIXELS", cls.max_pixels, 64 * 64)),
             shift_seconds=number("SHIFT_SECONDS", cls.shift_seconds, 0),

@@ -112,8 +112,11 @@ class FakeHorde:
 
     def pop(self, body: dict[str, Any]) -> dict[str, Any]:
         self.pops.append(body)
-        amount = min(body.get("amount", 1), len(self.waiting))
-        jobs = [self.waiting.popleft() for _ in range(amount)]
+        fits = [job for job in self.waiting if job["model"] in body["models"]]
+        same = [job for job in fits if job["model"] == fits[0]["model"]]
+        jobs = same[: body.get("amount", 1)]
+        for job in jobs:
+            self.waiting.remove(job)
         self.leased.update({job["id"]: job for job in jobs})
         answer: dict[str, Any] = {"id": None, "ids": [], "skipped": {}, "messages": []}
         if not jobs:

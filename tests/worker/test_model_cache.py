@@ -1,0 +1,259 @@
+"""What is kept in memory: as many models as fit, and those that cannot be loaded stop no others."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from gpu_worker.horde_client import BadJobError, Job
+from gpu_worker.model_cache import DRAWING_GB, ModelCache
+from gpu_worker.model_files import ModelError
+from gpu_worker.model_table import Model
+from tests.worker.test_model_files import PARTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+GB = 1_000_000_000
+
+
+class Device:
+    """Stands in for a GPU: it knows what is loaded and refuses more than it has."""
+
+    parameter = 2
+
+    def __init__(self, size: float) -> None:
+        self.size = int(size * GB)
+        self.holds: dict[str, int] = {}
+
+    def total(self) -> int:
+        return self.size
+
+    def free(self) -> int:
+        return self.size - sum(self.holds.values())
+
+    def collect(self) -> None:
+        pass
+
+
+@dataclass
+class Loaded:
+    """Stands in for a pipeline; it holds its weights as long as somebody holds it."""
+
+    device: Device
+    name: str
+    draws: list[str]
+    fails: BaseException | None = None
+    make_room: Callable[[], bool] = lambda: False
+    extra: list[int] = field(default_factory=list)
+
+    def __del__(self) -> None:
+        self.device.holds.pop(self.name, None)
+
+    def warm_up(self) -> None:
+        if self.fails:
+            raise self.fails
+
+    def draw(
+        self, jobs: Sequence[Job], _sources: Sequence[Image.Image | None] | None = None
+    ) -> list[Image.Image]:
+        for wanted in self.extra:
+            while self.device.free() < wanted:
+                if not self.make_room():
+                    raise MemoryError
+        self.draws.append(self.name)
+        return [Image.new("RGB", (1, 1), (len(job.model), 0, 0)) for job in jobs]
+
+
+def header(count: int) -> bytes:
+    """A safetensors file of `count` half precision numbers, of which only the head is written."""
+    head = json.dumps(
+        {"w": {"dtype": "F16", "shape": [count], "data_offsets": [0, 2 * count]}}
+    ).encode()
+    return len(head).to_bytes(8, "little") + head
+
+
+class Shop:
+    """Models on a disk, and a cache of them."""
+
+    def __init__(self, folder: Path, device: Device) -> None:
+        self.folder, self.device = folder, device
+        self.models: list[Model] = []
+        self.loads: list[str] = []
+        self.draws: list[str] = []
+        self.broken: dict[str, BaseException] = {}
+        self.extra: dict[str, int] = {}
+
+    def add(self, name: str, gb: float = 1.0, **more: float) -> None:
+        directory = self.folder / name
+        for part, content in PARTS.items():
+            (directory / part).parent.mkdir(parents=True, exist_ok=True)
+            (directory / part).write_text(json.dumps(content))
+        for part in ("unet", "vae", "text_encoder"):
+            file = directory / part / "model.safetensors"
+            count = int(gb * GB / 2) if part == "unet" else 0
+            file.write_bytes(header(count))
+            with file.open("r+b") as opened:  # sparse: as long as its head says
+                opened.truncate(len(header(count)) + 2 * count)
+        memory = more.get("memory_gb", 0.0)
+        self.models.append(Model(name=name, source=str(directory), memory_gb=memory))
+
+    def load(self, model: Model, directory: Path) -> Loaded:
+        self.loads.append(model.name)
+        size = (directory / "unet" / "model.safetensors").stat().st_size
+        if self.device.free() < size:
+            raise MemoryError
+        self.device.holds[model.name] = size
+        made = Loaded(self.device, model.name, self.draws, self.broken.get(model.name))
+        made.extra = [self.extra[model.name]] if model.name in self.extra else []
+        return made
+
+    def cache(self, most: int = 0) -> ModelCache:
+        return ModelCache(self.models, self.load, self.device, most=most)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path, Device(24))
+
+
+def job(model: str) -> Job:
+    return Job(id=model, payload={}, deadline=0, model=model)
+
+
+def test_models_stay_in_memory_as_long_as_they_fit(shop: Shop) -> None:
+    for name in ("a", "b", "c"):
+        shop.add(name)
+    cache = shop.cache()
+    for name in ("a", "b", "c", "a", "c", "b"):
+        cache.draw([job(name)])
+    assert shop.loads == ["a", "b", "c"]
+    assert set(cache.loaded) == {"a", "b", "c"}
+
+
+def test_the_least_recently_drawn_one_goes_first(shop: Shop) -> None:
+    for name in ("a", "b", "c"):
+        shop.add(name, 10 - DRAWING_GB / 2)
+    cache = shop.cache()
+    for name in ("a", "b", "a", "c", "a"):
+        cache.draw([job(name)])
+    assert shop.loads == ["a", "b", "c"]
+    assert cache.loaded == ("c", "a")
+
+
+def test_what_a_model_is_said_to_need_counts_if_it_is_more_than_its_weights(shop: Shop) -> None:
+    shop.add("a", 1)
+    shop.add("b", 1, memory_gb=23.5)
+    cache = shop.cache()
+    cache.draw([job("a")])
+    cache.draw([job("b")])
+    assert cache.loaded == ("b",)
+
+
+def test_at_most_as_many_are_loaded_as_the_setting_says(shop: Shop) -> None:
+    shop.add("a")
+    shop.add("b")
+    cache = shop.cache(most=1)
+    for name in ("a", "b", "a"):
+        cache.draw([job(name)])
+    assert shop.loads == ["a", "b", "a"]
+    assert cache.loaded == ("a",)
+
+
+def test_a_batch_of_two_models_is_drawn_with_one_swap_and_in_its_own_order(shop: Shop) -> None:
+    shop.add("a")
+    shop.add("bb")
+    cache = shop.cache(most=1)
+    cache.draw([job("bb")])
+    images = cache.draw([job("a"), job("bb"), job("a"), job("")])
+    assert shop.draws == ["bb", "bb", "a"]
+    assert [image.getpixel((0, 0)) for image in images[:3]] == [(1, 0, 0), (2, 0, 0), (1, 0, 0)]
+
+
+def test_memory_that_is_short_while_drawing_is_taken_from_other_models(shop: Shop) -> None:
+    shop.extra["b"] = int(22.5 * GB)
+    shop.add("a")
+    shop.add("b")
+    cache = shop.cache()
+    cache.draw([job("a")])
+    cache.draw([job("b")])
+    assert cache.loaded == ("b",)
+
+
+def test_a_model_that_is_larger_than_it_said_is_loaded_alone(shop: Shop) -> None:
+    shop.device.size = int(6.5 * GB)
+    shop.add("a", 1)
+    shop.add("b", 5.8)
+    cache = shop.cache()
+    cache.draw([job("a")])
+    cache.draw([job("b")])
+    assert cache.loaded == ("b",)
+
+
+@pytest.mark.parametrize(
+    "error", [ModelError("the model in MODEL_DIR draws a single colour"), RuntimeError("boom")]
+)
+def test_a_model_that_cannot_be_loaded_is_neither_offered_nor_tried_again(
+    shop: Shop, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    shop.broken["b"] = error
+    shop.add("a")
+    shop.add("b")
+    cache = shop.cache()
+    cache.prefer("a")
+    for _ in range(2):
+        with pytest.raises(BadJobError):
+            cache.draw([job("b")])
+    assert shop.loads.count("b") == 1
+    assert cache.usable == ("a",)
+    assert len(cache.draw([job("a")])) == 1
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("the model 'b' is not drawn: ")
+    assert "MODEL_DIR" not in line
+
+
+def test_one_that_cannot_be_read_or_is_too_large_is_left_out_from_the_start(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.add("a")
+    shop.add("b", memory_gb=48)
+    shop.models.append(Model(name="c", source=str(shop.folder / "c")))
+    shop.models.append(Model(name="d", source="no/such"))
+    cache = shop.cache()
+    assert cache.usable == ("a",)
+    assert "'b' needs 48 GB, and the device has 24.0" in caplog.text
+    assert f"{shop.folder / 'c'} holds no diffusers model" in caplog.text
+    assert "of no/such there is none" in caplog.text
+    with pytest.raises(BadJobError):
+        cache.draw([job("b")])
+
+
+def test_a_worker_without_any_usable_model_says_so_in_one_sentence(shop: Shop) -> None:
+    shop.models.append(Model(name="c", source=str(shop.folder / "c")))
+    with pytest.raises(ModelError, match=r"^the model 'c' is not drawn: .*c holds no diffusers"):
+        shop.cache()
+    shop.models.clear()
+    shop.broken["a"] = RuntimeError()
+    shop.add("a")
+    with pytest.raises(ModelError, match="no model can be loaded"):
+        shop.cache().prefer("a")
+
+
+def test_the_first_ticket_says_which_is_loaded_first(shop: Shop) -> None:
+    shop.broken["c"] = RuntimeError()
+    for name in ("a", "b", "c"):
+        shop.add(name)
+    wishes = {"b": ["b"], "unknown": ["a"], "": ["a"], "c": ["c", "a"]}
+    for wanted, loads in wishes.items():
+        shop.loads.clear()
+        cache = shop.cache()
+        cache.prefer(wanted)
+        cache.prefer("a")
+        assert shop.loads == loads
