@@ -25,6 +25,7 @@ from typing import Any
 from horde import aws, clock, images, outbound, startup
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import GenerateRequest, parse
+from horde.edge.defaults import with_defaults
 from horde.edge.errors import PayloadError
 from horde.edge.http import MAX_BODY, ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
@@ -87,7 +88,7 @@ def generate(call: Call) -> Response:
         raise MaintenanceMode
     body = (asked := styled(store, body)).body
     check_texts(body)
-    models = choose_models(body.models, settings.models)
+    body, models = aimed(body, settings.models)
     targets = [ANY] if not body.models else [model_target(model) for model in models]
     user, sharedkey = auth.spender_of(store, api_key, clock.now(), targets)
     check_drawable(body)
@@ -251,21 +252,31 @@ def check_drawable(body: GenerateRequest) -> None:
         raise RequiresTrust(message)
 
 
+def aimed(body: GenerateRequest, configured: dict[str, Model]) -> tuple[GenerateRequest, list[str]]:
+    """Return a request with the defaults of the model at its head, and the models that may draw it.
+
+    One that names no model has the Horde's own defaults.
+    """
+    models = choose_models(body.models, configured)
+    named = body.models and models[0] in configured
+    return with_defaults(body, configured[models[0]].defaults if named else {}), models
+
+
 def family(body: GenerateRequest, models: list[Model]) -> str:
     """Return the family of models by which a request is priced and limited: the dearest of them.
 
     Raises Unsupported if it has no ControlNet and the request asks for one.
     """
-    baseline, params = dearest(body.spec, [model.baseline for model in models]), body.params
+    params = body.params
     features.check_control(
         params.control_type,
-        baseline=baseline,
+        baseline=dearest(body.spec, [model.baseline for model in models]),
         source=bool(body.source_image),
         painting=body.painting,
         given=params.image_is_control,
         returned=params.return_control_map,
     )
-    return baseline
+    return dearest(body.spec, [model.price_family or model.baseline for model in models])
 
 
 def check_workers(store: Store, workers: list[str]) -> list[str]:

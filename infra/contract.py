@@ -6,6 +6,7 @@ module does not import the CDK.
 
 import importlib
 import sys
+import typing
 from pathlib import Path
 
 FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
@@ -13,6 +14,7 @@ if str(FUNCTIONS) not in sys.path:
     # ``cdk`` starts the app without a PYTHONPATH.
     sys.path.insert(0, str(FUNCTIONS))
 
+_bodies = importlib.import_module("horde.edge.bodies")
 _http = importlib.import_module("horde.edge.http")
 _records = importlib.import_module("horde.records")
 _items = importlib.import_module("horde.store.items")
@@ -35,6 +37,8 @@ NEW_WEBHOOK: dict[str, str] = _settlements.NEW_WEBHOOK
 NEW_CSAM_MARK: dict[str, str] = _settlements.NEW_CSAM_MARK
 PENDING_REWARD: dict[str, str] = _settlements.PENDING_REWARD
 
+SAMPLERS: tuple[str, ...] = typing.get_args(_bodies.Sampler)
+"""The Horde's samplers."""
 FEATURES: tuple[str, ...] = _features.FEATURES
 """What an endpoint may do that not every worker does."""
 

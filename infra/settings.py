@@ -14,13 +14,12 @@ from pydantic import (
     field_validator,
 )
 
-from infra.contract import FEATURES
-from infra.endpoint_settings import EndpointSettings, MaxWorkers
+from infra.endpoint_settings import EndpointSettings
+from infra.models import MAX_MODELS, ModelSettings
 from infra.values import (
     WORDS,
     BucketName,
     Email,
-    EndpointId,
     ExternalId,
     ModelName,
     Network,
@@ -32,18 +31,6 @@ from infra.values import (
     one_of,
 )
 
-BASELINES = (
-    "stable_diffusion_1",
-    "stable_diffusion_2",
-    "stable_diffusion_2_512",
-    "stable_diffusion_2_768",
-    "stable_diffusion_xl",
-    "stable_cascade",
-    "flux_1",
-    "qwen_image",
-    "z_image_turbo",
-)
-"""The AI Horde's names of the model families; price, lease and free size depend on the family."""
 API_FUNCTIONS = (
     "about",
     "browse",
@@ -68,40 +55,12 @@ MAX_BATCH = 20
 AccountId = Annotated[int, Field(ge=1)]
 
 
-class ModelSettings(BaseModel):
-    """The settings of one of the Horde's models."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    endpoint: EndpointId | None
-    """The RunPod endpoint that draws it; None if only volunteers do."""
-    baseline: Annotated[str, one_of(BASELINES, "a model family")]
-    """Its model family."""
-    max_workers: MaxWorkers = None
-    max_pixels: Annotated[int, Field(ge=64 * 64, le=3072 * 3072)] = 1024 * 1024
-    """Width times height of the largest image that its endpoint draws: ``MAX_PIXELS`` of the
-    worker there. No GPU is started for a larger one."""
-    max_steps: Annotated[int, Field(ge=1, le=500)] | None = None
-    """Accurate steps up to which workers with ``limit_max_steps`` draw it; None: those that need no
-    kudos upfront."""
-    features: Annotated[
-        list[Annotated[str, one_of(FEATURES, "a feature of a worker")]],
-        Field(max_length=len(FEATURES)),
-    ] = []
-    """What its endpoint does that not every worker does: ``lora``, which covers textual inversions,
-    control types and post-processors. No GPU is started for an image that asks for another."""
-    license: Annotated[str, Field(max_length=100)] = ""
-    """The licence of its weights, for the rows of the data set; best an SPDX identifier."""
-    sha256: Annotated[str, matching(r"([0-9a-f]{64})?", "a SHA-256 in hexadecimal")] = ""
-    """The SHA-256 of its weights, for the rows of the data set."""
-
-
 class StackSettings(EndpointSettings, BaseModel):
     """The operator's settings. Every field is a key of ``settings/<stage>.json``."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    models: Annotated[dict[ModelName, ModelSettings], Field(min_length=1)]
+    models: Annotated[dict[ModelName, ModelSettings], Field(min_length=1, max_length=MAX_MODELS)]
     """The models that this horde draws, by the Horde's names."""
     images_per_ticket: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 4
     """Images per RunPod job, which should be the worker's ``MAX_BATCH``."""
@@ -163,13 +122,6 @@ class StackSettings(EndpointSettings, BaseModel):
     """Whether functions with large dependencies have layers of their own, beside ``layer``."""
     functions: str = "build/functions/lambda"
     """The folder of the functions with their bytecode."""
-
-    @field_validator("models")
-    @classmethod
-    def _fits(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
-        shown = [one.model_dump_json(exclude_defaults=True) for one in models.values()]
-        _check_size("".join([*models, *shown]), "")
-        return models
 
     @field_validator("screening_words")
     @classmethod

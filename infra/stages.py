@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from infra.settings import ModelSettings, StackSettings
+from infra.models import Defaults, ModelSettings
+from infra.settings import StackSettings
 from infra.values import SecretError, did_you_mean
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,7 +110,9 @@ WRONG: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "value_error": lambda context: str(context["error"]),
     "greater_than_equal": lambda context: f"is less than {context['ge']}",
     "less_than_equal": lambda context: f"is more than {context['le']}",
+    "multiple_of": lambda context: f"is not a multiple of {context['multiple_of']:g}",
     "too_short": lambda _: "is empty",
+    "too_long": lambda context: f"has more than {context['max_length']} entries",
     "int_type": lambda _: "is not a whole number",
     "string_type": lambda _: "is not a text",
     "bool_type": lambda _: "is neither true nor false",
@@ -125,7 +128,7 @@ def _problem(error: ErrorDetails) -> str:
     path, context = [part for part in error["loc"] if part != "[key]"], error.get("ctx", {})
     key = _path(path)
     if error["type"] == "extra_forbidden":
-        model = ModelSettings if len(path) > 1 else StackSettings
+        model = (StackSettings, ModelSettings, Defaults)[min(2, len(path) // 2)]
         return f"{key}: is not a setting{did_you_mean(str(path[-1]), model.model_fields)}"
     if error["type"] == "missing":
         hint = "; null means that volunteers alone draw it" if path[-1] == "endpoint" else ""

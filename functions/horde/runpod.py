@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -46,6 +47,10 @@ class Model(BaseModel):
     baseline: str = ""
     max_workers: int | None = None
     """Most workers of the endpoint, as the sweep sets them anew; None: it leaves them alone."""
+    price_family: str | None = None
+    """The family by which it is priced, limited and leased, if not its own."""
+    defaults: dict[str, Any] = {}
+    """What ``params`` of a request get where they say nothing."""
     max_pixels: int = MAX_PIXELS
     """Width times height of the largest image that the endpoint draws."""
     max_steps: int | None = None
@@ -57,8 +62,13 @@ class Model(BaseModel):
     """What the endpoint does that not every worker does (``rules.features``)."""
 
 
-Models = Annotated[dict[str, Model], BeforeValidator(json.loads)]
-"""The operator's models by the Horde's model names; JSON in the environment."""
+def _table(text: str) -> Any:
+    return json.loads(text if text.startswith("{") else Path(text).read_text("utf-8"))
+
+
+Models = Annotated[dict[str, Model], BeforeValidator(_table)]
+"""The operator's models by the Horde's model names: JSON in the environment, or a file of a layer
+if it is too long for that."""
 
 
 def has_endpoint(models: dict[str, Model], name: str) -> bool:

@@ -45,8 +45,9 @@ from infra.local.processes import (
     signals_held,
 )
 from infra.local.proxy import HOST, Proxy
+from infra.models import ModelSettings
 from infra.operate import commands
-from infra.settings import ModelSettings, StackSettings
+from infra.settings import StackSettings
 from infra.stages import stack_of
 from layers.build import functions as build_functions
 from layers.build import layer as build_layer

@@ -4,7 +4,11 @@ import json
 
 from aws_cdk import aws_s3 as s3
 
-from infra.settings import StackSettings
+from infra.models import FOR_THE_WORKER
+from infra.settings import MAX_VARIABLE, StackSettings
+from layers.build import IN_LAYER
+
+MODELS_FILE = "models.json"
 
 
 def api_env(settings: StackSettings) -> dict[str, str]:
@@ -24,13 +28,24 @@ def worker_env(settings: StackSettings) -> dict[str, str]:
 def models_env(settings: StackSettings) -> dict[str, str]:
     """Return the environment of a function that needs the operator's models.
 
+    A table that is too long for an environment is a file of a layer (``Functions.make``).
+    """
+    text = models_table(settings)
+    short = len(text.encode()) <= MAX_VARIABLE or settings.endpoint_url is not None
+    return {"MODELS": text if short else f"{IN_LAYER}/{MODELS_FILE}"}
+
+
+def models_table(settings: StackSettings) -> str:
+    """Return what the functions read of the table of models, as JSON.
+
     The order of the file is kept: a request that names no model gets the first one.
     """
     models = {
-        name: model.model_dump(exclude_defaults=True) | {"endpoint": model.endpoint}
+        name: model.model_dump(exclude_defaults=True, exclude=set(FOR_THE_WORKER))
+        | {"endpoint": model.endpoint}
         for name, model in settings.models.items()
     }
-    return {"MODELS": json.dumps(models, separators=(",", ":"))}
+    return json.dumps(models, separators=(",", ":"))
 
 
 def runpod_env(settings: StackSettings) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Lambdas: one per file of ``functions/``, with its log, its alarm and its rights to the table."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 from aws_cdk import ArnFormat, Aws, CfnCondition, Duration, Fn, RemovalPolicy, Size, Stack
@@ -11,6 +13,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from infra.parts.environment import MODELS_FILE, models_table
 from infra.parts.horde_table import HordeTable
 from infra.parts.queues import DeadLetters, HandOver
 from infra.settings import StackSettings
@@ -79,6 +82,18 @@ class Functions(Construct):
             )
         return [cast("lambda_.LayerVersion", found)]
 
+    def _models(self, env: Sequence[Mapping[str, str]]) -> list[lambda_.ILayerVersion]:
+        """Return the layer of the table of models, if a function reads it from a file."""
+        if not any(part.get("MODELS", "").startswith(IN_LAYER) for part in env):
+            return []
+        found = self.node.try_find_child("Models")
+        if found is None:
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, MODELS_FILE).write_text(models_table(self._settings), "utf-8")
+                code = lambda_.Code.from_asset(folder)
+                found = lambda_.LayerVersion(self, "Models", code=code)
+        return [cast("lambda_.LayerVersion", found)]
+
     def make(
         self,
         name: str,
@@ -105,7 +120,7 @@ class Functions(Construct):
             architecture=lambda_.Architecture.ARM_64,
             handler=f"{name}.handler",
             code=self._code,
-            layers=[self._layer, *self._more(layer)],
+            layers=[self._layer, *self._more(layer), *self._models(env)],
             memory_size=memory,
             ephemeral_storage_size=Size.mebibytes(disk) if disk else None,
             timeout=Duration.seconds(seconds),

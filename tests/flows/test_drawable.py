@@ -13,7 +13,7 @@ from horde import clock
 from horde.records import Census, Load
 from horde.runpod import MAX_PIXELS
 from tests.support.api_calls import Reply
-from tests.support.cloud import Cloud
+from tests.support.cloud import Cloud, new_processes
 from tests.support.images import png_base64
 from tests.support.numbers import FLOOR, OVER_S, SMALL
 
@@ -277,7 +277,54 @@ def test_only_what_an_endpoint_cannot_draw_is_marked_so(cloud: Cloud) -> None:
 
 def test_the_settings_and_gpu_worker_agree_on_the_largest_image() -> None:
     from gpu_worker.settings import Settings
-    from infra.settings import ModelSettings
+    from infra.models import ModelSettings
 
     own = ModelSettings(endpoint=None, baseline="stable_diffusion_1").max_pixels
     assert own == MAX_PIXELS == Settings.max_pixels
+
+
+def with_model(cloud: Cloud, **fields: Any) -> None:
+    models = json.loads(cloud.environment("generate")["MODELS"])
+    models["SDXL 1.0"] |= fields
+    cloud.overrides["MODELS"] = json.dumps(models)
+    new_processes()
+
+
+def quoted(cloud: Cloud, models: list[str], **params: Any) -> int:
+    key = cloud.register("asks")[1]
+    found = cloud.generate(key, models=models, params=params, dry_run=True).body["kudos"]
+    assert isinstance(found, int)
+    return found
+
+
+def test_a_models_defaults_stand_where_a_request_says_nothing(cloud: Cloud) -> None:
+    explicit = {"steps": 4, "sampler_name": "lcm", "width": 1024, "height": 1024}
+    wanted = quoted(cloud, ["SDXL 1.0"], **explicit)
+    with_model(cloud, defaults={**explicit, "cfg_scale": 1.5})
+    assert quoted(cloud, ["SDXL 1.0"]) == wanted
+    assert quoted(cloud, ["SDXL 1.0"], steps=30, width=512) != wanted
+    assert quoted(cloud, []) == quoted(cloud, ["stable_diffusion"]) != wanted
+    asked(cloud, rich(cloud), models=["SDXL 1.0"], params={"cfg_scale": 7})
+    job = cloud.pop(cloud.new_worker(), models=["SDXL 1.0"]).body["payload"]
+    drawn = {name: job[name] for name in ("ddim_steps", "sampler_name", "width", "cfg_scale")}
+    assert drawn == {"ddim_steps": 4, "sampler_name": "lcm", "width": 1024, "cfg_scale": 7}
+
+
+def test_a_model_may_be_priced_as_another_family_is(cloud: Cloud) -> None:
+    before = quoted(cloud, ["SDXL 1.0"])
+    with_model(cloud, price_family="stable_diffusion_1")
+    assert quoted(cloud, ["SDXL 1.0"]) == quoted(cloud, ["stable_diffusion"]) < before
+
+
+def test_two_models_of_one_endpoint_get_one_ticket_for_each_request(cloud: Cloud) -> None:
+    """And a request of both is one ticket: what draws it is decided at the pop."""
+    own = json.loads(cloud.environment("generate")["MODELS"])["stable_diffusion"]["endpoint"]
+    with_model(cloud, endpoint=own)
+    key = rich(cloud)
+    for names in (["stable_diffusion"], ["SDXL 1.0"], ["SDXL 1.0", "stable_diffusion"]):
+        asked(cloud, key, models=names)
+        dispatched(cloud)
+    told = [(job["endpoint"], job["input"]["model"]) for job in cloud.runpod.jobs]
+    assert told == [(own, "stable_diffusion"), (own, "SDXL 1.0"), (own, "SDXL 1.0")]
+    cloud.clock.pass_seconds(OVER_S)
+    assert cloud.sweep()["tickets"] == 0

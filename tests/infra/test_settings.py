@@ -10,8 +10,9 @@ import pytest
 from horde.rules import admission, pricing
 from horde.rules.ruleset import IN_FORCE
 from infra import app, stages
+from infra.models import BASELINES, MAX_MODELS
 from infra.operate import commands
-from infra.settings import BASELINES, MAX_BATCH, StackSettings
+from infra.settings import MAX_BATCH, StackSettings
 from infra.stages import SettingsError
 from tests.support.template import ROOT, functions, of_type, synthesize
 
@@ -51,8 +52,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tax": 2}, "tax: is not a setting"),
     ({"models": {}}, "models: {} is empty"),
     (
-        {"models": {f"{n:090}": MODELS["stable_diffusion"] for n in range(40)}},
-        "and its functions have room for 2000",
+        {"models": {f"{n:090}": MODELS["stable_diffusion"] for n in range(MAX_MODELS + 1)}},
+        f"has more than {MAX_MODELS} entries",
     ),
     (
         {"screening_words": [f"{n:090}" for n in range(40)]},
@@ -71,6 +72,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "models.sdxl.endpoint: is missing; null means that volunteers alone draw it",
     ),
     ({"models": {"sdxl": {"endpoint": None}}}, "models.sdxl.baseline: is missing"),
+    (model(default={}), "models.sdxl.default: is not a setting (did you mean 'defaults'?)"),
+    (model(defaults={"step": 4}), "defaults.step: is not a setting (did you mean 'steps'?)"),
+    (model(defaults={"steps": 0}), "models.sdxl.defaults.steps: 0 is less than 1"),
+    (model(defaults={"cfg_scale": 1.234}), "defaults.cfg_scale: 1.234 has more than two decimals"),
+    (model(defaults={"width": 1000}), "models.sdxl.defaults.width: 1000 is not a multiple of 64"),
+    (model(defaults={"sampler_name": "k_euler_b"}), "is not a sampler (did you mean 'k_"),
+    (model(source="sdxl"), 'source: "sdxl" is not a path in the worker, or ORG/NAME of the hub'),
+    (model(source="a/b/c"), 'source: "a/b/c" is not a path in the worker, or ORG/NAME of the hub'),
+    (model(source="a/b", revision="main"), 'revision: "main" is not a commit of the hub'),
+    (model(source="/a", revision="a" * 40), "needs a source on the hub, ORG/NAME"),
+    (model(memory_gb=0), "models.sdxl.memory_gb: 0 "),
+    (model(native_size=1000), "models.sdxl.native_size: 1000 is not a multiple of 64"),
+    (model(price_family="sdxl"), 'models.sdxl.price_family: "sdxl" is not a model family'),
     (model(endpoint=""), 'models.sdxl.endpoint: "" is not the id of a RunPod endpoint'),
     (model(endpoint="YOUR_ID"), 'models.sdxl.endpoint: "YOUR_ID" is not the id'),
     (
@@ -285,6 +299,20 @@ def test_settings_that_are_right_are_taken_as_they_are(
                 "max_workers": 60,
                 "max_pixels": 3072 * 3072,
                 "max_steps": 8,
+                "price_family": "stable_diffusion_xl",
+                "defaults": {
+                    "steps": 4,
+                    "cfg_scale": 1.5,
+                    "sampler_name": "lcm",
+                    "karras": False,
+                    "clip_skip": 2,
+                    "width": 1024,
+                    "height": 1024,
+                },
+                "source": "stabilityai/sdxl-turbo",
+                "revision": "f" * 40,
+                "memory_gb": 9.5,
+                "native_size": 1024,
                 "features": ["lora", "canny", "RealESRGAN_x4plus"],
                 "license": "CreativeML OpenRAIL-M",
                 "sha256": "a" * 64,

@@ -12,7 +12,8 @@ from horde import dataset, laion
 from infra import policies
 from infra.operate import commands, laion_policy
 from infra.operate.laion_policy import PLACEHOLDERS, Facts, known, text
-from infra.settings import ModelSettings, StackSettings
+from infra.models import ModelSettings
+from infra.settings import StackSettings
 
 MODELS = {"sdxl": ModelSettings(endpoint=None, baseline="stable_diffusion_xl")}
 ROLE = "arn:aws:iam::999999999999:role/horde-writer"

@@ -13,7 +13,7 @@ from horde.records import FIRST_RULESET, ImageSpec
 from horde.rules import admission, ruleset
 from horde.rules.pricing import accurate_steps, base_kudos, lease_seconds, quote, tax
 from horde.rules.ruleset import IN_FORCE, RULESETS, Ruleset
-from infra.settings import BASELINES
+from infra.models import BASELINES
 from tests.support import rulebook
 
 
