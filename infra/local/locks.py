@@ -82,6 +82,7 @@ LOCKS = (
     Lock("local"),
     Lock("test"),
     Lock("weights", alone=True, archive=True),
+    Lock("vocabulary", alone=True, archive=True),
     Lock("bench", lambdas=True),
     Lock("clients", alone=True),
     Lock("dataset-test", alone=True),

