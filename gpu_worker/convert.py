@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 from gpu_worker import layouts, model_files, vocabulary
 from gpu_worker.layouts import LARGE, SD2, UNET_PREFIX, VAE_PREFIX, LayoutError
 from gpu_worker.model_files import ModelError
+from gpu_worker.model_table import SOURCE
 from gpu_worker.tensor_files import TensorFileError, tensors
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ mapping: Any = import_module("diffusers.loaders.single_file_utils")
 
 transformers.logging.disable_progress_bar()
 
-SOURCE = "source.json"
-"""What a converted directory was made of."""
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"PK\x03\x04")
 """How files of `torch.save` begin."""
 COPIED = ("model_index.json", "scheduler", "tokenizer", "tokenizer_2")

@@ -25,6 +25,8 @@ REVISION = re.compile(r"[0-9a-f]{40}")
 """A commit of the hub."""
 CACHE = Path("/runpod-volume/huggingface-cache/hub")
 """Where RunPod puts the model that an endpoint names as its cached one, in the hub's own layout."""
+SOURCE = "source.json"
+"""The file of a converted model that says of what it was made."""
 MAX_MODELS = 300
 MAX_NAME_BYTES = 100
 """Bytes of a model's name that our horde takes."""

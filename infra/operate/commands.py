@@ -31,9 +31,10 @@ from horde.store import Store
 from horde.store.audit import AuditStore
 from horde.wire.over_botocore import over
 from horde.wire.seam import AwsError
-from infra.operate import keeping, laion_policy, scorer, undo, withdrawing
+from infra.operate import keeping, laion_policy, models, scorer, undo, withdrawing
 from infra.operate.audit.objects import Bucket
 from infra.operate.audit.run import SEGMENTS, audit
+from infra.operate.model_table import ModelsError
 from infra.operate.undo import undo_worker
 from infra.stages import ROOT, SettingsError, default_stage, load, stack_of
 
@@ -526,6 +527,7 @@ def parser() -> argparse.ArgumentParser:
         help="also compare the data set's bucket with the table (default: the stack's)",
     )
     _add_laion_policy(commands)
+    models.add_parser(commands)
     return top
 
 
@@ -635,6 +637,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n".join(numbers(options.version)))
         return
     try:
+        if options.command == "model":
+            models.run(options)
+            return
         # The AWS tools also read AWS_REGION, but boto3 does not.
         session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
         if options.command == "laion-policy":
@@ -657,7 +662,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         laion, held, gallery = (outputs.get(name, "") for name in names)
         own = session.client("s3")
         print(run(store, options, laion, laion_client(session, outputs), held, gallery, own))
-    except (OperatorError, SettingsError, BotoCoreError, ClientError, AwsError) as error:
+    except (
+        OperatorError,
+        ModelsError,
+        SettingsError,
+        BotoCoreError,
+        ClientError,
+        AwsError,
+    ) as error:
         # AWS's own messages are clear: no credentials, no region, no such table.
         sys.exit(f"{parser().prog}: {error}")
 

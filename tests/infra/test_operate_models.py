@@ -1,0 +1,234 @@
+"""``bin/operator model``: the table of models, written whole, and the files it tells of."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpu_worker import model_table as workers
+from infra.operate import commands, model_table, models
+from infra.operate.model_table import ModelsError
+from infra.stages import load
+from tests.support.template import ROOT
+
+EMOJI = ROOT / "gpu_worker" / "models" / "emoji"
+PROD = ROOT / "settings" / "prod.json"
+ADD = ("model", "add", "Mine", "--license", "MIT")
+REVISION = "a" * 40
+
+
+@pytest.fixture(autouse=True)
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The settings of a stage, which is the committed one."""
+    (tmp_path / "settings").mkdir()
+    file = tmp_path / "settings" / "prod.json"
+    shutil.copy(PROD, file)
+    for module in (model_table, models):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    return file
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """A volume with the demo's model."""
+    folder = tmp_path / "volume"
+    shutil.copytree(EMOJI, folder / "models" / "emoji")
+    return folder
+
+
+def run(*arguments: str | Path) -> None:
+    commands.main([str(one) for one in arguments])
+
+
+def refused(*arguments: str | Path) -> str:
+    with pytest.raises(SystemExit) as ended:
+        run(*arguments)
+    (line,) = str(ended.value).splitlines()
+    return line
+
+
+def table(settings: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(settings.read_text())["models"]
+    return found
+
+
+def test_a_model_on_the_volume_is_checked_and_written_with_what_its_files_say(
+    settings: Path, volume: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = "/runpod-volume/models/emoji"
+    options = ("--path", path, "--volume", volume, "--baseline", "stable_diffusion_1")
+    run(*ADD, *options, "--endpoint", "abc")
+    found = table(settings)["Mine"]
+    assert (found["source"], found["endpoint"], found["license"]) == (path, "abc", "MIT")
+    assert found["native_size"] == 64
+    assert found["memory_gb"] == pytest.approx(3, abs=0.1)
+    assert f"next: copy {volume}/ to the network volume of endpoint abc" in capsys.readouterr().out
+    before = settings.read_bytes()
+    run(*ADD, *options, "--endpoint", "abc")
+    assert settings.read_bytes() == before
+
+
+def test_the_rest_of_the_settings_stays_as_it_is_to_the_byte(settings: Path) -> None:
+    run(*ADD, "--path", "/runpod-volume/x", "--baseline", "flux_1")
+    assert settings.read_bytes() != PROD.read_bytes()
+    run("model", "remove", "Mine")
+    assert settings.read_bytes() == PROD.read_bytes()
+
+
+def test_a_checkpoint_is_converted_onto_the_volume(
+    settings: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, Path, str]] = []
+
+    def converted(file: Path, target: Path, baseline: str, _config: Path | None) -> Any:
+        """What gpu_worker.convert answers, which needs torch."""
+        asked.append((file, target, baseline))
+        shutil.copytree(EMOJI, target)
+        return SimpleNamespace(
+            baseline="stable_diffusion_1", sha256="b" * 64, parameters=10**9, native_size=64
+        )
+
+    monkeypatch.setattr(models, "converted", converted)
+    run(*ADD[:2], "My Model 2", *ADD[3:], "--file", "m.safetensors", "--volume", volume)
+    target = volume / "models" / "my-model-2"
+    assert asked == [(Path("m.safetensors"), target, "")]
+    assert table(settings)["My Model 2"] == {
+        "endpoint": None,
+        "source": "/runpod-volume/models/my-model-2",
+        "baseline": "stable_diffusion_1",
+        "sha256": "b" * 64,
+        "memory_gb": 5.0,
+        "native_size": 64,
+        "license": "MIT",
+    }
+
+
+def test_a_model_of_the_hub_is_named_with_its_commit(settings: Path) -> None:
+    hub = ("--hub", "org/name", "--baseline", "stable_diffusion_xl")
+    assert "--hub needs --revision" in refused(*ADD, *hub)
+    run(*ADD, *hub, "--revision", REVISION)
+    assert table(settings)["Mine"]["revision"] == REVISION
+    assert "remove it first" in refused(*ADD, "--path", "/runpod-volume/x")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--file", "x.safetensors"), "--file needs --volume"),
+        (("--path", "/runpod-volume/x"), "--baseline is missing"),
+        (("--path", "x", "--baseline", "flux_1"), 'models.Mine.source: "x" is not a path'),
+        (("--hub", "x", "--revision", REVISION, "--baseline", "flux_1"), '"x" is not a path'),
+        (("--hub", "a/b", "--revision", "main", "--baseline", "flux_1"), "is not a commit"),
+        (("--path", "/x", "--baseline", "flux_1", "--endpoint", "A"), "is not the id of a RunPod"),
+        (("--path", "/x", "--baseline", "flux_1", "--draw", "x.png"), "--draw needs --volume"),
+        (("--path", "/x", "--baseline", "flux_1", "--volume", "."), "is not on the volume"),
+        (
+            ("--path", "/runpod-volume/../x", "--baseline", "flux_1", "--volume", "."),
+            "not on the v",
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_changes_nothing(
+    settings: Path, options: tuple[str, ...], said: str
+) -> None:
+    assert said in refused(*ADD, *options)
+    assert settings.read_bytes() == PROD.read_bytes()
+    assert [path.name for path in settings.parent.iterdir()] == ["prod.json"]
+
+
+def test_files_that_the_worker_would_refuse_are_not_added(settings: Path, volume: Path) -> None:
+    weights = volume / "models" / "emoji" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    line = refused(
+        *(*ADD, "--path", "/runpod-volume/models/emoji", "--volume", volume),
+        *("--baseline", "stable_diffusion_1"),
+    )
+    assert "is cut off" in line
+    assert settings.read_bytes() == PROD.read_bytes()
+
+
+def test_check_finds_what_has_changed_on_the_volume(
+    volume: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = "/runpod-volume/models/emoji"
+    run(*ADD, "--path", path, "--volume", volume, "--baseline", "stable_diffusion_1")
+
+    def checked() -> tuple[int, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run("model", "check", "--volume", volume)
+        return int(str(ended.value)), capsys.readouterr().out
+
+    assert checked() == (0, f"'Mine': in order, {volume}/models/emoji\n")
+    (volume / "models" / "emoji" / "horde.json").write_text('{"native_size": 128}')
+    assert checked() == (1, "'Mine': its images are 128 pixels wide, not 64\n")
+    shutil.rmtree(volume / "models")
+    code, said = checked()
+    assert (code, said.count("\n")) == (1, 1)
+    assert "holds no diffusers model" in said
+
+
+def test_remove_deletes_only_files_that_were_made_here(settings: Path, volume: Path) -> None:
+    path, directory = "/runpod-volume/models/emoji", volume / "models" / "emoji"
+    run(*ADD, "--path", path, "--volume", volume, "--baseline", "stable_diffusion_1")
+    said = refused("model", "remove", "Mine", "--files", "--volume", volume)
+    assert "was not made by this command" in said
+    assert "Mine" in table(settings)
+    (directory / "source.json").write_text("{}")
+    run("model", "remove", "Mine", "--files", "--volume", volume)
+    assert "Mine" not in table(settings)
+    assert list(directory.parent.iterdir()) == []
+    run("model", "remove", "Mine")
+    assert "is the only model" in refused("model", "remove", "stable_diffusion")
+
+
+def test_the_workers_of_an_endpoint_get_its_models_and_no_others(
+    settings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, endpoint in (("One", "abc"), ("Two", "abc"), ("Three", "other")):
+        path = f"/runpod-volume/models/{name}"
+        run(
+            *(*ADD[:2], name, *ADD[3:], "--path", path, "--baseline", "stable_diffusion_xl"),
+            *("--endpoint", endpoint, "--memory-gb", "9.5"),
+        )
+    capsys.readouterr()
+    run("model", "env", "abc")
+    found = workers.read(capsys.readouterr().out)
+    assert [one.name for one in found] == ["One", "Two"]
+    assert (found[0].source, found[0].memory_gb) == ("/runpod-volume/models/One", 9.5)
+    assert "no model of the table has the endpoint" in refused("model", "env", "nobody")
+    changed = json.loads(settings.read_text())
+    changed["models"]["stable_diffusion"]["endpoint"] = "abc"
+    settings.write_text(json.dumps(changed))
+    assert "'stable_diffusion' has no source" in refused("model", "env", "abc")
+
+
+def test_a_broken_table_is_shown_and_never_written_over(settings: Path) -> None:
+    settings.write_text('{"models": {}}')
+    assert "models: {} is empty" in refused("model", "list")
+    assert "models: {} is empty" in refused(*ADD, "--path", "/x", "--baseline", "flux_1")
+    assert settings.read_text() == '{"models": {}}'
+
+
+def test_without_the_workers_packages_it_says_what_to_do(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name, name="torch")
+
+    monkeypatch.setattr(models.importlib, "import_module", missing)
+    said = refused(*ADD, "--file", "x", "--volume", volume)
+    assert "the worker's packages are not here (torch): run 'make setup'" in said
+
+
+def test_the_page_of_deployment_shows_the_table_as_the_command_prints_it() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    assert model_table.listed(load(PROD)) in page
+
+
+def test_a_name_that_gives_no_folder_is_refused() -> None:
+    with pytest.raises(ModelsError, match="no folder can be named"):
+        models.folder_of("東京")
