@@ -28,7 +28,7 @@ dataset: ## 1,000 images from request to release, download and every reader; IMA
 	$(SETUP) dataset
 	@$(PY) -m infra.local.dataset
 
-up: ## the whole cloud on this machine until Ctrl-C; PORT=8080, AUTH=1 enforces IAM
+up: ## the whole cloud on this machine until Ctrl-C; PORT=8080, AUTH=1 enforces IAM, VOLUME=folder of models
 	$(SETUP) demo
 	@$(PY) -m infra.local.up
 

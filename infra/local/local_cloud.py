@@ -83,11 +83,14 @@ class LocalCloud:
         port: int = 0,
         auth: bool = False,
         model: Path = EMOJI_MODEL,
+        models: Mapping[str, tuple[ModelSettings, Path]] | None = None,
         folder: Path = LOCAL,
         rate_limits: bool = True,
     ) -> None:
         self.folder = folder / name
         self.model = model
+        self.models = {name: path for name, (_, path) in (models or {}).items()}
+        """Directories of several models, which the one endpoint draws instead of ``model``."""
         self.auth = auth
         """Whether IAM is enforced, so that each Lambda can do only what the stack grants it."""
         self.outputs: dict[str, str] = {}
@@ -100,7 +103,11 @@ class LocalCloud:
         self.runpod = f"http://{HOST}:{free_port()}"
         baseline = "stable_diffusion_1"
         self.settings = StackSettings(
-            models={MODEL: ModelSettings(endpoint=ENDPOINT, baseline=baseline)},
+            models={
+                name: one.model_copy(update={"endpoint": ENDPOINT})
+                for name, (one, _) in (models or {}).items()
+            }
+            or {MODEL: ModelSettings(endpoint=ENDPOINT, baseline=baseline)},
             endpoint_url=self.endpoint,
             runpod_url=f"{self.runpod}/v2",
             runpod_management_url=f"{self.runpod}/v2",
@@ -220,7 +227,10 @@ class LocalCloud:
             },
         )
         commands = [self._synth(parts, env)]
-        if self.model == TINY_MODEL and not (TINY_MODEL / "model_index.json").exists():
+        if (
+            TINY_MODEL in {self.model, *self.models.values()}
+            and not (TINY_MODEL / "model_index.json").exists()
+        ):
             say("building the tiny random model")
             build = [sys.executable, "-m", "gpu_worker.tiny", str(TINY_MODEL)]
             commands.append(parts.start("tiny-model", build, cwd=ROOT, env=env))
@@ -298,8 +308,7 @@ class LocalCloud:
         worker = {
             "HORDE_URL": f"{self.url}/api",
             "HORDE_API_KEY": self.worker_key,
-            "MODEL_DIR": str(self.model),
-            "MODEL_NAME": MODEL,
+            **self._worker_models(),
             "DEVICE": "cpu",
             "TORCH_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
@@ -309,6 +318,12 @@ class LocalCloud:
         command += ["--workers-min", "1", "--workers-max", "1"]
         command += ["--log-dir", str(self._worker_logs)]
         return parts.start("runpod", command, cwd=ROOT, env={**env, **worker})
+
+    def _worker_models(self) -> dict[str, str]:
+        if not self.models:
+            return {"MODEL_DIR": str(self.model), "MODEL_NAME": MODEL}
+        table = {name: {"source": str(path)} for name, path in self.models.items()}
+        return {"MODELS": json.dumps(table)}
 
     def _open_accounts(self) -> None:
         # As docs/deploy.md has it: the endpoint works for an account of its own, which is trusted.

@@ -1,13 +1,21 @@
-"""``make up``: Horde Commons on this machine, until Ctrl-C. ``PORT=8080`` by default."""
+"""``make up``: Horde Commons on this machine, until Ctrl-C. ``PORT=8080`` by default.
+
+``VOLUME=folder`` draws with those models of ``settings/<stage>.json`` whose files are in a folder
+that becomes a network volume, all by one worker, instead of the demo's model.
+"""
 
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from infra.local.local_cloud import LocalCloud, run
 from infra.local.processes import LocalCloudError, say
-from infra.operate import commands
+from infra.models import ModelSettings
+from infra.operate import commands, models
+from infra.operate.model_table import ModelsError
+from infra.stages import SettingsError, default_stage
 
 PORT = 8080
 GRANT = 10_000
@@ -62,10 +70,21 @@ def wanted_port() -> int:
     return int(text)
 
 
+def wanted_models() -> dict[str, tuple[ModelSettings, Path]]:
+    """Return the models of VOLUME, none without it; raises LocalCloudError if it has none."""
+    volume = os.environ.get("VOLUME")
+    if not volume:
+        return {}
+    try:
+        return models.on_this_machine(default_stage(), Path(volume))
+    except (ModelsError, SettingsError) as error:
+        raise LocalCloudError(str(error)) from None
+
+
 def main() -> int:
     """Serve until a signal."""
     auth = os.environ.get("AUTH", "0") not in {"", "0"}
-    with LocalCloud("up", port=wanted_port(), auth=auth) as cloud:
+    with LocalCloud("up", port=wanted_port(), auth=auth, models=wanted_models()) as cloud:
         user, key = commands.register(cloud.store, "local")
         user = commands.grant(cloud.store, user.username, GRANT)
         text = TRY.format(

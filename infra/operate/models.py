@@ -239,6 +239,24 @@ def _next_steps(settings: StackSettings, name: str, volume: Path | None) -> Iter
     yield "next: make deploy"
 
 
+def on_this_machine(stage: str, volume: Path) -> dict[str, tuple[ModelSettings, Path]]:
+    """Return the models of a stage whose files are in our copy of the volume, and where.
+
+    Raises ModelsError if there is none, or if files are wrong; SettingsError.
+    """
+    found = {}
+    for name, one in load(settings_file(stage)).models.items():
+        wrong, directory = _checked(name, one, volume)
+        if directory and directory.is_dir():
+            if wrong:
+                raise ModelsError(wrong[0])
+            found[name] = one, directory.resolve()
+    if not found:
+        message = f"{volume} has the files of no model of {settings_file(stage).name}"
+        raise ModelsError(message)
+    return found
+
+
 def remove(options: argparse.Namespace) -> str:
     """Take a model out of the table, with its files if asked; returns what to print."""
     file, name = settings_file(options.stage), options.name

@@ -1,0 +1,47 @@
+"""One endpoint draws two models: a request for each is drawn by the one worker that there is."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from horde.store.audit import AuditStore
+from infra.local.api_client import until
+from infra.local.local_cloud import EMOJI_MODEL, TINY_MODEL, LocalCloud
+from infra.local.processes import LocalCloudError
+from infra.models import ModelSettings
+from infra.operate import commands
+from infra.operate.audit.run import audit
+from tests.e2e.conftest import PATIENCE_S, small
+
+pytestmark = pytest.mark.e2e
+
+NOISE, EMOJI = "Noise 1", "emoji"
+FAMILY = "stable_diffusion_1"
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[LocalCloud]:
+    models = {
+        NOISE: (ModelSettings(endpoint=None, baseline=FAMILY), TINY_MODEL),
+        EMOJI: (ModelSettings(endpoint=None, baseline=FAMILY), EMOJI_MODEL),
+    }
+    try:
+        with LocalCloud("e2e-models", models=models, rate_limits=False) as cloud:
+            yield cloud
+    except LocalCloudError as error:
+        pytest.fail(error.tail())
+
+
+def test_one_worker_draws_both_models(both: LocalCloud) -> None:
+    account = both.client().register("both")
+    commands.grant(both.store, account["username"], 1000)
+    client = both.client(account["api_key"])
+    asked = {model: client.generate(small(models=[model], n=2))["id"] for model in (NOISE, EMOJI)}
+    workers = set()
+    for model, request_id in asked.items():
+        until(model, lambda id_=request_id: client.check(id_)["done"], seconds=PATIENCE_S)
+        found = client.status(request_id)["generations"]
+        assert [(one["model"], one["state"]) for one in found] == [(model, "ok")] * 2
+        workers |= {one["worker_id"] for one in found}
+    assert len(workers) == 1
+    assert not audit(AuditStore(both.store.table)).findings
