@@ -92,10 +92,10 @@ def blocks(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             number += 1
 
 
-def unet(directory: Path) -> Weights:
-    modules = dict(blocks(config(directory, "unet")))
+def unet(weights: Weights, settings: Mapping[str, Any]) -> Weights:
+    modules = dict(blocks(settings))
     found = {}
-    for name, tensor in weights(directory, "unet").items():
+    for name, tensor in weights.items():
         inside = next((one for one in modules if name.startswith(f"{one}.")), None)
         if inside is None:
             found[renamed(name, OUTER)] = tensor
@@ -105,8 +105,8 @@ def unet(directory: Path) -> Weights:
     return {f"model.diffusion_model.{name}": tensor for name, tensor in found.items()}
 
 
-def autoencoder(directory: Path) -> Weights:
-    count = len(config(directory, "vae")["block_out_channels"])
+def autoencoder(weights: Weights, settings: Mapping[str, Any]) -> Weights:
+    count = len(settings["block_out_channels"])
     names = {f"decoder.up_blocks.{n}.": f"decoder.up.{count - 1 - n}." for n in range(count)}
     names |= {f"encoder.down_blocks.{n}.": f"encoder.down.{n}." for n in range(count)}
     names |= {"mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2"}
@@ -114,7 +114,7 @@ def autoencoder(directory: Path) -> Weights:
     names |= {"downsamplers.0": "downsample", "upsamplers.0": "upsample"}
     names |= {"conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut"}
     found = {}
-    for name, tensor in weights(directory, "vae").items():
+    for name, tensor in weights.items():
         new = renamed(name, names)
         attention = "attn_1" in new
         new = renamed(new, ATTENTION) if attention else new
@@ -123,15 +123,17 @@ def autoencoder(directory: Path) -> Weights:
     return found
 
 
-def clip(directory: Path, part: str, prefix: str) -> Weights:
-    found = weights(directory, part).items()
-    return {f"{prefix}text_model.{name.removeprefix('text_model.')}": one for name, one in found}
+def clip(weights: Weights, prefix: str) -> Weights:
+    return {
+        f"{prefix}text_model.{name.removeprefix('text_model.')}": tensor
+        for name, tensor in weights.items()
+    }
 
 
-def open_clip(directory: Path, part: str, prefix: str) -> Weights:
+def open_clip(weights: Weights, prefix: str) -> Weights:
     found: Weights = {}
     joined: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in weights(directory, part).items():
+    for name, tensor in weights.items():
         bare = renamed(name.removeprefix("text_model."), OPEN_CLIP)
         if bare == "text_projection.weight":
             found[f"{prefix}text_projection"] = tensor.T.contiguous()
@@ -147,17 +149,19 @@ def open_clip(directory: Path, part: str, prefix: str) -> Weights:
 
 def write(directory: Path, file: Path, family: str, **more: torch.Tensor) -> Path:
     """Write a diffusers directory of a family as one file; `more` replaces or adds tensors."""
-    found = unet(directory) | autoencoder(directory)
+    found = unet(weights(directory, "unet"), config(directory, "unet"))
+    found |= autoencoder(weights(directory, "vae"), config(directory, "vae"))
+    text = weights(directory, "text_encoder")
     if family == "stable_diffusion_1":
-        found |= clip(directory, "text_encoder", "cond_stage_model.transformer.")
+        found |= clip(text, "cond_stage_model.transformer.")
     elif family == "stable_diffusion_2":
-        found |= open_clip(directory, "text_encoder", "cond_stage_model.model.")
+        found |= open_clip(text, "cond_stage_model.model.")
         width = config(directory, "text_encoder")["hidden_size"]
         found["cond_stage_model.model.text_projection"] = torch.zeros(width, width)
         found["cond_stage_model.model.logit_scale"] = torch.tensor(4.6)
     else:
-        found |= clip(directory, "text_encoder", "conditioner.embedders.0.transformer.")
-        found |= open_clip(directory, "text_encoder_2", "conditioner.embedders.1.model.")
+        found |= clip(text, "conditioner.embedders.0.transformer.")
+        found |= open_clip(weights(directory, "text_encoder_2"), "conditioner.embedders.1.model.")
         found["conditioner.embedders.1.model.logit_scale"] = torch.tensor(4.6)
     ids = "cond_stage_model.transformer.text_model.embeddings.position_ids"
     if family == "stable_diffusion_1":

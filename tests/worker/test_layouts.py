@@ -13,6 +13,7 @@ from gpu_worker.layouts import LARGE, REPAINTING, SD1, SD2, SDXL
 from gpu_worker.model_files import DRAWN
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 SIZES = {
@@ -46,21 +47,57 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("baseline", SIZES)
 def test_a_family_has_the_size_of_its_published_model(written: Path, baseline: str) -> None:
+
+    layouts.write(written, baseline)
+    assert read(written, "model_index.json")["_class_name"] in DRAWN
+    for part, size in SIZES[baseline].items():
+        assert sum(one.numel() for one in built(written, part).parameters()) == size, part
+
+
+def built(folder: Path, part: str) -> Any:
+    """Return a model of a configuration without its weights."""
     import diffusers
     import transformers
 
+    library, kind = read(folder, "model_index.json")[part]
+    config = read(folder, f"{part}/config.json")
+    with torch.device("meta"):
+        if library == "diffusers":
+            return getattr(diffusers, kind).from_config(config)
+        return getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
+
+
+@pytest.mark.parametrize("baseline", SIZES)
+def test_every_weight_of_a_model_of_full_size_finds_its_place(written: Path, baseline: str) -> None:
+    """Without a byte of them: the tensors are only shapes."""
+    from diffusers.loaders import single_file_utils as mapping
+
+    from gpu_worker.convert import _text_weights
+    from tests.worker import single_files
+
     layouts.write(written, baseline)
-    index = read(written, "model_index.json")
-    assert index["_class_name"] in DRAWN
-    for part, size in SIZES[baseline].items():
-        library, kind = index[part]
-        config = read(written, f"{part}/config.json")
-        with torch.device("meta"):
-            if library == "diffusers":
-                model = getattr(diffusers, kind).from_config(config)
-            else:
-                model = getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
-        assert sum(one.numel() for one in model.parameters()) == size, part
+    family = SD2 if baseline.startswith(SD2) else baseline
+    unet, vae = built(written, "unet"), built(written, "vae")
+    single = single_files.unet(unet.state_dict(), unet.config)
+    found = mapping.convert_ldm_unet_checkpoint(single, unet.config)
+    assert shapes(found) == shapes(unet.state_dict())
+    single = single_files.autoencoder(vae.state_dict(), vae.config)
+    assert shapes(mapping.convert_ldm_vae_checkpoint(single, vae.config)) == shapes(
+        vae.state_dict()
+    )
+    for encoder in layouts.ENCODERS[family]:
+        model = built(written, encoder.part)
+        if encoder.open_clip:
+            single = single_files.open_clip(model.state_dict(), encoder.prefix)
+            found = mapping.convert_open_clip_checkpoint(model, single, prefix=encoder.prefix)
+        else:
+            single = single_files.clip(model.state_dict(), encoder.prefix)
+            found = mapping.convert_ldm_clip_checkpoint(single)
+        assert shapes(_text_weights(model, found)) == shapes(model.state_dict())
+
+
+def shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
 
 
 def test_an_inpainting_checkpoint_takes_more_channels_and_is_named_so(written: Path) -> None:

@@ -92,12 +92,12 @@ def test_images_of_another_model_wait_no_longer_than_a_turn(
     horde: FakeHorde, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(offers, "MAX_TURN_S", 5 * DRAW_S)
-    for number in range(120):
-        horde.add(model="b" if number == 119 else "a")
+    for number in range(40):
+        horde.add(model="b" if number == 39 else "a")
     models = Models("a", "b")
     (result,) = shift(replace(settings, max_batch=1), models, "a")
-    assert result["images"] == 120
-    assert models.drawn.index("b") < 60
+    assert result["images"] == 40
+    assert models.drawn.index("b") < 25
 
 
 def test_a_ticket_ends_only_when_nothing_waits_for_any_model(
