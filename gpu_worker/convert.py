@@ -44,7 +44,7 @@ transformers.logging.disable_progress_bar()
 
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"PK\x03\x04")
 """How files of `torch.save` begin."""
-COPIED = ("model_index.json", "scheduler", "tokenizer", "tokenizer_2")
+COPIED = ("model_index.json", "horde.json", "scheduler", "tokenizer", "tokenizer_2")
 V_PREDICTION = "v_pred"
 """A tensor that only marks checkpoints of XL that predict the velocity."""
 SHOWN = 3
