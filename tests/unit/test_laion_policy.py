@@ -10,9 +10,9 @@ from botocore.exceptions import NoCredentialsError
 
 from horde import dataset, laion
 from infra import policies
+from infra.models import ModelSettings
 from infra.operate import commands, laion_policy
 from infra.operate.laion_policy import PLACEHOLDERS, Facts, known, text
-from infra.models import ModelSettings
 from infra.settings import StackSettings
 
 MODELS = {"sdxl": ModelSettings(endpoint=None, baseline="stable_diffusion_xl")}
