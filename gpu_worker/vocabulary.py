@@ -15,7 +15,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -73,7 +73,7 @@ def tokenizer(pad: str = END) -> CLIPTokenizer:
         message = "CLIP's vocabulary is not here; fetch it: python -m gpu_worker.vocabulary"
         raise VocabularyError(message)
     text = gzip.decompress(_checked(FILE.read_bytes())).decode("utf-8")
-    pairs = [tuple(line.split()) for line in text.split("\n")[1 : MERGES + 1]]
+    pairs: Any = [tuple(line.split()) for line in text.split("\n")[1 : MERGES + 1]]
     symbols = _bytes_as_text()
     tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *("".join(p) for p in pairs)]
     vocab = {token: number for number, token in enumerate([*tokens, START, END])}

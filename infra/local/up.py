@@ -13,8 +13,8 @@ from pathlib import Path
 from infra.local.local_cloud import LocalCloud, run
 from infra.local.processes import LocalCloudError, say
 from infra.models import ModelSettings
-from infra.operate import commands, models
-from infra.operate.model_table import ModelsError
+from infra.operate import commands, model_commands
+from infra.operate.models_file import ModelsError
 from infra.stages import SettingsError, default_stage
 
 PORT = 8080
@@ -76,7 +76,7 @@ def wanted_models() -> dict[str, tuple[ModelSettings, Path]]:
     if not volume:
         return {}
     try:
-        return models.on_this_machine(default_stage(), Path(volume))
+        return model_commands.on_this_machine(default_stage(), Path(volume))
     except (ModelsError, SettingsError) as error:
         raise LocalCloudError(str(error)) from None
 

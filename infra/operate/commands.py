@@ -31,10 +31,10 @@ from horde.store import Store
 from horde.store.audit import AuditStore
 from horde.wire.over_botocore import over
 from horde.wire.seam import AwsError
-from infra.operate import keeping, laion_policy, models, scorer, undo, withdrawing
+from infra.operate import keeping, laion_policy, model_commands, scorer, undo, withdrawing
 from infra.operate.audit.objects import Bucket
 from infra.operate.audit.run import SEGMENTS, audit
-from infra.operate.model_table import ModelsError
+from infra.operate.models_file import ModelsError
 from infra.operate.undo import undo_worker
 from infra.stages import ROOT, SettingsError, default_stage, load, stack_of
 
@@ -527,7 +527,7 @@ def parser() -> argparse.ArgumentParser:
         help="also compare the data set's bucket with the table (default: the stack's)",
     )
     _add_laion_policy(commands)
-    models.add_parser(commands)
+    model_commands.add_parser(commands)
     return top
 
 
@@ -638,7 +638,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     try:
         if options.command == "model":
-            models.run(options)
+            model_commands.run(options)
             return
         # The AWS tools also read AWS_REGION, but boto3 does not.
         session = boto3.Session(region_name=os.environ.get("AWS_REGION"))

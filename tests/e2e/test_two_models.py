@@ -1,11 +1,12 @@
 """One endpoint draws two models: a request for each is drawn by the one worker that there is."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from horde.store.audit import AuditStore
-from infra.local.api_client import until
+from infra.local.api_client import Client, until
 from infra.local.local_cloud import EMOJI_MODEL, TINY_MODEL, LocalCloud
 from infra.local.processes import LocalCloudError
 from infra.models import ModelSettings
@@ -32,6 +33,10 @@ def both() -> Iterator[LocalCloud]:
         pytest.fail(error.tail())
 
 
+def is_done(client: Client, request_id: str) -> bool:
+    return bool(client.check(request_id)["done"])
+
+
 def test_one_worker_draws_both_models(both: LocalCloud) -> None:
     account = both.client().register("both")
     commands.grant(both.store, account["username"], 1000)
@@ -39,7 +44,7 @@ def test_one_worker_draws_both_models(both: LocalCloud) -> None:
     asked = {model: client.generate(small(models=[model], n=2))["id"] for model in (NOISE, EMOJI)}
     workers = set()
     for model, request_id in asked.items():
-        until(model, lambda id_=request_id: client.check(id_)["done"], seconds=PATIENCE_S)
+        until(model, partial(is_done, client, request_id), seconds=PATIENCE_S)
         found = client.status(request_id)["generations"]
         assert [(one["model"], one["state"]) for one in found] == [(model, "ok")] * 2
         workers |= {one["worker_id"] for one in found}

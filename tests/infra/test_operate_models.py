@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 
 from gpu_worker import model_table as workers
-from infra.operate import commands, model_table, models
-from infra.operate.model_table import ModelsError
+from infra.operate import commands, model_commands, models_file
+from infra.operate.models_file import ModelsError
 from infra.stages import load
 from tests.support.template import ROOT
 
@@ -26,7 +27,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "settings").mkdir()
     file = tmp_path / "settings" / "prod.json"
     shutil.copy(PROD, file)
-    for module in (model_table, models):
+    for module in (models_file, model_commands):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     return file
 
@@ -91,7 +92,7 @@ def test_a_checkpoint_is_converted_onto_the_volume(
             baseline="stable_diffusion_1", sha256="b" * 64, parameters=10**9, native_size=64
         )
 
-    monkeypatch.setattr(models, "converted", converted)
+    monkeypatch.setattr(model_commands, "converted", converted)
     run(*ADD[:2], "My Model 2", *ADD[3:], "--file", "m.safetensors", "--volume", volume)
     target = volume / "models" / "my-model-2"
     assert asked == [(Path("m.safetensors"), target, "")]
@@ -216,19 +217,16 @@ def test_a_broken_table_is_shown_and_never_written_over(settings: Path) -> None:
 def test_without_the_workers_packages_it_says_what_to_do(
     volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(name: str) -> Any:
-        raise ImportError(name, name="torch")
-
-    monkeypatch.setattr(models.importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "gpu_worker.convert", None)
     said = refused(*ADD, "--file", "x", "--volume", volume)
-    assert "the worker's packages are not here (torch): run 'make setup'" in said
+    assert "the worker's packages are not here (gpu_worker.convert): run 'make setup'" in said
 
 
 def test_the_page_of_deployment_shows_the_table_as_the_command_prints_it() -> None:
     page = (ROOT / "docs" / "deploy.md").read_text()
-    assert model_table.listed(load(PROD)) in page
+    assert models_file.listed(load(PROD)) in page
 
 
 def test_a_name_that_gives_no_folder_is_refused() -> None:
     with pytest.raises(ModelsError, match="no folder can be named"):
-        models.folder_of("東京")
+        model_commands.folder_of("東京")

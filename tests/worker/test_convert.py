@@ -16,7 +16,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpu_worker import convert as converting
 from gpu_worker import tiny
 from gpu_worker.convert import ConvertError, convert
 from gpu_worker.layouts import SD1, SD2, SDXL
@@ -215,7 +214,7 @@ def test_without_room_on_the_disk_nothing_is_begun(
 ) -> None:
     config, file = simple
     none = shutil.disk_usage(file)._replace(free=1000)
-    monkeypatch.setattr(converting.shutil, "disk_usage", lambda _: none)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: none)
     assert "GB are needed, and 0.0 are free" in refusal(file, config)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,11 +71,10 @@ def built(folder: Path, part: str) -> Any:
 @pytest.mark.parametrize("baseline", SIZES)
 def test_every_weight_of_a_model_of_full_size_finds_its_place(written: Path, baseline: str) -> None:
     """Without a byte of them: the tensors are only shapes."""
-    from diffusers.loaders import single_file_utils as mapping
-
     from gpu_worker.convert import _text_weights
     from tests.worker import single_files
 
+    mapping: Any = import_module("diffusers.loaders.single_file_utils")
     layouts.write(written, baseline)
     family = SD2 if baseline.startswith(SD2) else baseline
     unet, vae = built(written, "unet"), built(written, "vae")

@@ -61,7 +61,7 @@ class Loaded:
             raise self.fails
 
     def draw(
-        self, jobs: Sequence[Job], _sources: Sequence[Image.Image | None] | None = None
+        self, jobs: Sequence[Job], sources: Sequence[Image.Image | None] | None = None
     ) -> list[Image.Image]:
         for wanted in self.extra:
             while self.device.free() < wanted:

@@ -22,7 +22,7 @@ from gpu_worker.model_files import ModelError
 from gpu_worker.model_table import SOURCE
 from gpu_worker.tensor_files import TensorFileError
 from infra.models import BASELINES, ModelSettings
-from infra.operate.model_table import (
+from infra.operate.models_file import (
     ModelsError,
     line,
     listed,
