@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,16 +41,15 @@ class Device:
         pass
 
 
-@dataclass
 class Loaded:
     """Stands in for a pipeline; it holds its weights as long as somebody holds it."""
 
-    device: Device
-    name: str
-    draws: list[str]
-    fails: BaseException | None = None
-    make_room: Callable[[], bool] = lambda: False
-    extra: list[int] = field(default_factory=list)
+    def __init__(
+        self, device: Device, name: str, draws: list[str], fails: BaseException | None = None
+    ) -> None:
+        self.device, self.name, self.draws, self.fails = device, name, draws, fails
+        self.make_room: Callable[[], bool] = lambda: False
+        self.extra: list[int] = []
 
     def __del__(self) -> None:
         self.device.holds.pop(self.name, None)
