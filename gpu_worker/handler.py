@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gpu_worker import image_codec, model_files, safety
 from gpu_worker.horde_client import MIN_TTL_S, BadJobError, Horde, HordeError, Job, State
 from gpu_worker.model_files import ModelError
+from gpu_worker.post import processors
 from gpu_worker.settings import Settings
 from gpu_worker.upscale import UpscalerMissingError
 
@@ -126,10 +127,20 @@ class Worker:
     """
 
     def __init__(
-        self, settings: Settings, horde: Horde, draw: Draw, detector: safety.Detector
+        self,
+        settings: Settings,
+        horde: Horde,
+        draw: Draw,
+        detector: safety.Detector,
+        post: processors.PostProcessors | None = None,
     ) -> None:
-        """Create the worker; `draw` is called by one thread at a time, `detector` by several."""
+        """Create the worker; `draw` is called by one thread at a time, `detector` by several.
+
+        `post` has its post-processors; by default, none.
+        """
         self._settings = settings
+        self._post = post or processors.PostProcessors()
+        horde.offer = {**horde.offer, **self._post.offer}
         self._horde = horde
         self._draw = draw
         self._detector = detector
@@ -275,6 +286,7 @@ class Worker:
     def _source(self, job: Job) -> Image.Image | Exception | None:
         """Return a job's source image, or the error it caused, before the GPU is taken."""
         try:
+            self._post.asked(job)
             data = self._horde.fetch_source(job)
             if data is None:
                 return None
@@ -384,17 +396,34 @@ class Worker:
             raise BadJobError(message)
         with self._cpus:
             file = image_codec.encode_webp(image)
+        remark = safety.NO_SCORE
         try:
             score = safety.score(self._detector, file, image)
         except safety.DetectorError as error:
             if job.wants_censor:
                 raise
             log.warning("job %s has no safety score: %s", job.id, error)
-            return "ok", file, safety.NO_SCORE
-        if job.wants_censor and score.value >= self._settings.nsfw_threshold:
-            placeholder = image_codec.censored(*image.size)
-            return "censored", image_codec.encode_webp(placeholder), score.remark
-        return "ok", file, score.remark
+        else:
+            remark = score.remark
+            if job.wants_censor and score.value >= self._settings.nsfw_threshold:
+                placeholder = image_codec.censored(*image.size)
+                return "censored", image_codec.encode_webp(placeholder), remark
+        return "ok", self._processed(job, image, file), remark
+
+    def _processed(self, job: Job, image: Image.Image, file: bytes) -> bytes:
+        """Return the file of a drawing after its job's post-processors; `file` is without them.
+
+        The score is of the drawing: they show nothing new, and a censored image needs none.
+        """
+        if not self._post.asked(job):
+            return file
+        with self._post.turns:
+            image = self._post.run(job, image, lambda call: self._gpu.submit(call).result())
+            if image_codec.is_blank(image):
+                message = "a post-processor made a single colour of it"
+                raise BadJobError(message)
+            with self._cpus:
+                return image_codec.encode_webp(image)
 
 
 def _work(jobs: Sequence[Job]) -> float:
@@ -450,9 +479,10 @@ def main() -> None:
         # Load it before the first ticket, since the ttl of a job starts with its pop.
         pipeline = Pipeline(settings)
         pipeline.warm_up()
+        post = processors.load(settings)
     except (safety.DetectorError, UpscalerMissingError, ModelError) as error:
         sys.exit(f"gpu_worker: {error}")
-    worker = Worker(settings, Horde(settings), pipeline.draw, detector)
+    worker = Worker(settings, Horde(settings), pipeline.draw, detector, post=post)
 
     async def handler(ticket: dict[str, Any]) -> dict[str, Any]:
         # Not earlier, since the SDK sets its own signal handler when it starts.

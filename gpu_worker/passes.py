@@ -40,11 +40,14 @@ class Pass:
 
     @classmethod
     def of(cls, job: Job) -> Pass:
-        """Return the pass for a job; raises BadJobError for any unsupported parameter."""
+        """Return the pass for a job; raises BadJobError for any unsupported parameter.
+
+        Post-processors are not its matter: `post` runs or refuses them.
+        """
         payload = job.payload
         if job.source_image and job.source_processing not in (None, "img2img", *PAINTING):
             refuse("this source_processing")
-        for name in ("post_processing", "loras", "tis", "control_type", "workflow", "transparent"):
+        for name in ("loras", "tis", "control_type", "workflow", "transparent"):
             if payload.get(name):
                 refuse(name)
         sampler = str(payload.get("sampler_name") or "k_euler_a").lower()
