@@ -31,7 +31,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gpu_worker import image_codec, model_files, safety
+from gpu_worker import control, image_codec, model_files, safety
 from gpu_worker.horde_client import MIN_TTL_S, BadJobError, Horde, HordeError, Job, State
 from gpu_worker.model_files import ModelError
 from gpu_worker.post import processors
@@ -287,13 +287,16 @@ class Worker:
         """Return a job's source image, or the error it caused, before the GPU is taken."""
         try:
             self._post.asked(job)
+            control.asked(job)
             data = self._horde.fetch_source(job)
             if data is None:
                 return None
             width, height = int(job.payload["width"]), int(job.payload["height"])
             if job.painting:
                 return image_codec.decode_painting(data, self._horde.fetch_mask(job), width, height)
-            return image_codec.decode_source(data, width, height)
+            source = image_codec.decode_source(data, width, height)
+            with self._cpus:
+                return control.prepared(job, source)
         except Exception as error:  # noqa: BLE001 - one job's source must not fail other jobs
             return error
 
@@ -310,6 +313,8 @@ class Worker:
             elif now > job.deadline:
                 # It waited for the GPU too long, and another worker has it by now.
                 drawings[number] = BadJobError("its ttl is over")
+            elif source and control.is_returned(job):
+                drawings[number] = control.map_of(source)
         ready = [number for number in range(len(jobs)) if number not in drawings]
         ready_jobs = [jobs[number] for number in ready]
         drawn = self._draw_or_split(
@@ -482,7 +487,9 @@ def main() -> None:
         post = processors.load(settings)
     except (safety.DetectorError, UpscalerMissingError, ModelError) as error:
         sys.exit(f"gpu_worker: {error}")
-    worker = Worker(settings, Horde(settings), pipeline.draw, detector, post=post)
+    horde = Horde(settings)
+    horde.offer = {**horde.offer, **pipeline.offer}
+    worker = Worker(settings, horde, pipeline.draw, detector, post=post)
 
     async def handler(ticket: dict[str, Any]) -> dict[str, Any]:
         # Not earlier, since the SDK sets its own signal handler when it starts.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,8 @@ class Engine:
         """Move it to its device, in half precision on a GPU if that is enough for its weights."""
         self._device, self._cores, self._side = device, cores, 0
         self._dtype = torch.float16 if device.startswith("cuda") else torch.float32
-        self._net = net.to(device, self._dtype, memory_format=torch.channels_last)
+        self._net = net.to(device, self._dtype)
+        cast("Any", self._net).to(memory_format=torch.channels_last)
         self._factor = net.factor
         self._per_pixel = net.work * CPU_SECONDS
         if device.startswith("cuda"):
@@ -48,7 +49,8 @@ class Engine:
             self._dtype = torch.float32
             self._net = self._net.float()
             self._raw(noise)
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        event: Any = torch.cuda.Event
+        start, end = (event(enable_timing=True) for _ in range(2))
         start.record()
         self._raw(noise)
         end.record()

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
@@ -25,11 +25,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gpu_worker.horde_client import Job, Payload
-    from gpu_worker.post.engine import Engine
     from gpu_worker.settings import Settings
 
     Run = Callable[[Callable[[], Image.Image]], Image.Image]
     """Runs a function on the thread that owns the GPU, and returns what it returns."""
+
+
+class Upscaler(Protocol):
+    """A network that enlarges pictures: `engine.Engine`."""
+
+    def enlarged(self, image: Image.Image, check: Callable[[], None]) -> Image.Image:
+        """Return a picture enlarged; `check` is called now and then, and may raise."""
+
 
 SHIPPED: Mapping[str, tuple[str, int]] = {
     "RealESRGAN_x4plus": ("realesrgan-x4plus", 23),
@@ -51,7 +58,7 @@ class PostProcessors:
 
     def __init__(
         self,
-        upscalers: Mapping[str, Engine] | None = None,
+        upscalers: Mapping[str, Upscaler] | None = None,
         cut: Callable[[Image.Image], Image.Image] | None = None,
         *,
         on_gpu: bool = False,
@@ -127,7 +134,7 @@ def load(settings: Settings) -> PostProcessors:
             cut = cutout.Cutout(cuts[0], at_once=os.cpu_count() or 1)
         engine: Any = import_module("gpu_worker.post.engine")
         loader = engine.Loader(settings)
-        upscalers: dict[str, Engine] = {}
+        upscalers: dict[str, Upscaler] = {}
         seconds: dict[str, float] = {}
         for name in UPSCALERS:
             if name in files:

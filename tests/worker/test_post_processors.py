@@ -57,7 +57,7 @@ def halved(image: Image.Image) -> Image.Image:
     return found
 
 
-def post(upscaler: Any = None, cut: Any = halved, **options: Any) -> PostProcessors:
+def post(upscaler: Larger | None = None, cut: Any = halved, **options: Any) -> PostProcessors:
     one = upscaler or Larger()
     return PostProcessors({X4: one, X2: one}, cut, **options)
 
