@@ -130,9 +130,9 @@ def build_control(directory: Path, model: Path, seed: int = SEED) -> Path:
         network = diffusers.ControlNetModel.from_unet(unet, load_weights_from_unet=False)
         part: Any
         for part in network.controlnet_cond_embedding.modules():
-            if isinstance(part, torch.nn.Conv2d):
+            if hasattr(part, "weight"):
                 torch.nn.init.kaiming_normal_(part.weight)
-                part.bias.detach().zero_()
+                torch.nn.init.zeros_(part.bias)
         for part in (*network.controlnet_down_blocks, network.controlnet_mid_block):
             torch.nn.init.normal_(part.weight, std=0.3)
     network.save_pretrained(directory)

@@ -100,7 +100,7 @@ def test_a_map_that_is_given_is_no_picture_to_start_from(
     pipeline: Pipeline, lines: Image.Image
 ) -> None:
     weak, strong = (
-        guided(pipeline, lines, image_is_control=True, denoising_strength=strength)
+        guided(pipeline, lines, image_is_control=True, denoising_strength=strength, ddim_steps=4)
         for strength in (0.1, 0.9)
     )
     assert (weak == strong).all()
@@ -152,8 +152,8 @@ def test_hires_fix_tiling_and_other_sizes_draw_with_maps(
     pipeline: Pipeline, lines: Image.Image
 ) -> None:
     size: dict[str, Any] = {"width": 128, "height": 64}
-    more: dict[str, Any]
-    for more in ({}, {"tiling": True}, {"hires_fix": True}):
+    others: list[dict[str, Any]] = [{}, {"tiling": True}, {"hires_fix": True}]
+    for more in others:
         image = guided(pipeline, lines.resize((128, 64)), image_is_control=True, **size, **more)
         assert image.shape == (64, 128, 3)
 

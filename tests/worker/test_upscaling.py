@@ -302,6 +302,24 @@ def test_a_cpu_offers_what_it_can_do_in_half_a_lease(
     assert loaded(settings, max_pixels=384 * 384, max_batch=4).offered == ()
 
 
+def test_what_is_too_slow_for_a_cpu_is_not_even_loaded(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any) -> None:
+        pytest.fail("loaded in vain")
+
+    monkeypatch.setattr(rrdb, "of_ncnn", load)
+    assert loaded(settings).offered == ()
+
+
+def test_an_upscaler_of_the_operators_that_is_too_slow_is_not_offered(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "CPU_SECONDS", 1.0)
+    saved(dict(a_net().state_dict()), tmp_path / "4x_AnimeSharp.safetensors")
+    assert loaded(settings, post_processor_dir=tmp_path).offered == ()
+
+
 def test_an_upscaler_of_the_operators_is_offered_by_its_name(
     settings: Settings, tmp_path: Path, picture: Image.Image
 ) -> None:
