@@ -32,10 +32,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gpu_worker import image_codec, model_files, safety
+from gpu_worker import control, image_codec, model_files, safety
 from gpu_worker.horde_client import MIN_TTL_S, BadJobError, Horde, HordeError, Job, State
 from gpu_worker.model_files import ModelError
 from gpu_worker.offers import Offers, OneModel
+from gpu_worker.post import processors
 from gpu_worker.settings import Settings
 from gpu_worker.upscale import UpscalerMissingError
 
@@ -139,14 +140,18 @@ class Worker:
         draw: Draw,
         detector: safety.Detector,
         models: Models | None = None,
+        post: processors.PostProcessors | None = None,
     ) -> None:
         """Create the worker; `draw` is called by one thread at a time, `detector` by several.
 
-        `models` are those that `draw` draws; by default, the one of the settings.
+        `models` are those that `draw` draws; by default, the one of the settings. `post` has its
+        post-processors; by default, none.
         """
         self._settings = settings
         self._models = models or OneModel(settings.model_name)
         self._offers = Offers()
+        self._post = post or processors.PostProcessors()
+        horde.offer = {**horde.offer, **self._post.offer}
         self._horde = horde
         self._draw = draw
         self._detector = detector
@@ -317,13 +322,17 @@ class Worker:
     def _source(self, job: Job) -> Image.Image | Exception | None:
         """Return a job's source image, or the error it caused, before the GPU is taken."""
         try:
+            self._post.asked(job)
+            control.asked(job)
             data = self._horde.fetch_source(job)
             if data is None:
                 return None
             width, height = int(job.payload["width"]), int(job.payload["height"])
             if job.painting:
                 return image_codec.decode_painting(data, self._horde.fetch_mask(job), width, height)
-            return image_codec.decode_source(data, width, height)
+            source = image_codec.decode_source(data, width, height)
+            with self._cpus:
+                return control.prepared(job, source)
         except Exception as error:  # noqa: BLE001 - one job's source must not fail other jobs
             return error
 
@@ -340,6 +349,8 @@ class Worker:
             elif now > job.deadline:
                 # It waited for the GPU too long, and another worker has it by now.
                 drawings[number] = BadJobError("its ttl is over")
+            elif source and control.is_returned(job):
+                drawings[number] = control.map_of(source)
         ready = [number for number in range(len(jobs)) if number not in drawings]
         ready_jobs = [jobs[number] for number in ready]
         drawn = self._draw_or_split(
@@ -426,17 +437,34 @@ class Worker:
             raise BadJobError(message)
         with self._cpus:
             file = image_codec.encode_webp(image)
+        remark = safety.NO_SCORE
         try:
             score = safety.score(self._detector, file, image)
         except safety.DetectorError as error:
             if job.wants_censor:
                 raise
             log.warning("job %s has no safety score: %s", job.id, error)
-            return "ok", file, safety.NO_SCORE
-        if job.wants_censor and score.value >= self._settings.nsfw_threshold:
-            placeholder = image_codec.censored(*image.size)
-            return "censored", image_codec.encode_webp(placeholder), score.remark
-        return "ok", file, score.remark
+        else:
+            remark = score.remark
+            if job.wants_censor and score.value >= self._settings.nsfw_threshold:
+                placeholder = image_codec.censored(*image.size)
+                return "censored", image_codec.encode_webp(placeholder), remark
+        return "ok", self._processed(job, image, file), remark
+
+    def _processed(self, job: Job, image: Image.Image, file: bytes) -> bytes:
+        """Return the file of a drawing after its job's post-processors; `file` is without them.
+
+        The score is of the drawing: they show nothing new, and a censored image needs none.
+        """
+        if not self._post.asked(job):
+            return file
+        with self._post.turns:
+            image = self._post.run(job, image, lambda call: self._gpu.submit(call).result())
+            if image_codec.is_blank(image):
+                message = "a post-processor made a single colour of it"
+                raise BadJobError(message)
+            with self._cpus:
+                return image_codec.encode_webp(image)
 
 
 def _hint(ticket: dict[str, Any]) -> str:
@@ -486,7 +514,9 @@ def _with_one(settings: Settings, detector: safety.Detector) -> Worker:
 
     pipeline = Pipeline(settings)
     pipeline.warm_up()
-    return Worker(settings, Horde(settings), pipeline.draw, detector)
+    horde = Horde(settings)
+    horde.offer = {**horde.offer, **pipeline.offer}
+    return Worker(settings, horde, pipeline.draw, detector, post=processors.load(settings))
 
 
 def _with_models(settings: Settings, detector: safety.Detector) -> Worker:
@@ -499,7 +529,8 @@ def _with_models(settings: Settings, detector: safety.Detector) -> Worker:
     cache = open_cache(settings)
     if len(settings.models) == 1:
         cache.prefer(settings.models[0].name)
-    return Worker(settings, Horde(settings), cache.draw, detector, cache)
+    post = processors.load(settings)
+    return Worker(settings, Horde(settings), cache.draw, detector, cache, post)
 
 
 def main() -> None:

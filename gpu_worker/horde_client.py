@@ -177,6 +177,8 @@ class Horde:
         self._settings = settings
         self.max_pixels = settings.max_pixels
         """Largest width times height to pop; less than the setting if the memory is too small."""
+        self.offer: Payload = {"allow_post_processing": False, "allow_controlnet": False}
+        """What else the worker can do: fields of its pops."""
         self._backoff = backoff
         self._session = requests.Session()
         # The connection pool is thread-safe; the cookie jar is not, and nothing here needs one.
@@ -206,8 +208,7 @@ class Horde:
                 "allow_img2img": True,
                 "allow_painting": True,
                 "allow_lora": False,
-                "allow_controlnet": False,
-                "allow_post_processing": False,
+                **self.offer,
                 # Our extension: jobs of several requests in one batch. Other hordes ignore it.
                 "mixed_batch": True,
             },

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gpu_worker import control
 from gpu_worker.horde_client import PAINTING, BadJobError, Job
 from gpu_worker.samplers import SAMPLERS
 
@@ -37,23 +38,32 @@ class Pass:
     """Whether only part of the source image is repainted."""
     hires_strength: float | None
     """Fraction of the steps to run in the second pass of hires_fix; None without hires_fix."""
+    control: str | None = None
+    """The type of the maps that guide the images; None without ControlNet."""
 
     @classmethod
     def of(cls, job: Job) -> Pass:
-        """Return the pass for a job; raises BadJobError for any unsupported parameter."""
+        """Return the pass for a job; raises BadJobError for any unsupported parameter.
+
+        Post-processors are not its matter: `post` runs or refuses them.
+        """
         payload = job.payload
         if job.source_image and job.source_processing not in (None, "img2img", *PAINTING):
             refuse("this source_processing")
-        for name in ("post_processing", "loras", "tis", "control_type", "workflow", "transparent"):
+        for name in ("loras", "tis", "workflow", "transparent"):
             if payload.get(name):
                 refuse(name)
+        guide = control.asked(job)
+        if control.is_returned(job):
+            refuse("drawing an image of which only the map is asked for")
         sampler = str(payload.get("sampler_name") or "k_euler_a").lower()
         if sampler not in SAMPLERS:
             refuse("this sampler_name")
         adaptive = sampler == "k_dpm_adaptive"
         try:
-            is_img2img = bool(job.source_image)
-            hires = bool(payload.get("hires_fix")) and not is_img2img
+            # A source image that is the map itself is no picture to start from.
+            is_img2img = bool(job.source_image) and not (guide and control.is_given(payload))
+            hires = bool(payload.get("hires_fix")) and not job.source_image
             return cls(
                 width=int(payload["width"]),
                 height=int(payload["height"]),
@@ -70,6 +80,7 @@ class Pass:
                 hires_strength=_strength(payload, "hires_fix_denoising_strength", HIRES_STRENGTH)
                 if hires
                 else None,
+                control=guide,
             )
         except (KeyError, TypeError, ValueError) as error:
             message = f"the payload is unreadable ({type(error).__name__})"

@@ -19,7 +19,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from PIL import Image, ImageOps
 
-from gpu_worker import image_codec, model_files, upscale
+from gpu_worker import control, image_codec, model_files, upscale
+from gpu_worker.families import guided
 from gpu_worker.families import stable_diffusion as families
 from gpu_worker.families.inpainting import StableDiffusionInpainting, StableDiffusionXLInpainting
 from gpu_worker.families.stable_diffusion_xl import StableDiffusionXL
@@ -31,6 +32,7 @@ from gpu_worker.samplers import scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from gpu_worker.horde_client import Payload
     from gpu_worker.settings import Settings
 
 # Both lack type hints.
@@ -83,6 +85,8 @@ class Pipeline:
         dtype = torch.float16 if device.startswith("cuda") else torch.float32
         files = model_files.read(settings.model_dir)
         self._model = FAMILIES[files.kind](settings.model_dir, device, dtype, files.variant)
+        self._guided = guided.load(self._model, settings.controlnet_dir)
+        """The model with the ControlNet of each type."""
         self._model_name = settings.model_name
         self._max_batch = settings.max_batch
         self.make_room: Callable[[], bool] = lambda: False
@@ -98,8 +102,8 @@ class Pipeline:
         """Draw jobs in as few passes as possible, and return the images in the order of the jobs.
 
         `sources` has each job's source image in the size of its drawing. For painting it is RGBA,
-        opaque where the image is kept. Raises BadJobError, or MemoryError if the batch does not fit
-        into the device's memory.
+        opaque where the image is kept; for ControlNet see `control.prepared`. Raises BadJobError,
+        or MemoryError if the batch does not fit into the device's memory.
         """
         passes: dict[tuple[Pass, int], list[int]] = {}
         requested = [Pass.of(job) for job in jobs]
@@ -107,6 +111,8 @@ class Pipeline:
         for number, job in enumerate(jobs):
             if job.model not in ("", self._model_name):
                 refuse("this model")
+            if requested[number].control not in (None, *self._guided):
+                refuse(f"the control_type {requested[number].control}")
             key = self._drawable(requested[number]), texts[number].length
             passes.setdefault(key, []).append(number)
         images: dict[int, Image.Image] = {}
@@ -142,6 +148,11 @@ class Pipeline:
                 sized, requested, sources or [None] * len(jobs), strict=True
             )
         ]
+
+    @property
+    def offer(self) -> Payload:
+        """The fields of a pop that say which ControlNets the model has."""
+        return control.offer(self._guided, xl=isinstance(self._model, StableDiffusionXL))
 
     def warm_up(self) -> None:
         """Draw one image, so that a worker that cannot draw ends before it takes anybody's job.
@@ -217,9 +228,12 @@ class Pipeline:
             # image, so that it does in every batch.
             "generator": [torch.Generator("cpu").manual_seed(job.seed) for job, _ in jobs],
         }
+        size = (common.width, common.height)
+        present = [source for source in sources if source is not None]
+        if common.control:
+            shared["maps"] = [control.map_of(source).resize(size) for source in present]
+            present = [source.convert("RGB") for source in present]
         if common.strength is not None:
-            size = (common.width, common.height)
-            present = [source for source in sources if source is not None]
             if common.painting:
                 # White is repainted. NEAREST, so that no pixel is only half repainted.
                 masks = [ImageOps.invert(source.getchannel("A")) for source in present]
@@ -262,17 +276,22 @@ class Pipeline:
         return torch.nn.functional.interpolate(latents, size=wanted, mode="nearest-exact")
 
     def _start(self, common: Pass, **options: Any) -> Any:
-        self._model.use(self._scheduler(common))
-        return self._model.draw(num_inference_steps=common.steps, **options)
+        drawer = self._drawer(common)
+        drawer.use(self._scheduler(common))
+        return drawer.draw(num_inference_steps=common.steps, **options)
+
+    def _drawer(self, common: Pass) -> families.StableDiffusion | guided.Guided:
+        return self._guided[common.control] if common.control else self._model
 
     def _refine(self, common: Pass, *, steps: int, run: int, **options: Any) -> list[Image.Image]:
         """Run the last `run` of `steps` steps, at least one, on images or latents."""
-        self._model.use(self._scheduler(common))
+        drawer = self._drawer(common)
+        drawer.use(self._scheduler(common))
         run = min(steps, max(1, run))
         # diffusers runs int(steps * strength); half a step keeps that exact.
         strength = min(1.0, (run + 0.5) / steps)
         options |= {"num_inference_steps": steps, "strength": strength}
-        return list(self._model.redraw(**options).images)
+        return list(drawer.redraw(**options).images)
 
     def _read(self, job: Job) -> Text:
         """Return a job's prompts in chunks; raises BadJobError if they are too long."""
@@ -294,7 +313,11 @@ class Pipeline:
             return
         convolutions = [
             module
-            for model in (self._model.text2img.unet, self._model.text2img.vae)
+            for model in (
+                self._model.text2img.unet,
+                self._model.text2img.vae,
+                *(one.network for one in self._guided.values()),
+            )
             for module in model.modules()
             if isinstance(module, torch.nn.Conv2d)
         ]

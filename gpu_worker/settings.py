@@ -39,6 +39,10 @@ class Settings:
     device: str = ""
     """Torch's device, such as cuda or cpu; empty means cuda if available, else cpu."""
     torch_threads: int | None = None
+    controlnet_dir: Path | None = None
+    """ControlNets of the model, a folder for each type (`gpu_worker.families.guided`)."""
+    post_processor_dir: Path | None = None
+    """Weights of post-processors that no package ships (`gpu_worker.post.processors`)."""
     detector: str = "opennsfw"
     """Scores each image: `opennsfw`, `module:function` or an https URL (`gpu_worker.safety`)."""
     nsfw_threshold: float = 0.5
@@ -89,9 +93,13 @@ class Settings:
             shift_seconds=number("SHIFT_SECONDS", cls.shift_seconds, 0),
             device=text("DEVICE", cls.device),
             torch_threads=threads or None,
+            controlnet_dir=Path(guides) if (guides := text("CONTROLNET_DIR", "")) else None,
+            post_processor_dir=Path(posts) if (posts := text("POST_PROCESSOR_DIR", "")) else None,
             detector=text("DETECTOR", cls.detector),
             nsfw_threshold=number("NSFW_THRESHOLD", cls.nsfw_threshold, 0),
         )
+        if table and settings.controlnet_dir:
+            problems.append("CONTROLNET_DIR is for a worker of one model: set MODEL_DIR")
         if problems:
             raise ValueError("; ".join(problems))
         return settings

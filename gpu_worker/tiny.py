@@ -116,6 +116,29 @@ def _write_xl(directory: Path, seed: int, channels: int) -> None:
     ).save_pretrained(directory)
 
 
+def build_control(directory: Path, model: Path, seed: int = SEED) -> Path:
+    """Write a random ControlNet for a model that `build` made; returns the path.
+
+    Fresh ones have no effect, since their last convolutions are zero; here these are random too.
+    """
+    diffusers = _libraries()
+    import torch  # noqa: PLC0415
+
+    unet = diffusers.UNet2DConditionModel.from_pretrained(model / "unet", local_files_only=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = diffusers.ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+        part: Any
+        for part in network.controlnet_cond_embedding.modules():
+            if hasattr(part, "weight"):
+                torch.nn.init.kaiming_normal_(part.weight)
+                torch.nn.init.zeros_(part.bias)
+        for part in (*network.controlnet_down_blocks, network.controlnet_mid_block):
+            torch.nn.init.normal_(part.weight, std=0.3)
+    network.save_pretrained(directory)
+    return directory
+
+
 HIDDEN = 32
 BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 UNET: dict[str, Any] = {

@@ -28,6 +28,8 @@ FILES = {
     "realesrgan-x4plus-anime.bin": (
         "fe01c269cfd10cdef8e018ab66ebe750cf79c7af4d1f9c16c737e1295229bacc"
     ),
+    "realesrgan-x4plus.param": ("35330ececcea33b6c397a72548e788d5d53becee4734c50b7fada36e89f10a86"),
+    "realesrgan-x4plus.bin": ("713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf"),
     "realesr-animevideov3-x2.param": (
         "b88ff4f00ebf019a7fdac17fdd45a7fd3665d37509efc5baf2e4da2e24420a04"
     ),

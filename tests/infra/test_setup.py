@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gpu_worker import weights
+from gpu_worker.post import processors
 from infra.local import locks, setup
 from infra.local.setup import GOALS, SetupError, Step
 from tests.support.template import ROOT
@@ -409,6 +410,7 @@ def test_every_file_of_the_upscaler_has_a_checksum() -> None:
     text = (ROOT / "gpu_worker" / "upscale.py").read_text()
     used = re.findall(r"^(?:FIRST|SECOND) = \(\d, \"(.*)\"\)", text, re.MULTILINE)
     assert len(used) == 2
+    used += [name for name, _ in processors.SHIPPED.values()]
     assert set(weights.FILES) == {
         f"{name}{suffix}" for name in used for suffix in (".bin", ".param")
     }

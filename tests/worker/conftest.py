@@ -52,6 +52,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_controls(tiny_model: Path) -> Path:
+    """ControlNets of the tiny model."""
+    from gpu_worker.tiny import build_control
+
+    folder = tiny_model.parent / "tiny-controls"
+    for seed, kind in enumerate(("canny", "depth")):
+        build_control(folder / kind, tiny_model, seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_xl_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from gpu_worker.tiny import build
 

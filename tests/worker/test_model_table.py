@@ -109,3 +109,9 @@ def test_a_model_that_is_not_in_the_cache_is_named_with_the_remedy(
         snapshot(tmp_path, REVISION)
     with pytest.raises(ModelError, match=r"there is none in .*: set it as the endpoint's cached"):
         cached(tmp_path, revision)
+
+
+def test_controlnets_are_for_a_worker_of_one_model() -> None:
+    table = json.dumps({"a": {"source": "/models/a"}})
+    with pytest.raises(ValueError, match=r"^CONTROLNET_DIR is for a worker of one model"):
+        Settings.from_env({**ENV, "MODELS": table, "CONTROLNET_DIR": "/controls"})

@@ -279,7 +279,6 @@ def test_a_long_prompt_is_drawn_and_kept_out_of_the_logs(
     "params",
     [
         {"sampler_name": "k_unheard_of"},
-        {"post_processing": ["GFPGAN"]},
         {"loras": [{"name": "x"}]},
         {"control_type": "canny"},
         {"width": None},

@@ -1,0 +1,138 @@
+"""ControlNet: what a job asks for, and the map of a source image that guides its drawing.
+
+There is one annotator, Canny's edges (Canny 1986, "A Computational Approach to Edge Detection"),
+with the thresholds, the norm and the 3x3 gradients of the usual preprocessor. The maps of other
+types come from the client, who sets `image_is_control`. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from gpu_worker.horde_client import BadJobError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpu_worker.horde_client import Job, Payload
+
+    Levels = npt.NDArray[np.int32]
+    Flags = npt.NDArray[np.bool_]
+
+# It lacks type hints.
+ndimage: Any = import_module("scipy.ndimage")
+
+TYPES = ("canny", "hed", "depth", "normal", "openpose", "seg", "scribble", "fakescribbles", "hough")
+"""The Horde's types."""
+LOW, HIGH = 100, 200
+"""Canny's thresholds, of the sum of both gradients in levels: an edge has a part above HIGH, and
+all of it is above LOW."""
+STEEP = np.tan(np.deg2rad(67.5)), np.tan(np.deg2rad(22.5))
+
+
+def asked(job: Job) -> str | None:
+    """Return the control type of a job, or None; raises BadJobError for what cannot work."""
+    found = job.payload.get("control_type")
+    if not found:
+        return None
+    if found not in TYPES:
+        _refuse("this control_type is unknown")
+    if not job.source_image:
+        _refuse("a control_type needs a source image")
+    if job.painting:
+        _refuse("a control_type cannot be combined with inpainting or outpainting")
+    if not is_given(job.payload) and found != "canny":
+        _refuse(f"{found} has no annotator here; its map must come with image_is_control")
+    return str(found)
+
+
+def is_given(payload: Payload) -> bool:
+    """Return whether the source image is the map itself."""
+    return bool(payload.get("image_is_control"))
+
+
+def is_returned(job: Job) -> bool:
+    """Return whether the map itself is what is asked for, and no drawing."""
+    return bool(job.payload.get("control_type") and job.payload.get("return_control_map"))
+
+
+def prepared(job: Job, image: Image.Image) -> Image.Image:
+    """Return a source image as the pipeline takes it; raises BadJobError.
+
+    If a map must be made of it, it is RGBA, and the map is its alpha. If it is the map itself, or
+    there is no control type, it stays as it is.
+    """
+    if not asked(job) or is_given(job.payload):
+        return image
+    found = image.convert("RGB")
+    found.putalpha(canny(found))
+    return found
+
+
+def map_of(source: Image.Image) -> Image.Image:
+    """Return the map of a prepared source image, as RGB."""
+    return source.getchannel("A").convert("RGB") if source.mode == "RGBA" else source
+
+
+def canny(image: Image.Image) -> Image.Image:
+    """Return the edges of an RGB image, white on black, as a grey image of its size."""
+    pixels = np.asarray(image, np.int32)
+    across, down = (_gradient(pixels, axis) for axis in (1, 0))
+    # The colour that changes most decides.
+    strongest = (np.abs(across) + np.abs(down)).argmax(2)[..., None]
+    across, down = (np.take_along_axis(one, strongest, 2)[..., 0] for one in (across, down))
+    size = np.abs(across) + np.abs(down)
+    edges = _thin(size, across, down) & (size > LOW)
+    # An edge is kept whole if any part of it is strong.
+    parts, _ = ndimage.label(edges, np.ones((3, 3)))
+    strong = np.unique(parts[edges & (size > HIGH)])
+    kept = np.isin(parts, strong[strong > 0])
+    return Image.fromarray(kept.astype(np.uint8) * 255)
+
+
+def _gradient(pixels: Levels, axis: int) -> Levels:
+    """Return Sobel's gradient along an axis, of each colour."""
+    steep = ndimage.correlate1d(pixels, [-1, 0, 1], axis, mode="nearest")
+    return np.asarray(ndimage.correlate1d(steep, [1, 2, 1], 1 - axis, mode="nearest"))
+
+
+def _thin(size: Levels, across: Levels, down: Levels) -> Flags:
+    """Return where the gradient is largest along its own direction, of four."""
+    flat = np.abs(down) < STEEP[1] * np.abs(across)
+    upright = np.abs(down) > STEEP[0] * np.abs(across)
+    same = (across >= 0) == (down >= 0)
+    found = np.zeros(size.shape, bool)
+    around: Levels = np.pad(size, 1)
+    height, width = size.shape
+
+    def at(y: int, x: int) -> Levels:
+        return around[1 + y : 1 + y + height, 1 + x : 1 + x + width]
+
+    slanted = ~flat & ~upright
+    for which, (y, x) in (
+        (flat, (0, 1)),
+        (upright, (1, 0)),
+        (slanted & same, (1, 1)),
+        (slanted & ~same, (1, -1)),
+    ):
+        # Greater than one neighbour and not less than the other, so a plateau has one edge.
+        found |= which & (size > at(-y, -x)) & (size >= at(y, x))
+    return found
+
+
+def offer(types: Mapping[str, Any], *, xl: bool) -> Payload:
+    """Return the fields of a pop that say which types are offered; `controls` is our extension."""
+    return {
+        "allow_controlnet": bool(types),
+        "allow_sdxl_controlnet": bool(types) and xl,
+        "controls": sorted(types),
+    }
+
+
+def _refuse(message: str) -> None:
+    raise BadJobError(message)

@@ -1,0 +1,40 @@
+"""`python -m gpu_worker.post.convert IN.pth OUT.safetensors`: convert an upscaler's weights.
+
+A .pth file is a pickle, which can run code. Here torch reads tensors alone from it, and what is
+written is read back as the worker will read it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from gpu_worker.post import rrdb
+from gpu_worker.post.engine import tensors
+
+
+def convert(source: Path, target: Path) -> None:
+    """Write a checkpoint's tensors as safetensors; raises rrdb.NetworkError, OSError."""
+    part = target.with_name(f"{target.name}.part")
+    try:
+        save_file(tensors(source), part)
+        rrdb.of_safetensors(part)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Convert the file that the command line names."""
+    if len(sys.argv) != 3:  # noqa: PLR2004
+        sys.exit("usage: python -m gpu_worker.post.convert IN.pth OUT.safetensors")
+    try:
+        convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    except (rrdb.NetworkError, OSError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

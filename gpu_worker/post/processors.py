@@ -1,0 +1,206 @@
+"""What a worker does to its drawings: upscalers, and `strip_background`.
+
+This module imports no torch; `load` does, if there is an upscaler to load. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+
+from gpu_worker import weights
+from gpu_worker.horde_client import MIN_TTL_S, BadJobError
+from gpu_worker.model_files import ModelError
+from gpu_worker.post import cutout, names
+from gpu_worker.post.names import FACE_FIXERS, STRIP, UPSCALERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from gpu_worker.horde_client import Job, Payload
+    from gpu_worker.settings import Settings
+
+    Run = Callable[[Callable[[], Image.Image]], Image.Image]
+    """Runs a function on the thread that owns the GPU, and returns what it returns."""
+
+
+class Upscaler(Protocol):
+    """A network that enlarges pictures: `engine.Engine`."""
+
+    def enlarged(self, image: Image.Image, check: Callable[[], None]) -> Image.Image:
+        """Return a picture enlarged; `check` is called now and then, and may raise."""
+
+
+SHIPPED: Mapping[str, tuple[str, int]] = {
+    "RealESRGAN_x4plus": ("realesrgan-x4plus", 23),
+    "RealESRGAN_x4plus_anime_6B": ("realesrgan-x4plus-anime", 6),
+    "RealESRGAN_x2plus": ("realesrgan-x4plus", 23),
+}
+"""The upscalers whose weights `gpu_worker.weights` fetches: their file and the blocks of the
+network. x2plus is x4plus, made smaller."""
+MAX_SECONDS = MIN_TTL_S / 2
+"""Most seconds that the upscaler may take for a batch of the largest images; in the other half of
+the shortest lease they are drawn, encoded and submitted."""
+PICKLES = {".pth", ".pt", ".ckpt", ".bin"}
+
+log = logging.getLogger(__name__)
+
+
+class PostProcessors:
+    """The post-processors of a worker. Thread-safe."""
+
+    def __init__(
+        self,
+        upscalers: Mapping[str, Upscaler] | None = None,
+        cut: Callable[[Image.Image], Image.Image] | None = None,
+        *,
+        on_gpu: bool = False,
+    ) -> None:
+        """Take what is loaded; by default nothing. `on_gpu` says where the upscalers run."""
+        self._upscalers, self._cut, self._on_gpu = dict(upscalers or {}), cut, on_gpu
+        self._one = threading.Lock()
+        # Large images are held in memory by these alone.
+        self.turns = threading.BoundedSemaphore(2 * (os.cpu_count() or 1))
+        """Held by whoever runs them and encodes what they return, since that is large."""
+        self.offered = tuple(
+            name for name in names.ORDER if name in self._upscalers or (name == STRIP and cut)
+        )
+        """The names that the worker offers."""
+
+    @property
+    def offer(self) -> Payload:
+        """The fields of a pop that say what is offered; `post_processors` is our extension."""
+        return {
+            "allow_post_processing": bool(self.offered),
+            "post_processors": list(self.offered),
+        }
+
+    def asked(self, job: Job) -> list[str]:
+        """Return what a job asks for, in the order in which it is run; raises BadJobError."""
+        return names.asked(job.payload, self.offered)
+
+    def run(self, job: Job, image: Image.Image, on_gpu: Run) -> Image.Image:
+        """Return a job's drawing, processed as asked; RGBA after `strip_background`.
+
+        `on_gpu` is used for upscalers on a GPU, which so takes turns with drawing. Raises
+        BadJobError, also if the job's lease ends meanwhile, or MemoryError.
+        """
+
+        def check() -> None:
+            if time.monotonic() > job.deadline:
+                message = "its ttl ended in post-processing"
+                raise BadJobError(message)
+
+        for name in self.asked(job):
+            if name == STRIP and self._cut:
+                check()
+                image = self._cut(image)
+            else:
+                image = self._enlarged(name, image, check, on_gpu)
+        return image
+
+    def _enlarged(
+        self, name: str, image: Image.Image, check: Callable[[], None], on_gpu: Run
+    ) -> Image.Image:
+        engine, factor = self._upscalers[name], UPSCALERS[name]
+        if self._on_gpu:
+            found = on_gpu(lambda: engine.enlarged(image, check))
+        else:
+            with self._one:  # it uses all CPUs
+                found = engine.enlarged(image, check)
+        size = image.width * factor, image.height * factor
+        # BOX averages whole pixels, so halving adds neither blur nor ringing.
+        return found if found.size == size else found.resize(size, Image.Resampling.BOX)
+
+
+def load(settings: Settings) -> PostProcessors:
+    """Load the post-processors whose weights are there, and that are fast enough here.
+
+    An upscaler is offered if a batch of the largest images of the settings takes at most
+    `MAX_SECONDS`. The log names each that is too slow. Raises ModelError for a file of
+    POST_PROCESSOR_DIR that cannot be used.
+    """
+    files, cuts = _given(settings.post_processor_dir)
+    cut = None
+    try:
+        if cuts:
+            cut = cutout.Cutout(cuts[0], at_once=os.cpu_count() or 1)
+        engine: Any = import_module("gpu_worker.post.engine")
+        loader = engine.Loader(settings)
+        upscalers: dict[str, Upscaler] = {}
+        seconds: dict[str, float] = {}
+        for name in UPSCALERS:
+            if name in files:
+                found = loader.given(name, files[name])
+            elif name in SHIPPED:
+                file, blocks = SHIPPED[name]
+                seconds[name] = loader.expected(blocks, settings.max_pixels) * settings.max_batch
+                if seconds[name] > MAX_SECONDS:
+                    continue
+                try:
+                    found = loader.shipped(file)
+                except weights.WeightsError as error:
+                    log.warning("%s is not offered: %s", name, error)
+                    del seconds[name]
+                    continue
+            else:
+                continue
+            seconds[name] = found.seconds(settings.max_pixels) * settings.max_batch
+            if seconds[name] <= MAX_SECONDS:
+                upscalers[name] = found
+    except (cutout.CutoutError, OSError, ValueError) as error:
+        message = f"POST_PROCESSOR_DIR: {error}"
+        raise ModelError(message) from None
+    if slow := [
+        f"{name} {taken:.0f} s" for name, taken in seconds.items() if name not in upscalers
+    ]:
+        log.info(
+            "not offered, since MAX_BATCH images of MAX_PIXELS may take %.0f s at most: %s",
+            MAX_SECONDS,
+            ", ".join(slow),
+        )
+    return PostProcessors(upscalers, cut, on_gpu=loader.on_gpu)
+
+
+def _given(directory: Path | None) -> tuple[dict[str, Path], list[Path]]:
+    """Return the files of upscalers, by name, and those of `strip_background`."""
+    if directory is None:
+        return {}, []
+    try:
+        files = sorted(one for one in directory.iterdir() if one.is_file())
+    except OSError as error:
+        message = f"POST_PROCESSOR_DIR cannot be read: {error.strerror}"
+        raise ModelError(message) from None
+    for file in files:
+        if why := _unusable(file):
+            message = f"POST_PROCESSOR_DIR: {file.name} {why}"
+            raise ModelError(message)
+    upscalers = {file.stem: file for file in files if file.suffix == ".safetensors"}
+    cuts = [file for file in files if file.suffix == ".onnx"]
+    if len(cuts) > 1:
+        message = "POST_PROCESSOR_DIR has more than one network of strip_background"
+        raise ModelError(message)
+    return upscalers, cuts
+
+
+def _unusable(file: Path) -> str:
+    """Return why a file cannot be used by its name, or nothing."""
+    if file.stem in FACE_FIXERS:
+        return "is a face fixer; none is supported, since they need a detector of faces"
+    if file.suffix in PICKLES:
+        return (
+            "is refused, since loading it runs code; convert it: "
+            f"python -m gpu_worker.post.convert {file.name} {file.stem}.safetensors"
+        )
+    if file.suffix == ".safetensors" and file.stem not in UPSCALERS:
+        return f"is no upscaler of the Horde's: {', '.join(UPSCALERS)}"
+    if file.suffix == ".onnx" and file.stem not in cutout.NETWORKS:
+        return f"is no network of strip_background: {', '.join(cutout.NETWORKS)}"
+    return ""
