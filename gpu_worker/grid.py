@@ -6,13 +6,24 @@ Prompts after the two paths replace the default 24, which the project's README s
 from __future__ import annotations
 
 import argparse
+import math
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from gpu_worker import model_files
+from gpu_worker.addons.library import Library
+from gpu_worker.addons.loader import Loader
 from gpu_worker.horde_client import Job
 from gpu_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gpu_worker.pipeline import Pipeline
 
 PROMPTS = (
     "a red apple", "a green apple", "a blue car", "a purple heart", "a yellow star",
@@ -58,6 +69,18 @@ def sheet(pictures: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
     return page
 
 
+def with_lora(name: str, jobs: Sequence[Job], settings: Settings, pipeline: Pipeline) -> list[Job]:
+    """Return jobs as they are, and then with a LoRA of the model's folder and its trigger."""
+    library = Library.of(settings, model_files.read(settings.model_dir).baseline)
+    if library is None:
+        message = f"{settings.model_dir} has no folder of LoRAs"
+        raise SystemExit(message)
+    load = Loader(library, pipeline.adapters, settings.lora_memory_mb * 1024 * 1024)
+    asked = {"loras": [{"name": name, "inject_trigger": "any"}]}
+    signed = [replace(job, payload={**job.payload, **asked}, deadline=math.inf) for job in jobs]
+    return [*jobs, *map(load, signed)]
+
+
 def main() -> None:
     """Draw the grid that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -71,6 +94,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
     parser.add_argument("--columns", type=int, default=COLUMNS)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--lora", help="draw each prompt without and with a LoRA of the model's")
     args = parser.parse_args()
 
     from gpu_worker.pipeline import Pipeline  # noqa: PLC0415
@@ -82,6 +106,7 @@ def main() -> None:
         model_dir=args.model_dir,
         torch_threads=args.threads,
         max_batch=8,
+        lora_dir=args.model_dir / "loras",
     )
     pipeline = Pipeline(settings)
     jobs = [
@@ -89,6 +114,8 @@ def main() -> None:
         for prompt in args.prompts
         for number in range(args.seeds)
     ]
+    if args.lora:
+        jobs = with_lora(args.lora, jobs, settings, pipeline)
     started = time.monotonic()
     shown = (args.shown, args.shown)
     pictures = [

@@ -33,6 +33,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpu_worker import control, image_codec, model_files, safety
+from gpu_worker.addons.asked import AddOnError
+from gpu_worker.addons.library import Library
+from gpu_worker.addons.loader import Loader
 from gpu_worker.horde_client import MIN_TTL_S, BadJobError, Horde, HordeError, Job, State
 from gpu_worker.model_files import ModelError
 from gpu_worker.offers import Offers, OneModel
@@ -70,7 +73,8 @@ MAX_UNFINISHED = 8
 """Batches that are popped and not yet all submitted. With more, nothing is popped, so that images
 do not pile up in memory and past their ttl if the CPU or the network is slower than the GPU."""
 SLOW_S = 1.0
-"""Seconds after its pop from which a batch without all its source images is not in hand."""
+"""Seconds after its pop from which a batch without all its source images and LoRAs is not counted
+as in hand."""
 RECENT = 8
 """Batches whose seconds are remembered."""
 LOOK_S = 0.01
@@ -117,7 +121,9 @@ class _Batch:
     """Its `_work`; until it is popped, that of the last one."""
     asked: float = field(default_factory=time.monotonic)
     ready: bool = False
-    """Whether its source images are there."""
+    """Whether its source images and add-ons are there."""
+    loading: float = 0.0
+    """Seconds that its add-ons took."""
     began: float | None = None
     """When its drawing began; only the drawing thread writes it."""
     models: Collection[str] = ()
@@ -141,11 +147,13 @@ class Worker:
         detector: safety.Detector,
         models: Models | None = None,
         post: processors.PostProcessors | None = None,
+        add_ons: Callable[[Job], Job] | None = None,
     ) -> None:
         """Create the worker; `draw` is called by one thread at a time, `detector` by several.
 
         `models` are those that `draw` draws; by default, the one of the settings. `post` has its
-        post-processors; by default, none.
+        post-processors; by default, none. `add_ons` gives a job its LoRAs and textual inversions,
+        in several threads; without it they are refused.
         """
         self._settings = settings
         self._models = models or OneModel(settings.model_name)
@@ -155,6 +163,7 @@ class Worker:
         self._horde = horde
         self._draw = draw
         self._detector = detector
+        self._add_ons = add_ons
         self._failed_rounds = 0
         self._stopping = False
         self._turn = asyncio.Lock()
@@ -278,8 +287,8 @@ class Worker:
         if self._failed_rounds:  # the GPU may be broken
             return not self._hand
         now, latency = time.monotonic(), LEAD * max(self._latencies, default=math.inf)
-        # Others wait for a slow source image, and do not keep the GPU busy.
-        slow = max(SLOW_S, latency)
+        # Others wait for a slow source image or LoRA, and do not keep the GPU busy.
+        slow = max(SLOW_S, latency) if self._latencies else SLOW_S
         near = [batch for batch in self._hand if batch.ready or now - batch.asked <= slow]
         waiting = sum(batch.began is None for batch in near)
         if not self._rates:  # during the first drawing
@@ -294,11 +303,13 @@ class Worker:
     async def _round(self, batch: _Batch, result: ShiftResult) -> None:
         """Draw and deliver a popped batch."""
         try:
-            sources = await asyncio.gather(
-                *(self._run(self._threads, self._source, job) for job in batch.jobs)
+            prepared = await asyncio.gather(
+                *(self._run(self._threads, self._prepared, batch, job) for job in batch.jobs)
             )
+            batch.jobs, sources = [job for job, _ in prepared], [source for _, source in prepared]
             batch.ready = True
-            self._latencies.append(time.monotonic() - batch.asked)
+            # A download says nothing of the next pop.
+            self._latencies.append(time.monotonic() - batch.asked - batch.loading)
             drawings = await self._run(self._gpu, self._drawings, batch, sources)
         finally:
             self._hand.remove(batch)
@@ -319,8 +330,23 @@ class Worker:
     async def _run(where: Executor, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(where, call, *arguments)
 
+    def _prepared(self, batch: _Batch, job: Job) -> tuple[Job, Image.Image | Exception | None]:
+        """Return a job with its add-ons and its source image, before the GPU is taken.
+
+        If one of them cannot be had, the error is in the image's place.
+        """
+        if self._add_ons:
+            started = time.monotonic()
+            try:
+                job = self._add_ons(job)
+            except Exception as error:  # noqa: BLE001 - one job's LoRA must not fail other jobs
+                return job, error
+            finally:
+                batch.loading = max(batch.loading, time.monotonic() - started)
+        return job, self._source(job)
+
     def _source(self, job: Job) -> Image.Image | Exception | None:
-        """Return a job's source image, or the error it caused, before the GPU is taken."""
+        """Return a job's source image, or the error it caused."""
         try:
             self._post.asked(job)
             control.asked(job)
@@ -406,7 +432,8 @@ class Worker:
             if isinstance(drawing, Exception):
                 raise drawing  # noqa: TRY301 - handled like an image that cannot be encoded
             state, file, remark = self._finish(job, drawing)
-            self._horde.deliver(job, state, file, [remark])
+            told = job.add_ons.remarks if job.add_ons else ()
+            self._horde.deliver(job, state, file, [remark, *told])
         except HordeError as error:
             if isinstance(drawing, Exception):
                 return self._fault(job, error)
@@ -419,8 +446,9 @@ class Worker:
 
     def _fault(self, job: Job, error: Exception) -> State:
         log.warning("job %s faulted: %s", job.id, _describe(error))
+        told = [error.remark] if isinstance(error, AddOnError) else []
         try:
-            self._horde.submit(job, "faulted")
+            self._horde.submit(job, "faulted", remarks=told)
         except HordeError as failure:
             log.warning("job %s: submit failed: %s", job.id, failure)
         return "faulted"
@@ -514,9 +542,17 @@ def _with_one(settings: Settings, detector: safety.Detector) -> Worker:
 
     pipeline = Pipeline(settings)
     pipeline.warm_up()
+    try:
+        library = Library.of(settings, model_files.read(settings.model_dir).baseline)
+    except OSError as error:
+        message = f"LORA_CACHE_DIR cannot be written ({type(error).__name__})"
+        raise ModelError(message) from None
+    kept = settings.lora_memory_mb * 1024 * 1024
+    add_ons = Loader(library, pipeline.adapters, kept) if library else None
     horde = Horde(settings)
     horde.offer = {**horde.offer, **pipeline.offer}
-    return Worker(settings, horde, pipeline.draw, detector, post=processors.load(settings))
+    post = processors.load(settings)
+    return Worker(settings, horde, pipeline.draw, detector, post=post, add_ons=add_ons)
 
 
 def _with_models(settings: Settings, detector: safety.Detector) -> Worker:

@@ -19,6 +19,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 if TYPE_CHECKING:
+    from gpu_worker.addons.parts import AddOns
     from gpu_worker.settings import Settings
 
 State = Literal["ok", "censored", "faulted"]
@@ -105,6 +106,8 @@ class Job:
     source_processing: str | None = None
     source_mask: str | None = None
     """URL or base64; white is repainted."""
+    add_ons: AddOns | None = None
+    """Its LoRAs and textual inversions, once read."""
 
     def is_inline(self, image: bytes) -> bool:
         """Whether the submit carries the image, which is then not uploaded."""
@@ -143,11 +146,8 @@ def jobs_of(answer: Payload, now: float) -> list[Job]:
     uploads = answer.get("r2_uploads") or [answer.get("r2_upload")]
     jobs = []
     for number, job_id in enumerate(answer.get("ids") or []):
-        one = {
-            **answer,
-            "id": job_id,
-            "r2_upload": uploads[number] if number < len(uploads) else None,
-        }
+        upload = uploads[number] if number < len(uploads) else None
+        one = {**answer, "id": job_id, "r2_upload": upload}
         # The images of one request use consecutive seeds.
         seed = str(payload.get("seed", ""))
         own_seed = {"seed": str(int(seed) + number)} if seed.isdecimal() else {}
@@ -207,7 +207,7 @@ class Horde:
                 "nsfw": True,
                 "allow_img2img": True,
                 "allow_painting": True,
-                "allow_lora": False,
+                "allow_lora": settings.has_loras,
                 **self.offer,
                 # Our extension: jobs of several requests in one batch. Other hordes ignore it.
                 "mixed_batch": True,

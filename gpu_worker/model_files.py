@@ -14,6 +14,8 @@ LATENTS = 4
 """Channels of the latents of Stable Diffusion."""
 REPAINTING = 9
 """Those that an inpainting checkpoint takes: latents, the mask, and latents of what is kept."""
+WIDTH_2 = 1024
+"""Numbers of a token's vector in Stable Diffusion 2; the other one has 768."""
 DRAWN = {
     "StableDiffusionPipeline": ("text_encoder",),
     "StableDiffusionImg2ImgPipeline": ("text_encoder",),
@@ -44,6 +46,8 @@ class ModelFiles:
     """What the model predicts: epsilon or v_prediction."""
     variant: str | None
     """Of the weights' names: `fp16` if there are no others, as many models are published."""
+    baseline: str
+    """The Horde's name of its family, by which LoRAs are chosen."""
 
 
 def read(directory: Path) -> ModelFiles:
@@ -70,8 +74,17 @@ def read(directory: Path) -> ModelFiles:
         _check_weights(directory, part)
     schedule = _json(directory, "scheduler/scheduler_config.json")
     return ModelFiles(
-        kind, str(schedule.get("prediction_type", "epsilon")), _variant(directory / "unet")
+        kind,
+        str(schedule.get("prediction_type", "epsilon")),
+        _variant(directory / "unet"),
+        _baseline(kind, unet.get("cross_attention_dim")),
     )
+
+
+def _baseline(kind: str, width: Any) -> str:
+    if "XL" in kind:
+        return "stable_diffusion_xl"
+    return "stable_diffusion_2" if width == WIDTH_2 else "stable_diffusion_1"
 
 
 def _variant(part: Path) -> str | None:

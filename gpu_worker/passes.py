@@ -12,6 +12,8 @@ from gpu_worker.samplers import SAMPLERS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gpu_worker.addons.parts import LoraPart
+
 HIRES_STRENGTH = 0.65
 """The Horde's default for hires_fix_denoising_strength."""
 IMG2IMG_STRENGTH = 0.75
@@ -40,6 +42,8 @@ class Pass:
     """Fraction of the steps to run in the second pass of hires_fix; None without hires_fix."""
     control: str | None = None
     """The type of the maps that guide the images; None without ControlNet."""
+    loras: tuple[LoraPart, ...] = ()
+    """What the model is changed by."""
 
     @classmethod
     def of(cls, job: Job) -> Pass:
@@ -50,8 +54,11 @@ class Pass:
         payload = job.payload
         if job.source_image and job.source_processing not in (None, "img2img", *PAINTING):
             refuse("this source_processing")
-        for name in ("loras", "tis", "workflow", "transparent"):
+        for name in ("workflow", "transparent"):
             if payload.get(name):
+                refuse(name)
+        for name in ("loras", "tis"):
+            if payload.get(name) and job.add_ons is None:
                 refuse(name)
         guide = control.asked(job)
         if control.is_returned(job):
@@ -81,6 +88,7 @@ class Pass:
                 if hires
                 else None,
                 control=guide,
+                loras=job.add_ons.loras if job.add_ons else (),
             )
         except (KeyError, TypeError, ValueError) as error:
             message = f"the payload is unreadable ({type(error).__name__})"

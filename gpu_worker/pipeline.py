@@ -20,6 +20,7 @@ import torch
 from PIL import Image, ImageOps
 
 from gpu_worker import control, image_codec, model_files, upscale
+from gpu_worker.addons.adapters import Adapters
 from gpu_worker.families import guided
 from gpu_worker.families import stable_diffusion as families
 from gpu_worker.families.inpainting import StableDiffusionInpainting, StableDiffusionXLInpainting
@@ -87,6 +88,8 @@ class Pipeline:
         self._model = FAMILIES[files.kind](settings.model_dir, device, dtype, files.variant)
         self._guided = guided.load(self._model, settings.controlnet_dir)
         """The model with the ControlNet of each type."""
+        self.adapters = Adapters(self._model)
+        """What reads LoRAs and textual inversions for this model; any thread may call it."""
         self._model_name = settings.model_name
         self._max_batch = settings.max_batch
         self.make_room: Callable[[], bool] = lambda: False
@@ -105,6 +108,7 @@ class Pipeline:
         opaque where the image is kept; for ControlNet see `control.prepared`. Raises BadJobError,
         or MemoryError if the batch does not fit into the device's memory.
         """
+        self._model.forget()
         passes: dict[tuple[Pass, int], list[int]] = {}
         requested = [Pass.of(job) for job in jobs]
         texts = [self._read(job) for job in jobs]
@@ -205,6 +209,7 @@ class Pipeline:
         padding = bucket(len(jobs), most) - len(jobs)
         padded = jobs + jobs[-1:] * padding
         try:
+            self.adapters.use(common.loras)
             with torch.inference_mode(), self._tiling(common.tiling):
                 images = self._run(common, padded, sources + sources[-1:] * padding)
         except torch.OutOfMemoryError:
@@ -297,7 +302,8 @@ class Pipeline:
         """Return a job's prompts in chunks; raises BadJobError if they are too long."""
         positive, _, negative = str(job.payload.get("prompt") or "").partition("###")
         try:
-            both = self._model.read(positive), self._model.read(negative)
+            added = job.add_ons.inversions if job.add_ons else ()
+            both = self._model.read(positive, added), self._model.read(negative, added)
         except ValueError as error:
             raise BadJobError(str(error)) from None
         return Text(*both, self._model.length(*both))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpu_worker import model_table
+from gpu_worker.addons.civitai import FILE_HOSTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +49,29 @@ class Settings:
     """Scores each image: `opennsfw`, `module:function` or an https URL (`gpu_worker.safety`)."""
     nsfw_threshold: float = 0.5
     """Score from which an image is censored, 0 to 1 (`gpu_worker.safety`)."""
+    lora_dir: Path | None = None
+    """Folder of LoRAs (`gpu_worker.addons.folder`)."""
+    ti_dir: Path | None = None
+    """Folder of textual inversions."""
+    civitai_url: str = ""
+    """Where numbers of LoRAs and textual inversions are asked for; empty: nowhere."""
+    civitai_key: str = ""
+    civitai_hosts: tuple[str, ...] = FILE_HOSTS
+    """Hosts that files may come from, beside that of `civitai_url`."""
+    lora_max_mb: int = 400
+    """Largest file that is downloaded."""
+    lora_seconds: float = 120.0
+    """Seconds for a download; the job's ttl may be shorter."""
+    lora_cache_dir: Path = Path(tempfile.gettempdir()) / "horde-commons-loras"
+    lora_cache_mb: int = 10_000
+    """Downloaded files that are kept on disk."""
+    lora_memory_mb: int = 4_000
+    """LoRAs and textual inversions in memory, those of jobs in hand included."""
+
+    @property
+    def has_loras(self) -> bool:
+        """Whether there is anything to take LoRAs and textual inversions from."""
+        return bool(self.lora_dir or self.ti_dir or self.civitai_url)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -77,6 +102,9 @@ class Settings:
             models = model_table.read(table) if table else models
         except ValueError as error:
             problems.append(str(error))
+        model_dir = Path(text("MODEL_DIR", "" if table else None))
+        own = None if table else model_dir
+        hosts = [one.strip() for one in text("CIVITAI_HOSTS", "").split(",") if one.strip()]
         pod = text("RUNPOD_POD_ID", socket.gethostname())
         threads = int(number("TORCH_THREADS", 0, 0))
         settings = cls(
@@ -84,7 +112,7 @@ class Settings:
             horde_api_key=text("HORDE_API_KEY"),
             # The Horde requires a unique name.
             worker_name=text("WORKER_NAME", f"horde-commons-{pod}"),
-            model_dir=Path(text("MODEL_DIR", "" if table else None)),
+            model_dir=model_dir,
             model_name=text("MODEL_NAME", cls.model_name),
             models=tuple(models),
             max_loaded=int(number("MAX_LOADED", cls.max_loaded, 0)),
@@ -97,9 +125,37 @@ class Settings:
             post_processor_dir=Path(posts) if (posts := text("POST_PROCESSOR_DIR", "")) else None,
             detector=text("DETECTOR", cls.detector),
             nsfw_threshold=number("NSFW_THRESHOLD", cls.nsfw_threshold, 0),
+            lora_dir=_folder(text("LORA_DIR", ""), own, "loras"),
+            ti_dir=_folder(text("TI_DIR", ""), own, "embeddings"),
+            civitai_url=text("CIVITAI_URL", "").rstrip("/"),
+            civitai_key=text("CIVITAI_KEY", ""),
+            civitai_hosts=tuple(hosts) or cls.civitai_hosts,
+            lora_max_mb=int(number("LORA_MAX_MB", cls.lora_max_mb, 1)),
+            lora_seconds=number("LORA_SECONDS", cls.lora_seconds, 1),
+            lora_cache_dir=Path(text("LORA_CACHE_DIR", str(cls.lora_cache_dir))),
+            lora_cache_mb=int(number("LORA_CACHE_MB", cls.lora_cache_mb, 1)),
+            lora_memory_mb=int(number("LORA_MEMORY_MB", cls.lora_memory_mb, 1)),
         )
         if table and settings.controlnet_dir:
             problems.append("CONTROLNET_DIR is for a worker of one model: set MODEL_DIR")
+        problems += settings._wrong()
         if problems:
             raise ValueError("; ".join(problems))
         return settings
+
+    def _wrong(self) -> list[str]:
+        """Return what is wrong with where LoRAs come from."""
+        named = {"LORA_DIR": self.lora_dir, "TI_DIR": self.ti_dir}
+        wrong = [f"{name} is no folder" for name, one in named.items() if one and not one.is_dir()]
+        if self.models and self.has_loras:
+            wrong.append("LORA_DIR, TI_DIR and CIVITAI_URL need MODEL_DIR, not MODELS")
+        if self.civitai_url and not self.civitai_url.startswith("https://"):
+            wrong.append("CIVITAI_URL must begin with https://")
+        return wrong
+
+
+def _folder(named: str, model: Path | None, own: str) -> Path | None:
+    """Return a folder that is named, or the model's own if it has one."""
+    if named:
+        return Path(named)
+    return model / own if model and (model / own).is_dir() else None

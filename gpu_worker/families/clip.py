@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from gpu_worker import prompts
+from gpu_worker.addons.prompt import split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
 EMBEDDINGS = 512
 """Chunks whose embeddings are kept, of 0.1 to 0.2 MB each on a GPU. Negative prompts and the
 prompts of a request's images come again and again."""
+MAX_VECTORS = 4096
+"""Vectors of textual inversions that are kept, of 1 to 5 KB each."""
 
 Chunk = list[prompts.Token]
+Inversion = tuple[str, torch.Tensor]
+"""A textual inversion for one encoder: a name of its content, and vectors (tokens, hidden size)."""
 
 
 class Encoder:
@@ -29,14 +35,33 @@ class Encoder:
         """
         self._tokenizer, self._model = tokenizer, model
         self._least_skip, self._normed = least_skip, normed
-        self._kept: dict[tuple[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self._kept: dict[Hashable, tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self.changed_by: Hashable = ()
+        """The LoRAs in the model's weights, which change every embedding."""
+        self.width = int(model.config.hidden_size)
+        """Numbers of a token's vector."""
+        self._vocabulary = int(model.config.vocab_size)
+        self._next = self._vocabulary
+        self._tokens: dict[str, range] = {}
+        """The tokens of each textual inversion; no token is ever given to another one."""
+        self._vectors: dict[int, torch.Tensor] = {}
 
-    def chunks(self, prompt: str) -> list[Chunk]:
-        """Return a prompt in chunks of tokens; raises ValueError if it is too long."""
+    def forget(self) -> None:
+        """Let go of the textual inversions if they are many; prompts must be read anew then."""
+        if len(self._vectors) > MAX_VECTORS:
+            self._tokens.clear()
+            self._vectors.clear()
+
+    def chunks(self, prompt: str, inversions: Sequence[Inversion] = ()) -> list[Chunk]:
+        """Return a prompt in chunks of tokens; raises ValueError if it is too long.
+
+        `addons.prompt.placeholder(n)` in it stands for the n-th of `inversions`.
+        """
         tokenizer = self._tokenizer
         groups = [
-            [(token, weight) for token in tokenizer(phrase, add_special_tokens=False).input_ids]
+            [(token, weight) for token in tokens]
             for phrase, weight in prompts.phrases(prompt)
+            for tokens in self._phrase(phrase, inversions)
         ]
         return prompts.chunks(
             groups,
@@ -45,6 +70,22 @@ class Encoder:
             pad=tokenizer.pad_token_id,
             length=tokenizer.model_max_length,
         )
+
+    def _phrase(self, phrase: str, inversions: Sequence[Inversion]) -> Iterator[Sequence[int]]:
+        """Yield the tokens of a phrase, and each textual inversion in it by itself."""
+        for part in split(phrase) if inversions else (phrase,):
+            if isinstance(part, str):
+                yield self._tokenizer(part, add_special_tokens=False).input_ids
+            elif part < len(inversions):
+                yield self._added(*inversions[part])
+
+    def _added(self, key: str, vectors: torch.Tensor) -> range:
+        """Return the tokens of a textual inversion, new ones if it has none yet."""
+        if key not in self._tokens:
+            tokens = range(self._next, self._next + len(vectors))
+            self._tokens[key], self._next = tokens, tokens.stop
+            self._vectors.update(zip(tokens, vectors, strict=True))
+        return self._tokens[key]
 
     def encode(self, chunks: Sequence[Chunk], length: int, clip_skip: int) -> torch.Tensor:
         """Return a prompt's embedding, of `length` chunks (`prompts.common_length`)."""
@@ -74,11 +115,13 @@ class Encoder:
         layers = int(self._model.config.num_hidden_layers)
         # hidden_states[0] is the token embedding; clip_skip 1 selects the last layer.
         layer = max(1, layers + 1 - max(self._least_skip, clip_skip))
-        key = layer, tuple(token for token, _ in chunk)
+        tokens = [token for token, _ in chunk]
+        key = layer, tuple(tokens), self.changed_by
         found = self._kept.pop(key, None)
         if found is None:
-            tokens = torch.tensor([key[1]], device=self._model.device)
-            output = self._model(tokens, output_hidden_states=True)
+            with self._inverted(tokens) as plain:
+                numbers = torch.tensor([plain], device=self._model.device)
+                output = self._model(numbers, output_hidden_states=True)
             hidden = output.hidden_states[layer]
             hidden = self._model.final_layer_norm(hidden) if self._normed else hidden
             vector = getattr(output, "text_embeds", None)
@@ -87,3 +130,25 @@ class Encoder:
                 self._kept.pop(next(iter(self._kept)))
         self._kept[key] = found  # the newest last
         return found
+
+    @contextmanager
+    def _inverted(self, tokens: list[int]) -> Iterator[list[int]]:
+        """Give tokens that the model knows; in this context some stand for textual inversions."""
+        places = [at for at, token in enumerate(tokens) if token >= self._vocabulary]
+        if not places:
+            yield tokens
+            return
+        vectors = torch.stack([self._vectors[tokens[at]] for at in places])
+
+        def put(_module: Any, _inputs: Any, found: torch.Tensor) -> torch.Tensor:
+            found = found.clone()
+            found[0, places] = vectors.to(found)
+            return found
+
+        # The lowest token, since older models take the highest one for the prompt's end.
+        plain = [0 if token >= self._vocabulary else token for token in tokens]
+        hook = self._model.get_input_embeddings().register_forward_hook(put)
+        try:
+            yield plain
+        finally:
+            hook.remove()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from gpu_worker.addons.parts import InversionPart
+
 diffusers: Any = import_module("diffusers")
 
 MAX_MESSAGE = 300
@@ -86,9 +88,17 @@ class StableDiffusion:
         for pipeline in (self.text2img, self.img2img, self.inpaint):
             pipeline.scheduler = scheduler
 
-    def read(self, prompt: str) -> Text:
+    def read(self, prompt: str, inversions: Sequence[InversionPart] = ()) -> Text:
         """Return a prompt in chunks for each encoder; raises ValueError if it is too long."""
-        return tuple(encoder.chunks(prompt) for encoder in self.encoders)
+        return tuple(
+            encoder.chunks(prompt, [(one.key, one.vectors.each[number]) for one in inversions])
+            for number, encoder in enumerate(self.encoders)
+        )
+
+    def forget(self) -> None:
+        """Let go of textual inversions if they are many; prompts must be read anew then."""
+        for encoder in self.encoders:
+            encoder.forget()
 
     def length(self, positive: Text, negative: Text) -> int:
         """Return the number of chunks that both prompts of an image have in a pass."""

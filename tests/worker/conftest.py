@@ -9,11 +9,17 @@ from PIL import Image
 
 from gpu_worker.horde_client import Horde
 from gpu_worker.settings import Settings
+from tests.worker import tiny_addons
+from tests.worker.add_on_helpers import a_library
+from tests.worker.fake_civitai import FakeCivitai, fake_civitai
 from tests.worker.fake_horde import KEY, FakeHorde, fake_horde
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from gpu_worker.addons.library import Library
+    from tests.worker.studio import Studio
 
 
 @pytest.fixture
@@ -67,3 +73,32 @@ def tiny_xl_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from gpu_worker.tiny import build
 
     return build(tmp_path_factory.mktemp("models") / "tiny-xl", xl=True)
+
+
+@pytest.fixture
+def host() -> Iterator[FakeCivitai]:
+    with fake_civitai() as host:
+        yield host
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> bytes:
+    return tiny_addons.kohya(tmp_path / "made" / "a.safetensors").read_bytes()
+
+
+@pytest.fixture
+def library(host: FakeCivitai, tmp_path: Path) -> Library:
+    return a_library(host, tmp_path)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["sd", "xl"])
+def studio(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Studio]:
+    import torch
+
+    from tests.worker.studio import build
+
+    threads = torch.get_num_threads()
+    yield build(tmp_path_factory.mktemp("studio"), xl=bool(request.param))
+    torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ import pytest
 from PIL import Image
 
 from gpu_worker import upscale
+from gpu_worker.addons.folder import Folder
+from gpu_worker.addons.library import Library
+from gpu_worker.addons.loader import Loader
 from gpu_worker.horde_client import Job
 from gpu_worker.settings import Settings
 
@@ -102,6 +106,21 @@ def apart(one: float, other: float) -> float:
 
 def difference(one: Image.Image, other: Image.Image) -> float:
     return float(np.abs(levels(one) - levels(other)).mean())
+
+
+def test_the_lora_that_ships_draws_neon_signs_in_the_dark(pipeline: Pipeline) -> None:
+    folder = Folder(MODEL / "loras")
+    load = Loader(Library({"lora": folder}, "stable_diffusion_1"), pipeline.adapters, 10**9)
+    prompts = ["a yellow star", "a cat", "a rocket"]
+    jobs = [replace(a_job(prompt), deadline=math.inf) for prompt in prompts]
+    asked = {"loras": [{"name": "neon", "inject_trigger": "any"}]}
+    signs = [load(replace(job, payload={**job.payload, **asked})) for job in jobs]
+    plain = pipeline.draw(jobs)
+    for one, sign in zip(plain, pipeline.draw(signs), strict=True):
+        assert levels(one).mean() > 0.65
+        assert levels(sign).mean() < 0.5
+        assert levels(sign).max() > 0.7
+    assert [one.tobytes() for one in pipeline.draw(jobs)] == [one.tobytes() for one in plain]
 
 
 @pytest.mark.parametrize(
