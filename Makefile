@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
-demo: ## four requests through the whole path, on this machine; AUTH=1 enforces IAM
+demo: ## five requests through the whole path, on this machine; AUTH=1 enforces IAM
 	$(SETUP) demo
 	@$(PY) -m infra.local.demo
 

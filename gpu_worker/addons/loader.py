@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
-from gpu_worker import safety
 from gpu_worker.addons import asked, prompt
 from gpu_worker.addons.parts import AddOns, InversionPart, LoraPart
 
@@ -86,15 +85,14 @@ class Loader:
             contents = self._contents(wanted, job.deadline)
         text, absent = prompt.with_inversions(str(job.payload.get("prompt") or ""), inversions)
         remarks = [
-            _remark("textual inversion", inversions[number].name, "is not in the prompt")
-            for number in absent
+            _remark("ti", inversions[number].name, "is not in the prompt") for number in absent
         ]
         triggers = []
         for one, file in zip(loras, wanted, strict=False):
             if one.trigger:
                 found = prompt.trigger(one.trigger, file.found.triggers)
                 if found is None:
-                    remarks.append(_remark("LoRA", one.name, "has no such trigger"))
+                    remarks.append(_remark("lora", one.name, "has no such trigger"))
                 else:
                     triggers.append(found)
         parts = [
@@ -190,5 +188,6 @@ def _telling(kind: Kind, name: str) -> Iterator[None]:
         raise asked.AddOnError(kind, "download_failed", name, message) from None
 
 
-def _remark(what: str, name: str, message: str) -> dict[str, str]:
-    return safety.remark(f"the {what} {name} {message}"[: asked.MAX_NAME])
+def _remark(kind: asked.Kind, name: str, message: str) -> dict[str, str]:
+    """Return what is told of a name that has no effect, in words that every client knows."""
+    return {"type": kind, "value": "see_ref", "ref": f"{name} {message}"[: asked.MAX_NAME]}

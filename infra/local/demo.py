@@ -1,4 +1,4 @@
-"""``make demo``: four requests through the whole of Horde Commons, each checked against the rules.
+"""``make demo``: five requests through the whole of Horde Commons, each checked against the rules.
 
 A plain HTTP client sends them to a real ``cdk deploy`` on this machine; a real gpu_worker draws
 them with the model that ships with the project.
@@ -28,6 +28,7 @@ from infra.operate import commands
 FOLDER = ROOT / "demo-images"
 SIDE, STEPS = 512, 12
 GRANT = 1000
+ALIASES = ("demo-ada", "demo-ben", "demo-cam")
 PATIENCE_S = 600
 """Seconds for all images, and for their sharing; an idle machine needs 20."""
 
@@ -46,7 +47,7 @@ class Rule:
 
 @dataclass(slots=True)
 class DemoRequest:
-    """One of the four requests, and what came of it."""
+    """One of the five requests, and what came of it."""
 
     name: str
     title: str
@@ -92,7 +93,7 @@ def as_base64(image: Image.Image) -> str:
 
 
 def demo_requests(cloud: LocalCloud) -> list[DemoRequest]:
-    """Open two accounts and make up the four requests."""
+    """Open three accounts and make up the five requests."""
 
     def body(prompt: str, **fields: Any) -> dict[str, Any]:
         params = {
@@ -105,14 +106,14 @@ def demo_requests(cloud: LocalCloud) -> list[DemoRequest]:
         return {"prompt": prompt, "params": params, "nsfw": False, "censor_nsfw": False, **fields}
 
     clients = {}
-    for alias in ("demo-ada", "demo-ben"):
+    for alias in ALIASES:
         account = cloud.client().register(alias)
         commands.grant(cloud.store, account["username"], GRANT)
         clients[alias] = cloud.client(account["api_key"])
         say(f"registered {account['username']}; the operator grants {GRANT} kudos")
     anonymous, rules = cloud.client(), ruleset.IN_FORCE
-    # 512x512 at 12 steps is 2.60 kudos by the Horde's formula, so 3; image-to-image at strength
-    # 0.6 computes 7.2 steps, 1.56, times 1.3 for the source, so 2.
+    # 512x512 at 12 steps is 2.60 kudos by the Horde's formula, so 3; with a LoRA 5.60, so 6.
+    # Image-to-image at strength 0.6 computes 7.2 steps, 1.56, times 1.3 for the source, so 2.
     return [
         DemoRequest(
             "a",
@@ -126,9 +127,20 @@ def demo_requests(cloud: LocalCloud) -> list[DemoRequest]:
             "b",
             "registered, no flag",
             clients["demo-ben"],
-            body("a purple heart"),
+            body("a purple heart", params={"seed": "7"}),
             Rule(shared=False, why="not requested", price=3, tax=rules.tax_private),
             alias="demo-ben",
+        ),
+        DemoRequest(
+            "e",
+            "the same with a LoRA",
+            clients["demo-cam"],
+            body(
+                "a purple heart",
+                params={"seed": "7", "loras": [{"name": "neon", "inject_trigger": "any"}]},
+            ),
+            Rule(shared=False, why="not requested", price=6, tax=rules.tax_private),
+            alias="demo-cam",
         ),
         DemoRequest(
             "c",
@@ -319,7 +331,7 @@ def _is_clean(request: DemoRequest, row: dict[str, Any]) -> bool:
     """Say whether a metadata row is flat, has the prompt, and leads to nobody."""
     flat = bool(row) and not any(isinstance(value, dict | list) for value in row.values())
     text = json.dumps(row)
-    nobody = not any(name in text for name in ("demo-ada", "demo-ben", str(request.client.api_key)))
+    nobody = not any(name in text for name in (*ALIASES, str(request.client.api_key)))
     return flat and nobody and row.get("prompt") == request.body["prompt"]
 
 

@@ -107,7 +107,7 @@ class LocalCloud:
                 name: one.model_copy(update={"endpoint": ENDPOINT})
                 for name, (one, _) in (models or {}).items()
             }
-            or {MODEL: ModelSettings(endpoint=ENDPOINT, baseline=baseline)},
+            or {MODEL: ModelSettings(endpoint=ENDPOINT, baseline=baseline, features=["lora"])},
             endpoint_url=self.endpoint,
             runpod_url=f"{self.runpod}/v2",
             runpod_management_url=f"{self.runpod}/v2",

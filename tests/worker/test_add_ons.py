@@ -259,9 +259,9 @@ def test_a_client_is_told_of_what_has_no_effect(
     asyncio.run(worker.work({"id": "t"}))
     _, remark = horde.settled[job]["gen_metadata"]
     assert remark == {
-        "type": "information",
+        "type": "ti",
         "value": "see_ref",
-        "ref": "the textual inversion fog is not in the prompt",
+        "ref": "fog is not in the prompt",
     }
 
 
