@@ -1,7 +1,7 @@
 """`python -m gpu_worker.train`: train the demo model and write its model directory.
 
 It trains the autoencoder, the text encoder and the UNet on single emoji; then the autoencoder on
-pictures of all kinds, and on the new latents the UNet and the text encoder, with groups of things.
+pictures of all kinds, and the UNet on the new latents, with groups of things.
 Each part is saved under build/, so an interrupted training resumes there; delete the folder to
 start again. Without interruption, the same steps, threads, versions and kind of CPU give the same
 weights.
@@ -47,11 +47,9 @@ def main() -> None:
     )
     parser.add_argument("--text-steps", type=int, default=350)
     parser.add_argument(
-        "--widen-steps", type=int, default=2200, help="of the autoencoder, on all pictures"
+        "--widen-steps", type=int, default=1500, help="of the autoencoder, on all pictures"
     )
-    parser.add_argument(
-        "--adapt-steps", type=int, default=3000, help="of UNet and text encoder, after that"
-    )
+    parser.add_argument("--adapt-steps", type=int, default=1800, help="of the UNet, after that")
     parser.add_argument(
         "--start", type=Path, help="a model directory that the first half of the training gave"
     )

@@ -1,4 +1,4 @@
-"""Go on with the training of a UNet and its text encoder, on latents of another autoencoder.
+"""Go on with the training of a UNet, on latents of another autoencoder.
 
 The UNet learns what is new in the latents, to leave a foreign picture as it is when little noise is
 to be removed (weak image-to-image), and to draw groups of things.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from gpu_worker.train.progress import Progress, rate_factor, save
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
     from gpu_worker.train.drawings import Drawings
     from gpu_worker.train.groups import Groups
 
-POOL, FIRST, NEW_PER_STEP = 16_000, 1280, 8
+POOL, FIRST, NEW_PER_STEP = 16_000, 1920, 4
 """Pictures kept encoded, those before the first step, and those that each step adds."""
-SHARE_MADE, SHARE_GROUPS = 0.18, 0.2
+SHARE_MADE, SHARE_GROUPS = 0.15, 0.2
 """Shares of made pictures and of groups; the rest are single emoji."""
 LATEST = 400
 """Highest time step, of 1000, at which made pictures are shown."""
 LEARNING_RATE = 6e-4
-TEXT_RATE = 0.2
-"""Learning rate of the text encoder, as a share of the UNet's."""
+COOLDOWN = 800
+"""Last steps, with a falling learning rate."""
 
 
 class Mixture:
@@ -74,6 +75,11 @@ class Mixture:
         self._latest[where] = torch.tensor(latest, dtype=torch.float32)
         self._count += count
 
+    def skip(self, steps: int) -> None:
+        """Continue with other pictures than at the start, after a resume at step `steps`."""
+        self._emoji.random = np.random.default_rng(steps)
+        self._made.random = np.random.default_rng(steps + 1)
+
     def batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return latents (BATCH, 4, 16, 16), tokens (BATCH, MAX_TOKENS) and time steps (BATCH)."""
         while self._count < FIRST:
@@ -90,45 +96,41 @@ class Mixture:
 
 
 def train(mixture: Mixture, unet: Any, encoder: Any, checkpoint: Path, steps: int) -> None:
-    """Train a UNet and its text encoder in place; both end with averaged weights.
+    """Train a UNet in place, with the frozen text encoder; it ends with averaged weights.
 
     The training goes on from the checkpoint if there is one, with other pictures.
     """
     torch.manual_seed(0)
-    encoder.requires_grad_(requires_grad=True).train()
+    encoder.requires_grad_(requires_grad=False).eval()
     unet.train()
-    groups = [
-        {"params": [*unet.parameters()], "share": 1.0},
-        {"params": [*encoder.parameters()], "share": TEXT_RATE},
-    ]
-    parameters = [weight for group in groups for weight in group["params"]]
+    parameters = [*unet.parameters()]
     optimizer = torch.optim.AdamW(
-        groups, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
+        parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
     )
     average = [weight.detach().clone() for weight in parameters]
     done = 0
     if checkpoint.exists():
         state = torch.load(checkpoint)
         unet.load_state_dict(state["unet"])
-        encoder.load_state_dict(state["text"])
         optimizer.load_state_dict(state["optimizer"])
         average, done = state["average"], state["step"]
         torch.manual_seed(done)
+        mixture.skip(done)
     alphas = scheduler().alphas_cumprod
     progress = Progress("adapt", done, steps)
     last = time.monotonic()
     for step in range(done, steps):
         clean, tokens, time_ = mixture.batch()
         for group in optimizer.param_groups:
-            factor = rate_factor(step, steps, cooldown=steps // 2)
-            group["lr"] = LEARNING_RATE * group["share"] * factor
+            group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=COOLDOWN)
         noise = torch.randn_like(clean) + NOISE_OFFSET * torch.randn(BATCH, 4, 1, 1)
         signal = alphas[time_].sqrt()[:, None, None, None]
         blur = (1 - alphas[time_]).sqrt()[:, None, None, None]
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = encoder(tokens, output_hidden_states=True).hidden_states
-            # Every tenth step uses the last layer but one, which clip_skip 2 selects.
-            text = encoder.final_layer_norm(hidden[1 if step % 10 == 9 else 2])
+            with torch.no_grad():
+                hidden = encoder(tokens, output_hidden_states=True).hidden_states
+                # Every tenth step uses the last layer but one, which clip_skip 2 selects.
+                text = encoder.final_layer_norm(hidden[1 if step % 10 == 9 else 2])
             guess = unet(signal * clean + blur * noise, time_, text).sample.float()
         loss = (guess - (signal * noise - blur * clean)).square().mean()
         loss.backward()
@@ -141,9 +143,8 @@ def train(mixture: Mixture, unet: Any, encoder: Any, checkpoint: Path, steps: in
         if time.monotonic() - last > 90 or step + 1 == steps:
             last = time.monotonic()
             state = {
-                "unet": unet.state_dict(), "text": encoder.state_dict(), "average": average,
+                "unet": unet.state_dict(), "average": average,
                 "optimizer": optimizer.state_dict(), "step": step + 1,
             }  # fmt: skip
             save(state, checkpoint)
-    averaged(unet, average[: len(groups[0]["params"])])
-    averaged(encoder, average[len(groups[0]["params"]) :])
+    averaged(unet, average)

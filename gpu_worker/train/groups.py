@@ -43,7 +43,11 @@ class Groups:
 
     def __init__(self, pictures: Pictures) -> None:
         self._pictures = pictures
-        self.random = pictures.random
+
+    @property
+    def random(self) -> np.random.Generator:
+        """The generator of the pictures, which draws for the groups too."""
+        return self._pictures.random
 
     def _thing(self) -> PictureSpec:
         """Return the content of a picture that has a background."""

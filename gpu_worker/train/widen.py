@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -27,6 +28,8 @@ CROP = vae.CROP
 POOL = 8000
 """Pictures of a kind kept for crops; until then every step adds some."""
 LEARNING_RATE = 1.5e-3
+COOLDOWN = 400
+"""Last steps, with a falling learning rate."""
 ANCHOR_WEIGHT = 0.03
 """Weight of the squared change of an emoji's latents, whose deviation is 1."""
 BOUND, BOUND_WEIGHT = 2.5, 0.01
@@ -112,12 +115,15 @@ def train(teacher: Any, emoji: Pictures, made: Drawings, checkpoint: Path, steps
         student.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
         done = state["step"]
+        # Other pictures than at the start.
+        torch.manual_seed(done)
+        emoji.random, made.random = (np.random.default_rng(done + n) for n in range(2))
     crops = Crops(emoji), Crops(made)
     progress = Progress("widen", done, steps)
     last = time.monotonic()
     for step in range(done, steps):
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=steps // 2)
+            group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=COOLDOWN)
         target = torch.cat([crops[0].take(EMOJI), crops[1].take(MADE)])
         # bfloat16 takes half the time, where the CPU has instructions for it.
         with torch.autocast("cpu", torch.bfloat16):
