@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--widen-steps", type=int, default=1500, help="of the autoencoder, on all pictures"
     )
-    parser.add_argument("--adapt-steps", type=int, default=1800, help="of the UNet, after that")
+    parser.add_argument("--adapt-steps", type=int, default=1400, help="of the UNet, after that")
     parser.add_argument(
         "--start", type=Path, help="a model directory that the first half of the training gave"
     )
