@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import colorsys
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from gpu_worker.train.data import SIZE, Bytes, Floats
@@ -24,6 +25,7 @@ FINE = 2 * SIZE
 LETTERS = "ABCDEFGHKLMNOPRSTUVWXYZabcdefghiklmnoprstuvwxyz0123456789&?!"
 
 Colour = tuple[int, int, int]
+Reals = npt.NDArray[np.floating[Any]]
 
 
 class Drawings:
@@ -56,7 +58,7 @@ class Drawings:
     def _one(self) -> Floats:
         return self._kinds[int(self.random.choice(len(self._kinds), p=self._weights))][1]()
 
-    def _developed(self, image: Floats) -> Floats:
+    def _developed(self, image: Reals) -> Floats:
         """Return a picture with a random exposure, contrast, cast, softness and grain."""
         random = self.random
         if random.random() < 0.4:
@@ -98,7 +100,8 @@ class Drawings:
         spectrum = np.fft.fft2(self.random.normal(size=(SIZE, SIZE))) / radius**falloff
         spectrum[0, 0] = 0
         field = np.fft.ifft2(spectrum).real
-        return (field / field.std()).astype(np.float32)
+        level: Floats = (field / field.std()).astype(np.float32)
+        return level
 
     def _ramp(self) -> Floats:
         """Return two to five colours that run into each other along a line or from a point."""
@@ -260,12 +263,13 @@ class Drawings:
         """Return lines of random letters."""
         random = self.random
         image, pen = self._canvas(self._ground())
-        font = ImageFont.load_default(float(random.uniform(14, 70)))
+        size = float(random.uniform(14, 70))
+        font = ImageFont.load_default(size)
         y, colour = float(random.uniform(-20, 30)), self._colour()
         while y < FINE:
             text = "".join(random.choice([*LETTERS, " "], 16))
             pen.text((random.uniform(-30, 20), y), text, colour, font)
-            y += font.size * random.uniform(1, 1.6)
+            y += size * random.uniform(1, 1.6)
             if random.random() < 0.3:
                 colour = self._colour()
         return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX)).astype(np.float32)
@@ -344,12 +348,12 @@ class Drawings:
         return image.astype(np.float32)
 
 
-def _blurred(image: Floats, radius: float) -> Floats:
+def _blurred(image: Reals, radius: float) -> Floats:
     picture = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
     return np.asarray(picture.filter(ImageFilter.GaussianBlur(radius))).astype(np.float32)
 
 
-def _blurred_line(points: Floats) -> Floats:
+def _blurred_line(points: Reals) -> Reals:
     """Return a path of nine points as a smooth one of 33, by splitting corners twice."""
     for _ in range(2):
         quarter = 0.75 * points[:-1] + 0.25 * points[1:]

@@ -87,7 +87,7 @@ def train(pictures: Pictures, checkpoint: Path, steps: int) -> Any:
         # Slightly noisy latents make the decoder robust against errors of the UNet.
         loss = loss_of(vae.decode(latents.sample()).sample, target)
         loss = loss + KL_WEIGHT * latents.kl().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
