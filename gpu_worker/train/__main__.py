@@ -1,7 +1,7 @@
 """`python -m gpu_worker.train`: train the demo model and write its model directory.
 
 It trains the autoencoder, the text encoder and the UNet on single emoji; then the autoencoder on
-pictures of all kinds, and the UNet on the new latents, with groups of things.
+pictures of all kinds, and the UNet on the new latents.
 Each part is saved under build/, so an interrupted training resumes there; delete the folder to
 start again. Without interruption, the same steps, threads, versions and kind of CPU give the same
 weights.
@@ -23,7 +23,6 @@ from gpu_worker.train import adapt, text, unet, vae, widen
 from gpu_worker.train.data import Pictures, load
 from gpu_worker.train.drawings import Drawings
 from gpu_worker.train.export import export
-from gpu_worker.train.groups import Groups
 from gpu_worker.train.nouns import CORE, NOUNS
 from gpu_worker.train.progress import save
 
@@ -49,7 +48,10 @@ def main() -> None:
     parser.add_argument(
         "--widen-steps", type=int, default=1500, help="of the autoencoder, on all pictures"
     )
-    parser.add_argument("--adapt-steps", type=int, default=1400, help="of the UNet, after that")
+    parser.add_argument("--adapt-steps", type=int, default=1200, help="of the UNet, after that")
+    parser.add_argument(
+        "--share-groups", type=float, default=0, help="share of groups of things, in these steps"
+    )
     parser.add_argument(
         "--start", type=Path, help="a model directory that the first half of the training gave"
     )
@@ -83,7 +85,9 @@ def main() -> None:
     )
     vae.standardise(autoencoder, Pictures(cutouts, 3, nouns))
     pictures = Pictures(cutouts, 14, nouns, share_3d=args.share_3d, mirrored=args.mirrored)
-    mixture = adapt.Mixture(pictures, Groups(pictures), Drawings(15), autoencoder, tokenizer)
+    mixture = adapt.Mixture(
+        pictures, Drawings(15), autoencoder, tokenizer, share_groups=args.share_groups
+    )
     adapt.train(mixture, denoiser, encoder, args.work / "adapted.pt", args.adapt_steps)
     print(f"autoencoder {vae.psnr(autoencoder, Pictures(cutouts, 9, nouns)):.2f} dB")
     export(autoencoder, denoiser, encoder, tokenizer, args.out)

@@ -1,7 +1,7 @@
 """Go on with the training of a UNet, on latents of another autoencoder.
 
 The UNet learns what is new in the latents, to leave a foreign picture as it is when little noise is
-to be removed (weak image-to-image), and to draw groups of things.
+to be removed (weak image-to-image), and if asked for to draw groups of things.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from gpu_worker.train.groups import Groups
 from gpu_worker.train.progress import Progress, rate_factor, save
 from gpu_worker.train.text import tokens_of
 from gpu_worker.train.unet import (
@@ -29,16 +30,15 @@ if TYPE_CHECKING:
 
     from gpu_worker.train.data import Pictures
     from gpu_worker.train.drawings import Drawings
-    from gpu_worker.train.groups import Groups
 
-POOL, FIRST, NEW_PER_STEP = 16_000, 1920, 4
+POOL, FIRST, NEW_PER_STEP = 16_000, 1280, 4
 """Pictures kept encoded, those before the first step, and those that each step adds."""
-SHARE_MADE, SHARE_GROUPS = 0.15, 0.2
-"""Shares of made pictures and of groups; the rest are single emoji."""
+SHARE_MADE = 0.15
+"""Share of made pictures; the rest are single emoji, and groups if they are asked for."""
 LATEST = 400
 """Highest time step, of 1000, at which made pictures are shown."""
 LEARNING_RATE = 6e-4
-COOLDOWN = 800
+COOLDOWN = 600
 """Last steps, with a falling learning rate."""
 
 
@@ -46,9 +46,10 @@ class Mixture:
     """A pool of encoded pictures of three kinds, their captions, and their highest time steps."""
 
     def __init__(
-        self, emoji: Pictures, groups: Groups, made: Drawings, vae: Any, tokenizer: Any
+        self, emoji: Pictures, made: Drawings, vae: Any, tokenizer: Any, *, share_groups: float = 0
     ) -> None:
-        self._emoji, self._groups, self._made = emoji, groups, made
+        self._emoji, self._made = emoji, made
+        self._groups, self._share_groups = Groups(emoji), share_groups
         self._vae, self._tokenizer = vae, tokenizer
         self._latents = torch.empty(POOL, 4, 16, 16)
         self._tokens = torch.empty(POOL, tokenizer.model_max_length, dtype=torch.long)
@@ -63,7 +64,7 @@ class Mixture:
             # Any prompt may come with a picture.
             caption = self._emoji.spec().caption if random.random() < 0.7 else ""
             return self._made.draw(), caption, LATEST
-        source = self._groups if chance < SHARE_MADE + SHARE_GROUPS else self._emoji
+        source = self._groups if chance < SHARE_MADE + self._share_groups else self._emoji
         return *source.draw(), 1000
 
     @torch.no_grad()

@@ -141,7 +141,7 @@ def test_made_pictures_are_learnt_at_little_noise_alone(monkeypatch: pytest.Monk
         monkeypatch.setattr(adapt, "SHARE_MADE", share)
         monkeypatch.setattr(adapt, "FIRST", 64)
         emoji = pictures(6)
-        mixture = adapt.Mixture(emoji, Groups(emoji), Drawings(7), vae.build(), tokenizer)
+        mixture = adapt.Mixture(emoji, Drawings(7), vae.build(), tokenizer, share_groups=0.2)
         latents, tokens, steps = zip(*(mixture.batch() for _ in range(4)), strict=True)
         assert latents[0].shape == (unet.BATCH, 4, 16, 16)
         assert tokens[0].shape == (unet.BATCH, text.MAX_TOKENS)
