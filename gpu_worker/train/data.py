@@ -221,6 +221,15 @@ def place(name: str, random: np.random.Generator) -> Floats:
     return _gradient((0, sky[0]), (ground, sky[1]), (ground + 0.01, floor[0]), (1, floor[1]))
 
 
+def paste(background: Floats, cutout: Bytes, side: int, x: int, y: int) -> None:
+    """Draw a cut-out over the square of `side` pixels whose upper left corner is (x, y)."""
+    image = Image.fromarray(cutout).convert("RGBa").resize((side, side), Image.Resampling.BILINEAR)
+    scaled = np.asarray(image).astype(np.float32)
+    window = background[y : y + side, x : x + side]
+    window *= 1 - scaled[..., 3:] / 255
+    window += scaled[..., :3]
+
+
 def caption(
     random: np.random.Generator, noun: Noun, colour: str, ground: str, style: str, *, rich: bool
 ) -> str:
@@ -261,6 +270,8 @@ class PictureSpec:
     """A colour of COLOURS, or empty for the emoji's own."""
     ground: str
     """A key of PLAIN or PLACES, or empty for white, which the caption does not mention."""
+    phrase: str
+    """The ground as the caption words it, such as "on grass"."""
     caption: str
 
 
@@ -281,11 +292,19 @@ class Pictures:
         self.nouns = nouns
         self._cutouts = dict(cutouts)
 
-    def _cutout(self, code: str, style: str, colour: str) -> Bytes:
-        key = (code, f"{style} {colour}")
+    def cutout(self, spec: PictureSpec) -> Bytes:
+        """Return a spec's emoji in its colour, mirrored at random: RGBA."""
+        key = (spec.noun.code, f"{spec.style} {spec.colour}".rstrip())
         if key not in self._cutouts:
-            self._cutouts[key] = recolour(self._cutouts[code, style], colour)
-        return self._cutouts[key]
+            self._cutouts[key] = recolour(self._cutouts[spec.noun.code, spec.style], spec.colour)
+        cutout = self._cutouts[key]
+        return cutout[:, ::-1] if self.random.random() < self._mirrored else cutout
+
+    def background(self, spec: PictureSpec) -> Floats:
+        """Return what a spec's emoji stands on: (SIZE, SIZE, 3), 0 to 255."""
+        if spec.ground in PLACES:
+            return place(spec.ground, self.random)
+        return plain(spec.ground or "white")
 
     def spec(self) -> PictureSpec:
         """Return the random content and caption of the next picture."""
@@ -309,32 +328,17 @@ class Pictures:
                 phrase = PLACES[ground][int(random.integers(len(PLACES[ground])))]
         rich = bool(random.random() < 0.5)
         text = caption(random, noun, colour, phrase, style, rich=rich)
-        return PictureSpec(noun, style, colour, ground, text)
+        return PictureSpec(noun, style, colour, ground, phrase, text)
 
     def draw(self) -> tuple[Bytes, str]:
         """Return the next picture and its caption."""
         random, spec = self.random, self.spec()
-        if spec.ground in PLACES:
-            background = place(spec.ground, random)
-        else:
-            background = plain(spec.ground or "white")
-        if spec.colour:
-            cutout = self._cutout(spec.noun.code, spec.style, spec.colour)
-        else:
-            cutout = self._cutouts[spec.noun.code, spec.style]
-        if random.random() < self._mirrored:
-            cutout = cutout[:, ::-1]
+        background, cutout = self.background(spec), self.cutout(spec)
         side = int(random.integers(56, 60))
-        image = (
-            Image.fromarray(cutout).convert("RGBa").resize((side, side), Image.Resampling.BILINEAR)
-        )
-        scaled = np.asarray(image).astype(np.float32)
         slack = SIZE - side
         low, high = max(0, slack // 2 - 1), min(slack, slack // 2 + 1)
         y, x = random.integers(low, high + 1, 2)
-        window = background[y : y + side, x : x + side]
-        window *= 1 - scaled[..., 3:] / 255
-        window += scaled[..., :3]
+        paste(background, cutout, side, int(x), int(y))
         return np.clip(background, 0, 255).astype(np.uint8), spec.caption
 
     def take(self, count: int) -> Iterator[tuple[Bytes, str]]:

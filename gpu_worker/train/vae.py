@@ -24,14 +24,14 @@ GRADIENT_WEIGHT = 0.5
 """Weight of the image gradients in the loss: edges matter in an emoji."""
 
 
-def build() -> Any:
-    """Return a new autoencoder of 1.5 million weights."""
+def build(layers: int = 1) -> Any:
+    """Return a new autoencoder of 1.5 million weights, or of 1.9 million with two layers."""
     return import_module("diffusers").AutoencoderKL(
         block_out_channels=(24, 48, 96),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         latent_channels=4,
-        layers_per_block=1,
+        layers_per_block=layers,
         norm_num_groups=8,
         sample_size=64,
         scaling_factor=1.0,
@@ -62,21 +62,11 @@ def loss_of(pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def train(pictures: Pictures, checkpoint: Path, steps: int, *, decoder_of: Any = None) -> Any:
-    """Train an autoencoder, from the checkpoint if there is one.
-
-    With `decoder_of`, train only that autoencoder's decoder. Its latents do not change, so a UNet
-    that was trained on them still fits.
-    """
+def train(pictures: Pictures, checkpoint: Path, steps: int) -> Any:
+    """Train an autoencoder, from the checkpoint if there is one."""
     torch.manual_seed(0)
-    vae = decoder_of or build()
-    decoder_only = decoder_of is not None
+    vae = build()
     parameters = [*vae.parameters()]
-    if decoder_only:
-        vae.requires_grad_(requires_grad=False)
-        vae.decoder.requires_grad_(requires_grad=True)
-        vae.post_quant_conv.requires_grad_(requires_grad=True)
-        parameters = [*vae.post_quant_conv.parameters(), *vae.decoder.parameters()]
     optimizer = torch.optim.AdamW(
         parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
     )
@@ -87,7 +77,7 @@ def train(pictures: Pictures, checkpoint: Path, steps: int, *, decoder_of: Any =
         optimizer.load_state_dict(state["optimizer"])
         done = state["step"]
     pool: list[Any] = []
-    progress = Progress("decoder" if decoder_only else "vae", done, steps)
+    progress = Progress("vae", done, steps)
     last = time.monotonic()
     for step in range(done, steps):
         target = _batch(pictures, pool)
@@ -95,13 +85,9 @@ def train(pictures: Pictures, checkpoint: Path, steps: int, *, decoder_of: Any =
             group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=steps // 2)
         latents = vae.encode(target).latent_dist
         # Slightly noisy latents make the decoder robust against errors of the UNet.
-        noisy = latents.mode() if decoder_only else latents.sample()
-        if decoder_only:
-            noisy = noisy + 0.05 * torch.randn_like(noisy)
-        loss = loss_of(vae.decode(noisy).sample, target)
-        if not decoder_only:
-            loss = loss + KL_WEIGHT * latents.kl().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = loss_of(vae.decode(latents.sample()).sample, target)
+        loss = loss + KL_WEIGHT * latents.kl().mean()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -10,7 +10,7 @@ SIDE, GAP, TEXT, HEAD = 256, 28, 74, 96
 PAPER, CARD, INK, FAINT = "#f4f1ea", "#ffffff", "#23262b", "#6d7178"
 SHARED, PRIVATE, SOURCE = "#1d7a4c", "#7c4a03", "#5c6570"
 TITLE = "Horde Commons"
-SUBTITLE = "drawn by `make demo`: real requests, a real worker, a 19 MB model on a CPU"
+SUBTITLE = "drawn by `make demo`: real requests, a real worker, a 20 MB model on a CPU"
 
 
 @dataclass(frozen=True, slots=True)
