@@ -10,7 +10,7 @@ import torch
 
 from gpu_worker import weights
 from gpu_worker.post import rrdb, tiles
-from gpu_worker.post.names import UPSCALERS
+from gpu_worker.post.kinds import UPSCALERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

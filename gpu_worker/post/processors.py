@@ -17,8 +17,8 @@ from PIL import Image
 from gpu_worker import weights
 from gpu_worker.horde_client import MIN_TTL_S, BadJobError
 from gpu_worker.model_files import ModelError
-from gpu_worker.post import cutout, names
-from gpu_worker.post.names import FACE_FIXERS, STRIP, UPSCALERS
+from gpu_worker.post import cutout, kinds
+from gpu_worker.post.kinds import FACE_FIXERS, STRIP, UPSCALERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,7 +70,7 @@ class PostProcessors:
         self.turns = threading.BoundedSemaphore(2 * (os.cpu_count() or 1))
         """Held by whoever runs them and encodes what they return, since that is large."""
         self.offered = tuple(
-            name for name in names.ORDER if name in self._upscalers or (name == STRIP and cut)
+            name for name in kinds.ORDER if name in self._upscalers or (name == STRIP and cut)
         )
         """The names that the worker offers."""
 
@@ -84,7 +84,7 @@ class PostProcessors:
 
     def asked(self, job: Job) -> list[str]:
         """Return what a job asks for, in the order in which it is run; raises BadJobError."""
-        return names.asked(job.payload, self.offered)
+        return kinds.asked(job.payload, self.offered)
 
     def run(self, job: Job, image: Image.Image, on_gpu: Run) -> Image.Image:
         """Return a job's drawing, processed as asked; RGBA after `strip_background`.
@@ -197,7 +197,7 @@ def _unusable(file: Path) -> str:
     if file.suffix in PICKLES:
         return (
             "is refused, since loading it runs code; convert it: "
-            f"python -m gpu_worker.post.convert {file.name} {file.stem}.safetensors"
+            f"python -m gpu_worker.post.from_pth {file.name} {file.stem}.safetensors"
         )
     if file.suffix == ".safetensors" and file.stem not in UPSCALERS:
         return f"is no upscaler of the Horde's: {', '.join(UPSCALERS)}"

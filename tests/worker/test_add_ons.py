@@ -206,7 +206,7 @@ def test_a_textual_inversion_that_changes_nothing_is_told(
     load = Loader(library, Reader(), MOST)
     told = load(a_job(tis=[{"name": "fog"}])).add_ons
     assert told
-    assert told.remarks[0]["ref"] == "the textual inversion fog is not in the prompt"
+    assert told.remarks[0]["ref"] == "fog is not in the prompt"
     assert not host.calls
 
 

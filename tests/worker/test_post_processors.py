@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from gpu_worker.handler import Worker
 from gpu_worker.horde_client import BadJobError, Job
 from gpu_worker.model_files import ModelError
-from gpu_worker.post import cutout, names, processors
+from gpu_worker.post import cutout, kinds, processors
 from gpu_worker.post.processors import PostProcessors
 from horde.rules import features
 from tests.support.numbers import HANG_S
@@ -80,11 +80,11 @@ def a_job(**payload: Any) -> Job:
 
 
 def test_the_names_factors_and_limits_are_those_of_our_horde() -> None:
-    assert names.UPSCALERS == features.UPSCALERS
-    assert set(names.ORDER) == set(features.POST_PROCESSORS)
-    assert names.MAX_DELIVERED_PIXELS == features.MAX_DELIVERED_PIXELS
+    assert kinds.UPSCALERS == features.UPSCALERS
+    assert set(kinds.ORDER) == set(features.POST_PROCESSORS)
+    assert kinds.MAX_DELIVERED_PIXELS == features.MAX_DELIVERED_PIXELS
     payload = {"width": 64, "height": 128, "post_processing": [X4, "strip_background"]}
-    assert names.delivered(payload) == features.delivered_size(payload)
+    assert kinds.delivered(payload) == features.delivered_size(payload)
 
 
 def test_whatever_the_order_in_a_job_the_background_is_stripped_last() -> None:
@@ -257,7 +257,7 @@ def test_a_post_processor_that_fails_faults_its_image_alone(
 @pytest.mark.parametrize(
     ("file", "why"),
     [
-        ("NMKD_Siax.pth", r"runs code; convert it: python -m gpu_worker\.post\.convert NMKD"),
+        ("NMKD_Siax.pth", r"runs code; convert it: python -m gpu_worker\.post\.from_pth NMKD"),
         ("GFPGAN.pth", "is a face fixer; none is supported"),
         ("CodeFormers.safetensors", "is a face fixer; none is supported"),
         ("mine.safetensors", "is no upscaler of the Horde's: RealESRGAN_x4plus"),

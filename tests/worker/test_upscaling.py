@@ -156,12 +156,12 @@ def test_weights_in_half_precision_are_read(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_converted_without_running_its_code(tmp_path: Path) -> None:
-    from gpu_worker.post import convert
+    from gpu_worker.post import from_pth
 
     net = a_net(blocks=2)
     source, target = tmp_path / "in.pth", tmp_path / "out.safetensors"
     torch.save({"params_ema": net.state_dict(), "params": {}}, source)
-    convert.convert(source, target)
+    from_pth.convert(source, target)
     found = rrdb.of_safetensors(target).state_dict()
     assert all(torch.equal(found[name], one) for name, one in net.state_dict().items())
 
@@ -175,7 +175,7 @@ class Evil:
 def test_a_checkpoint_that_cannot_be_converted_leaves_nothing_behind(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpu_worker.post import convert
+    from gpu_worker.post import from_pth
 
     monkeypatch.chdir(tmp_path)
     source, target = tmp_path / "in.pth", tmp_path / "out.safetensors"
@@ -184,7 +184,7 @@ def test_a_checkpoint_that_cannot_be_converted_leaves_nothing_behind(
     else:
         source.write_bytes(pickle.dumps({"params": Evil()}) if content == "code" else b"rubbish")
     with pytest.raises(rrdb.NetworkError):
-        convert.convert(source, target)
+        from_pth.convert(source, target)
     assert [one.name for one in tmp_path.iterdir()] == ["in.pth"]
 
 

@@ -1,4 +1,4 @@
-"""`python -m gpu_worker.post.convert IN.pth OUT.safetensors`: convert an upscaler's weights.
+"""`python -m gpu_worker.post.from_pth IN.pth OUT.safetensors`: convert an upscaler's weights.
 
 A .pth file is a pickle, which can run code. Here torch reads tensors alone from it, and what is
 written is read back as the worker will read it.
@@ -29,7 +29,7 @@ def convert(source: Path, target: Path) -> None:
 def main() -> None:
     """Convert the file that the command line names."""
     if len(sys.argv) != 3:  # noqa: PLR2004
-        sys.exit("usage: python -m gpu_worker.post.convert IN.pth OUT.safetensors")
+        sys.exit("usage: python -m gpu_worker.post.from_pth IN.pth OUT.safetensors")
     try:
         convert(Path(sys.argv[1]), Path(sys.argv[2]))
     except (rrdb.NetworkError, OSError) as error:
