@@ -152,7 +152,7 @@ def generate(call: Call) -> Response:
         )
 
     no_worker = None if found.possible else ruleset.fill(NO_WORKER)
-    messages = [decision.message, reduced, no_worker, no_effect(spec, baseline)]
+    messages = [decision.message, reduced, no_worker, no_effect(body.params, spec, baseline)]
     return Response(
         RequestAccepted(
             id=request.id,

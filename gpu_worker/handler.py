@@ -548,7 +548,8 @@ def _with_one(settings: Settings, detector: safety.Detector) -> Worker:
         message = f"LORA_CACHE_DIR cannot be written ({type(error).__name__})"
         raise ModelError(message) from None
     kept = settings.lora_memory_mb * 1024 * 1024
-    add_ons = Loader(library, pipeline.adapters, kept) if library else None
+    takes = library and pipeline.takes_add_ons
+    add_ons = Loader(library, pipeline.adapters, kept) if library and takes else None
     horde = Horde(settings)
     horde.offer = {**horde.offer, **pipeline.offer}
     post = processors.load(settings)

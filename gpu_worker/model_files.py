@@ -23,11 +23,11 @@ DRAWN = {
     "StableDiffusionXLPipeline": ("text_encoder", "text_encoder_2"),
     "StableDiffusionXLImg2ImgPipeline": ("text_encoder", "text_encoder_2"),
     "StableDiffusionXLInpaintPipeline": ("text_encoder", "text_encoder_2"),
+    "FluxPipeline": ("text_encoder", "text_encoder_2"),
 }
 """The classes that the worker draws, as `model_index.json` names them, and their text encoders."""
 KNOWN = {
     "StableCascadeCombinedPipeline": "a Stable Cascade model",
-    "FluxPipeline": "a FLUX model",
     "StableDiffusion3Pipeline": "a Stable Diffusion 3 model",
 }
 
@@ -56,7 +56,9 @@ def read(directory: Path) -> ModelFiles:
     kind = str(index.get("_class_name"))
     if kind not in DRAWN:
         what = KNOWN.get(kind, f"made for {kind}")
-        _refuse(f"MODEL_DIR holds {what}; this worker draws Stable Diffusion 1, 2 and XL")
+        _refuse(f"MODEL_DIR holds {what}; this worker draws Stable Diffusion 1, 2 and XL, and FLUX")
+    if kind == "FluxPipeline":
+        return _flux(directory, kind)
     unet, vae = _json(directory, "unet/config.json"), _json(directory, "vae/config.json")
     texts = [_json(directory, f"{encoder}/config.json") for encoder in DRAWN[kind]]
     taken, given = unet.get("in_channels"), unet.get("out_channels", LATENTS)
@@ -79,6 +81,22 @@ def read(directory: Path) -> ModelFiles:
         _variant(directory / "unet"),
         _baseline(kind, unet.get("cross_attention_dim")),
     )
+
+
+def _flux(directory: Path, kind: str) -> ModelFiles:
+    """Check that the parts of a FLUX model fit each other: it packs two by two latents into one."""
+    network = _json(directory, "transformer/config.json")
+    vae = _json(directory, "vae/config.json")
+    clip, t5 = (_json(directory, f"{encoder}/config.json") for encoder in DRAWN[kind])
+    if network.get("in_channels") != 4 * vae.get("latent_channels", 0):
+        _refuse("the transformer and the autoencoder in MODEL_DIR do not fit each other")
+    read = network.get("pooled_projection_dim"), network.get("joint_attention_dim")
+    if read != (clip.get("hidden_size"), t5.get("d_model")):
+        _refuse("the transformer and the text encoders in MODEL_DIR do not fit each other")
+    for part in ("transformer", "vae", *DRAWN[kind]):
+        _check_weights(directory, part)
+    _json(directory, "scheduler/scheduler_config.json")
+    return ModelFiles(kind, "flow", _variant(directory / "transformer"), "flux_1")
 
 
 def _baseline(kind: str, width: Any) -> str:

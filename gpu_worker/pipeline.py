@@ -23,12 +23,12 @@ from gpu_worker import control, image_codec, model_files, upscale
 from gpu_worker.addons.adapters import Adapters
 from gpu_worker.families import guided
 from gpu_worker.families import stable_diffusion as families
+from gpu_worker.families.flux import Flux
 from gpu_worker.families.inpainting import StableDiffusionInpainting, StableDiffusionXLInpainting
 from gpu_worker.families.stable_diffusion_xl import StableDiffusionXL
 from gpu_worker.horde_client import BadJobError, Job
 from gpu_worker.model_files import ModelError
 from gpu_worker.passes import Pass, bucket, first_pass_size, refuse
-from gpu_worker.samplers import scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,6 +61,7 @@ FAMILIES: Mapping[str, type[families.StableDiffusion]] = {
     "StableDiffusionXLImg2ImgPipeline": StableDiffusionXL,
     "StableDiffusionInpaintPipeline": StableDiffusionInpainting,
     "StableDiffusionXLInpaintPipeline": StableDiffusionXLInpainting,
+    "FluxPipeline": Flux,
 }
 """By the class that a model's `model_index.json` names (`model_files.DRAWN`)."""
 
@@ -83,9 +84,10 @@ class Pipeline:
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
         device = device_of(settings.device, os.environ)
-        dtype = torch.float16 if device.startswith("cuda") else torch.float32
         files = model_files.read(settings.model_dir)
-        self._model = FAMILIES[files.kind](settings.model_dir, device, dtype, files.variant)
+        family = FAMILIES[files.kind]
+        dtype = family.half if device.startswith("cuda") else torch.float32
+        self._model = family(settings.model_dir, device, dtype, files.variant)
         self._guided = guided.load(self._model, settings.controlnet_dir)
         """The model with the ControlNet of each type."""
         self.adapters = Adapters(self._model)
@@ -152,6 +154,11 @@ class Pipeline:
                 sized, requested, sources or [None] * len(jobs), strict=True
             )
         ]
+
+    @property
+    def takes_add_ons(self) -> bool:
+        """Whether LoRAs and textual inversions change the model."""
+        return self._model.takes_add_ons
 
     @property
     def offer(self) -> Payload:
@@ -309,7 +316,7 @@ class Pipeline:
         return Text(*both, self._model.length(*both))
 
     def _scheduler(self, common: Pass) -> Any:
-        return scheduler(common.sampler, self._model.schedule, karras=common.karras)
+        return self._model.scheduler(common.sampler, karras=common.karras)
 
     @contextmanager
     def _tiling(self, enabled: bool) -> Iterator[None]:  # noqa: FBT001
@@ -320,7 +327,7 @@ class Pipeline:
         convolutions = [
             module
             for model in (
-                self._model.text2img.unet,
+                self._model.network,
                 self._model.text2img.vae,
                 *(one.network for one in self._guided.values()),
             )

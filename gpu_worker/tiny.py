@@ -25,17 +25,28 @@ NATIVE_SIZE = 64
 """Native side of the images, in pixels (Stable Diffusion 1: 512); hires_fix applies above it."""
 
 
-def build(directory: Path, seed: int = SEED, *, xl: bool = False, repainting: bool = False) -> Path:
+def build(
+    directory: Path,
+    seed: int = SEED,
+    *,
+    xl: bool = False,
+    repainting: bool = False,
+    flux: bool = False,
+) -> Path:
     """Write the model to `directory` atomically, unless it is there already; returns the path.
 
-    `xl` makes one of the family of Stable Diffusion XL, `repainting` an inpainting checkpoint.
+    `xl` makes one of the family of Stable Diffusion XL, `flux` one of FLUX.1 [dev], `repainting` an
+    inpainting checkpoint of the others.
     """
     if (directory / "model_index.json").exists():
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        (_write_xl if xl else _write)(scratch, seed, 9 if repainting else 4)
+        if flux:
+            _write_flux(scratch, seed)
+        else:
+            (_write_xl if xl else _write)(scratch, seed, 9 if repainting else 4)
         # mkdtemp makes a private directory, but anyone may read the model.
         scratch.chmod(0o755)
         try:
@@ -116,6 +127,50 @@ def _write_xl(directory: Path, seed: int, channels: int) -> None:
     ).save_pretrained(directory)
 
 
+def _write_flux(directory: Path, seed: int) -> None:
+    diffusers = _libraries()
+    import torch  # noqa: PLC0415
+    from transformers import CLIPTextModel, T5Config, T5EncoderModel, T5TokenizerFast  # noqa: PLC0415
+
+    tokenizer = _tokenizer()
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces += [(letter, -2.0) for letter in "\u2581abcdefghijklmnopqrstuvwxyz0123456789,.#"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModel(_text_config(tokenizer))
+        text_encoder_2 = T5EncoderModel(
+            T5Config(vocab_size=64, d_model=HIDDEN, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+        )
+        transformer = diffusers.FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=4 * FLUX_LATENTS,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=HIDDEN,
+            pooled_projection_dim=HIDDEN,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        )
+        vae = diffusers.AutoencoderKL(
+            **{**VAE, "latent_channels": FLUX_LATENTS},
+            shift_factor=0.1159,
+            scaling_factor=0.3611,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+    diffusers.FluxPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512),
+        transformer=transformer,
+    ).save_pretrained(directory)
+
+
 def build_control(directory: Path, model: Path, seed: int = SEED) -> Path:
     """Write a random ControlNet for a model that `build` made; returns the path.
 
@@ -140,6 +195,8 @@ def build_control(directory: Path, model: Path, seed: int = SEED) -> Path:
 
 
 HIDDEN = 32
+FLUX_LATENTS = 16
+"""Channels of FLUX's latents."""
 BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 UNET: dict[str, Any] = {
     "sample_size": NATIVE_SIZE // 8,

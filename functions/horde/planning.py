@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from horde import clock
-from horde.edge.bodies import GenerateRequest
+from horde.edge.bodies import GenerateRequest, Params
 from horde.overview import chances, is_drawn
 from horde.records import ANONYMOUS_ID, Generation, ImageSpec, Request, State, User
 from horde.rules import admission, features, matching, pricing, ruleset, sharing
@@ -17,6 +17,8 @@ from horde.styling import Styled
 MAX_MODELS = 4
 """Models that a request may name; further ones are ignored. Each has a copy of each image."""
 DEFAULT_MODEL = "stable_diffusion"
+FLOW = frozenset({"flux_1", "qwen_image", "z_image_turbo"})
+"""The families of flow matching, which have a sampler of their own."""
 NO_HIRES_FIX = (
     "hires_fix has no effect here: it acts on text-to-image whose sides both exceed the size that "
     "the model was trained on."
@@ -48,10 +50,22 @@ def dearest(spec: ImageSpec, baselines: list[str]) -> str:
     return max(quotes, key=quotes.__getitem__, default="")
 
 
-def no_effect(spec: ImageSpec, baseline: str) -> str | None:
-    """Return what is told of a field that was asked for and changes nothing, or None."""
-    without = spec.hires_fix and not pricing.first_pass_pixels(spec, baseline=baseline)
-    return NO_HIRES_FIX if without else None
+def no_effect(params: Params, spec: ImageSpec, baseline: str) -> str | None:
+    """Return what is told of fields that were asked for and change nothing, or None."""
+    told = []
+    if spec.hires_fix and not pricing.first_pass_pixels(spec, baseline=baseline):
+        told.append(NO_HIRES_FIX)
+    sent = params.model_fields_set
+    without = {
+        "sampler_name": "sampler_name" in sent and params.sampler_name != "k_euler",
+        "karras": "karras" in sent and params.karras,
+        "clip_skip": params.clip_skip > 1,
+        "tiling": params.tiling,
+    }
+    names = [name for name, asked in without.items() if asked]
+    if baseline in FLOW and names:
+        told.append(f"{' and '.join(names)} without effect: {baseline} takes Euler steps.")
+    return " ".join(told) or None
 
 
 def usual(models: list[str], configured: Models) -> int | None:

@@ -23,7 +23,8 @@ class Adapters:
     def __init__(self, model: StableDiffusion) -> None:
         """Take a model as it was loaded."""
         components = model.text2img.components
-        parts = {part: components[part] for part in lora.PREFIXES if components.get(part)}
+        named = lora.PREFIXES if model.takes_add_ons else ()
+        parts = {part: components[part] for part in named if components.get(part)}
         self._known = lora.targets(parts)
         self._encoders = model.encoders
         self._merged = lora.Merged(parts)

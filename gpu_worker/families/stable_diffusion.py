@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from gpu_worker import prompts
 from gpu_worker.families.clip import Chunk, Encoder
 from gpu_worker.model_files import ModelError
+from gpu_worker.samplers import scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,10 @@ class StableDiffusion:
     )
     options: dict[str, Any] = {"requires_safety_checker": False}  # noqa: RUF012 - never changed
     left_out: tuple[str, ...] = ("safety_checker", "feature_extractor")
+    half = torch.float16
+    """The type of the weights on a GPU."""
+    takes_add_ons = True
+    """Whether LoRAs and textual inversions change it."""
     takes_latents = True
     """Whether `redraw` takes latents, so that `hires_fix` decodes nothing between its passes."""
 
@@ -67,13 +72,26 @@ class StableDiffusion:
             pipeline.set_progress_bar_config(disable=True)
         self.schedule = dict(self.text2img.scheduler.config)
         self.scale = int(self.text2img.vae_scale_factor)
-        self.native_size = int(self.text2img.unet.config.sample_size) * self.scale
+        self.native_size = self.side()
         self.encoders = self.made_encoders()
 
     def made_encoders(self) -> list[Encoder]:
         """Return the text encoders, which read the last layer and norm it."""
         both = self.text2img.tokenizer, self.text2img.text_encoder
         return [Encoder(*both, least_skip=1, normed=True)]
+
+    @property
+    def network(self) -> Any:
+        """What denoises."""
+        return self.text2img.unet
+
+    def side(self) -> int:
+        """Return the side of the images that the model was trained on, in pixels."""
+        return int(self.text2img.unet.config.sample_size) * self.scale
+
+    def scheduler(self, sampler: str, *, karras: bool) -> Any:
+        """Return a new scheduler for the next batch."""
+        return scheduler(sampler, self.schedule, karras=karras)
 
     def draw(self, **options: Any) -> Any:
         """Draw a batch from noise; takes and returns what diffusers' pipelines do."""

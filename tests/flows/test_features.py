@@ -195,3 +195,27 @@ def test_a_controlnet_of_many_steps_needs_its_kudos_upfront(cloud: Cloud) -> Non
     assert "with a ControlNet" in refused.body["message"]
     reduced = cloud.generate(poor, **more, allow_downgrade=True)
     assert reduced.status == 202, reduced
+
+
+# --- what changes nothing -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({}, ""),
+        ({"sampler_name": "k_euler", "karras": False}, ""),
+        ({"sampler_name": "k_dpmpp_2m"}, "sampler_name"),
+        ({"karras": True, "clip_skip": 2, "tiling": True}, "karras and clip_skip and tiling"),
+    ],
+)
+def test_what_means_nothing_for_flow_matching_is_told_there_alone(
+    cloud: Cloud, params: dict[str, Any], named: str
+) -> None:
+    models = json.loads(cloud.environment("generate")["MODELS"])
+    models["Flux"] = {"endpoint": "ep3", "baseline": "flux_1"}
+    cloud.overrides["MODELS"] = json.dumps(models)
+    key = cloud.register(kudos=1000)[1]
+    told = asked(cloud, key, models=["Flux"], params=params).body.get("message", "")
+    assert told == (f"{named} without effect: flux_1 takes Euler steps." if named else "")
+    assert "message" not in asked(cloud, key, params=params).body

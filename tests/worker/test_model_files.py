@@ -51,7 +51,6 @@ def test_a_stable_diffusion_model_is_read(model: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("FluxPipeline", "a FLUX model"),
         ("StableCascadeCombinedPipeline", "a Stable Cascade model"),
         ("SomethingNew", "made for SomethingNew"),
         (None, "made for None"),
