@@ -23,20 +23,18 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpu_worker import control, image_codec, model_files, safety
-from gpu_worker.addons.asked import AddOnError
 from gpu_worker.addons.library import Library
 from gpu_worker.addons.loader import Loader
-from gpu_worker.horde_client import MIN_TTL_S, BadJobError, Horde, HordeError, Job, State
+from gpu_worker.finishing import Finisher, describe
+from gpu_worker.horde_client import MIN_TTL_S, BadJobError, Horde, HordeError, Job
 from gpu_worker.model_files import ModelError
 from gpu_worker.offers import Offers, OneModel
 from gpu_worker.post import processors
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from gpu_worker.horde_client import Payload
     from gpu_worker.offers import Models
 
     Draw = Callable[[Sequence[Job], Sequence[Image.Image | None]], list[Image.Image]]
@@ -162,7 +159,6 @@ class Worker:
         horde.offer = {**horde.offer, **self._post.offer}
         self._horde = horde
         self._draw = draw
-        self._detector = detector
         self._add_ons = add_ons
         self._failed_rounds = 0
         self._stopping = False
@@ -181,6 +177,7 @@ class Worker:
         self._threads = ThreadPoolExecutor(most, "horde")
         # Pillow releases the GIL while it encodes, so more at a time would only take turns.
         self._cpus = threading.BoundedSemaphore(os.cpu_count() or 1)
+        self._finisher = Finisher(settings, horde, detector, self._post, self._gpu, self._cpus)
 
     def stop(self) -> None:
         """Finish the popped jobs, and pop no more."""
@@ -201,8 +198,8 @@ class Worker:
                 return {**asdict(result), "error": str(error), "refresh_worker": True}
             return {**asdict(result), "error": str(error)}
         except Exception as error:  # noqa: BLE001 - the SDK would log and send its raw text
-            log.error("ticket %s failed: %s", ticket.get("id"), _describe(error))  # noqa: TRY400
-            return {**asdict(result), "error": f"internal error: {_describe(error)}"}
+            log.error("ticket %s failed: %s", ticket.get("id"), describe(error))  # noqa: TRY400
+            return {**asdict(result), "error": f"internal error: {describe(error)}"}
         log.info("ticket %s: %s", ticket.get("id"), result)
         reason = ""
         if self._failed_rounds >= MAX_FAILED_ROUNDS:
@@ -222,7 +219,7 @@ class Worker:
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([task])
             if not task.cancelled() and (error := task.exception()):
-                log.warning("error in a cancelled ticket: %s", _describe(error))
+                log.warning("error in a cancelled ticket: %s", describe(error))
             raise
 
     async def _work(self, shift: _Shift) -> None:
@@ -317,7 +314,7 @@ class Worker:
         try:
             delivered = await asyncio.gather(
                 *(
-                    self._run(self._threads, self._deliver, job, drawing)
+                    self._run(self._threads, self._finisher.deliver, job, drawing)
                     for job, drawing in zip(batch.jobs, drawings, strict=True)
                 )
             )
@@ -403,7 +400,7 @@ class Worker:
             drawn = self._draw(jobs, sources)
         except Exception as error:  # noqa: BLE001 - the Horde must get its jobs back in any case
             count = len(jobs)
-            log.warning("a batch of %d failed: %s", count, _describe(error))
+            log.warning("a batch of %d failed: %s", count, describe(error))
             if count == 1:
                 if isinstance(error, MemoryError):
                     self._offer_less(jobs[0])
@@ -426,74 +423,6 @@ class Worker:
         self._horde.max_pixels = max(MIN_PIXELS, min(self._horde.max_pixels, pixels - 1))
         log.warning("from now on at most %d pixels are popped", self._horde.max_pixels)
 
-    def _deliver(self, job: Job, drawing: Image.Image | Exception) -> State | None:
-        """Upload and submit a job, or fault it; None if the Horde refused the submit."""
-        try:
-            if isinstance(drawing, Exception):
-                raise drawing  # noqa: TRY301 - handled like an image that cannot be encoded
-            state, file, remark = self._finish(job, drawing)
-            told = job.add_ons.remarks if job.add_ons else ()
-            self._horde.deliver(job, state, file, [remark, *told])
-        except HordeError as error:
-            if isinstance(drawing, Exception):
-                return self._fault(job, error)
-            # The lease expired, another worker finished it, or the Horde is down. The ttl decides.
-            log.warning("job %s: submit failed: %s", job.id, error)
-            return None
-        except Exception as error:  # noqa: BLE001 - the Horde must learn that the job failed
-            return self._fault(job, error)
-        return state
-
-    def _fault(self, job: Job, error: Exception) -> State:
-        log.warning("job %s faulted: %s", job.id, _describe(error))
-        told = [error.remark] if isinstance(error, AddOnError) else []
-        try:
-            self._horde.submit(job, "faulted", remarks=told)
-        except HordeError as failure:
-            log.warning("job %s: submit failed: %s", job.id, failure)
-        return "faulted"
-
-    def _finish(self, job: Job, image: Image.Image) -> tuple[State, bytes, Payload]:
-        """Return the state, file and score of an image.
-
-        If the detector fails, an image that must be censored cannot be shown to be clean: it is
-        faulted, so that another worker draws it. Any other is delivered as before, with a remark
-        that it has no score; whoever publishes it screens it (the Horde's `screen` does).
-        """
-        if image_codec.is_blank(image):
-            message = "the drawing has a single colour"
-            raise BadJobError(message)
-        with self._cpus:
-            file = image_codec.encode_webp(image)
-        remark = safety.NO_SCORE
-        try:
-            score = safety.score(self._detector, file, image)
-        except safety.DetectorError as error:
-            if job.wants_censor:
-                raise
-            log.warning("job %s has no safety score: %s", job.id, error)
-        else:
-            remark = score.remark
-            if job.wants_censor and score.value >= self._settings.nsfw_threshold:
-                placeholder = image_codec.censored(*image.size)
-                return "censored", image_codec.encode_webp(placeholder), remark
-        return "ok", self._processed(job, image, file), remark
-
-    def _processed(self, job: Job, image: Image.Image, file: bytes) -> bytes:
-        """Return the file of a drawing after its job's post-processors; `file` is without them.
-
-        The score is of the drawing: they show nothing new, and a censored image needs none.
-        """
-        if not self._post.asked(job):
-            return file
-        with self._post.turns:
-            image = self._post.run(job, image, lambda call: self._gpu.submit(call).result())
-            if image_codec.is_blank(image):
-                message = "a post-processor made a single colour of it"
-                raise BadJobError(message)
-            with self._cpus:
-                return image_codec.encode_webp(image)
-
 
 def _hint(ticket: dict[str, Any]) -> str:
     """Return the model that a ticket is for, if it says so."""
@@ -509,15 +438,6 @@ def _work(jobs: Sequence[Job]) -> float:
             sizes = (float(job.payload[key]) for key in ("width", "height", "ddim_steps"))
             found += math.prod(sizes)
     return found
-
-
-def _describe(error: BaseException) -> str:
-    """Return a safe description to log: other errors' messages may quote a prompt or URL."""
-    if isinstance(error, HordeError | BadJobError | safety.DetectorError):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return type(error).__name__ + where
 
 
 @cache
