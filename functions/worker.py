@@ -81,6 +81,8 @@ MAX_OWNED = 250
 """Most workers of an account that are counted."""
 MAX_PRIORITY_USERS = 10
 """Most accounts whose images a worker may prefer, besides its owner's; each costs a read."""
+UNOBTAINABLE = frozenset({"download_failed", "parse_failed", "baseline_mismatch"})
+"""The Horde's words for a LoRA or textual inversion that cannot be used (horde-api.md 1.3)."""
 RESTING = "Its owner or a moderator put it into maintenance."
 
 
@@ -315,7 +317,7 @@ def submit(call: Call) -> Response:
     body = _body(SubmitRequest, store, call, api_key)
     generation, request = _claimed(store, body.id, api_key)
     if body.state == "faulted":
-        ending.fault(store, request, generation)
+        ending.fault(store, request, generation, unobtainable=_is_unobtainable(body))
         return Response(Submitted(reward=0))
 
     state = State.CENSORED if _is_censored(body) else State.OK
@@ -392,6 +394,14 @@ def _claimed(store: Store, generation_id: str, api_key: str) -> tuple[Generation
 def _is_censored(body: SubmitRequest) -> bool:
     return body.state in {"censored", "csam"} or any(
         remark.type == "censorship" for remark in body.gen_metadata
+    )
+
+
+def _is_unobtainable(body: SubmitRequest) -> bool:
+    """Whether the worker says that a LoRA or textual inversion cannot be had."""
+    return any(
+        remark.type in {"lora", "ti"} and remark.value in UNOBTAINABLE
+        for remark in body.gen_metadata
     )
 
 

@@ -53,21 +53,27 @@ def end_waiting(
             store.endings.end_undelivered(request, generation, state)
 
 
-def fault(store: Store, request: Request, generation: Generation) -> None:
+def fault(
+    store: Store, request: Request, generation: Generation, *, unobtainable: bool = False
+) -> None:
     """Take an image back from a worker that failed or went silent: requeue it, or end it.
 
     ``generation`` was ``processing`` when it was read. If it has changed since, nothing happens.
+    ``unobtainable``: the worker says that what the request names cannot be had, such as its LoRA.
+    The operator's own are believed, which no statistics count: other tries would start GPUs in
+    vain. It is no failure of theirs either.
     """
-    if not generation.held:
+    hopeless = unobtainable and not generation.held
+    if not generation.held and not hopeless:
         logger.warning(FLEET_DROP, extra={"worker": generation.worker_id})
-    match after_fault(request, generation, clock.now()):
+    match after_fault(request, generation, clock.now(), hopeless=hopeless):
         case FaultOutcome.REQUEUE:
             if store.endings.requeue(request, generation):
                 return
             fresh = store.requests.get(request.id)
             if fresh is None or after_fault(fresh, generation, clock.now()) is FaultOutcome.REQUEUE:
                 return  # the image itself has changed: another run ended or requeued it
-            fault(store, fresh, generation)
+            fault(store, fresh, generation, unobtainable=unobtainable)
         case FaultOutcome.CANCEL:
             store.endings.end_undelivered(request, generation, State.CANCELLED)
         case FaultOutcome.EXPIRE:

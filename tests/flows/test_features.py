@@ -219,3 +219,19 @@ def test_what_means_nothing_for_flow_matching_is_told_there_alone(
     told = asked(cloud, key, models=["Flux"], params=params).body.get("message", "")
     assert told == (f"{named} without effect: flux_1 takes Euler steps." if named else "")
     assert "message" not in asked(cloud, key, params=params).body
+
+
+@pytest.mark.parametrize("fleet", [True, False])
+def test_a_lora_that_cannot_be_had_ends_its_request_if_the_operators_own_worker_says_so(
+    cloud: Cloud, fleet: bool
+) -> None:
+    user, key = cloud.register(kudos=1000)
+    request = asked(cloud, key, params={"loras": [LORA], "n": 2}).body["id"]
+    worker = cloud.new_worker(fleet=fleet)
+    job = cloud.pop(worker, allow_lora=True).body["id"]
+    said = [{"type": "lora", "value": "download_failed", "ref": LORA["name"]}]
+    answer = cloud.submit(worker, job, state="faulted", gen_metadata=said)
+    assert answer.status == 200
+    found = cloud.check(request).body
+    assert (found["faulted"], found["waiting"]) == ((True, 0) if fleet else (False, 2))
+    assert (cloud.kudos(user) == FLOOR + 1000) is fleet

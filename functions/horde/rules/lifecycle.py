@@ -17,17 +17,20 @@ class FaultOutcome(StrEnum):
     FAULT = "fault"
 
 
-def after_fault(request: Request, generation: Generation, now: int) -> FaultOutcome:
+def after_fault(
+    request: Request, generation: Generation, now: int, *, hopeless: bool = False
+) -> FaultOutcome:
     """Return what happens after a fault; both records are as they were before it.
 
     Too many faults of one image end its request. Faults are counted per image, since one worker
-    that dies can fault a whole batch of a request's images. ``now`` is in seconds.
+    that dies can fault a whole batch of a request's images. ``now`` is in seconds. ``hopeless``:
+    what the request asks for cannot be had, so no other try would help.
     """
     if request.cancelled:
         return FaultOutcome.CANCEL
     if expires_at(request, [generation]) <= now:
         return FaultOutcome.EXPIRE
-    if request.faulted or generation.attempt >= ruleset.of(request.ruleset).max_faults:
+    if hopeless or request.faulted or generation.attempt >= ruleset.of(request.ruleset).max_faults:
         return FaultOutcome.FAULT
     return FaultOutcome.REQUEUE
 
