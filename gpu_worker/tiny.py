@@ -130,7 +130,7 @@ def _write_xl(directory: Path, seed: int, channels: int) -> None:
 def _write_flux(directory: Path, seed: int) -> None:
     diffusers = _libraries()
     import torch  # noqa: PLC0415
-    from transformers import CLIPTextModel, T5Config, T5EncoderModel, T5TokenizerFast  # noqa: PLC0415
+    from transformers import CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer  # noqa: PLC0415
 
     tokenizer = _tokenizer()
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
@@ -166,7 +166,7 @@ def _write_flux(directory: Path, seed: int) -> None:
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         text_encoder_2=text_encoder_2,
-        tokenizer_2=T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512),
+        tokenizer_2=T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512),
         transformer=transformer,
     ).save_pretrained(directory)
 
