@@ -27,7 +27,12 @@ pytestmark = pytest.mark.slow
 
 ROUTES = sorted(openapi.routes())
 CODES = {"dynamodb": "ThrottlingException", "sqs": "RequestThrottled", "s3": "SlowDown"}
+DRAWN = "stable_diffusion"
 BODIES: dict[str, Any] = {
+    "POST /api/v2/styles/image": {"name": "oil", "models": [DRAWN]},
+    "PATCH /api/v2/styles/image/{id}": {"info": "mine"},
+    "POST /api/v2/styles/image/{id}/example": {"url": "https://a.example/2.webp"},
+    "PATCH /api/v2/styles/image/{id}/example/{example_id}": {"primary": True},
     "POST /api/v2/generate/async": {"prompt": "a fox", "source_image": png_base64()},
     "POST /api/v2/generate/pop": {"name": "w1", "models": ["stable_diffusion"]},
     "POST /api/v2/generate/submit": {"generation": "R2", "seed": 1, "state": "faulted"},
@@ -97,6 +102,10 @@ def caller_of(cloud: Cloud, name: str) -> Callable[[], Reply]:
     waiting = cloud.generate(key, params={"n": 2}).body["id"]
     held = cloud.pop(worker).body["id"] if name.endswith("submit") else ""
     second = cloud.call("POST /api/v2/keys", {"name": "b"}, key=key).body["api_key"]
+    new = {"name": "ink", "models": ["stable_diffusion"]}
+    style = cloud.call("POST /api/v2/styles/image", new, key=key).body["id"]
+    link = {"url": "https://a.example/1.webp"}
+    example = cloud.call("POST /api/v2/styles/image/{id}/example", link, key=key, id=style)
     (pooled,) = rating.pooled(cloud, 1)
     cloud.store.raters.give(ada, pooled)
     ids = {
@@ -108,10 +117,12 @@ def caller_of(cloud: Cloud, name: str) -> Callable[[], Reply]:
         "images": image,
         "requests": done,
         "rating": pooled,
+        "styles": style,
     }
     values: dict[str, Callable[[], str]] = {
         "{id}": lambda: ids[name.split("/")[-2 if "/shared/" in name else 3]],
-        "{name}": lambda: "w1" if "workers" in name else "stable_diffusion",
+        "{name}": lambda: "w1" if "workers" in name else "ink" if "styles" in name else DRAWN,
+        "{example_id}": lambda: example.body["id"],
         "{image_id}": lambda: pooled,
         "{user_id}": lambda: str(ada),
         "{dataset_id}": lambda: DATASET_ID,

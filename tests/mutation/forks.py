@@ -205,7 +205,8 @@ class Functions:
         paths = {str(Path(file).resolve()): file for file in files}
         self._of: dict[tuple[str, str, int], list[types.FunctionType]] = {}
         for each in gc.get_objects():
-            if isinstance(each, types.FunctionType) and each.__code__.co_filename in paths:
+            # Not isinstance: other libraries have objects that warn when their class is asked for.
+            if type(each) is types.FunctionType and each.__code__.co_filename in paths:
                 code = each.__code__
                 key = (code.co_filename, code.co_qualname, code.co_firstlineno)
                 self._of.setdefault(key, []).append(each)

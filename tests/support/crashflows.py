@@ -17,6 +17,7 @@ from horde.records import (
     Generation,
     Request,
     SharedKey,
+    Style,
     User,
     delivered_key,
 )
@@ -820,6 +821,37 @@ def disabled(*, repeats: bool) -> Flow:
     return Flow(name, before, act, after, repeats=repeats)
 
 
+def styles(what: str, verb: str) -> Flow:
+    """An author makes, renames or deletes a style."""
+    route = "/api/v2/styles/image"
+    made = {"name": "ink", "models": ["stable_diffusion"]}
+
+    def before(world: World) -> Facts:
+        key = client(world)
+        facts: Facts = {"key": key}
+        if verb != "POST":
+            facts["id"] = world.call(f"POST {route}", made, key=key).body["id"]
+        return facts
+
+    def act(world: World, facts: Facts) -> None:
+        body = {"POST": made, "PATCH": {"name": "oil"}}.get(verb)
+        path = {"id": facts["id"]} if "id" in facts else {}
+        name = f"{verb} {route}" + ("/{id}" if path else "")
+        world.ask(lambda: world.call(name, body, key=facts["key"], **path))
+
+    def after(world: World, _facts: Facts) -> list[str]:
+        found = world.records("STYLE", Style)
+        names = [item for item in world.items() if item["sk"]["S"].startswith("STYLENAME#")]
+        (user,) = (one for one in world.records("USER", User) if one.alias == "ada")
+        named = {item["style_id"]["S"]: item["pk"]["S"].partition("#")[2] for item in names}
+        return [
+            *unless({style.id: style.name for style in found} == named, f"names {named}"),
+            *unless(user.style_ids == named.keys(), f"its author has {user.style_ids}"),
+        ]
+
+    return Flow(f"a style {what}, once", before, act, after, repeats=False)
+
+
 def grant() -> Flow:
     """An admin gives kudos by the API."""
 
@@ -953,6 +985,9 @@ FLOWS = [
     shared_keys("changed", "PATCH", repeats=True),
     shared_keys("taken away", "DELETE", repeats=False),
     disabled(repeats=True),
+    styles("made", "POST"),
+    styles("renamed", "PATCH"),
+    styles("deleted", "DELETE"),
     api_keys("added", repeats=True),
     api_keys("rotated", repeats=True),
     api_keys("rotated", repeats=False),

@@ -197,7 +197,7 @@ def test_a_killed_workers_ticket_goes_back_and_everything_is_drawn(fleet: Fleet)
 @pytest.mark.parametrize(
     ("env", "reason"),
     [
-        ({"HORDE_API_KEY": ""}, "HORDE_API_KEY is not set; MODEL_DIR is not set"),
+        ({"HORDE_API_KEY": ""}, "MODEL_DIR is not set; HORDE_API_KEY is not set"),
         (
             {"HORDE_API_KEY": "k", "MODEL_DIR": "/"},
             "MODEL_DIR holds no diffusers model (no model_index.json)",
