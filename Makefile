@@ -40,7 +40,7 @@ test: ## everything: format, lint, types, all tests with the local cloud
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 --dist worksteal -m 'not e2e'
+	$(PY) -m pytest -n 2 -m 'not e2e'
 	$(PY) -m pytest -m e2e
 
 check: ## the fast part of test
@@ -48,11 +48,11 @@ check: ## the fast part of test
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow and not e2e'
+	$(PY) -m pytest -n 2 -m 'not slow and not e2e'
 
 test-functions: ## the fast tests of functions and stack, without torch
 	$(SETUP) functions
-	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow and not e2e' tests/unit tests/flows tests/infra
+	$(PY) -m pytest -n 2 -m 'not slow and not e2e' tests/unit tests/flows tests/infra
 
 fuzz: ## the API against its description and the rules, FUZZ=1000 examples for each operation
 	$(SETUP) functions

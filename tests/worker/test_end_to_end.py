@@ -120,7 +120,8 @@ def fleet(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     assert process.returncode == 0
     assert wait_until_gone(endpoint_id) == []
     written = "".join(path.read_text() for path in logs.iterdir())
-    assert "images in" in written
+    # The tests of a module may be dealt out to processes: this one may have drawn nothing.
+    assert "images in" in written or not horde.settled
     for secret in (KEY, "runpod-key", "lighthouse", "X-Amz"):
         assert secret not in written
 
