@@ -57,6 +57,7 @@ def workers_for(images: int) -> int:
     return math.ceil(math.ceil(asked.ms / ms_per_ticket(COSTS, asked)) / SLOTS)
 
 
+@pytest.mark.slow
 def test_a_hundred_single_images_in_a_second_call_no_more_workers_than_their_passes_need(
     cloud: Cloud, keys: list[str]
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_hundred_single_images_in_a_second_call_no_more_workers_than_their_pas
     assert math.ceil(sent(cloud) / SLOTS) == workers_for(100)
 
 
+@pytest.mark.slow
 def test_those_that_do_not_see_each_others_tickets_call_no_more_workers(
     cloud: Cloud, keys: list[str]
 ) -> None:
