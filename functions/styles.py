@@ -34,8 +34,8 @@ from horde.store.table import DECISION_TRIES
 from horde.styling import find
 
 PAGE = 25
-MAX_READ = 1000
-"""Styles that a list with a filter, or of the most used ones, looks through."""
+MAX_READ = 250
+"""Styles that a list with a filter looks through: the most used, or the newest."""
 
 
 class Settings(ApiSettings):
@@ -53,17 +53,19 @@ def list_styles(call: Call) -> Response:
     query = parse(StylesQuery, dict(call.query))
     if query.page > MAX_PAGE:
         return Response(StyleList([]))
-    store = _store()
-    ids = store.styles.ids(popular=query.sort == "popular", limit=MAX_READ)
-    found = [
-        (style, uses)
-        for style, uses in store.styles.get_many(ids)
-        if style.public
-        and (query.tag is None or query.tag in style.tags)
-        and (query.model is None or query.model in style.models)
-    ]
-    page = found[(query.page - 1) * PAGE : query.page * PAGE]
-    return Response(StyleList([_shown(style, uses) for style, uses in page]))
+    store, popular = _store(), query.sort == "popular"
+    start, end = (query.page - 1) * PAGE, query.page * PAGE
+    if query.tag is None and query.model is None:
+        page = store.styles.get_many(store.styles.ids(popular=popular, limit=end)[start:])
+    else:
+        page = [
+            style
+            for style in store.styles.get_many(store.styles.ids(popular=popular, limit=MAX_READ))
+            if (query.tag is None or query.tag in style.tags)
+            and (query.model is None or query.model in style.models)
+        ][start:end]
+    # The index may be a moment behind a style that was made private.
+    return Response(StyleList(_with_uses(store, [style for style in page if style.public])))
 
 
 def add_style(call: Call) -> Response:
@@ -91,8 +93,8 @@ def add_style(call: Call) -> Response:
 
 def show_style(call: Call) -> Response:
     """Show a style by its id."""
-    style, uses = _by_id(_store(), call)
-    return Response(_shown(style, uses))
+    store = _store()
+    return Response(_with_uses(store, [_by_id(store, call)])[0])
 
 
 def show_named_style(call: Call) -> Response:
@@ -101,7 +103,7 @@ def show_named_style(call: Call) -> Response:
     style = find(store, name)
     if style is None:
         raise StyleNotFound(_not_found(name))
-    return Response(_shown(*store.styles.get_many([style.id])[0]))
+    return Response(_with_uses(store, [style])[0])
 
 
 def change_style(call: Call) -> Response:
@@ -129,7 +131,7 @@ def delete_style(call: Call) -> Response:
     """Delete a style of yours, or any as a moderator. Requests made with it are still drawn."""
     store, api_key = _store(), call.required_key()
     user = auth.user_of(store, api_key)
-    style, _ = _by_id(store, call)
+    style = _by_id(store, call)
     if not accounts.is_moderator(user, Settings.load().admins) and user.id != style.user_id:
         raise NotOwner
     if not store.styles.remove(style):
@@ -208,16 +210,16 @@ def _check(body: StyleChange) -> None:
         raise StyleRefused(message, rc="StyleFieldUnsupported")
 
 
-def _by_id(store: Store, call: Call) -> tuple[Style, int]:
+def _by_id(store: Store, call: Call) -> Style:
     style_id = call.path.get("id", "")
-    found = store.styles.get_many([style_id.lower()]) if is_uuid(style_id) else []
-    if not found:
+    found = store.styles.get(style_id.lower()) if is_uuid(style_id) else None
+    if found is None:
         raise StyleNotFound(_not_found(style_id))
-    return found[0]
+    return found
 
 
 def _own(store: Store, call: Call, user: User) -> Style:
-    style, _ = _by_id(store, call)
+    style = _by_id(store, call)
     if style.user_id != user.id:
         raise NotOwner
     return style
@@ -250,6 +252,11 @@ def _not_found(name: str) -> str:
 
 def _no_example(name: str) -> str:
     return f"Example '{name[:100]}' not found."
+
+
+def _with_uses(store: Store, found: list[Style]) -> list[StyleShown]:
+    uses = store.styles.uses(style.id for style in found)
+    return [_shown(style, uses.get(style.id, 0)) for style in found]
 
 
 def _shown(style: Style, uses: int) -> StyleShown:

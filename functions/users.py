@@ -274,7 +274,7 @@ def _single(store: Store, user: User, rank: Privilege, key: SharedKey | None = N
     workers = store.workers.ids_of(user.id, MAX_LISTED)
     requests = store.listings.requests(user, MAX_LISTED) if rank >= Privilege.OWNER else []
     own = rank >= Privilege.OWNER
-    named = [one for one, _ in store.styles.get_many(sorted(user.style_ids)) if own or one.public]
+    named = [one for one in store.styles.get_many(sorted(user.style_ids)) if own or one.public]
     monthly = allowance.amount(user, Settings.load().monthly_kudos)
     more = profiles.detail_fields(user, workers, requests, rank, allowance=monthly)
     styles = [StyleNamed(name=style.name, id=style.id) for style in named]

@@ -61,4 +61,4 @@ def find(store: Store, text: str) -> Style | None:
     if named is None:
         return None
     ids = store.styles.named(named.name, named.user_id)
-    return styles.chosen([style for style, _ in store.styles.get_many(ids)])
+    return styles.chosen(store.styles.get_many(ids))

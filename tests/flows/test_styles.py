@@ -1,10 +1,13 @@
 """Styles: made by accounts, used by requests, paid out of their tax."""
 
+import uuid
 from typing import Any
 
 import pytest
 
+from horde.records import Style
 from horde.rules.ruleset import IN_FORCE
+from horde.store.table import Table
 from tests.support.api_calls import Reply
 from tests.support.cloud import Cloud
 from tests.support.images import png_base64
@@ -98,6 +101,49 @@ def test_the_list_has_public_styles_the_most_used_first(cloud: Cloud) -> None:
     assert names(cloud.call(f"GET {IMAGE}", query={"page": "2"})) == []
     assert names(cloud.call(f"GET {IMAGE}", query={"page": "9999"})) == []
     assert shown(cloud, used)["use_count"] == 1
+
+
+@pytest.mark.parametrize("sort", ["popular", "age"])
+def test_a_style_is_in_the_lists_while_it_is_public(cloud: Cloud, sort: str) -> None:
+    _, key = cloud.register("ada")
+    style = made(cloud, key, models=["stable_diffusion"])
+    assert change(cloud, key, style, public=False).status == 200
+    asked(cloud, cloud.register("bob", kudos=RICH)[1], style)
+    drawn(cloud)
+    assert names(cloud.call(f"GET {IMAGE}", query={"sort": sort})) == []
+    assert shown(cloud, style)["use_count"] == 1
+    assert change(cloud, key, style, public=True).status == 200
+    assert names(cloud.call(f"GET {IMAGE}", query={"sort": sort})) == ["pixelart"]
+    assert shown(cloud, style)["use_count"] == 1
+
+
+@pytest.mark.parametrize(("query", "most"), [({}, 50), ({"tag": "x"}, 250), ({"page": "2"}, 50)])
+def test_anybody_who_lists_styles_costs_a_bounded_number_of_reads(
+    cloud: Cloud, query: dict[str, str], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author, real = cloud.register("ada")[0], Table.batch
+    for number in range(300):
+        style = Style(
+            id=str(uuid.UUID(int=number)),
+            user_id=author,
+            creator=f"ada#{author}",
+            name=f"style {number}",
+            created_at=number,
+            prompt="{p}",
+            models=["stable_diffusion"],
+            public=True,
+        )
+        assert cloud.store.styles.add(style, 1000)
+    read: list[Any] = []
+
+    def counted(table: Table, keys: Any) -> Any:
+        wanted = list(keys)
+        read.extend(wanted)
+        return real(table, wanted)
+
+    monkeypatch.setattr(Table, "batch", counted)
+    answer = cloud.call(f"GET {IMAGE}", query=query)
+    assert (len(answer.body), len(read)) == (0 if "tag" in query else 25, most)
 
 
 def test_a_private_style_is_found_by_who_knows_its_id_or_name_and_listed_for_its_author(

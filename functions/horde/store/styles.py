@@ -2,10 +2,11 @@
 
 A style's name belongs to its author: an item of the name, for each author that has one of it. The
 author's account lists the ids, which bounds how many there are. The count of a style's images is an
-item of its own, since ``payouts`` writes it at any time, whatever happens to the style.
+item of its own, since ``payouts`` writes it at any time, whatever happens to the style. Public ones
+are in two lists: by their making, and by their counts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from horde.records import Style
@@ -33,7 +34,7 @@ from horde.store.transaction import EXISTS, delete, new, sets, update
 STYLES = "STYLES"
 """The list of the public styles, by the time of their making."""
 STYLE_USES = "STYLEUSES"
-"""The list of the counts of all styles, by how many images were drawn with them."""
+"""The list of the counts of public styles, by how many images were drawn with them."""
 MAX_NAMESAKES = 50
 """Most styles of one name that are looked at."""
 
@@ -51,16 +52,17 @@ class Styles:
         item = self._table.get(key(Kind.STYLE, style_id))
         return from_item(Style, item) if item else None
 
-    def get_many(self, ids: list[str]) -> list[tuple[Style, int]]:
-        """Read styles with the number of images drawn with each, in the order of their ids."""
-        keys = [make(Kind.STYLE, one) for one in dict.fromkeys(ids) for make in (key, stats_key)]
-        styles, uses = dict[str, Style](), dict[str, int]()
-        for item in self._table.batch(keys):
-            if item[SK]["S"] == Kind.STATS:
-                uses[id_of(item)] = int(item[LISTED.sort]["N"])
-            else:
-                styles[id_of(item)] = from_item(Style, item)
-        return [(styles[one], uses.get(one, 0)) for one in ids if one in styles]
+    def get_many(self, ids: Iterable[str]) -> list[Style]:
+        """Read styles, in the order of their ids; those that are gone are left out."""
+        wanted = list(dict.fromkeys(ids))
+        items = self._table.batch(key(Kind.STYLE, one) for one in wanted)
+        found = {id_of(item): from_item(Style, item) for item in items}
+        return [found[one] for one in wanted if one in found]
+
+    def uses(self, ids: Iterable[str]) -> dict[str, int]:
+        """Read how many images were drawn with styles, by their ids."""
+        items = self._table.batch(stats_key(Kind.STYLE, one) for one in ids)
+        return {id_of(item): int(item[LISTED.sort]["N"]) for item in items}
 
     def named(self, name: str, user_id: int | None = None) -> list[str]:
         """Return the ids of the styles of a name, of one author or of all."""
@@ -73,10 +75,7 @@ class Styles:
         return [item["style_id"]["S"] for item in answer["Items"]]
 
     def ids(self, *, popular: bool, limit: int) -> list[str]:
-        """Return the ids of styles: those most used first, or the newest; popular has private too.
-
-        Up to ``limit``.
-        """
+        """Return the ids of public styles, up to ``limit``: the most used first, or the newest."""
         name = STYLE_USES if popular else STYLES
         return [id_of(item) for item in self._table.read_list(name, limit, last_first=True)]
 
@@ -91,7 +90,7 @@ class Styles:
         parts = [
             new({**key(Kind.STYLE, style.id), **to_item(style), **_place(style)}),
             new({**_name_key(style.name, style.user_id), "style_id": {"S": style.id}}),
-            new({**stats_key(Kind.STYLE, style.id), **listed(STYLE_USES, 0)}),
+            new({**stats_key(Kind.STYLE, style.id), **_count(style)}),
             update(
                 key(Kind.USER, style.user_id),
                 "ADD style_ids :style",
@@ -115,6 +114,9 @@ class Styles:
         values[":seen"] = encode(style.revision)
         same = f"{EXISTS} AND revision = :seen"
         parts = [update(key(Kind.STYLE, style.id), expression, same, values, names)]
+        if public != style.public:
+            expression, names, values = sets({LISTED.partition: STYLE_USES if public else None})
+            parts.append(update(stats_key(Kind.STYLE, style.id), expression, EXISTS, values, names))
         if _plain(name) != _plain(style.name):
             parts += [
                 new({**_name_key(name, style.user_id), "style_id": {"S": style.id}}),
@@ -151,8 +153,12 @@ def _place(style: Style) -> Item:
     return listed(STYLES, style.created_at) if style.public else {}
 
 
+def _count(style: Style) -> Item:
+    counted = listed(STYLE_USES, 0)
+    return counted if style.public else {LISTED.sort: counted[LISTED.sort]}
+
+
 def style_used(style_id: str, images: int) -> Item:
     """Return the part that counts images drawn with a style, which may be gone by now."""
-    values = encode_all({"images": images, "name": STYLE_USES})
-    expression = f"SET {LISTED.partition} = :name ADD {LISTED.sort} :images"
-    return update(stats_key(Kind.STYLE, style_id), expression, "", values)
+    values = encode_all({"images": images})
+    return update(stats_key(Kind.STYLE, style_id), f"ADD {LISTED.sort} :images", "", values)
