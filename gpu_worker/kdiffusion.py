@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ diffusers: Any = import_module("diffusers")
 randn_tensor: Any = import_module("diffusers.utils.torch_utils").randn_tensor
 
 Base: Any = diffusers.EulerDiscreteScheduler
+CPU = torch.device("cpu")
 
 
 def ancestral_step(sigma: float, after: float) -> tuple[float, float]:
@@ -85,10 +86,14 @@ class KScheduler(Base):  # type: ignore[misc]
         picture = self.denoised(out, x, sigma)
 
         def noise() -> torch.Tensor:
-            drawn: torch.Tensor = randn_tensor(
-                x.shape, generator=generator, device=x.device, dtype=x.dtype
-            )
-            return drawn
+            if not x.is_cuda:
+                drawn: torch.Tensor = randn_tensor(
+                    x.shape, generator=generator, device=x.device, dtype=x.dtype
+                )
+                return drawn
+            # From pinned memory, since any other copy waits for all that the GPU has to do.
+            host = randn_tensor(x.shape, generator=generator, device=CPU, dtype=x.dtype)
+            return cast("torch.Tensor", host.pin_memory().to(x.device, non_blocking=True))
 
         following = float(self.sigmas[self.step_index + 1])
         if self._kept is None and following == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,58 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 diffusers: Any = import_module("diffusers")
+
+
+class Unwaiting:
+    """A scheduler that looks its time steps up in the CPU's memory.
+
+    Those of diffusers below read them from the device in each step, which waits for all that was
+    asked of the GPU; meanwhile nothing more is.
+    """
+
+    timesteps: Any
+
+    def __init_subclass__(cls) -> None:
+        """Wrap `step` in what looks like it: pipelines look at its parameters."""
+        super().__init_subclass__()
+        inner: Any = cls.step  # type: ignore[attr-defined]
+
+        @functools.wraps(inner)
+        def step(self: Any, model_output: Any, _timestep: Any, *more: Any, **options: Any) -> Any:
+            on_device, self.timesteps = self.timesteps, self.on_host
+            number = int(self.on_host[self.at])
+            self.at += 1
+            try:
+                return inner(self, model_output, number, *more, **options)
+            finally:
+                self.timesteps = on_device
+
+        cls.step = step  # type: ignore[attr-defined]
+
+    def set_timesteps(self, *arguments: Any, **options: Any) -> None:
+        """Choose the time steps."""
+        super().set_timesteps(*arguments, **options)  # type: ignore[misc]
+        self.on_host = self.timesteps.cpu()
+        self.at = 0
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin with a later time step, as image-to-image does."""
+        self.at = begin_index
+        if hasattr(super(), "set_begin_index"):
+            super().set_begin_index(begin_index)  # type: ignore[misc]
+
+
+class Ddim(Unwaiting, diffusers.DDIMScheduler):  # type: ignore[misc]
+    """DDIM."""
+
+
+class Lcm(Unwaiting, diffusers.LCMScheduler):  # type: ignore[misc]
+    """The sampler of latent consistency models."""
+
+
+class Plms(Unwaiting, diffusers.PNDMScheduler):  # type: ignore[misc]
+    """Pseudo linear multi-step."""
+
 
 SAMPLERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "k_euler": (diffusers.EulerDiscreteScheduler, {}),
@@ -26,15 +79,15 @@ SAMPLERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "k_dpm_fast": (diffusers.DPMSolverSinglestepScheduler, {"solver_order": 3}),
     "k_dpm_adaptive": (diffusers.DPMSolverMultistepScheduler, {"solver_order": 3}),
     # A scheduler's file that says nothing of it would have diffusers cut the picture off at 1.
-    "ddim": (diffusers.DDIMScheduler, {"clip_sample": False, "thresholding": False}),
-    "lcm": (diffusers.LCMScheduler, {"clip_sample": False, "thresholding": False}),
+    "ddim": (Ddim, {"clip_sample": False, "thresholding": False}),
+    "lcm": (Lcm, {"clip_sample": False, "thresholding": False}),
     # bh1 divides by the step, which is infinite in logarithms where the noise ends at zero.
     "uni_pc": (
         diffusers.UniPCMultistepScheduler,
         {"solver_type": "bh1", "final_sigmas_type": "sigma_min"},
     ),
     "uni_pc_bh2": (diffusers.UniPCMultistepScheduler, {"solver_type": "bh2"}),
-    "plms": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
+    "plms": (Plms, {"skip_prk_steps": True}),
 }
 """Sampler of the Horde -> scheduler and its options. diffusers has no dpm_fast and no dpm_adaptive:
 they map to their nearest relatives. Its DPMSolverSDE draws noise from one tree for a batch, so an
