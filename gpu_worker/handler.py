@@ -472,6 +472,10 @@ def _with_one(settings: Settings, detector: safety.Detector) -> Worker:
     add_ons = Loader(library, pipeline.adapters, kept) if library and takes else None
     horde = Horde(settings)
     horde.offer = {**horde.offer, **pipeline.offer}
+    fits = pipeline.max_pixels
+    if fits is not None and fits < horde.max_pixels:
+        horde.max_pixels = fits
+        log.info("by the measured memory, images of at most %d pixels are popped", fits)
     post = processors.load(settings)
     return Worker(settings, horde, pipeline.draw, detector, post=post, add_ons=add_ons)
 

@@ -10,6 +10,7 @@ import math
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from PIL import Image, ImageOps
 
-from gpu_worker import control, image_codec, model_files, upscale
+from gpu_worker import control, image_codec, model_files, speed, upscale
 from gpu_worker.addons.adapters import Adapters
+from gpu_worker.capacity import Capacity
+from gpu_worker.device_memory import DeviceMemory, device_of
 from gpu_worker.families import guided
 from gpu_worker.families import stable_diffusion as families
 from gpu_worker.families.flux import Flux
@@ -39,9 +42,6 @@ if TYPE_CHECKING:
 # Both lack type hints.
 diffusers: Any = import_module("diffusers")
 transformers: Any = import_module("transformers")
-
-MIN_CUDA = "13.0"
-"""The CUDA that a driver must know for the torch that is locked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +88,22 @@ class Pipeline:
         family = FAMILIES[files.kind]
         dtype = family.half if device.startswith("cuda") else torch.float32
         self._model = family(settings.model_dir, device, dtype, files.variant)
+        self._memory = DeviceMemory(device)
+        if device.startswith("cuda"):
+            speed.arrange(self._model)
         self._guided = guided.load(self._model, settings.controlnet_dir)
         """The model with the ControlNet of each type."""
         self.adapters = Adapters(self._model)
         """What reads LoRAs and textual inversions for this model; any thread may call it."""
         self._model_name = settings.model_name
         self._max_batch = settings.max_batch
+        self._compiled_shapes = settings.compiled
         self.make_room: Callable[[], bool] = lambda: False
         """Called if the memory is short; returns whether some was freed (`model_cache`)."""
         self._limits: dict[int, int] = {}
         """Most images of a pass that the memory took, by the pixels of each, where it was short."""
+        self._capacity: Capacity | None = None
+        """What fits into the memory, once that is measured."""
         self.native_size = only_size or self._model.native_size
         """Side in pixels of the images that the model was trained on."""
 
@@ -165,28 +171,64 @@ class Pipeline:
         """The fields of a pop that say which ControlNets the model has."""
         return control.offer(self._guided, xl=isinstance(self._model, StableDiffusionXL))
 
+    @property
+    def max_pixels(self) -> int | None:
+        """Pixels of the largest image that fits into the memory; None if that is unknown."""
+        return self._capacity.max_pixels if self._capacity else None
+
     def warm_up(self) -> None:
         """Draw one image, so that a worker that cannot draw ends before it takes anybody's job.
 
+        Measures the memory that an image needs, and compiles for the shapes that the settings name.
         Raises ModelError if the image is blank, as weights that overflow in half precision make it.
         """
-        payload = {"prompt": "a red apple", "seed": "1", "ddim_steps": 2, "sampler_name": "k_euler"}
         side = self.native_size
-        payload |= {"width": side, "height": side, "karras": True, "cfg_scale": 5.0}
+        job = _trial(side, side)
+        images: list[Image.Image] = []
         try:
-            (image,) = self.draw([Job(id="warm-up", payload=payload, deadline=0)])
+            whole = self._memory.peak(lambda: images.extend(self.draw([job])))
         except MemoryError:
             message = f"an image of {side} x {side} pixels does not fit into the device's memory"
             raise ModelError(message) from None
-        if image_codec.is_blank(image):
+        if image_codec.is_blank(images[0]):
             message = "the model in MODEL_DIR draws a single colour"
             raise ModelError(message)
+        if self._upscaler:
+            return  # it draws this size alone
+        denoising = self._memory.peak(lambda: self._denoise(job))
+        self._capacity = Capacity(
+            free=self._memory.free(), denoising=denoising / side**2, decoding=whole / side**2
+        )
+        shapes = self._compiled_shapes
+        if shapes:
+            draws = [partial(self._draw_alike, *shape) for shape in shapes]
+            try:
+                speed.compile_for(self._model, draws)
+            except MemoryError:
+                message = "a size of COMPILE does not fit into the device's memory"
+                raise ModelError(message) from None
+
+    def _denoise(self, job: Job) -> None:
+        """Draw an image of the model's own size, without the autoencoder."""
+        size = {"width": self.native_size, "height": self.native_size}
+        common = Pass.of(job)
+        with torch.inference_mode():
+            self._start(
+                common,
+                **size,
+                output_type="latent",
+                **self._shared(common, [(job, self._read(job))]),
+            )
+
+    def _draw_alike(self, width: int, height: int, count: int) -> None:
+        self.draw([_trial(width, height)] * count)
 
     def _most(self, common: Pass) -> int:
         """Return how many images of a pass to draw at once: fewer where memory was short before."""
         pixels = common.width * common.height
         known = [most for size, most in self._limits.items() if size <= pixels]
-        return min([self._max_batch, *known])
+        fits = self._capacity.most(pixels) if self._capacity else None
+        return min([self._max_batch, *known, *([fits] if fits else [])])
 
     def _drawable(self, requested: Pass) -> Pass:
         """Return the pass in the size that the model draws; the upscaler replaces hires_fix."""
@@ -215,7 +257,10 @@ class Pipeline:
         # Padding to a few batch sizes makes this rarer, and needs fewer compiled kernels.
         padding = bucket(len(jobs), most) - len(jobs)
         padded = jobs + jobs[-1:] * padding
+        pixels = common.width * common.height
+        at_once = self._capacity and self._capacity.decodes(len(padded), pixels)
         try:
+            self._model.decode(at_once=bool(at_once))
             self.adapters.use(common.loras)
             with torch.inference_mode(), self._tiling(common.tiling):
                 images = self._run(common, padded, sources + sources[-1:] * padding)
@@ -227,19 +272,7 @@ class Pipeline:
     def _run(
         self, common: Pass, jobs: list[tuple[Job, Text]], sources: list[Image.Image | None]
     ) -> list[Image.Image]:
-        texts = [text for _, text in jobs]
-        shared: dict[str, Any] = {
-            **self._model.prompts(
-                [text.positive for text in texts],
-                [text.negative for text in texts],
-                texts[0].length,
-                common.clip_skip,
-            ),
-            "guidance_scale": common.cfg_scale,
-            # On the CPU, so that a seed gives the same image on every GPU; one generator per
-            # image, so that it does in every batch.
-            "generator": [torch.Generator("cpu").manual_seed(job.seed) for job, _ in jobs],
-        }
+        shared = self._shared(common, jobs)
         size = (common.width, common.height)
         present = [source for source in sources if source is not None]
         if common.control:
@@ -275,6 +308,22 @@ class Pipeline:
         return self._refine(
             common, image=larger, steps=math.ceil(run / max(hires, 0.01)), run=run, **shared
         )
+
+    def _shared(self, common: Pass, jobs: list[tuple[Job, Text]]) -> dict[str, Any]:
+        """Return what diffusers' pipelines take for images of any kind."""
+        texts = [text for _, text in jobs]
+        return {
+            **self._model.prompts(
+                [text.positive for text in texts],
+                [text.negative for text in texts],
+                texts[0].length,
+                common.clip_skip,
+            ),
+            "guidance_scale": common.cfg_scale,
+            # On the CPU, so that a seed gives the same image on every GPU; one generator per
+            # image, so that it does in every batch.
+            "generator": [torch.Generator("cpu").manual_seed(job.seed) for job, _ in jobs],
+        }
 
     def _enlarged(self, common: Pass, width: int, height: int, shared: dict[str, Any]) -> Any:
         """Return the first pass of hires_fix in the size of the second one."""
@@ -344,20 +393,8 @@ class Pipeline:
                 module.padding_mode = mode
 
 
-def device_of(wanted: str, env: Mapping[str, str]) -> str:
-    """Return torch's device: what was asked for, else the GPU, else the CPU.
-
-    Raises ModelError where a GPU is paid for or asked for, and torch finds none that it can use: it
-    would draw on the CPU at the price of the GPU.
-    """
-    if torch.cuda.is_available() or (wanted and not wanted.startswith("cuda")):
-        return wanted or "cuda"
-    if wanted or "RUNPOD_POD_ID" in env:
-        built = torch.version.cuda
-        why = f"this torch is for CUDA {built}" if built else "this torch is built for CPUs alone"
-        message = (
-            f"no GPU can be used: {why}; ask for minCudaVersion {MIN_CUDA} at the endpoint, "
-            "or set DEVICE=cpu to draw slowly"
-        )
-        raise ModelError(message)
-    return "cpu"
+def _trial(width: int, height: int) -> Job:
+    """Return a job that is nobody's."""
+    payload = {"prompt": "a red apple", "seed": "1", "ddim_steps": 2, "sampler_name": "k_euler"}
+    payload |= {"width": width, "height": height, "karras": True, "cfg_scale": 5.0}
+    return Job(id="warm-up", payload=payload, deadline=0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from gpu_worker.addons.civitai import FILE_HOSTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+MAX_SHAPES = 4
+"""Most shapes that are compiled: each takes up to a minute of a cold start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,8 @@ class Settings:
     device: str = ""
     """Torch's device, such as cuda or cpu; empty means cuda if available, else cpu."""
     torch_threads: int | None = None
+    compiled: tuple[tuple[int, int, int], ...] = ()
+    """Widths, heights and batch sizes that are drawn by compiled code (`gpu_worker.speed`)."""
     controlnet_dir: Path | None = None
     """ControlNets of the model, a folder for each type (`gpu_worker.families.guided`)."""
     post_processor_dir: Path | None = None
@@ -136,12 +142,14 @@ class Settings:
             lora_cache_mb=int(number("LORA_CACHE_MB", cls.lora_cache_mb, 1)),
             lora_memory_mb=int(number("LORA_MEMORY_MB", cls.lora_memory_mb, 1)),
         )
+        compiled, wrong = _compiled(text("COMPILE", ""), settings)
+        problems += wrong
         if table and settings.controlnet_dir:
             problems.append("CONTROLNET_DIR is for a worker of one model: set MODEL_DIR")
         problems += settings._wrong()
         if problems:
             raise ValueError("; ".join(problems))
-        return settings
+        return replace(settings, compiled=compiled)
 
     def _wrong(self) -> list[str]:
         """Return what is wrong with where LoRAs come from."""
@@ -159,3 +167,39 @@ def _folder(named: str, model: Path | None, own: str) -> Path | None:
     if named:
         return Path(named)
     return model / own if model and (model / own).is_dir() else None
+
+
+def _compiled(
+    listed: str, settings: Settings
+) -> tuple[tuple[tuple[int, int, int], ...], list[str]]:
+    """Return the shapes of `COMPILE`, and what is wrong with them."""
+    try:
+        shapes = _shapes(listed, settings.max_batch)
+    except ValueError as error:
+        return (), [str(error)]
+    if shapes and len(settings.models) > 1:
+        return (), ["COMPILE is for a worker of one model: each load would compile anew"]
+    return tuple(shapes), []
+
+
+def _shapes(listed: str, max_batch: int) -> list[tuple[int, int, int]]:
+    """Return the shapes of a list such as `512x512x4,1024x1024x1`; raises ValueError."""
+    drawn = sorted({min(max_batch, 1 << power) for power in range(max_batch.bit_length() + 1)})
+    found: list[tuple[int, int, int]] = []
+    for one in filter(None, (part.strip() for part in listed.split(","))):
+        match = re.fullmatch(r"(\d{2,4})x(\d{2,4})x(\d{1,2})", one, re.ASCII)
+        if not match:
+            message = f"COMPILE: {one[:40]!r} is no WIDTHxHEIGHTxIMAGES such as 512x512x4"
+            raise ValueError(message)
+        width, height, count = (int(number) for number in match.groups())
+        if width % 64 or height % 64 or not (width and height):
+            message = f"COMPILE: the sides of {one!r} must be multiples of 64"
+            raise ValueError(message)
+        if count not in drawn:
+            message = f"COMPILE: batches have {', '.join(map(str, drawn))} images, not {count}"
+            raise ValueError(message)
+        found.append((width, height, count))
+    if len(found) > MAX_SHAPES:
+        message = f"COMPILE names more than {MAX_SHAPES} shapes"
+        raise ValueError(message)
+    return found

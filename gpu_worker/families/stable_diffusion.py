@@ -63,8 +63,7 @@ class StableDiffusion:
             message = f"the model in MODEL_DIR cannot be loaded ({type(error).__name__}): {error}"
             raise ModelError(" ".join(message.split())[:MAX_MESSAGE]) from None
         self.text2img.to(device)
-        # Decode one image at a time, since a batch of large images needs the memory for the UNet.
-        self.text2img.vae.enable_slicing()
+        self.decode(at_once=False)
         self.img2img, self.inpaint = (
             other(**self.text2img.components, **self.options) for other in others
         )
@@ -100,6 +99,14 @@ class StableDiffusion:
     def redraw(self, **options: Any) -> Any:
         """Draw a batch from pictures or latents, only where they are masked if there are masks."""
         return (self.inpaint if "mask_image" in options else self.img2img)(**options)
+
+    def decode(self, *, at_once: bool) -> None:
+        """Have the autoencoder take the images of a batch at once, or else one after the other.
+
+        At once is faster, and needs the memory of all.
+        """
+        vae = self.text2img.vae
+        (vae.disable_slicing if at_once else vae.enable_slicing)()
 
     def use(self, scheduler: Any) -> None:
         """Draw the next batch with a scheduler of its own."""

@@ -435,8 +435,8 @@ def test_where_a_gpu_is_paid_for_nothing_is_drawn_on_the_cpu(
 ) -> None:
     import torch
 
+    from gpu_worker.device_memory import device_of
     from gpu_worker.model_files import ModelError
-    from gpu_worker.pipeline import device_of
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     env = {"RUNPOD_POD_ID": "x"} if on_runpod else {}

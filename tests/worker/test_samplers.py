@@ -11,7 +11,12 @@ from torch.utils._pytree import tree_map
 
 from gpu_worker.samplers import SAMPLERS, scheduler
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # by diffusers
+pytestmark = [
+    # Importing torch and diffusers takes seconds.
+    pytest.mark.slow,
+    # diffusers with numpy 2.
+    pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
+]
 
 MODEL = {
     "num_train_timesteps": 1000,

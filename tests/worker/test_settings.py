@@ -36,3 +36,33 @@ def test_a_batch_is_never_larger_than_a_horde_hands_out() -> None:
 def test_the_detector_is_the_hordes_default_unless_it_is_named() -> None:
     assert Settings.from_env(ENV).detector == "opennsfw"
     assert Settings.from_env({**ENV, "DETECTOR": "mine:score"}).detector == "mine:score"
+
+
+def test_compiled_shapes_are_those_that_batches_are_padded_to() -> None:
+    settings = Settings.from_env({**ENV, "COMPILE": "512x512x4, 1024x768x1", "MAX_BATCH": "6"})
+    assert settings.compiled == ((512, 512, 4), (1024, 768, 1))
+    assert Settings.from_env({**ENV, "COMPILE": "64x64x6", "MAX_BATCH": "6"}).compiled
+    assert Settings.from_env(ENV).compiled == ()
+
+
+@pytest.mark.parametrize(
+    ("listed", "why"),
+    [
+        ("512x512", "no WIDTHxHEIGHTxIMAGES"),
+        ("512x500x4", "multiples of 64"),
+        ("00x512x4", "multiples of 64"),
+        ("512x512x3", "batches have 1, 2, 4 images, not 3"),
+        ("512x512x8", "not 8"),
+        (",".join(["512x512x1"] * 5), "more than 4 shapes"),
+        ("9" * 5000, "no WIDTHxHEIGHTxIMAGES"),
+    ],
+)
+def test_a_shape_that_is_never_drawn_is_not_compiled(listed: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Settings.from_env({**ENV, "COMPILE": listed})
+
+
+def test_a_worker_that_swaps_models_compiles_none() -> None:
+    models = '{"a": {"source": "/a"}, "b": {"source": "/b"}}'
+    with pytest.raises(ValueError, match="COMPILE is for a worker of one model"):
+        Settings.from_env({**ENV, "MODELS": models, "COMPILE": "512x512x4"})

@@ -1,0 +1,42 @@
+"""How many images of which size fit into the memory: measured once, when the worker starts.
+
+The denoiser and the autoencoder are measured apart with one image of the model's own size. Both
+need memory in proportion to the pixels, since torch's attention keeps no matrix of scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MARGIN = 0.9
+"""Share of the free memory that is used: allocators leave gaps."""
+GRAIN = 64 * 64
+"""Pixels to which a size is rounded down: the Horde's sides are multiples of 64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What fits. Unknown needs are 0 and always fit."""
+
+    free: float
+    """Bytes for drawing, beside the weights."""
+    denoising: float
+    """Bytes for a pixel of an image, while a batch is denoised."""
+    decoding: float
+    """Bytes for a pixel of an image, while the autoencoder has it."""
+
+    @property
+    def max_pixels(self) -> int | None:
+        """Pixels of the largest image that fits alone; None if that is unknown."""
+        need = max(self.denoising, self.decoding)
+        return int(MARGIN * self.free / need) // GRAIN * GRAIN if need else None
+
+    def most(self, pixels: int) -> int | None:
+        """Return how many images of a size fit into a pass, at least 1; None if it is unknown."""
+        if not self.denoising:
+            return None
+        return max(1, int(MARGIN * self.free / (self.denoising * pixels)))
+
+    def decodes(self, count: int, pixels: int) -> bool:
+        """Return whether the autoencoder can have so many images of a size at once."""
+        return 0 < self.decoding * count * pixels <= MARGIN * self.free
