@@ -34,6 +34,7 @@ def compile_for(
     `TORCHINDUCTOR_CACHE_DIR` have the code. From then on nothing is compiled: these shapes are
     drawn by compiled code, all others as before. Raises MemoryError.
     """
+    torch.compiler.set_stance("default")
     network, decoder = model.network, model.text2img.vae.decoder
     if _convolves(network):
         network.compile(dynamic=False, backend=backend)

@@ -61,14 +61,14 @@ def build(
 
 
 def _write(directory: Path, seed: int, channels: int) -> None:
-    diffusers = _libraries()
+    diffusers = libraries()
     import torch  # noqa: PLC0415
     from transformers import CLIPTextModel  # noqa: PLC0415
 
-    tokenizer = _tokenizer()
+    tokenizer = tokenizer_of_bytes()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text_encoder = CLIPTextModel(_text_config(tokenizer))
+        text_encoder = CLIPTextModel(text_config(tokenizer))
         unet = diffusers.UNet2DConditionModel(
             **UNET, in_channels=channels, cross_attention_dim=HIDDEN
         )
@@ -90,16 +90,16 @@ def _write(directory: Path, seed: int, channels: int) -> None:
 
 
 def _write_xl(directory: Path, seed: int, channels: int) -> None:
-    diffusers = _libraries()
+    diffusers = libraries()
     import torch  # noqa: PLC0415
     from transformers import CLIPTextModel, CLIPTextModelWithProjection  # noqa: PLC0415
 
-    tokenizer, tokenizer_2 = _tokenizer(), _tokenizer(pad="!")
+    tokenizer, tokenizer_2 = tokenizer_of_bytes(), tokenizer_of_bytes(pad="!")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text_encoder = CLIPTextModel(_text_config(tokenizer))
+        text_encoder = CLIPTextModel(text_config(tokenizer))
         text_encoder_2 = CLIPTextModelWithProjection(
-            _text_config(tokenizer_2, projection_dim=HIDDEN)
+            text_config(tokenizer_2, projection_dim=HIDDEN)
         )
         unet = diffusers.UNet2DConditionModel(
             **UNET,
@@ -128,16 +128,14 @@ def _write_xl(directory: Path, seed: int, channels: int) -> None:
 
 
 def _write_flux(directory: Path, seed: int) -> None:
-    diffusers = _libraries()
+    diffusers = libraries()
     import torch  # noqa: PLC0415
-    from transformers import CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer  # noqa: PLC0415
+    from transformers import CLIPTextModel, T5Config, T5EncoderModel  # noqa: PLC0415
 
-    tokenizer = _tokenizer()
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    pieces += [(letter, -2.0) for letter in "\u2581abcdefghijklmnopqrstuvwxyz0123456789,.#"]
+    tokenizer = tokenizer_of_bytes()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text_encoder = CLIPTextModel(_text_config(tokenizer))
+        text_encoder = CLIPTextModel(text_config(tokenizer))
         text_encoder_2 = T5EncoderModel(
             T5Config(vocab_size=64, d_model=HIDDEN, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
         )
@@ -166,7 +164,7 @@ def _write_flux(directory: Path, seed: int) -> None:
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         text_encoder_2=text_encoder_2,
-        tokenizer_2=T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512),
+        tokenizer_2=tokenizer_of_letters(),
         transformer=transformer,
     ).save_pretrained(directory)
 
@@ -176,7 +174,7 @@ def build_control(directory: Path, model: Path, seed: int = SEED) -> Path:
 
     Fresh ones have no effect, since their last convolutions are zero; here these are random too.
     """
-    diffusers = _libraries()
+    diffusers = libraries()
     import torch  # noqa: PLC0415
 
     unet = diffusers.UNet2DConditionModel.from_pretrained(model / "unet", local_files_only=True)
@@ -217,29 +215,33 @@ VAE: dict[str, Any] = {
 }
 
 
-def _libraries() -> Any:
+def libraries() -> Any:
+    """Return diffusers, which then never downloads."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     return import_module("diffusers")
 
 
-def _text_config(tokenizer: CLIPTokenizer, **more: Any) -> Any:
+def text_config(tokenizer: CLIPTokenizer, **more: Any) -> Any:
+    """Return the configuration of a text encoder; `more` replaces its tiny sizes."""
     from transformers import CLIPTextConfig  # noqa: PLC0415
 
+    sizes = {
+        "hidden_size": HIDDEN,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    }
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=HIDDEN,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
         max_position_embeddings=MAX_TOKENS,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **more,
+        **{**sizes, **more},
     )
 
 
-def _tokenizer(pad: str = END) -> CLIPTokenizer:
+def tokenizer_of_bytes(pad: str = END) -> CLIPTokenizer:
     """Return a tokenizer with one token per byte, so that every prompt has an encoding."""
     from tokenizers import pre_tokenizers  # noqa: PLC0415
     from transformers import CLIPTokenizer  # noqa: PLC0415
@@ -256,6 +258,15 @@ def _tokenizer(pad: str = END) -> CLIPTokenizer:
         **dict.fromkeys(("eos_token", "unk_token"), END),
         pad_token=pad,
     )
+
+
+def tokenizer_of_letters() -> Any:
+    """Return T5's kind of tokenizer, with one token per letter."""
+    from transformers import T5Tokenizer  # noqa: PLC0415
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces += [(letter, -2.0) for letter in "\u2581abcdefghijklmnopqrstuvwxyz0123456789,.#"]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
 
 
 def main() -> None:
