@@ -131,10 +131,7 @@ def top_up(store: Store) -> int:
 def _waiting(store: Store, models: dict[str, Model]) -> dict[str, int]:
     """Return how many images of each model have waited for so long that a ticket may be lost."""
     before = clock.now_ms() - TICKET_GRACE_MS
-    return {
-        name: store.backlog.since(name, able, before, MAX_COUNTED)
-        for name, able in runpod.abilities(models).items()
-    }
+    return store.backlog.since(runpod.abilities(models), before, MAX_COUNTED)
 
 
 def _send_missing(endpoint: str, waiting: dict[str, int], census: Census) -> int:

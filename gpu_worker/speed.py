@@ -18,8 +18,10 @@ log = logging.getLogger(__name__)
 def arrange(model: StableDiffusion) -> None:
     """Lay the weights out as a GPU's convolutions read them, the channels of a pixel together.
 
-    Transformers have next to no convolutions, and stay as they are.
+    Transformers have next to no convolutions, and stay as they are. Products of single precision,
+    as of XL's autoencoder, get TF32's ten bits, which half precision has too.
     """
+    torch.set_float32_matmul_precision("high")
     for module in (model.network, model.text2img.vae):
         if _convolves(module):
             module.to(memory_format=torch.channels_last)

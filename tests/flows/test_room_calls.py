@@ -420,10 +420,12 @@ def test_queue(world: World, say: Say) -> None:
     now = world.clock.now_ms()
     most = images[0].pixels
     backlog = world.store.backlog
-    say("since", lambda: backlog.since(model, Ability(most), now + 1, 9))
-    say("since before", lambda: backlog.since(model, Ability(most), images[0].created_at, 9))
-    say("since, too large", lambda: backlog.since(model, Ability(most - 1), now + 1, 9))
-    say("since, of a class too large", lambda: backlog.since(model, Ability(0), now + 1, 9))
+    say("since", lambda: backlog.since({model: Ability(most)}, now + 1, 9))
+    say("since before", lambda: backlog.since({model: Ability(most)}, images[0].created_at, 9))
+    say("since, too large", lambda: backlog.since({model: Ability(most - 1)}, now + 1, 9))
+    say("since, of a class too large", lambda: backlog.since({model: Ability(0)}, now + 1, 9))
+    two = {model: Ability(most), "none": Ability(most)}
+    say("since, of two models", lambda: backlog.since(two, now + 1, 9))
     say("size", lambda: room.size(model, 9))
     say("size, at most", lambda: room.size(model, 2))
     say("size of none", lambda: room.size("none", 9))

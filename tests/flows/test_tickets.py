@@ -237,6 +237,19 @@ def test_models_of_one_endpoint_share_its_tickets(cloud: Cloud, keys: list[str])
     assert cloud.sweep()["tickets"] == 0
 
 
+def test_an_image_of_two_models_of_an_endpoint_asks_for_one_drawing(
+    cloud: Cloud, keys: list[str]
+) -> None:
+    shown = {"endpoint": "both", "baseline": "stable_diffusion_1"}
+    cloud.overrides["MODELS"] = json.dumps({"one": shown, "other": shown})
+    for key in keys[:2]:
+        ask(cloud, key, models=["one", "other"], params={"n": 8})
+    ask(cloud, keys[2], models=["other"], params={"n": 4})
+    cloud.clock.pass_seconds(61)
+    asked = work(20, 20 * USUAL_WORK, DEFAULT_SPEED)
+    assert cloud.sweep()["tickets"] == math.ceil(asked.ms / ms_per_ticket(COSTS, asked))
+
+
 def test_an_endpoint_that_runpod_refuses_does_not_keep_tickets_from_another(
     cloud: Cloud, keys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

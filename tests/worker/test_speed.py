@@ -38,6 +38,7 @@ def fresh_compiler() -> Iterator[None]:
     yield
     torch.compiler.set_stance("default")
     torch.compiler.reset()
+    torch.set_float32_matmul_precision("highest")
     torch.set_num_threads(threads)
 
 

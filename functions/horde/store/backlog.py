@@ -63,19 +63,31 @@ class Backlog:
             found[model] = QueueSize(images=images, requests=len(requests), pixelsteps=pixelsteps)
         return found
 
-    def since(self, model: str, able: Ability, before_ms: int, limit: int) -> int:
-        """Count images that were waiting before a time (ms), among ``limit`` of each queue."""
-        condition, values = _drawable(able)
-        return sum(
-            self._table.count(
-                WAITING,
-                str(queue),
-                limit,
-                values={"before": before_ms, **values},
-                FilterExpression=f"created_at < :before AND {condition}",
-            )
-            for queue in self._queues(model, able)
-        )
+    def since(self, models: Mapping[str, Ability], before_ms: int, limit: int) -> dict[str, int]:
+        """Count, by model, the images that waited before a time (ms), among ``limit`` of a queue.
+
+        ``models`` are those of one endpoint. An image of several models counts for the first of
+        them that it waits for.
+        """
+        known: set[str] = set()
+        found: dict[str, int] = {}
+        for model, able in models.items():
+            condition, values = _drawable(able)
+            options: dict[str, Any] = {
+                "values": {"before": before_ms, **values},
+                "FilterExpression": f"created_at < :before AND {condition}",
+            }
+            queues = [str(queue) for queue in self._queues(model, able)]
+            if len(models) == 1:
+                found[model] = sum(
+                    self._table.count(WAITING, queue, limit, **options) for queue in queues
+                )
+                continue
+            before = len(known)
+            for queue in queues:
+                known.update(self._table.ids(WAITING, queue, limit, **options))
+            found[model] = len(known) - before
+        return found
 
     def _queues(self, model: str, able: Ability) -> Iterator[QueueName]:
         """Yield a model's queues but those of larger images than the endpoint draws."""

@@ -134,17 +134,18 @@ class Table:
         It reads page by page, of 1 MB each. A filter leaves items out of the count, not out of the
         limit.
         """
-        values = {"of": of, **options.pop("values", {})}
-        more = options.pop("more", "")
-        answers = self.first(
-            f"{index.partition} = :of{more}",
-            values,
-            limit,
-            IndexName=index.name,
-            Select="COUNT",
-            **options,
-        )
+        answers = self._of(index, of, limit, Select="COUNT", **options)
         return sum(int(answer["Count"]) for answer in answers)
+
+    def ids(self, index: Index, of: str, limit: int, **options: Any) -> Iterator[str]:
+        """Yield the ``id`` of the items that ``count`` would count."""
+        for answer in self._of(index, of, limit, ProjectionExpression="id", **options):
+            yield from (item["id"]["S"] for item in answer["Items"])
+
+    def _of(self, index: Index, of: str, limit: int, **options: Any) -> Iterator[dict[str, Any]]:
+        values = {"of": of, **options.pop("values", {})}
+        condition = f"{index.partition} = :of{options.pop('more', '')}"
+        return self.first(condition, values, limit, IndexName=index.name, **options)
 
     def add(self, key: Item, expression: str, values: Mapping[str, Any]) -> Item:
         """Update or create one item and return the updated attributes."""
