@@ -24,8 +24,11 @@ DRAWN = {
     "StableDiffusionXLImg2ImgPipeline": ("text_encoder", "text_encoder_2"),
     "StableDiffusionXLInpaintPipeline": ("text_encoder", "text_encoder_2"),
     "FluxPipeline": ("text_encoder", "text_encoder_2"),
+    "ZImagePipeline": ("text_encoder",),
 }
 """The classes that the worker draws, as `model_index.json` names them, and their text encoders."""
+FLOW = {"FluxPipeline": "flux_1", "ZImagePipeline": "z_image_turbo"}
+"""Those of flow matching, and the Horde's names of their families."""
 KNOWN = {
     "StableCascadeCombinedPipeline": "a Stable Cascade model",
     "StableDiffusion3Pipeline": "a Stable Diffusion 3 model",
@@ -56,9 +59,12 @@ def read(directory: Path) -> ModelFiles:
     kind = str(index.get("_class_name"))
     if kind not in DRAWN:
         what = KNOWN.get(kind, f"made for {kind}")
-        _refuse(f"MODEL_DIR holds {what}; this worker draws Stable Diffusion 1, 2 and XL, and FLUX")
-    if kind == "FluxPipeline":
-        return _flux(directory, kind)
+        _refuse(
+            f"MODEL_DIR holds {what}; this worker draws Stable Diffusion 1, 2 and XL, FLUX and "
+            "Z-Image"
+        )
+    if kind in FLOW:
+        return _flow(directory, kind)
     unet, vae = _json(directory, "unet/config.json"), _json(directory, "vae/config.json")
     texts = [_json(directory, f"{encoder}/config.json") for encoder in DRAWN[kind]]
     taken, given = unet.get("in_channels"), unet.get("out_channels", LATENTS)
@@ -83,20 +89,26 @@ def read(directory: Path) -> ModelFiles:
     )
 
 
-def _flux(directory: Path, kind: str) -> ModelFiles:
-    """Check that the parts of a FLUX model fit each other: it packs two by two latents into one."""
+def _flow(directory: Path, kind: str) -> ModelFiles:
+    """Check that the parts of a model of flow matching fit each other."""
     network = _json(directory, "transformer/config.json")
     vae = _json(directory, "vae/config.json")
-    clip, t5 = (_json(directory, f"{encoder}/config.json") for encoder in DRAWN[kind])
-    if network.get("in_channels") != 4 * vae.get("latent_channels", 0):
+    texts = [_json(directory, f"{encoder}/config.json") for encoder in DRAWN[kind]]
+    if kind == "FluxPipeline":
+        packed = 4  # two by two latents are one
+        read = [network.get("pooled_projection_dim"), network.get("joint_attention_dim")]
+        given = [texts[0].get("hidden_size"), texts[1].get("d_model")]
+    else:
+        packed = 1
+        read, given = [network.get("cap_feat_dim")], [texts[0].get("hidden_size")]
+    if network.get("in_channels") != packed * vae.get("latent_channels", 0):
         _refuse("the transformer and the autoencoder in MODEL_DIR do not fit each other")
-    read = network.get("pooled_projection_dim"), network.get("joint_attention_dim")
-    if read != (clip.get("hidden_size"), t5.get("d_model")):
+    if read != given:
         _refuse("the transformer and the text encoders in MODEL_DIR do not fit each other")
     for part in ("transformer", "vae", *DRAWN[kind]):
         _check_weights(directory, part)
     _json(directory, "scheduler/scheduler_config.json")
-    return ModelFiles(kind, "flow", _variant(directory / "transformer"), "flux_1")
+    return ModelFiles(kind, "flow", _variant(directory / "transformer"), FLOW[kind])
 
 
 def _baseline(kind: str, width: Any) -> str:

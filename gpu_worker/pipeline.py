@@ -29,6 +29,7 @@ from gpu_worker.families import stable_diffusion as families
 from gpu_worker.families.flux import Flux
 from gpu_worker.families.inpainting import StableDiffusionInpainting, StableDiffusionXLInpainting
 from gpu_worker.families.stable_diffusion_xl import StableDiffusionXL
+from gpu_worker.families.z_image import ZImage
 from gpu_worker.horde_client import BadJobError, Job
 from gpu_worker.model_files import ModelError
 from gpu_worker.passes import Pass, bucket, first_pass_size, refuse
@@ -62,6 +63,7 @@ FAMILIES: Mapping[str, type[families.StableDiffusion]] = {
     "StableDiffusionInpaintPipeline": StableDiffusionInpainting,
     "StableDiffusionXLInpaintPipeline": StableDiffusionXLInpainting,
     "FluxPipeline": Flux,
+    "ZImagePipeline": ZImage,
 }
 """By the class that a model's `model_index.json` names (`model_files.DRAWN`)."""
 

@@ -32,11 +32,12 @@ def build(
     xl: bool = False,
     repainting: bool = False,
     flux: bool = False,
+    z_image: bool = False,
 ) -> Path:
     """Write the model to `directory` atomically, unless it is there already; returns the path.
 
-    `xl` makes one of the family of Stable Diffusion XL, `flux` one of FLUX.1 [dev], `repainting` an
-    inpainting checkpoint of the others.
+    `xl` makes one of the family of Stable Diffusion XL, `flux` one of FLUX.1 [dev], `z_image` one
+    of Z-Image, `repainting` an inpainting checkpoint of the others.
     """
     if (directory / "model_index.json").exists():
         return directory
@@ -45,6 +46,8 @@ def build(
     try:
         if flux:
             _write_flux(scratch, seed)
+        elif z_image:
+            _write_z_image(scratch, seed)
         else:
             (_write_xl if xl else _write)(scratch, seed, 9 if repainting else 4)
         # mkdtemp makes a private directory, but anyone may read the model.
@@ -169,6 +172,53 @@ def _write_flux(directory: Path, seed: int) -> None:
     ).save_pretrained(directory)
 
 
+def _write_z_image(directory: Path, seed: int) -> None:
+    diffusers = libraries()
+    import torch  # noqa: PLC0415
+    from transformers import Qwen3Config, Qwen3Model  # noqa: PLC0415
+
+    tokenizer = _chat_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = Qwen3Model(
+            Qwen3Config(
+                vocab_size=len(tokenizer),
+                hidden_size=HIDDEN,
+                intermediate_size=64,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=8,
+            )
+        )
+        transformer = diffusers.ZImageTransformer2DModel(
+            in_channels=FLUX_LATENTS,
+            dim=HIDDEN,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=HIDDEN,
+            axes_dims=[4, 6, 6],
+        )
+        for pad in (transformer.x_pad_token, transformer.cap_pad_token):
+            torch.nn.init.normal_(pad)
+        vae = diffusers.AutoencoderKL(
+            **{**VAE, "latent_channels": FLUX_LATENTS},
+            shift_factor=0.1159,
+            scaling_factor=0.3611,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+    diffusers.ZImagePipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        transformer=transformer,
+    ).save_pretrained(directory)
+
+
 def build_control(directory: Path, model: Path, seed: int = SEED) -> Path:
     """Write a random ControlNet for a model that `build` made; returns the path.
 
@@ -194,7 +244,7 @@ def build_control(directory: Path, model: Path, seed: int = SEED) -> Path:
 
 HIDDEN = 32
 FLUX_LATENTS = 16
-"""Channels of FLUX's latents."""
+"""Channels of the latents of FLUX and Z-Image, which have the same autoencoder."""
 BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 UNET: dict[str, Any] = {
     "sample_size": NATIVE_SIZE // 8,
@@ -258,6 +308,30 @@ def tokenizer_of_bytes(pad: str = END) -> CLIPTokenizer:
         **dict.fromkeys(("eos_token", "unk_token"), END),
         pad_token=pad,
     )
+
+
+def _chat_tokenizer() -> Any:
+    """Return Qwen's kind of tokenizer, with one token per byte and a template of a question."""
+    from tokenizers import pre_tokenizers  # noqa: PLC0415
+    from transformers import Qwen2Tokenizer  # noqa: PLC0415
+
+    end, *marks = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: number for number, token in enumerate([*symbols, end])}
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocab,
+        merges=[],
+        unk_token=end,
+        eos_token=end,
+        pad_token=end,
+        model_max_length=2048,
+        additional_special_tokens=marks,
+    )
+    tokenizer.chat_template = (
+        "{% for one in messages %}<|im_start|>{{ one.role }}\n{{ one.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return tokenizer
 
 
 def tokenizer_of_letters() -> Any:

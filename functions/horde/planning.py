@@ -17,7 +17,7 @@ from horde.styling import Styled
 MAX_MODELS = 4
 """Models that a request may name; further ones are ignored. Each has a copy of each image."""
 DEFAULT_MODEL = "stable_diffusion"
-FLOW = frozenset({"flux_1", "qwen_image", "z_image_turbo"})
+FLOW = pricing.SLOW_BASELINES
 """The families of flow matching, which have a sampler of their own."""
 NO_HIRES_FIX = (
     "hires_fix has no effect here: it acts on text-to-image whose sides both exceed the size that "

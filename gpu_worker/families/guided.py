@@ -79,7 +79,7 @@ def load(model: StableDiffusion, directory: Path | None) -> dict[str, Guided]:
     if directory is None:
         return {}
     if model.takes_latents is False:
-        message = "CONTROLNET_DIR: FLUX and inpainting checkpoints are not drawn with ControlNets"
+        message = "CONTROLNET_DIR: FLUX, Z-Image and inpainting checkpoints have no ControlNet here"
         raise ModelError(message)
     try:
         folders = sorted(one for one in directory.iterdir() if one.is_dir())

@@ -131,7 +131,7 @@ class StableDiffusion:
 
     def prompts(
         self, positive: Sequence[Text], negative: Sequence[Text], length: int, clip_skip: int
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         """Return the prompts of a batch as its pipelines take them."""
         return {
             "prompt_embeds": self._embeddings(positive, length, clip_skip),

@@ -6,7 +6,7 @@ configuration says that it was mended (`force_upcast`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -39,7 +39,7 @@ class StableDiffusionXL(StableDiffusion):
 
     def prompts(
         self, positive: Sequence[Text], negative: Sequence[Text], length: int, clip_skip: int
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         """Return the prompts of a batch as its pipelines take them."""
         return {
             **super().prompts(positive, negative, length, clip_skip),

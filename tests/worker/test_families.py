@@ -119,12 +119,17 @@ def test_hires_fix_and_tiling_act(xl: Pipeline) -> None:
 
 
 def test_only_what_the_mask_says_is_painted_anew(xl: Pipeline, source: Image.Image) -> None:
+    repainted(xl, source)
+
+
+def repainted(pipeline: Pipeline, source: Image.Image) -> None:
+    """Have the left half of a picture painted anew, and see that the right half is kept."""
     masked = source.copy()
     keep = Image.new("L", source.size, 255)
     keep.paste(0, (0, 0, source.width // 2, source.height))
     masked.putalpha(keep)
     job = replace(a_job(source="url"), source_processing="inpainting")
-    (image,) = xl.draw([job], [masked])
+    (image,) = pipeline.draw([job], [masked])
     half = (source.width // 2, 0, source.width, source.height)
     assert image.crop(half).tobytes() == source.crop(half).tobytes()
     assert difference(pixels(image), pixels(source)) > 0.02
