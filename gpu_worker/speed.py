@@ -28,7 +28,9 @@ def arrange(model: StableDiffusion) -> None:
 
 
 def compile_for(
-    model: StableDiffusion, draws: Iterable[Callable[[], object]], backend: str = "inductor"
+    model: StableDiffusion,
+    draws: Iterable[Callable[[], object]],
+    backend: str | Callable[..., Any] = "inductor",
 ) -> bool:
     """Compile a model for the shapes of some drawings; returns whether that was possible.
 

@@ -118,14 +118,17 @@ def _compared(shape: Architecture, options: argparse.Namespace, peak: float) -> 
             began = time.perf_counter()
             pipeline.warm_up()
             _say(f"  warmed up in {time.perf_counter() - began:.0f} s")
-            jobs = [ways.job(shape, number) for number in range(batch)]
-            draw = pipeline.draw
             way = f"this worker, {batch} prompts{more}"
-            add(way, "ours", ways.timed(lambda d=draw, j=jobs: len(d(j)), device, seconds))
+            add(way, "ours", ways.timed(_drawing(pipeline, shape, batch), device, seconds))
         add("a worker, one job at a time", "stock", alone)
         served = ways.worker(pipeline, kinds[-1][1], shape, detector, seconds)
         add(f"this worker, as a worker{kinds[-1][0]}", "ours", served)
     return rows
+
+
+def _drawing(pipeline: Pipeline, shape: Architecture, batch: int) -> Callable[[], int]:
+    jobs = [ways.job(shape, number) for number in range(batch)]
+    return lambda: len(pipeline.draw(jobs))
 
 
 def _timed(draw: Callable[[int], list[Any]], count: int, device: str, seconds: float) -> ways.Found:

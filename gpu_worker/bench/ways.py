@@ -181,7 +181,7 @@ def worker(
     horde = StillHorde(settings, shape, time.monotonic() + seconds)
     busy = Worker(settings, horde, draw, detector)
 
-    async def shifts() -> list[Any]:
+    async def shifts() -> list[dict[str, Any]]:
         return await asyncio.gather(*(busy.work({"id": str(one)}) for one in range(2)))
 
     results = asyncio.run(shifts())

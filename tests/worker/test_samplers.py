@@ -40,10 +40,11 @@ class OnDevice(torch.Tensor):
         return torch.Tensor._make_subclass(cls, tensor)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         def plain(value: Any) -> Any:
             return value.as_subclass(torch.Tensor) if isinstance(value, cls) else value
 
+        del types
         OnDevice.reads += str(func).startswith(READS)
         with torch._C._DisableTorchDispatch():
             found = func(*tree_map(plain, args), **tree_map(plain, kwargs or {}))

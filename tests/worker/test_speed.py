@@ -45,8 +45,11 @@ def fresh_compiler() -> Iterator[None]:
 def a_pipeline(model: Path, **changes: Any) -> Pipeline:
     from gpu_worker.pipeline import Pipeline
 
-    common = {"horde_url": "", "horde_api_key": "", "worker_name": "", "device": "cpu"}
-    return Pipeline(Settings(**common, model_dir=model, torch_threads=1, **changes))
+    settings = Settings(
+        horde_url="", horde_api_key="", worker_name="", model_dir=model, device="cpu",
+        torch_threads=1,
+    )  # fmt: skip
+    return Pipeline(replace(settings, **changes))
 
 
 def a_job(seed: int, **payload: Any) -> Job:
