@@ -40,7 +40,9 @@ class OnDevice(torch.Tensor):
         return torch.Tensor._make_subclass(cls, tensor)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         def plain(value: Any) -> Any:
             return value.as_subclass(torch.Tensor) if isinstance(value, cls) else value
 
