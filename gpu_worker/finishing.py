@@ -51,9 +51,9 @@ class Finisher:
         try:
             if isinstance(drawing, Exception):
                 raise drawing  # noqa: TRY301 - handled like an image that cannot be encoded
-            state, file, remark = self._finish(job, drawing)
+            state, file, remarks = self._finish(job, drawing)
             told = job.add_ons.remarks if job.add_ons else ()
-            self._horde.deliver(job, state, file, [remark, *told])
+            self._horde.deliver(job, state, file, [*remarks, *told])
         except HordeError as error:
             if isinstance(drawing, Exception):
                 return self._fault(job, error)
@@ -73,8 +73,8 @@ class Finisher:
             log.warning("job %s: submit failed: %s", job.id, failure)
         return "faulted"
 
-    def _finish(self, job: Job, image: Image.Image) -> tuple[State, bytes, Payload]:
-        """Return the state, file and score of an image.
+    def _finish(self, job: Job, image: Image.Image) -> tuple[State, bytes, list[Payload]]:
+        """Return the state, file and remarks of an image; the first has its score.
 
         If the detector fails, an image that must be censored cannot be shown to be clean: it is
         faulted, so that another worker draws it. Any other is delivered as before, with a remark
@@ -96,18 +96,24 @@ class Finisher:
             remark = score.remark
             if job.wants_censor and score.value >= self._settings.nsfw_threshold:
                 placeholder = image_codec.censored(*image.size)
-                return "censored", image_codec.encode_webp(placeholder), remark
-        return "ok", self._processed(job, image, file), remark
+                return "censored", image_codec.encode_webp(placeholder), [remark]
+        remarks = [remark]
+        return "ok", self._processed(job, image, file, remarks), remarks
 
-    def _processed(self, job: Job, image: Image.Image, file: bytes) -> bytes:
+    def _processed(
+        self, job: Job, image: Image.Image, file: bytes, remarks: list[Payload]
+    ) -> bytes:
         """Return the file of a drawing after its job's post-processors; `file` is without them.
 
-        The score is of the drawing: they show nothing new, and a censored image needs none.
+        What they say of it is added to the remarks. The score is of the drawing: they show nothing
+        new, and a censored image needs none.
         """
         if not self._post.asked(job):
             return file
         with self._post.turns:
-            image = self._post.run(job, image, lambda call: self._gpu.submit(call).result())
+            image = self._post.run(
+                job, image, lambda call: self._gpu.submit(call).result(), remarks
+            )
             if image_codec.is_blank(image):
                 message = "a post-processor made a single colour of it"
                 raise BadJobError(message)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from gpu_worker import weights
-from gpu_worker.post import rrdb, tiles
+from gpu_worker.post import networks, rrdb, tiles
 from gpu_worker.post.kinds import UPSCALERS
+from gpu_worker.post.networks import Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from gpu_worker.post.detector import Detector
+    from gpu_worker.post.faces import FaceFixer
     from gpu_worker.settings import Settings
 
 SIDES = (256, 128, 64)
@@ -31,20 +35,27 @@ log = logging.getLogger(__name__)
 class Engine:
     """A network that enlarges pictures. For one thread at a time."""
 
-    def __init__(self, net: rrdb.RRDBNet, device: str, cores: int) -> None:
+    def __init__(self, net: Network, device: str, cores: int) -> None:
         """Move it to its device, in half precision on a GPU if that is enough for its weights."""
         self._device, self._cores, self._side = device, cores, 0
-        self._dtype = torch.float16 if device.startswith("cuda") else torch.float32
-        self._net = net.to(device, self._dtype)
-        cast("Any", self._net).to(memory_format=torch.channels_last)
-        self._factor = net.factor
+        half = device.startswith("cuda") and net.half
+        self._dtype = torch.float16 if half else torch.float32
+        self._net = net.module.to(device, self._dtype)
+        self._factor, self._multiple, self._smallest = net.factor, net.multiple, net.smallest
+        self._format = torch.channels_last if net.channels_last else torch.contiguous_format
+        cast("Any", self._net).to(memory_format=self._format)
         self._per_pixel = net.work * CPU_SECONDS
         if device.startswith("cuda"):
             self._try()
+        elif not net.work:
+            noise = _noise(SIDES[-1])
+            begun = time.monotonic()
+            self._raw(noise)
+            self._per_pixel, self._cores = (time.monotonic() - begun) / noise.size * 3, 1
 
     def _try(self) -> None:
         """Measure the network with noise, and take single precision if half overflows."""
-        noise = np.random.default_rng(0).integers(0, 256, (SIDES[0], SIDES[0], 3), np.uint8)
+        noise = _noise(SIDES[0])
         if not bool(self._raw(noise).isfinite().all()):
             self._dtype = torch.float32
             self._net = self._net.float()
@@ -86,12 +97,25 @@ class Engine:
             taken = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
             taken = taken.permute(2, 0, 1)[None].to(self._dtype).div(255)
             height, width = taken.shape[2:]
-            fold = rrdb.ENLARGED // self._factor
-            if width % fold or height % fold:
-                more = (0, -width % fold, 0, -height % fold)
-                taken = torch.nn.functional.pad(taken, more, mode="replicate")
-            found = self._net(taken.contiguous(memory_format=torch.channels_last))
+            across, down = (self._lacking(side) for side in (width, height))
+            if across or down:
+                taken = torch.nn.functional.pad(taken, (0, across, 0, down), mode="replicate")
+            found = self._net(taken.contiguous(memory_format=self._format))
             return found[..., : height * self._factor, : width * self._factor]  # type: ignore[no-any-return]
+
+    def _lacking(self, side: int) -> int:
+        """Return how many pixels the network wants more of a side."""
+        more = max(side, self._smallest) - side
+        return more + -(side + more) % self._multiple
+
+
+def _noise(side: int) -> tiles.Bytes:
+    return np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+
+
+def _of_rrdb(net: rrdb.RRDBNet) -> Network:
+    fold = rrdb.ENLARGED // net.factor
+    return Network(net, net.factor, fold, channels_last=True, work=net.work)
 
 
 def _area(pixels: int, side: int) -> int:
@@ -108,6 +132,7 @@ class Loader:
         self._device = settings.device or default
         self._cores = settings.torch_threads or torch.get_num_threads()
         self._kept: dict[str, Engine] = {}
+        self._detector: Detector | None = None
         self.on_gpu = not self._device.startswith("cpu")
         """Whether the networks run where the worker draws, and not on a CPU."""
 
@@ -123,21 +148,33 @@ class Loader:
         """Return the network of a package's files; raises weights.WeightsError."""
         if name not in self._kept:
             net = rrdb.of_ncnn(*(weights.path(f"{name}{end}") for end in (".param", ".bin")))
-            self._kept[name] = self._engine(net)
+            self._kept[name] = self._engine(_of_rrdb(net))
         return self._kept[name]
 
     def given(self, name: str, file: Path) -> Engine:
         """Return the network of an operator's file, which must enlarge by the name's factor.
 
-        Raises rrdb.NetworkError or OSError. A network that enlarges by more is made smaller after.
+        Raises NetworkError or OSError. A network that enlarges by more is made smaller after.
         """
-        net = rrdb.of_safetensors(file)
+        net = networks.upscaler(file)
         if net.factor < UPSCALERS[name]:
             message = f"{file.name} enlarges by {net.factor}, not by {UPSCALERS[name]}"
-            raise rrdb.NetworkError(message)
+            raise networks.NetworkError(message)
         return self._engine(net)
 
-    def _engine(self, net: rrdb.RRDBNet) -> Engine:
+    def fixer(self, file: Path) -> FaceFixer:
+        """Return the face fixer of an operator's file.
+
+        Raises NetworkError or OSError, and face_weights.FaceWeightsError without a detector.
+        """
+        # Imported late, since few need it.
+        from gpu_worker.post.detector import Detector  # noqa: PLC0415
+        from gpu_worker.post.faces import FaceFixer  # noqa: PLC0415
+
+        self._detector = self._detector or Detector()
+        return FaceFixer(networks.face_fixer(file), self._detector, self._device)
+
+    def _engine(self, net: Network) -> Engine:
         return Engine(net, self._device, self._cores)
 
 
@@ -145,7 +182,7 @@ def tensors(file: Path) -> dict[str, Any]:
     """Return the tensors of a checkpoint in torch's own format, without running its code.
 
     What trainers put around them (`params_ema`, `params`, `state_dict`) is taken off. Raises
-    rrdb.NetworkError, OSError.
+    NetworkError, OSError.
     """
     try:
         found: Any = torch.load(file, map_location="cpu", weights_only=True)
@@ -153,12 +190,13 @@ def tensors(file: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # noqa: BLE001 - torch and pickle may raise anything
         message = f"{file.name} cannot be read without running its code ({type(error).__name__})"
-        raise rrdb.NetworkError(message) from None
+        raise networks.NetworkError(message) from None
     for name in ("params_ema", "params", "state_dict"):
         found = found[name] if isinstance(found, dict) and name in found else found
     if not isinstance(found, dict) or not all(
         isinstance(one, torch.Tensor) for one in found.values()
     ):
         message = f"{file.name} holds no tensors by name"
-        raise rrdb.NetworkError(message)
-    return {str(name): one.contiguous() for name, one in found.items()}
+        raise networks.NetworkError(message)
+    # Copies, since safetensors holds no two tensors of the same memory.
+    return {str(name): one.contiguous().clone() for name, one in found.items()}

@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING, Any
 from gpu_worker.horde_client import BadJobError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
+
+    from PIL import Image
+
+    Run = Callable[[Callable[[], Image.Image]], Image.Image]
+    """Runs a function on the thread that owns the GPU, and returns what it returns."""
 
 FACE_FIXERS = ("GFPGAN", "GFPGANv1.3", "CodeFormers", "RestoreFormer")
-"""Never offered: they need a detector of faces and a second network, with weights of their own."""
+NON_COMMERCIAL = ("CodeFormers",)
+"""Never offered: its licence, S-Lab 1.0, forbids commercial use of its code and weights, and images
+of a horde are earned with."""
 UPSCALERS: Mapping[str, int] = {
     "RealESRGAN_x4plus": 4,
     "RealESRGAN_x2plus": 2,
@@ -48,6 +55,8 @@ def asked(payload: Mapping[str, Any], offered: Collection[str]) -> list[str]:
         _refuse(f"it asks for {', '.join(sorted(lacking))}, which this worker does not offer")
     if len(names.intersection(UPSCALERS)) > 1:
         _refuse("it asks for more than one upscaler")
+    if names.intersection(FACE_FIXERS):
+        strength(payload)
     if names:
         width, height = delivered(payload)
         if width * height > MAX_DELIVERED_PIXELS:
@@ -61,6 +70,19 @@ def delivered(payload: Mapping[str, Any]) -> tuple[int, int]:
     for name in set(payload.get("post_processing") or []):
         factor *= UPSCALERS.get(name, 1)
     return int(payload["width"]) * factor, int(payload["height"]) * factor
+
+
+def strength(payload: Mapping[str, Any]) -> float:
+    """Return how much a job's face fixers change faces, from 0 to 1; raises BadJobError.
+
+    Without `facefixer_strength` it is 1: what the network draws, as in the Horde.
+    """
+    found = payload.get("facefixer_strength")
+    if found is None:
+        return 1.0
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= 1:
+        _refuse("facefixer_strength is no number from 0 to 1")
+    return float(found)
 
 
 def _refuse(message: str) -> None:

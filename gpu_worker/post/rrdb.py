@@ -1,21 +1,20 @@
 """The network of ESRGAN and Real-ESRGAN, RRDBNet: Wang et al. 2018 (arXiv 1809.00219), section 3.
 
 It is dense blocks of convolutions without any normalization, and two enlargements at the end. It is
-read from ncnn's files, which a package ships, and from safetensors under the names of its three
-common implementations.
+read from ncnn's files, which a package ships. Other files are read by spandrel (`networks`), whose
+import takes a third of a second.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
+
+from gpu_worker.post.networks import NetworkError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,15 +28,9 @@ SLOPE = 0.2
 """Of the leaky ReLUs."""
 ENLARGED = 4
 """The factor between what the first convolution sees and the last."""
-MAX_FILE_BYTES = 500_000_000
-"""Largest weights that are read: RRDBNet in single precision has 67 MB."""
 MAX_BLOCKS = 64
 FP16 = 0x01306B47
 """What ncnn writes before weights in half precision; 0 before single precision."""
-
-
-class NetworkError(ValueError):
-    """The file holds no RRDBNet; says why in one sentence."""
 
 
 class _Dense(nn.Module):
@@ -146,58 +139,6 @@ def of_ncnn(param: Path, weights: Path) -> RRDBNet:
         raise NetworkError(message)
     net = RRDBNet(blocks=blocks, width=arrays[0].shape[0], growth=arrays[2].shape[0])
     return _filled(net, dict(zip(net.state_dict(), arrays, strict=True)), weights.name)
-
-
-ENDS = {
-    "model.0.": "conv_first.", "model.3.": "conv_up1.", "model.6.": "conv_up2.",
-    "model.8.": "conv_hr.", "model.10.": "conv_last.",
-    "trunk_conv.": "conv_body.", "upconv1.": "conv_up1.", "upconv2.": "conv_up2.",
-    "HRconv.": "conv_hr.",
-}  # fmt: skip
-"""The first parts of names in older implementations, and ours."""
-BLOCK = re.compile(
-    r"(?:model\.1\.sub|RRDB_trunk|body)\.(\d+)\.(?:RDB|rdb)(\d)\.conv(\d)\.(?:0\.)?(\w+)"
-)
-BODY_END = re.compile(r"model\.1\.sub\.\d+\.(weight|bias)")
-
-
-def of_safetensors(file: Path) -> RRDBNet:
-    """Return the network of a safetensors file; raises NetworkError, OSError."""
-    if file.stat().st_size > MAX_FILE_BYTES:
-        message = f"{file.name} is larger than {MAX_FILE_BYTES} bytes"
-        raise NetworkError(message)
-    try:
-        found = load_file(file)
-    except (SafetensorError, RuntimeError, ValueError):
-        message = f"{file.name} is no safetensors file"
-        raise NetworkError(message) from None
-    named = {_name(name): tensor for name, tensor in found.items()}
-    numbers = [int(hit[1]) for name in named if (hit := re.match(r"body\.(\d+)\.", name))]
-    blocks = max(numbers, default=-1) + 1
-    first, growing = named.get("conv_first.weight"), named.get("body.0.rdb1.conv1.weight")
-    factors = {3: 4, 12: 2, 48: 1}
-    fits = first is not None and growing is not None and first.ndim == growing.ndim == 4  # noqa: PLR2004
-    if not fits or first.shape[1] not in factors or blocks > MAX_BLOCKS:  # type: ignore[union-attr]
-        message = f"{file.name} is no RRDBNet (ESRGAN), the one architecture that is loaded"
-        raise NetworkError(message)
-    assert first is not None  # noqa: S101 - for mypy
-    assert growing is not None  # noqa: S101
-    width, growth = first.shape[0], growing.shape[0]
-    with torch.device("meta"):
-        net = RRDBNet(blocks=blocks, width=width, growth=growth, factor=factors[first.shape[1]])
-    return _filled(net, named, file.name)
-
-
-def _name(name: str) -> str:
-    """Return our name of a tensor."""
-    if hit := BLOCK.fullmatch(name):
-        return f"body.{hit[1]}.rdb{hit[2]}.conv{hit[3]}.{hit[4]}"
-    if hit := BODY_END.fullmatch(name):
-        return f"conv_body.{hit[1]}"
-    for theirs, ours in ENDS.items():
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return name
 
 
 def _filled(net: RRDBNet, tensors: Tensors, file: str) -> RRDBNet:

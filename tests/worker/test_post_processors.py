@@ -258,9 +258,10 @@ def test_a_post_processor_that_fails_faults_its_image_alone(
     ("file", "why"),
     [
         ("NMKD_Siax.pth", r"runs code; convert it: python -m gpu_worker\.post\.from_pth NMKD"),
-        ("GFPGAN.pth", "is a face fixer; none is supported"),
-        ("CodeFormers.safetensors", "is a face fixer; none is supported"),
-        ("mine.safetensors", "is no upscaler of the Horde's: RealESRGAN_x4plus"),
+        ("GFPGAN.pth", r"runs code; convert it: python -m gpu_worker\.post\.from_pth GFPGAN"),
+        ("CodeFormers.safetensors", r"is refused: its licence \(S-Lab 1\.0\) forbids commercial"),
+        ("CodeFormers.pth", r"is refused: its licence \(S-Lab 1\.0\) forbids commercial"),
+        ("mine.safetensors", "is no face fixer or upscaler of the Horde's: GFPGAN, GFPGANv1.3, "),
         ("mine.onnx", "is no network of strip_background: u2net"),
     ],
 )
