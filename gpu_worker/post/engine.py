@@ -172,7 +172,12 @@ class Loader:
         from gpu_worker.post.faces import FaceFixer  # noqa: PLC0415
 
         self._detector = self._detector or Detector()
-        return FaceFixer(networks.face_fixer(file), self._detector, self._device)
+        net = networks.face_fixer(file)
+        try:
+            return FaceFixer(net, self._detector, self._device)
+        except networks.NetworkError as error:
+            message = f"{file.name} cannot be used: {error}"
+            raise networks.NetworkError(message) from None
 
     def _engine(self, net: Network) -> Engine:
         return Engine(net, self._device, self._cores)

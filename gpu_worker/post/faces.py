@@ -34,11 +34,15 @@ class FaceFixer:
         self._net, self._detector, self._device = net.module.to(device), detector, device
         grey = Image.new("RGB", (align.SIDE, align.SIDE), (128, 128, 128))
         try:
-            self._fixed(grey)
+            if device.startswith("cuda"):
+                self._fixed(grey)  # a first run is slower
             begun = time.monotonic()
             self._fixed(grey)
-        except (TypeError, ValueError, RuntimeError) as error:
-            message = f"the network makes no face of one ({type(error).__name__})"
+        except MemoryError:
+            message = "it does not fit into the device's memory"
+            raise NetworkError(message) from None
+        except (TypeError, RuntimeError, IndexError) as error:
+            message = f"it makes no face of a face ({type(error).__name__})"
             raise NetworkError(message) from None
         self._face_seconds = time.monotonic() - begun
 
@@ -81,11 +85,11 @@ class FaceFixer:
                     randomize_noise=False,
                 )[0][0]
                 if made.shape != (3, align.SIDE, align.SIDE):
-                    message = "the network gave a face of another size"
-                    raise ValueError(message)
+                    message = "it makes a face of another size"
+                    raise NetworkError(message)
                 if not bool(made.isfinite().all()):
-                    message = "the network gave a face that is no numbers"
-                    raise ValueError(message)
+                    message = "it makes a face that is no numbers"
+                    raise NetworkError(message)
                 levels = ((made.float() + 1) * 127.5 + 0.5).clamp(0, 255).byte()
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
