@@ -97,7 +97,7 @@ class Finisher:
             if job.wants_censor and score.value >= self._settings.nsfw_threshold:
                 placeholder = image_codec.censored(*image.size)
                 return "censored", image_codec.encode_webp(placeholder), [remark]
-        remarks = [remark]
+        remarks: list[Payload] = [remark]
         return "ok", self._processed(job, image, file, remarks), remarks
 
     def _processed(

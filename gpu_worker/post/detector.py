@@ -105,7 +105,7 @@ class Detector:
         """Return the boxes of the first network."""
         height, width = picture.shape[2:]
         scale = SEEN / SMALLEST
-        boxes, scores = [np.zeros((0, 4))], [np.zeros(0)]
+        parts = [(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros(0))]
         while min(height, width) * scale >= SEEN:
             size = int(height * scale + 1), int(width * scale + 1)
             moved, sure = _first(self._first, functional.interpolate(picture, size, mode="area"))
@@ -115,14 +115,13 @@ class Detector:
             corner = np.stack([columns, rows], 1) * 2
             box = np.floor(np.concatenate([corner + 1, corner + SEEN], 1) / scale)
             kept = _apart(box, sure[rows, columns], 0.5)
-            box, rows, columns = box[kept], rows[kept], columns[kept]
-            # Not `_moved`: here the width has no pixel more than the difference.
-            box += moved[:, rows, columns].T * np.tile(box[:, 2:] - box[:, :2], 2)
-            boxes.append(box)
-            scores.append(sure[rows, columns])
+            rows, columns = rows[kept], columns[kept]
+            parts.append((box[kept], moved[:, rows, columns].T, sure[rows, columns]))
             scale *= SHRINK
-        boxes_, scores_ = np.concatenate(boxes), np.concatenate(scores)
-        return boxes_[_apart(boxes_, scores_, 0.7)]
+        boxes, moves, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
+        kept = _apart(boxes, scores, 0.7)
+        # Not `_moved`: here the width has no pixel more than the difference.
+        return boxes[kept] + moves[kept] * np.tile(boxes[kept, 2:] - boxes[kept, :2], 2)
 
 
 # --- the networks --------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -49,9 +48,7 @@ class Engine:
             self._try()
         elif not net.work:
             noise = _noise(SIDES[-1])
-            begun = time.monotonic()
-            self._raw(noise)
-            self._per_pixel, self._cores = (time.monotonic() - begun) / noise.size * 3, 1
+            self._per_pixel = networks.cpu_seconds(lambda: self._raw(noise)) / noise.size * 3
 
     def _try(self) -> None:
         """Measure the network with noise, and take single precision if half overflows."""
@@ -174,7 +171,7 @@ class Loader:
         self._detector = self._detector or Detector()
         net = networks.face_fixer(file)
         try:
-            return FaceFixer(net, self._detector, self._device)
+            return FaceFixer(net, self._detector, self._device, self._cores)
         except networks.NetworkError as error:
             message = f"{file.name} cannot be used: {error}"
             raise networks.NetworkError(message) from None

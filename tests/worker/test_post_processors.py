@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gpu_worker.horde_client import Horde
+    from gpu_worker.post.kinds import Run
     from gpu_worker.settings import Settings
     from tests.worker.fake_horde import FakeHorde
 
@@ -160,6 +161,27 @@ def test_what_is_delivered_is_accepted_by_our_horde(
     job_id = horde.add(post_processing=[X4, "strip_background"])
     shift(settings, client, post())
     assert images.checked(horde.uploads[job_id], (256, 256)).file == horde.uploads[job_id]
+
+
+class Fixer:
+    """A face fixer that finds none, and says so."""
+
+    def fixed(
+        self, image: Image.Image, strength: float, check: Callable[[], None], run: Run
+    ) -> tuple[Image.Image, str]:
+        check()
+        return run(lambda: image), "found no face"
+
+
+def test_what_a_face_fixer_says_reaches_the_client_of_its_image_alone(
+    horde: FakeHorde, settings: Settings, client: Horde
+) -> None:
+    asking, plain = horde.add(post_processing=["GFPGAN"]), horde.add()
+    shift(settings, client, PostProcessors(fixers={"GFPGAN": Fixer()}, on_gpu=True))
+    assert states(horde) == {asking: "ok", plain: "ok"}
+    told = [[one["ref"] for one in horde.settled[job]["gen_metadata"]] for job in (asking, plain)]
+    assert told[0][1:] == ["GFPGAN found no face"]
+    assert told[0][:1] == told[1] == ["nsfw_score=0.0000 by stand-in 1"]
 
 
 def test_a_censored_image_is_not_processed(
