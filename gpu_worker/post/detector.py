@@ -110,8 +110,6 @@ class Detector:
             size = int(height * scale + 1), int(width * scale + 1)
             moved, sure = _first(self._first, functional.interpolate(picture, size, mode="area"))
             rows, columns = np.nonzero(sure >= SURE[0])
-            surest = np.argsort(-sure[rows, columns], kind="stable")[:MAX_CANDIDATES]
-            rows, columns = rows[surest], columns[surest]
             corner = np.stack([columns, rows], 1) * 2
             box = np.floor(np.concatenate([corner + 1, corner + SEEN], 1) / scale)
             kept = _apart(box, sure[rows, columns], 0.5)

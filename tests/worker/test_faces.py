@@ -140,6 +140,13 @@ def test_no_picture_makes_the_networks_look_at_more_than_so_many_places(
     assert max(seen) <= 40
 
 
+def test_a_box_within_a_larger_one_is_another_face_unless_it_is_mostly_the_same() -> None:
+    boxes = np.array([[0, 0, 100, 100], [10, 10, 50, 50], [5, 0, 105, 100], [200, 0, 300, 100]])
+    scores = np.array([0.99, 0.95, 0.97, 0.96])
+    assert detector._apart(boxes, scores, 0.7).tolist() == [0, 3, 1]
+    assert detector._apart(boxes, scores, 0.7, of_smaller=True).tolist() == [0, 3]
+
+
 # --- cutting out and putting back ---------------------------------------------------------------
 
 UPRIGHT = np.array([[one.real, one.imag] for one in align.PLACES])
@@ -177,6 +184,17 @@ def test_a_cut_shows_each_point_where_it_belongs(size: float) -> None:
         seen = np.array(cut.getpixel((round(place.real), round(place.imag))), int)
         wanted = np.array(Image.new("RGB", (1, 1), colour).getpixel((0, 0)), int)
         assert np.abs(seen - wanted).max() < 90, colour
+
+
+def test_a_large_faces_fine_patterns_do_not_break_up() -> None:
+    fine = np.indices((1600, 1600)).sum(0) % 2 * 255
+    picture = Image.fromarray(fine.astype(np.uint8)).convert("RGB")
+    levels = np.asarray(align.Place.of(UPRIGHT * 3.1 + 3).cut(picture), int)
+    assert np.abs(levels - 127).max() < 24
+    shown = Image.new("RGB", (160, 160))
+    lines = Image.fromarray((np.indices((512, 512)).sum(0) % 2 * 255).astype(np.uint8))
+    align.Place.of(UPRIGHT / 3.3).put(shown, lines.convert("RGB"), 1.0)
+    assert np.abs(np.asarray(shown, int)[40:110, 40:110] - 127).max() < 24
 
 
 @pytest.mark.parametrize("width", [150, 512, 1600])

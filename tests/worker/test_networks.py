@@ -208,8 +208,7 @@ from importlib.util import find_spec
 from gpu_worker.post import engine, networks
 assert "spandrel" not in sys.modules
 assert networks._spandrel() is networks._spandrel()
-assert find_spec("torchvision") is None or "torchvision" in sys.modules
-from diffusers.utils import is_torchvision_available
+assert find_spec("torchvision") is None
 print([name for name in sys.modules if name.startswith("torchvision")])
 """
     if find_spec("torchvision"):
