@@ -461,6 +461,7 @@ def _with_one(settings: Settings, detector: safety.Detector) -> Worker:
     from gpu_worker.pipeline import Pipeline  # noqa: PLC0415
 
     pipeline = Pipeline(settings)
+    post = processors.load(settings)  # before the free memory is measured
     pipeline.warm_up()
     try:
         library = Library.of(settings, model_files.read(settings.model_dir).baseline)
@@ -476,7 +477,6 @@ def _with_one(settings: Settings, detector: safety.Detector) -> Worker:
     if fits is not None and fits < horde.max_pixels:
         horde.max_pixels = fits
         log.info("by the measured memory, images of at most %d pixels are popped", fits)
-    post = processors.load(settings)
     return Worker(settings, horde, pipeline.draw, detector, post=post, add_ons=add_ons)
 
 

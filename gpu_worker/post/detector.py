@@ -116,7 +116,8 @@ class Detector:
             rows, columns = rows[kept], columns[kept]
             parts.append((box[kept], moved[:, rows, columns].T, sure[rows, columns]))
             scale *= SHRINK
-        boxes, moves, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
+        joined: list[Floats] = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        boxes, moves, scores = joined
         kept = _apart(boxes, scores, 0.7)
         # Not `_moved`: here the width has no pixel more than the difference.
         return boxes[kept] + moves[kept] * np.tile(boxes[kept, 2:] - boxes[kept, :2], 2)

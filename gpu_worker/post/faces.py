@@ -24,7 +24,7 @@ MAX_FACES = 8
 
 
 class FaceFixer:
-    """A network for faces, and what finds them. For one thread at a time."""
+    """A network for faces, and what finds them. Threads may share it, if `run` takes one by one."""
 
     def __init__(self, net: Network, detector: Detector, device: str, cores: int = 1) -> None:
         """Move the network to its device, and measure it. Raises NetworkError.
