@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -193,27 +192,19 @@ def test_sides_are_filled_up_to_what_a_network_wants() -> None:
     assert seen == [(48, 72)]
 
 
-def run(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
-    )
-    assert not done.returncode, done.stderr
-    return done.stdout.strip()
-
-
-def test_spandrel_is_imported_without_torchvision_and_leaves_nothing_in_its_place() -> None:
-    code = """
-import sys
-from importlib.util import find_spec
-from gpu_worker.post import engine, networks
-assert "spandrel" not in sys.modules
-assert networks._spandrel() is networks._spandrel()
-assert find_spec("torchvision") is None
-print([name for name in sys.modules if name.startswith("torchvision")])
-"""
-    if find_spec("torchvision"):
-        pytest.skip("torchvision is installed here")
-    assert run(code) == "[]"
+@pytest.mark.skipif(bool(find_spec("torchvision")), reason="torchvision is installed here")
+def test_spandrel_is_imported_without_torchvision_and_leaves_nothing_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [one for one in sys.modules if one.partition(".")[0] == "spandrel"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert networks._spandrel().MAIN_REGISTRY
+    assert [one for one in sys.modules if one.partition(".")[0] == "torchvision"] == []
+    assert find_spec("torchvision") is None
+    # What it has of torchvision says so if it is ever called.
+    lama = import_module("spandrel.architectures.LaMa.__arch.LaMa")
+    with pytest.raises(RuntimeError, match="torchvision is not installed"):
+        lama.rotate()
 
 
 def test_without_spandrel_the_operators_files_are_refused_with_what_is_missing(
