@@ -195,35 +195,33 @@ class Pipeline:
         if image_codec.is_blank(images[0]):
             message = "the model in MODEL_DIR draws a single colour"
             raise ModelError(message)
-        if self._upscaler:
-            return  # it draws this size alone
-        denoising = self._memory.peak(lambda: self._denoise(job))
-        self._capacity = Capacity(
-            free=self._memory.free(), denoising=denoising / side**2, decoding=whole / side**2
-        )
-        shapes = self._compiled_shapes
-        if shapes:
-            draws = [partial(self._draw_alike, *shape) for shape in shapes]
-            try:
-                speed.compile_for(self._model, draws)
-            except MemoryError:
-                message = "a size of COMPILE does not fit into the device's memory"
-                raise ModelError(message) from None
+        if not self._upscaler:  # else it draws this size alone
+            denoising = self._memory.peak(lambda: self._denoise(job))
+            self._capacity = Capacity(
+                free=self._memory.free(), denoising=denoising / side**2, decoding=whole / side**2
+            )
+        if self._compiled_shapes:
+            self._compile()
+
+    def _compile(self) -> None:
+        """Compile for the shapes that the settings name; raises ModelError."""
+        draws = [
+            partial(self.draw, [_trial(width, height)] * count)
+            for width, height, count in self._compiled_shapes
+        ]
+        try:
+            speed.compile_for(self._model, draws)
+        except MemoryError:
+            message = "a size of COMPILE does not fit into the device's memory"
+            raise ModelError(message) from None
 
     def _denoise(self, job: Job) -> None:
         """Draw an image of the model's own size, without the autoencoder."""
-        size = {"width": self.native_size, "height": self.native_size}
         common = Pass.of(job)
+        size = {"width": self.native_size, "height": self.native_size}
         with torch.inference_mode():
-            self._start(
-                common,
-                **size,
-                output_type="latent",
-                **self._shared(common, [(job, self._read(job))]),
-            )
-
-    def _draw_alike(self, width: int, height: int, count: int) -> None:
-        self.draw([_trial(width, height)] * count)
+            shared = self._shared(common, [(job, self._read(job))])
+            self._start(common, **size, output_type="latent", **shared)
 
     def _most(self, common: Pass) -> int:
         """Return how many images of a pass to draw at once: fewer where memory was short before."""

@@ -138,14 +138,15 @@ def test_a_worker_that_cannot_compile_draws_without(
 def test_a_compiled_size_that_does_not_fit_ends_the_worker_with_its_reason(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from gpu_worker import speed
     from gpu_worker.model_files import ModelError
 
     pipeline = a_pipeline(tiny_model, compiled=(SHAPE,))
 
-    def full(*_: int) -> None:
+    def full(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(pipeline, "_draw_alike", full)
+    monkeypatch.setattr(speed, "compile_for", full)
     with pytest.raises(ModelError, match="COMPILE does not fit"):
         pipeline.warm_up()
 
@@ -189,3 +190,14 @@ def test_a_pass_is_no_larger_than_the_measured_memory_and_decoded_at_once_where_
     monkeypatch.setattr(pipeline, "_capacity", replace(tight, denoising=known.denoising / 100))
     drawn(pipeline, *jobs)
     assert seen[-1] == (4, True)
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_model_that_draws_one_size_is_compiled_too() -> None:
+    from gpu_worker.train.export import SHIPPED
+
+    pipeline = a_pipeline(SHIPPED, compiled=(SHAPE,))
+    before = traces()
+    pipeline.warm_up()
+    assert traces() > before
+    assert pipeline.max_pixels is None
