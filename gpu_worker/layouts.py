@@ -53,7 +53,7 @@ ENCODERS = {
 }
 OTHERS = {
     "double_blocks.": "a FLUX model",
-    "noise_refiner.": "a Z-Image model",
+    "cap_pad_token": "a Z-Image model",
     "joint_blocks.": "a Stable Diffusion 3 model",
     "clip_txt_mapper": "a Stable Cascade model",
     "lora_": "a LoRA, not a model",

@@ -14,6 +14,8 @@ LATENTS = 4
 """Channels of the latents of Stable Diffusion."""
 REPAINTING = 9
 """Those that an inpainting checkpoint takes: latents, the mask, and latents of what is kept."""
+SIZE_STEP = 64
+"""Sides of the Horde's images are multiples of this many pixels."""
 WIDTH_2 = 1024
 """Numbers of a token's vector in Stable Diffusion 2; the other one has 768."""
 DRAWN = {
@@ -101,6 +103,7 @@ def _flow(directory: Path, kind: str) -> ModelFiles:
     else:
         packed = 1
         read, given = [network.get("cap_feat_dim")], [texts[0].get("hidden_size")]
+        _check_z_image(directory, network, vae)
     if network.get("in_channels") != packed * vae.get("latent_channels", 0):
         _refuse("the transformer and the autoencoder in MODEL_DIR do not fit each other")
     if read != given:
@@ -109,6 +112,26 @@ def _flow(directory: Path, kind: str) -> ModelFiles:
         _check_weights(directory, part)
     _json(directory, "scheduler/scheduler_config.json")
     return ModelFiles(kind, "flow", _variant(directory / "transformer"), FLOW[kind])
+
+
+def _check_z_image(directory: Path, network: dict[str, Any], vae: dict[str, Any]) -> None:
+    """Refuse what diffusers asserts, divides by or calls only while it loads or draws."""
+    width, heads, axes = (network.get(one) for one in ("dim", "n_heads", "axes_dims"))
+    whole = all(isinstance(one, int) for one in (width, heads, *(axes or [None])))
+    if not whole or heads < 1 or width != heads * sum(axes):
+        _refuse("the transformer in MODEL_DIR has axes_dims that do not fit its heads")
+    if [network.get(f"all_{one}") for one in ("patch_size", "f_patch_size")] != [[2], [1]]:
+        _refuse("the transformer in MODEL_DIR does not read patches of 2 x 2")
+    if not all(isinstance(vae.get(f"{one}_factor"), int | float) for one in ("shift", "scaling")):
+        _refuse("the autoencoder in MODEL_DIR has no shift_factor or scaling_factor")
+    blocks = vae.get("block_out_channels")
+    # A patch has two latents a side, so its side is twice what the autoencoder shrinks by.
+    if not isinstance(blocks, list) or len(blocks) > SIZE_STEP or SIZE_STEP % 2 ** len(blocks):
+        _refuse(f"the autoencoder in MODEL_DIR draws no sizes in steps of {SIZE_STEP} pixels")
+    template = directory / "tokenizer" / "chat_template.jinja"
+    settings = _json(directory, "tokenizer/tokenizer_config.json")
+    if not settings.get("chat_template") and not template.is_file():
+        _refuse("the tokenizer in MODEL_DIR has no chat template, into which prompts are put")
 
 
 def _baseline(kind: str, width: Any) -> str:

@@ -262,7 +262,7 @@ class Pipeline:
         try:
             self._model.decode(at_once=bool(at_once))
             self.adapters.use(common.loras)
-            with torch.inference_mode(), self._tiling(common.tiling):
+            with torch.inference_mode(), self._tiling(common.tiling and self._model.tiles):
                 images = self._run(common, padded, sources + sources[-1:] * padding)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()

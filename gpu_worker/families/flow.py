@@ -16,6 +16,7 @@ from gpu_worker.families.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from gpu_worker.addons.parts import InversionPart
     from gpu_worker.families.stable_diffusion import Text
@@ -35,10 +36,18 @@ class FlowMatching(StableDiffusion, Generic[Encoded]):
     """The text encoders overflow in float16."""
     takes_latents = False
     takes_add_ons = False
+    tiles = False
+    """Their transformers have no edges to wrap around, and the API says that it has no effect."""
+
+    def __init__(
+        self, directory: Path, device: str, dtype: torch.dtype, variant: str | None
+    ) -> None:
+        """Load the model, which takes seconds; raises ModelError if its files are damaged."""
+        super().__init__(directory, device, dtype, variant)
+        self._kept: dict[str, Encoded] = {}
 
     def made_encoders(self) -> list[Any]:
         """Return none: no textual inversion and no LoRA is for these."""
-        self._kept: dict[str, Encoded] = {}
         return []
 
     @property

@@ -41,6 +41,8 @@ class StableDiffusion:
     """The type of the weights on a GPU."""
     takes_add_ons = True
     """Whether LoRAs and textual inversions change it."""
+    tiles = True
+    """Whether `tiling` makes opposite edges of its pictures match."""
     takes_latents = True
     """Whether `redraw` takes latents, so that `hires_fix` decodes nothing between its passes."""
 

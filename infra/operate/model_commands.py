@@ -93,6 +93,9 @@ def native_size(directory: Path) -> int:
     if isinstance(own, int):
         return own
     unet, vae = (_json(directory / part / "config.json") for part in ("unet", "vae"))
+    if not unet:  # a transformer says no size, and its autoencoder counts in pixels
+        side = vae.get("sample_size")
+        return side if isinstance(side, int) else 0
     blocks = vae.get("block_out_channels")
     side = unet.get("sample_size")
     if not isinstance(side, int) or not isinstance(blocks, list):

@@ -200,6 +200,7 @@ def test_a_controlnet_of_many_steps_needs_its_kudos_upfront(cloud: Cloud) -> Non
 # --- what changes nothing -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("family", ["flux_1", "z_image_turbo"])
 @pytest.mark.parametrize(
     ("params", "named"),
     [
@@ -210,14 +211,14 @@ def test_a_controlnet_of_many_steps_needs_its_kudos_upfront(cloud: Cloud) -> Non
     ],
 )
 def test_what_means_nothing_for_flow_matching_is_told_there_alone(
-    cloud: Cloud, params: dict[str, Any], named: str
+    cloud: Cloud, params: dict[str, Any], named: str, family: str
 ) -> None:
     models = json.loads(cloud.environment("generate")["MODELS"])
-    models["Flux"] = {"endpoint": "ep3", "baseline": "flux_1"}
+    models["Flow"] = {"endpoint": "ep3", "baseline": family}
     cloud.overrides["MODELS"] = json.dumps(models)
     key = cloud.register(kudos=1000)[1]
-    told = asked(cloud, key, models=["Flux"], params=params).body.get("message", "")
-    assert told == (f"{named} without effect: flux_1 takes Euler steps." if named else "")
+    told = asked(cloud, key, models=["Flow"], params=params).body.get("message", "")
+    assert told == (f"{named} without effect: {family} takes Euler steps." if named else "")
     assert "message" not in asked(cloud, key, params=params).body
 
 

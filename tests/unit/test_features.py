@@ -76,6 +76,7 @@ CONTROLLED = {
         ({"baseline": features.SDXL}, None),
         ({"baseline": ""}, None),
         ({"baseline": "flux_1"}, "ControlNetUnsupported"),
+        ({"baseline": "z_image_turbo"}, "ControlNetUnsupported"),
         ({"source": False}, "ControlNetSourceMissing"),
         ({"painting": True}, "ControlNetInpaintingMismatch"),
         ({"given": True, "returned": True}, "ControlNetInvalidPayload"),

@@ -141,6 +141,7 @@ def test_a_pickle_is_refused_and_never_opened(tmp_path: Path, start: bytes) -> N
     [
         ({"lora_unet_down.alpha": 1}, "is a LoRA, not a model"),
         ({"double_blocks.0.weight": 1}, "is a FLUX model"),
+        ({"model.diffusion_model.cap_pad_token": 1}, "is a Z-Image model"),
         ({"control_model.input": 1}, "is a ControlNet"),
         ({"conditioner.embedders.0.model.ln_final": 1}, "refiner of Stable Diffusion XL"),
         ({"weight": 1}, "is no checkpoint of Stable Diffusion 1, 2 or XL"),

@@ -122,14 +122,19 @@ def test_only_what_the_mask_says_is_painted_anew(xl: Pipeline, source: Image.Ima
     repainted(xl, source)
 
 
-def repainted(pipeline: Pipeline, source: Image.Image) -> None:
-    """Have the left half of a picture painted anew, and see that the right half is kept."""
-    masked = source.copy()
+def half_masked(source: Image.Image) -> Image.Image:
+    """Return a picture whose left half is to be painted anew."""
     keep = Image.new("L", source.size, 255)
     keep.paste(0, (0, 0, source.width // 2, source.height))
+    masked = source.copy()
     masked.putalpha(keep)
+    return masked
+
+
+def repainted(pipeline: Pipeline, source: Image.Image) -> None:
+    """Have the left half of a picture painted anew, and see that the right half is kept."""
     job = replace(a_job(source="url"), source_processing="inpainting")
-    (image,) = pipeline.draw([job], [masked])
+    (image,) = pipeline.draw([job], [half_masked(source)])
     half = (source.width // 2, 0, source.width, source.height)
     assert image.crop(half).tobytes() == source.crop(half).tobytes()
     assert difference(pixels(image), pixels(source)) > 0.02
@@ -191,14 +196,10 @@ def test_an_inpainting_checkpoint_draws_from_noise_from_a_picture_and_a_part_of_
 def test_an_inpainting_checkpoint_sees_what_is_kept(
     repainting: Pipeline, source: Image.Image
 ) -> None:
-    keep = Image.new("L", source.size, 255)
-    keep.paste(0, (0, 0, source.width // 2, source.height))
     job = replace(a_job(source="url", denoising_strength=1.0), source_processing="inpainting")
 
     def painted(around: Image.Image) -> Image.Image:
-        masked = around.copy()
-        masked.putalpha(keep)
-        return repainting.draw([job], [masked])[0]
+        return repainting.draw([job], [half_masked(around)])[0]
 
     left = (0, 0, source.width // 2, source.height)
     half = (source.width // 2, 0, source.width, source.height)

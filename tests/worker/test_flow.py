@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from gpu_worker import model_files
 from gpu_worker.horde_client import BadJobError
 from gpu_worker.model_files import ModelError
-from tests.worker.test_families import loaded, repainted
+from tests.worker.test_families import half_masked, loaded, repainted
 from tests.worker.test_pipeline import a_job, difference, drawn, pixels, redrawn
 
 if TYPE_CHECKING:
@@ -57,12 +58,27 @@ def test_it_warms_up_and_draws_in_every_size(flow: Pipeline) -> None:
         assert pixels(image).std() > 2
 
 
-def test_an_image_is_the_same_alone_and_whatever_its_mates(flow: Pipeline) -> None:
-    jobs = [a_job(prompt=f"a{'b' * n}###{n}", seed=str(n)) for n in range(4)]
-    together, turned = flow.draw(jobs), flow.draw(jobs[::-1])
+@pytest.mark.parametrize("cfg_scale", [1.0, 5.0])
+@pytest.mark.parametrize("kind", ["noise", "picture", "part"])
+def test_an_image_is_the_same_alone_and_whatever_its_mates(
+    flow: Pipeline, source: Image.Image, kind: str, cfg_scale: float
+) -> None:
+    # Prompts of other multiples of 32 tokens, so that Z-Image must mask what it fills up.
+    jobs = [
+        a_job(prompt=f"a{'b' * 30 * n}###{'c' * 40 * (3 - n)}", seed=str(n), cfg_scale=cfg_scale)
+        for n in range(4)
+    ]
+    sources = None
+    if kind != "noise":
+        processing = "inpainting" if kind == "part" else "img2img"
+        jobs = [replace(job, source_image="u", source_processing=processing) for job in jobs]
+        sources = [half_masked(source) if kind == "part" else source] * 4
+    together, turned = flow.draw(jobs, sources), flow.draw(jobs[::-1], sources)
     assert [one.tobytes() for one in together] == [one.tobytes() for one in turned[::-1]]
+    assert len({one.tobytes() for one in together}) == 4
     for job, image in zip(jobs, together, strict=True):
-        assert np.abs(pixels(flow.draw([job])[0]) - pixels(image)).max() <= 1
+        (alone,) = flow.draw([job], sources and sources[:1])
+        assert np.abs(pixels(alone) - pixels(image)).max() <= 1
 
 
 def test_prompt_seed_steps_and_true_guidance_have_an_effect(flow: Pipeline) -> None:
@@ -91,6 +107,7 @@ def test_without_guidance_the_negative_prompt_costs_nothing_and_changes_nothing(
         {"sampler_name": "k_dpmpp_2m"},
         {"karras": False},
         {"clip_skip": 3},
+        {"tiling": True},
         {"prompt": "a (cat:1.0)"},
     ],
 )

@@ -77,7 +77,9 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("family", [{}, {"flux": True}], ids=["convolutions", "transformer"])
+@pytest.mark.parametrize(
+    "family", [{}, {"flux": True}, {"z_image": True}], ids=["sd", "flux", "z-image"]
+)
 @pytest.mark.usefixtures("traced")
 def test_after_the_warm_up_nothing_is_compiled_whatever_is_asked_for(
     family: dict[str, Any], tmp_path: Path
@@ -97,7 +99,7 @@ def test_after_the_warm_up_nothing_is_compiled_whatever_is_asked_for(
         (a_job(4, width=128),),
         (a_job(5, tiling=True), a_job(6, tiling=True)),
         (a_job(7, sampler_name="ddim"), a_job(8, sampler_name="ddim")),
-        (a_job(9, prompt="word " * 100), a_job(10, prompt="word " * 100)),
+        (a_job(9, prompt="word " * 90), a_job(10, prompt="word " * 90)),
     ]
     for jobs in asked:
         different = np.abs(drawn(pipeline, *jobs) - drawn(plain, *jobs))
