@@ -116,8 +116,11 @@ def _flow(directory: Path, kind: str) -> ModelFiles:
 
 def _check_z_image(directory: Path, network: dict[str, Any], vae: dict[str, Any]) -> None:
     """Refuse what diffusers asserts, divides by or calls only while it loads or draws."""
-    width, heads, axes = (network.get(one) for one in ("dim", "n_heads", "axes_dims"))
-    whole = all(isinstance(one, int) for one in (width, heads, *(axes or [None])))
+    width: Any = network.get("dim")
+    heads: Any = network.get("n_heads")
+    axes: Any = network.get("axes_dims")
+    numbers = [width, heads, *axes] if isinstance(axes, list) else [None]
+    whole = all(isinstance(one, int) for one in numbers)
     if not whole or heads < 1 or width != heads * sum(axes):
         _refuse("the transformer in MODEL_DIR has axes_dims that do not fit its heads")
     if [network.get(f"all_{one}") for one in ("patch_size", "f_patch_size")] != [[2], [1]]:

@@ -69,6 +69,7 @@ def test_every_kind_of_drawing_runs_in_the_type_that_a_gpu_gets(
     [
         ("transformer", {"axes_dims": [4, 4, 4]}, "axes_dims"),
         ("transformer", {"axes_dims": None}, "axes_dims"),
+        ("transformer", {"axes_dims": 16}, "axes_dims"),
         ("transformer", {"n_heads": 3}, "axes_dims"),
         ("transformer", {"n_heads": 0, "dim": 0}, "axes_dims"),
         ("transformer", {"dim": "wide"}, "axes_dims"),
