@@ -1,8 +1,8 @@
 """ControlNet: what a job asks for, and the map of a source image that guides its drawing.
 
-There is one annotator, Canny's edges (Canny 1986, "A Computational Approach to Edge Detection"),
-with the thresholds, the norm and the 3x3 gradients of the usual preprocessor. The maps of other
-types come from the client, who sets `image_is_control`. This module imports no torch.
+Canny's edges are made here (Canny 1986, "A Computational Approach to Edge Detection"), with the
+thresholds, the norm and the 3x3 gradients of the usual preprocessor. `annotators` has the others.
+Maps of types without one come from the client, who sets `image_is_control`. No torch here.
 """
 
 from __future__ import annotations
@@ -14,29 +14,36 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from gpu_worker import control_files
 from gpu_worker.horde_client import BadJobError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from gpu_worker.horde_client import Job, Payload
 
     Levels = npt.NDArray[np.int32]
     Flags = npt.NDArray[np.bool_]
+    Annotator = Callable[[Image.Image], Image.Image]
+    """Makes a map of an RGB image, in its size; raises BadJobError."""
 
 # It lacks type hints.
 ndimage: Any = import_module("scipy.ndimage")
 
-TYPES = ("canny", "hed", "depth", "normal", "openpose", "seg", "scribble", "fakescribbles", "hough")
-"""The Horde's types."""
+TYPES = control_files.TYPES
 LOW, HIGH = 100, 200
 """Canny's thresholds, of the sum of both gradients in levels: an edge has a part above HIGH, and
 all of it is above LOW."""
+MAP = "control_map"
+"""Where a prepared source image carries its map: in `info`, as an image, which no file can."""
 STEEP = np.tan(np.deg2rad(67.5)), np.tan(np.deg2rad(22.5))
 
 
-def asked(job: Job) -> str | None:
-    """Return the control type of a job, or None; raises BadJobError for what cannot work."""
+def asked(job: Job, made: Collection[str] = ("canny",)) -> str | None:
+    """Return the control type of a job, or None; raises BadJobError for what cannot work.
+
+    `made` are the types whose maps can be made of a picture.
+    """
     found = job.payload.get("control_type")
     if not found:
         return None
@@ -46,7 +53,7 @@ def asked(job: Job) -> str | None:
         _refuse("a control_type needs a source image")
     if job.painting:
         _refuse("a control_type cannot be combined with inpainting or outpainting")
-    if not is_given(job.payload) and found != "canny":
+    if not is_given(job.payload) and found not in made:
         _refuse(f"{found} has no annotator here; its map must come with image_is_control")
     return str(found)
 
@@ -61,22 +68,27 @@ def is_returned(job: Job) -> bool:
     return bool(job.payload.get("control_type") and job.payload.get("return_control_map"))
 
 
-def prepared(job: Job, image: Image.Image) -> Image.Image:
-    """Return a source image as the pipeline takes it; raises BadJobError.
+def prepared(
+    job: Job, image: Image.Image, annotators: Mapping[str, Annotator] | None = None
+) -> Image.Image:
+    """Return a source image with its map, as the pipeline takes it; raises BadJobError.
 
-    If a map must be made of it, it is RGBA, and the map is its alpha. If it is the map itself, or
-    there is no control type, it stays as it is.
+    If it is the map itself, or there is no control type, it stays as it is. `annotators` are by
+    type; by default, there is Canny's alone.
     """
-    if not asked(job) or is_given(job.payload):
+    makers = {"canny": canny} if annotators is None else annotators
+    kind = asked(job, makers)
+    if kind is None or is_given(job.payload):
         return image
-    found = image.convert("RGB")
-    found.putalpha(canny(found))
+    found = image.convert("RGB").copy()
+    found.info[MAP] = makers[kind](found).convert("RGB")
     return found
 
 
 def map_of(source: Image.Image) -> Image.Image:
     """Return the map of a prepared source image, as RGB."""
-    return source.getchannel("A").convert("RGB") if source.mode == "RGBA" else source
+    found = source.info.get(MAP)
+    return found if isinstance(found, Image.Image) else source.convert("RGB")
 
 
 def canny(image: Image.Image) -> Image.Image:
@@ -125,12 +137,13 @@ def _thin(size: Levels, across: Levels, down: Levels) -> Flags:
     return found
 
 
-def offer(types: Mapping[str, Any], *, xl: bool) -> Payload:
+def offer(types: Iterable[str], *, xl: bool) -> Payload:
     """Return the fields of a pop that say which types are offered; `controls` is our extension."""
+    names = sorted(types)
     return {
-        "allow_controlnet": bool(types),
-        "allow_sdxl_controlnet": bool(types) and xl,
-        "controls": sorted(types),
+        "allow_controlnet": bool(names),
+        "allow_sdxl_controlnet": bool(names) and xl,
+        "controls": names,
     }
 
 

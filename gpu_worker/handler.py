@@ -31,8 +31,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpu_worker import control, image_codec, model_files, safety
+from gpu_worker.abilities import Abilities, Ability
 from gpu_worker.addons.library import Library
 from gpu_worker.addons.loader import Loader
+from gpu_worker.annotators.loading import load as load_annotators
 from gpu_worker.finishing import Finisher, describe
 from gpu_worker.horde_client import MIN_TTL_S, BadJobError, Horde, HordeError, Job
 from gpu_worker.model_files import ModelError
@@ -77,8 +79,6 @@ RECENT = 8
 LOOK_S = 0.01
 """Seconds between two looks at whether the next batch is to be popped."""
 
-MIN_PIXELS = 64 * 64
-"""The smallest image of the Horde."""
 MAX_FAILED_ROUNDS = 3
 """Rounds in a row without any image after which the worker asks RunPod to replace it. A broken GPU
 fails fast, and would fault every waiting image until its request ends."""
@@ -145,12 +145,15 @@ class Worker:
         models: Models | None = None,
         post: processors.PostProcessors | None = None,
         add_ons: Callable[[Job], Job] | None = None,
+        abilities: Abilities | None = None,
     ) -> None:
         """Create the worker; `draw` is called by one thread at a time, `detector` by several.
 
         `models` are those that `draw` draws; by default, the one of the settings. `post` has its
         post-processors; by default, none. `add_ons` gives a job its LoRAs and textual inversions,
-        in several threads; without it they are refused.
+        in several threads; without it they are refused. `abilities` say what it does with which
+        model, and make the maps of ControlNets; by default, the same with all, and those maps that
+        need no weights.
         """
         self._settings = settings
         self._models = models or OneModel(settings.model_name)
@@ -160,6 +163,7 @@ class Worker:
         self._horde = horde
         self._draw = draw
         self._add_ons = add_ons
+        self._abilities = abilities or Abilities()
         self._failed_rounds = 0
         self._stopping = False
         self._turn = asyncio.Lock()
@@ -243,16 +247,18 @@ class Worker:
                 if self._is_over(shift):
                     return None
                 resident, offered = self._resident(), self._offered(shift)
+                offer = self._abilities.fields(offered)
                 batch = _Batch(self._last_work, models=offered)
                 self._hand.append(batch)
             try:
-                batch.jobs = await self._run(self._threads, self._horde.pop, offered)
+                batch.jobs = await self._run(self._threads, self._horde.pop, offered, offer)
             finally:
                 if not batch.jobs:
                     self._hand.remove(batch)
             shift.result.pops += 1
             batch.models = {job.model for job in batch.jobs if job.model} or resident
             given = batch.models if batch.jobs else ()
+            self._abilities.answered(offered, given=bool(batch.jobs))
             self._offers.answered(offered, given, resident, shift.in_vain, now=time.monotonic())
             if batch.jobs:
                 batch.work = self._last_work = _work(batch.jobs)
@@ -262,9 +268,10 @@ class Worker:
     def _offered(self, shift: _Shift) -> list[str]:
         """Return the models to offer in the next pop; none if nothing waits for any of them."""
         models, now = self._models, time.monotonic()
-        return self._offers.next(
+        names = self._offers.next(
             models.usable, self._resident(), shift.in_vain, swap_s=models.swap_s, now=now
         )
+        return self._abilities.alike(names, shift.in_vain)
 
     def _resident(self) -> Collection[str]:
         """Return the models in memory, or those that the last batch in hand will bring there."""
@@ -346,7 +353,7 @@ class Worker:
         """Return a job's source image, or the error it caused."""
         try:
             self._post.asked(job)
-            control.asked(job)
+            control.asked(job, self._abilities.annotators)
             data = self._horde.fetch_source(job)
             if data is None:
                 return None
@@ -355,7 +362,7 @@ class Worker:
                 return image_codec.decode_painting(data, self._horde.fetch_mask(job), width, height)
             source = image_codec.decode_source(data, width, height)
             with self._cpus:
-                return control.prepared(job, source)
+                return control.prepared(job, source, self._abilities.annotators)
         except Exception as error:  # noqa: BLE001 - one job's source must not fail other jobs
             return error
 
@@ -418,10 +425,14 @@ class Worker:
         return list(drawn)
 
     def _offer_less(self, job: Job) -> None:
-        """Pop no image of this size any more: not even one fits into the memory."""
-        pixels = int(job.payload["width"]) * int(job.payload["height"])
-        self._horde.max_pixels = max(MIN_PIXELS, min(self._horde.max_pixels, pixels - 1))
-        log.warning("from now on at most %d pixels are popped", self._horde.max_pixels)
+        """Pop no such image of this model any more: not even one fits into the memory."""
+        name = job.model or next(iter(self._models.loaded), "")
+        kind = control.asked(job, control.TYPES)
+        if kind and kind in (self._abilities.of(name).controls or ()):
+            # Without its ControlNet an image of this size may fit.
+            self._abilities.lose(name, kind)
+        else:
+            self._abilities.shrink(name, int(job.payload["width"]) * int(job.payload["height"]))
 
 
 def _hint(ticket: dict[str, Any]) -> str:
@@ -460,24 +471,26 @@ def _with_one(settings: Settings, detector: safety.Detector) -> Worker:
     """
     from gpu_worker.pipeline import Pipeline  # noqa: PLC0415
 
+    annotators = load_annotators(settings.annotator_dir)
     pipeline = Pipeline(settings)
     post = processors.load(settings)  # before the free memory is measured
     pipeline.warm_up()
-    try:
-        library = Library.of(settings, model_files.read(settings.model_dir).baseline)
-    except OSError as error:
-        message = f"LORA_CACHE_DIR cannot be written ({type(error).__name__})"
-        raise ModelError(message) from None
+    library = _library(settings, model_files.read(settings.model_dir).baseline)
     kept = settings.lora_memory_mb * 1024 * 1024
     takes = library and pipeline.takes_add_ons
     add_ons = Loader(library, pipeline.adapters, kept) if library and takes else None
     horde = Horde(settings)
-    horde.offer = {**horde.offer, **pipeline.offer}
     fits = pipeline.max_pixels
     if fits is not None and fits < horde.max_pixels:
         horde.max_pixels = fits
         log.info("by the measured memory, images of at most %d pixels are popped", fits)
-    return Worker(settings, horde, pipeline.draw, detector, post=post, add_ons=add_ons)
+    one = Ability(
+        lora=add_ons is not None,
+        controls=tuple(sorted(pipeline.controls)),
+        xl=pipeline.offer["allow_sdxl_controlnet"],
+    )
+    able = Abilities({settings.model_name: one}, annotators)
+    return Worker(settings, horde, pipeline.draw, detector, None, post, add_ons, able)
 
 
 def _with_models(settings: Settings, detector: safety.Detector) -> Worker:
@@ -485,13 +498,26 @@ def _with_models(settings: Settings, detector: safety.Detector) -> Worker:
 
     The first ticket decides which of several is loaded first.
     """
-    from gpu_worker.device import open_cache  # noqa: PLC0415
+    from gpu_worker.addons.several import ModelsLoader  # noqa: PLC0415
+    from gpu_worker.device import open_models  # noqa: PLC0415
 
-    cache = open_cache(settings)
+    cache, able = open_models(settings, load_annotators(settings.annotator_dir))
+    library = _library(settings, "")
+    kept = settings.lora_memory_mb * 1024 * 1024
+    add_ons = ModelsLoader(library, cache.directories, kept) if library else None
     if len(settings.models) == 1:
         cache.prefer(settings.models[0].name)
     post = processors.load(settings)
-    return Worker(settings, Horde(settings), cache.draw, detector, cache, post)
+    return Worker(settings, Horde(settings), cache.draw, detector, cache, post, add_ons, able)
+
+
+def _library(settings: Settings, baseline: str) -> Library | None:
+    """Return where LoRAs come from, if from anywhere; raises ModelError."""
+    try:
+        return Library.of(settings, baseline)
+    except OSError as error:
+        message = f"LORA_CACHE_DIR cannot be written ({type(error).__name__})"
+        raise ModelError(message) from None
 
 
 def main() -> None:

@@ -176,7 +176,7 @@ class Horde:
         """Create a client; it connects on the first call. `backoff` is in seconds."""
         self._settings = settings
         self.max_pixels = settings.max_pixels
-        """Largest width times height to pop; less than the setting if the memory is too small."""
+        """Largest width times height to pop for any model."""
         self.offer: Payload = {"allow_post_processing": False, "allow_controlnet": False}
         """What else the worker can do: fields of its pops."""
         self._backoff = backoff
@@ -186,14 +186,15 @@ class Horde:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
 
-    def pop(self, models: Sequence[str] = ()) -> list[Job]:
+    def pop(self, models: Sequence[str] = (), offer: Payload | None = None) -> list[Job]:
         """Claim up to `max_batch` images that can be drawn in one batch; empty if none waits.
 
-        `models` are those that are offered, by default the one of the settings. If the response is
+        `models` are those that are offered, by default the one of the settings; `offer` has the
+        fields in which these differ from all of the worker. If the response is
         lost, the jobs return to the queue when their ttl ends, since the Horde cannot know. Raises
         HordeError.
         """
-        settings = self._settings
+        settings, own = self._settings, offer or {}
         now = time.monotonic()
         answer = self._post(
             "pop",
@@ -202,13 +203,14 @@ class Horde:
                 "models": list(models) or [settings.model_name],
                 "bridge_agent": AGENT,
                 "amount": settings.max_batch,
-                "max_pixels": self.max_pixels,
                 "threads": 1,
                 "nsfw": True,
                 "allow_img2img": True,
                 "allow_painting": True,
                 "allow_lora": settings.has_loras,
                 **self.offer,
+                **own,
+                "max_pixels": min(self.max_pixels, own.get("max_pixels", self.max_pixels)),
                 # Our extension: jobs of several requests in one batch. Other hordes ignore it.
                 "mixed_batch": True,
             },

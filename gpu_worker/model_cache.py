@@ -35,6 +35,18 @@ class Drawer(Protocol):
 
     make_room: Callable[[], bool]
 
+    @property
+    def max_pixels(self) -> int | None:
+        """Return the pixels of the largest image that fits, once it is warm; None if unknown."""
+
+    @property
+    def controls(self) -> Controls:
+        """Return its ControlNets."""
+
+    @property
+    def adapters(self) -> Adapters:
+        """Return what changes its weights."""
+
     def draw(
         self, jobs: Sequence[Job], sources: Sequence[Image.Image | None] | None = None
     ) -> list[Image.Image]:
@@ -42,6 +54,26 @@ class Drawer(Protocol):
 
     def warm_up(self) -> None:
         """Draw one image; raises ModelError if the model cannot."""
+
+
+class Controls(Protocol):
+    """The ControlNets of a model that is loaded: `families.guided.Controls`."""
+
+    reserve: Callable[[int], None]
+
+    def forget(self, but: str | None = None) -> bool:
+        """Let go of all that are loaded but one; returns whether there were any."""
+
+
+class Adapters(Protocol):
+    """What LoRAs do to a model that is loaded: `addons.adapters.Adapters`."""
+
+    @property
+    def originals(self) -> int:
+        """Return the bytes of the CPU's memory that hold weights as they were before LoRAs."""
+
+    def put_back(self) -> None:
+        """Take LoRAs out of the weights, and let go of the originals."""
 
 
 class Memory(Protocol):
@@ -73,15 +105,19 @@ class ModelCache:
         memory: Memory,
         *,
         most: int = 0,
+        most_originals: int = 0,
     ) -> None:
         """Look for the files of all models; raises ModelError if none can be used.
 
         `load` loads a model from its directory. `most` models are loaded at a time; 0 for as many
-        as the memory holds.
+        as the memory holds. Originals of weights that LoRAs have changed take `most_originals`
+        bytes, or more for the one model that was drawn last.
         """
         self._load, self._memory, self._most = load, memory, most
+        self._most_originals = most_originals
         self._loaded: OrderedDict[str, Drawer] = OrderedDict()
-        self._directories: dict[str, Path] = {}
+        self.directories: dict[str, Path] = {}
+        """Where the files are of each model that was found."""
         self._models = {model.name: model for model in models}
         self._tried: set[str] = set()
         """Names of those that have drawn one image."""
@@ -89,12 +125,14 @@ class ModelCache:
         """Names of the models that may be offered."""
         self.loaded: tuple[str, ...] = ()
         """Names of those in memory, the last drawn one at the end; read by other threads."""
+        self.measured: Callable[[str, int], None] = lambda _name, _pixels: None
+        """Called with the pixels of the largest image that a model can draw, alone in memory."""
         self.swap_s = 0.0
         """Seconds that the last load took."""
         problems = [problem for model in models if (problem := self._find(model))]
         for problem in problems:
             log.error("%s", problem)
-        self.usable = tuple(self._directories)
+        self.usable = tuple(self.directories)
         if not self.usable:
             raise ModelError(problems[0] if len(problems) == 1 else "; ".join(problems))
 
@@ -109,7 +147,7 @@ class ModelCache:
         except ModelError as error:
             where = model.source
             return _named(model.name, str(error).replace("MODEL_DIR", where))
-        self._directories[model.name] = directory
+        self.directories[model.name] = directory
         return None
 
     def prefer(self, name: str) -> None:
@@ -145,6 +183,7 @@ class ModelCache:
                 [sources[number] if sources else None for number in numbers],
             )
             images.update(zip(numbers, drawn, strict=True))
+            self._bound_originals()
         return [images[number] for number in range(len(jobs))]
 
     def _drawer(self, name: str) -> Drawer:
@@ -161,6 +200,7 @@ class ModelCache:
         drawer = self._loaded_anew(name)
         self.swap_s = time.monotonic() - started
         drawer.make_room = lambda: self._forget(one for one in self.loaded if one != name)
+        drawer.controls.reserve = lambda count: self._reserve(count, name)
         self._loaded[name] = drawer
         self.loaded = tuple(self._loaded)
         log.info("%r is loaded after %.1f s", name, self.swap_s)
@@ -179,7 +219,7 @@ class ModelCache:
     def _tried_to_load(self, name: str) -> tuple[Drawer | None, str]:
         """Return a model, or None and why it cannot be loaded; '' if the memory is too small."""
         try:
-            drawer = self._load(self._models[name], self._directories[name])
+            drawer = self._load(self._models[name], self.directories[name])
             if name not in self._tried:
                 drawer.warm_up()
         except MemoryError:
@@ -187,9 +227,11 @@ class ModelCache:
         except (ModelError, UpscalerMissingError) as error:
             if self._loaded and isinstance(error.__context__, MemoryError):
                 return None, ""  # of the warm-up
-            return None, str(error).replace("MODEL_DIR", str(self._directories[name]))
+            return None, str(error).replace("MODEL_DIR", str(self.directories[name]))
         except Exception as error:  # noqa: BLE001 - the other models go on
             return None, f"it cannot be loaded ({type(error).__name__})"
+        if name not in self._tried and not self._loaded and drawer.max_pixels is not None:
+            self.measured(name, drawer.max_pixels)
         self._tried.add(name)
         return drawer, ""
 
@@ -201,14 +243,40 @@ class ModelCache:
 
     def _make_room_for(self, name: str) -> None:
         """Forget models, the least recently drawn first, until another one probably fits."""
-        weights = tensor_files.parameters(self._directories[name]) * self._memory.parameter
+        weights = tensor_files.parameters(self.directories[name]) * self._memory.parameter
         wanted = weights + DRAWING_GB * 1e9
-        wanted = max(wanted, self._models[name].memory_gb * 1e9)
-        while self._loaded:
-            crowded = bool(self._most) and len(self._loaded) >= self._most
-            if not crowded and self._memory.free() >= wanted:
-                return
+        while self._most and len(self._loaded) >= self._most:
             self._forget([next(iter(self._loaded))])
+        self._free(max(wanted, self._models[name].memory_gb * 1e9), self.loaded)
+
+    def _reserve(self, count: int, name: str) -> None:
+        """Make room for a ControlNet of `count` numbers beside the model that draws with it."""
+        wanted = count * self._memory.parameter + DRAWING_GB * 1e9
+        if self._memory.free() < wanted and self._loaded[name].controls.forget():
+            self._memory.collect()
+        self._free(wanted, [one for one in self.loaded if one != name])
+
+    def _free(self, wanted: float, names: Sequence[str]) -> None:
+        """Free so many bytes if models can: first their ControlNets, which load fast, then all."""
+        for name in names:
+            if self._memory.free() >= wanted:
+                return
+            if self._loaded[name].controls.forget():
+                self._memory.collect()
+        for name in names:
+            if self._memory.free() >= wanted:
+                return
+            self._forget([name])
+
+    def _bound_originals(self) -> None:
+        """Put LoRAs of models that were not drawn last back, until the originals are few enough."""
+        *others, _ = self._loaded.values()
+        left = self._most_originals - sum(one.adapters.originals for one in self._loaded.values())
+        for one in others:
+            if left >= 0:
+                return
+            left += one.adapters.originals
+            one.adapters.put_back()
 
     def _forget(self, names: Iterable[str]) -> bool:
         """Forget loaded models; returns whether there were any."""

@@ -2,8 +2,8 @@
 
 `MODELS` is a JSON object, or the path of a file that holds one. Its keys are the Horde's names, its
 values are entries of the deployment's table (`models` of `settings/<stage>.json`), of which the
-worker reads `source`, `revision` and `memory_gb`. What it does not know it ignores: an old worker
-takes a newer table. `bin/operator model env` prints the table of an endpoint.
+worker reads `source`, `revision`, `memory_gb` and `controlnets`. What it does not know it ignores:
+an old worker takes a newer table. `bin/operator model env` prints the table of an endpoint.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Model:
     revision: str = ""
     """The hub's commit; empty for the one that the cache has."""
     memory_gb: float = 0.0
-    """Memory of a device that draws it, in 10^9 bytes; 0 if unknown."""
+    """Memory of a device that draws it without ControlNets, in 10^9 bytes; 0 if unknown."""
+    controlnets: str = ""
+    """A directory of its ControlNets, as `source` names one; empty for those of its family."""
     folder: Path = Path()
     """What `./` begins at."""
 
@@ -53,6 +55,10 @@ class Model:
         if not HUB.fullmatch(self.source):
             return self.folder / self.source
         return _cached(cache, self.source, self.revision)
+
+    def own_controlnets(self) -> Path | None:
+        """Return the directory of its own ControlNets, or None."""
+        return self.folder / self.controlnets if self.controlnets else None
 
 
 def read(text: str) -> list[Model]:
@@ -89,15 +95,24 @@ def _model(name: str, entry: Any, folder: Path) -> Model:
     source, revision = _text(name, entry, "source"), _text(name, entry, "revision")
     if not source.startswith(("/", "./")) and not HUB.fullmatch(source):
         _refuse(name, "has a source that is neither /a/path, ./a/path nor ORG/NAME of the hub")
-    if ".." in Path(source).parts:
-        _refuse(name, "has a source with '..'")
+    controlnets = _text(name, entry, "controlnets")
+    if controlnets and not controlnets.startswith(("/", "./")):
+        _refuse(name, "has controlnets that are neither /a/path nor ./a/path")
+    for key, path in (("a source", source), ("controlnets", controlnets)):
+        if ".." in Path(path).parts:
+            _refuse(name, f"has {key} with '..'")
     if revision and not REVISION.fullmatch(revision):
         _refuse(name, "has a revision that is not a commit of 40 hexadecimal digits")
     memory = entry.get("memory_gb") or 0
     if isinstance(memory, bool) or not isinstance(memory, int | float) or not 0 <= memory < 1e4:  # noqa: PLR2004
         _refuse(name, "has a memory_gb that is not a number of gigabytes")
     return Model(
-        name=name, source=source, revision=revision, memory_gb=float(memory), folder=folder
+        name=name,
+        source=source,
+        revision=revision,
+        memory_gb=float(memory),
+        controlnets=controlnets,
+        folder=folder,
     )
 
 

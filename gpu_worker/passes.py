@@ -60,7 +60,7 @@ class Pass:
         for name in ("loras", "tis"):
             if payload.get(name) and job.add_ons is None:
                 refuse(name)
-        guide = control.asked(job)
+        guide = control.asked(job, control.TYPES)  # the map is made by now
         if control.is_returned(job):
             refuse("drawing an image of which only the map is asked for")
         sampler = str(payload.get("sampler_name") or "k_euler_a").lower()

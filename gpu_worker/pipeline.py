@@ -36,6 +36,7 @@ from gpu_worker.passes import Pass, bucket, first_pass_size, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from gpu_worker.horde_client import Payload
     from gpu_worker.settings import Settings
@@ -71,10 +72,12 @@ FAMILIES: Mapping[str, type[families.StableDiffusion]] = {
 class Pipeline:
     """One model on one device. Not thread-safe, since schedulers and tiling are state."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, controls: Mapping[str, Path] | None = None) -> None:
         """Load the model, which takes seconds.
 
-        Raises UpscalerMissingError for a model that draws one size, if the upscaler is missing.
+        `controls` are where its ControlNets are, by type, each to be loaded when it is first drawn
+        with; by default those of the settings are, and all are loaded now. Raises
+        UpscalerMissingError for a model that draws one size, if the upscaler is missing.
         """
         only_size = upscale.native_size(settings.model_dir)
         self._upscaler = upscale.Upscaler(settings.torch_threads) if only_size else None
@@ -93,7 +96,7 @@ class Pipeline:
         self._memory = DeviceMemory(device)
         if device.startswith("cuda"):
             speed.arrange(self._model)
-        self._guided = guided.load(self._model, settings.controlnet_dir)
+        self.controls = guided.load(self._model, files, settings.controlnet_dir, controls)
         """The model with the ControlNet of each type."""
         self.adapters = Adapters(self._model)
         """What reads LoRAs and textual inversions for this model; any thread may call it."""
@@ -125,7 +128,7 @@ class Pipeline:
         for number, job in enumerate(jobs):
             if job.model not in ("", self._model_name):
                 refuse("this model")
-            if requested[number].control not in (None, *self._guided):
+            if requested[number].control not in (None, *self.controls):
                 refuse(f"the control_type {requested[number].control}")
             key = self._drawable(requested[number]), texts[number].length
             passes.setdefault(key, []).append(number)
@@ -143,7 +146,7 @@ class Pipeline:
                         [sources[number] if sources else None for number in chunk],
                     )
                 except MemoryError:
-                    if self.make_room():
+                    if self.controls.forget(but=common.control) or self.make_room():
                         left = chunk + left
                         continue
                     if len(chunk) == 1:
@@ -163,6 +166,10 @@ class Pipeline:
             )
         ]
 
+    def remember(self, limits: dict[int, int]) -> None:
+        """Go on with what was learnt when the model was loaded before; it is written there too."""
+        self._limits = limits
+
     @property
     def takes_add_ons(self) -> bool:
         """Whether LoRAs and textual inversions change the model."""
@@ -171,7 +178,7 @@ class Pipeline:
     @property
     def offer(self) -> Payload:
         """The fields of a pop that say which ControlNets the model has."""
-        return control.offer(self._guided, xl=isinstance(self._model, StableDiffusionXL))
+        return control.offer(self.controls, xl=isinstance(self._model, StableDiffusionXL))
 
     @property
     def max_pixels(self) -> int | None:
@@ -261,6 +268,7 @@ class Pipeline:
         at_once = self._capacity and self._capacity.decodes(len(padded), pixels)
         try:
             self._model.decode(at_once=bool(at_once))
+            self._drawer(common)  # its ControlNet is loaded before convolutions are changed
             self.adapters.use(common.loras)
             with torch.inference_mode(), self._tiling(common.tiling and self._model.tiles):
                 images = self._run(common, padded, sources + sources[-1:] * padding)
@@ -342,7 +350,7 @@ class Pipeline:
         return drawer.draw(num_inference_steps=common.steps, **options)
 
     def _drawer(self, common: Pass) -> families.StableDiffusion | guided.Guided:
-        return self._guided[common.control] if common.control else self._model
+        return self.controls[common.control] if common.control else self._model
 
     def _refine(self, common: Pass, *, steps: int, run: int, **options: Any) -> list[Image.Image]:
         """Run the last `run` of `steps` steps, at least one, on images or latents."""
@@ -378,7 +386,7 @@ class Pipeline:
             for model in (
                 self._model.network,
                 self._model.text2img.vae,
-                *(one.network for one in self._guided.values()),
+                *self.controls.networks,
             )
             for module in model.modules()
             if isinstance(module, torch.nn.Conv2d)

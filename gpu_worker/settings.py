@@ -48,7 +48,9 @@ class Settings:
     compiled: tuple[tuple[int, int, int], ...] = ()
     """Widths, heights and batch sizes that are drawn by compiled code (`gpu_worker.speed`)."""
     controlnet_dir: Path | None = None
-    """ControlNets of the model, a folder for each type (`gpu_worker.families.guided`)."""
+    """ControlNets of the models (`gpu_worker.control_files`)."""
+    annotator_dir: Path | None = None
+    """Networks that make maps for ControlNets (`gpu_worker.annotators.loading`)."""
     post_processor_dir: Path | None = None
     """Weights of post-processors that no package ships (`gpu_worker.post.processors`)."""
     detector: str = "opennsfw"
@@ -128,6 +130,7 @@ class Settings:
             device=text("DEVICE", cls.device),
             torch_threads=threads or None,
             controlnet_dir=Path(guides) if (guides := text("CONTROLNET_DIR", "")) else None,
+            annotator_dir=Path(maps) if (maps := text("ANNOTATOR_DIR", "")) else None,
             post_processor_dir=Path(posts) if (posts := text("POST_PROCESSOR_DIR", "")) else None,
             detector=text("DETECTOR", cls.detector),
             nsfw_threshold=number("NSFW_THRESHOLD", cls.nsfw_threshold, 0),
@@ -144,8 +147,6 @@ class Settings:
         )
         compiled, wrong = _compiled(text("COMPILE", ""), settings)
         problems += wrong
-        if table and settings.controlnet_dir:
-            problems.append("CONTROLNET_DIR is for a worker of one model: set MODEL_DIR")
         problems += settings._wrong()
         if problems:
             raise ValueError("; ".join(problems))
@@ -155,8 +156,6 @@ class Settings:
         """Return what is wrong with where LoRAs come from."""
         named = {"LORA_DIR": self.lora_dir, "TI_DIR": self.ti_dir}
         wrong = [f"{name} is no folder" for name, one in named.items() if one and not one.is_dir()]
-        if self.models and self.has_loras:
-            wrong.append("LORA_DIR, TI_DIR and CIVITAI_URL need MODEL_DIR, not MODELS")
         if self.civitai_url and not self.civitai_url.startswith("https://"):
             wrong.append("CIVITAI_URL must begin with https://")
         return wrong

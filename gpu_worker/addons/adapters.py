@@ -45,3 +45,13 @@ class Adapters:
                 (one.key, one.clip) for one in loras if one.clip and part in one.weights.parts
             )
         self._merged.use(loras)
+
+    @property
+    def originals(self) -> int:
+        """The bytes of the CPU's memory that hold weights as they were before LoRAs."""
+        return self._merged.kept
+
+    def put_back(self) -> None:
+        """Take LoRAs out of the weights, and let go of the originals; the next LoRA copies anew."""
+        self.use([])
+        self._merged.forget()

@@ -71,6 +71,10 @@ class Library:
         cache = DiskCache(settings.lora_cache_dir, settings.lora_cache_mb * 1024 * 1024)
         return cls(named, baseline, host, cache, settings.lora_seconds)
 
+    def of_family(self, baseline: str) -> Library:
+        """Return the same library for models of another family: its folders, host and cache."""
+        return Library(self._folders, baseline, self._host, self._cache, self._seconds)
+
     @contextmanager
     def using(self, kind: Kind, name: str, *, is_version: bool, deadline: float) -> Iterator[Found]:
         """Give a file, which stays while in this context.

@@ -40,6 +40,16 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where a job's files come from, and who reads them."""
+
+    library: Library
+    reader: Reader
+    shape: str = ""
+    """Equal for readers that read a file alike."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Wanted:
     """A file that a job needs, found."""
 
@@ -47,10 +57,11 @@ class _Wanted:
     name: str
     found: Found
     size: int
+    source: Source
 
     @property
     def key(self) -> str:
-        return f"{self.kind} {self.found.key}"
+        return f"{self.kind} {self.source.shape} {self.found.key}"
 
 
 class Loader:
@@ -62,7 +73,7 @@ class Loader:
 
     def __init__(self, library: Library, reader: Reader, most_bytes: int) -> None:
         """Take where files come from, and who reads them."""
-        self._library, self._reader, self._most = library, reader, most_bytes
+        self._source, self._most = Source(library, reader), most_bytes
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Any] = OrderedDict()
         """The newest last."""
@@ -71,16 +82,21 @@ class Loader:
         self._reserved = 0
         """Bytes of the files that are being read."""
 
+    def source(self, job: Job) -> Source:  # noqa: ARG002 - `several` tells jobs apart
+        """Return where a job's files come from; raises BadJobError if they are not for it."""
+        return self._source
+
     def __call__(self, job: Job) -> Job:
         """Return a job with all that it asks for; raises BadJobError if anything cannot be had."""
         loras, inversions = asked.loras(job.payload), asked.inversions(job.payload)
         if not loras and not inversions:
             return job
+        source = self.source(job)
         with ExitStack() as stack:
             wanted = [
-                *(self._found(stack, "lora", one.name, job, is_version=one.is_version)
+                *(self._found(stack, source, "lora", one.name, job, is_version=one.is_version)
                   for one in loras),
-                *(self._found(stack, "ti", one.name, job) for one in inversions),
+                *(self._found(stack, source, "ti", one.name, job) for one in inversions),
             ]  # fmt: skip
             contents = self._contents(wanted, job.deadline)
         text, absent = prompt.with_inversions(str(job.payload.get("prompt") or ""), inversions)
@@ -112,14 +128,21 @@ class Loader:
             ),
         )
 
+    @staticmethod
     def _found(
-        self, stack: ExitStack, kind: Kind, name: str, job: Job, *, is_version: bool = False
+        stack: ExitStack,
+        source: Source,
+        kind: Kind,
+        name: str,
+        job: Job,
+        *,
+        is_version: bool = False,
     ) -> _Wanted:
         """Return a file, which stays on disk until the stack is left."""
         with _telling(kind, name):
-            using = self._library.using(kind, name, is_version=is_version, deadline=job.deadline)
+            using = source.library.using(kind, name, is_version=is_version, deadline=job.deadline)
             found = stack.enter_context(using)
-            return _Wanted(kind, name, found, found.path.stat().st_size)
+            return _Wanted(kind, name, found, found.path.stat().st_size, source)
 
     def _contents(self, wanted: Sequence[_Wanted], deadline: float) -> list[Any]:
         """Return what files hold, in their order."""
@@ -127,7 +150,8 @@ class Loader:
         with self._room(wanted, have, deadline):
             for file in wanted:
                 if file.key not in have:
-                    read = self._reader.lora if file.kind == "lora" else self._reader.inversion
+                    reader = file.source.reader
+                    read = reader.lora if file.kind == "lora" else reader.inversion
                     with _telling(file.kind, file.name):
                         content = read(file.found.path)
                     with self._lock:

@@ -258,6 +258,15 @@ class Merged:
         self._changed: set[tuple[str, str]] = set()
         self._now: list[tuple[str, float, float]] | None = []
 
+    @property
+    def kept(self) -> int:
+        """The bytes of the originals."""
+        return sum(map(_bytes, self._originals.values()))
+
+    def forget(self) -> None:
+        """Let go of the originals; nothing must be added now."""
+        self._originals.clear()
+
     @torch.no_grad()
     def use(self, loras: Sequence[LoraPart]) -> None:
         """Have the model draw with these LoRAs, and with no others.

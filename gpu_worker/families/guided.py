@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import json
+import gc
+import logging
+from collections import OrderedDict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
 
-from gpu_worker.control import TYPES
+from gpu_worker import control_files, tensor_files
 from gpu_worker.families.stable_diffusion import MAX_MESSAGE
 from gpu_worker.families.stable_diffusion_xl import StableDiffusionXL
+from gpu_worker.horde_client import BadJobError
 from gpu_worker.model_files import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from PIL import Image
 
     from gpu_worker.families.stable_diffusion import StableDiffusion
+    from gpu_worker.model_files import ModelFiles
+
+    Directories = Mapping[str, Path]
 
 diffusers: Any = import_module("diffusers")
 
 CLASSES = ("StableDiffusionControlNetPipeline", "StableDiffusionControlNetImg2ImgPipeline")
 XL_CLASSES = ("StableDiffusionXLControlNetPipeline", "StableDiffusionXLControlNetImg2ImgPipeline")
-SAME = (
-    "cross_attention_dim",
-    "block_out_channels",
-    "down_block_types",
-    "layers_per_block",
-    "addition_embed_type",
-    "projection_class_embeddings_input_dim",
-)
-"""What the configurations of a ControlNet and of its UNet agree in."""
+
+log = logging.getLogger(__name__)
 
 
 class Guided:
@@ -40,8 +41,8 @@ class Guided:
 
     def __init__(self, model: StableDiffusion, kind: str, directory: Path) -> None:
         """Load the ControlNet of a type; raises ModelError."""
-        variant = _check(model, directory, kind)
         loaded = model.text2img
+        variant = control_files.check(directory, kind, loaded.unet.config, model.scale)
         try:
             self.network = diffusers.ControlNetModel.from_pretrained(
                 directory,
@@ -49,6 +50,8 @@ class Guided:
                 local_files_only=True,
                 use_safetensors=True,
             ).to(loaded.unet.device, loaded.unet.dtype)
+        except torch.OutOfMemoryError:
+            raise
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             message = f"the ControlNet {kind} cannot be loaded ({type(error).__name__}): {error}"
             raise ModelError(" ".join(message.split())[:MAX_MESSAGE]) from None
@@ -74,54 +77,75 @@ class Guided:
         return self._img2img(control_image=maps, controlnet_conditioning_scale=1.0, **options)
 
 
-def load(model: StableDiffusion, directory: Path | None) -> dict[str, Guided]:
-    """Load the ControlNets of a directory, one folder for each type; raises ModelError."""
-    if directory is None:
-        return {}
-    if model.takes_latents is False:
-        message = "CONTROLNET_DIR: FLUX, Z-Image and inpainting checkpoints have no ControlNet here"
-        raise ModelError(message)
-    try:
-        folders = sorted(one for one in directory.iterdir() if one.is_dir())
-    except OSError as error:
-        message = f"CONTROLNET_DIR cannot be read: {error.strerror}"
-        raise ModelError(message) from None
-    for folder in folders:
-        if folder.name not in TYPES:
-            message = f"CONTROLNET_DIR: {folder.name!r} is no control type of {', '.join(TYPES)}"
-            raise ModelError(message)
-    return {folder.name: Guided(model, folder.name, folder) for folder in folders}
+class Controls:
+    """The ControlNets of a model by type, each loaded when it is first drawn with."""
+
+    def __init__(self, model: StableDiffusion, directories: Mapping[str, Path]) -> None:
+        """Take where each is; nothing is loaded yet."""
+        self._model, self._directories = model, dict(directories)
+        self._loaded: OrderedDict[str, Guided] = OrderedDict()
+        """The last drawn at the end."""
+        self.reserve: Callable[[int], None] = lambda _parameters: None
+        """Called before one of so many numbers is loaded; may free memory."""
+        self.lost: Callable[[str], None] = lambda _kind: None
+        """Called with the type of one that cannot be loaded, which is not drawn with any more."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the types."""
+        return iter(self._directories)
+
+    def __getitem__(self, kind: str) -> Guided:
+        """Return the model with one of them; raises BadJobError, or torch.OutOfMemoryError."""
+        found = self._loaded.get(kind)
+        if found is None:
+            self.reserve(tensor_files.parameters_of(self._directories[kind]))
+            try:
+                found = self._loaded[kind] = Guided(self._model, kind, self._directories[kind])
+            except ModelError as error:
+                log.error("%s", error)  # noqa: TRY400 - one sentence says it all
+                del self._directories[kind]
+                self.lost(kind)
+                message = f"the control_type {kind} is not supported"
+                raise BadJobError(message) from None
+        self._loaded.move_to_end(kind)
+        return found
+
+    @property
+    def networks(self) -> list[Any]:
+        """The networks that are loaded."""
+        return [one.network for one in self._loaded.values()]
+
+    def load_all(self) -> None:
+        """Load all of them now; raises ModelError."""
+        for kind, directory in self._directories.items():
+            self._loaded[kind] = Guided(self._model, kind, directory)
+
+    def forget(self, but: str | None = None) -> bool:
+        """Let go of all that are loaded but one; returns whether there were any."""
+        gone = [kind for kind in self._loaded if kind != but]
+        for kind in gone:
+            del self._loaded[kind]
+        if gone:
+            gc.collect()  # pipelines refer to themselves in circles
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return bool(gone)
 
 
-def _check(model: StableDiffusion, directory: Path, kind: str) -> str | None:
-    """Return the variant of the weights' names; raises ModelError if they do not fit the model."""
+def load(
+    model: StableDiffusion, files: ModelFiles, root: Path | None, directories: Directories | None
+) -> Controls:
+    """Return a model's ControlNets: those of `directories`, or all of `root`, loaded at once.
 
-    def refuse(why: str) -> ModelError:
-        return ModelError(f"the ControlNet {kind} in CONTROLNET_DIR {why}")
-
-    try:
-        found: Any = json.loads((directory / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        raise refuse("has no readable config.json") from None
-    if not isinstance(found, dict) or found.get("_class_name") != "ControlNetModel":
-        raise refuse("is no ControlNetModel of diffusers")
-    unet = model.text2img.unet.config
-    for name in SAME:
-        if _plain(found.get(name)) != _plain(unet.get(name)):
-            why = f"does not fit the model: their {name} differ"
-            raise refuse(why)
-    taken = found.get("in_channels", 4), found.get("conditioning_channels", 3)
-    if taken != (unet.in_channels, 3):
-        raise refuse("does not fit the model: it takes other channels")
-    steps = found.get("conditioning_embedding_out_channels")
-    if not isinstance(steps, list) or 2 ** (len(steps) - 1) != model.scale:
-        raise refuse("does not fit the model: it reads maps in another scale")
-    files = [one.name for one in directory.iterdir() if one.stat().st_size]
-    weights = [name for name in files if name.endswith(".safetensors")]
-    if not weights:
-        raise refuse("has no weights as safetensors; other formats run code")
-    return "fp16" if all(".fp16." in name for name in weights) else None
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else value
+    `root` is the `CONTROLNET_DIR` of a worker of one model. Raises ModelError for one that does
+    not fit, since such a worker must not start.
+    """
+    if directories is not None:
+        return Controls(model, directories)
+    folder = control_files.folder(root, files.baseline, alone=True)
+    if folder is None or (folder != root and not control_files.is_drawn(files.kind)):
+        return Controls(model, {})
+    control_files.refuse_others(files.kind)
+    controls = Controls(model, control_files.types(folder))
+    controls.load_all()
+    return controls

@@ -66,6 +66,22 @@ def a_library_like(library: Library) -> Library:
     return Library(library._folders, SD1, library._host, library._cache)
 
 
+def test_each_family_has_its_own_answers_and_all_share_the_cache(
+    host: FakeCivitai, library: Library, lora: bytes, tmp_path: Path
+) -> None:
+    other = lora[:-4] + b"\0\0\0\0"
+    host.files[1] = FakeFile(lora, model=9)
+    host.files[2] = FakeFile(other, model=9, base="SDXL 1.0")
+    large = library.of_family(XL)
+    for _ in range(2):
+        assert fetched(library, "9", version=False) == lora
+        assert fetched(large, "9", version=False) == other
+    assert host.calls["/api/v1/models/9"] == 2
+    assert fault(large, "1").startswith("baseline_mismatch")
+    assert len(cached(tmp_path)) == 2
+    assert library._cache is large._cache, "and its limit"
+
+
 def test_a_version_for_another_family_is_not_downloaded(
     host: FakeCivitai, library: Library
 ) -> None:

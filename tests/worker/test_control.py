@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw
 from gpu_worker import control
 from gpu_worker.handler import Worker
 from gpu_worker.horde_client import BadJobError, Job
-from horde.rules import features
 from tests.worker.test_handler import Draw, noise, scoring, states
 
 if TYPE_CHECKING:
@@ -108,10 +107,6 @@ def a_job(*, source: str | None = "url", processing: str = "img2img", **payload:
     )
 
 
-def test_the_types_are_those_of_our_horde() -> None:
-    assert control.TYPES == features.CONTROLS
-
-
 @pytest.mark.parametrize(
     ("job", "why"),
     [
@@ -168,7 +163,7 @@ def test_a_map_is_returned_without_drawing_and_bad_jobs_are_faulted_alone(
     )
     shift(settings, client, draw)
     assert states(horde) == {map_: "ok", guided: "ok", bad: "faulted", plain: "ok"}
-    assert [one and one.mode for one in drawn] == ["RGBA", None]
+    assert [one is not None and control.MAP in one.info for one in drawn] == [True, False]
     found = Image.open(io.BytesIO(horde.uploads[map_])).convert("L")
     white = np.asarray(found) > 127
     assert (white == edges(square().resize((64, 64)).convert("RGB"))).mean() > 0.97

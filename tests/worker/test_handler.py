@@ -469,7 +469,7 @@ def test_a_ticket_fails_with_the_hordes_own_words(settings: Settings, horde: Fak
 def test_an_unforeseen_failure_fails_the_ticket_without_quoting_it(
     settings: Settings, client: Horde, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_models: Sequence[str]) -> list[Job]:
+    def broken(_models: Sequence[str], _offer: Any) -> list[Job]:
         raise RuntimeError("a secret")
 
     monkeypatch.setattr(client, "pop", broken)

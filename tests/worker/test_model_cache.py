@@ -41,6 +41,31 @@ class Device:
         pass
 
 
+class Parts:
+    """Stands in for what a pipeline loads beside its model: ControlNets, originals of weights."""
+
+    def __init__(self, device: Device, name: str) -> None:
+        self.device, self.name = device, name
+        self.reserve: Callable[[int], None] = lambda _count: None
+        self.originals = 0
+
+    def load(self, gb: float) -> None:
+        self.reserve(int(gb * GB / self.device.parameter))
+        if self.device.free() < gb * GB:
+            raise MemoryError
+        self.device.holds[f"{self.name}'s {gb}"] = int(gb * GB)
+
+    def forget(self, but: str | None = None) -> bool:
+        assert but is None
+        mine = [one for one in self.device.holds if one.startswith(f"{self.name}'s ")]
+        for one in mine:
+            del self.device.holds[one]
+        return bool(mine)
+
+    def put_back(self) -> None:
+        self.originals = 0
+
+
 class Loaded:
     """Stands in for a pipeline; it holds its weights as long as somebody holds it."""
 
@@ -50,8 +75,13 @@ class Loaded:
         self.device, self.name, self.draws, self.fails = device, name, draws, fails
         self.make_room: Callable[[], bool] = lambda: False
         self.extra: list[int] = []
+        self.controls = self.adapters = Parts(device, name)
+        self.nets: list[float] = []
+        self.originals = 0
+        self.max_pixels = device.free() // 10_000
 
     def __del__(self) -> None:
+        self.controls.forget()
         self.device.holds.pop(self.name, None)
 
     def warm_up(self) -> None:
@@ -65,6 +95,9 @@ class Loaded:
             while self.device.free() < wanted:
                 if not self.make_room():
                     raise MemoryError
+        for gb in self.nets:
+            self.controls.load(gb)
+        self.adapters.originals = self.originals
         self.draws.append(self.name)
         return [Image.new("RGB", (1, 1), (len(job.model), 0, 0)) for job in jobs]
 
@@ -87,6 +120,9 @@ class Shop:
         self.draws: list[str] = []
         self.broken: dict[str, BaseException] = {}
         self.extra: dict[str, int] = {}
+        self.nets: dict[str, list[float]] = {}
+        self.originals: dict[str, int] = {}
+        self.made: dict[str, Parts] = {}
 
     def add(self, name: str, gb: float = 1.0, **more: float) -> None:
         directory = self.folder / name
@@ -110,10 +146,13 @@ class Shop:
         self.device.holds[model.name] = size
         made = Loaded(self.device, model.name, self.draws, self.broken.get(model.name))
         made.extra = [self.extra[model.name]] if model.name in self.extra else []
+        made.nets = self.nets.get(model.name, [])
+        made.originals = self.originals.get(model.name, 0)
+        self.made[model.name] = made.controls
         return made
 
-    def cache(self, most: int = 0) -> ModelCache:
-        return ModelCache(self.models, self.load, self.device, most=most)
+    def cache(self, most: int = 0, originals: int = 0) -> ModelCache:
+        return ModelCache(self.models, self.load, self.device, most=most, most_originals=originals)
 
 
 @pytest.fixture
@@ -255,3 +294,71 @@ def test_the_first_ticket_says_which_is_loaded_first(shop: Shop) -> None:
         cache.prefer(wanted)
         cache.prefer("a")
         assert shop.loads == loads
+
+
+def test_the_largest_image_is_that_of_a_model_alone_in_memory(shop: Shop) -> None:
+    for name in ("a", "b"):
+        shop.add(name, 4)
+    told: dict[str, int] = {}
+    cache = shop.cache()
+    cache.measured = told.__setitem__
+    for name in ("a", "b", "a"):
+        cache.draw([job(name)])
+    assert told == {"a": pytest.approx(20 * GB // 10_000, rel=1e-3)}
+
+
+# --- what is loaded beside a model ---------------------------------------------------------------
+
+
+def test_a_controlnet_takes_the_place_of_those_that_are_not_drawn_with_and_then_of_models(
+    shop: Shop,
+) -> None:
+    shop.nets = {"a": [4.0], "b": [8.0]}
+    for name in ("a", "b"):
+        shop.add(name, 5)
+    cache = shop.cache()
+    cache.draw([job("a")])
+    assert set(shop.device.holds) == {"a", "a's 4.0"}
+    cache.draw([job("b")])
+    assert set(shop.device.holds) == {"a", "b", "b's 8.0"}, "a's is loaded again in no time"
+    shop.nets["b"][:] = [12.0]
+    cache.draw([job("b")])
+    assert set(shop.device.holds) == {"b", "b's 12.0"}
+
+
+def test_another_model_takes_the_place_of_controlnets_before_that_of_models(shop: Shop) -> None:
+    shop.nets = {"a": [8.0]}
+    shop.add("a", 6)
+    shop.add("b", 8)
+    cache = shop.cache()
+    cache.draw([job("a")])
+    cache.draw([job("b")])
+    assert set(shop.device.holds) == {"a", "b"}
+    assert shop.loads == ["a", "b"]
+
+
+def test_a_model_that_goes_takes_its_controlnets_along(shop: Shop) -> None:
+    shop.nets = {"a": [1.0]}
+    shop.add("a")
+    shop.add("b")
+    cache = shop.cache(most=1)
+    for name in ("a", "b"):
+        cache.draw([job(name)])
+    assert set(shop.device.holds) == {"b"}
+
+
+def test_originals_of_models_that_were_not_drawn_last_are_bounded(shop: Shop) -> None:
+    shop.originals = {"a": 3 * GB, "b": 2 * GB, "c": 4 * GB}
+    for name in shop.originals:
+        shop.add(name)
+    cache = shop.cache(originals=6 * GB)
+    left = []
+    for name in ("a", "b", "c", "a"):
+        cache.draw([job(name)])
+        left.append({name: parts.originals // GB for name, parts in shop.made.items()})
+    assert left == [
+        {"a": 3},
+        {"a": 3, "b": 2},
+        {"a": 0, "b": 2, "c": 4},
+        {"a": 3, "b": 0, "c": 0},
+    ]

@@ -111,7 +111,28 @@ def test_a_model_that_is_not_in_the_cache_is_named_with_the_remedy(
         cached(tmp_path, revision)
 
 
-def test_controlnets_are_for_a_worker_of_one_model() -> None:
+def test_a_model_has_its_own_controlnets_beside_the_table_or_at_a_path(tmp_path: Path) -> None:
+    file = tmp_path / "models.json"
+    entries = {"a": "/controls/a", "b": "./controls/b", "c": ""}
+    file.write_text(
+        json.dumps({name: {"source": "/m", "controlnets": path} for name, path in entries.items()})
+    )
+    found = {one.name: one.own_controlnets() for one in read(str(file))}
+    assert found == {"a": Path("/controls/a"), "b": tmp_path / "controls" / "b", "c": None}
+
+
+@pytest.mark.parametrize(
+    ("controlnets", "why"),
+    [("org/name", "neither /a/path nor"), ("/a/../b", "with '..'"), (7, "that is no text")],
+)
+def test_controlnets_are_a_path(controlnets: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        read(json.dumps({"a": {"source": "/m", "controlnets": controlnets}}))
+
+
+def test_several_models_may_have_controlnets_and_loras(tmp_path: Path) -> None:
+    more = {"CONTROLNET_DIR": "/controls", "LORA_DIR": str(tmp_path), "ANNOTATOR_DIR": "/maps"}
     table = json.dumps({"a": {"source": "/models/a"}})
-    with pytest.raises(ValueError, match=r"^CONTROLNET_DIR is for a worker of one model"):
-        Settings.from_env({**ENV, "MODELS": table, "CONTROLNET_DIR": "/controls"})
+    found = Settings.from_env({**ENV, "MODELS": table, **more})
+    assert found.has_loras
+    assert (found.controlnet_dir, found.annotator_dir) == (Path("/controls"), Path("/maps"))

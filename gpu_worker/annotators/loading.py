@@ -1,0 +1,40 @@
+"""Which annotators a worker has: those without weights, and those of `ANNOTATOR_DIR`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpu_worker.annotators.without_weights import WITHOUT_WEIGHTS
+from gpu_worker.model_files import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from gpu_worker.control import Annotator
+
+HED, DEPTH = "hed.safetensors", "depth"
+"""What the folder may hold: a file and a folder."""
+
+
+def load(directory: Path | None) -> Mapping[str, Annotator]:
+    """Return annotators by control type; raises ModelError for a folder that cannot be used."""
+    if directory is None:
+        return WITHOUT_WEIGHTS
+    try:
+        names = {one.name for one in directory.iterdir()}
+    except OSError as error:
+        message = f"ANNOTATOR_DIR cannot be read: {error.strerror}"
+        raise ModelError(message) from None
+    if unknown := sorted(names - {HED, DEPTH}):
+        message = f"ANNOTATOR_DIR: {unknown[0]!r} is neither {HED} nor {DEPTH}/"
+        raise ModelError(message)
+    from gpu_worker.annotators import networks  # noqa: PLC0415 - needs torch
+
+    found = dict(WITHOUT_WEIGHTS)
+    if HED in names:
+        hed = networks.Hed(directory / HED)
+        found |= {"hed": hed.edges, "fakescribbles": hed.scribbles}
+    if DEPTH in names:
+        found["depth"] = networks.Depth(directory / DEPTH).map
+    return found
