@@ -89,7 +89,11 @@ class ModelSettings(BaseModel):
     ] = ""
     """The hub's commit."""
     memory_gb: Annotated[float, Field(gt=0, lt=10_000, strict=False)] | None = None
-    """Memory of a GPU that draws it, in 10^9 bytes; the worker offers it on no smaller one."""
+    """Memory of a GPU that draws it, in 10^9 bytes; the worker offers it on no smaller one. That of
+    ControlNets comes on top: the worker reads it from their files."""
+    controlnets: Annotated[str, matching(r"(/[^\0]{1,1000})?", "a path in the worker")] = ""
+    """Where the worker finds its ControlNets, a folder for each type; empty: those of its family in
+    ``CONTROLNET_DIR``, if there are any."""
     native_size: Side | None = None
     """Side in pixels of the images that it was trained on; None for its family's."""
     license: Annotated[str, Field(max_length=100)] = ""
@@ -106,5 +110,5 @@ class ModelSettings(BaseModel):
         return revision
 
 
-FOR_THE_WORKER = frozenset({"source", "revision", "memory_gb", "native_size"})
+FOR_THE_WORKER = frozenset({"source", "revision", "memory_gb", "native_size", "controlnets"})
 """What no function needs."""

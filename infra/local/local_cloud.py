@@ -322,7 +322,10 @@ class LocalCloud:
     def _worker_models(self) -> dict[str, str]:
         if not self.models:
             return {"MODEL_DIR": str(self.model), "MODEL_NAME": MODEL}
-        table = {name: {"source": str(path)} for name, path in self.models.items()}
+        table = {
+            name: {"source": str(path), "controlnets": self.settings.models[name].controlnets}
+            for name, path in self.models.items()
+        }
         return {"MODELS": json.dumps(table)}
 
     def _open_accounts(self) -> None:

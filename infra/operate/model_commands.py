@@ -10,6 +10,7 @@ as ``/runpod-volume``. ``model env`` then prints the variable ``MODELS`` of the 
 import argparse
 import importlib
 import json
+import math
 import re
 import shutil
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpu_worker import model_files, model_table, tensor_files
+from gpu_worker import control_files, model_files, model_table, tensor_files
 from gpu_worker.model_files import ModelError
 from gpu_worker.model_table import SOURCE
 from gpu_worker.tensor_files import TensorFileError
@@ -87,6 +88,16 @@ def problems(name: str, one: ModelSettings, directory: Path) -> Iterator[str]:
         yield f"{name!r}: {directory} was made of another file than the table's sha256 says"
 
 
+def control_problems(name: str, one: ModelSettings, directory: Path, folder: Path) -> Iterator[str]:
+    """Yield what is wrong with a model's own ControlNets, which are in ``folder``."""
+    good, wrong = control_files.usable(directory, folder, math.inf, 2)
+    for what in wrong:
+        yield f"{name!r}: {what.replace('CONTROLNET_DIR', str(folder))}"
+    for kind in one.features:
+        if kind in control_files.TYPES and kind not in good and not wrong:
+            yield f"{name!r}: its features say {kind}, and {folder} has none of that type"
+
+
 def native_size(directory: Path) -> int:
     """Return the side in pixels of the images that a model was trained on; 0 if it says none."""
     own = _json(directory / "horde.json").get("native_size")
@@ -138,6 +149,7 @@ def add(options: argparse.Namespace) -> str:
         "sha256": options.sha256,
         "memory_gb": options.memory_gb,
         "max_pixels": options.max_pixels,
+        "controlnets": options.controlnets,
     }
     entry = {"endpoint": None, **entry, **found}
     entry |= {key: value for key, value in given.items() if value is not None}
@@ -146,6 +158,8 @@ def add(options: argparse.Namespace) -> str:
         raise ModelsError(message)
     if directory and (wrong := list(problems(name, ModelSettings(**entry), directory))):
         raise ModelsError(wrong[0])
+    if directory and options.controlnets:
+        entry["features"] = _with_controls(name, ModelSettings(**entry), directory, options.volume)
     if options.draw:
         if directory is None:
             message = "--draw needs --volume, where the files are"
@@ -159,6 +173,16 @@ def add(options: argparse.Namespace) -> str:
             *_next_steps(settings, name, options.volume),
         ]
     )
+
+
+def _with_controls(name: str, one: ModelSettings, directory: Path, volume: Path) -> list[str]:
+    """Return the features of a model with its ControlNets' types; raises ModelsError."""
+    folder = on_volume(one.controlnets, "", volume)
+    others = [feature for feature in one.features if feature not in control_files.TYPES]
+    plain = one.model_copy(update={"features": others})
+    if wrong := list(control_problems(name, plain, directory, folder)):
+        raise ModelsError(wrong[0])
+    return [*others, *control_files.types(folder)]
 
 
 def _source(options: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
@@ -253,6 +277,9 @@ def on_this_machine(stage: str, volume: Path) -> dict[str, tuple[ModelSettings, 
         if directory and directory.is_dir():
             if wrong:
                 raise ModelsError(wrong[0])
+            if one.controlnets:
+                here = str(on_volume(one.controlnets, "", volume).resolve())
+                one = one.model_copy(update={"controlnets": here})  # noqa: PLW2901
             found[name] = one, directory.resolve()
     if not found:
         message = f"{volume} has the files of no model of {settings_file(stage).name}"
@@ -312,7 +339,14 @@ def _checked(name: str, one: ModelSettings, volume: Path) -> tuple[list[str], Pa
         directory = on_volume(one.source, one.revision, volume)
     except ModelsError as error:
         return [f"{name!r}: {error}"], None
-    return list(problems(name, one, directory)), directory
+    wrong = list(problems(name, one, directory))
+    if one.controlnets and not wrong:
+        try:
+            folder = on_volume(one.controlnets, "", volume)
+        except ModelsError as error:
+            return [f"{name!r}: {error}"], directory
+        wrong += control_problems(name, one, directory, folder)
+    return wrong, directory
 
 
 def run(options: argparse.Namespace) -> None:
@@ -359,6 +393,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--endpoint", help="the id of the RunPod endpoint that draws it")
     parser.add_argument("--memory-gb", type=float, help="memory that it needs, if known")
     parser.add_argument("--max-pixels", type=int, help="the largest image, width x height")
+    parser.add_argument(
+        "--controlnets",
+        metavar="PATH",
+        help=f"its ControlNets, {MOUNT}/...; with --volume they are checked and become features",
+    )
     parser.add_argument("--sha256", help="of its weights, if they are no single file")
     parser.add_argument("--config", type=Path, help="a diffusers directory of the same shape")
     parser.add_argument("--draw", type=Path, metavar="PNG", help="draw an image with it first")

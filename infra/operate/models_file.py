@@ -63,7 +63,7 @@ def line(entry: Mapping[str, Any]) -> str:
 
 def listed(settings: StackSettings) -> str:
     """Return the table as a page shows it."""
-    rows = [("model", "family", "side", "memory", "files", "licence", "endpoint")]
+    rows = [("model", "family", "side", "memory", "files", "licence", "endpoint", "features")]
     for name, one in settings.models.items():
         side = one.native_size or pricing.NATIVE_SIDE.get(one.baseline, pricing.NATIVE_SIDE_OTHERS)
         family = one.baseline + (f", priced as {one.price_family}" if one.price_family else "")
@@ -77,6 +77,7 @@ def listed(settings: StackSettings) -> str:
                 files or "-",
                 one.license or "-",
                 one.endpoint or "volunteers",
+                ", ".join(one.features) or "-",
             )
         )
     head, *body = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
@@ -92,7 +93,7 @@ def worker_table(settings: StackSettings, endpoint: str) -> str:
     if without := [name for name, one in models.items() if not one.source]:
         message = f"{without[0]!r} has no source: its worker would not find its files"
         raise ModelsError(message)
-    keys = ("source", "revision", "memory_gb")
+    keys = ("source", "revision", "memory_gb", "controlnets")
     return json.dumps(
         {
             name: {key: value for key in keys if (value := getattr(one, key))}

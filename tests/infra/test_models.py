@@ -24,6 +24,7 @@ FULL: dict[str, Any] = {
     "source": "stabilityai/sdxl-turbo",
     "revision": "a" * 40,
     "memory_gb": 9.5,
+    "controlnets": "/runpod-volume/controlnets/mine",
     "native_size": 512,
     "license": "Apache-2.0",
     "sha256": "b" * 64,
@@ -40,10 +41,12 @@ def test_functions_get_what_they_read_and_workers_the_rest() -> None:
     assert read.price_family == "stable_diffusion_1"
     assert read.defaults == {"steps": 4}
     assert set(read.features) == {"lora"}
-    assert "sdxl-turbo" not in models_env(settings(1))["MODELS"]
+    for ours in ("sdxl-turbo", "controlnets"):
+        assert ours not in models_env(settings(1))["MODELS"]
     shown = {name: model.model_dump() for name, model in settings(1).models.items()}
     (own,) = model_table.read(json.dumps(shown))
     assert (own.source, own.revision, own.memory_gb) == (FULL["source"], "a" * 40, 9.5)
+    assert own.controlnets == FULL["controlnets"]
 
 
 def test_a_table_that_an_environment_cannot_hold_is_a_file(tmp_path: Path) -> None:

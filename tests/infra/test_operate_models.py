@@ -207,6 +207,83 @@ def test_the_workers_of_an_endpoint_get_its_models_and_no_others(
     assert "'stable_diffusion' has no source" in refused("model", "env", "abc")
 
 
+def controlnet(volume: Path, kind: str, **changes: Any) -> None:
+    """Write a ControlNet for the demo's model, of which only the configuration is read."""
+    folder = volume / "controlnets" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    unet = json.loads((EMOJI / "unet" / "config.json").read_text())
+    vae = json.loads((EMOJI / "vae" / "config.json").read_text())
+    steps = [16] * len(vae["block_out_channels"])
+    own = {"_class_name": "ControlNetModel", "conditioning_embedding_out_channels": steps}
+    (folder / "config.json").write_text(json.dumps({**unet, **own, **changes}))
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+
+
+CONTROLS = "/runpod-volume/controlnets"
+
+
+def test_the_controlnets_of_a_model_are_checked_and_become_its_features(
+    settings: Path, volume: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("canny", "depth"):
+        controlnet(volume, kind)
+    path = "/runpod-volume/models/emoji"
+    options = ("--path", path, "--volume", volume, "--baseline", "stable_diffusion_1")
+    run(*ADD, *options, "--controlnets", CONTROLS, "--endpoint", "abc")
+    found = table(settings)["Mine"]
+    assert (found["controlnets"], found["features"]) == (CONTROLS, ["canny", "depth"])
+    capsys.readouterr()
+    run("model", "list")
+    assert "| abc | canny, depth |" in capsys.readouterr().out
+    run("model", "env", "abc")
+    (own,) = workers.read(capsys.readouterr().out)
+    assert own.own_controlnets() == Path(CONTROLS)
+    here = model_commands.on_this_machine("prod", volume)["Mine"][0]
+    assert here.controlnets == str(volume.resolve() / "controlnets")
+    shutil.rmtree(volume / "controlnets" / "depth")
+    run(*ADD, *options, "--controlnets", CONTROLS)
+    assert table(settings)["Mine"]["features"] == ["canny"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        ("foreign", "the ControlNet canny in {} does not fit the model: their layers_per_block"),
+        ("gone", "{} cannot be read: No such file or directory"),
+        ("unknown", "{}: 'tile' is no control type"),
+        ("feature", "its features say depth, and {} has none of that type"),
+    ],
+)
+def test_controlnets_that_a_worker_would_not_draw_with_are_named(
+    settings: Path, volume: Path, capsys: pytest.CaptureFixture[str], harm: str, why: str
+) -> None:
+    path = "/runpod-volume/models/emoji"
+    options = (
+        *(*ADD, "--path", path, "--volume", volume, "--baseline", "stable_diffusion_1"),
+        *("--controlnets", CONTROLS),
+    )
+    controlnet(volume, "canny")
+    run(*options)
+    if harm == "foreign":
+        controlnet(volume, "canny", layers_per_block=9)
+    elif harm == "gone":
+        shutil.rmtree(volume / "controlnets")
+    elif harm == "unknown":
+        controlnet(volume, "tile")
+    else:
+        changed = json.loads(settings.read_text())
+        changed["models"]["Mine"]["features"] = ["lora", "canny", "depth"]
+        settings.write_text(json.dumps(changed))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run("model", "check", "--volume", volume)
+    line = capsys.readouterr().out
+    assert why.format(volume / "controlnets") in line
+    assert line.count("\n") == 1
+    if harm != "feature":
+        assert why.format(volume / "controlnets") in refused(*options)
+
+
 def test_a_broken_table_is_shown_and_never_written_over(settings: Path) -> None:
     settings.write_text('{"models": {}}')
     assert "models: {} is empty" in refused("model", "list")
