@@ -477,8 +477,9 @@ def _with_one(settings: Settings, detector: safety.Detector) -> Worker:
     pipeline.warm_up()
     library = _library(settings, model_files.read(settings.model_dir).baseline)
     kept = settings.lora_memory_mb * 1024 * 1024
-    takes = library and pipeline.takes_add_ons
-    add_ons = Loader(library, pipeline.adapters, kept) if library and takes else None
+    add_ons = (
+        Loader(library, pipeline.adapters, kept) if library and pipeline.takes_add_ons else None
+    )
     horde = Horde(settings)
     fits = pipeline.max_pixels
     if fits is not None and fits < horde.max_pixels:

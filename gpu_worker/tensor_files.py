@@ -28,6 +28,10 @@ class TensorFileError(ValueError):
     """The file is no safetensors file, or a damaged one; says why in one sentence."""
 
 
+class LongHeaderError(TensorFileError):
+    """The header is longer than the caller reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A tensor of a file."""
@@ -42,18 +46,31 @@ class Tensor:
         return math.prod(self.shape)
 
 
-def tensors(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name; raises TensorFileError, OSError."""
+def header(file: Path, most: int = MAX_HEADER) -> tuple[Any, int]:
+    """Return the JSON of a file's header, None if it is none, and the bytes that follow it.
+
+    Raises TensorFileError, OSError.
+    """
     size = file.stat().st_size
     with file.open("rb") as opened:
         head = opened.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0  # noqa: PLR2004
-        if not 2 <= length <= min(MAX_HEADER, size - 8):  # noqa: PLR2004 - the shortest JSON object
-            message = f"{file.name} is no safetensors file"
+        message = f"{file.name} is no safetensors file"
+        if not 2 <= length <= size - 8:  # noqa: PLR2004 - the shortest JSON object
             raise TensorFileError(message)
+        if length > most:
+            raise LongHeaderError(message)
         raw = opened.read(length)
     try:
-        found: Any = json.loads(raw)
+        return json.loads(raw), size - 8 - length
+    except (ValueError, RecursionError):
+        return None, size - 8 - length
+
+
+def tensors(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name; raises TensorFileError, OSError."""
+    found, size = header(file)
+    try:
         read = {
             str(name): (str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"])
             for name, entry in found.items()
@@ -63,10 +80,10 @@ def tensors(file: Path) -> dict[str, Tensor]:
             good = all(isinstance(side, int) and side >= 0 for side in (*shape, start))
             if not good or end - start != math.prod(shape) * SIZES[kind]:
                 raise ValueError(kind)  # noqa: TRY301 - all is said below
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         message = f"{file.name} has a damaged header"
         raise TensorFileError(message) from None
-    if any(end > size - 8 - length for _, _, (_, end) in read.values()):
+    if any(end > size for _, _, (_, end) in read.values()):
         message = f"{file.name} is cut off: its tensors need more bytes than it has"
         raise TensorFileError(message)
     return {name: Tensor(kind, shape) for name, (kind, shape, _) in read.items()}

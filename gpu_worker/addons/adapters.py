@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpu_worker.addons import inversion, lora
+from gpu_worker.addons import inversion, layers, lora
+from gpu_worker.addons.asked import UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +24,10 @@ class Adapters:
     def __init__(self, model: StableDiffusion) -> None:
         """Take a model as it was loaded."""
         components = model.text2img.components
-        named = lora.PREFIXES if model.takes_add_ons else ()
+        named = layers.PARTS if model.takes_add_ons else ()
         parts = {part: components[part] for part in named if components.get(part)}
-        self._known = lora.targets(parts)
+        self._model = model
+        self._known = layers.places(parts)
         self._encoders = model.encoders
         self._merged = lora.Merged(parts)
 
@@ -35,15 +37,17 @@ class Adapters:
 
     def inversion(self, path: Path) -> inversion.Vectors:
         """Return a file's vectors for each encoder; raises UnusableError unless they fit."""
+        if not self._encoders:
+            message = "is not for this family of models, which takes LoRAs alone"
+            raise UnusableError("baseline_mismatch", message)
         return inversion.read(path, [encoder.width for encoder in self._encoders])
 
     def use(self, loras: Sequence[LoraPart]) -> None:
         """Have the model draw with these LoRAs, and with no others."""
-        for part, encoder in zip(ENCODERS, self._encoders, strict=False):
+        for part in ENCODERS:
             # One that changes the UNet alone changes no embedding.
-            encoder.changed_by = tuple(
-                (one.key, one.clip) for one in loras if one.clip and part in one.weights.parts
-            )
+            by = [(one.key, one.clip) for one in loras if one.clip and part in one.weights.parts]
+            self._model.changed_by(part, tuple(by))
         self._merged.use(loras)
 
     @property

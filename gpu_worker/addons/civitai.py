@@ -65,6 +65,7 @@ FAMILIES = (
     (("SD 1.",), "stable_diffusion_1"),
     (("SD 2.",), "stable_diffusion_2"),
     (("SDXL", "Pony", "Illustrious", "NoobAI"), "stable_diffusion_xl"),
+    (("Flux.1 D", "Flux.1 S", "Flux.1 Krea"), "flux_1"),
 )
 """How names of CivitAI's base models begin -> the Horde's baseline."""
 NOT_XL = frozenset({"Pony V7"})

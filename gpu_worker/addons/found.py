@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-BASELINES = ("stable_diffusion_1", "stable_diffusion_2", "stable_diffusion_xl")
+BASELINES = ("stable_diffusion_1", "stable_diffusion_2", "stable_diffusion_xl", "flux_1")
 """The Horde's names of the families of models."""
 CHUNK = 1024 * 1024
 

@@ -1,16 +1,16 @@
-"""The header of a safetensors file, checked before anything reads the file. Standard library.
+"""The header of an add-on's safetensors file, checked before anything reads the file.
 
-The format is safetensors' own: eight bytes with the length of a JSON object, that object, which has
-each tensor's type, shape and place, and then the tensors, one after the other.
+Others make and choose these files, so more is asked of them than `tensor_files` asks of a model's.
+Standard library.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from gpu_worker import tensor_files
 from gpu_worker.addons.asked import UnusableError
 
 if TYPE_CHECKING:
@@ -38,22 +38,15 @@ class Header:
 
 def read(path: Path) -> Header:
     """Return a file's header; raises UnusableError if it is not a whole safetensors file."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or not 2 <= length <= size - 8:  # noqa: PLR2004 - the format's
-            _refuse("is no safetensors file")
-        if length > MAX_HEADER:
-            _refuse(f"has a header of more than {MAX_HEADER} bytes")
-        raw = file.read(length)
     try:
-        found = json.loads(raw)
-    except (ValueError, RecursionError):
-        found = None
+        found, size = tensor_files.header(path, MAX_HEADER)
+    except tensor_files.LongHeaderError:
+        _refuse(f"has a header of more than {MAX_HEADER} bytes")
+    except tensor_files.TensorFileError:
+        _refuse("is no safetensors file")
     if not isinstance(found, dict):
         _refuse("is no safetensors file")
-    metadata = found.pop("__metadata__", {})
+    metadata = found.pop(tensor_files.METADATA, {})
     if not isinstance(metadata, dict):
         _refuse("has unreadable metadata")
     if not 0 < len(found) <= MAX_TENSORS:
@@ -64,7 +57,7 @@ def read(path: Path) -> Header:
         if begin != end:
             _refuse("has tensors that overlap, or gaps between them")
         end = after
-    if 8 + length + end != size:
+    if end != size:
         _refuse("is cut off, or has more than its tensors")
     shapes = {name: place[2] for name, place in zip(found, places, strict=True)}
     return Header(shapes, {key: one for key, one in metadata.items() if isinstance(one, str)})

@@ -15,7 +15,7 @@ from gpu_worker import prompts
 from gpu_worker.families.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
     from pathlib import Path
 
     from gpu_worker.addons.parts import InversionPart
@@ -44,11 +44,17 @@ class FlowMatching(StableDiffusion, Generic[Encoded]):
     ) -> None:
         """Load the model, which takes seconds; raises ModelError if its files are damaged."""
         super().__init__(directory, device, dtype, variant)
-        self._kept: dict[str, Encoded] = {}
+        self._kept: dict[Hashable, Encoded] = {}
+        self._changed: dict[str, Hashable] = {}
+        """The LoRAs in the weights of text encoders, which change every embedding."""
 
     def made_encoders(self) -> list[Any]:
-        """Return none: no textual inversion and no LoRA is for these."""
+        """Return none: no textual inversion is for these."""
         return []
+
+    def changed_by(self, part: str, loras: Hashable) -> None:
+        """Take a text encoder's name, and the LoRAs that are in its weights from now on."""
+        self._changed[part] = loras
 
     @property
     def network(self) -> Any:
@@ -98,12 +104,13 @@ class FlowMatching(StableDiffusion, Generic[Encoded]):
 
     def encoded(self, text: str) -> Encoded:
         """Return a prompt's embedding, made by itself or kept."""
-        found = self._kept.pop(text, None)
+        key = text, *self._changed.values()
+        found = self._kept.pop(key, None)
         if found is None:
             found = self.encode(text)
             if len(self._kept) >= KEPT:
                 self._kept.pop(next(iter(self._kept)))
-        self._kept[text] = found  # the newest last
+        self._kept[key] = found  # the newest last
         return found
 
     def encode(self, text: str) -> Encoded:

@@ -29,6 +29,7 @@ class Flux(FlowMatching[tuple[torch.Tensor, torch.Tensor]]):
 
     classes = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
     left_out = ("image_encoder", "feature_extractor")
+    takes_add_ons = True
 
     def guided(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options of a pipeline, with both kinds of guidance."""

@@ -14,7 +14,7 @@ from gpu_worker.model_files import ModelError
 from gpu_worker.samplers import scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
     from pathlib import Path
 
     from gpu_worker.addons.parts import InversionPart
@@ -40,7 +40,7 @@ class StableDiffusion:
     half = torch.float16
     """The type of the weights on a GPU."""
     takes_add_ons = True
-    """Whether LoRAs and textual inversions change it."""
+    """Whether LoRAs change it, and textual inversions where it has `encoders`."""
     tiles = True
     """Whether `tiling` makes opposite edges of its pictures match."""
     takes_latents = True
@@ -121,6 +121,12 @@ class StableDiffusion:
             encoder.chunks(prompt, [(one.key, one.vectors.each[number]) for one in inversions])
             for number, encoder in enumerate(self.encoders)
         )
+
+    def changed_by(self, part: str, loras: Hashable) -> None:
+        """Take a text encoder's name, and the LoRAs that are in its weights from now on."""
+        for name, encoder in zip(("text_encoder", "text_encoder_2"), self.encoders, strict=False):
+            if name == part:
+                encoder.changed_by = loras
 
     def forget(self) -> None:
         """Let go of textual inversions if they are many; prompts must be read anew then."""

@@ -90,12 +90,16 @@ def test_a_version_for_another_family_is_not_downloaded(
     assert host.calls["/files/7"] == 0
 
 
+FLUX = "flux_1"
+
+
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
         *(("SD 1.4", SD1), ("SD 1.5 Hyper", SD1), ("SD 2.1 768", "stable_diffusion_2")),
         *(("SDXL Lightning", XL), ("Pony", XL), ("Illustrious", XL), ("NoobAI", XL)),
-        *(("Pony V7", ""), ("SD 3.5", ""), ("Flux.1 D", ""), ("", ""), (None, ""), (7, "")),
+        *(("Flux.1 D", FLUX), ("Flux.1 S", FLUX), ("Flux.1 Kontext", ""), ("Flux.2 D", "")),
+        *(("Pony V7", ""), ("SD 3.5", ""), ("", ""), (None, ""), (7, "")),
     ],
 )
 def test_base_models_have_the_hordes_baselines(name: Any, wanted: str) -> None:

@@ -170,7 +170,7 @@ def test_a_lora_that_does_not_fit_faults_its_job(studio: Studio) -> None:
     half = np.ones((32, 2), np.float32)
 
     def faulted(**changes: Any) -> str:
-        names = {"up": up, "down": down, "alpha": alpha, "more": "lora_unet_x.hada_w1_a"}
+        names = {"up": up, "down": down, "alpha": alpha, "more": "lora_unet_x.oft_blocks"}
         names["elsewhere"] = "lora_unet_elsewhere.lora_up.weight"
 
         def change(tensors: dict[str, Any]) -> None:
@@ -215,7 +215,7 @@ def test_a_lora_of_another_family_faults_its_job(studio: Studio) -> None:
 
 
 def test_the_layers_of_xl_have_the_names_of_stabilitys_code() -> None:
-    from gpu_worker.addons.lora import _originals
+    from gpu_worker.addons.layers import originals
 
     # As in published files; XL has two blocks in a stage.
     for ours, theirs in {
@@ -234,4 +234,4 @@ def test_the_layers_of_xl_have_the_names_of_stabilitys_code() -> None:
         "add_embedding.linear_1": "label_emb.0.0",
         "conv_out": "out.2",
     }.items():
-        assert theirs in _originals(ours, 2), ours
+        assert theirs in originals(ours, 2), ours
