@@ -32,9 +32,11 @@ WIDE = 10**9
 class Studio:
     """A pipeline, and a folder of its LoRAs and textual inversions."""
 
-    def __init__(self, pipeline: Pipeline, folder: Path, *, xl: bool) -> None:
+    def __init__(
+        self, pipeline: Pipeline, folder: Path, *, xl: bool = False, baseline: str = ""
+    ) -> None:
         self.pipeline, self.folder, self.xl = pipeline, folder, xl
-        baseline = "stable_diffusion_xl" if xl else "stable_diffusion_1"
+        baseline = baseline or ("stable_diffusion_xl" if xl else "stable_diffusion_1")
         self.library = Library({"lora": Folder(folder), "ti": Folder(folder)}, baseline)
         self.loader = Loader(self.library, pipeline.adapters, WIDE)
 

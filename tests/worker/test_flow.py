@@ -189,7 +189,8 @@ def test_hires_fix_draws_small_first(flow: Pipeline) -> None:
     assert difference(plain, drawn(flow, hires_fix=True, **size)) > 0
 
 
-def test_a_lora_is_not_for_it(flow: Pipeline) -> None:
+@pytest.mark.parametrize("family", ["z_image"], indirect=True)
+def test_a_lora_is_not_for_z_image(flow: Pipeline) -> None:
     assert not flow.takes_add_ons
     with pytest.raises(BadJobError, match="loras is not supported"):
         flow.draw([a_job(loras=[{"name": "ink"}])])

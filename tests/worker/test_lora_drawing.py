@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tests.worker import tiny_addons
+from tests.worker import flux_loras, tiny_addons
 from tests.worker.test_pipeline import difference, pixels
 
 if TYPE_CHECKING:
@@ -211,7 +211,16 @@ def test_a_lora_of_another_family_faults_its_job(studio: Studio) -> None:
     if studio.xl:
         pytest.skip("a tiny LoRA of Stable Diffusion 1 has the names and shapes of XL's UNet")
     tiny_addons.kohya(studio.folder / "foreign.safetensors", xl=True)
-    assert studio.fault("foreign").startswith("baseline_mismatch")
+    said = studio.fault("foreign")
+    assert said.startswith("baseline_mismatch")
+    assert "those of Stable Diffusion XL, not of Stable Diffusion 1 or 2" in said
+
+
+@pytest.mark.parametrize("form", flux_loras.FORMS)
+def test_a_lora_of_flux_is_refused_by_its_name(studio: Studio, form: str) -> None:
+    flux_loras.FORMS[form](studio.folder / "flux.safetensors")
+    ours = "XL" if studio.xl else "1 or 2"
+    assert f"are those of FLUX, not of Stable Diffusion {ours})" in studio.fault("flux")
 
 
 def test_the_layers_of_xl_have_the_names_of_stabilitys_code() -> None:
