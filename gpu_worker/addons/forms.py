@@ -104,22 +104,23 @@ class Change:
         `comfy/weight_adapter/base.py`). The lengths that it replaces are those of the changed
         weight, as in the paper, in LyCORIS and in peft.
         """
-        delta = self._product(start, start + len(original), original.device)
+        changed = self._product(start, start + len(original), original.device)
         if self.magnitude is None:
-            return delta * (self.factor * strength)
-        changed = original + delta * self.factor
+            return changed.mul_(self.factor * strength)
+        changed.mul_(self.factor).add_(original)
         wanted = self.magnitude.to(original.device, torch.float32)
         if self.by_input:
             channels = changed.view(len(changed), len(wanted), -1)
-            lengths = channels.square().sum((0, 2)).sqrt().clamp_min(EPSILON)
-            changed = (channels * (wanted / lengths)[None, :, None]).view_as(changed)
+            lengths = channels.square().sum((0, 2)).sqrt()
+            channels.mul_((wanted / lengths.clamp_min(EPSILON))[None, :, None])
         else:
-            lengths = changed.norm(dim=1).clamp_min(EPSILON)
-            changed = changed * (wanted[start : start + len(original)] / lengths)[:, None]
-        return (changed - original) * strength
+            lengths = changed.norm(dim=1)
+            mine = wanted[start : start + len(original)]
+            changed.mul_((mine / lengths.clamp_min(EPSILON))[:, None])
+        return changed.sub_(original).mul_(strength)
 
     def _product(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
-        """Return some rows of the product."""
+        """Return some rows of the product, made anew."""
         if self.second is None:
             return self.first.rows(start, stop, device)
         if self.kind == "loha":

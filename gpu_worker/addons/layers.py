@@ -120,9 +120,10 @@ def _aliases(part: str, name: str, module: Any) -> Iterator[str]:
         yield from (UNET + one for one in flux_layers.originals(name))
     elif part == "text_encoder":
         yield ENCODER + name.removeprefix("text_model.")
+    elif "SelfAttention" in name or "DenseReluDense" in name:
+        yield from (one + name for one in (T5, ENCODER_2))  # kohya's and OneTrainer's prefix
     else:
-        is_t5 = "SelfAttention" in name or "DenseReluDense" in name
-        yield (T5 if is_t5 else ENCODER_2) + name.removeprefix("text_model.")
+        yield ENCODER_2 + name.removeprefix("text_model.")
 
 
 def originals(name: str, layers: int) -> Iterator[str]:

@@ -131,7 +131,7 @@ class _Reader:
             if first.shape != second.shape:
                 _misfit()
         elif roles and all(role.startswith("lokr") for role in roles):
-            change = Change(1.0, *(self._half(names, n) for n in (1, 2)), "lokr")
+            change = Change(1.0, self._half(names, 1), self._half(names, 2), "lokr")
         else:
             _refuse("has a matrix without its other half, or none")
         shape = layers.shape(place)

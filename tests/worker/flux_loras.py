@@ -72,23 +72,23 @@ def matrices(seed: int = 1, scale: float = 0.3) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def kohya(path: Path, *, alpha: float = RANK, t5: bool = False, **options: Any) -> Path:
-    """Write it as kohya's trainer does."""
-    tensors = {}
+def kohya(path: Path, *, alpha: float = RANK, t5: str = "", **options: Any) -> Path:
+    """Write it as kohya's trainer does; `t5` begins the name of a layer of T5, if there is one."""
+    tensors: dict[str, Any] = {}
     for name, (down, up) in matrices(**options).items():
         layer = ("lora_te1_" if name == CLIP else "lora_unet_") + name.replace(".", "_")
         tensors |= {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}
         tensors[f"{layer}.alpha"] = np.array(alpha, np.float32)
     if t5:
-        layer = f"lora_te3_{T5.replace('.', '_')}"
-        tensors |= {f"{layer}.lora_{side}.weight": np.ones((4, 32)) / 9 for side in ("down",)}
-        tensors |= {f"{layer}.lora_up.weight": np.ones((32, 4)) / 9}
+        layer = f"{t5}_{T5.replace('.', '_')}"
+        tensors[f"{layer}.lora_down.weight"] = np.full((RANK, WIDTH), 0.1, np.float32)
+        tensors[f"{layer}.lora_up.weight"] = np.full((WIDTH, RANK), 0.1, np.float32)
     return write(path, tensors)
 
 
 def comfy(path: Path, **options: Any) -> Path:
     """Write it as ComfyUI and ai-toolkit name the layers."""
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for name, (down, up) in matrices(**options).items():
         layer = f"text_encoders.clip_l.transformer.{name}" if name == CLIP else ""
         layer = layer or f"diffusion_model.{name}"
@@ -98,7 +98,7 @@ def comfy(path: Path, **options: Any) -> Path:
 
 def bare(path: Path, **options: Any) -> Path:
     """Write it as peft does on Black Forest Labs' own code."""
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for name, (down, up) in matrices(**options).items():
         layer = f"te1.{name}" if name == CLIP else f"base_model.model.{name}"
         tensors |= {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
@@ -107,7 +107,7 @@ def bare(path: Path, **options: Any) -> Path:
 
 def diffusers(path: Path, *, kohyas: bool = False, **options: Any) -> Path:
     """Write it as diffusers does, or with its layers in kohya's form."""
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for name, (down, up) in matrices(**options).items():
         if name == CLIP:
             pieces = {f"text_encoder.{CLIP}": (0, WIDTH)}
@@ -138,7 +138,8 @@ def xlabs(path: Path, prefix: str = "", **options: Any) -> Path:
         "single_blocks.0.processor.qkv_lora": "single_blocks.0.linear1",
         "single_blocks.0.processor.proj_lora": "single_blocks.0.linear2",
     }
-    made, tensors = matrices(**options), {}
+    made = matrices(**options)
+    tensors: dict[str, Any] = {}
     for theirs, name in names.items():
         down, up = made[name]
         tensors[f"{prefix}{theirs}.down.weight"] = down

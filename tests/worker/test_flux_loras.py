@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,7 +116,8 @@ def test_xlabs_names_are_those_of_attention(flux: Studio, name: str) -> None:
 def test_the_strength_of_clip_is_that_of_both_text_encoders_and_of_kept_embeddings(
     flux: Studio,
 ) -> None:
-    flux_loras.kohya(flux.folder / "t5.safetensors", t5=True)
+    flux_loras.kohya(flux.folder / "t5.safetensors", t5="lora_te3")
+    flux_loras.kohya(flux.folder / "t5 of OneTrainer.safetensors", t5="lora_te2")
     plain = flux.drawn()
     clip = {"name": "kohya", "model": 0}
     with_clip, both = flux.drawn(clip), flux.drawn({"name": "t5", "model": 0})
@@ -130,6 +132,7 @@ def test_the_strength_of_clip_is_that_of_both_text_encoders_and_of_kept_embeddin
         if not torch.equal(weight, weights(flux)[name])
     }
     assert changed == {"text_encoder", "text_encoder_2"}
+    assert difference(both, flux.drawn({"name": "t5 of OneTrainer", "model": 0})) == 0
 
 
 def test_mates_with_other_loras_change_no_image(flux: Studio) -> None:
@@ -193,7 +196,7 @@ def test_a_dora_by_input_of_fused_layers_is_refused(flux: Studio) -> None:
 
 def test_a_layer_whole_and_in_part_is_changed_twice_and_refused(flux: Studio) -> None:
     both = {
-        **load_file(flux.folder / "kohya.safetensors"),
+        **load_file(flux.folder / "xlabs.safetensors"),
         **load_file(flux.folder / "diffusers.safetensors"),
     }
     tiny_addons.write(
@@ -243,8 +246,7 @@ def test_loras_are_offered_for_flux_and_not_for_z_image(
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, Place]:
-    import diffusers
-
+    diffusers: Any = import_module("diffusers")
     with torch.device("meta"):  # which has no memory
         transformer = diffusers.FluxTransformer2DModel(guidance_embeds=True)
     return layers.places({"transformer": transformer})
@@ -287,7 +289,7 @@ ATTENTION = {
     **{f"single_blocks.{n}.processor.{kind}_lora": shape for n in range(38)
        for kind, shape in (("qkv", (3 * WIDTH, WIDTH)), ("proj", (WIDTH, 5 * WIDTH)))},
 }  # fmt: skip
-WAYS = {
+WAYS: Mapping[str, tuple[Mapping[str, tuple[int, int]], Callable[[str, str], str]]] = {
     "_convert_kohya_flux_lora_to_diffusers": (
         FULL,
         lambda name, side: f"lora_unet_{name.replace('.', '_')}.lora_{side}.weight",
@@ -322,12 +324,11 @@ def test_names_and_rows_are_those_of_diffusers_conversion(
     path = tiny_addons.write(tmp_path / "full.safetensors", tensors)
     ours: dict[str, list[Any]] = {}
     for place, change in lora.read(path, known).changes:
-        for rows in place:
-            both = ours.setdefault(
-                rows.target.name, [None, torch.full((rows.target.shape[0], 1), 0.0)]
-            )
-            both[0] = change.first.down
-            both[1][rows.at : rows.at + rows.count] = change.first.up[rows.first :][: rows.count]
+        for piece in place:
+            empty = torch.zeros(piece.target.shape[0], 1)
+            both = ours.setdefault(piece.target.name, [change.first.down, empty])
+            mine = change.first.up[piece.first : piece.first + piece.count]
+            both[1][piece.at : piece.at + piece.count] = mine
     convert: Callable[[Any], Any] = getattr(lora_conversion_utils, way)
     theirs = {
         name.removeprefix("transformer."): one for name, one in convert(load_file(path)).items()

@@ -32,7 +32,7 @@ class Model:
 
     def __init__(self) -> None:
         torch.manual_seed(1)
-        self.module = torch.nn.ModuleDict(
+        self.module: Any = torch.nn.ModuleDict(
             {
                 "proj": torch.nn.Linear(12, 20),
                 "square": torch.nn.Linear(16, 16),
@@ -199,7 +199,7 @@ def lengths(weight: Any, axis: int) -> Any:
     return np.sqrt((weight.astype(np.float64) ** 2).sum(others, keepdims=True))
 
 
-DORA = {
+DORA: dict[str, tuple[str, int, Callable[[Any, Any], Any]]] = {
     "LyCORIS, by row": ("dora_scale", 0, lambda found, _: found),
     "LyCORIS, by input": ("dora_scale", 1, lambda found, _: found),
     "peft": ("lora_magnitude_vector", 0, lambda found, _: found.reshape(-1)),
@@ -376,7 +376,7 @@ def test_a_rank_has_a_bound(model: Model, tmp_path: Path, form: str) -> None:
                 assert "has a rank that is not from 1 to" in refused(model, tmp_path, wrong)
 
 
-BOMBS = {
+BOMBS: dict[str, dict[str, tuple[int, ...]]] = {
     "a Kronecker product of 10**12 numbers": {
         "lokr_w1": (1_000_000, 1),
         "lokr_w2": (1, 1_000_000),
