@@ -19,7 +19,7 @@ from gpu_worker.horde_client import Horde, Job
 from gpu_worker.tiny import libraries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from PIL import Image
@@ -151,7 +151,11 @@ class StillHorde(Horde):
         self._batch, self._shape, self._ends = settings.max_batch, shape, ends
         self._numbers = itertools.count()
 
-    def pop(self, models: Sequence[str] = ()) -> list[Job]:  # noqa: ARG002 - one model
+    def pop(
+        self,
+        models: Sequence[str] = (),  # noqa: ARG002 - one model
+        offer: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> list[Job]:
         """Return as many jobs as a batch has."""
         time.sleep(CALL_S)
         jobs = [job(self._shape, next(self._numbers)) for _ in range(self._batch)]
