@@ -237,7 +237,7 @@ def test_loras_are_offered_for_flux_and_not_for_z_image(
         device="cpu",
     )
     worker = handler._with_one(settings, lambda *_: (0.01, "stand-in"))
-    assert worker._horde.offer["allow_lora"] is (family == "flux")
+    assert worker._abilities.fields([settings.model_name])["allow_lora"] is (family == "flux")
     assert (worker._add_ons is not None) is (family == "flux")
 
 

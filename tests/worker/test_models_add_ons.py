@@ -29,7 +29,7 @@ from gpu_worker.horde_client import BadJobError, Horde, Job
 from gpu_worker.model_files import ModelError
 from gpu_worker.model_table import Model
 from gpu_worker.settings import Settings
-from tests.worker import tiny_addons
+from tests.worker import flux_loras, tiny_addons
 from tests.worker.fake_horde import KEY, PAYLOAD, fake_horde
 from tests.worker.test_abilities import png
 from tests.worker.test_control import square
@@ -424,3 +424,21 @@ def test_a_worker_of_these_settings_draws_with_all_of_it(shop: Shop) -> None:
         offers = {tuple(sorted(pop["models"])): pop["controls"] for pop in horde.pops}
         assert offers["two",] == ["depth"]
         assert all(kinds == ["canny"] for names, kinds in offers.items() if "two" not in names)
+
+
+def test_a_lora_of_flux_is_drawn_beside_other_families(tmp_path: Path) -> None:
+    from gpu_worker import tiny
+
+    shop = Shop(tmp_path)
+    shop.models["flux"] = tiny.build(tmp_path / "flux", flux=True)
+    flux_loras.kohya(shop.loras / "swirl.safetensors")
+    cache, able, load = shop.opened(max_loaded=1)
+    plain, changed = (
+        pixels(cache.draw([load(job("flux", *loras))])[0]) for loras in ((), ("swirl",))
+    )
+    assert difference(plain, changed) > 0
+    cache.draw([load(job("one", "neon"))])
+    assert difference(plain, pixels(cache.draw([load(job("flux"))])[0])) == 0
+    assert able.fields(["flux"])["allow_lora"] is True
+    with pytest.raises(AddOnError):
+        load(job("one", "swirl"))
