@@ -46,14 +46,23 @@ class Mixture:
     """A pool of encoded pictures of three kinds, their captions, and their highest time steps."""
 
     def __init__(
-        self, emoji: Pictures, made: Drawings, vae: Any, tokenizer: Any, *, share_groups: float = 0
+        self,
+        emoji: Pictures,
+        made: Drawings,
+        vae: Any,
+        tokenizer: Any,
+        *,
+        share_groups: float = 0,
+        pool: int = POOL,
+        new_per_step: int = NEW_PER_STEP,
     ) -> None:
         self._emoji, self._made = emoji, made
         self._groups, self._share_groups = Groups(emoji), share_groups
         self._vae, self._tokenizer = vae, tokenizer
-        self._latents = torch.empty(POOL, 4, 16, 16)
-        self._tokens = torch.empty(POOL, tokenizer.model_max_length, dtype=torch.long)
-        self._latest = torch.empty(POOL)
+        self._pool, self._new_per_step = pool, new_per_step
+        self._latents = torch.empty(pool, 4, 16, 16)
+        self._tokens = torch.empty(pool, tokenizer.model_max_length, dtype=torch.long)
+        self._latest = torch.empty(pool)
         self._count = 0
         self._empty = tokens_of(tokenizer, [""])[0]
 
@@ -70,7 +79,7 @@ class Mixture:
     @torch.no_grad()
     def _add(self, count: int) -> None:
         pictures, captions, latest = zip(*(self._draw() for _ in range(count)), strict=True)
-        where = (torch.arange(count) + self._count) % POOL
+        where = (torch.arange(count) + self._count) % self._pool
         self._latents[where] = self._vae.encode(to_tensor([*pictures])).latent_dist.mode()
         self._tokens[where] = tokens_of(self._tokenizer, [*captions])
         self._latest[where] = torch.tensor(latest, dtype=torch.float32)
@@ -85,9 +94,9 @@ class Mixture:
         """Return latents (BATCH, 4, 16, 16), tokens (BATCH, MAX_TOKENS) and time steps (BATCH)."""
         while self._count < FIRST:
             self._add(BATCH)
-        self._add(NEW_PER_STEP)
+        self._add(self._new_per_step)
         random = self._emoji.random
-        chosen = torch.from_numpy(random.integers(min(self._count, POOL), size=BATCH))
+        chosen = torch.from_numpy(random.integers(min(self._count, self._pool), size=BATCH))
         tokens = self._tokens[chosen]
         tokens[torch.from_numpy(random.random(BATCH) < CAPTION_DROPOUT)] = self._empty
         latest = self._latest[chosen]
@@ -96,23 +105,38 @@ class Mixture:
         return self._latents[chosen], tokens, (share * latest).long().clamp(max=999)
 
 
-def train(mixture: Mixture, unet: Any, encoder: Any, checkpoint: Path, steps: int) -> None:
-    """Train a UNet in place, with the frozen text encoder; it ends with averaged weights.
+def train(
+    mixture: Mixture,
+    unet: Any,
+    encoder: Any,
+    checkpoint: Path,
+    steps: int,
+    *,
+    cooldown: int = COOLDOWN,
+    text_share: float = 0,
+) -> None:
+    """Train a UNet in place; it ends with averaged weights.
 
-    The training goes on from the checkpoint if there is one, with other pictures.
+    The text encoder is frozen, or trained too at `text_share` of the UNet's learning rate. The
+    training goes on from the checkpoint if there is one, with other pictures.
     """
     torch.manual_seed(0)
-    encoder.requires_grad_(requires_grad=False).eval()
+    encoder.requires_grad_(requires_grad=text_share > 0).eval()
     unet.train()
-    parameters = [*unet.parameters()]
+    both = torch.nn.ModuleList([unet, encoder] if text_share else [unet])
+    parameters = [*both.parameters()]
     optimizer = torch.optim.AdamW(
-        parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
+        [{"params": [*part.parameters()]} for part in both],
+        LEARNING_RATE,
+        betas=(0.9, 0.99),
+        weight_decay=1e-2,
+        fused=True,
     )
     average = [weight.detach().clone() for weight in parameters]
     done = 0
     if checkpoint.exists():
         state = torch.load(checkpoint)
-        unet.load_state_dict(state["unet"])
+        both.load_state_dict(state["parts"])
         optimizer.load_state_dict(state["optimizer"])
         average, done = state["average"], state["step"]
         torch.manual_seed(done)
@@ -122,13 +146,14 @@ def train(mixture: Mixture, unet: Any, encoder: Any, checkpoint: Path, steps: in
     last = time.monotonic()
     for step in range(done, steps):
         clean, tokens, time_ = mixture.batch()
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=COOLDOWN)
+        rate = LEARNING_RATE * rate_factor(step, steps, cooldown=cooldown)
+        for group, share in zip(optimizer.param_groups, (1, text_share), strict=False):
+            group["lr"] = rate * share
         noise = torch.randn_like(clean) + NOISE_OFFSET * torch.randn(BATCH, 4, 1, 1)
         signal = alphas[time_].sqrt()[:, None, None, None]
         blur = (1 - alphas[time_]).sqrt()[:, None, None, None]
         with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
+            with torch.set_grad_enabled(text_share > 0):
                 hidden = encoder(tokens, output_hidden_states=True).hidden_states
                 # Every tenth step uses the last layer but one, which clip_skip 2 selects.
                 text = encoder.final_layer_norm(hidden[1 if step % 10 == 9 else 2])
@@ -144,8 +169,8 @@ def train(mixture: Mixture, unet: Any, encoder: Any, checkpoint: Path, steps: in
         if time.monotonic() - last > 90 or step + 1 == steps:
             last = time.monotonic()
             state = {
-                "unet": unet.state_dict(), "average": average,
+                "parts": both.state_dict(), "average": average,
                 "optimizer": optimizer.state_dict(), "step": step + 1,
             }  # fmt: skip
             save(state, checkpoint)
-    averaged(unet, average)
+    averaged(both, average)

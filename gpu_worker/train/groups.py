@@ -92,10 +92,10 @@ class Groups:
         if random.random() < 0.2:
             text = f"{self._one_of(LEADS)} {text}"
         background = self._pictures.background(ground)
-        side = int(random.integers(29, 32))
+        side = int(random.integers(27, 32))
         for cutout, (x, y) in zip(cutouts, CENTRES[len(cutouts)], strict=True):
             left, top = (
-                int(np.clip(at - side // 2 + random.integers(-1, 2), 0, 64 - side)) for at in (x, y)
+                int(np.clip(at - side // 2 + random.integers(-2, 3), 0, 64 - side)) for at in (x, y)
             )
             paste(background, cutout, side, left, top)
         return np.clip(background, 0, 255).astype(np.uint8), text
