@@ -6,23 +6,15 @@ to be removed (weak image-to-image), and if asked for to draw groups of things.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from gpu_worker.train.groups import Groups
-from gpu_worker.train.progress import Progress, rate_factor, save
+from gpu_worker.train.progress import Training
 from gpu_worker.train.text import tokens_of
-from gpu_worker.train.unet import (
-    BATCH,
-    CAPTION_DROPOUT,
-    EMA_DECAY,
-    NOISE_OFFSET,
-    averaged,
-    scheduler,
-)
+from gpu_worker.train.unet import BATCH, CAPTION_DROPOUT, embedded, noised
 from gpu_worker.train.vae import to_tensor
 
 if TYPE_CHECKING:
@@ -123,54 +115,24 @@ def train(
     torch.manual_seed(0)
     encoder.requires_grad_(requires_grad=text_share > 0).eval()
     unet.train()
-    both = torch.nn.ModuleList([unet, encoder] if text_share else [unet])
-    parameters = [*both.parameters()]
-    optimizer = torch.optim.AdamW(
-        [{"params": [*part.parameters()]} for part in both],
-        LEARNING_RATE,
-        betas=(0.9, 0.99),
-        weight_decay=1e-2,
-        fused=True,
+    training = Training(
+        "adapt",
+        {unet: 1.0, encoder: text_share} if text_share else {unet: 1.0},
+        steps,
+        rate=LEARNING_RATE,
+        cooldown=cooldown,
+        checkpoint=checkpoint,
+        averaging=True,
     )
-    average = [weight.detach().clone() for weight in parameters]
-    done = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint)
-        both.load_state_dict(state["parts"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, done = state["average"], state["step"]
-        torch.manual_seed(done)
-        mixture.skip(done)
-    alphas = scheduler().alphas_cumprod
-    progress = Progress("adapt", done, steps)
-    last = time.monotonic()
-    for step in range(done, steps):
-        clean, tokens, time_ = mixture.batch()
-        rate = LEARNING_RATE * rate_factor(step, steps, cooldown=cooldown)
-        for group, share in zip(optimizer.param_groups, (1, text_share), strict=False):
-            group["lr"] = rate * share
-        noise = torch.randn_like(clean) + NOISE_OFFSET * torch.randn(BATCH, 4, 1, 1)
-        signal = alphas[time_].sqrt()[:, None, None, None]
-        blur = (1 - alphas[time_]).sqrt()[:, None, None, None]
+    if training.done:
+        torch.manual_seed(training.done)
+        mixture.skip(training.done)
+    for step in training.steps():
+        clean, tokens, time = mixture.batch()
+        noisy, velocity = noised(clean, time)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.set_grad_enabled(text_share > 0):
-                hidden = encoder(tokens, output_hidden_states=True).hidden_states
-                # Every tenth step uses the last layer but one, which clip_skip 2 selects.
-                text = encoder.final_layer_norm(hidden[1 if step % 10 == 9 else 2])
-            guess = unet(signal * clean + blur * noise, time_, text).sample.float()
-        loss = (guess - (signal * noise - blur * clean)).square().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, [w.detach() for w in parameters], 1 - decay)
-        progress.step(step + 1, loss.item())
-        if time.monotonic() - last > 90 or step + 1 == steps:
-            last = time.monotonic()
-            state = {
-                "parts": both.state_dict(), "average": average,
-                "optimizer": optimizer.state_dict(), "step": step + 1,
-            }  # fmt: skip
-            save(state, checkpoint)
-    averaged(both, average)
+                text = embedded(encoder, tokens, step)
+            guess = unet(noisy, time, text).sample.float()
+        training.learn((guess - velocity).square().mean())
+    training.finish()

@@ -25,7 +25,7 @@ from gpu_worker.train import unet
 from gpu_worker.train.data import Bytes, Floats, Pictures, load
 from gpu_worker.train.export import SHIPPED
 from gpu_worker.train.nouns import CORE
-from gpu_worker.train.progress import Progress, rate_factor
+from gpu_worker.train.progress import Training
 
 NAME = "neon"
 TRIGGER = "neon sign"
@@ -110,28 +110,16 @@ def train(model: Any, latents: unet.Latents, encoder: Any, steps: int) -> dict[s
     """Train and return the parts of a UNet, which keeps its own weights."""
     torch.manual_seed(0)
     parts = adapted(model)
-    weights = [weight for part in parts.values() for weight in part.parameters()]
-    optimizer = torch.optim.AdamW(weights, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-2)
-    alphas = unet.scheduler().alphas_cumprod
-    progress = Progress("lora", 0, steps)
-    for step in range(steps):
+    training = Training(
+        "lora", dict.fromkeys(parts.values(), 1.0), steps, rate=LEARNING_RATE, cooldown=steps // 2
+    )
+    for _ in training.steps():
         clean, tokens = (both[:BATCH] for both in latents.batch())
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=steps // 2)
         time = (torch.rand(BATCH).sqrt() * 1000).long().clamp(max=999)
-        noise = torch.randn_like(clean) + unet.NOISE_OFFSET * torch.randn(BATCH, 4, 1, 1)
-        signal = alphas[time].sqrt()[:, None, None, None]
-        blur = (1 - alphas[time]).sqrt()[:, None, None, None]
+        noisy, velocity = unet.noised(clean, time)
         with torch.no_grad():
-            hidden = encoder(tokens, output_hidden_states=True).hidden_states
-            embedding = encoder.final_layer_norm(hidden[-1])
-        guess = model(signal * clean + blur * noise, time, embedding).sample
-        loss = (guess - (signal * noise - blur * clean)).square().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        progress.step(step + 1, loss.item())
+            text = unet.embedded(encoder, tokens, 0)
+        training.learn((model(noisy, time, text).sample - velocity).square().mean())
     return parts
 
 

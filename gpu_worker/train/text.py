@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn import functional
 
 from gpu_worker.train.data import COLOURS, PLACES, PLAIN, STYLES
-from gpu_worker.train.progress import Progress, rate_factor
+from gpu_worker.train.progress import Training
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -112,15 +112,11 @@ def train(pictures: Pictures, tokenizer: Any, steps: int) -> Any:
     ]  # fmt: skip
     heads = torch.nn.ModuleList(torch.nn.Linear(WIDTH, len(answer)) for answer in answers)
     weights = (1.0, 0.5, 0.5, 0.1)
-    parameters = [*encoder.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(
-        parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
+    training = Training(
+        "text", {encoder: 1.0, heads: 1.0}, steps, rate=LEARNING_RATE, cooldown=steps // 2
     )
-    progress = Progress("text", 0, steps)
-    for step in range(steps):
+    for _ in training.steps():
         specs: list[PictureSpec] = [pictures.spec() for _ in range(BATCH)]
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=steps // 2)
         hidden = encoder(
             tokens_of(tokenizer, [spec.caption for spec in specs]), output_hidden_states=True
         ).hidden_states
@@ -131,9 +127,5 @@ def train(pictures: Pictures, tokenizer: Any, steps: int) -> Any:
             for part, (head, answer) in enumerate(zip(heads, answers, strict=True)):
                 labels = torch.tensor([answer.index(row[part]) for row in targets])
                 loss = loss + weights[part] * functional.cross_entropy(head(pooled), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        progress.step(step + 1, loss.item())
+        training.learn(loss)
     return encoder.requires_grad_(requires_grad=False).eval()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from gpu_worker.train.progress import Progress, rate_factor, save
+from gpu_worker.train.progress import Training
 from gpu_worker.train.text import WIDTH, tokens_of
 from gpu_worker.train.vae import to_tensor
 
@@ -28,8 +27,6 @@ POOL = 24_000
 """Pictures kept encoded. When the pool is full, each step replaces some."""
 NEW_PER_STEP = 4
 """Pictures that each step adds to a full pool."""
-EMA_DECAY = 0.995
-"""Decay of the exponential moving average of the weights, which is exported."""
 
 
 def scheduler() -> Any:
@@ -109,61 +106,43 @@ class Latents:
         return self._latents[chosen], tokens
 
 
+def noised(clean: torch.Tensor, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return latents with the noise of their time steps, and the velocity to be predicted."""
+    alphas = scheduler().alphas_cumprod
+    noise = torch.randn_like(clean) + NOISE_OFFSET * torch.randn(len(clean), 4, 1, 1)
+    signal = alphas[time].sqrt()[:, None, None, None]
+    blur = (1 - alphas[time]).sqrt()[:, None, None, None]
+    return signal * clean + blur * noise, signal * noise - blur * clean
+
+
+def embedded(encoder: Any, tokens: torch.Tensor, step: int) -> torch.Tensor:
+    """Return the text encoder's embedding of captions.
+
+    Every tenth step uses the last layer but one, which clip_skip 2 selects.
+    """
+    hidden = encoder(tokens, output_hidden_states=True).hidden_states
+    found: torch.Tensor = encoder.final_layer_norm(hidden[1 if step % 10 == 9 else 2])
+    return found
+
+
 def train(latents: Latents, encoder: Any, checkpoint: Path, steps: int, cooldown: int) -> Any:
     """Train a UNet, from the checkpoint if there is one; returns it with averaged weights."""
     torch.manual_seed(0)
     unet = build()
-    parameters = [*unet.parameters()]
-    optimizer = torch.optim.AdamW(
-        parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
-    )
-    average = [weight.detach().clone() for weight in parameters]
-    done = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint)
-        unet.load_state_dict(state["unet"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, done = state["average"], state["step"]
-        latents.skip(done)
-        torch.manual_seed(done)
-    alphas = scheduler().alphas_cumprod
-    progress = Progress("unet", done, steps)
-    last = time.monotonic()
-    for step in range(done, steps):
+    training = Training(
+        "unet", {unet: 1.0}, steps, rate=LEARNING_RATE, cooldown=cooldown, checkpoint=checkpoint,
+        averaging=True,
+    )  # fmt: skip
+    if training.done:
+        latents.skip(training.done)
+        torch.manual_seed(training.done)
+    for step in training.steps():
         clean, tokens = latents.batch()
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=cooldown)
         # Sample high noise levels more often, since there the text decides the shape.
-        time_ = (torch.rand(BATCH).sqrt() * 1000).long().clamp(max=999)
-        noise = torch.randn_like(clean) + NOISE_OFFSET * torch.randn(BATCH, 4, 1, 1)
-        signal = alphas[time_].sqrt()[:, None, None, None]
-        blur = (1 - alphas[time_]).sqrt()[:, None, None, None]
+        time = (torch.rand(BATCH).sqrt() * 1000).long().clamp(max=999)
+        noisy, velocity = noised(clean, time)
         with torch.no_grad():
-            hidden = encoder(tokens, output_hidden_states=True).hidden_states
-            # Every tenth step uses the last layer but one, which clip_skip 2 selects.
-            text = encoder.final_layer_norm(hidden[1 if step % 10 == 9 else 2])
-        guess = unet(signal * clean + blur * noise, time_, text).sample
-        loss = (guess - (signal * noise - blur * clean)).square().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, [w.detach() for w in parameters], 1 - decay)
-        progress.step(step + 1, loss.item())
-        if time.monotonic() - last > 90 or step + 1 == steps:
-            last = time.monotonic()
-            state = {
-                "unet": unet.state_dict(), "average": average,
-                "optimizer": optimizer.state_dict(), "step": step + 1,
-            }  # fmt: skip
-            save(state, checkpoint)
-    return averaged(unet, average)
-
-
-@torch.no_grad()
-def averaged(unet: Any, average: list[torch.Tensor]) -> Any:
-    """Return the UNet with its weights replaced by their moving average."""
-    for weight, mean in zip(unet.parameters(), average, strict=True):
-        weight.copy_(mean)
-    return unet.eval()
+            text = embedded(encoder, tokens, step)
+        training.learn((unet(noisy, time, text).sample - velocity).square().mean())
+    training.finish()
+    return unet

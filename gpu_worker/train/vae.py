@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from gpu_worker.train.progress import Progress, rate_factor, save
+from gpu_worker.train.progress import Training
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,36 +65,17 @@ def train(pictures: Pictures, checkpoint: Path, steps: int) -> Any:
     """Train an autoencoder, from the checkpoint if there is one."""
     torch.manual_seed(0)
     vae = build()
-    parameters = [*vae.parameters()]
-    optimizer = torch.optim.AdamW(
-        parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
-    )
-    done = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint)
-        vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["step"]
+    training = Training(
+        "vae", {vae: 1.0}, steps, rate=LEARNING_RATE, cooldown=steps // 2, decay=1e-3,
+        checkpoint=checkpoint,
+    )  # fmt: skip
     pool: list[Any] = []
-    progress = Progress("vae", done, steps)
-    last = time.monotonic()
-    for step in range(done, steps):
+    for _ in training.steps():
         target = _batch(pictures, pool)
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=steps // 2)
         latents = vae.encode(target).latent_dist
         # Slightly noisy latents make the decoder robust against errors of the UNet.
         loss = loss_of(vae.decode(latents.sample()).sample, target)
-        loss = loss + KL_WEIGHT * latents.kl().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        progress.step(step + 1, loss.item())
-        if time.monotonic() - last > 60 or step + 1 == steps:
-            last = time.monotonic()
-            state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            save(state, checkpoint)
+        training.learn(loss + KL_WEIGHT * latents.kl().mean())
     return vae.eval()
 
 

@@ -6,7 +6,6 @@ soon. A channel that the old decoder did not read is free.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from gpu_worker.train import vae
-from gpu_worker.train.progress import Progress, rate_factor, save
+from gpu_worker.train.progress import Training
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,26 +103,17 @@ def train(teacher: Any, emoji: Pictures, made: Drawings, checkpoint: Path, steps
     student = deepened(teacher)
     teacher.requires_grad_(requires_grad=False).eval()
     read = read_channels(teacher)
-    parameters = [*student.parameters()]
     # Without decay, which would move the log variance; nothing else moves it.
-    optimizer = torch.optim.AdamW(
-        parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True
-    )
-    done = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint)
-        student.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["step"]
+    training = Training(
+        "widen", {student: 1.0}, steps, rate=LEARNING_RATE, cooldown=COOLDOWN, decay=0.0,
+        checkpoint=checkpoint,
+    )  # fmt: skip
+    if done := training.done:
         # Other pictures than at the start.
         torch.manual_seed(done)
         emoji.random, made.random = (np.random.default_rng(done + n) for n in range(2))
     crops = Crops(emoji), Crops(made)
-    progress = Progress("widen", done, steps)
-    last = time.monotonic()
-    for step in range(done, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate_factor(step, steps, cooldown=COOLDOWN)
+    for _ in training.steps():
         target = torch.cat([crops[0].take(EMOJI), crops[1].take(MADE)])
         # bfloat16 takes half the time, where the CPU has instructions for it.
         with torch.autocast("cpu", torch.bfloat16):
@@ -135,16 +125,5 @@ def train(teacher: Any, emoji: Pictures, made: Drawings, checkpoint: Path, steps
         change = (latents[:EMOJI] - anchors)[:, read]
         loss = loss_of(pixels, target) + ANCHOR_WEIGHT * change.square().mean()
         beyond = functional.relu(latents.abs() - BOUND)
-        loss = loss + BOUND_WEIGHT * beyond.square().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        progress.step(step + 1, loss.item())
-        if time.monotonic() - last > 60 or step + 1 == steps:
-            last = time.monotonic()
-            state = {
-                "vae": student.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1,
-            }  # fmt: skip
-            save(state, checkpoint)
+        training.learn(loss + BOUND_WEIGHT * beyond.square().mean())
     return student.eval()
