@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 NUMBERS = {2: ("two", "2", "a pair of"), 3: ("three", "3"), 4: ("four", "4")}
 VAGUE = ("", "some", "many", "several")
+SHARE_PAIRS = 0.65
+"""Share of groups that are two different things, which are harder than some of one."""
 CENTRES = {
     2: ((16, 33), (48, 33)),
     3: ((32, 17), (16, 47), (48, 47)),
@@ -85,7 +87,7 @@ class Groups:
     def draw(self) -> tuple[Bytes, str]:
         """Return the next picture and its caption."""
         random = self.random
-        cutouts, text = self._pair() if random.random() < 0.5 else self._many()
+        cutouts, text = self._pair() if random.random() < SHARE_PAIRS else self._many()
         ground = self._thing()
         if ground.ground:
             text = f"{text} {ground.phrase}"

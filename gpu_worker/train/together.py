@@ -34,9 +34,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/emoji"), help="model directory")
     parser.add_argument("--work", type=Path, default=Path("build/train"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--cooldown", type=int, default=2000, help="last, ever smaller steps")
-    parser.add_argument("--share-groups", type=float, default=0.4)
+    parser.add_argument("--steps", type=int, default=6500)
+    parser.add_argument("--cooldown", type=int, default=1800, help="last, ever smaller steps")
+    parser.add_argument("--share-groups", type=float, default=0.45)
     parser.add_argument(
         "--text-share", type=float, default=0.3, help="the text encoder's share of the UNet's rate"
     )
