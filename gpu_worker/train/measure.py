@@ -21,7 +21,6 @@ from scipy import ndimage
 from gpu_worker.grid import job, sheet
 from gpu_worker.settings import Settings
 from gpu_worker.train.data import SIZE, load, paste, plain
-from gpu_worker.train.export import SHIPPED
 from gpu_worker.train.groups import CENTRES, plural
 from gpu_worker.train.nouns import CORE
 
@@ -201,6 +200,8 @@ def variety(pictures: list[Bytes], seeds: int) -> float:
 
 def main() -> None:
     """Print the figures of a model."""
+    from gpu_worker.train.export import SHIPPED  # noqa: PLC0415
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, nargs="?", default=SHIPPED)
     parser.add_argument("--work", type=Path, default=Path("build/train"))
