@@ -1,7 +1,7 @@
 """`python -m gpu_worker.train`: train the demo model and write its model directory.
 
 It trains the autoencoder, the text encoder and the UNet on single emoji; then the autoencoder on
-pictures of all kinds, and the UNet on the new latents.
+pictures of all kinds, and the UNet on the new latents; at last UNet and text encoder on groups.
 Each part is saved under build/, so an interrupted training resumes there; delete the folder to
 start again. Without interruption, the same steps, threads, versions and kind of CPU give the same
 weights.
@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from gpu_worker.train import adapt, text, unet, vae, widen
+from gpu_worker.train import adapt, text, together, unet, vae, widen
 from gpu_worker.train.data import Pictures, load
 from gpu_worker.train.drawings import Drawings
 from gpu_worker.train.export import export
@@ -50,7 +50,7 @@ def main() -> None:
     )
     parser.add_argument("--adapt-steps", type=int, default=1200, help="of the UNet, after that")
     parser.add_argument(
-        "--share-groups", type=float, default=0, help="share of groups of things, in these steps"
+        "--together-steps", type=int, default=together.STEPS, help="with groups of things, at last"
     )
     parser.add_argument(
         "--start", type=Path, help="a model directory that the first half of the training gave"
@@ -85,10 +85,11 @@ def main() -> None:
     )
     vae.standardise(autoencoder, Pictures(cutouts, 3, nouns))
     pictures = Pictures(cutouts, 14, nouns, share_3d=args.share_3d, mirrored=args.mirrored)
-    mixture = adapt.Mixture(
-        pictures, Drawings(15), autoencoder, tokenizer, share_groups=args.share_groups
-    )
+    mixture = adapt.Mixture(pictures, Drawings(15), autoencoder, tokenizer)
     adapt.train(mixture, denoiser, encoder, args.work / "adapted.pt", args.adapt_steps)
+    if args.together_steps:
+        parts = autoencoder, denoiser, encoder, tokenizer
+        together.train(parts, cutouts, args.work / "together.pt", args.together_steps)
     print(f"autoencoder {vae.psnr(autoencoder, Pictures(cutouts, 9, nouns)):.2f} dB")
     export(autoencoder, denoiser, encoder, tokenizer, args.out)
     print(f"{args.out}: {sum(path.stat().st_size for path in args.out.rglob('*.*'))} bytes")

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import ndimage
 
 from gpu_worker.grid import job, sheet
 from gpu_worker.settings import Settings
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from gpu_worker.train.data import Bytes, Floats
     from gpu_worker.train.nouns import Noun
+
+ndimage: Any = import_module("scipy.ndimage")
 
 Ink = npt.NDArray[np.float32]
 

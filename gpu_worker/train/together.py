@@ -10,6 +10,7 @@ import argparse
 import os
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -21,8 +22,40 @@ from gpu_worker.train.drawings import Drawings
 from gpu_worker.train.export import SHIPPED, export
 from gpu_worker.train.nouns import CORE
 
+if TYPE_CHECKING:
+    from gpu_worker.train.data import Bytes
+
 POOL, NEW_PER_STEP = 24_000, 6
 """Pictures kept encoded, and those that each step adds: groups differ more than single things."""
+STEPS, COOLDOWN = 6500, 1800
+"""Steps, and the last of them with a falling learning rate."""
+SHARE_GROUPS = 0.45
+TEXT_SHARE = 0.3
+"""The text encoder's share of the UNet's learning rate."""
+
+
+def train(
+    parts: tuple[Any, Any, Any, Any],
+    cutouts: dict[tuple[str, str], Bytes],
+    checkpoint: Path,
+    steps: int,
+    cooldown: int = COOLDOWN,
+) -> None:
+    """Train UNet and text encoder in place; `parts` are (autoencoder, UNet, encoder, tokenizer)."""
+    autoencoder, denoiser, encoder, tokenizer = parts
+    pictures = Pictures(cutouts, 16, CORE, share_3d=0.85)
+    mixture = adapt.Mixture(
+        pictures,
+        Drawings(17),
+        autoencoder,
+        tokenizer,
+        share_groups=SHARE_GROUPS,
+        pool=POOL,
+        new_per_step=NEW_PER_STEP,
+    )
+    adapt.train(
+        mixture, denoiser, encoder, checkpoint, steps, cooldown=cooldown, text_share=TEXT_SHARE
+    )
 
 
 def main() -> None:
@@ -34,12 +67,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/emoji"), help="model directory")
     parser.add_argument("--work", type=Path, default=Path("build/train"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=6500)
-    parser.add_argument("--cooldown", type=int, default=1800, help="last, ever smaller steps")
-    parser.add_argument("--share-groups", type=float, default=0.45)
-    parser.add_argument(
-        "--text-share", type=float, default=0.3, help="the text encoder's share of the UNet's rate"
-    )
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--cooldown", type=int, default=COOLDOWN, help="last, ever smaller steps")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
@@ -49,26 +78,10 @@ def main() -> None:
     )
     denoiser = unet.build()  # afresh, or its files would name the directory that it came from
     denoiser.load_state_dict(loaded.unet.state_dict())
-    pictures = Pictures(load(args.work / "data"), 16, CORE, share_3d=0.85)
-    mixture = adapt.Mixture(
-        pictures,
-        Drawings(17),
-        loaded.vae,
-        loaded.tokenizer,
-        share_groups=args.share_groups,
-        pool=POOL,
-        new_per_step=NEW_PER_STEP,
-    )
-    adapt.train(
-        mixture,
-        denoiser,
-        loaded.text_encoder,
-        args.work / "together.pt",
-        args.steps,
-        cooldown=args.cooldown,
-        text_share=args.text_share,
-    )
-    export(loaded.vae, denoiser, loaded.text_encoder, loaded.tokenizer, args.out)
+    parts = loaded.vae, denoiser, loaded.text_encoder, loaded.tokenizer
+    cutouts = load(args.work / "data")
+    train(parts, cutouts, args.work / "together.pt", args.steps, args.cooldown)
+    export(*parts, args.out)
 
 
 if __name__ == "__main__":

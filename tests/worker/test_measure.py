@@ -8,6 +8,7 @@ import pytest
 
 from gpu_worker.train import measure
 from gpu_worker.train.data import SIZE
+from gpu_worker.train.groups import CENTRES
 from gpu_worker.train.nouns import Noun
 
 APPLE, BERRY, CANDLE = (Noun(name[0], (name,)) for name in ("apple", "berry", "candle"))
@@ -80,7 +81,7 @@ def test_one_large_thing_is_neither_a_pair_nor_two(judge: measure.Judge) -> None
 @pytest.mark.parametrize("number", [2, 3, 4])
 def test_things_that_nearly_touch_are_counted_apart(number: int) -> None:
     shown = np.full((SIZE, SIZE, 3), 255, np.uint8)
-    for x, y in measure.CENTRES[number]:
+    for x, y in CENTRES[number]:
         down, across = np.mgrid[0:SIZE, 0:SIZE]
         shown[np.hypot(down - y, across - x) < 14.2] = (200, 30, 30)
     assert measure.count(shown) == number
