@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpu_worker.addons.asked import UnusableError
@@ -20,9 +20,12 @@ _LITERAL = re.compile(r"[\w.]+")
 
 @dataclass(frozen=True, slots=True)
 class Alphas:
-    """What the metadata say: peft's configuration of each part of the model."""
+    """What the metadata say."""
 
-    _said: Mapping[str, Any] = field(default_factory=dict)
+    _said: Mapping[str, Any]
+    """peft's configuration of each part of the model: `unet.lora_alpha` and others."""
+    _layers: Mapping[str, Any]
+    """Alphas of layers of their own, by the part and the end of the layer's name."""
 
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> Alphas:
@@ -33,7 +36,16 @@ class Alphas:
             said = None
         if not isinstance(said, dict):
             raise _unreadable()
-        return cls(said)
+        layers = {}
+        for key, patterns in said.items():
+            part, _, field = key.rpartition(".")
+            if field != "alpha_pattern" or patterns is None:
+                continue
+            # peft takes them for regular expressions; diffusers writes the names of layers.
+            if not isinstance(patterns, dict) or not all(map(_LITERAL.fullmatch, patterns)):
+                raise _unreadable()
+            layers |= {f"{part} {_plain(name)}": alpha for name, alpha in patterns.items()}
+        return cls(said, layers)
 
     def factor(self, target: Target, rank: int) -> float:
         """Return alpha by rank, or by the root of the rank, for a layer without its own alpha.
@@ -41,20 +53,17 @@ class Alphas:
         Raises UnusableError. The root is that of rsLoRA (Kalajdzievski, 2023, arXiv:2312.03732).
         """
         alpha = self._said.get(f"{target.part}.lora_alpha")
-        patterns = self._said.get(f"{target.part}.alpha_pattern") or {}
-        if not isinstance(patterns, dict):
-            raise _unreadable()
-        name = f".{_plain(target.name)}"
-        for pattern, value in patterns.items():
-            # peft takes them for regular expressions; diffusers writes the names of layers.
-            if not _LITERAL.fullmatch(pattern):
-                raise _unreadable()
-            if name.endswith(f".{_plain(pattern)}"):
-                alpha = value
+        words = _plain(target.name).split(".")
+        # Not each of the patterns, of which a file may have very many; the longest end counts.
+        for start in range(len(words)):
+            own = self._layers.get(f"{target.part} {'.'.join(words[start:])}")
+            if own is not None:
+                alpha = own
+                break
         by = math.sqrt(rank) if self._said.get(f"{target.part}.use_rslora") else rank
         try:
             return 1.0 if alpha is None else float(alpha) / by
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise _unreadable() from None
 
 

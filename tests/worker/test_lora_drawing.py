@@ -85,6 +85,51 @@ def test_the_strengths_of_model_and_clip_are_two(studio: Studio) -> None:
     assert difference(plain, studio.drawn({"name": "kohya", "model": -1, "clip": -1})) > 0
 
 
+def other_forms(studio: Studio) -> None:
+    """Write a file with LoHa, LoKr and DoRA, in the UNet and in a text encoder."""
+    random = np.random.default_rng(1)
+    unet = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2" if studio.xl else (
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2"
+    )  # fmt: skip
+    conv = "lora_unet_middle_block_2_in_layers_2" if studio.xl else (
+        "lora_unet_mid_block_resnets_1_conv1"
+    )  # fmt: skip
+    text = f"lora_te{'1' if studio.xl else ''}_text_model_encoder_layers_1_self_attn"
+    shapes = {
+        **{f"{conv}.hada_w{n}_{side}": (4, 64) for n in (1, 2) for side in "ab"},
+        **{f"{conv}.hada_t{n}": (4, 4, 3, 3) for n in (1, 2)},
+        f"{unet}_to_q.lokr_w1": (4, 4),
+        f"{unet}_to_q.lokr_w2": (8, 8),
+        f"{text}_q_proj.lora_down.weight": (4, 32),
+        f"{text}_q_proj.lora_up.weight": (32, 4),
+        f"{text}_q_proj.dora_scale": (32, 1),
+        f"{text}_v_proj.lokr_w1": (2, 2),
+        f"{text}_v_proj.lokr_w2_a": (16, 4),
+        f"{text}_v_proj.lokr_w2_b": (4, 16),
+    }
+    tiny_addons.write(
+        studio.folder / "forms.safetensors",
+        {key: random.normal(0, 0.5, shape).astype("f4") for key, shape in shapes.items()},
+    )
+
+
+def test_other_forms_act_by_both_strengths_and_leave_no_trace(studio: Studio) -> None:
+    import torch
+
+    other_forms(studio)
+    plain = studio.one()
+    before = weights(studio)
+    model = studio.drawn({"name": "forms", "clip": 0})
+    clip = studio.drawn({"name": "forms", "model": 0})
+    assert difference(pixels(plain), model) > 0
+    assert difference(pixels(plain), clip) > 0
+    assert difference(model, studio.drawn("forms")) > 0
+    assert difference(clip, studio.drawn("forms")) > 0
+    assert difference(clip, studio.drawn({"name": "forms", "model": 0, "clip": 0.5})) > 0
+    assert studio.one().tobytes() == plain.tobytes()
+    assert all(torch.equal(weights(studio)[name], weight) for name, weight in before.items())
+
+
 def test_an_embedding_that_is_kept_is_that_of_the_same_loras(studio: Studio) -> None:
     both = {"name": "kohya", "model": 0}, {"name": "other", "model": 0}
     fresh = []

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from gpu_worker.addons import forms, layers, lora
+from gpu_worker.addons.alphas import Alphas
 from gpu_worker.addons.asked import UnusableError
 from gpu_worker.addons.parts import LoraPart
 from tests.worker import tiny_addons
@@ -425,6 +426,7 @@ def test_a_small_file_that_means_a_huge_matrix_is_refused_before_it_is_made(
         ({"lora_alpha": 4, "alpha_pattern": {"proj": 6}}, 6 / RANK),
         ({"lora_alpha": 4, "alpha_pattern": {"text_model.proj": 6}}, 6 / RANK),
         ({"lora_alpha": 4, "alpha_pattern": {"roj": 6, "conv": 7}}, 4 / RANK),
+        ({"lora_alpha": 4, "alpha_pattern": None}, 4 / RANK),
     ],
 )
 def test_an_alpha_of_the_metadata_counts_as_peft_counts_it(
@@ -436,6 +438,15 @@ def test_an_alpha_of_the_metadata_counts_as_peft_counts_it(
     weights = model.read(tmp_path, tensors, {"lora_adapter_metadata": json.dumps(about)})
     after = model.use((weights, 1.0))["proj"]
     assert np.allclose(after, model.before["proj"] + factor * wanted, atol=2e-6)
+
+
+def test_the_end_of_a_name_is_enough_and_the_longest_counts() -> None:
+    said = {"unet.lora_alpha": 2, "unet.alpha_pattern": {"to_q": 4, "attn2.to_q": 6, "o_k": 8}}
+    found = Alphas.of({"lora_adapter_metadata": json.dumps(said)})
+    names = {"attn1.to_q": 4, "mid.attn2.to_q": 6, "attn2.to_k": 2}
+    for name, alpha in names.items():
+        assert found.factor(layers.Target("unet", name, (1, 1)), 2) == alpha / 2
+        assert found.factor(layers.Target("text_encoder", name, (1, 1)), 2) == 1
 
 
 @pytest.mark.parametrize(
@@ -450,6 +461,7 @@ def test_an_alpha_of_the_metadata_counts_as_peft_counts_it(
         '{"text_encoder.alpha_pattern": {"(a+)+$": 1}}',
         '{"text_encoder.lora_alpha": NaN}',
         '{"text_encoder.lora_alpha": 1e999}',
+        f'{{"text_encoder.lora_alpha": 1{"0" * 400}}}',
     ],
 )
 def test_metadata_that_say_no_alpha_are_refused(model: Model, tmp_path: Path, said: str) -> None:
