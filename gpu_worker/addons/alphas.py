@@ -36,7 +36,7 @@ class Alphas:
             said = None
         if not isinstance(said, dict):
             raise _unreadable()
-        layers = {}
+        layers: dict[str, Any] = {}
         for key, patterns in said.items():
             part, _, field = key.rpartition(".")
             if field != "alpha_pattern" or patterns is None:
