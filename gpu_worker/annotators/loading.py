@@ -29,12 +29,12 @@ def load(directory: Path | None) -> Mapping[str, Annotator]:
     if unknown := sorted(names - {HED, DEPTH}):
         message = f"ANNOTATOR_DIR: {unknown[0]!r} is neither {HED} nor {DEPTH}/"
         raise ModelError(message)
-    from gpu_worker.annotators import networks  # noqa: PLC0415 - needs torch
+    from gpu_worker.annotators import trained  # noqa: PLC0415 - needs torch
 
     found = dict(WITHOUT_WEIGHTS)
     if HED in names:
-        hed = networks.Hed(directory / HED)
+        hed = trained.Hed(directory / HED)
         found |= {"hed": hed.edges, "fakescribbles": hed.scribbles}
     if DEPTH in names:
-        found["depth"] = networks.Depth(directory / DEPTH).map
+        found["depth"] = trained.Depth(directory / DEPTH).map
     return found

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from gpu_worker.post.detector import Detector
+    from gpu_worker.post.face_detector import Detector
     from gpu_worker.post.faces import FaceFixer
     from gpu_worker.settings import Settings
 
@@ -165,7 +165,7 @@ class Loader:
         Raises NetworkError or OSError, and face_weights.FaceWeightsError without a detector.
         """
         # Imported late, since few need it.
-        from gpu_worker.post.detector import Detector  # noqa: PLC0415
+        from gpu_worker.post.face_detector import Detector  # noqa: PLC0415
         from gpu_worker.post.faces import FaceFixer  # noqa: PLC0415
 
         self._detector = self._detector or Detector()

@@ -15,7 +15,7 @@ from gpu_worker.post.networks import NetworkError, cpu_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gpu_worker.post.detector import Detector
+    from gpu_worker.post.face_detector import Detector
     from gpu_worker.post.kinds import Run
     from gpu_worker.post.networks import Network
 

@@ -155,7 +155,7 @@ def hed(tmp_path: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from gpu_worker.annotators.networks import HedNetwork
+    from gpu_worker.annotators.trained import HedNetwork
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -219,7 +219,7 @@ def test_soft_edges_are_those_of_the_papers_network(hed: Path) -> None:
 def test_scribbles_are_thick_strokes_along_the_ridges_of_soft_edges(
     hed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpu_worker.annotators.networks import Hed
+    from gpu_worker.annotators.trained import Hed
 
     soft = Image.new("L", (512, 512))
     ImageDraw.Draw(soft).line((100, 100, 400, 300), fill=255, width=9)

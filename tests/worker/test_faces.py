@@ -19,12 +19,12 @@ from gpu_worker.post import align, kinds, processors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gpu_worker.post.detector import Detector
+    from gpu_worker.post.face_detector import Detector
     from gpu_worker.post.faces import FaceFixer
     from gpu_worker.settings import Settings
 
 torch = pytest.importorskip("torch")
-detector = pytest.importorskip("gpu_worker.post.detector")
+detector = pytest.importorskip("gpu_worker.post.face_detector")
 faces = pytest.importorskip("gpu_worker.post.faces")
 networks = pytest.importorskip("gpu_worker.post.networks")
 
