@@ -189,10 +189,9 @@ class Horde:
     def pop(self, models: Sequence[str] = (), offer: Payload | None = None) -> list[Job]:
         """Claim up to `max_batch` images that can be drawn in one batch; empty if none waits.
 
-        `models` are those that are offered, by default the one of the settings; `offer` has the
-        fields in which these differ from all of the worker. If the response is
-        lost, the jobs return to the queue when their ttl ends, since the Horde cannot know. Raises
-        HordeError.
+        `models` are those that are offered, by default the one of the settings, and `offer` the
+        fields that are theirs. If the response is lost, the jobs return to the queue when their ttl
+        ends, since the Horde cannot know. Raises HordeError.
         """
         settings, own = self._settings, offer or {}
         now = time.monotonic()

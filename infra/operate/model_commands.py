@@ -10,7 +10,6 @@ as ``/runpod-volume``. ``model env`` then prints the variable ``MODELS`` of the 
 import argparse
 import importlib
 import json
-import math
 import re
 import shutil
 import sys
@@ -18,11 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpu_worker import control_files, model_files, model_table, tensor_files
+from gpu_worker import model_files, model_table, tensor_files
 from gpu_worker.model_files import ModelError
 from gpu_worker.model_table import SOURCE
 from gpu_worker.tensor_files import TensorFileError
 from infra.models import BASELINES, ModelSettings
+from infra.operate.controlnets import control_problems, with_controls
 from infra.operate.models_file import (
     ModelsError,
     line,
@@ -88,16 +88,6 @@ def problems(name: str, one: ModelSettings, directory: Path) -> Iterator[str]:
         yield f"{name!r}: {directory} was made of another file than the table's sha256 says"
 
 
-def control_problems(name: str, one: ModelSettings, directory: Path, folder: Path) -> Iterator[str]:
-    """Yield what is wrong with a model's own ControlNets, which are in ``folder``."""
-    good, wrong = control_files.usable(directory, folder, math.inf, 2)
-    for what in wrong:
-        yield f"{name!r}: {what.replace('CONTROLNET_DIR', str(folder))}"
-    for kind in one.features:
-        if kind in control_files.TYPES and kind not in good and not wrong:
-            yield f"{name!r}: its features say {kind}, and {folder} has none of that type"
-
-
 def native_size(directory: Path) -> int:
     """Return the side in pixels of the images that a model was trained on; 0 if it says none."""
     own = _json(directory / "horde.json").get("native_size")
@@ -159,7 +149,8 @@ def add(options: argparse.Namespace) -> str:
     if directory and (wrong := list(problems(name, ModelSettings(**entry), directory))):
         raise ModelsError(wrong[0])
     if directory and options.controlnets:
-        entry["features"] = _with_controls(name, ModelSettings(**entry), directory, options.volume)
+        controls = on_volume(options.controlnets, "", options.volume)
+        entry["features"] = with_controls(name, ModelSettings(**entry), directory, controls)
     if options.draw:
         if directory is None:
             message = "--draw needs --volume, where the files are"
@@ -173,16 +164,6 @@ def add(options: argparse.Namespace) -> str:
             *_next_steps(settings, name, options.volume),
         ]
     )
-
-
-def _with_controls(name: str, one: ModelSettings, directory: Path, volume: Path) -> list[str]:
-    """Return the features of a model with its ControlNets' types; raises ModelsError."""
-    folder = on_volume(one.controlnets, "", volume)
-    others = [feature for feature in one.features if feature not in control_files.TYPES]
-    plain = one.model_copy(update={"features": others})
-    if wrong := list(control_problems(name, plain, directory, folder)):
-        raise ModelsError(wrong[0])
-    return [*others, *control_files.types(folder)]
 
 
 def _source(options: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
