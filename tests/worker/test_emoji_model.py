@@ -166,6 +166,32 @@ def test_a_background_is_painted_around_the_thing(pipeline: Pipeline) -> None:
             assert np.abs(corners - expected).mean() < 0.2, corners
 
 
+def halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
+    return image.crop((0, 0, 32, 64)), image.crop((32, 0, 64, 64))
+
+
+def test_two_things_stand_in_the_order_of_the_prompt(pipeline: Pipeline) -> None:
+    red, green = 340, 125
+    for prompt, wanted in (
+        ("a heart and a cactus", (red, green)),
+        ("a cactus and a heart", (green, red)),
+        ("a christmas tree and a strawberry", (green, red)),
+    ):
+        for image in draw(pipeline, prompt, ddim_steps=12):
+            for half, expected in zip(halves(image), wanted, strict=True):
+                assert apart(hue(half), expected) < 40, prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "number"), [("two roses", 2), ("three suns", 3), ("four strawberries", 4)]
+)
+def test_a_number_of_things_is_that_many(pipeline: Pipeline, prompt: str, number: int) -> None:
+    from gpu_worker.train.measure import count
+
+    found = [count(np.asarray(image)) for image in draw(pipeline, prompt, ddim_steps=12)]
+    assert found.count(number) >= 3, found
+
+
 def test_a_place_is_painted_around_the_thing(pipeline: Pipeline) -> None:
     for place, sky, ground in (
         ("at night", (0.05, 0.06, 0.17), (0.18, 0.14, 0.38)),
@@ -175,7 +201,7 @@ def test_a_place_is_painted_around_the_thing(pipeline: Pipeline) -> None:
     ):
         for image in draw(pipeline, f"a cat {place}"):
             corners = levels(image)[:: 63 - 8, :: 63 - 8].mean(1)
-            assert np.abs(corners - (sky, ground)).mean() < 0.1, (place, corners)
+            assert np.abs(corners - (sky, ground)).mean() < 0.12, (place, corners)
 
 
 def test_nouns_differ_and_seeds_vary(pipeline: Pipeline) -> None:
