@@ -6,7 +6,7 @@ need memory in proportion to the pixels, since torch's attention keeps no matrix
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MARGIN = 0.85
 """Share of the free memory that is used: allocators leave gaps, and prompts may be longer than the
@@ -41,3 +41,28 @@ class Capacity:
     def decodes(self, count: int, pixels: int) -> bool:
         """Return whether the autoencoder can have so many images of a size at once."""
         return 0 < self.decoding * count * pixels <= MARGIN * self.free
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What is known of a model in the device's memory; it outlives the model's stay there."""
+
+    capacity: Capacity | None = None
+    """What fits, once that is measured."""
+    limits: dict[int, int] = field(default_factory=dict)
+    """Most images of a pass that the memory took, by the pixels of each, where it was short."""
+
+    @property
+    def max_pixels(self) -> int | None:
+        """Pixels of the largest image that fits alone; None if that is unknown."""
+        return self.capacity.max_pixels if self.capacity else None
+
+    def most(self, pixels: int, max_batch: int) -> int:
+        """Return how many images of a size are drawn at once: fewer where memory is short."""
+        known = [most for size, most in self.limits.items() if size <= pixels]
+        fits = self.capacity.most(pixels) if self.capacity else None
+        return min([max_batch, *known, *([fits] if fits else [])])
+
+    def decodes(self, count: int, pixels: int) -> bool:
+        """Return whether the autoencoder can have so many images of a size at once."""
+        return self.capacity is not None and self.capacity.decodes(count, pixels)

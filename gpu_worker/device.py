@@ -12,6 +12,7 @@ import torch
 from gpu_worker import control_files, model_files, tensor_files
 from gpu_worker.abilities import Abilities, Ability
 from gpu_worker.annotators.without_weights import WITHOUT_WEIGHTS
+from gpu_worker.capacity import Learnt
 from gpu_worker.device_memory import DeviceMemory, device_of
 from gpu_worker.model_cache import DRAWING_GB, ModelCache
 from gpu_worker.pipeline import FAMILIES, Pipeline
@@ -36,7 +37,7 @@ def open_models(
     Raises ModelError if none is usable, or for folders of `CONTROLNET_DIR` that mean nothing.
     """
     controls: dict[str, dict[str, Path]] = {}
-    learnt: dict[str, dict[int, int]] = {}
+    learnt: dict[str, Learnt] = {}
 
     def load(model: Model, directory: Path) -> Pipeline:
         ours = replace(settings, model_name=model.name, model_dir=directory)
@@ -44,7 +45,7 @@ def open_models(
             pipeline = Pipeline(ours, controls.get(model.name, {}))
         except torch.OutOfMemoryError:
             raise MemoryError from None
-        pipeline.remember(learnt.setdefault(model.name, {}))
+        pipeline.learnt = learnt.setdefault(model.name, Learnt())
         pipeline.controls.lost = lambda kind: lost(model.name, kind)
         return pipeline
 

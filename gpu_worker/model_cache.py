@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from gpu_worker.capacity import Learnt
     from gpu_worker.horde_client import Job
     from gpu_worker.model_table import Model
 
@@ -34,6 +35,8 @@ class Drawer(Protocol):
     """A model that is loaded: `pipeline.Pipeline`."""
 
     make_room: Callable[[], bool]
+
+    learnt: Learnt
 
     @property
     def max_pixels(self) -> int | None:
@@ -230,7 +233,9 @@ class ModelCache:
             return None, str(error).replace("MODEL_DIR", str(self.directories[name]))
         except Exception as error:  # noqa: BLE001 - the other models go on
             return None, f"it cannot be loaded ({type(error).__name__})"
-        if name not in self._tried and not self._loaded and drawer.max_pixels is not None:
+        if name not in self._tried and self._loaded:
+            drawer.learnt.capacity = None  # beside others less fits than it can have
+        elif name not in self._tried and drawer.max_pixels is not None:
             self.measured(name, drawer.max_pixels)
         self._tried.add(name)
         return drawer, ""

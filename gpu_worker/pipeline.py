@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from gpu_worker import control, image_codec, model_files, speed, upscale
 from gpu_worker.addons.adapters import Adapters
-from gpu_worker.capacity import Capacity
+from gpu_worker.capacity import Capacity, Learnt
 from gpu_worker.device_memory import DeviceMemory, device_of
 from gpu_worker.families import guided
 from gpu_worker.families import stable_diffusion as families
@@ -105,10 +105,8 @@ class Pipeline:
         self._compiled_shapes = settings.compiled
         self.make_room: Callable[[], bool] = lambda: False
         """Called if the memory is short; returns whether some was freed (`model_cache`)."""
-        self._limits: dict[int, int] = {}
-        """Most images of a pass that the memory took, by the pixels of each, where it was short."""
-        self._capacity: Capacity | None = None
-        """What fits into the memory, once that is measured."""
+        self.learnt = Learnt()
+        """What is known of the memory; of a model that was loaded before, what was learnt then."""
         self.native_size = only_size or self._model.native_size
         """Side in pixels of the images that the model was trained on."""
 
@@ -151,7 +149,7 @@ class Pipeline:
                         continue
                     if len(chunk) == 1:
                         raise
-                    self._limits[common.width * common.height] = bucket(len(chunk), most) // 2
+                    self.learnt.limits[common.width * common.height] = bucket(len(chunk), most) // 2
                     left = chunk + left
                     continue
                 images.update(zip(chunk, drawn, strict=True))
@@ -166,10 +164,6 @@ class Pipeline:
             )
         ]
 
-    def remember(self, limits: dict[int, int]) -> None:
-        """Go on with what was learnt when the model was loaded before; it is written there too."""
-        self._limits = limits
-
     @property
     def takes_add_ons(self) -> bool:
         """Whether LoRAs and textual inversions change the model."""
@@ -183,7 +177,7 @@ class Pipeline:
     @property
     def max_pixels(self) -> int | None:
         """Pixels of the largest image that fits into the memory; None if that is unknown."""
-        return self._capacity.max_pixels if self._capacity else None
+        return self.learnt.max_pixels
 
     def warm_up(self) -> None:
         """Draw one image, so that a worker that cannot draw ends before it takes anybody's job.
@@ -204,7 +198,7 @@ class Pipeline:
             raise ModelError(message)
         if not self._upscaler:  # else it draws this size alone
             denoising = self._memory.peak(lambda: self._denoise(job))
-            self._capacity = Capacity(
+            self.learnt.capacity = Capacity(
                 free=self._memory.free(), denoising=denoising / side**2, decoding=whole / side**2
             )
         if self._compiled_shapes:
@@ -231,11 +225,7 @@ class Pipeline:
             self._start(common, **size, output_type="latent", **shared)
 
     def _most(self, common: Pass) -> int:
-        """Return how many images of a pass to draw at once: fewer where memory was short before."""
-        pixels = common.width * common.height
-        known = [most for size, most in self._limits.items() if size <= pixels]
-        fits = self._capacity.most(pixels) if self._capacity else None
-        return min([self._max_batch, *known, *([fits] if fits else [])])
+        return self.learnt.most(common.width * common.height, self._max_batch)
 
     def _drawable(self, requested: Pass) -> Pass:
         """Return the pass in the size that the model draws; the upscaler replaces hires_fix."""
@@ -264,10 +254,9 @@ class Pipeline:
         # Padding to a few batch sizes makes this rarer, and needs fewer compiled kernels.
         padding = bucket(len(jobs), most) - len(jobs)
         padded = jobs + jobs[-1:] * padding
-        pixels = common.width * common.height
-        at_once = self._capacity and self._capacity.decodes(len(padded), pixels)
+        at_once = self.learnt.decodes(len(padded), common.width * common.height)
         try:
-            self._model.decode(at_once=bool(at_once))
+            self._model.decode(at_once=at_once)
             self._drawer(common)  # its ControlNet is loaded before convolutions are changed
             self.adapters.use(common.loras)
             with torch.inference_mode(), self._tiling(common.tiling and self._model.tiles):

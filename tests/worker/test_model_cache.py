@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from gpu_worker.capacity import Capacity, Learnt
 from gpu_worker.horde_client import BadJobError, Job
 from gpu_worker.model_cache import DRAWING_GB, ModelCache
 from gpu_worker.model_files import ModelError
@@ -78,7 +79,9 @@ class Loaded:
         self.controls = self.adapters = Parts(device, name)
         self.nets: list[float] = []
         self.originals = 0
-        self.max_pixels = device.free() // 10_000
+        free = device.free()
+        self.learnt = Learnt(Capacity(free=free, denoising=9000, decoding=9000))
+        self.max_pixels = free // 10_000
 
     def __del__(self) -> None:
         self.controls.forget()
@@ -305,6 +308,9 @@ def test_the_largest_image_is_that_of_a_model_alone_in_memory(shop: Shop) -> Non
     for name in ("a", "b", "a"):
         cache.draw([job(name)])
     assert told == {"a": pytest.approx(20 * GB // 10_000, rel=1e-3)}
+    # What was left beside "a" is not what "b" can have.
+    assert cache._loaded["a"].learnt.capacity
+    assert cache._loaded["b"].learnt.capacity is None
 
 
 # --- what is loaded beside a model ---------------------------------------------------------------

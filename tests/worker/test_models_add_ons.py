@@ -290,12 +290,16 @@ def test_one_that_breaks_later_is_lost_for_its_model_alone(
 def test_what_the_memory_took_is_remembered_when_a_model_is_loaded_anew(shop: Shop) -> None:
     cache, _, _ = shop.opened(max_loaded=1)
     cache.draw([job("one")])
-    pipeline(cache, "one")._limits[64 * 64] = 2
+    learnt = pipeline(cache, "one").learnt
+    assert learnt.capacity, "measured, alone in memory"
+    learnt.limits[64 * 64] = 2
     for name in ("two", "one"):
         cache.draw([job(name)])
-    assert pipeline(cache, "one")._limits == {64 * 64: 2}
+    assert pipeline(cache, "one").learnt is learnt
+    assert learnt.limits == {64 * 64: 2}
+    assert learnt.capacity
     cache.draw([job("two")])
-    assert pipeline(cache, "two")._limits == {}
+    assert pipeline(cache, "two").learnt.limits == {}
 
 
 # --- shifts --------------------------------------------------------------------------------------

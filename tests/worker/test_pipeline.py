@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from gpu_worker.capacity import Learnt
 from gpu_worker.horde_client import BadJobError, Job
 from gpu_worker.settings import Settings
 from tests.worker.fake_horde import PAYLOAD
@@ -333,7 +334,7 @@ class Memory:
                 raise torch.OutOfMemoryError
             return real(common, jobs, sources)
 
-        patch.setattr(pipeline, "_limits", {})
+        patch.setattr(pipeline, "learnt", Learnt())
         patch.setattr(pipeline, "_run", run)
 
 

@@ -170,7 +170,7 @@ def test_a_pass_is_no_larger_than_the_measured_memory_and_decoded_at_once_where_
 ) -> None:
     pipeline = a_pipeline(tiny_model, max_batch=4)
     pipeline.warm_up()
-    assert pipeline._capacity
+    assert pipeline.learnt.capacity
     assert pipeline.max_pixels
     seen: list[tuple[int, bool]] = []
     run, vae = pipeline._run, pipeline._model.text2img.vae
@@ -182,14 +182,15 @@ def test_a_pass_is_no_larger_than_the_measured_memory_and_decoded_at_once_where_
     monkeypatch.setattr(pipeline, "_run", watched)
     jobs = [a_job(seed) for seed in range(4)]
     plenty = drawn(pipeline, *jobs)
-    known = pipeline._capacity
+    known = pipeline.learnt.capacity
     small = replace(known, free=2.5 * known.denoising * 64 * 64)
-    monkeypatch.setattr(pipeline, "_capacity", small)
+    monkeypatch.setattr(pipeline.learnt, "capacity", small)
     assert np.abs(drawn(pipeline, *jobs) - plenty).max() <= 1
     assert seen[0] == (4, False)
     assert [count for count, _ in seen[1:]] == [2, 2]
     tight = replace(known, free=known.decoding * 64 * 64 * 1.5)
-    monkeypatch.setattr(pipeline, "_capacity", replace(tight, denoising=known.denoising / 100))
+    tight = replace(tight, denoising=known.denoising / 100)
+    monkeypatch.setattr(pipeline.learnt, "capacity", tight)
     drawn(pipeline, *jobs)
     assert seen[-1] == (4, True)
 
