@@ -169,6 +169,7 @@ def test_an_upscaled_image_has_its_new_size_or_is_refused(cloud: Cloud, worker: 
     assert cloud.check(request).body["finished"] == 1
 
 
+@pytest.mark.slow
 def test_the_largest_upscaled_image_is_accepted(cloud: Cloud, worker: str) -> None:
     key = cloud.register(kudos=1000)[1]
     asked(cloud, key, params={"post_processing": ["4x_AnimeSharp"], "width": 1024, "height": 1024})

@@ -117,6 +117,7 @@ def test_a_style_is_in_the_lists_while_it_is_public(cloud: Cloud, sort: str) -> 
     assert shown(cloud, style)["use_count"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("query", "most"), [({}, 50), ({"tag": "x"}, 250), ({"page": "2"}, 50)])
 def test_anybody_who_lists_styles_costs_a_bounded_number_of_reads(
     cloud: Cloud, query: dict[str, str], most: int, monkeypatch: pytest.MonkeyPatch

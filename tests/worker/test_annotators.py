@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from gpu_worker.settings import Settings
     from tests.worker.fake_horde import FakeHorde
 
+pytestmark = pytest.mark.slow  # networks and pictures of some size
+
 Found = np.ndarray[Any, Any]
 
 

@@ -25,6 +25,8 @@ from tests.worker import single_files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.slow  # models of some size
+
 ROOT = Path(__file__).resolve().parents[2]
 BASELINES = {SD1: SD1, SD2: f"{SD2}_512", SDXL: SDXL}
 

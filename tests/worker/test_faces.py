@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from gpu_worker.post.faces import FaceFixer
     from gpu_worker.settings import Settings
 
+pytestmark = pytest.mark.slow  # networks of some size
+
 torch = pytest.importorskip("torch")
 detector = pytest.importorskip("gpu_worker.post.face_detector")
 faces = pytest.importorskip("gpu_worker.post.faces")

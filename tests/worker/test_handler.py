@@ -212,6 +212,7 @@ def test_no_more_is_popped_ahead_than_two_batches_however_wrong_the_estimate(
     assert seen["pops"] == 2 + MAX_AHEAD
 
 
+@pytest.mark.slow
 def test_a_batch_that_takes_long_is_not_popped_ahead_of_its_turn(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:
@@ -245,6 +246,7 @@ def test_no_batch_is_popped_to_wait_longer_than_a_tenth_of_the_shortest_ttl(
     assert worker._is_wanted() is wanted
 
 
+@pytest.mark.slow
 def test_nothing_is_popped_while_too_many_images_wait_for_their_upload(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:
@@ -256,6 +258,7 @@ def test_nothing_is_popped_while_too_many_images_wait_for_their_upload(
     assert horde.done() == 200
 
 
+@pytest.mark.slow
 def test_a_slow_source_image_keeps_the_gpu_from_no_other_image(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:

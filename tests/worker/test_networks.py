@@ -51,6 +51,7 @@ SIZES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }  # fmt: skip
 """Small networks of the architectures in which the Horde's upscalers are published, by name."""
 pytestmark = [
+    pytest.mark.slow,  # importing torch, and networks of some size
     pytest.mark.filterwarnings("ignore:torch.meshgrid"),
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors"),
 ]

@@ -87,7 +87,7 @@ def test_a_group_shows_as_many_things_as_its_caption_says() -> None:
 
 def test_of_two_things_the_first_named_is_on_the_left() -> None:
     groups, seen = Groups(pictures(5)), set()
-    for _ in range(200):
+    for _ in range(600):
         picture, caption = groups.draw()
         if caption in ("an apple and a berry", "a berry and an apple"):
             left, right = (int(picture[33, x].astype(int).argmax()) for x in (16, 48))

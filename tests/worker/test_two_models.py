@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from PIL import Image
 
 from gpu_worker import offers
@@ -18,10 +19,10 @@ from gpu_worker.model_files import ModelError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pytest
-
     from gpu_worker.settings import Settings
     from tests.worker.fake_horde import FakeHorde
+
+pytestmark = pytest.mark.slow  # turns of seconds
 
 SWAP_S = 0.02
 DRAW_S = 0.01

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from gpu_worker.post.rrdb import RRDBNet
     from gpu_worker.settings import Settings
 
+pytestmark = pytest.mark.slow  # networks of some size
+
 rrdb = pytest.importorskip("gpu_worker.post.rrdb")
 engine = pytest.importorskip("gpu_worker.post.engine")
 networks = pytest.importorskip("gpu_worker.post.networks")
