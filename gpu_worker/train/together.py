@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from gpu_worker.train import adapt, unet
+from gpu_worker.train import adapt, unet, vae
 from gpu_worker.train.data import Pictures, load
 from gpu_worker.train.drawings import Drawings
 from gpu_worker.train.export import SHIPPED, export
@@ -76,9 +76,11 @@ def main() -> None:
     loaded = import_module("diffusers").StableDiffusionPipeline.from_pretrained(
         args.start, dtype=torch.float32, local_files_only=True, safety_checker=None
     )
-    denoiser = unet.build()  # afresh, or its files would name the directory that it came from
+    # Afresh, or their files would name the directory that they came from.
+    denoiser, autoencoder = unet.build(), vae.build(layers=2).eval()
     denoiser.load_state_dict(loaded.unet.state_dict())
-    parts = loaded.vae, denoiser, loaded.text_encoder, loaded.tokenizer
+    autoencoder.load_state_dict(loaded.vae.state_dict())
+    parts = autoencoder, denoiser, loaded.text_encoder, loaded.tokenizer
     cutouts = load(args.work / "data")
     train(parts, cutouts, args.work / "together.pt", args.steps, args.cooldown)
     export(*parts, args.out)

@@ -20,6 +20,7 @@ from gpu_worker.addons.library import Library
 from gpu_worker.addons.loader import Loader
 from gpu_worker.horde_client import Job
 from gpu_worker.settings import Settings
+from gpu_worker.train.measure import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,6 +156,43 @@ def test_wordy_prompts_are_understood(pipeline: Pipeline, prompt: str) -> None:
         assert apart(hue(image), 0) < 15
 
 
+@pytest.mark.parametrize(
+    ("prompt", "left", "right"),
+    [
+        ("a cactus and a heart", 115, 335),
+        ("a heart and a cactus", 335, 115),
+        ("a purple heart and a yellow star", 280, 55),
+        ("a yellow star and a purple heart", 55, 280),
+        ("a blue car and a red apple", 222, 352),
+        ("a red apple and a banana", 354, 25),
+        ("a banana and a red apple", 30, 350),
+    ],
+)
+def test_of_two_things_the_first_named_is_drawn_on_the_left(
+    pipeline: Pipeline, prompt: str, left: float, right: float
+) -> None:
+    for image in draw(pipeline, prompt, ddim_steps=12):
+        halves = image.crop((0, 0, 32, 64)), image.crop((32, 0, 64, 64))
+        for half, degrees in zip(halves, (left, right), strict=True):
+            assert apart(hue(half), degrees) < 25, (prompt, [hue(half) for half in halves])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "number"),
+    [
+        ("a star", 1), ("two roses", 2), ("three stars", 3), ("three fires", 3), ("four stars", 4),
+        ("a cat and a dog", 2),
+    ],
+)  # fmt: skip
+def test_as_many_things_are_drawn_as_were_asked_for(
+    pipeline: Pipeline, prompt: str, number: int
+) -> None:
+    """Of four pictures one may have two things that touch."""
+    images = draw(pipeline, prompt, ddim_steps=12)
+    found = [count(np.asarray(image.convert("RGB"))) for image in images]
+    assert found.count(number) >= 3, found
+
+
 def test_a_background_is_painted_around_the_thing(pipeline: Pipeline) -> None:
     for colour, expected in (
         ("white", (1, 1, 1)),
@@ -166,42 +204,19 @@ def test_a_background_is_painted_around_the_thing(pipeline: Pipeline) -> None:
             assert np.abs(corners - expected).mean() < 0.2, corners
 
 
-def halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-    return image.crop((0, 0, 32, 64)), image.crop((32, 0, 64, 64))
-
-
-def test_two_things_stand_in_the_order_of_the_prompt(pipeline: Pipeline) -> None:
-    red, green = 340, 125
-    for prompt, wanted in (
-        ("a heart and a cactus", (red, green)),
-        ("a cactus and a heart", (green, red)),
-        ("a christmas tree and a strawberry", (green, red)),
-    ):
-        for image in draw(pipeline, prompt, ddim_steps=12):
-            for half, expected in zip(halves(image), wanted, strict=True):
-                assert apart(hue(half), expected) < 40, prompt
-
-
-@pytest.mark.parametrize(
-    ("prompt", "number"), [("two roses", 2), ("three suns", 3), ("four strawberries", 4)]
-)
-def test_a_number_of_things_is_that_many(pipeline: Pipeline, prompt: str, number: int) -> None:
-    from gpu_worker.train.measure import count
-
-    found = [count(np.asarray(image)) for image in draw(pipeline, prompt, ddim_steps=12)]
-    assert found.count(number) >= 3, found
-
-
 def test_a_place_is_painted_around_the_thing(pipeline: Pipeline) -> None:
-    for place, sky, ground in (
-        ("at night", (0.05, 0.06, 0.17), (0.18, 0.14, 0.38)),
-        ("in the snow", (0.7, 0.75, 0.85), (0.9, 0.92, 0.95)),
-        ("in the sea", (0.4, 0.75, 0.93), (0.1, 0.32, 0.6)),
-        ("on the beach", (0.44, 0.74, 0.96), (0.89, 0.75, 0.46)),
+    for place, sky, ground, most in (
+        ("at night", (0.05, 0.06, 0.17), (0.18, 0.14, 0.38), 0.1),
+        # Its sky is bluer than that of the training pictures.
+        ("in the snow", (0.7, 0.75, 0.85), (0.9, 0.92, 0.95), 0.15),
+        ("in the sea", (0.4, 0.75, 0.93), (0.1, 0.32, 0.6), 0.08),
+        ("on the beach", (0.44, 0.74, 0.96), (0.89, 0.75, 0.46), 0.08),
+        ("in a meadow", (0.44, 0.74, 0.96), (0.35, 0.65, 0.28), 0.1),
+        ("at sunset", (0.41, 0.28, 0.63), (1, 0.8, 0.43), 0.1),
     ):
         for image in draw(pipeline, f"a cat {place}"):
             corners = levels(image)[:: 63 - 8, :: 63 - 8].mean(1)
-            assert np.abs(corners - (sky, ground)).mean() < 0.12, (place, corners)
+            assert np.abs(corners - (sky, ground)).mean() < most, (place, corners)
 
 
 def test_nouns_differ_and_seeds_vary(pipeline: Pipeline) -> None:
