@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gpu_worker import control_files, model_files, tensor_files
+from gpu_worker import control_files, tensor_files
 from gpu_worker.abilities import Abilities, Ability
 from gpu_worker.annotators.without_weights import WITHOUT_WEIGHTS
 from gpu_worker.capacity import Learnt
@@ -61,16 +61,15 @@ def open_models(
         most=settings.max_loaded,
         most_originals=settings.lora_memory_mb * 1024 * 1024,
     )
-    controls.update(found_controls(settings, cache.directories, memory))
-    files = {name: model_files.read(path) for name, path in cache.directories.items()}
+    controls.update(found_controls(settings, cache, memory))
     abilities = Abilities(
         {
             name: Ability(
                 lora=settings.has_loras and FAMILIES[one.kind].takes_add_ons,
                 controls=tuple(sorted(controls[name])),
-                xl="XL" in one.kind,
+                xl=one.is_xl,
             )
-            for name, one in files.items()
+            for name, one in cache.files.items()
         },
         annotators,
     )
@@ -82,7 +81,7 @@ def open_models(
 
 
 def found_controls(
-    settings: Settings, directories: Mapping[str, Path], memory: Memory
+    settings: Settings, cache: ModelCache, memory: Memory
 ) -> dict[str, dict[str, Path]]:
     """Return where the ControlNets are of each model, by type; none where they cannot be used.
 
@@ -91,10 +90,10 @@ def found_controls(
     """
     found: dict[str, dict[str, Path]] = {}
     for model in settings.models:
-        directory = directories.get(model.name)
+        directory = cache.directories.get(model.name)
         if directory is None:
             continue
-        files = model_files.read(directory)
+        files = cache.files[model.name]
         own = model.own_controlnets()
         family = control_files.folder(settings.controlnet_dir, files.baseline, alone=False)
         folder = own or (family if control_files.is_drawn(files.kind) else None)
@@ -110,8 +109,3 @@ def found_controls(
             where = problem.replace("CONTROLNET_DIR", str(folder))
             log.error("%r is drawn without: %s", model.name, where)
     return found
-
-
-def open_cache(settings: Settings) -> ModelCache:
-    """Return the models of the settings alone; see `open_models`."""
-    return open_models(settings)[0]

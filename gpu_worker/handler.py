@@ -475,23 +475,21 @@ def _with_one(settings: Settings, detector: safety.Detector) -> Worker:
     pipeline = Pipeline(settings)
     post = processors.load(settings)  # before the free memory is measured
     pipeline.warm_up()
-    library = _library(settings, model_files.read(settings.model_dir).baseline)
+    library = _library(settings, pipeline.files.baseline)
     kept = settings.lora_memory_mb * 1024 * 1024
     add_ons = (
         Loader(library, pipeline.adapters, kept) if library and pipeline.takes_add_ons else None
     )
-    horde = Horde(settings)
-    fits = pipeline.max_pixels
-    if fits is not None and fits < horde.max_pixels:
-        horde.max_pixels = fits
-        log.info("by the measured memory, images of at most %d pixels are popped", fits)
     one = Ability(
         lora=add_ons is not None,
         controls=tuple(sorted(pipeline.controls)),
-        xl=pipeline.offer["allow_sdxl_controlnet"],
+        xl=pipeline.files.is_xl,
     )
     able = Abilities({settings.model_name: one}, annotators)
-    return Worker(settings, horde, pipeline.draw, detector, None, post, add_ons, able)
+    fits = pipeline.learnt.max_pixels
+    if fits is not None and fits < settings.max_pixels:
+        able.limit(settings.model_name, fits)
+    return Worker(settings, Horde(settings), pipeline.draw, detector, None, post, add_ons, able)
 
 
 def _with_models(settings: Settings, detector: safety.Detector) -> Worker:
@@ -503,12 +501,12 @@ def _with_models(settings: Settings, detector: safety.Detector) -> Worker:
     from gpu_worker.device import open_models  # noqa: PLC0415
 
     cache, able = open_models(settings, load_annotators(settings.annotator_dir))
+    post = processors.load(settings)  # before the free memory is measured
     library = _library(settings, "")
     kept = settings.lora_memory_mb * 1024 * 1024
     add_ons = ModelsLoader(library, cache.directories, kept) if library else None
     if len(settings.models) == 1:
         cache.prefer(settings.models[0].name)
-    post = processors.load(settings)
     return Worker(settings, Horde(settings), cache.draw, detector, cache, post, add_ons, able)
 
 

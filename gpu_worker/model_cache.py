@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from gpu_worker.capacity import Learnt
     from gpu_worker.horde_client import Job
+    from gpu_worker.model_files import ModelFiles
     from gpu_worker.model_table import Model
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,6 @@ class Drawer(Protocol):
     make_room: Callable[[], bool]
 
     learnt: Learnt
-
-    @property
-    def max_pixels(self) -> int | None:
-        """Return the pixels of the largest image that fits, once it is warm; None if unknown."""
 
     @property
     def controls(self) -> Controls:
@@ -121,6 +118,8 @@ class ModelCache:
         self._loaded: OrderedDict[str, Drawer] = OrderedDict()
         self.directories: dict[str, Path] = {}
         """Where the files are of each model that was found."""
+        self.files: dict[str, ModelFiles] = {}
+        """What the configuration of each says."""
         self._models = {model.name: model for model in models}
         self._tried: set[str] = set()
         """Names of those that have drawn one image."""
@@ -146,7 +145,7 @@ class ModelCache:
             return f"{model.name!r} needs {wanted:g} GB, and the device has {total / 1e9:.1f}"
         try:
             directory = model.directory()
-            model_files.read(directory)
+            self.files[model.name] = model_files.read(directory)
         except ModelError as error:
             where = model.source
             return _named(model.name, str(error).replace("MODEL_DIR", where))
@@ -235,8 +234,8 @@ class ModelCache:
             return None, f"it cannot be loaded ({type(error).__name__})"
         if name not in self._tried and self._loaded:
             drawer.learnt.capacity = None  # beside others less fits than it can have
-        elif name not in self._tried and drawer.max_pixels is not None:
-            self.measured(name, drawer.max_pixels)
+        elif name not in self._tried and (pixels := drawer.learnt.max_pixels) is not None:
+            self.measured(name, pixels)
         self._tried.add(name)
         return drawer, ""
 

@@ -54,6 +54,11 @@ class ModelFiles:
     baseline: str
     """The Horde's name of its family, by which LoRAs are chosen."""
 
+    @property
+    def is_xl(self) -> bool:
+        """Whether it is of Stable Diffusion XL, whose ControlNets the Horde tells apart."""
+        return "XL" in self.kind
+
 
 def read(directory: Path) -> ModelFiles:
     """Return what a directory holds; raises ModelError unless the worker draws it."""

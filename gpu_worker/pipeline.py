@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from gpu_worker.horde_client import Payload
     from gpu_worker.settings import Settings
 
 # Both lack type hints.
@@ -89,7 +88,8 @@ class Pipeline:
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
         device = device_of(settings.device, os.environ)
-        files = model_files.read(settings.model_dir)
+        self.files = files = model_files.read(settings.model_dir)
+        """What the model's configuration says."""
         family = FAMILIES[files.kind]
         dtype = family.half if device.startswith("cuda") else torch.float32
         self._model = family(settings.model_dir, device, dtype, files.variant)
@@ -134,7 +134,7 @@ class Pipeline:
         for (common, _), numbers in passes.items():
             left = numbers
             while left:
-                most = self._most(common)
+                most = self.learnt.most(common.width * common.height, self._max_batch)
                 chunk, left = left[:most], left[most:]
                 try:
                     drawn = self._draw_pass(
@@ -168,16 +168,6 @@ class Pipeline:
     def takes_add_ons(self) -> bool:
         """Whether LoRAs and textual inversions change the model."""
         return self._model.takes_add_ons
-
-    @property
-    def offer(self) -> Payload:
-        """The fields of a pop that say which ControlNets the model has."""
-        return control.offer(self.controls, xl=isinstance(self._model, StableDiffusionXL))
-
-    @property
-    def max_pixels(self) -> int | None:
-        """Pixels of the largest image that fits into the memory; None if that is unknown."""
-        return self.learnt.max_pixels
 
     def warm_up(self) -> None:
         """Draw one image, so that a worker that cannot draw ends before it takes anybody's job.
@@ -223,9 +213,6 @@ class Pipeline:
         with torch.inference_mode():
             shared = self._shared(common, [(job, self._read(job))])
             self._start(common, **size, output_type="latent", **shared)
-
-    def _most(self, common: Pass) -> int:
-        return self.learnt.most(common.width * common.height, self._max_batch)
 
     def _drawable(self, requested: Pass) -> Pass:
         """Return the pass in the size that the model draws; the upscaler replaces hires_fix."""

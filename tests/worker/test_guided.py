@@ -71,7 +71,7 @@ def guided(pipeline: Pipeline, source: Image.Image, kind: str = "canny", **more:
 def test_a_pop_offers_the_types_whose_weights_are_there(pipeline: Pipeline) -> None:
     from gpu_worker.families.stable_diffusion_xl import StableDiffusionXL
 
-    assert pipeline.offer == {
+    assert control.offer(pipeline.controls, xl=pipeline.files.is_xl) == {
         "allow_controlnet": True,
         "allow_sdxl_controlnet": isinstance(pipeline._model, StableDiffusionXL),
         "controls": ["canny", "depth"],

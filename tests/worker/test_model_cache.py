@@ -79,9 +79,7 @@ class Loaded:
         self.controls = self.adapters = Parts(device, name)
         self.nets: list[float] = []
         self.originals = 0
-        free = device.free()
-        self.learnt = Learnt(Capacity(free=free, denoising=9000, decoding=9000))
-        self.max_pixels = free // 10_000
+        self.learnt = Learnt(Capacity(free=device.free(), denoising=8500, decoding=8500))
 
     def __del__(self) -> None:
         self.controls.forget()

@@ -174,7 +174,7 @@ def test_a_pass_is_no_larger_than_the_measured_memory_and_decoded_at_once_where_
     pipeline = a_pipeline(tiny_model, max_batch=4)
     pipeline.warm_up()
     assert pipeline.learnt.capacity
-    assert pipeline.max_pixels
+    assert pipeline.learnt.max_pixels
     seen: list[tuple[int, bool]] = []
     run, vae = pipeline._run, pipeline._model.text2img.vae
 
@@ -206,4 +206,4 @@ def test_a_model_that_draws_one_size_is_compiled_too() -> None:
     before = traces()
     pipeline.warm_up()
     assert traces() > before
-    assert pipeline.max_pixels is None
+    assert pipeline.learnt.max_pixels is None

@@ -38,7 +38,7 @@ def test_the_pictures_of_two_models_are_those_that_each_draws_alone(
     most: int,
     kept: int,
 ) -> None:
-    from gpu_worker.device import open_cache
+    from gpu_worker.device import open_models
     from gpu_worker.horde_client import Job
     from gpu_worker.pipeline import Pipeline
     from tests.worker.fake_horde import PAYLOAD
@@ -51,7 +51,7 @@ def test_the_pictures_of_two_models_are_those_that_each_draws_alone(
         device="cpu",
         torch_threads=1,
     )
-    cache = open_cache(ours)
+    cache = open_models(ours)[0]
     job = Job(id="1", payload=PAYLOAD, deadline=0)
     drawn = {name: cache.draw([replace(job, model=name)])[0] for name in directories}
     again = {name: cache.draw([replace(job, model=name)])[0] for name in reversed(directories)}
