@@ -88,7 +88,7 @@ def usable(model: Path, directory: Path, most_bytes: float, parameter: int) -> t
         found = types(directory)
     except ModelError as error:
         return {}, [str(error)]
-    unet, vae = (_json(model / part / "config.json") for part in ("unet", "vae"))
+    unet, vae = (model_files.config(model / part / "config.json") for part in ("unet", "vae"))
     scale = 2 ** (len(vae.get("block_out_channels", ())) - 1)
     good, wrong = {}, []
     for name, one in found.items():
@@ -148,13 +148,11 @@ def _folders(directory: Path) -> list[Path]:
         raise ModelError(message) from None
 
 
-def _json(file: Path, error: ModelError | None = None) -> dict[str, Any]:
+def _json(file: Path, error: ModelError) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
-        if error:
-            raise error from None
-        return {}
+        raise error from None
     return found if isinstance(found, dict) else {}
 
 

@@ -142,6 +142,15 @@ def _check_z_image(directory: Path, network: dict[str, Any], vae: dict[str, Any]
         _refuse("the tokenizer in MODEL_DIR has no chat template, into which prompts are put")
 
 
+def config(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, or an empty one if there is none to be read."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _baseline(kind: str, width: Any) -> str:
     if "XL" in kind:
         return "stable_diffusion_xl"

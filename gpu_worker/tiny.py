@@ -154,13 +154,7 @@ def _write_flux(directory: Path, seed: int) -> None:
             guidance_embeds=True,
             axes_dims_rope=(4, 6, 6),
         )
-        vae = diffusers.AutoencoderKL(
-            **{**VAE, "latent_channels": FLUX_LATENTS},
-            shift_factor=0.1159,
-            scaling_factor=0.3611,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        )
+        vae = diffusers.AutoencoderKL(**{**VAE, **FLUX_VAE})
     diffusers.FluxPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=vae,
@@ -203,13 +197,7 @@ def _write_z_image(directory: Path, seed: int) -> None:
         )
         for pad in (transformer.x_pad_token, transformer.cap_pad_token):
             torch.nn.init.normal_(pad)
-        vae = diffusers.AutoencoderKL(
-            **{**VAE, "latent_channels": FLUX_LATENTS},
-            shift_factor=0.1159,
-            scaling_factor=0.3611,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        )
+        vae = diffusers.AutoencoderKL(**{**VAE, **FLUX_VAE})
     diffusers.ZImagePipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae,
@@ -245,6 +233,14 @@ def build_control(directory: Path, model: Path, seed: int = SEED) -> Path:
 HIDDEN = 32
 FLUX_LATENTS = 16
 """Channels of the latents of FLUX and Z-Image, which have the same autoencoder."""
+FLUX_VAE: dict[str, Any] = {
+    "latent_channels": FLUX_LATENTS,
+    "shift_factor": 0.1159,
+    "scaling_factor": 0.3611,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+"""What their autoencoder has of its own."""
 BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 UNET: dict[str, Any] = {
     "sample_size": NATIVE_SIZE // 8,

@@ -6,7 +6,6 @@ that of the image.
 
 from __future__ import annotations
 
-import json
 import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +16,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from gpu_worker import model_files
 from gpu_worker.horde_client import BadJobError
 from gpu_worker.model_files import ModelError
 
@@ -122,7 +122,7 @@ class Depth:
     def __init__(self, directory: Path) -> None:
         """Load a directory of transformers; raises ModelError unless it is a relative one."""
         self._lock = threading.Lock()
-        config = _json(directory / "config.json")
+        config = model_files.config(directory / "config.json")
         if config.get("model_type") != "depth_anything":
             raise _wrong(directory, "is no Depth Anything of transformers")
         if config.get("depth_estimation_type", "relative") != "relative":
@@ -142,7 +142,7 @@ class Depth:
         if said_of["missing_keys"]:  # transformers would draw lots for them
             raise _wrong(directory, "lacks some of its weights")
         self._network = network.eval()
-        said = _json(directory / "preprocessor_config.json")
+        said = model_files.config(directory / "preprocessor_config.json")
         size = said.get("size")
         side = size.get("height") if isinstance(size, dict) else None
         self._patch = int(self._network.config.backbone_config.patch_size)
@@ -187,14 +187,6 @@ def _three(values: Any, otherwise: tuple[float, float, float]) -> torch.Tensor:
     good = isinstance(values, list) and len(values) == 3  # noqa: PLR2004 - colours
     numbers = values if good and all(isinstance(one, float) and one for one in values) else None
     return torch.tensor(numbers or otherwise).view(1, 3, 1, 1)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _wrong(path: Path, why: str) -> ModelError:

@@ -153,14 +153,7 @@ def _flux(device: str) -> Any:
             guidance_embeds=True,
             axes_dims_rope=(16, 56, 56),
         )
-        vae = diffusers.AutoencoderKL(
-            **{**VAE, "latent_channels": 16},
-            sample_size=1024,
-            shift_factor=0.1159,
-            scaling_factor=0.3611,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        )
+        vae = diffusers.AutoencoderKL(**{**VAE, **tiny.FLUX_VAE}, sample_size=1024)
         encoder = CLIPTextModel(tiny.text_config(tokenizer, **CLIP_L))
         t5 = T5EncoderModel(
             T5Config(vocab_size=64, d_model=4096, d_kv=64, d_ff=64, num_layers=1, num_heads=1)

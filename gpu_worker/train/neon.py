@@ -115,7 +115,7 @@ def train(model: Any, latents: unet.Latents, encoder: Any, steps: int) -> dict[s
     )
     for _ in training.steps():
         clean, tokens = (both[:BATCH] for both in latents.batch())
-        time = (torch.rand(BATCH).sqrt() * 1000).long().clamp(max=999)
+        time = unet.high_times(BATCH)
         noisy, velocity = unet.noised(clean, time)
         with torch.no_grad():
             text = unet.embedded(encoder, tokens, 0)

@@ -115,6 +115,11 @@ def noised(clean: torch.Tensor, time: torch.Tensor) -> tuple[torch.Tensor, torch
     return signal * clean + blur * noise, signal * noise - blur * clean
 
 
+def high_times(count: int) -> torch.Tensor:
+    """Return random time steps, more of high noise, since there the text decides the shape."""
+    return (torch.rand(count).sqrt() * 1000).long().clamp(max=999)
+
+
 def embedded(encoder: Any, tokens: torch.Tensor, step: int) -> torch.Tensor:
     """Return the text encoder's embedding of captions.
 
@@ -138,8 +143,7 @@ def train(latents: Latents, encoder: Any, checkpoint: Path, steps: int, cooldown
         torch.manual_seed(training.done)
     for step in training.steps():
         clean, tokens = latents.batch()
-        # Sample high noise levels more often, since there the text decides the shape.
-        time = (torch.rand(BATCH).sqrt() * 1000).long().clamp(max=999)
+        time = high_times(BATCH)
         noisy, velocity = noised(clean, time)
         with torch.no_grad():
             text = embedded(encoder, tokens, step)

@@ -9,7 +9,6 @@ as ``/runpod-volume``. ``model env`` then prints the variable ``MODELS`` of the 
 
 import argparse
 import importlib
-import json
 import re
 import shutil
 import sys
@@ -84,16 +83,16 @@ def problems(name: str, one: ModelSettings, directory: Path) -> Iterator[str]:
     if one.native_size and side != one.native_size:
         yield f"{name!r}: its images are {side} pixels wide, not {one.native_size}"
     noted = directory / SOURCE
-    if one.sha256 and noted.exists() and _json(noted).get("sha256") != one.sha256:
+    if one.sha256 and noted.exists() and model_files.config(noted).get("sha256") != one.sha256:
         yield f"{name!r}: {directory} was made of another file than the table's sha256 says"
 
 
 def native_size(directory: Path) -> int:
     """Return the side in pixels of the images that a model was trained on; 0 if it says none."""
-    own = _json(directory / "horde.json").get("native_size")
+    own = model_files.config(directory / "horde.json").get("native_size")
     if isinstance(own, int):
         return own
-    unet, vae = (_json(directory / part / "config.json") for part in ("unet", "vae"))
+    unet, vae = (model_files.config(directory / part / "config.json") for part in ("unet", "vae"))
     if not unet:  # a transformer says no size, and its autoencoder counts in pixels
         side = vae.get("sample_size")
         return side if isinstance(side, int) else 0
@@ -102,14 +101,6 @@ def native_size(directory: Path) -> int:
     if not isinstance(side, int) or not isinstance(blocks, list):
         return 0
     return int(side * 2 ** (len(blocks) - 1))
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def memory_gb(parameters: int) -> float:

@@ -44,6 +44,17 @@ def client(settings: Settings) -> Horde:
     return Horde(settings, backoff=0.001)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch takes one thread, and then as many as before."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def source() -> Image.Image:
     """A picture to start from, in the tiny models' native size."""

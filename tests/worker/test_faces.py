@@ -17,26 +17,21 @@ from gpu_worker.model_files import ModelError
 from gpu_worker.post import align, kinds, processors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from gpu_worker.post.face_detector import Detector
     from gpu_worker.post.faces import FaceFixer
     from gpu_worker.settings import Settings
 
-pytestmark = pytest.mark.slow  # networks of some size
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.slow,  # networks of some size
+]
 
 torch = pytest.importorskip("torch")
 detector = pytest.importorskip("gpu_worker.post.face_detector")
 faces = pytest.importorskip("gpu_worker.post.faces")
 networks = pytest.importorskip("gpu_worker.post.networks")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

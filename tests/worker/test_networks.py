@@ -17,7 +17,6 @@ from gpu_worker.model_files import ModelError
 from gpu_worker.post import kinds, processors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from gpu_worker.settings import Settings
@@ -51,18 +50,11 @@ SIZES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }  # fmt: skip
 """Small networks of the architectures in which the Horde's upscalers are published, by name."""
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.slow,  # importing torch, and networks of some size
     pytest.mark.filterwarnings("ignore:torch.meshgrid"),
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def made(name: str) -> Any:

@@ -17,14 +17,16 @@ from gpu_worker.model_files import ModelError
 from gpu_worker.post import processors, tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from gpu_worker.post.engine import Engine
     from gpu_worker.post.rrdb import RRDBNet
     from gpu_worker.settings import Settings
 
-pytestmark = pytest.mark.slow  # networks of some size
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.slow,  # networks of some size
+]
 
 rrdb = pytest.importorskip("gpu_worker.post.rrdb")
 engine = pytest.importorskip("gpu_worker.post.engine")
@@ -32,14 +34,6 @@ networks = pytest.importorskip("gpu_worker.post.networks")
 torch = pytest.importorskip("torch")
 
 ANIME = "realesrgan-x4plus-anime"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
