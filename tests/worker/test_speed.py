@@ -207,3 +207,24 @@ def test_a_model_that_draws_one_size_is_compiled_too() -> None:
     pipeline.warm_up()
     assert traces() > before
     assert pipeline.learnt.max_pixels is None
+
+
+@pytest.mark.parametrize(("fits", "popped"), [(8192, 8192), (0, 4096), (10**9, None)])
+def test_no_larger_image_is_popped_than_fits_by_the_measure(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, fits: int, popped: int | None
+) -> None:
+    from gpu_worker import handler
+    from gpu_worker.capacity import MARGIN, Capacity
+    from gpu_worker.pipeline import Pipeline
+
+    def measured(pipeline: Pipeline) -> None:
+        free = fits / MARGIN + 1
+        pipeline.learnt.capacity = Capacity(free=free, denoising=1, decoding=1)
+
+    monkeypatch.setattr(Pipeline, "warm_up", measured)
+    settings = Settings(
+        horde_url="http://h/api", horde_api_key="", worker_name="", model_dir=tiny_model,
+        torch_threads=1, device="cpu",
+    )  # fmt: skip
+    worker = handler._with_one(settings, lambda *_: (0.01, "stand-in"))
+    assert worker._abilities.fields([settings.model_name]).get("max_pixels") == popped
