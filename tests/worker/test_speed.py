@@ -228,3 +228,11 @@ def test_no_larger_image_is_popped_than_fits_by_the_measure(
     )  # fmt: skip
     worker = handler._with_one(settings, lambda *_: (0.01, "stand-in"))
     assert worker._abilities.fields([settings.model_name]).get("max_pixels") == popped
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_second_model_of_a_process_is_compiled_too(tiny_model: Path) -> None:
+    for _ in range(2):
+        before = traces()
+        a_pipeline(tiny_model, compiled=(SHAPE,)).warm_up()
+        assert traces() > before
