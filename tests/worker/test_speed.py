@@ -231,8 +231,8 @@ def test_no_larger_image_is_popped_than_fits_by_the_measure(
 
 
 @pytest.mark.usefixtures("traced")
-def test_a_second_model_of_a_process_is_compiled_too(tiny_model: Path) -> None:
-    for _ in range(2):
+def test_a_second_model_of_a_process_is_compiled_too(tiny_model: Path, tiny_xl_model: Path) -> None:
+    for model in (tiny_model, tiny_xl_model):
         before = traces()
-        a_pipeline(tiny_model, compiled=(SHAPE,)).warm_up()
+        a_pipeline(model, compiled=(SHAPE,)).warm_up()
         assert traces() > before
