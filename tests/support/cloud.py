@@ -54,6 +54,7 @@ def new_processes() -> None:
     for room in (registry, places, workers):
         room.clear_cache()
     importlib.import_module("browse")._cached.clear()
+    importlib.import_module("rate")._counted.clear()
 
 
 def fresh_cloud(
