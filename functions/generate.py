@@ -265,12 +265,14 @@ def aimed(body: GenerateRequest, configured: dict[str, Model]) -> tuple[Generate
 def family(body: GenerateRequest, models: list[Model]) -> str:
     """Return the family of models by which a request is priced and limited: the dearest of them.
 
-    Raises Unsupported if it has no ControlNet and the request asks for one.
+    Raises Unsupported if it has no ControlNet or textual inversion and the request asks for one.
     """
     params = body.params
+    drawing = dearest(body.spec, [model.baseline for model in models])
+    features.check_inversions(params.tis, baseline=drawing)
     features.check_control(
         params.control_type,
-        baseline=dearest(body.spec, [model.baseline for model in models]),
+        baseline=drawing,
         source=bool(body.source_image),
         painting=body.painting,
         given=params.image_is_control,

@@ -223,6 +223,20 @@ def test_what_means_nothing_for_flow_matching_is_told_there_alone(
     assert "message" not in asked(cloud, key, params=params).body
 
 
+def test_a_textual_inversion_for_flow_matching_is_refused_before_it_costs_anything(
+    cloud: Cloud,
+) -> None:
+    models = json.loads(cloud.environment("generate")["MODELS"])
+    models["Flow"] = {"endpoint": "ep3", "baseline": "flux_1"}
+    cloud.overrides["MODELS"] = json.dumps(models)
+    user, key = cloud.register(kudos=1000)
+    before, inversion = cloud.kudos(user), {"tis": [{"name": "4487"}]}
+    refused = cloud.generate(key, models=["Flow"], params=inversion)
+    assert (refused.status, refused.body["rc"]) == (400, "TextualInversionUnsupported")
+    assert cloud.kudos(user) == before
+    assert cloud.generate(key, params=inversion).status == 202
+
+
 @pytest.mark.parametrize("fleet", [True, False])
 def test_a_lora_that_cannot_be_had_ends_its_request_if_the_operators_own_worker_says_so(
     cloud: Cloud, fleet: bool

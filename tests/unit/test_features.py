@@ -91,6 +91,23 @@ def test_a_controlnet_that_cannot_work_is_refused(change: dict[str, Any], rc: st
     assert refusal(lambda: features.check_control(asked.pop("control_type"), **asked)) == rc
 
 
+@pytest.mark.parametrize(
+    ("baseline", "asked", "rc"),
+    [
+        ("flux_1", [{}], "TextualInversionUnsupported"),
+        ("qwen_image", [{}], "TextualInversionUnsupported"),
+        ("z_image_turbo", [{}], "TextualInversionUnsupported"),
+        ("flux_1", [], None),
+        ("stable_diffusion_xl", [{}], None),
+        ("", [{}], None),
+    ],
+)
+def test_textual_inversions_that_no_model_of_a_family_takes_are_refused(
+    baseline: str, asked: list[Any], rc: str | None
+) -> None:
+    assert refusal(lambda: features.check_inversions(asked, baseline=baseline)) == rc
+
+
 def refusal(check: Any) -> str | None:
     try:
         check()

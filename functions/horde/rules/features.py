@@ -5,7 +5,7 @@ the operator's settings: ``lora`` for LoRAs and textual inversions, which the Ho
 covers too; a control type; or a post-processor.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from string import ascii_uppercase
 from typing import Any, Literal, get_args
 
@@ -67,6 +67,8 @@ CONTROLLED = frozenset(
     }
 )
 """The families with ControlNets; a model of an unknown family may have one."""
+UNINVERTED = frozenset({"flux_1", "qwen_image", "z_image_turbo"})
+"""The families whose text encoders take no textual inversion: none of them is CLIP's alone."""
 MAX_DELIVERED_PIXELS = 4096 * 4096
 """Pixels of the largest image that is delivered: what the functions decode in their memory."""
 
@@ -124,6 +126,13 @@ def check_post_processing(asked: Iterable[str], *, width: int, height: int) -> N
             f"most {side}x{side} are delivered. Please ask for a smaller image."
         )
         raise Unsupported(message, rc="UpscaledTooLarge")
+
+
+def check_inversions(asked: Sized, *, baseline: str) -> None:
+    """Refuse textual inversions that models of this family cannot take; raises Unsupported."""
+    if asked and baseline in UNINVERTED:
+        message = f"There is no textual inversion for models of the family {baseline}."
+        raise Unsupported(message, rc="TextualInversionUnsupported")
 
 
 def check_control(
