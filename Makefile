@@ -6,6 +6,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 SETUP = @VENV=$(VENV) sh infra/local/setup.sh
 CDK := JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION=20,21,23 node_modules/.bin/cdk
+FAST := 'not slow and not lengthy and not e2e'
 export PYTHONPATH := functions:.
 export CDK_DISABLE_CLI_TELEMETRY := true
 # Without bytecode, each process of a run compiles every module anew: half of its start.
@@ -48,11 +49,11 @@ check: ## the fast part of test
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 -m 'not slow and not e2e'
+	$(PY) -m pytest -n 2 -m $(FAST)
 
 test-functions: ## the fast tests of functions and stack, without torch
 	$(SETUP) functions
-	$(PY) -m pytest -n 2 -m 'not slow and not e2e' tests/unit tests/flows tests/infra
+	$(PY) -m pytest -n 2 -m $(FAST) tests/unit tests/flows tests/infra
 
 fuzz: ## the API against its description and the rules, FUZZ=1000 examples for each operation
 	$(SETUP) functions

@@ -39,6 +39,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.lengthy
 def test_a_whole_download_is_the_release_byte_for_byte(
     pristine: made.Release, tmp_path: Path, run: Run
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_query_extracts_the_images_that_fit(
     assert " 0 files loaded" in said
 
 
+@pytest.mark.lengthy
 def test_a_query_within_days_extracts_no_image_of_other_days(
     pristine: made.Release, tmp_path: Path, run: Run
 ) -> None:
@@ -159,6 +161,7 @@ def test_a_query_for_whole_parts_brings_the_parts_with_hits(
     assert run("verify", copy)[0] == 0
 
 
+@pytest.mark.lengthy
 def test_a_newer_release_replaces_rewritten_parts_and_leaves_no_withdrawn_image(
     release: made.Release, tmp_path: Path, run: Run
 ) -> None:

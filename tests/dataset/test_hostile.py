@@ -124,6 +124,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.lengthy
 @given(name=st.sampled_from(["release", "images", "bytes", "kept_back", "files", "copy"]), to=JSON)
 @settings(max_examples=200)
 def test_no_field_of_a_manifest_is_a_crash(name: str, to: object, pristine: made.Release) -> None:

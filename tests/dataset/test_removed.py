@@ -41,6 +41,7 @@ def withdrawn(release: made.Release) -> made.Release:
     return release
 
 
+@pytest.mark.lengthy
 def test_withdrawn_images_leave_tars_and_tables(withdrawn: made.Release, run: Run) -> None:
     assert "was removed: run apply-removed" in run("verify", withdrawn.folder)[1]
     before = manifest_of(withdrawn.folder)
@@ -79,6 +80,7 @@ def test_a_rewritten_tar_is_read_by_others_and_its_rows_say_where_its_images_are
             assert len(tar.getnames()) % 3 == 0
 
 
+@pytest.mark.lengthy
 def test_tombstones_of_a_newer_release_are_fetched_first(
     release: made.Release, tmp_path: Path, run: Run
 ) -> None:
@@ -99,6 +101,7 @@ def test_tombstones_of_a_newer_release_are_fetched_first(
     assert run("verify", copy)[0] == 0
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "options",
     [["--metadata-only"], ["--where", "true"], ["--date", "2026-11-26"], ["--date", "2026-11-25"]],
@@ -224,6 +227,7 @@ def test_newer_tombstones_after_a_cut_are_applied_too(
         assert run("verify", copy)[:2] == (0, "all is right\n"), cut
 
 
+@pytest.mark.lengthy
 def test_a_download_waits_for_an_interrupted_removal(
     withdrawn: made.Release, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

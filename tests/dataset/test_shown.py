@@ -45,6 +45,7 @@ def test_a_contact_sheet_shows_the_images(
     assert len(seen - {(255, 255, 255), (217, 217, 217)}) == 6
 
 
+@pytest.mark.lengthy
 def test_an_image_that_cannot_be_drawn_is_a_grey_tile(
     release: made.Release, tmp_path: Path, run: Run
 ) -> None:
@@ -132,6 +133,7 @@ def test_days_are_drawn_for_a_day_and_for_a_year(tmp_path: Path, days: int) -> N
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.lengthy
 def test_values_that_make_no_sense_are_said(
     release: made.Release, tmp_path: Path, run: Run
 ) -> None:

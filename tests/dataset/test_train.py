@@ -170,6 +170,7 @@ def test_the_file_says_of_each_image_what_numpy_says(good: rated.Rated, trained:
         assert found[0] == pytest.approx(float(expected), abs=1e-4)
 
 
+@pytest.mark.lengthy
 def test_images_of_one_size_are_scored_as_a_batch(trained: Path) -> None:
     runs = session(trained / "scorer.onnx")
     batch = np.random.default_rng(0).integers(0, 256, (3, 70, 41, 3), dtype=np.uint8)
@@ -452,6 +453,7 @@ def _some(rows: list[dict[str, Any]], number: int) -> set[str]:
     return set(sorted({row["id"] for row in rows})[:number])
 
 
+@pytest.mark.lengthy
 def test_images_of_few_requests_are_not_measured(
     small: rated.Rated, tmp_path: Path, run: Run
 ) -> None:

@@ -163,6 +163,7 @@ def test_a_transfer_that_always_breaks_off_is_given_up(web: Web, tmp_path: Path,
     assert len(tars) == download.TRIES
 
 
+@pytest.mark.lengthy
 def test_a_few_redirects_are_followed(web: Web, tmp_path: Path, run: Run) -> None:
     web.behaviour = "moved"
     assert run("download", web.url, tmp_path / "copy", "--where", "width = 32")[0] == 0

@@ -27,6 +27,7 @@ def changed(cloud: Cloud, before: list[Any]) -> bool:
     return list(cloud.items()) != before
 
 
+@pytest.mark.lengthy
 def test_an_account_key_cannot_pop_or_submit_by_default(cloud: Cloud, owner: int) -> None:
     key, worker = cloud.register("volunteer")[1], cloud.worker_key(owner)
     cloud.generate()

@@ -146,6 +146,7 @@ def test_a_worker_at_work_stays_in_its_owners_list(cloud: Cloud) -> None:
     assert len(cloud.find_user(key)["worker_ids"]) == 1
 
 
+@pytest.mark.lengthy
 def test_an_owner_finds_a_delivered_request_until_it_expires(cloud: Cloud, worker: str) -> None:
     _, key = cloud.register("ada", kudos=1000)
     ids = []

@@ -250,6 +250,7 @@ def bare(template: dict[str, Any], clients: dict[str, Any]) -> Iterator[Cloud]:
         yield cloud
 
 
+@pytest.mark.lengthy
 def test_nothing_is_found_in_what_the_flows_made(made: Made) -> None:
     assert made.found() == set()
     kinds = {item["kind"]["S"] for row, item in made.items.items() if row[1].startswith("LEDGER#")}
@@ -1427,6 +1428,7 @@ def moved(busy: Busy) -> dict[Row, Item]:
     return before
 
 
+@pytest.mark.lengthy
 def test_nothing_is_found_in_a_table_that_changes_while_it_is_read(busy: Busy) -> None:
     before = moved(busy)
     for seed in range(5):
@@ -1434,6 +1436,7 @@ def test_nothing_is_found_in_a_table_that_changes_while_it_is_read(busy: Busy) -
         assert report.findings == (), report.lines()
 
 
+@pytest.mark.lengthy
 def test_nothing_is_found_in_an_account_that_changes_while_it_is_read_again(busy: Busy) -> None:
     moving = Moving(busy.cloud, moved(busy), 1)
     moving.moves = [busy.trade] * 8
@@ -1441,6 +1444,7 @@ def test_nothing_is_found_in_an_account_that_changes_while_it_is_read_again(busy
     assert moving.moves == []
 
 
+@pytest.mark.lengthy
 def test_old_rewards_that_are_posted_while_the_audit_reads_are_not_found(busy: Busy) -> None:
     busy.cloud.draw(busy.worker)
     busy.cloud.deliver("share")
@@ -1500,6 +1504,7 @@ def test_counts_that_a_read_missed_are_read_again(busy: Busy) -> None:
     assert finding.rule is Rule.OPEN_IMAGES
 
 
+@pytest.mark.lengthy
 def test_what_is_wrong_is_found_while_the_table_moves(busy: Busy) -> None:
     user = {"pk": {"S": f"USER#{busy.ada}"}, "sk": {"S": "USER"}}
     busy.cloud.db.update_item(
@@ -1543,6 +1548,7 @@ def a_shared_image(cloud: Cloud) -> str:
     return image
 
 
+@pytest.mark.lengthy
 def test_files_are_read_again_before_they_are_reported(bare: Cloud) -> None:
     """An image is withdrawn, and another one shared, between the table and the bucket."""
     first = a_shared_image(bare)
@@ -1597,6 +1603,7 @@ def test_the_hash_of_a_file_is_read_from_its_metadata(bare: Cloud) -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_the_command_compares_a_bucket_with_the_table(
     bare: Cloud, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1612,6 +1619,7 @@ def test_the_command_compares_a_bucket_with_the_table(
             bare.s3.delete_object(Bucket=bare.bucket("Laion"), Key=key)
 
 
+@pytest.mark.lengthy
 def test_a_bucket_needs_a_name_or_a_stack(bare: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as ended:
         commands.main(["--table", bare.table, "audit", "--bucket"])

@@ -321,6 +321,7 @@ def test_each_pop_and_submit_renews_the_life_of_a_request(cloud: Cloud, worker: 
     assert cloud.status(request).status == 404
 
 
+@pytest.mark.lengthy
 def test_a_lease_longer_than_the_requests_life_is_waited_for(cloud: Cloud, worker: str) -> None:
     user, key = cloud.register(kudos=1_000_000)
     request = cloud.generate(

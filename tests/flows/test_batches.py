@@ -38,6 +38,7 @@ def pending(cloud: Cloud, count: int) -> list[Settlement]:
     return found
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("over", "parts"), [(0, 1), (1, 2)])
 def test_as_many_rewards_are_posted_at_once_as_a_transaction_has_room_for(
     bare: Cloud, monkeypatch: pytest.MonkeyPatch, over: int, parts: int

@@ -95,6 +95,7 @@ def posts_at_once(
     return answers
 
 
+@pytest.mark.lengthy
 def test_posts_at_once_do_not_pass_the_limit_of_waiting_images(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -415,6 +415,7 @@ def test_it_is_possible_only_if_a_worker_takes_what_was_not_paid_in_full(
     assert ["warnings" in one for one in found] == [False, True]
 
 
+@pytest.mark.lengthy
 def test_the_usual_steps_of_a_worker_are_those_of_its_model(cloud: Cloud, worker: str) -> None:
     cloud.overrides["MODELS"] = json.dumps(
         {"turbo": {"max_steps": 8}, "slow": {"max_steps": MAX_STEPS + 10}, "usual": {}}

@@ -91,6 +91,7 @@ def send(cloud: Cloud, route: str, body: Any, key: str | None) -> dict[str, Any]
     return found
 
 
+@pytest.mark.lengthy
 @quick
 @given(body=requests)
 @example(body={"prompt": "x", "params": {"seed": "9" * 5000}})
@@ -145,6 +146,7 @@ def hostile_bodies(model: Any, **usual: Any) -> st.SearchStrategy[str]:
     return st.builds(hostile.body_with, field, values, **{k: st.just(v) for k, v in usual.items()})
 
 
+@pytest.mark.lengthy
 @quick
 @given(
     raw=hostile_bodies(GenerateRequest, prompt="x"),

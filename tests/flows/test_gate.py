@@ -136,6 +136,7 @@ def is_one_image(cloud: Cloud, request: str, image: bytes) -> None:
 # --- what is refused ------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_not_the_image_that_was_asked_for_is_a_fault(
     cloud: Cloud, owner: int, worker: str, name: str
@@ -259,6 +260,7 @@ def dotted() -> Image.Image:
     return image
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_workers_file_is_delivered_as_it_is(
     cloud: Cloud, owner: int, worker: str, name: str

@@ -117,6 +117,7 @@ def test_a_route_without_images_takes_no_megabytes(cloud: Cloud) -> None:
         assert answer.status == 413, name
 
 
+@pytest.mark.lengthy
 def test_a_source_image_in_thousands_of_scans_is_not_decoded() -> None:
     with pytest.raises(ImageValidationFailed) as refusal:
         images.source_of(hostile.scans(1000), None, painting=False)

@@ -124,6 +124,7 @@ def test_the_condition_of_a_claim_refuses_who_has_faulted_it(cloud: Cloud, worke
 # --- hoarding -------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_what_a_worker_holds_at_once_is_bounded(cloud: Cloud, worker: str) -> None:
     requests = [cloud.generate(params={"n": BATCH}).body["id"] for _ in range(3)]
     for _ in range(6):
@@ -188,6 +189,7 @@ def test_a_worker_that_is_deleted_during_its_pop_claims_nothing(
     assert processing(cloud) == 0
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("flags", "limit", "rc"),
     [({}, 3, "TooManyWorkers"), ({"trusted": True}, 20, "TooManyWorkersTrusted")],
@@ -325,6 +327,7 @@ def test_an_anonymous_request_for_a_made_up_model_earns_nothing(cloud: Cloud, wo
     assert drawn(cloud, worker, models=["mine alone"]) == 0
 
 
+@pytest.mark.lengthy
 def test_an_anonymous_request_that_names_a_worker_earns_it_nothing(
     cloud: Cloud, owner: int, worker: str
 ) -> None:

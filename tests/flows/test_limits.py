@@ -248,6 +248,7 @@ def test_what_ended_without_leaving_the_open_images_takes_no_place(cloud: Cloud)
     assert len(account.open_images) == 1
 
 
+@pytest.mark.lengthy
 def test_images_that_are_drawn_take_no_place_of_those_that_wait(cloud: Cloud) -> None:
     _, key = cloud.register(kudos=10_000)
     fleet = cloud.new_worker("operator", fleet=True)
@@ -261,6 +262,7 @@ def test_images_that_are_drawn_take_no_place_of_those_that_wait(cloud: Cloud) ->
     refused(cloud.generate(key), "TooManyPrompts", 429)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("delivered", [1, 5])
 def test_images_that_were_drawn_when_they_were_read_give_no_place_after_they_left(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch, delivered: int
@@ -375,6 +377,7 @@ def test_no_address_takes_the_places_of_all_anonymous_users(limited: Cloud) -> N
     assert full["pk"]["S"].startswith("ANONYMOUS#")
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("three_a_part")
 def test_however_many_addresses_there_are_all_of_them_together_keep_the_limit(
     limited: Cloud,
@@ -424,6 +427,7 @@ def test_an_anonymous_image_gives_its_place_back_when_it_no_longer_waits(
     limited.recount()
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("three_a_part")
 def test_a_place_that_was_not_given_back_is_free_as_soon_as_it_is_needed(limited: Cloud) -> None:
     assert ask(limited, 2).status == 202

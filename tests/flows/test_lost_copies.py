@@ -156,6 +156,7 @@ def test_a_request_that_is_still_open_keeps_no_end(cloud: Cloud, worker: str) ->
 # --- not asked for without end --------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_what_is_published_held_or_withdrawn_is_not_asked_for(cloud: Cloud, worker: str) -> None:
     published, withdrawn = drawn(cloud, worker, n=2)
     stranger, _ = cloud.register("stranger")
@@ -225,6 +226,7 @@ def test_an_image_that_is_not_settled_is_neither_asked_for_nor_deleted(
     assert cloud.deliver("share") == 0
 
 
+@pytest.mark.lengthy
 def test_nothing_more_is_asked_for_while_the_queue_is_full_but_it_is_kept(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +248,7 @@ def test_nothing_more_is_asked_for_while_the_queue_is_full_but_it_is_kept(
 # --- deleted --------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_a_copied_file_is_kept_for_a_day_and_then_deleted(cloud: Cloud, worker: str) -> None:
     drawn(cloud, worker)
     cloud.settle_async()
@@ -271,6 +274,7 @@ def test_a_held_images_file_is_deleted_and_its_archive_stays(cloud: Cloud) -> No
     assert list(cloud.archives()) == [image]
 
 
+@pytest.mark.lengthy
 def test_a_lost_file_is_not_deleted_however_old_it_is(cloud: Cloud, worker: str) -> None:
     drawn(cloud, worker)
     lose_messages(cloud)

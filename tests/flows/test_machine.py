@@ -762,6 +762,7 @@ def run(template: dict[str, Any], clients: dict[str, Any], examples: int, steps:
     )
 
 
+@pytest.mark.lengthy
 def test_the_system_keeps_the_rules_in_any_order(
     template: dict[str, Any], clients: dict[str, Any]
 ) -> None:

@@ -76,6 +76,7 @@ def test_images_are_withdrawn_by_words_of_their_prompts_wherever_they_are(
     assert [(row["id"], row["reason"]) for row in removed(cloud, tmp_path)] == [(out, "safety")]
 
 
+@pytest.mark.lengthy
 def test_images_are_withdrawn_by_a_list_of_hashes(
     cloud: Cloud, worker: str, tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_images_are_withdrawn_by_the_days_of_their_delivery(cloud: Cloud, worker
     assert released(cloud) == set()
 
 
+@pytest.mark.lengthy
 def test_images_are_withdrawn_by_the_worker_that_drew_them(
     cloud: Cloud, worker: str, owner: int
 ) -> None:
@@ -128,6 +130,7 @@ def test_images_are_withdrawn_by_the_worker_that_drew_them(
     assert mentions(cloud, gone) == []
 
 
+@pytest.mark.lengthy
 def test_an_account_is_withdrawn_with_what_is_drawn_meanwhile(cloud: Cloud, worker: str) -> None:
     user, key = cloud.register("ada", kudos=1000)
     share(cloud, worker, key)
@@ -187,6 +190,7 @@ def test_a_command_that_makes_no_sense_is_refused(cloud: Cloud, words: tuple[str
 # --- the audit ------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_the_audit_gives_the_next_release_the_promised_time(cloud: Cloud, worker: str) -> None:
     """An owner's mark comes before the file is deleted."""
     _, key = cloud.register("ada", kudos=1000)

@@ -61,6 +61,7 @@ def ticketed(cloud: Cloud) -> list[str]:
     return [job["input"]["request_id"] for job in cloud.runpod.jobs]
 
 
+@pytest.mark.lengthy
 def test_requests_of_one_image_need_as_many_tickets_as_one_of_all_their_images(
     cloud: Cloud, invokes: Invokes
 ) -> None:
@@ -75,6 +76,7 @@ def test_requests_of_one_image_need_as_many_tickets_as_one_of_all_their_images(
     assert len(cloud.runpod.jobs) == 5  # of five images each, half a minute of drawing
 
 
+@pytest.mark.lengthy
 def test_no_dispatch_has_more_tickets_to_send_than_it_has_time_for(
     cloud: Cloud, invokes: Invokes
 ) -> None:
@@ -96,6 +98,7 @@ def test_each_model_is_handed_over_once(cloud: Cloud, invokes: Invokes) -> None:
     assert sorted(ticketed(cloud)) == sorted(requests)
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("models")
 @pytest.mark.parametrize("number", [0, 3, 6])
 def test_what_lambda_refuses_comes_again_and_nothing_else(

@@ -97,6 +97,7 @@ def forget_requests(cloud: Cloud) -> None:
 # --- one image ------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_an_owner_withdraws_one_released_image_and_no_other(
     cloud: Cloud, worker: str, ada: str, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_an_owner_withdraws_one_released_image_and_no_other(
     assert again.body["gone_by"] == answer.body["gone_by"]
 
 
+@pytest.mark.lengthy
 def test_an_image_that_waits_for_its_release_is_withdrawn_and_its_file_deleted(
     cloud: Cloud, worker: str, ada: str, tmp_path: Path
 ) -> None:
@@ -204,6 +206,7 @@ def trust(cloud: Cloud, owner: int) -> None:
     cloud.settle_async()
 
 
+@pytest.mark.lengthy
 def test_an_image_that_screening_kept_back_is_withdrawn_and_its_copy_deleted(
     cloud: Cloud, worker: str, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +219,7 @@ def test_an_image_that_screening_kept_back_is_withdrawn_and_its_copy_deleted(
     assert mentions(cloud, image) == []
 
 
+@pytest.mark.lengthy
 def test_a_withdrawn_image_leaves_the_pool(cloud: Cloud, worker: str, ada: str) -> None:
     (image,) = share(cloud, worker, ada)
     file, row = cloud.archives()[image]
@@ -255,6 +259,7 @@ def test_asking_again_has_the_next_release_look_again(cloud: Cloud, worker: str,
 # --- a request ------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("anonymous", [True, False])
 def test_a_requests_images_are_withdrawn_those_not_drawn_yet_included(
     cloud: Cloud, worker: str, ada: str, *, anonymous: bool
@@ -279,6 +284,7 @@ def test_a_requests_images_are_withdrawn_those_not_drawn_yet_included(
     assert cloud.archives() == {}
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("anonymous", [True, False])
 def test_a_request_that_is_forgotten_is_withdrawn_by_its_id(
     cloud: Cloud, worker: str, ada: str, tmp_path: Path, *, anonymous: bool
@@ -295,6 +301,7 @@ def test_a_request_that_is_forgotten_is_withdrawn_by_its_id(
     assert cloud.store.withdrawals.pending(10) == []
 
 
+@pytest.mark.lengthy
 def test_held_and_waiting_images_of_a_forgotten_request_are_withdrawn(
     cloud: Cloud, worker: str, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +366,7 @@ def test_all_of_an_account_is_withdrawn_wherever_it_is_and_nothing_else(
     assert cloud.store.withdrawals.pending(10) == []
 
 
+@pytest.mark.lengthy
 def test_what_is_shared_after_a_withdrawal_of_all_is_released(
     cloud: Cloud, worker: str, ada: str
 ) -> None:
@@ -376,6 +384,7 @@ def test_what_is_shared_after_a_withdrawal_of_all_is_released(
     assert released(cloud) == {new, held}
 
 
+@pytest.mark.lengthy
 def test_early_images_without_a_hash_of_their_account_are_withdrawn_with_all(
     cloud: Cloud, worker: str, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,6 +402,7 @@ def test_early_images_without_a_hash_of_their_account_are_withdrawn_with_all(
     assert released(cloud) == {anonymous, bobs}
 
 
+@pytest.mark.lengthy
 def test_a_withdrawal_of_all_writes_as_much_for_many_images_as_for_one(
     cloud: Cloud, worker: str, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,6 +460,7 @@ def test_a_withdrawal_that_is_asked_for_again_while_it_is_worked_off_stays_on_it
     assert cloud.store.withdrawals.pending(10) == []
 
 
+@pytest.mark.lengthy
 def test_a_run_needs_no_index_to_know_the_tombstones_that_it_has_just_written(
     cloud: Cloud, worker: str, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -590,6 +601,7 @@ def nothing_changes(cloud: Cloud) -> Callable[[], None]:
     return check
 
 
+@pytest.mark.lengthy
 def test_a_stranger_withdraws_nothing_by_the_ids_of_others_and_learns_nothing(
     cloud: Cloud, worker: str, ada: str
 ) -> None:
@@ -620,6 +632,7 @@ def test_a_stranger_withdraws_nothing_by_the_ids_of_others_and_learns_nothing(
     assert released(cloud) == set(images)
 
 
+@pytest.mark.lengthy
 def test_a_stranger_withdraws_no_forgotten_request_and_does_not_undo_its_owners_withdrawal(
     cloud: Cloud, worker: str, ada: str
 ) -> None:
@@ -682,6 +695,7 @@ def delete_account(cloud: Cloud, key: str, user: int, choice: str | None) -> Rep
     return cloud.call("DELETE /api/v2/users/{id}", key=key, id=str(user), query=query)
 
 
+@pytest.mark.lengthy
 def test_deleting_an_account_withdraws_what_it_shared_if_it_says_so(
     cloud: Cloud, worker: str, tmp_path: Path
 ) -> None:
@@ -700,6 +714,7 @@ def test_deleting_an_account_withdraws_what_it_shared_if_it_says_so(
     refused(withdraw_all(cloud, key), "DeletedUser", 403)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("choice", [None, "false"])
 def test_deleting_an_account_leaves_in_the_data_set_what_it_shared_else(
     cloud: Cloud, worker: str, choice: str | None
@@ -720,6 +735,7 @@ def test_a_deletion_with_another_choice_deletes_nothing(cloud: Cloud) -> None:
     assert cloud.find_user(key)["id"] == user
 
 
+@pytest.mark.lengthy
 def test_a_deletion_that_died_is_asked_for_again(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def test_no_text_of_a_row_is_a_capability(cloud: Cloud, fleet: str) -> None:
     assert request not in json.dumps(row)
 
 
+@pytest.mark.lengthy
 def test_images_of_one_request_have_one_set_and_those_of_another_have_another(
     cloud: Cloud, fleet: str
 ) -> None:
@@ -60,6 +61,7 @@ def test_images_of_one_request_have_one_set_and_those_of_another_have_another(
     assert sorted(map(sets.count, set(sets))) == [1, 3]
 
 
+@pytest.mark.lengthy
 def test_a_rows_time_fits_all_authors_of_its_day(cloud: Cloud, fleet: str) -> None:
     now = cloud.clock.now_ms()
     cloud.clock.freeze(now - now % 86_400_000 + 3_600_000)

@@ -95,6 +95,7 @@ def test_a_held_image_is_published_when_the_operator_trusts_its_worker(
     assert cloud.rows("HELD") == []
 
 
+@pytest.mark.lengthy
 def test_a_week_and_enough_images_make_a_volunteer_trusted(
     cloud: Cloud, stranger: tuple[int, str]
 ) -> None:
@@ -157,6 +158,7 @@ def dies(*_: object) -> None:
     raise ConnectionError
 
 
+@pytest.mark.lengthy
 def test_an_image_that_nobody_trusts_in_time_is_forgotten(
     cloud: Cloud, stranger: tuple[int, str]
 ) -> None:

@@ -217,6 +217,7 @@ def test_an_image_leaves_the_pool_before_its_file_expires(cloud: Cloud) -> None:
 # --- attacks ----------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_a_rating_sent_again_gets_the_same_answer_and_no_second_reward(cloud: Cloud) -> None:
     (image,) = released(cloud, ANONYMOUS)
     user, key = cloud.register()
@@ -229,6 +230,7 @@ def test_a_rating_sent_again_gets_the_same_answer_and_no_second_reward(cloud: Cl
     assert pool_image(cloud, image).ratings == 1
 
 
+@pytest.mark.lengthy
 def test_of_ratings_that_overtake_each_other_one_is_taken(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +322,7 @@ def test_a_worker_key_and_a_shared_key_rate_nothing(cloud: Cloud, worker: str) -
     refused(rate(cloud, shared, image, 7), "InvalidAPIKey", 401)
 
 
+@pytest.mark.lengthy
 def test_who_rates_faster_than_one_can_look_is_refused(cloud: Cloud) -> None:
     pooled(cloud, 20)
     pooled(cloud, 2)
@@ -422,6 +425,7 @@ def published_when_done(cloud: Cloud) -> list[Any]:
     return published(cloud)
 
 
+@pytest.mark.lengthy
 def test_two_accounts_that_praise_each_other_are_found_by_the_others(cloud: Cloud) -> None:
     images = pooled(cloud, 4)
     honest, pair = accounts(cloud, 3), [cloud.register("one"), cloud.register("two")]
@@ -545,6 +549,7 @@ def test_a_flagged_account_neither_earns_nor_counts(cloud: Cloud) -> None:
 # --- moderators -------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_moderators_see_who_rated_and_clear_a_rater(cloud: Cloud, moderator: str) -> None:
     images = pooled(cloud, 4)
     honest = accounts(cloud, 4)

@@ -172,6 +172,7 @@ def test_only_the_price_that_was_paid_can_be_earned_back(cloud: Cloud, waived: i
     assert cloud.kudos(user) == FLOOR + reward
 
 
+@pytest.mark.lengthy
 def test_what_was_refunded_cannot_be_earned_back(cloud: Cloud) -> None:
     """One image is delivered, one is censored, and two are cancelled."""
     user, key = cloud.register(kudos=1000)

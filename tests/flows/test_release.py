@@ -49,6 +49,7 @@ def by_part(cloud: Cloud) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.lengthy
 def test_what_was_delivered_and_held_is_released_once_and_whole(
     cloud: Cloud, worker: str, tmp_path: Any
 ) -> None:
@@ -74,6 +75,7 @@ def test_what_was_delivered_and_held_is_released_once_and_whole(
     cloud.audit()
 
 
+@pytest.mark.lengthy
 def test_what_is_not_held_for_long_enough_waits(cloud: Cloud, worker: str) -> None:
     (old,) = share(cloud, worker)
     cloud.clock.pass_seconds(WAITED_S)
@@ -83,6 +85,7 @@ def test_what_is_not_held_for_long_enough_waits(cloud: Cloud, worker: str) -> No
     assert list(cloud.archives()) == [new]
 
 
+@pytest.mark.lengthy
 def test_a_second_run_without_news_changes_nothing(cloud: Cloud, worker: str) -> None:
     share(cloud, worker, count=2)
     cloud.clock.pass_seconds(WAITED_S)
@@ -92,6 +95,7 @@ def test_a_second_run_without_news_changes_nothing(cloud: Cloud, worker: str) ->
     assert cloud.laion() == before
 
 
+@pytest.mark.lengthy
 def test_a_second_release_of_a_day_has_a_number_and_keeps_the_parts_before(
     cloud: Cloud, worker: str
 ) -> None:
@@ -140,6 +144,7 @@ def deny(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     monkeypatch.setattr(BaseClient, "_make_api_call", call)
 
 
+@pytest.mark.lengthy
 def test_a_manifest_that_must_not_be_read_is_not_an_empty_data_set(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +163,7 @@ def test_a_manifest_that_must_not_be_read_is_not_an_empty_data_set(
     assert len(samples(cloud)) == 3
 
 
+@pytest.mark.lengthy
 def test_an_image_that_must_not_be_read_fails_the_run_and_waits(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +209,7 @@ def test_the_audit_proves_that_each_shared_image_is_once_where_it_belongs(
     cloud.db.put_item(TableName=cloud.table, Item=record)
 
 
+@pytest.mark.lengthy
 def test_the_audit_finds_a_part_that_is_lost_or_another(cloud: Cloud, worker: str) -> None:
     share(cloud, worker, count=2)
     cloud.clock.pass_seconds(WAITED_S)
@@ -225,6 +232,7 @@ def score(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     monkeypatch.setattr(detector, "_detector", lambda _name: lambda *_: (value, "none 1"))
 
 
+@pytest.mark.lengthy
 def test_what_scores_too_high_is_kept_back_counted_and_listed(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +252,7 @@ def test_what_scores_too_high_is_kept_back_counted_and_listed(
     cloud.audit()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("prompt", ["a LOLI", "child  porn", "child_porn, x", "(loli:1.2)"])
 def test_what_a_listed_word_asks_for_is_kept_back(cloud: Cloud, worker: str, prompt: str) -> None:
     (id_,) = share(cloud, worker, prompt=prompt)
@@ -254,6 +263,7 @@ def test_what_a_listed_word_asks_for_is_kept_back(cloud: Cloud, worker: str, pro
     assert list(samples(cloud)) == [harmless]
 
 
+@pytest.mark.lengthy
 def test_words_of_the_operators_list_keep_back_beside_those_of_the_settings(
     cloud: Cloud, worker: str
 ) -> None:
@@ -304,6 +314,7 @@ def test_what_is_on_the_list_of_hashes_is_kept_back(cloud: Cloud, worker: str, h
     assert samples(cloud) == {}
 
 
+@pytest.mark.lengthy
 def test_a_detector_that_is_down_delays_and_never_skips(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +348,7 @@ def test_a_detector_that_gives_no_score_lets_nothing_pass(
     assert sorted(cloud.archives()) == ids
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("body", [b"", b"no archive", bytes(10240)])
 def test_a_file_that_is_no_image_with_its_row_is_kept_back(
     cloud: Cloud, worker: str, body: bytes
@@ -376,6 +388,7 @@ def elsewhere(cloud: Cloud) -> withdrawing.Buckets:
     )
 
 
+@pytest.mark.lengthy
 def test_what_the_operator_has_looked_at_is_released(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,6 +410,7 @@ def test_what_the_operator_has_looked_at_is_released(
     assert found_in_bucket(cloud) == set()
 
 
+@pytest.mark.lengthy
 def test_what_the_operator_destroys_is_gone(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,6 +434,7 @@ def withdraw(cloud: Cloud, id_: str) -> None:
     commands.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), id_)
 
 
+@pytest.mark.lengthy
 def test_what_is_withdrawn_during_the_hold_is_never_released_and_has_no_tombstone(
     cloud: Cloud, worker: str, tmp_path: Any
 ) -> None:
@@ -432,6 +447,7 @@ def test_what_is_withdrawn_during_the_hold_is_never_released_and_has_no_tombston
     assert list(cloud.store.releases.tombstones()) == []
 
 
+@pytest.mark.lengthy
 def test_what_is_withdrawn_from_a_release_leaves_it_with_the_next_one(
     cloud: Cloud, worker: str, tmp_path: Any
 ) -> None:
@@ -454,6 +470,7 @@ def test_what_is_withdrawn_from_a_release_leaves_it_with_the_next_one(
     assert not [key for key, body in cloud.laion().items() if gone in key]
 
 
+@pytest.mark.lengthy
 def test_a_part_of_which_all_is_withdrawn_is_gone(cloud: Cloud, worker: str) -> None:
     (gone,) = share(cloud, worker)
     cloud.clock.pass_seconds(WAITED_S)
@@ -488,6 +505,7 @@ def test_what_is_withdrawn_while_a_release_is_made_leaves_it_or_the_next_one(
     assert list(cloud.store.releases.tombstones()) == []
 
 
+@pytest.mark.lengthy
 def test_an_event_that_comes_again_brings_nothing_back(cloud: Cloud, worker: str) -> None:
     ids = share(cloud, worker, count=2)
     keys = [key for key in cloud.objects_of("Outputs") if key.startswith("shared/")]
@@ -508,6 +526,7 @@ def test_an_event_that_comes_again_brings_nothing_back(cloud: Cloud, worker: str
 # --- runs that meet, and runs that die -----------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_of_two_runs_at_once_one_makes_the_release(cloud: Cloud, worker: str) -> None:
     ids = share(cloud, worker, count=2)
     cloud.clock.pass_seconds(WAITED_S)
@@ -522,6 +541,7 @@ def test_of_two_runs_at_once_one_makes_the_release(cloud: Cloud, worker: str) ->
     assert {one["release"] for one in others} == {""}
 
 
+@pytest.mark.lengthy
 def test_a_run_that_died_is_taken_over_when_its_time_is_over(cloud: Cloud, worker: str) -> None:
     ids = share(cloud, worker, count=2)
     cloud.clock.pass_seconds(WAITED_S)
@@ -541,6 +561,7 @@ def test_a_run_that_died_is_taken_over_when_its_time_is_over(cloud: Cloud, worke
     assert sorted(samples(cloud)) == ids
 
 
+@pytest.mark.lengthy
 def test_a_run_that_lost_its_turn_does_not_publish_over_later_releases(
     cloud: Cloud, worker: str
 ) -> None:
@@ -563,6 +584,7 @@ def test_a_run_that_lost_its_turn_does_not_publish_over_later_releases(
     assert manifest(cloud).release == cloud.store.releases.last()
 
 
+@pytest.mark.lengthy
 def test_a_withdrawal_that_nothing_heeds_fails_the_run_before_its_time_is_over(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

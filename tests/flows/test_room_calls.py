@@ -561,6 +561,7 @@ def test_shared_keys(world: World, say: Say) -> None:
     say("remove again", lambda: room.remove(made))
 
 
+@pytest.mark.lengthy
 def test_sharing(world: World, say: Say) -> None:
     facts = delivered(world, **SHARED, **TWO)
     world.deliver("share")

@@ -188,6 +188,7 @@ def test_a_deployment_lengthens_the_life_of_a_request_at_its_next_pop(
     assert cloud.check(popped).status == 200
 
 
+@pytest.mark.lengthy
 def test_a_request_under_rules_that_were_not_its_own_is_found(
     deploy: Deploy, template: Any, clients: Any
 ) -> None:

@@ -30,6 +30,7 @@ def test_the_bills_of_the_performance_page_are_the_counters(counts: counted.Coun
     assert report.months_table(bills) in page, "make cost writes it"
 
 
+@pytest.mark.lengthy
 def test_a_life_is_counted_by_step_and_by_key(cloud: Cloud) -> None:
     _, key = cloud.register("me")
     worker = cloud.new_worker("operator", fleet=True)
@@ -48,6 +49,7 @@ def test_a_life_is_counted_by_step_and_by_key(cloud: Cloud) -> None:
     assert 0 < scale.hottest(found, "waiting") <= whole.of("waiting") / LIVES
 
 
+@pytest.mark.lengthy
 def test_a_workers_safety_score_costs_no_write_unit(cloud: Cloud) -> None:
     _, key = cloud.register("me")
     worker = cloud.new_worker("operator", fleet=True)

@@ -90,6 +90,7 @@ def images_of(file: bytes) -> Any:
     return Image.open(io.BytesIO(file))
 
 
+@pytest.mark.lengthy
 def test_the_tables_have_the_scores_and_the_shards_do_not(
     cloud: Cloud, worker: str, configured: Any, tmp_path: Path
 ) -> None:
@@ -109,6 +110,7 @@ def test_the_tables_have_the_scores_and_the_shards_do_not(
     cloud.audit()
 
 
+@pytest.mark.lengthy
 def test_without_a_scorer_the_columns_are_there_and_empty(
     cloud: Cloud, worker: str, tmp_path: Path
 ) -> None:
@@ -120,6 +122,7 @@ def test_without_a_scorer_the_columns_are_there_and_empty(
     assert list(row) == [column.name for column in COLUMNS]
 
 
+@pytest.mark.lengthy
 def test_a_part_that_is_written_anew_keeps_its_scores(
     cloud: Cloud, worker: str, configured: Any, tmp_path: Path
 ) -> None:
@@ -192,6 +195,7 @@ def test_a_scorer_that_cannot_be_loaded_is_logged_and_nothing_waits(
     assert said == ["no scorer"]
 
 
+@pytest.mark.lengthy
 def test_an_image_that_has_no_finite_score_is_published_without_one(
     cloud: Cloud, worker: str, configured: Any, tmp_path: Path
 ) -> None:
@@ -219,6 +223,7 @@ def test_what_is_kept_back_is_not_scored(
     assert samples(cloud) == {}
 
 
+@pytest.mark.lengthy
 def test_a_batch_that_was_screened_before_the_change_is_packed_without_scores(
     cloud: Cloud, worker: str, configured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +237,7 @@ def test_a_batch_that_was_screened_before_the_change_is_packed_without_scores(
     assert table_of(cloud, tmp_path)[id_]["aesthetic_version"] == ""
 
 
+@pytest.mark.lengthy
 def test_the_horde_datasets_own_scorer_scores_a_release_alike(
     cloud: Cloud, worker: str, configured: Any, tmp_path: Path
 ) -> None:
@@ -269,6 +275,7 @@ def test_no_other_file_is_uploaded_as_a_scorer(cloud: Cloud, tmp_path: Path) -> 
     assert cloud.objects_of("ReleasesWork") == {}
 
 
+@pytest.mark.lengthy
 def test_shards_have_no_score_in_any_text(cloud: Cloud, worker: str, configured: Any) -> None:
     configured(scorer())
     share(cloud, worker)

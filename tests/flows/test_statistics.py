@@ -130,6 +130,7 @@ def test_a_censored_image_counts_as_drawn(cloud: Cloud, worker: str) -> None:
     assert totals(cloud)["total"]["images"] == 1
 
 
+@pytest.mark.lengthy
 def test_a_record_that_is_delivered_again_is_not_counted_again(cloud: Cloud, worker: str) -> None:
     draw(cloud, worker, n=3)
     cloud.stream()
@@ -226,6 +227,7 @@ def test_a_record_that_cannot_be_read_is_left_alone(cloud: Cloud, worker: str) -
     )
 
 
+@pytest.mark.lengthy
 def test_more_counters_than_a_transaction_takes_are_counted_in_parts(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +254,7 @@ def test_more_counters_than_a_transaction_takes_are_counted_in_parts(
     assert {cloud.worker_named(f"w{n}")["requests_fulfilled"] for n in range(5)} == {1}
 
 
+@pytest.mark.lengthy
 def test_the_anonymous_accounts_requests_images_and_taxes_are_counted(
     cloud: Cloud, worker: str
 ) -> None:
@@ -276,6 +279,7 @@ def test_the_anonymous_account_itself_is_never_written(cloud: Cloud, worker: str
     assert "USER#0" not in {item["pk"]["S"] for item in cloud.rows("USER")}
 
 
+@pytest.mark.lengthy
 def test_a_workers_speed_is_what_it_drew_by_the_time_it_had_work(cloud: Cloud, worker: str) -> None:
     cloud.clock.freeze()
     draw(cloud, worker, n=4, seconds=6)
@@ -364,6 +368,7 @@ def _counts(record: Any) -> bool:
     return bool(image["sk"]["S"] == "REQUEST" or image.get("kind") == {"S": "REWARD"})
 
 
+@pytest.mark.lengthy
 def test_a_reward_is_paid_once_when_it_is_counted(cloud: Cloud) -> None:
     owner, _ = cloud.register("owner")
     cloud.generate(params={"n": 3})

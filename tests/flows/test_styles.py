@@ -371,6 +371,7 @@ def drawn(cloud: Cloud) -> None:
     cloud.stream()
 
 
+@pytest.mark.lengthy
 def test_the_author_earns_for_each_delivered_image_that_another_account_paid_for(
     cloud: Cloud,
 ) -> None:

@@ -79,6 +79,7 @@ def test_those_that_do_not_see_each_others_tickets_call_no_more_workers(
     assert math.ceil(sent(cloud) / SLOTS) == workers_for(100)
 
 
+@pytest.mark.lengthy
 def test_a_hundred_single_images_that_come_together_are_one_call_with_their_tickets(
     cloud: Cloud, keys: list[str]
 ) -> None:
@@ -164,6 +165,7 @@ def test_what_runpod_refuses_is_tried_again(cloud: Cloud, keys: list[str]) -> No
         cloud.invoke("dispatch", event)
 
 
+@pytest.mark.lengthy
 def test_larger_images_and_slower_workers_get_more_tickets(cloud: Cloud, keys: list[str]) -> None:
     event = ask(cloud, keys[0], params={"n": 20})
     tickets = []

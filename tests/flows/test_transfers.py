@@ -225,6 +225,7 @@ def test_no_idempotency_key_is_kept_as_it_was_sent(cloud: Cloud) -> None:
     assert "gone_at" in row
 
 
+@pytest.mark.lengthy
 def test_a_key_may_transfer_once_a_second_and_90_times_an_hour(cloud: Cloud) -> None:
     cloud.overrides["RATE_LIMITS"] = "true"
     (_, key), (bob, _) = cloud.register("ada", kudos=1000), cloud.register("bob")

@@ -40,6 +40,7 @@ def liar(cloud: Cloud) -> tuple[User, str]:
     return account, key
 
 
+@pytest.mark.lengthy
 def test_the_key_the_rewards_and_the_images_are_taken_back(
     cloud: Cloud, liar: tuple[User, str]
 ) -> None:
@@ -51,6 +52,7 @@ def test_the_key_the_rewards_and_the_images_are_taken_back(
     assert cloud.pop(key).status == 401
 
 
+@pytest.mark.lengthy
 def test_what_others_drew_and_earned_stays(cloud: Cloud, liar: tuple[User, str]) -> None:
     other = cloud.new_worker("other")
     cloud.generate(ANONYMOUS)
@@ -61,6 +63,7 @@ def test_what_others_drew_and_earned_stays(cloud: Cloud, liar: tuple[User, str])
     assert cloud.pop(other, name="w2").status == 200
 
 
+@pytest.mark.lengthy
 def test_undoing_twice_is_as_good_as_once(cloud: Cloud, liar: tuple[User, str]) -> None:
     undone(cloud, liar[0])
     before = cloud.everything()
@@ -69,6 +72,7 @@ def test_undoing_twice_is_as_good_as_once(cloud: Cloud, liar: tuple[User, str]) 
     assert cloud.everything() == before
 
 
+@pytest.mark.lengthy
 def test_a_dry_run_says_the_same_and_changes_nothing(cloud: Cloud, liar: tuple[User, str]) -> None:
     before = cloud.everything()
     said = undone(cloud, liar[0], dry_run=True)
@@ -99,6 +103,7 @@ def test_an_interrupted_run_is_finished_by_the_next(
     assert cloud.kudos(liar[0].id) == liar[0].floor
 
 
+@pytest.mark.lengthy
 def test_what_was_spent_is_reported_and_taken_when_it_is_there_again(
     cloud: Cloud, liar: tuple[User, str]
 ) -> None:
@@ -114,6 +119,7 @@ def test_what_was_spent_is_reported_and_taken_when_it_is_there_again(
     assert cloud.kudos(user.id) == user.floor
 
 
+@pytest.mark.lengthy
 def test_the_account_sends_nothing_on_once_it_is_undone(
     cloud: Cloud, liar: tuple[User, str]
 ) -> None:
@@ -142,6 +148,7 @@ def test_held_images_are_dropped(cloud: Cloud) -> None:
     assert cloud.rows("HELD") == []
 
 
+@pytest.mark.lengthy
 def test_the_report_is_one_that_an_operator_can_read(cloud: Cloud, liar: tuple[User, str]) -> None:
     user, _ = liar
     lines = undone(cloud, user, dry_run=True).text(user, dry_run=True).splitlines()

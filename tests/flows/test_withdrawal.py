@@ -33,6 +33,7 @@ def test_one_image_is_taken_back_by_its_id(cloud: Cloud) -> None:
     assert left.count(second) == 1
 
 
+@pytest.mark.lengthy
 def test_an_account_takes_back_all_that_it_shared_and_nothing_else(cloud: Cloud) -> None:
     user, key = cloud.register("ada", kudos=1000)
     mine = shared(cloud, key, n=2)

@@ -68,6 +68,7 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("target", ["host", "lambda"])
 def test_every_module_of_the_functions_has_the_bytecode_of_its_python(
     target: str, tmp_path: Path
@@ -82,6 +83,7 @@ def test_every_module_of_the_functions_has_the_bytecode_of_its_python(
     assert without_bytecode(made, target) == set()
 
 
+@pytest.mark.lengthy
 def test_a_module_without_bytecode_is_found(tmp_path: Path) -> None:
     made = build.functions("host", tmp_path)
     next(made.glob("__pycache__/worker.*.pyc")).unlink()
@@ -90,6 +92,7 @@ def test_a_module_without_bytecode_is_found(tmp_path: Path) -> None:
     assert without_bytecode(made, "host") == {"worker.py", "horde/aws.py"}
 
 
+@pytest.mark.lengthy
 def test_two_builds_in_different_folders_have_the_same_bytes(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -98,6 +101,7 @@ def test_two_builds_in_different_folders_have_the_same_bytes(
     assert contents(build.functions("host", tmp_path / "a" / "longer" / "path")) == one
 
 
+@pytest.mark.lengthy
 def test_no_path_of_the_build_is_in_an_asset(tmp_path: Path) -> None:
     made = build.functions("host", tmp_path)
     for cached in made.rglob("*.pyc"):
@@ -107,6 +111,7 @@ def test_no_path_of_the_build_is_in_an_asset(tmp_path: Path) -> None:
         assert str(tmp_path).encode() not in cached.read_bytes()
 
 
+@pytest.mark.lengthy
 def test_a_second_build_of_unchanged_sources_changes_nothing(tmp_path: Path) -> None:
     before = inodes(build.functions("host", tmp_path))
     assert inodes(build.functions("host", tmp_path)) == before

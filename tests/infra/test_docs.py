@@ -313,6 +313,7 @@ def test_the_glossary_explains_each_word(word: str) -> None:
     assert word in explained
 
 
+@pytest.mark.lengthy
 def test_a_name_in_the_glossary_is_one_of_the_code() -> None:
     sources = [path for top in ("functions", "infra") for path in (ROOT / top).rglob("*.py")]
     text = "\n".join(path.read_text("utf-8") for path in sources)

@@ -59,6 +59,7 @@ def cycles() -> Iterator[list[str]]:
         yield from walk(module, [])
 
 
+@pytest.mark.lengthy
 def test_no_modules_import_each_other_in_a_circle() -> None:
     assert list(cycles()) == []
 

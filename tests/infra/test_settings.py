@@ -415,6 +415,7 @@ def test_lists_reach_the_functions_as_they_read_them() -> None:
     assert ids == ["1", "77"]
 
 
+@pytest.mark.lengthy
 def test_the_app_ends_with_one_line_on_stderr_and_no_traceback(
     context: dict[str, Any],
     tmp_path: Path,

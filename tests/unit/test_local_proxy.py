@@ -35,6 +35,7 @@ def upstream() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.lengthy
 def test_method_path_query_headers_status_and_body_pass(upstream: str) -> None:
     with Proxy() as proxy:
         proxy.target = f"{upstream}/_aws/execute-api/id/$default"

@@ -146,6 +146,7 @@ def test_a_function_gets_the_code_with_the_bug_wherever_it_is_held() -> None:
     assert before["f#0"] != after["f#0"]
 
 
+@pytest.mark.lengthy
 def test_nothing_is_planted_in_a_function_that_this_process_has_not() -> None:
     file = "functions/horde/rules/dates.py"
     mutant = next(each for each in mutants(file, Path(file).read_bytes()) if each.deferred)

@@ -80,6 +80,7 @@ def workers() -> list[tuple[WorkerContext, Offer]]:
     ]
 
 
+@pytest.mark.lengthy
 def test_a_worker_reads_exactly_the_queues_of_images_that_it_can_draw() -> None:
     waiting = images()
     needed = {needs(image) for image in waiting}

@@ -134,6 +134,7 @@ def test_a_forked_process_does_not_speak_on_the_links_of_its_parent(plain: Scrip
     assert [heard.link for heard in plain.heard] == [1, 2, 1]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("function", ["generate", "status", "worker"])
 def test_a_function_that_users_wait_for_never_imports_botocore(
     plain: ScriptedServer, function: str

@@ -138,6 +138,7 @@ def one_by_one(settings: Settings) -> Settings:
     return replace(settings, max_batch=1)
 
 
+@pytest.mark.lengthy
 def test_a_size_that_does_not_fit_for_one_model_is_popped_for_the_others(
     horde: FakeHorde, one_by_one: Settings
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_controlnet_that_does_not_fit_is_offered_no_more_and_its_model_is(
     assert {pop["max_pixels"] for pop in horde.pops} == {one_by_one.max_pixels}
 
 
+@pytest.mark.lengthy
 def test_models_of_two_groups_are_both_drawn_and_the_ticket_ends(
     horde: FakeHorde, one_by_one: Settings
 ) -> None:

@@ -162,6 +162,7 @@ def test_an_answer_is_read_up_to_its_limit(
     assert "an answer that is too long" in fault(library)
 
 
+@pytest.mark.lengthy
 def test_a_slow_body_ends_with_the_jobs_time_and_leaves_nothing(
     host: FakeCivitai, library: Library, lora: bytes, tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_slow_body_ends_with_the_jobs_time_and_leaves_nothing(
     assert fetched(library, "7") == lora
 
 
+@pytest.mark.lengthy
 def test_nothing_is_fetched_for_longer_than_the_setting_says(
     host: FakeCivitai, lora: bytes, tmp_path: Path
 ) -> None:

@@ -128,6 +128,7 @@ def test_what_was_read_longest_ago_is_let_go_when_the_memory_is_full(
     assert reader.reads == 4
 
 
+@pytest.mark.lengthy
 def test_a_job_waits_for_the_memory_of_another_and_none_gets_more_than_there_is(
     host: FakeCivitai, library: Library, lora: bytes
 ) -> None:
@@ -265,6 +266,7 @@ def test_a_client_is_told_of_what_has_no_effect(
     }
 
 
+@pytest.mark.lengthy
 def test_loras_are_fetched_while_the_gpu_draws_other_images(
     horde: FakeHorde, settings: Settings, library: Library, host: FakeCivitai, lora: bytes,
     monkeypatch: pytest.MonkeyPatch,

@@ -108,6 +108,7 @@ def test_a_shift_that_is_over_pops_no_more(
     assert result == {"images": 4, "faulted": 0, "pops": 1}
 
 
+@pytest.mark.lengthy
 def test_a_gpu_that_breaks_costs_no_more_images_than_its_failed_rounds(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:
@@ -129,6 +130,7 @@ def test_a_gpu_that_breaks_costs_no_more_images_than_its_failed_rounds(
     assert result["refresh_worker"]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("tickets", [1, 2])
 def test_one_batch_is_drawn_at_a_time_and_the_next_is_popped_meanwhile(
     tickets: int, horde: FakeHorde, settings: Settings, client: Horde
@@ -151,6 +153,7 @@ def test_one_batch_is_drawn_at_a_time_and_the_next_is_popped_meanwhile(
     assert sizes == [4] * 6
 
 
+@pytest.mark.lengthy
 def test_images_are_finished_while_the_next_batches_are_drawn(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:
@@ -191,6 +194,7 @@ def held_back(
 ahead = threading.Event()
 
 
+@pytest.mark.lengthy
 def test_no_more_is_popped_ahead_than_two_batches_however_wrong_the_estimate(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:
@@ -359,6 +363,7 @@ def test_a_drawing_of_one_colour_is_faulted(
     assert not horde.uploads
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("failures", [[500] * MAX_TRIES, [403], [0] * MAX_TRIES])
 def test_an_image_that_cannot_be_uploaded_travels_in_its_submit(
     failures: list[int], horde: FakeHorde, settings: Settings, client: Horde
@@ -383,6 +388,7 @@ def test_an_image_whose_upload_got_lost_is_submitted_again_with_the_image(
     assert base64.b64decode(horde.settled[lost]["generation"]).startswith(b"RIFF")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("status", [401, 429, 503, 0])
 def test_an_image_is_submitted_again_until_its_lease_expires(
     status: int, horde: FakeHorde, settings: Settings, client: Horde
@@ -393,6 +399,7 @@ def test_an_image_is_submitted_again_until_its_lease_expires(
     assert states(horde) == {job_id: "ok"}
 
 
+@pytest.mark.lengthy
 def test_a_submit_is_given_up_when_the_lease_expires(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:
@@ -439,6 +446,7 @@ def test_a_job_lost_meanwhile_does_not_end_the_shift(
     assert shift(settings, client, draw) == {"images": 5, "faulted": 0, "pops": 3}
 
 
+@pytest.mark.lengthy
 def test_a_ticket_fails_when_the_horde_stays_away(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:
@@ -520,6 +528,7 @@ def test_a_cancelled_ticket_still_answers_for_what_it_popped(
     assert len(horde.waiting) == 32
 
 
+@pytest.mark.lengthy
 def test_a_ticket_that_is_cancelled_during_its_pop_answers_for_what_comes(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:
@@ -635,6 +644,7 @@ def test_logs_hold_neither_prompts_nor_keys(
     assert settings.horde_api_key not in caplog.text
 
 
+@pytest.mark.lengthy
 def test_the_handler_imports_without_torch_runpod_or_configuration() -> None:
     code = (
         "import sys, gpu_worker.handler\n"

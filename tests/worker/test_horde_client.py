@@ -62,6 +62,7 @@ def test_a_pop_is_tried_again_while_the_horde_is_away(horde: FakeHorde, client: 
     assert len(client.pop()) == 1
 
 
+@pytest.mark.lengthy
 def test_a_pop_gives_up_in_the_end(horde: FakeHorde, client: Horde) -> None:
     horde.failures["pop"] = deque([500] * 10)
     with pytest.raises(UnavailableError, match="pop: 500 pop fails"):
@@ -81,6 +82,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
+@pytest.mark.lengthy
 def test_a_retry_waits_as_long_as_the_horde_asks(
     horde: FakeHorde, client: Horde, pauses: list[float]
 ) -> None:
@@ -140,6 +142,7 @@ LONGEST = (protocol.MAX_INLINE_BODY - protocol.REST_OF_BODY) // 4 * 3
 """The most bytes of an image that a submit carries."""
 
 
+@pytest.mark.lengthy
 def test_an_upload_by_form_is_bounded_by_its_signature(horde: FakeHorde, client: Horde) -> None:
     image = b"\0webp\r\n\xff" + b"x" * LONGEST
     horde.most_bytes = len(image)
@@ -243,6 +246,7 @@ def test_a_submit_that_is_refused_for_good_is_not_tried_again(
     assert horde.calls["submit"] == 1
 
 
+@pytest.mark.lengthy
 def test_a_fault_is_not_told_forever(horde: FakeHorde, client: Horde) -> None:
     horde.add()
     (job,) = client.pop()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+pytestmark = pytest.mark.slow  # importing torch takes seconds
+
 SIZES = {
     SD1: {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
     f"{SD2}_512": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},

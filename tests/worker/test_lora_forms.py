@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.slow  # importing torch takes seconds
+
 SHAPES = {"proj": (20, 12), "square": (16, 16), "conv": (8, 6, 3, 3)}
 RANK, ALPHA = 2, 3.0
 Tensors = dict[str, Any]

@@ -116,6 +116,7 @@ def test_a_directory_that_is_not_there_is_refused(model: Path) -> None:
     assert "model_index.json" in refusal(model)
 
 
+@pytest.mark.lengthy
 def test_the_models_of_this_project_are_read(tiny_model: Path, tiny_xl_model: Path) -> None:
     from tests.support.template import ROOT
 

@@ -231,6 +231,7 @@ def test_upscalers_on_a_gpu_take_turns_with_drawing_and_others_leave_it_alone(
     assert drawing.isdisjoint(larger.threads) is not on_gpu
 
 
+@pytest.mark.lengthy
 def test_the_next_batches_are_drawn_while_a_cpu_upscales(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:
@@ -250,6 +251,7 @@ def test_the_next_batches_are_drawn_while_a_cpu_upscales(
     assert shift(settings, client, post(Larger(before=wait)), draw)["images"] == 12
 
 
+@pytest.mark.lengthy
 def test_an_image_whose_lease_ends_in_post_processing_is_given_up(
     horde: FakeHorde, settings: Settings, client: Horde
 ) -> None:

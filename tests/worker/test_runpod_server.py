@@ -140,6 +140,7 @@ def test_a_workers_job_is_stopped_by_cancelling_it(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.lengthy
 def test_a_job_times_out_by_its_policy(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with an_endpoint(tmp_path) as client:
@@ -160,6 +161,7 @@ def test_a_job_past_its_ttl_is_unknown(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.lengthy
 def test_a_dead_workers_job_goes_back_once_and_then_fails(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with an_endpoint(tmp_path) as client:
@@ -184,6 +186,7 @@ def test_a_worker_that_ends_unasked_is_listed_with_its_exit_code(tmp_path: Path)
     asyncio.run(scenario())
 
 
+@pytest.mark.lengthy
 def test_workers_follow_the_queue_and_leave_when_idle(tmp_path: Path) -> None:
     async def scenario() -> None:
         limits = {"workers_min": 1, "workers_max": 2, "scaler_value": 2, "idle_timeout": 0.2}
@@ -213,6 +216,7 @@ def test_a_worker_that_asks_for_it_is_replaced(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.lengthy
 def test_it_misbehaves_when_told_to(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with an_endpoint(tmp_path, workers_max=0) as client:

@@ -47,6 +47,7 @@ def test_a_seed_makes_the_same_drawings_again_and_another_seed_others() -> None:
     assert (drawn(1) != drawn(2)).any()
 
 
+@pytest.mark.lengthy
 def test_drawings_are_of_many_colours_and_kinds() -> None:
     source = Drawings(3)
     drawn = [source.draw() for _ in range(300)]
@@ -71,6 +72,7 @@ def test_plurals_are_spelt_as_people_write_them(word: str, expected: str) -> Non
     assert plural(word) == expected
 
 
+@pytest.mark.lengthy
 def test_a_group_shows_as_many_things_as_its_caption_says() -> None:
     groups, seen = Groups(pictures(4)), set()
     numbers = {word: count for count, words in NUMBERS.items() for word in words}
@@ -85,6 +87,7 @@ def test_a_group_shows_as_many_things_as_its_caption_says() -> None:
     assert seen == {2, 3, 4}
 
 
+@pytest.mark.lengthy
 def test_of_two_things_the_first_named_is_on_the_left() -> None:
     groups, seen = Groups(pictures(5)), set()
     for _ in range(600):

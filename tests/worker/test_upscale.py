@@ -58,6 +58,7 @@ def test_without_its_weights_the_upscaler_says_how_to_fetch_them(
         Upscaler()
 
 
+@pytest.mark.lengthy
 def test_damaged_weights_are_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in weights.FILES:
         (tmp_path / name).write_bytes(weights.path(name).read_bytes())
@@ -68,6 +69,7 @@ def test_damaged_weights_are_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_pat
         Upscaler()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("width", "height"),
     [
