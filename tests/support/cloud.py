@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 import requests
 
-from horde import aws, clock, overview, runpod
+from horde import aws, clock, overview, runpod, store
 from horde.edge import ratelimit
 from horde.store import places, registry, workers
 from tests.support.api_calls import ApiCalls
@@ -47,6 +47,7 @@ class Cloud(ApiCalls, Delivery):
 def new_processes() -> None:
     """Forget what the functions' processes remember, as new ones do."""
     runpod.connect.cache_clear()
+    store._connected.cache_clear()
     aws.clear_settings()
     aws.secret.cache_clear()
     ratelimit.clear_cache()
