@@ -331,8 +331,10 @@ class Pipeline:
     def _refine(self, common: Pass, *, steps: int, run: int, **options: Any) -> list[Image.Image]:
         """Run the last `run` of `steps` steps, at least one, on images or latents."""
         drawer = self._drawer(common)
-        drawer.use(self._scheduler(common))
         run = min(steps, max(1, run))
+        scheduler = self._scheduler(common)
+        scheduler.begin = steps - run  # `k_dpm_fast` lays its steps out from there
+        drawer.use(scheduler)
         # diffusers runs int(steps * strength); half a step keeps that exact.
         strength = min(1.0, (run + 0.5) / steps)
         options |= {"num_inference_steps": steps, "strength": strength}

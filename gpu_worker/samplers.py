@@ -62,7 +62,25 @@ class Lcm(Unwaiting, diffusers.LCMScheduler):  # type: ignore[misc]
 
 
 class Plms(Unwaiting, diffusers.PNDMScheduler):  # type: ignore[misc]
-    """Pseudo linear multi-step."""
+    """Pseudo linear multi-step over the noise that the model sees (Liu et al. 2022).
+
+    That of diffusers mixes a model's outputs of several steps before it reads them, which is the
+    noise only if the model was trained to predict that.
+    """
+
+    def step(self, model_output: Any, timestep: int, sample: Any, **options: Any) -> Any:
+        """Go on by one call of the model."""
+        if self.config.prediction_type == "v_prediction":
+            signal = float(self.alphas_cumprod[timestep])
+            model_output = signal**0.5 * model_output + (1 - signal) ** 0.5 * sample
+        return super().step(model_output, timestep, sample, **options)
+
+    def _get_prev_sample(self, sample: Any, timestep: int, before: int, noise: Any) -> Any:
+        """Return the sample one step on: DDIM's step, by the mixed noise."""
+        signal = float(self.alphas_cumprod[timestep])
+        after = float(self.alphas_cumprod[before] if before >= 0 else self.final_alpha_cumprod)
+        change = ((1 - after) / after) ** 0.5 - ((1 - signal) / signal) ** 0.5
+        return after**0.5 * (sample / signal**0.5 + change * noise)
 
 
 SAMPLERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
@@ -76,22 +94,18 @@ SAMPLERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "dpmsolver": (kdiffusion.Dpmpp2m, {}),
     "k_dpmpp_2s_a": (kdiffusion.Dpmpp2sAncestral, {}),
     "k_dpmpp_sde": (kdiffusion.DpmppSde, {}),
-    "k_dpm_fast": (diffusers.DPMSolverSinglestepScheduler, {"solver_order": 3}),
+    "k_dpm_fast": (kdiffusion.DpmFast, {}),
     "k_dpm_adaptive": (diffusers.DPMSolverMultistepScheduler, {"solver_order": 3}),
     # A scheduler's file that says nothing of it would have diffusers cut the picture off at 1.
     "ddim": (Ddim, {"clip_sample": False, "thresholding": False}),
     "lcm": (Lcm, {"clip_sample": False, "thresholding": False}),
-    # bh1 divides by the step, which is infinite in logarithms where the noise ends at zero.
-    "uni_pc": (
-        diffusers.UniPCMultistepScheduler,
-        {"solver_type": "bh1", "final_sigmas_type": "sigma_min"},
-    ),
-    "uni_pc_bh2": (diffusers.UniPCMultistepScheduler, {"solver_type": "bh2"}),
+    "uni_pc": (kdiffusion.UniPc, {"solver_order": 3, "solver_type": "bh1"}),
+    "uni_pc_bh2": (kdiffusion.UniPc, {"solver_order": 3, "solver_type": "bh2"}),
     "plms": (Plms, {"skip_prk_steps": True}),
 }
-"""Sampler of the Horde -> scheduler and its options. diffusers has no dpm_fast and no dpm_adaptive:
-they map to their nearest relatives. Its DPMSolverSDE draws noise from one tree for a batch, so an
-image would depend on the others in its batch."""
+"""Sampler of the Horde -> scheduler and its options. diffusers has no dpm_adaptive, whose steps
+depend on the picture: it maps to the nearest relative. Its DPMSolverSDE draws noise from one tree
+for a batch, so an image would depend on the others in its batch."""
 KARRAS = "use_karras_sigmas"
 
 

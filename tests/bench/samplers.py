@@ -34,6 +34,15 @@ def job(prompt: str, sampler: str, *, karras: bool) -> Job:
     return Job(id=sampler, payload=payload, deadline=0)
 
 
+def own_levels(made: Any) -> list[float]:
+    """Return the noise levels of a scheduler that counts in time steps, with the last one."""
+    made.set_timesteps(STEPS)
+    known = made.alphas_cumprod[list(dict.fromkeys(made.timesteps.tolist()))]
+    return [
+        math.sqrt((1 - one) / one) for one in [*known.tolist(), float(made.final_alpha_cumprod)]
+    ]
+
+
 def drawn_again(pipeline: Any, prompt: str, sampler: str, *, karras: bool) -> Any:
     """Return a picture that the reference's loop draws."""
     import torch
@@ -45,7 +54,13 @@ def drawn_again(pipeline: Any, prompt: str, sampler: str, *, karras: bool) -> An
     levels = scheduler("k_euler", model.schedule, karras=karras)
     levels.set_timesteps(STEPS)
     sigmas = [float(one) for one in levels.sigmas]
+    first = float(levels.init_noise_sigma)
+    if sampler in reference.OWN_LEVELS:
+        sigmas = own_levels(scheduler(sampler, model.schedule, karras=karras))
+        first = math.sqrt(sigmas[0] ** 2 + 1)
     known = ((1 - levels.alphas_cumprod) / levels.alphas_cumprod).numpy() ** 0.5
+    if sampler in reference.TO_THE_END:
+        sigmas[-2] = float(known[0])
     generator = torch.Generator().manual_seed(SEED)
     shape = (1, unet.config.in_channels, SIDE // model.scale, SIDE // model.scale)
 
@@ -65,7 +80,7 @@ def drawn_again(pipeline: Any, prompt: str, sampler: str, *, karras: bool) -> An
             return x / (sigma**2 + 1) - output * sigma / math.sqrt(sigma**2 + 1)
         return x - sigma * output
 
-    start = noise() * float(levels.init_noise_sigma)
+    start = noise() * first
     latents = reference.LOOPS[sampler](picture, start, sigmas, noise)
     image = vae.decode(latents / vae.config.scaling_factor).sample
     return ((image[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1) * 255).round().numpy()

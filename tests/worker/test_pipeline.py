@@ -448,17 +448,66 @@ def test_where_a_gpu_is_paid_for_nothing_is_drawn_on_the_cpu(
         device_of(wanted, env)
 
 
-@pytest.mark.parametrize("sampler", ["k_euler_a", "k_dpmpp_2m", "k_dpmpp_2s_a", "k_dpmpp_sde"])
+@pytest.mark.parametrize(
+    ("sampler", "calls"),
+    [
+        ("k_euler_a", 12),
+        ("k_dpmpp_2m", 12),
+        ("k_dpmpp_2s_a", 23),
+        ("k_dpmpp_sde", 23),
+        ("k_dpm_fast", 12),
+        ("uni_pc", 12),
+        ("uni_pc_bh2", 12),
+        ("plms", 13),
+    ],
+)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("karras", [True, False])
 def test_our_samplers_are_the_references_maths(
-    sampler: str, prediction: str, *, karras: bool
+    sampler: str, prediction: str, calls: int, *, karras: bool
 ) -> None:
     from tests.worker.reference_samplers import both
 
-    ours, theirs, calls = both(sampler, prediction, steps=12, karras=karras)
+    ours, theirs, made = both(sampler, prediction, steps=12, karras=karras)
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
-    assert calls == (23 if sampler in {"k_dpmpp_2s_a", "k_dpmpp_sde"} else 12)
+    assert made == calls
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 5, 6, 11])
+@pytest.mark.parametrize("begin", [0, 3])
+def test_the_steps_of_k_dpm_fast_are_laid_out_from_where_a_picture_is_drawn_on(
+    steps: int, begin: int
+) -> None:
+    from tests.worker.reference_samplers import both
+
+    ours, theirs, made = both(
+        "k_dpm_fast", "epsilon", steps=steps + begin, karras=True, begin=begin
+    )
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+    assert made == steps
+
+
+def test_k_dpm_fast_is_told_where_a_source_image_is_drawn_on(pipeline: Pipeline) -> None:
+    source = Image.new("RGB", (64, 64), "red")
+    steps = {"ddim_steps": 10, "denoising_strength": 0.5}
+    redrawn(pipeline, source, sampler_name="k_dpm_fast", **steps)
+    assert pipeline._model.img2img.scheduler.begin == 5
+
+
+@pytest.mark.parametrize("begin", [0, 7])
+def test_a_single_step_of_k_dpm_fast_is_drawn_however_little_noise_is_left(begin: int) -> None:
+    import torch
+
+    from gpu_worker.samplers import scheduler
+
+    made = scheduler("k_dpm_fast", {"timestep_spacing": "linspace"}, karras=False)
+    made.begin = begin
+    made.set_timesteps(begin + 1)
+    made.set_begin_index(begin)
+    (time,) = made.timesteps[begin:]
+    sample = torch.full((1, 4, 8, 8), made.levels[begin])
+    (after, picture) = made.step(torch.ones_like(sample), time, sample)
+    assert float((after - picture).abs().max()) < 0.03
 
 
 def test_a_seed_alone_decides_the_noise_of_our_samplers(pipeline: Pipeline) -> None:
