@@ -23,7 +23,7 @@ from infra.local.api_client import Client, until
 from infra.local.local_cloud import ROOT, LocalCloud, run
 from infra.local.processes import BEAT_S, LocalCloudError, say
 from infra.local.sheet import Picture, contact_sheet
-from infra.operate import commands
+from infra.operate import account_commands
 
 FOLDER = ROOT / "demo-images"
 SIDE, STEPS = 512, 12
@@ -108,7 +108,7 @@ def demo_requests(cloud: LocalCloud) -> list[DemoRequest]:
     clients = {}
     for alias in ALIASES:
         account = cloud.client().register(alias)
-        commands.grant(cloud.store, account["username"], GRANT)
+        account_commands.grant(cloud.store, account["username"], GRANT)
         clients[alias] = cloud.client(account["api_key"])
         say(f"registered {account['username']}; the operator grants {GRANT} kudos")
     anonymous, rules = cloud.client(), ruleset.IN_FORCE

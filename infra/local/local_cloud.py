@@ -46,7 +46,7 @@ from infra.local.processes import (
 )
 from infra.local.proxy import HOST, Proxy
 from infra.models import ModelSettings
-from infra.operate import commands
+from infra.operate import account_commands
 from infra.settings import StackSettings
 from infra.stages import stack_of
 from layers.build import functions as build_functions
@@ -330,7 +330,7 @@ class LocalCloud:
 
     def _open_accounts(self) -> None:
         # As docs/deploy.md has it: the endpoint works for an account of its own, which is trusted.
-        fleet, _ = commands.register(self.store, "fleet")
+        fleet, _ = account_commands.register(self.store, "fleet")
         key, now = key_hash(self.worker_key), clock.now()
         made = ApiKey(hash=key, user_id=fleet.id, worker=True, created_at=now)
         self.store.keys.add_worker_key(made, fleet=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from infra.local.local_cloud import LocalCloud, run
 from infra.local.processes import LocalCloudError, say
 from infra.models import ModelSettings
-from infra.operate import commands, model_commands
+from infra.operate import account_commands, model_commands
 from infra.operate.models_file import ModelsError
 from infra.stages import SettingsError, default_stage
 
@@ -85,8 +85,8 @@ def main() -> int:
     """Serve until a signal."""
     auth = os.environ.get("AUTH", "0") not in {"", "0"}
     with LocalCloud("up", port=wanted_port(), auth=auth, models=wanted_models()) as cloud:
-        user, key = commands.register(cloud.store, "local")
-        user = commands.grant(cloud.store, user.username, GRANT)
+        user, key = account_commands.register(cloud.store, "local")
+        user = account_commands.grant(cloud.store, user.username, GRANT)
         text = TRY.format(
             url=cloud.url,
             key=key,

@@ -3,12 +3,22 @@
 What is not known yet is a placeholder in capitals, and is said to be one.
 """
 
+import argparse
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 
 from infra import policies
+from infra.operate import OperatorError, deployed
+from infra.stages import ROOT, load, stack_of
+
+if TYPE_CHECKING:
+    from infra.settings import StackSettings
 
 ACCOUNT, REGION, BUCKET = "OUR-ACCOUNT-ID", "OUR-REGION", "THE-BUCKET"
 ROLE, EXTERNAL_ID = "arn:aws:iam::LAION-ACCOUNT-ID:role/THE-ROLE", "AN-EXTERNAL-ID"
@@ -132,3 +142,37 @@ def _ours(facts: Facts) -> list[str]:
         _block("We: settings of the stage", settings),
         _block(f"Ours, which the stack makes of them: the policy of {facts.bucket}", policy),
     ]
+
+
+def run(options: argparse.Namespace, session: boto3.Session) -> None:
+    """Print both sides' policies and settings: of what is deployed, or of what is to be."""
+    stack = options.stack or stack_of(options.stage)
+    settings: StackSettings | None = None
+    if not options.stack:
+        settings = load(ROOT / "settings" / f"{options.stage}.json")
+    names = ("account", "region", "bucket", "bucket_region", "role", "external_id")
+    given = {name: getattr(options, name) for name in names}
+    outputs: dict[str, str] = {}
+    try:
+        outputs = deployed.outputs_of(session, stack)
+        caller = session.client("sts").get_caller_identity()
+        given["account"] = given["account"] or caller["Account"]
+        given["region"] = given["region"] or session.region_name
+    except (OperatorError, BotoCoreError, ClientError) as error:
+        print(f"# {stack} cannot be read, so this is for a stack to come: {error}", file=sys.stderr)
+    print(text(known(stack, given, settings, outputs)))
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser of ``bin/operator``."""
+    add = commands.add_parser(
+        "laion-policy",
+        help="print what LAION sets on its side: policies of a role or of readers, as JSON",
+        description="What the stack's outputs and settings/<stage>.json do not say, options do.",
+    )
+    add.add_argument("--account", metavar="ID", help="our account, if the stack is not deployed")
+    add.add_argument("--region", help="our region, if the stack is not deployed")
+    add.add_argument("--bucket", metavar="NAME", help="LAION's own bucket, which we are to write")
+    add.add_argument("--bucket-region", metavar="REGION", help="its region, if not ours")
+    add.add_argument("--role", metavar="ARN", help="the role of LAION's account that writes it")
+    add.add_argument("--external-id", metavar="TEXT", help="what that role asks for")

@@ -20,7 +20,7 @@ from horde.log import logger
 from horde.store.audit import AuditStore
 from infra.local.api_client import Client
 from infra.local.local_cloud import TINY_MODEL, LocalCloud
-from infra.operate import commands
+from infra.operate import account_commands
 from infra.operate.audit.run import audit
 from tests.support.cloud import fresh_cloud
 from tests.support.images import webp
@@ -123,10 +123,10 @@ def on_loopback(say: Say) -> dict[str, Any]:
         clients = [
             cloud.client(cloud.client().register(f"c{n}")["api_key"]) for n in range(CLIENTS)
         ]
-        owner, _ = commands.register(cloud.store, "volunteers")
+        owner, _ = account_commands.register(cloud.store, "volunteers")
         assert cloud.store.accounts.change(owner, {"trusted": True})
         workers = [
-            cloud.client(commands.worker_key(cloud.store, owner.username, fleet=True))
+            cloud.client(account_commands.worker_key(cloud.store, owner.username, fleet=True))
             for _ in range(WORKERS)
         ]
         stop = threading.Event()

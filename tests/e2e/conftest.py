@@ -13,7 +13,7 @@ from horde.store.audit import AuditStore
 from infra.local.api_client import Client, until
 from infra.local.local_cloud import TINY_MODEL, LocalCloud
 from infra.local.processes import LocalCloudError, say
-from infra.operate import commands
+from infra.operate import account_commands
 from infra.operate.audit.run import audit
 from tests.support.archives import opened
 from tests.support.numbers import SMALL
@@ -41,7 +41,7 @@ class OperatedCloud:
     def user(self, kudos: int = 1000) -> Client:
         """A new account with this much above its floor."""
         account = self.local.client().register(f"user{uuid.uuid4().hex[:8]}")
-        commands.grant(self.local.store, account["username"], kudos)
+        account_commands.grant(self.local.store, account["username"], kudos)
         return self.local.client(account["api_key"])
 
     def worker(self, *, fleet: bool = False) -> Client:
@@ -50,9 +50,9 @@ class OperatedCloud:
 
     def volunteer(self, *, fleet: bool = False) -> tuple[Client, Client]:
         """A new trusted volunteer: the account, and its worker, which pops and submits only."""
-        account, api_key = commands.register(self.local.store, "volunteer")
+        account, api_key = account_commands.register(self.local.store, "volunteer")
         assert self.local.store.accounts.change(account, {"trusted": True})
-        worker_key = commands.worker_key(self.local.store, account.username, fleet=fleet)
+        worker_key = account_commands.worker_key(self.local.store, account.username, fleet=fleet)
         return self.local.client(api_key), self.local.client(worker_key)
 
     def done(self, client: Client, request_id: str, sweeping: bool = False) -> Any:

@@ -10,7 +10,7 @@ from infra.local.api_client import Client, until
 from infra.local.local_cloud import EMOJI_MODEL, TINY_MODEL, LocalCloud
 from infra.local.processes import LocalCloudError
 from infra.models import ModelSettings
-from infra.operate import commands
+from infra.operate import account_commands
 from infra.operate.audit.run import audit
 from tests.e2e.conftest import PATIENCE_S, small
 
@@ -39,7 +39,7 @@ def is_done(client: Client, request_id: str) -> bool:
 
 def test_one_worker_draws_both_models(both: LocalCloud) -> None:
     account = both.client().register("both")
-    commands.grant(both.store, account["username"], 1000)
+    account_commands.grant(both.store, account["username"], 1000)
     client = both.client(account["api_key"])
     asked = {model: client.generate(small(models=[model], n=2))["id"] for model in (NOISE, EMOJI)}
     workers = set()

@@ -12,7 +12,7 @@ from horde.rules.accounts import MAX_API_KEYS
 from horde.rules.raters import DATASET_ID
 from horde.store.apikeys import ApiKeys
 from infra.contract import routes_of
-from infra.operate import commands
+from infra.operate import OperatorError, account_commands
 from tests.support.api_calls import ANONYMOUS, Reply, refused
 from tests.support.cloud import Cloud
 from tests.support.numbers import FLOOR, REWARD
@@ -188,8 +188,8 @@ def test_keys_from_before_there_was_a_list_work_and_are_adopted(cloud: Cloud) ->
     assert ids(cloud, key) == [id_of(key)]
     assert cloud.pop(worker).status == 200
     refused(cloud.call(REVOKE, key=key, id=id_of(key)), "LastAccountKey", 403)
-    assert commands.keys(cloud.store, f"ada#{ada}") == []
-    lines = commands.keys(cloud.store, f"ada#{ada}", adopt=True)
+    assert account_commands.keys(cloud.store, f"ada#{ada}") == []
+    lines = account_commands.keys(cloud.store, f"ada#{ada}", adopt=True)
     assert sorted(line.split()[:2] for line in lines) == sorted(
         [[id_of(key), "account"], [id_of(worker), "worker"]]
     )
@@ -325,18 +325,18 @@ def test_no_key_is_added_to_a_deleted_account(cloud: Cloud) -> None:
 def test_the_operator_lists_rotates_and_revokes_keys(cloud: Cloud) -> None:
     ada, key = cloud.register("ada")
     name = f"ada#{ada}"
-    worker = commands.worker_key(cloud.store, name, name="a pod")
-    (line,) = [found for found in commands.keys(cloud.store, name) if "worker key" in found]
+    worker = account_commands.worker_key(cloud.store, name, name="a pod")
+    (line,) = [found for found in account_commands.keys(cloud.store, name) if "worker key" in found]
     assert line.split()[0] == id_of(worker)
     assert line.endswith("a pod")
-    fresh = commands.rotate_key(cloud.store, name, id_of(worker))
+    fresh = account_commands.rotate_key(cloud.store, name, id_of(worker))
     refused(cloud.pop(worker), "InvalidAPIKey", 401)
     assert cloud.pop(fresh).status == 200
-    commands.revoke_key(cloud.store, name, id_of(fresh))
+    account_commands.revoke_key(cloud.store, name, id_of(fresh))
     refused(cloud.pop(fresh), "InvalidAPIKey", 401)
-    with pytest.raises(commands.OperatorError, match="last account key"):
-        commands.revoke_key(cloud.store, name, id_of(key))
-    mine = commands.rotate_key(cloud.store, name, id_of(key))
+    with pytest.raises(OperatorError, match="last account key"):
+        account_commands.revoke_key(cloud.store, name, id_of(key))
+    mine = account_commands.rotate_key(cloud.store, name, id_of(key))
     assert (works(cloud, key), works(cloud, mine)) == (False, True)
 
 
@@ -355,8 +355,8 @@ def test_a_request_for_trusted_workers_is_drawn_by_the_fleet_and_by_no_volunteer
     cloud: Cloud,
 ) -> None:
     (fleet, key), (volunteer, _) = cloud.register("fleet"), cloud.register("volunteer")
-    pod = commands.worker_key(cloud.store, f"fleet#{fleet}", fleet=True)
-    other = commands.worker_key(cloud.store, f"volunteer#{volunteer}")
+    pod = account_commands.worker_key(cloud.store, f"fleet#{fleet}", fleet=True)
+    other = account_commands.worker_key(cloud.store, f"volunteer#{volunteer}")
     cloud.generate(trusted_workers=True)
     popped = cloud.pop(other, name="a volunteer").body
     assert (popped["id"], popped["skipped"]) == (None, {"untrusted": 1})

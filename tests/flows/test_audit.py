@@ -24,7 +24,7 @@ from horde.store.counts import short_id
 from horde.store.due import Due, due_shard
 from horde.store.items import Row, row_of
 from horde.store.settlements import settlement_of
-from infra.operate import commands
+from infra.operate import commands, deployed, withdraw_command
 from infra.operate.audit.books import Books
 from infra.operate.audit.checks import judge
 from infra.operate.audit.findings import SLACK_S, Rule, View
@@ -1557,7 +1557,7 @@ def test_files_are_read_again_before_they_are_reported(bare: Cloud) -> None:
         def pages(self) -> Iterator[list[StoredObject]]:
             shared = bare.store.sharing.get(first)
             assert shared is not None
-            commands.withdraw(bare.store, bare.s3, bare.bucket("Laion"), first)
+            withdraw_command.withdraw(bare.store, bare.s3, bare.bucket("Laion"), first)
             bare.generate(ANONYMOUS)
             bare.draw(bare.new_worker("another"), name="w2")
             bare.settle_async()
@@ -1625,7 +1625,7 @@ def test_a_bucket_needs_a_name_or_a_stack(bare: Cloud, monkeypatch: pytest.Monke
         commands.main(["--table", bare.table, "audit", "--bucket"])
     assert "--bucket needs a name" in str(ended.value.code)
     outputs = {"TableName": bare.table, "LaionBucket": bare.bucket("Laion")}
-    monkeypatch.setattr(commands, "outputs_of", lambda _session, _stack: outputs)
+    monkeypatch.setattr(deployed, "outputs_of", lambda _session, _stack: outputs)
     with pytest.raises(SystemExit) as ended:
         commands.main(["--stack", "x", "audit", "--bucket"])
     assert ended.value.code == 0

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from infra.operate import commands
+from infra.operate import OperatorError, image_commands
 from tests.support.api_calls import ANONYMOUS, refused
 from tests.support.cloud import Cloud
 
@@ -75,7 +75,7 @@ def test_the_operator_sees_the_request_its_author_and_the_worker(
 ) -> None:
     user, key = cloud.register("ada", kudos=200)
     _, marked = drawn_with_a_mark(cloud, worker, key, MARKS[0])
-    (line,) = commands.flagged(cloud.store)
+    (line,) = image_commands.flagged(cloud.store)
     (request,) = cloud.rows("REQUEST")
     for seen in (marked, request["id"]["S"], f"ada#{user}", "'w1'", f"owner#{owner}"):
         assert seen in line
@@ -86,12 +86,12 @@ def test_the_operator_takes_a_mark_off_the_list_and_the_request_stays_unpublishe
 ) -> None:
     _, key = cloud.register("ada", kudos=200)
     first, marked = drawn_with_a_mark(cloud, worker, key, MARKS[0])
-    assert "stays unpublished" in commands.clear_flag(cloud.store, marked.upper())
-    assert commands.flagged(cloud.store) == ["no image is marked as CSAM"]
+    assert "stays unpublished" in image_commands.clear_flag(cloud.store, marked.upper())
+    assert image_commands.flagged(cloud.store) == ["no image is marked as CSAM"]
     cloud.settle_async()
     assert cloud.laion() == {}
-    with pytest.raises(commands.OperatorError, match="not marked"):
-        commands.clear_flag(cloud.store, first)
+    with pytest.raises(OperatorError, match="not marked"):
+        image_commands.clear_flag(cloud.store, first)
 
 
 def test_a_mark_raises_the_alarm_even_if_its_first_delivery_fails(

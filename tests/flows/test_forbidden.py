@@ -14,7 +14,7 @@ import pytest
 from horde import dataset
 from horde.records import Shared
 from horde.store.sharing import Sharing
-from infra.operate import commands, undo
+from infra.operate import undo, withdraw_command
 from tests.support.cloud import Cloud
 from tests.support.images import webp
 from tests.support.proof import sha256
@@ -77,7 +77,9 @@ class Job:
 
     def withdraw(self, what: str) -> None:
         with held_to("operator", {"*"}):
-            commands.withdraw(self.cloud.store, self.cloud.s3, self.cloud.bucket("Laion"), what)
+            withdraw_command.withdraw(
+                self.cloud.store, self.cloud.s3, self.cloud.bucket("Laion"), what
+            )
 
     def event(self) -> None:
         """Deliver the event of the image once more, beside the queue."""

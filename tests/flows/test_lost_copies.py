@@ -14,7 +14,7 @@ from horde import dataset
 from horde.records import SHARED_DAYS
 from horde.store.items import KEEP_S
 from horde.wire.seam import AwsError
-from infra.operate import commands
+from infra.operate import withdraw_command
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud
 
@@ -164,7 +164,7 @@ def test_what_is_published_held_or_withdrawn_is_not_asked_for(cloud: Cloud, work
     cloud.draw(cloud.worker_key(stranger), name="a stranger's")
     cloud.date_files()
     cloud.settle_async()
-    assert commands.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), withdrawn) == 1
+    assert withdraw_command.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), withdrawn) == 1
     cloud.clock.pass_seconds(recover.LOST_S)
     counts = look_everywhere(cloud)
     assert (counts["files"], counts["asked"]) == (3, 0)

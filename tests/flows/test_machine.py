@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 from horde.records import Generation, Request, SharedKey, User, WorkerStats
 from horde.rules.lifecycle import expires_at
 from horde.store.items import from_item
-from infra.operate import commands
+from infra.operate import OperatorError, withdraw_command
 from tests.support import rulebook
 from tests.support.api_calls import ANONYMOUS, Reply
 from tests.support.clock import START_MS
@@ -513,10 +513,10 @@ class Machine(RuleBasedStateMachine):
         elif self.model.image(image[0]).shareable:
             gone = self.model.withdraw(self.model.image(image[0]))
         else:
-            with pytest.raises(commands.OperatorError):
-                commands.withdraw(self.cloud.store, self.cloud.s3, bucket, what)
+            with pytest.raises(OperatorError):
+                withdraw_command.withdraw(self.cloud.store, self.cloud.s3, bucket, what)
             return
-        assert commands.withdraw(self.cloud.store, self.cloud.s3, bucket, what) == gone
+        assert withdraw_command.withdraw(self.cloud.store, self.cloud.s3, bucket, what) == gone
         self.compare_data_set()
 
     # --- kudos between users ---------------------------------------------------------------------

@@ -10,7 +10,7 @@ from horde import detector, gallery
 from horde.release import versions
 from horde.wire.over_botocore import over
 from horde.wire.seam import AwsError
-from infra.operate import commands
+from infra.operate import OperatorError, commands
 from infra.operate.audit.objects import Bucket
 from infra.operate.audit.run import audit
 from tests.support.api_calls import UNKNOWN
@@ -91,9 +91,9 @@ def test_images_are_withdrawn_by_a_list_of_hashes(
     path.write_text(f"{int(seen.phash, 16) ^ 0b11:016x}\n")
     assert operator(cloud, "--hashes", str(path)) == ["2 images withdrawn"]
     path.write_text("no hash\n")
-    with pytest.raises(commands.OperatorError, match="line 1"):
+    with pytest.raises(OperatorError, match="line 1"):
         operator(cloud, "--hashes", str(path))
-    with pytest.raises(commands.OperatorError, match="No such file"):
+    with pytest.raises(OperatorError, match="No such file"):
         operator(cloud, "--hashes", str(tmp_path / "none"))
     release(cloud)
     assert released(cloud) == set()
@@ -152,7 +152,7 @@ def test_one_image_is_withdrawn_by_its_id_before_its_copy(cloud: Cloud, worker: 
     assert operator(cloud, image) == ["0 images withdrawn"]
     cloud.deliver("share")
     assert cloud.laion() == {}
-    with pytest.raises(commands.OperatorError, match="no image"):
+    with pytest.raises(OperatorError, match="no image"):
         operator(cloud, UNKNOWN)
 
 

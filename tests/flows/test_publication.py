@@ -6,7 +6,7 @@ import pytest
 
 from horde.records import HELD_DAYS
 from horde.rules.sharing import TRUSTED_AFTER_S, DrawnBy
-from infra.operate import commands
+from infra.operate import withdraw_command
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud
 
@@ -133,7 +133,7 @@ def test_a_release_that_comes_again_publishes_nothing_anew(
     cloud.sweep()
     cloud.sweep()  # before the first release has been worked on: the message is there twice
     cloud.deliver("share")
-    assert commands.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), image) == 1
+    assert withdraw_command.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), image) == 1
     released(cloud)
     assert cloud.laion() == {}
 

@@ -14,7 +14,7 @@ from horde.store.audit import AuditStore
 from horde.store.ledger import apply_to_balance, post
 from horde.store.pool import pool_key, rating_key
 from horde.store.raters import Raters, reference
-from infra.operate import commands
+from infra.operate import OperatorError, commands, image_commands, withdraw_command
 from infra.operate.audit.run import audit
 from tests.support.api_calls import ANONYMOUS, UNKNOWN, refused
 from tests.support.cloud import Cloud
@@ -352,7 +352,7 @@ def gold_pool(cloud: Cloud, good: int = 8, bad: int = 8) -> list[str]:
     """Release images and know the answers of some; returns the others."""
     images = pooled(cloud, good + bad)
     for number, image in enumerate(images):
-        said = commands.gold(cloud.store, image, 9 if number < good else 1, 0 if good else 5)
+        said = image_commands.gold(cloud.store, image, 9 if number < good else 1, 0 if good else 5)
         assert "is gold now" in said
     return pooled(cloud, 4)
 
@@ -459,7 +459,7 @@ def test_a_withdrawn_image_is_neither_shown_nor_rated(cloud: Cloud) -> None:
     user, key = cloud.register()
     prove(cloud, user)
     url = new(cloud, key).body["url"]
-    commands.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), image)
+    withdraw_command.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), image)
     for _ in range(2):
         gallery.remove(cloud.store, cloud.s3, cloud.bucket("Gallery"), image)
     assert requests.get(url, timeout=HANG_S).status_code in {403, 404}
@@ -618,10 +618,10 @@ def test_a_rater_sees_its_own_ratings_and_filters_them(cloud: Cloud) -> None:
 
 def test_only_a_clear_answer_is_gold(cloud: Cloud) -> None:
     (image,) = released(cloud, ANONYMOUS)
-    with pytest.raises(commands.OperatorError, match="tells nobody from a script"):
-        commands.gold(cloud.store, image, 5)
-    with pytest.raises(commands.OperatorError, match="no image"):
-        commands.gold(cloud.store, UNKNOWN, 9)
+    with pytest.raises(OperatorError, match="tells nobody from a script"):
+        image_commands.gold(cloud.store, image, 5)
+    with pytest.raises(OperatorError, match="no image"):
+        image_commands.gold(cloud.store, UNKNOWN, 9)
     options = commands.parser().parse_args(["gold", image.upper(), "9", "0"])
     assert commands.run(cloud.store, options).endswith("1 good and 0 bad ones")
     assert pool_image(cloud, image).gold_artifacts == 0
@@ -630,7 +630,7 @@ def test_only_a_clear_answer_is_gold(cloud: Cloud) -> None:
 def test_gold_alone_is_given_to_nobody(cloud: Cloud) -> None:
     """Else new accounts would live on known answers."""
     (image,) = released(cloud, ANONYMOUS)
-    commands.gold(cloud.store, image, 9)
+    image_commands.gold(cloud.store, image, 9)
     _, key = cloud.register()
     with gold_share(1):
         refused(new(cloud, key), "NothingToRate", 404)
@@ -640,7 +640,7 @@ def test_gold_is_never_in_a_release(cloud: Cloud) -> None:
     (image,) = released(cloud, ANONYMOUS)
     for _, key in accounts(cloud, 2):
         rate_next(cloud, key, 9)
-    commands.gold(cloud.store, image, 9)
+    image_commands.gold(cloud.store, image, 9)
     assert published_when_done(cloud) == []
 
 
@@ -739,7 +739,7 @@ def test_ratings_of_a_withdrawn_image_leave_the_tables(cloud: Cloud) -> None:
     for _, key in accounts(cloud, raters.ENOUGH):
         rate_next(cloud, key, 6)
     assert len(published(cloud)) == raters.ENOUGH
-    commands.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), image)
+    withdraw_command.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), image)
     gallery.remove(cloud.store, cloud.s3, cloud.bucket("Gallery"), image)
     assert published(cloud) == []
 

@@ -17,7 +17,7 @@ from horde.rules.dates import DAY_S
 from horde.rules.sharing import PROMISED_S
 from horde.store.items import key_of
 from horde.store.releases import HOLD_S, Releases
-from infra.operate import commands, keeping, withdrawing
+from infra.operate import keeping, withdraw_command, withdrawing
 from tests.support.cloud import Cloud
 from tests.support.releasing import HOLD_S as WAITED_S
 from tests.support.releasing import (
@@ -431,7 +431,7 @@ def test_what_the_operator_destroys_is_gone(
 
 
 def withdraw(cloud: Cloud, id_: str) -> None:
-    commands.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), id_)
+    withdraw_command.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), id_)
 
 
 @pytest.mark.lengthy

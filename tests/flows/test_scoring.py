@@ -16,7 +16,7 @@ from horde import detector
 from horde.log import logger
 from horde.release import scoring, tables
 from horde.rules.columns import COLUMNS, IN_SHARD, SCORES, checked
-from infra.operate import commands
+from infra.operate import OperatorError, commands
 from tests.flows.test_release import withdraw
 from tests.support.cloud import Cloud
 from tests.support.releasing import HOLD_S, age, manifest, rows, samples, share
@@ -268,9 +268,9 @@ def test_no_other_file_is_uploaded_as_a_scorer(cloud: Cloud, tmp_path: Path) -> 
     (tmp_path / "other.onnx").write_bytes(b"another model")
     (tmp_path / "a b.onnx").write_bytes(scorer())
     for name in ("other.onnx", "a b.onnx", "none.onnx"):
-        with pytest.raises(commands.OperatorError):
+        with pytest.raises(OperatorError):
             commands.upload_scorer(cloud.s3, bucket, tmp_path / name)
-    with pytest.raises(commands.OperatorError, match="--stage"):
+    with pytest.raises(OperatorError, match="--stage"):
         commands.upload_scorer(cloud.s3, "", tmp_path / "other.onnx")
     assert cloud.objects_of("ReleasesWork") == {}
 

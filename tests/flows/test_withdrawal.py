@@ -7,7 +7,7 @@ import pytest
 
 from horde.records import Shared
 from horde.store.table import ConditionFailed
-from infra.operate import commands
+from infra.operate import OperatorError, withdraw_command
 from tests.support.api_calls import ANONYMOUS
 from tests.support.cloud import Cloud
 
@@ -22,7 +22,7 @@ def shared(cloud: Cloud, key: str, n: int = 1) -> list[str]:
 
 
 def withdraw(cloud: Cloud, what: str) -> int:
-    return commands.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), what)
+    return withdraw_command.withdraw(cloud.store, cloud.s3, cloud.bucket("Laion"), what)
 
 
 def test_one_image_is_taken_back_by_its_id(cloud: Cloud) -> None:
@@ -76,7 +76,7 @@ def test_what_was_never_shared_cannot_be_taken_back(cloud: Cloud) -> None:
     cloud.generate(key)
     (image,) = cloud.draw(cloud.new_worker())
     cloud.settle_async()
-    with pytest.raises(commands.OperatorError, match="no image"):
+    with pytest.raises(OperatorError, match="no image"):
         withdraw(cloud, image)
 
 

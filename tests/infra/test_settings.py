@@ -11,7 +11,7 @@ from horde.rules import admission, pricing
 from horde.rules.ruleset import IN_FORCE
 from infra import app, stages
 from infra.models import BASELINES, MAX_MODELS
-from infra.operate import commands
+from infra.operate import OperatorError, commands, deployed
 from infra.settings import MAX_BATCH, StackSettings
 from infra.stages import SettingsError
 from tests.support.template import ROOT, functions, of_type, synthesize
@@ -393,9 +393,9 @@ def test_the_operator_speaks_to_the_stage_that_a_deploy_without_option_makes(
     def outputs_of(_session: object, stack: str) -> dict[str, str]:
         asked.append(stack)
         message = "seen"
-        raise commands.OperatorError(message)
+        raise OperatorError(message)
 
-    monkeypatch.setattr(commands, "outputs_of", outputs_of)
+    monkeypatch.setattr(deployed, "outputs_of", outputs_of)
     for options in ([], ["--stage", "test"], ["--stack", "Mine"]):
         with pytest.raises(SystemExit, match="seen"):
             commands.main([*options, "user", "ada#7"])

@@ -17,7 +17,7 @@ from horde.wire import sockets
 from horde.wire.over_botocore import over
 from horde.wire.seam import AwsError
 from horde.wire.thin_s3 import ThinS3, listed, regional
-from infra.operate import commands
+from infra.operate import commands, deployed
 from tests.support.moto_aws import real_botocore
 
 pytestmark = pytest.mark.slow
@@ -268,7 +268,7 @@ def test_the_operator_comes_to_laions_bucket_through_the_stacks_role_for_operato
     world: TwoRegions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
-    client = commands.laion_client(boto3.Session(region_name=HOME), OUTPUTS)
+    client = deployed.laion_client(boto3.Session(region_name=HOME), OUTPUTS)
     dataset.delete(over(client), BUCKET, "incoming/a.tar")
     assert world.hosts() == 2 * [f"sts.{HOME}.amazonaws.com"] + [
         f"{BUCKET}.s3.{AWAY}.amazonaws.com"
@@ -285,7 +285,7 @@ def test_the_operator_comes_to_the_stacks_own_bucket_as_themselves(
     world: TwoRegions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
-    client = commands.laion_client(boto3.Session(region_name=AWAY), {"LaionBucket": BUCKET})
+    client = deployed.laion_client(boto3.Session(region_name=AWAY), {"LaionBucket": BUCKET})
     dataset.delete(over(client), BUCKET, "incoming/a.tar")
     assert world.hosts() == [f"{BUCKET}.s3.{AWAY}.amazonaws.com"]
     assert "AKID/" in world.heard[0][2]["Authorization"]
@@ -313,8 +313,8 @@ def test_every_command_that_touches_the_bucket_takes_that_client(
         return True
 
     monkeypatch.setenv("AWS_DEFAULT_REGION", HOME)
-    monkeypatch.setattr(commands, "outputs_of", lambda *_: OUTPUTS)
-    monkeypatch.setattr(commands, "laion_client", laion_client)
+    monkeypatch.setattr(deployed, "outputs_of", lambda *_: OUTPUTS)
+    monkeypatch.setattr(deployed, "laion_client", laion_client)
     monkeypatch.setattr(commands, "run", run)
     monkeypatch.setattr(commands, "print_audit", print_audit)
     with suppress(SystemExit):

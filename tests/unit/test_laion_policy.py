@@ -11,7 +11,7 @@ from botocore.exceptions import NoCredentialsError
 from horde import dataset, laion
 from infra import policies
 from infra.models import ModelSettings
-from infra.operate import commands, laion_policy
+from infra.operate import commands, deployed, laion_policy
 from infra.operate.laion_policy import PLACEHOLDERS, Facts, known, text
 from infra.settings import StackSettings
 
@@ -145,7 +145,7 @@ def test_the_command_needs_neither_a_stack_nor_credentials(
     def refuse(*_: object) -> dict[str, str]:
         raise NoCredentialsError
 
-    monkeypatch.setattr(commands, "outputs_of", refuse)
+    monkeypatch.setattr(deployed, "outputs_of", refuse)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     words = ["laion-policy", "--account", "123456789012", "--region", "us-east-1"]
     commands.main([*words, "--bucket", "laion-art", "--role", ROLE, "--external-id", "horde-7"])
@@ -161,7 +161,7 @@ def test_the_command_takes_the_account_and_region_of_a_deployed_stack(
     from moto import mock_aws
 
     outputs = {"TableName": "t", "LaionBucket": "ours"}
-    monkeypatch.setattr(commands, "outputs_of", lambda *_: outputs)
+    monkeypatch.setattr(deployed, "outputs_of", lambda *_: outputs)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")

@@ -14,7 +14,7 @@ from horde.rules.accounts import anonymous
 from horde.store import Store
 from horde.store.accounts import Accounts
 from horde.store.apikeys import ApiKeys
-from infra.operate import commands
+from infra.operate import OperatorError, commands, deployed
 from tests.support.numbers import FLOOR
 
 
@@ -100,7 +100,7 @@ def test_a_negative_grant_takes() -> None:
     ],
 )
 def test_what_cannot_be_done_says_why(words: tuple[str, ...], message: str) -> None:
-    with pytest.raises(commands.OperatorError, match=message):
+    with pytest.raises(OperatorError, match=message):
         run(OneAccount(), *words)
 
 
@@ -153,7 +153,7 @@ def test_a_key_is_rotated_and_revoked_by_its_id() -> None:
         (("revoke-key", "ada#7", gone), "has no key"),
         (("rotate-key", "ada#7", gone), "has no key"),
     ):
-        with pytest.raises(commands.OperatorError, match=message):
+        with pytest.raises(OperatorError, match=message):
             run(accounts, *words)
 
 
@@ -161,7 +161,7 @@ def test_missing_credentials_are_a_clear_message(monkeypatch: pytest.MonkeyPatch
     def refuse(*_: object) -> dict[str, str]:
         raise NoCredentialsError
 
-    monkeypatch.setattr(commands, "outputs_of", refuse)
+    monkeypatch.setattr(deployed, "outputs_of", refuse)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     with pytest.raises(SystemExit, match="Unable to locate credentials"):
         commands.main(["user", "ada#7"])

@@ -26,7 +26,7 @@ from infra.local.api_client import Client, Refused, until
 from infra.local.dataset import scenery
 from infra.local.local_cloud import MODEL, LocalCloud
 from infra.local.processes import say
-from infra.operate import commands
+from infra.operate import account_commands
 
 ACCOUNTS, WORKERS = 4, 3
 AT_ONCE, SPECIAL_AT_ONCE = 12, 5
@@ -234,14 +234,14 @@ class Sender:
 
     def _account(self, alias: str) -> Client:
         account = self._cloud.client().register(alias)
-        commands.grant(self._cloud.store, account["username"], GRANT)
+        account_commands.grant(self._cloud.store, account["username"], GRANT)
         return self._cloud.client(account["api_key"])
 
     def _worker(self, *, trusted: bool) -> Client:
-        owner, _ = commands.register(self._cloud.store, "volunteer")
+        owner, _ = account_commands.register(self._cloud.store, "volunteer")
         if trusted:
             self._cloud.store.accounts.change(owner, {"trusted": True})
-        return self._cloud.client(commands.worker_key(self._cloud.store, owner.username))
+        return self._cloud.client(account_commands.worker_key(self._cloud.store, owner.username))
 
     def _meet_models(self, client: Client) -> None:
         """Wait until it is known that the models are drawn, without which nobody may ask."""

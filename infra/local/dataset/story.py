@@ -12,7 +12,7 @@ from infra.local.dataset.checking import operator, tool
 from infra.local.dataset.releasing import Releasing
 from infra.local.local_cloud import LocalCloud
 from infra.local.processes import say
-from infra.operate import commands
+from infra.operate import withdraw_command
 
 MOST_KEPT = 10_000
 SHOWN = 20
@@ -98,7 +98,9 @@ class Story:
 
     def _withdraw(self, releasing: Releasing, fate: Fate) -> None:
         for name in self.batch.of(fate):  # as `bin/operator withdraw` does
-            commands.withdraw(self.cloud.store, self.cloud.aws("s3"), releasing.bucket, name)
+            withdraw_command.withdraw(
+                self.cloud.store, self.cloud.aws("s3"), releasing.bucket, name
+            )
 
     def _load(self, releasing: Releasing, folder: Path) -> None:
         for arguments in (("download", f"s3://{releasing.bucket}", folder), ("verify", folder)):
