@@ -16,8 +16,9 @@ import pytest
 
 from horde.endpoints import look_after
 from horde.runpod import Model, RunPod
-from infra.local import runpod_server
-from infra.local.runpod_server import Endpoint, LocalRunPod, serve
+from infra.local import runpod_endpoint
+from infra.local.runpod_endpoint import Endpoint, LocalRunPod
+from infra.local.runpod_server import serve
 from tests.support.numbers import HANG_S
 from tests.worker.processes import processes_of, wait_until_gone
 
@@ -29,8 +30,8 @@ WORKER = Path(__file__).with_name("protocol_worker.py")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runpod_server, "TICK", 0.05)
-    monkeypatch.setattr(runpod_server, "RESTART_DELAY", 0.05)
+    monkeypatch.setattr(runpod_endpoint, "TICK", 0.05)
+    monkeypatch.setattr(runpod_endpoint, "RESTART_DELAY", 0.05)
 
 
 class Client:
@@ -249,8 +250,8 @@ def test_no_process_outlives_it(end: str, tmp_path: Path) -> None:
     endpoint_id = f"ep-{uuid.uuid4()}"
     code = f"""
 import asyncio, pathlib
-from infra.local import runpod_server
-endpoint = runpod_server.Endpoint(
+from infra.local import runpod_endpoint, runpod_server
+endpoint = runpod_endpoint.Endpoint(
     endpoint_id="{endpoint_id}", api_key="key", workers_min=2, workers_max=2,
     log_dir=pathlib.Path({str(tmp_path)!r}), command=({sys.executable!r}, {str(WORKER)!r}))
 asyncio.run(runpod_server._main(endpoint, 0))
@@ -260,7 +261,7 @@ asyncio.run(runpod_server._main(endpoint, 0))
         # Its parent ends while it runs.
         command = ["sh", "-c", '"$@" & read _', "sh", *command]
     with subprocess.Popen(
-        command, cwd=runpod_server.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command, cwd=runpod_endpoint.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"local RunPod")
