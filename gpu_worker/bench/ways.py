@@ -14,8 +14,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpu_worker import image_codec, safety
-from gpu_worker.handler import Worker
 from gpu_worker.horde_client import Horde, Job
+from gpu_worker.shifts import Worker
 from gpu_worker.tiny import libraries
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from unittest.mock import patch
 from PIL import Image, ImageFilter
 
 from gpu_worker import image_codec, safety
-from gpu_worker.handler import CONCURRENCY, Worker
 from gpu_worker.horde_client import Horde, Job
 from gpu_worker.settings import Settings
+from gpu_worker.shifts import CONCURRENCY, Worker
 from tests.worker.fake_horde import KEY, fake_horde
 
 if TYPE_CHECKING:

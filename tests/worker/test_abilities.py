@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from gpu_worker.abilities import MAX_SKIPPED, MIN_PIXELS, Abilities, Ability
-from gpu_worker.handler import Worker
 from gpu_worker.horde_client import Horde
+from gpu_worker.shifts import Worker
 from tests.worker.test_two_models import Models, ticket
 
 if TYPE_CHECKING:

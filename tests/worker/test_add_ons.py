@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpu_worker import handler
+from gpu_worker import pop_timing
 from gpu_worker.addons import asked, prompt
 from gpu_worker.addons.asked import AddOnError, Inversion, UnusableError
 from gpu_worker.addons.library import Library
 from gpu_worker.addons.loader import Loader
-from gpu_worker.handler import Worker
 from gpu_worker.horde_client import BadJobError, Horde, Job
 from gpu_worker.settings import Settings
+from gpu_worker.shifts import Worker
 from tests.worker import tiny_addons
 from tests.worker.add_on_helpers import (
     MOST,
@@ -31,7 +31,7 @@ from tests.worker.add_on_helpers import (
     fetched,
 )
 from tests.worker.fake_civitai import FakeCivitai, FakeFile
-from tests.worker.test_handler import noise
+from tests.worker.test_shifts import noise
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -271,7 +271,7 @@ def test_loras_are_fetched_while_the_gpu_draws_other_images(
     horde: FakeHorde, settings: Settings, library: Library, host: FakeCivitai, lora: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(handler, "SLOW_S", 0.05)
+    monkeypatch.setattr(pop_timing, "SLOW_S", 0.05)
     host.files[7] = FakeFile(lora)
     host.hold.clear()
     slow = horde.add(loras=[{"name": "7", "is_version": True}])

@@ -17,11 +17,11 @@ from gpu_worker.annotators import hough
 from gpu_worker.annotators.loading import load
 from gpu_worker.annotators.without_weights import WITHOUT_WEIGHTS, fakescribbles, scribble
 from gpu_worker.control import TYPES
-from gpu_worker.handler import Worker
 from gpu_worker.model_files import ModelError
+from gpu_worker.shifts import Worker
 from tests.worker.test_abilities import png
 from tests.worker.test_control import square
-from tests.worker.test_handler import noise, scoring, states
+from tests.worker.test_shifts import noise, scoring, states
 
 if TYPE_CHECKING:
     from pathlib import Path

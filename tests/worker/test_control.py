@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from gpu_worker import control
-from gpu_worker.handler import Worker
 from gpu_worker.horde_client import BadJobError, Job
-from tests.worker.test_handler import Draw, noise, scoring, states
+from gpu_worker.shifts import Worker
+from tests.worker.test_shifts import Draw, noise, scoring, states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

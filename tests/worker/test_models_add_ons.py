@@ -24,9 +24,9 @@ from gpu_worker import control, tensor_files
 from gpu_worker.addons.asked import AddOnError
 from gpu_worker.addons.folder import Folder
 from gpu_worker.addons.library import Library
-from gpu_worker.handler import Worker
 from gpu_worker.horde_client import BadJobError, Horde
 from gpu_worker.model_files import ModelError
+from gpu_worker.shifts import Worker
 from tests.worker import flux_loras, tiny_addons
 from tests.worker.fake_horde import KEY, fake_horde
 from tests.worker.models_shop import LORAS, MODELS, Shop, job, pipeline

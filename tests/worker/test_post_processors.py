@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from gpu_worker.handler import Worker
 from gpu_worker.horde_client import BadJobError, Job
 from gpu_worker.model_files import ModelError
 from gpu_worker.post import cutout, kinds, processors
 from gpu_worker.post.processors import PostProcessors
+from gpu_worker.shifts import Worker
 from horde.rules import features
 from tests.support.numbers import HANG_S
-from tests.worker.test_handler import Draw, noise, scoring, states
+from tests.worker.test_shifts import Draw, noise, scoring, states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

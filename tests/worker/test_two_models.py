@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from gpu_worker import offers
-from gpu_worker.handler import MAX_AHEAD, Worker
 from gpu_worker.horde_client import BadJobError, Horde, Job
 from gpu_worker.model_files import ModelError
+from gpu_worker.pop_timing import MAX_AHEAD
+from gpu_worker.shifts import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpu_worker.handler import Worker
 from gpu_worker.horde_client import Horde
 from gpu_worker.model_table import Model
+from gpu_worker.shifts import Worker
 from tests.worker.fake_horde import KEY, fake_horde
 
 if TYPE_CHECKING:

@@ -19,15 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from gpu_worker.handler import (
-    LOOK_S,
-    MAX_AHEAD,
-    MAX_FAILED_ROUNDS,
-    MAX_UNFINISHED,
-    Worker,
-    _Batch,
-)
 from gpu_worker.horde_client import MAX_TRIES, MIN_TTL_S, Horde, Job
+from gpu_worker.pop_timing import MAX_AHEAD, MAX_UNFINISHED, Batch, Hand
+from gpu_worker.shifts import LOOK_S, MAX_FAILED_ROUNDS, Worker
 from tests.support.numbers import HANG_S
 
 if TYPE_CHECKING:
@@ -241,13 +235,13 @@ def test_a_batch_that_takes_long_is_not_popped_ahead_of_its_turn(
 
 @pytest.mark.parametrize(("in_hand", "wanted"), [(1.1, False), (0.9, True)])
 def test_no_batch_is_popped_to_wait_longer_than_a_tenth_of_the_shortest_ttl(
-    in_hand: float, wanted: bool, settings: Settings, client: Horde
+    in_hand: float, wanted: bool
 ) -> None:
-    worker = Worker(settings, client, noise, scoring(0))
-    worker._rates.append(1.0)
-    worker._latencies.append(1000.0)
-    worker._hand.append(_Batch(work=in_hand * MIN_TTL_S / 10))
-    assert worker._is_wanted() is wanted
+    hand = Hand()
+    hand.rates.append(1.0)
+    hand.latencies.append(1000.0)
+    hand.batches.append(Batch(work=in_hand * MIN_TTL_S / 10))
+    assert hand.is_wanted(time.monotonic(), failing=False) is wanted
 
 
 @pytest.mark.slow
@@ -639,7 +633,7 @@ def test_logs_hold_neither_prompts_nor_keys(
     horde.add(prompt="my other secret")
     draw, _ = failing(lambda jobs: ValueError(f"bad prompt: {jobs[0].payload['prompt']}"))
     shift(settings, client, draw)
-    assert "ValueError at test_handler.py" in caplog.text
+    assert "ValueError at test_shifts.py" in caplog.text
     assert "secret" not in caplog.text
     assert settings.horde_api_key not in caplog.text
 
