@@ -19,8 +19,8 @@ OF_A_CHILD = 2
 def of_image(template: dict[str, Any], inputs: Inputs, measured: Mapping[str, float]) -> Use:
     """Return what the release of one image uses; CPU by row in ms."""
     import pack  # late: DuckDB, which only this needs
-    import release
     import screen
+    from horde.release.batches import BATCH
     from horde.release.shard import PIECE
 
     part = inputs.value("parts_of_a_release")
@@ -33,7 +33,7 @@ def of_image(template: dict[str, Any], inputs: Inputs, measured: Mapping[str, fl
         log = inputs.value("log_bytes") / 1e9 / images
         return Use({"lambda_request": 1 / images, "lambda_gb_second": seconds, "log_gb": log})
 
-    batches = release.BATCH
+    batches = BATCH
     pieces = kb * 1000 / PIECE
     # A batch and a part are each written, read and answered as one object; a part has four files.
     puts = pieces + 2 / batches + (2 + 4) / part + 1 / LISTED

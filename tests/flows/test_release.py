@@ -9,9 +9,8 @@ import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
-import release
 from horde import detector
-from horde.release import shard
+from horde.release import batches, shard
 from horde.rules.columns import AT_INTAKE, COLUMNS, IN_SHARD
 from horde.rules.dates import DAY_S
 from horde.rules.sharing import PROMISED_S
@@ -118,7 +117,7 @@ def test_a_shard_is_bounded_in_images_and_bytes(
     cloud: Cloud, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shard, "MAX_IMAGES", 2)
-    monkeypatch.setattr(release, "BATCH", 1)
+    monkeypatch.setattr(batches, "BATCH", 1)
     share(cloud, worker, count=5)
     cloud.clock.pass_seconds(WAITED_S)
     Machine(cloud).run()
@@ -611,7 +610,7 @@ def test_a_run_that_dies_before_any_write_leaves_the_release_before_or_the_whole
 
     Here Step Functions dies too. What it tries again is for ``test_crashes``.
     """
-    monkeypatch.setattr(release, "BATCH", 1)
+    monkeypatch.setattr(batches, "BATCH", 1)
     alive: set[str] = set()
     for cut in range(100):
         fresh = set(share(cloud, worker, count=2))

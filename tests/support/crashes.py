@@ -416,7 +416,8 @@ class _Serial(ThreadPoolExecutor):
 def _one_after_another() -> Iterator[None]:
     """Have releases make their calls in one thread, and the detector find nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("release", "screen", "pack", "horde.release.resolving"):
+        rooms = ("batches", "commit", "afterwards", "dataset_files", "resolving")
+        for module in ("screen", "pack", *(f"horde.release.{room}" for room in rooms)):
             patch.setattr(import_module(module), "ThreadPoolExecutor", _Serial)
         patch.setattr(detector, "_detector", lambda _name: lambda *_: (0.01, "none 1"))
         yield
