@@ -9,19 +9,16 @@ lost the answer sends the same rating again, and gets the same answer.
 """
 
 import random
-from collections.abc import Callable, Sequence
-from html import escape
-from operator import eq, ge, le
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-from horde import aws, clock, images, startup
+from horde import aws, clock, gallery, rating_views, startup
 from horde.edge import auth, ratelimit
 from horde.edge.bodies import ANONYMOUS_KEY, parse
 from horde.edge.errors import TooManyRequests
 from horde.edge.http import ApiSettings, Call, Key, Response, Route, prepare, serve
 from horde.edge.ids import is_uuid
-from horde.edge.pages import page
 from horde.edge.rating_models import (
     CheckQuery,
     Dataset,
@@ -29,9 +26,7 @@ from horde.edge.rating_models import (
     FormatQuery,
     ImageRatings,
     NewRating,
-    OneRating,
     PoolRating,
-    RatedImage,
     RatedImages,
     RaterCheck,
     RaterCleared,
@@ -39,11 +34,9 @@ from horde.edge.rating_models import (
     RatingTaken,
     TeamList,
 )
-from horde.gallery import gallery_key
 from horde.records import GivenRating, PoolImage, Rater, User
 from horde.rules import accounts, raters
 from horde.rules.accounts import user_number
-from horde.rules.dates import HOUR_S
 from horde.rules.refusals import (
     AnonForbidden,
     Busy,
@@ -62,8 +55,6 @@ from horde.store import Store, connect
 
 TRIES = 8
 """Tries of a rating whose image or rater others change meanwhile; each reads them again."""
-MAX_LISTED = 1000
-"""Most ratings of an account that a list or a check looks at."""
 COUNT_S = 60
 """Seconds for which a process remembers the number of images in the pool."""
 _counted: dict[str, tuple[int, int]] = {}
@@ -124,7 +115,13 @@ def new_rating(call: Call) -> Response:
     image = _given(store, user, model) if user else store.pool.neediest(None, model)
     if image is None:
         raise NothingToRate
-    return Response(NewRating(id=image.id, url=_url(image.id), dataset_id=raters.DATASET_ID))
+    return Response(
+        NewRating(
+            id=image.id,
+            url=gallery.url(aws.s3(), Settings.load().gallery_bucket, image.id),
+            dataset_id=raters.DATASET_ID,
+        )
+    )
 
 
 def new_rating_of_dataset(call: Call) -> Response:
@@ -175,10 +172,6 @@ def _may_go_on(image: PoolImage, user: User, now: int, model: str | None) -> boo
     needed = image.gold is not None or image.ratings < raters.ENOUGH
     fits = model in (None, image.model)
     return needed and fits and raters.is_open(image, now) and not raters.is_own(image, user.id)
-
-
-def _url(image_id: str) -> str:
-    return images.download_url(aws.s3(), Settings.load().gallery_bucket, gallery_key(image_id))
 
 
 # --- rating -----------------------------------------------------------------------------------
@@ -283,7 +276,7 @@ def image_ratings(call: Call) -> Response:
     if accounts.is_moderator(user, Settings.load().admins):
         if image is None:
             raise ImageNotFound
-        given = store.raters.of_image(image_id, MAX_LISTED)
+        given = store.raters.of_image(image_id, rating_views.MAX_LISTED)
     else:
         mine = store.raters.rating(image_id, user.id) if is_uuid(image_id) else None
         if mine is None:
@@ -291,63 +284,31 @@ def image_ratings(call: Call) -> Response:
         if image is None:
             raise ImageNotFound
         given = [mine]
-    names = _names(store, {one.user_id for one in given})
-    found = ImageRatings(
-        total=image.ratings,
-        image=_url(image.id),
-        image_id=image.id,
-        average=_average(image),
-        times_rated=image.ratings,
-        ratings=[
-            OneRating(username=names[one.user_id], rating=one.rating or 0, artifacts=one.artifacts)
-            for one in given
-        ],
-    )
-    return _shown(found, query.format, found.ratings)
+    bucket = Settings.load().gallery_bucket
+    return rating_views.of_image(store, bucket, image, given, query.format)
 
 
 def own_ratings(call: Call) -> Response:
     """List your ratings, the newest first."""
     query = parse(RatingsQuery, dict(call.query))
     user = _required_user(call)
-    return _list(user, query, name=user.username)
+    bucket = Settings.load().gallery_bucket
+    return rating_views.of_account(_store(), bucket, user, query, name=user.username)
 
 
 def validate_user(call: Call) -> Response:
     """List the ratings of an account beside the averages of their images, for moderators."""
     query = parse(RatingsQuery, dict(call.query))
     user = _moderated(call)
-    return _list(user, query, name=None)
+    bucket = Settings.load().gallery_bucket
+    return rating_views.of_account(_store(), bucket, user, query, name=None)
 
 
 def check_user(call: Call) -> Response:
     """Count how fast an account rates, and how often it differs from others, for moderators."""
     query = parse(CheckQuery, dict(call.query))
     user, store, now = _moderated(call), _store(), clock.now_ms()
-    hours = 3
-    longest = max(query.minutes * 60, hours * HOUR_S)
-    given = store.raters.newest(user.id, MAX_LISTED, since=now - longest * 1000)
-    recent = [one for one in given if one.rated_at > now - query.minutes * 60_000]
-    past = [one for one in given if one.rated_at > now - hours * HOUR_S * 1000]
-    found = store.pool.get_many((one.image_id, one.model) for one in recent if not one.own)
-    suspect = [
-        one
-        for one in recent
-        if one.image_id in found and _distance(one, found[one.image_id]) > query.divergence
-    ]
-    rater = store.raters.get(user.id)
-    return Response(
-        RaterCheck(
-            ratings_in_timeframe=len(recent),
-            ratings_per_minute_in_timeframe=round(len(recent) / query.minutes, 2),
-            ratings_past_three_hours=len(past),
-            ratings_per_minute_for_past_three_hours=round(len(past) / (hours * 60), 2),
-            suspect_divergences=len(suspect),
-            captchas_failed=rater.gold_wrong,
-            distrusted=raters.distrusted(rater),
-            proven=raters.proven(rater),
-        )
-    )
+    return Response(rating_views.check(store, user, query, now))
 
 
 def clear_user(call: Call) -> Response:
@@ -376,80 +337,6 @@ def _moderated(call: Call, *, acting: bool = False) -> User:
     if acting:
         accounts.check_moderates(viewer, user, admins)
     return user
-
-
-def _average(image: PoolImage) -> float:
-    return round(image.rating_sum / image.ratings, 3) if image.ratings else 0.0
-
-
-def _distance(one: GivenRating, image: PoolImage) -> float:
-    return abs((one.rating or 0) - image.rating_sum / image.ratings) if image.ratings else 0.0
-
-
-def _names(store: Store, ids: set[int]) -> dict[int, str]:
-    found = store.accounts.get_many(ids)
-    return {one: found[one].username if one in found else "Anonymous#0" for one in ids}
-
-
-def _fits(found: int | None, comparison: str, wanted: int | None) -> bool:
-    """Return whether a number is what a query asks for; None asks for nothing."""
-    if wanted is None:
-        return True
-    how: dict[str, Callable[[int, int], bool]] = {"ge": ge, "le": le, "eq": eq}
-    return found is not None and how[comparison](found, wanted)
-
-
-def _list(user: User, query: RatingsQuery, name: str | None) -> Response:
-    """Return what an account has rated, as far as the query asks for it.
-
-    Of ``MAX_LISTED`` ratings at most. Those of images that were withdrawn are left out.
-    """
-    store = _store()
-    given = [
-        one
-        for one in store.raters.newest(user.id, MAX_LISTED)
-        if one.rating is not None
-        and _fits(one.rating, query.rating_comparison, query.rating)
-        and _fits(one.artifacts, query.artifacts_comparison, query.artifacts)
-    ]
-    found = store.pool.get_many((one.image_id, one.model) for one in given)
-    given = [
-        one
-        for one in given
-        if one.image_id in found
-        and found[one.image_id].ratings >= query.min_ratings
-        and (query.diverge is None or _distance(one, found[one.image_id]) >= query.diverge)
-    ]
-    page_of = given[query.offset : query.offset + query.limit]
-    rows = [
-        RatedImage(
-            image_id=one.image_id,
-            image=_url(one.image_id),
-            username=name,
-            rating=one.rating or 0,
-            artifacts=one.artifacts,
-            average=_average(found[one.image_id]),
-            times_rated=found[one.image_id].ratings,
-        )
-        for one in page_of
-    ]
-    return _shown(RatedImages(total=len(given), ratings=rows), query.format, rows)
-
-
-def _shown(
-    body: ImageRatings | RatedImages, kind: str, rows: Sequence[OneRating | RatedImage]
-) -> Response:
-    """Return a list of ratings as JSON, or as a page with a table."""
-    if kind == "json":
-        return Response(body)
-    cells = [one.dump() for one in rows]
-    names = [name for name in (cells[0] if cells else {}) if name != "image"]
-    head = "".join(f"<th>{name}</th>" for name in names)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(row[name]))}</td>" for name in names) + "</tr>"
-        for row in cells
-    )
-    return page("Ratings", f"<h1>Ratings</h1><table><tr>{head}</tr>{lines}</table>")
 
 
 def _gives(run: Callable[[Call], Response]) -> Route:

@@ -20,6 +20,11 @@ def gallery_key(image_id: str) -> str:
     return f"{image_id}.webp"
 
 
+def url(client: "S3Client", bucket: str, image_id: str) -> str:
+    """Return a presigned URL of an image in the gallery."""
+    return images.download_url(client, bucket, gallery_key(image_id))
+
+
 def offer(
     store: Store,
     client: "S3Client",
