@@ -75,7 +75,7 @@ def main() -> None:
     if options.out:
         options.out.write_text(json.dumps(figures, indent=1) + "\n")
     if options.plot:
-        options.plot.write_text(chart.svg(title, found))
+        options.plot.write_text(chart.plot(title, found))
 
 
 def _compared(shape: Architecture, options: argparse.Namespace, peak: float) -> list[chart.Row]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Any
+
+from gpu_worker.bench import svg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 WIDTH, LEFT, BAR, RIGHT = 760, 250, 16, 110
 COLOURS = {"stock": "#b0b0b0", "ours": "#2a7f62"}
-INK = "#333333"
 
 Row = dict[str, Any]
 """`way`, `kind` (stock or ours), `rate` in images/s, `times`, `peak`, `idle`; or None."""
@@ -34,31 +34,19 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-def svg(title: str, found: Mapping[str, Sequence[Row]]) -> str:
+def plot(title: str, found: Mapping[str, Sequence[Row]]) -> str:
     """Return bars of images/s, each architecture by its own scale."""
-    parts, y = [_text(10, 20, title)], 40.0
+    parts, y = [svg.text(10, 20, title)], 40.0
     for name, rows in found.items():
         most = max(row["rate"] for row in rows)
-        parts.append(_text(10, y + 12, name))
+        parts.append(svg.text(10, y + 12, name))
         y += 22
         for row in rows:
             length = (WIDTH - LEFT - RIGHT) * row["rate"] / most
-            parts.append(_text(LEFT - 8, y + 12, row["way"], "end"))
-            parts.append(
-                f'<rect x="{LEFT}" y="{y:.0f}" width="{max(length, 1):.1f}" height="{BAR - 3}" '
-                f'fill="{COLOURS[row["kind"]]}"/>'
-            )
+            parts.append(svg.text(LEFT - 8, y + 12, row["way"], "end"))
+            parts.append(svg.bar(LEFT, y, length, BAR - 3, COLOURS[row["kind"]]))
             label = f"{row['rate']:.3g}/s, {row['times']:.2f}x"
-            parts.append(_text(LEFT + length + 5, y + 11, label))
+            parts.append(svg.text(LEFT + length + 5, y + 11, label))
             y += BAR
         y += 14
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y:.0f}" '
-        f'font-family="sans-serif" font-size="12" fill="{INK}">'
-    )
-    ground = f'<rect width="{WIDTH}" height="{y:.0f}" fill="white"/>'
-    return "\n".join([head, ground, *parts, "</svg>"]) + "\n"
-
-
-def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    return svg.picture(WIDTH, y, parts)

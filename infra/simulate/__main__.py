@@ -89,7 +89,7 @@ def main() -> None:
     results = {load: compare(asked, endpoint) for load, asked in loads(options.seed).items()}
     sys.stdout.write(table(results, endpoint))
     if options.plot:
-        options.plot.write_text(plot.svg(results))
+        options.plot.write_text(plot.plotted(results))
 
 
 if __name__ == "__main__":
