@@ -29,12 +29,15 @@ def load(directory: Path | None) -> Mapping[str, Annotator]:
     if unknown := sorted(names - {HED, DEPTH}):
         message = f"ANNOTATOR_DIR: {unknown[0]!r} is neither {HED} nor {DEPTH}/"
         raise ModelError(message)
-    from gpu_worker.annotators import trained  # noqa: PLC0415 - needs torch
+    # These need torch.
+    from gpu_worker.annotators.depth import Depth  # noqa: PLC0415
+    from gpu_worker.annotators.hed import Hed  # noqa: PLC0415
 
     found = dict(WITHOUT_WEIGHTS)
     if HED in names:
-        hed = trained.Hed(directory / HED)
+        hed = Hed(directory / HED)
         found |= {"hed": hed.edges, "fakescribbles": hed.scribbles}
     if DEPTH in names:
-        found["depth"] = trained.Depth(directory / DEPTH).map
+        depth = Depth(directory / DEPTH)
+        found |= {"depth": depth.map, "normal": depth.normals}
     return found

@@ -17,8 +17,10 @@ from gpu_worker.annotators import hough
 from gpu_worker.annotators.loading import load
 from gpu_worker.annotators.without_weights import WITHOUT_WEIGHTS, fakescribbles, scribble
 from gpu_worker.control import TYPES
+from gpu_worker.horde_client import BadJobError
 from gpu_worker.model_files import ModelError
 from gpu_worker.shifts import Worker
+from tests.worker.annotator_models import HARMS, a_depth, spoil
 from tests.worker.test_abilities import png
 from tests.worker.test_control import square
 from tests.worker.test_shifts import noise, scoring, states
@@ -157,7 +159,7 @@ def hed(tmp_path: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from gpu_worker.annotators.trained import HedNetwork
+    from gpu_worker.annotators.hed import HedNetwork
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -172,28 +174,6 @@ def depth(tmp_path: Path) -> Path:
     return a_depth(tmp_path / "depth").parent
 
 
-def a_depth(folder: Path, **more: Any) -> Path:
-    import torch
-    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
-
-    made: Any = Dinov2Config
-    backbone = made(
-        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14,
-        out_features=[f"stage{n}" for n in range(1, 5)], reshape_hidden_states=False,
-    )  # fmt: skip
-    config = DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=16, neck_hidden_sizes=[8] * 4,
-        fusion_hidden_size=8, head_hidden_size=8, **more,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        DepthAnythingForDepthEstimation(config).save_pretrained(folder)
-    said = '{"size": {"height": 56, "width": 56}, "image_mean": [0.5, 0.5, 0.5]}'
-    (folder / "preprocessor_config.json").write_text(said)
-    return folder
-
-
-@pytest.mark.slow
 def test_soft_edges_are_those_of_the_papers_network(hed: Path) -> None:
     import torch
     from safetensors.torch import load_file
@@ -217,11 +197,10 @@ def test_soft_edges_are_those_of_the_papers_network(hed: Path) -> None:
     assert found.std() > 0.1
 
 
-@pytest.mark.slow
 def test_scribbles_are_thick_strokes_along_the_ridges_of_soft_edges(
     hed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpu_worker.annotators.trained import Hed
+    from gpu_worker.annotators.hed import Hed
 
     soft = Image.new("L", (512, 512))
     ImageDraw.Draw(soft).line((100, 100, 400, 300), fill=255, width=9)
@@ -235,7 +214,6 @@ def test_scribbles_are_thick_strokes_along_the_ridges_of_soft_edges(
     assert 8 < found.sum() / math.dist((200, 200), (800, 600)) < 40
 
 
-@pytest.mark.slow
 def test_nearness_is_what_the_network_says_over_its_whole_range(depth: Path) -> None:
     import torch
     from transformers import DepthAnythingForDepthEstimation
@@ -254,7 +232,84 @@ def test_nearness_is_what_the_network_says_over_its_whole_range(depth: Path) -> 
     assert tall.size == (64, 3072)
 
 
-@pytest.mark.slow
+# A surface that comes nearer toward one side faces the other one; blue is what faces the camera.
+SIDES = {"left": (0, 0), "right": (0, 255), "top": (1, 0), "bottom": (1, 255)}
+
+
+def facing(depth: Path, monkeypatch: pytest.MonkeyPatch, nearness: Found, size: int = 56) -> Found:
+    """Return the normals, as vectors, of a picture of which the network says this."""
+    import torch
+
+    class Said:
+        predicted_depth = torch.tensor(nearness[None], dtype=torch.float32)
+
+    normals: Any = load(depth)["normal"]
+    monkeypatch.setattr(normals.__self__, "_network", lambda **_seen: Said())
+    found = normals(Image.new("RGB", (size, size)))
+    assert (found.mode, found.size) == ("RGB", (size, size))
+    return np.asarray(found, np.float64) / 127.5 - 1
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_red_faces_left_green_faces_up_and_blue_faces_the_camera(
+    depth: Path, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    axis, first = SIDES[side]
+    across = np.linspace(1, 0, 56) if first else np.linspace(0, 1, 56)
+    nearness = np.broadcast_to(across, (56, 56)) if axis == 0 else across[:, None].repeat(56, 1)
+    found = facing(depth, monkeypatch, nearness.copy())[20:36, 20:36]
+    toward = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}[side]
+    assert (found[..., toward[0]] * toward[1] > 0.5).all()
+    assert np.abs(found[..., 1 - toward[0]]).max() < 0.02
+    assert (found[..., 2] > 0.1).all()
+    assert np.linalg.norm(found, axis=2) == pytest.approx(1, abs=0.02)
+
+
+def test_the_steepness_of_normals_is_that_of_controlnets_formula(
+    depth: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both at MiDaS's resolution and at another one, of the same slope."""
+    for size in (384, 56):
+        slope = np.broadcast_to(np.linspace(0, 1, size), (size, size)).copy()
+        # 3x3 Sobel of a slope is eight times its rise by a pixel, here at 384 pixels.
+        wanted = np.array([8 * 1000 / (size - 1) * size / 384, 0, 2 * np.pi])
+        found = facing(depth, monkeypatch, slope, size)[size // 2, size // 2]
+        assert found == pytest.approx(wanted / np.linalg.norm(wanted), abs=0.01)
+
+
+def test_normals_have_no_steps_of_a_grey_map_and_none_in_the_background(
+    depth: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slope = 0.5 + np.linspace(0, 0.02, 384)[None].repeat(384, 0)
+    slope[:40], slope[40:80] = 0, np.linspace(0, 0.09, 384)
+    slope[-40:] = 1
+    found = facing(depth, monkeypatch, slope, 384)
+    assert found[100:300, 10:-10].std((0, 1)).max() < 0.01, "five levels of grey would be steps"
+    assert np.abs(found[5:70] - (0, 0, 1)).max() < 0.02
+
+
+def test_the_depth_and_the_normals_of_any_picture_cost_a_bounded_network(depth: Path) -> None:
+    seen: list[tuple[int, ...]] = []
+    found: Any = load(depth)
+    network = found["depth"].__self__._network
+    network.register_forward_pre_hook(
+        lambda _one, _none, more: seen.append(tuple(more["pixel_values"].shape)), with_kwargs=True
+    )
+    for size in ((3072, 3072), (64, 3072), (3072, 64)):
+        for kind in ("depth", "normal"):
+            assert found[kind](Image.effect_noise(size, 90).convert("RGB")).size == size
+    assert {shape[2] * shape[3] for shape in seen} <= {56 * 56, 56 * 112}
+
+
+def test_the_depth_of_a_picture_that_overflows_faults_its_job_alone(
+    depth: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadJobError, match="the depth of its source image is no finite number"):
+        facing(depth, monkeypatch, np.full((56, 56), math.nan))
+    # A picture that is everywhere as near has no slopes, and no division by nothing.
+    assert np.abs(facing(depth, monkeypatch, np.ones((56, 56))) - (0, 0, 1)).max() < 0.01
+
+
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
@@ -263,11 +318,6 @@ def test_nearness_is_what_the_network_says_over_its_whole_range(depth: Path) -> 
         ("pickle", "hed.safetensors cannot be read"),
         ("network", "hed.safetensors is no HED network"),
         ("nan", "hed.safetensors has weights that are no finite numbers"),
-        ("config", "depth is no Depth Anything"),
-        ("metric", "depth measures metres"),
-        ("bin", "depth has no weights as safetensors; other formats run code"),
-        ("part", "depth lacks some of its weights"),
-        ("cut", "depth cannot be loaded"),
     ],
 )
 def test_a_network_that_cannot_be_used_ends_the_worker_with_the_reason(
@@ -275,11 +325,7 @@ def test_a_network_that_cannot_be_used_ends_the_worker_with_the_reason(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    file, folder = hed / "hed.safetensors", hed / "depth"
-    if harm in ("config", "metric", "bin", "part", "cut"):
-        metric = {"depth_estimation_type": "metric"} if harm == "metric" else {}
-        a_depth(folder, **metric)
-    network = folder / "model.safetensors"
+    file = hed / "hed.safetensors"
     if harm == "other":
         (hed / "pose").mkdir()
     elif harm == "pickle":
@@ -290,18 +336,22 @@ def test_a_network_that_cannot_be_used_ends_the_worker_with_the_reason(
             weights["norm"] * math.nan
         )  # fmt: skip
         save_file(weights, file)
-    elif harm == "config":
-        (folder / "config.json").write_text("[]")
-    elif harm == "bin":
-        network.rename(folder / "pytorch_model.bin")
-    elif harm == "part":
-        weights = load_file(network)
-        weights.pop(next(name for name in weights if "head" in name))
-        save_file(weights, network, metadata={"format": "pt"})
-    elif harm == "cut":
-        network.write_bytes(network.read_bytes()[:-1000])
     with pytest.raises(ModelError, match=why):
         load(hed / "nowhere" if harm == "none" else hed)
+
+
+@pytest.mark.parametrize("harm", [*HARMS, "metric"])
+def test_a_depth_that_cannot_be_used_ends_the_worker_with_the_reason(
+    tmp_path: Path, harm: str
+) -> None:
+    if harm == "metric":
+        a_depth(tmp_path / "depth", depth_estimation_type="metric")
+        why = "measures metres"
+    else:
+        spoil(a_depth(tmp_path / "depth"), harm, "head")
+        why = HARMS[harm].format("Depth Anything")
+    with pytest.raises(ModelError, match=f"ANNOTATOR_DIR: depth {why}"):
+        load(tmp_path)
 
 
 # --- in shifts -----------------------------------------------------------------------------------
