@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from gpu_worker.control import Annotator
 
-HED, DEPTH = "hed.safetensors", "depth"
-"""What the folder may hold: a file and a folder."""
+HED, DEPTH, SEG = "hed.safetensors", "depth", "seg"
+"""What the folder may hold: a file and folders."""
 
 
 def load(directory: Path | None) -> Mapping[str, Annotator]:
@@ -26,12 +26,13 @@ def load(directory: Path | None) -> Mapping[str, Annotator]:
     except OSError as error:
         message = f"ANNOTATOR_DIR cannot be read: {error.strerror}"
         raise ModelError(message) from None
-    if unknown := sorted(names - {HED, DEPTH}):
-        message = f"ANNOTATOR_DIR: {unknown[0]!r} is neither {HED} nor {DEPTH}/"
+    if unknown := sorted(names - {HED, DEPTH, SEG}):
+        message = f"ANNOTATOR_DIR: {unknown[0]!r} is none of {HED}, {DEPTH}/, {SEG}/"
         raise ModelError(message)
     # These need torch.
     from gpu_worker.annotators.depth import Depth  # noqa: PLC0415
     from gpu_worker.annotators.hed import Hed  # noqa: PLC0415
+    from gpu_worker.annotators.seg import Seg  # noqa: PLC0415
 
     found = dict(WITHOUT_WEIGHTS)
     if HED in names:
@@ -40,4 +41,6 @@ def load(directory: Path | None) -> Mapping[str, Annotator]:
     if DEPTH in names:
         depth = Depth(directory / DEPTH)
         found |= {"depth": depth.map, "normal": depth.normals}
+    if SEG in names:
+        found["seg"] = Seg(directory / SEG).map
     return found

@@ -313,7 +313,7 @@ def test_the_depth_of_a_picture_that_overflows_faults_its_job_alone(
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
-        ("other", "'pose' is neither hed.safetensors nor depth/"),
+        ("other", "'pose' is none of hed.safetensors, depth/, seg/"),
         ("none", "cannot be read: No such file"),
         ("pickle", "hed.safetensors cannot be read"),
         ("network", "hed.safetensors is no HED network"),
