@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from gpu_worker.control import Annotator
 
-HED, DEPTH, SEG = "hed.safetensors", "depth", "seg"
+HED, DEPTH, SEG, OPENPOSE = "hed.safetensors", "depth", "seg", "openpose"
 """What the folder may hold: a file and folders."""
 
 
@@ -26,12 +26,13 @@ def load(directory: Path | None) -> Mapping[str, Annotator]:
     except OSError as error:
         message = f"ANNOTATOR_DIR cannot be read: {error.strerror}"
         raise ModelError(message) from None
-    if unknown := sorted(names - {HED, DEPTH, SEG}):
-        message = f"ANNOTATOR_DIR: {unknown[0]!r} is none of {HED}, {DEPTH}/, {SEG}/"
+    if unknown := sorted(names - {HED, DEPTH, SEG, OPENPOSE}):
+        message = f"ANNOTATOR_DIR: {unknown[0]!r} is none of {HED}, {DEPTH}/, {SEG}/, {OPENPOSE}/"
         raise ModelError(message)
     # These need torch.
     from gpu_worker.annotators.depth import Depth  # noqa: PLC0415
     from gpu_worker.annotators.hed import Hed  # noqa: PLC0415
+    from gpu_worker.annotators.openpose import OpenPose  # noqa: PLC0415
     from gpu_worker.annotators.seg import Seg  # noqa: PLC0415
 
     found = dict(WITHOUT_WEIGHTS)
@@ -43,4 +44,6 @@ def load(directory: Path | None) -> Mapping[str, Annotator]:
         found |= {"depth": depth.map, "normal": depth.normals}
     if SEG in names:
         found["seg"] = Seg(directory / SEG).map
+    if OPENPOSE in names:
+        found["openpose"] = OpenPose(directory / OPENPOSE).map
     return found

@@ -19,8 +19,7 @@ from gpu_worker.annotators.without_weights import WITHOUT_WEIGHTS, fakescribbles
 from gpu_worker.control import TYPES
 from gpu_worker.horde_client import BadJobError
 from gpu_worker.model_files import ModelError
-from gpu_worker.shifts import Worker
-from tests.worker.annotator_models import HARMS, a_depth, spoil
+from tests.worker.annotator_models import HARMS, a_depth, a_seg, an_openpose, spoil
 from tests.worker.test_abilities import png
 from tests.worker.test_control import square
 from tests.worker.test_shifts import noise, scoring, states
@@ -313,7 +312,7 @@ def test_the_depth_of_a_picture_that_overflows_faults_its_job_alone(
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
-        ("other", "'pose' is none of hed.safetensors, depth/, seg/"),
+        ("other", "'pose' is none of hed.safetensors, depth/, seg/, openpose/"),
         ("none", "cannot be read: No such file"),
         ("pickle", "hed.safetensors cannot be read"),
         ("network", "hed.safetensors is no HED network"),
@@ -354,7 +353,81 @@ def test_a_depth_that_cannot_be_used_ends_the_worker_with_the_reason(
         load(tmp_path)
 
 
+@pytest.fixture
+def every(hed: Path) -> Path:
+    """The networks of every type, of an `ANNOTATOR_DIR` in which nothing lacks."""
+    a_depth(hed / "depth")
+    a_seg(hed / "seg")
+    an_openpose(hed / "openpose", found=2)
+    return hed
+
+
+def test_a_type_is_made_only_where_its_weights_are(every: Path, tmp_path: Path) -> None:
+    more = {
+        "hed.safetensors": {"hed"},
+        "depth": {"depth", "normal"},
+        "seg": {"seg"},
+        "openpose": {"openpose"},
+    }
+    assert {one.name for one in every.iterdir()} == set(more)
+    assert set(load(every)) == set(TYPES)
+    assert load(None) is WITHOUT_WEIGHTS
+    for name, kinds in more.items():
+        folder = tmp_path / f"only {name}"
+        folder.mkdir()
+        (folder / name).symlink_to(every / name)
+        assert set(load(folder)) - set(WITHOUT_WEIGHTS) == kinds
+
+
+def test_networks_run_one_at_a_time_since_their_memory_adds_up(
+    every: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpu_worker.annotators import networks
+
+    makers: dict[str, Any] = {
+        kind: one for kind, one in load(every).items() if kind not in ("canny", "scribble", "hough")
+    }
+    held: list[str] = []
+    for kind, one in makers.items():
+        for name in ("_network", "_finder", "_pose"):
+            if network := getattr(one.__self__, name, None):
+                network.register_forward_pre_hook(
+                    lambda *_, kind=kind: held.append(kind) if networks.RUNNING.locked() else None
+                )
+        one(Image.effect_noise((64, 64), 90).convert("RGB"))
+    assert set(held) == set(makers)
+    assert not networks.RUNNING.locked()
+
+
 # --- in shifts -----------------------------------------------------------------------------------
+
+
+def test_with_all_weights_a_shift_makes_the_map_of_every_type(
+    horde: FakeHorde,
+    settings: Settings,
+    client: Horde,
+    every: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gpu_worker.annotators import openpose
+
+    monkeypatch.setattr(openpose, "SURE", -9.0)  # a random network is sure of nothing
+    horde.files["p.png"] = png(square())
+    wanted = {
+        kind: horde.add(source="p.png", control_type=kind, return_control_map=True)
+        for kind in ("depth", "normal", "seg", "openpose")
+    }
+    able = Abilities({}, load(every))
+
+    async def work() -> None:
+        worker = Worker(settings, client, noise, scoring(0), abilities=able)
+        await worker.work({"id": "t"})
+
+    asyncio.run(work())
+    assert {kind: states(horde)[one] for kind, one in wanted.items()} == dict.fromkeys(wanted, "ok")
+    bytes_ = {horde.uploads[one] for one in wanted.values()}
+    assert len(bytes_) == len(wanted), "each its own"
+    assert not horde.pops[0]["allow_controlnet"], "a map alone is no ControlNet's weights"
 
 
 def test_maps_are_made_of_the_types_that_the_worker_has_annotators_for(
