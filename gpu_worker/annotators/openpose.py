@@ -123,7 +123,7 @@ class OpenPose:
         corners = torch.cat(
             [middles[:, :2] - middles[:, 2:] / 2, middles[:, :2] + middles[:, 2:] / 2], 1
         )
-        boxes = (corners.clamp(0, 1) * size)[found[scores[found] >= SURE]].tolist()
+        boxes = (corners * size)[found[scores[found] >= SURE]].tolist()
         return [box for box in boxes if box[2] - box[0] >= 1 and box[3] - box[1] >= 1]
 
     def _cut(self, box: list[float]) -> Cut:
@@ -171,9 +171,7 @@ def peaks(heatmaps: Floats) -> tuple[Floats, Floats]:
             logs[each, y + 1 + step * down, x + 1 + step * across] for step in (-1, 0, 1)
         )
         bend = before - 2 * here + after
-        # The middle is highest, so the top is at most half a pixel away.
-        return np.where(bend < 0, (before - after) / 2 / np.minimum(bend, -1e-12), 0.0).clip(
-            -0.5, 0.5
-        )
+        # The middle is highest, so the top is at most half a pixel away. A plain has none.
+        return np.where(bend < 0, (before - after) / 2 / np.minimum(bend, -1e-12), 0.0)
 
     return np.stack([x + shift(1, 0), y + shift(0, 1)], 1), flat.max(1)

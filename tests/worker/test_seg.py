@@ -78,6 +78,11 @@ def test_a_side_that_its_files_say_is_heeded_up_to_that_of_the_training(seg: Pat
         assert maker.__self__._side == side
 
 
+def test_older_files_lack_what_only_training_counts(seg: Path) -> None:
+    spoil(seg / "seg", "part", "num_batches_tracked")
+    assert "seg" in load(seg)
+
+
 def test_what_overflows_faults_its_job(seg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Said:
         logits = torch.full((1, 150, 64, 64), math.nan)
