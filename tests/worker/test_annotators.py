@@ -19,6 +19,7 @@ from gpu_worker.annotators.without_weights import WITHOUT_WEIGHTS, fakescribbles
 from gpu_worker.control import TYPES
 from gpu_worker.horde_client import BadJobError
 from gpu_worker.model_files import ModelError
+from gpu_worker.shifts import Worker
 from tests.worker.annotator_models import HARMS, a_depth, a_seg, an_openpose, spoil
 from tests.worker.test_abilities import png
 from tests.worker.test_control import square
