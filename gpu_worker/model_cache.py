@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from gpu_worker import model_files, tensor_files
@@ -121,6 +122,8 @@ class ModelCache:
         self.files: dict[str, ModelFiles] = {}
         """What the configuration of each says."""
         self._models = {model.name: model for model in models}
+        self._alone = 0
+        """Bytes that a model, alone in memory, and its drawing can have together."""
         self._tried: set[str] = set()
         """Names of those that have drawn one image."""
         self.usable: tuple[str, ...] = ()
@@ -220,9 +223,12 @@ class ModelCache:
 
     def _tried_to_load(self, name: str) -> tuple[Drawer | None, str]:
         """Return a model, or None and why it cannot be loaded; '' if the memory is too small."""
+        first = name not in self._tried
+        before = loaded = self._memory.free()
         try:
             drawer = self._load(self._models[name], self.directories[name])
-            if name not in self._tried:
+            if first:
+                loaded = self._memory.free()
                 drawer.warm_up()
         except MemoryError:
             return None, ""
@@ -232,12 +238,26 @@ class ModelCache:
             return None, str(error).replace("MODEL_DIR", str(self.directories[name]))
         except Exception as error:  # noqa: BLE001 - the other models go on
             return None, f"it cannot be loaded ({type(error).__name__})"
-        if name not in self._tried and self._loaded:
-            drawer.learnt.capacity = None  # beside others less fits than it can have
-        elif name not in self._tried and (pixels := drawer.learnt.max_pixels) is not None:
-            self.measured(name, pixels)
-        self._tried.add(name)
+        if first:
+            self._tried.add(name)
+            self._learn(name, drawer.learnt, before, loaded)
         return drawer, ""
+
+    def _learn(self, name: str, learnt: Learnt, before: int, loaded: int) -> None:
+        """Tell how large an image a model can draw alone in memory, after its first one.
+
+        `before` bytes were free before it was loaded, and `loaded` after that. What an image needs
+        is the same beside other models. What a model can have is what one that was alone and its
+        drawing had together, less what this one takes. What a first image leaves, such as kernels,
+        is never counted as free.
+        """
+        now = self._memory.free()
+        if not self._loaded:
+            self._alone = now + before - loaded
+        elif learnt.capacity:
+            learnt.capacity = replace(learnt.capacity, free=self._alone - (before - now))
+        if (pixels := learnt.max_pixels) is not None:
+            self.measured(name, pixels)
 
     def _give_up(self, name: str, why: str) -> NoReturn:
         self.usable = tuple(one for one in self.usable if one != name)
