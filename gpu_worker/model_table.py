@@ -23,7 +23,9 @@ HUB = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 """The name of a model on Hugging Face's hub."""
 REVISION = re.compile(r"[0-9a-f]{40}")
 """A commit of the hub."""
-CACHE = Path("/runpod-volume/huggingface-cache/hub")
+VOLUME = Path("/runpod-volume")
+"""Where RunPod mounts an endpoint's network volume."""
+CACHE = VOLUME / "huggingface-cache/hub"
 """Where RunPod puts the model that an endpoint names as its cached one, in the hub's own layout."""
 SOURCE = "source.json"
 """The file of a converted model that says of what it was made."""

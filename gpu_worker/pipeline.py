@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from gpu_worker import control, image_codec, model_files, speed, upscale
 from gpu_worker.addons.adapters import Adapters
 from gpu_worker.capacity import Capacity, Learnt
+from gpu_worker.compile_cache import CompileCache
 from gpu_worker.device_memory import DeviceMemory, device_of
 from gpu_worker.families import guided
 from gpu_worker.families import stable_diffusion as families
@@ -103,6 +104,7 @@ class Pipeline:
         self._model_name = settings.model_name
         self._max_batch = settings.max_batch
         self._compiled_shapes = settings.compiled
+        self._compile_cache = _compile_cache(settings, device, self._model)
         self.make_room: Callable[[], bool] = lambda: False
         """Called if the memory is short; returns whether some was freed (`model_cache`)."""
         self.learnt = Learnt()
@@ -200,11 +202,18 @@ class Pipeline:
             partial(self.draw, [_trial(width, height)] * count)
             for width, height, count in self._compiled_shapes
         ]
+        cache = self._compile_cache
+        if cache:
+            cache.load()
         try:
-            speed.compile_for(self._model, draws)
+            compiled = speed.compile_for(self._model, draws)
         except MemoryError:
             message = "a size of COMPILE does not fit into the device's memory"
             raise ModelError(message) from None
+        if cache and compiled:
+            cache.save()
+        elif cache:
+            cache.drop()
 
     def _denoise(self, job: Job) -> None:
         """Draw an image of the model's own size, without the autoencoder."""
@@ -377,6 +386,19 @@ class Pipeline:
         finally:
             for module, mode in zip(convolutions, before, strict=True):
                 module.padding_mode = mode
+
+
+def _compile_cache(settings: Settings, device: str, model: Any) -> CompileCache | None:
+    """Return where the code of the settings' shapes is kept, if it is anywhere."""
+    folder, limit = settings.compile_cache_dir, settings.compile_cache_mb * 1024 * 1024
+    if not settings.compiled or not folder or not limit:
+        return None
+    layers = [
+        (name, tuple(weight.shape), str(weight.dtype))
+        for part in (model.network, model.text2img.vae)
+        for name, weight in part.named_parameters()
+    ]
+    return CompileCache(folder, limit, device, layers, settings.compiled)
 
 
 def _trial(width: int, height: int) -> Job:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_SHAPES = 4
 """Most shapes that are compiled: each takes up to a minute of a cold start."""
+COMPILED = "horde-commons/compiled"
+"""The folder of a network volume for compiled code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,10 @@ class Settings:
     torch_threads: int | None = None
     compiled: tuple[tuple[int, int, int], ...] = ()
     """Widths, heights and batch sizes that are drawn by compiled code (`gpu_worker.speed`)."""
+    compile_cache_dir: Path | None = None
+    """Where that code is kept for later starts (`gpu_worker.compile_cache`); None: nowhere."""
+    compile_cache_mb: int = 2_000
+    """Code that is kept there, of all cards and models; 0: none."""
     controlnet_dir: Path | None = None
     """ControlNets of the models (`gpu_worker.control_files`)."""
     annotator_dir: Path | None = None
@@ -115,6 +121,8 @@ class Settings:
         hosts = [one.strip() for one in text("CIVITAI_HOSTS", "").split(",") if one.strip()]
         pod = text("RUNPOD_POD_ID", socket.gethostname())
         threads = int(number("TORCH_THREADS", 0, 0))
+        # A folder that is not the operator's volume might be anybody's, and compiled code is code.
+        volume = str(model_table.VOLUME / COMPILED) if model_table.VOLUME.is_mount() else ""
         settings = cls(
             horde_url=text("HORDE_URL").rstrip("/"),
             horde_api_key=text("HORDE_API_KEY"),
@@ -129,6 +137,8 @@ class Settings:
             shift_seconds=number("SHIFT_SECONDS", cls.shift_seconds, 0),
             device=text("DEVICE", cls.device),
             torch_threads=threads or None,
+            compile_cache_dir=Path(kept) if (kept := text("COMPILE_CACHE_DIR", volume)) else None,
+            compile_cache_mb=int(number("COMPILE_CACHE_MB", cls.compile_cache_mb, 0)),
             controlnet_dir=Path(guides) if (guides := text("CONTROLNET_DIR", "")) else None,
             annotator_dir=Path(maps) if (maps := text("ANNOTATOR_DIR", "")) else None,
             post_processor_dir=Path(posts) if (posts := text("POST_PROCESSOR_DIR", "")) else None,
@@ -146,19 +156,24 @@ class Settings:
             lora_memory_mb=int(number("LORA_MEMORY_MB", cls.lora_memory_mb, 1)),
         )
         compiled, wrong = _compiled(text("COMPILE", ""), settings)
-        problems += wrong
-        problems += settings._wrong()
+        settings = replace(settings, compiled=compiled)
+        problems += wrong + _wrong(settings)
         if problems:
             raise ValueError("; ".join(problems))
-        return replace(settings, compiled=compiled)
+        return settings
 
-    def _wrong(self) -> list[str]:
-        """Return what is wrong with where LoRAs come from."""
-        named = {"LORA_DIR": self.lora_dir, "TI_DIR": self.ti_dir}
-        wrong = [f"{name} is no folder" for name, one in named.items() if one and not one.is_dir()]
-        if self.civitai_url and not self.civitai_url.startswith("https://"):
-            wrong.append("CIVITAI_URL must begin with https://")
-        return wrong
+
+def _wrong(settings: Settings) -> list[str]:
+    """Return what is wrong with the folders of LoRAs and of compiled code."""
+    named = {"LORA_DIR": settings.lora_dir, "TI_DIR": settings.ti_dir}
+    wrong = [f"{name} is no folder" for name, one in named.items() if one and not one.is_dir()]
+    if settings.civitai_url and not settings.civitai_url.startswith("https://"):
+        wrong.append("CIVITAI_URL must begin with https://")
+    if settings.compiled and settings.compile_cache_dir:
+        code, loras = settings.compile_cache_dir.resolve(), settings.lora_cache_dir.resolve()
+        if code.is_relative_to(loras) or loras.is_relative_to(code):
+            wrong.append("COMPILE_CACHE_DIR holds code, and must be apart from LORA_CACHE_DIR")
+    return wrong
 
 
 def _folder(named: str, model: Path | None, own: str) -> Path | None:

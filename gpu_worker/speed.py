@@ -34,8 +34,8 @@ def compile_for(
 ) -> bool:
     """Compile a model for the shapes of some drawings; returns whether that was possible.
 
-    Each of `draws` is called once, which takes up to a minute, or seconds where the files of
-    `TORCHINDUCTOR_CACHE_DIR` have the code. From then on nothing is compiled: these shapes are
+    Each of `draws` is called once, which takes up to a minute, or seconds where torch's cache has
+    the code (`compile_cache`). From then on nothing is compiled: these shapes are
     drawn by compiled code, all others as before. Raises MemoryError.
     """
     torch.compiler.set_stance("default")

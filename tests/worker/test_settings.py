@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_worker import model_table
 from gpu_worker.settings import Settings
 
 ENV = {"HORDE_URL": "http://127.0.0.1:8080/api", "HORDE_API_KEY": "k", "MODEL_DIR": "/model"}
@@ -66,3 +67,27 @@ def test_a_worker_that_swaps_models_compiles_none() -> None:
     models = '{"a": {"source": "/a"}, "b": {"source": "/b"}}'
     with pytest.raises(ValueError, match="COMPILE is for a worker of one model"):
         Settings.from_env({**ENV, "MODELS": models, "COMPILE": "512x512x4"})
+
+
+def test_compiled_code_is_kept_on_a_network_volume_or_where_the_operator_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_table, "VOLUME", tmp_path)  # a folder, but nothing is mounted there
+    assert Settings.from_env(ENV).compile_cache_dir is None
+    assert Settings.from_env({**ENV, "COMPILE_CACHE_DIR": "/mine"}).compile_cache_dir == Path(
+        "/mine"
+    )
+    monkeypatch.setattr(model_table, "VOLUME", Path("/"))
+    settings = Settings.from_env(ENV)
+    assert settings.compile_cache_dir == Path("/horde-commons/compiled")
+    assert settings.compile_cache_mb == 2000
+    assert Settings.from_env({**ENV, "COMPILE_CACHE_MB": "0"}).compile_cache_mb == 0
+
+
+@pytest.mark.parametrize("loras", ["/volume", "/volume/code", "/volume/code/loras"])
+def test_nothing_is_downloaded_to_where_code_is_kept(loras: str) -> None:
+    env = {**ENV, "COMPILE_CACHE_DIR": "/volume/code", "LORA_CACHE_DIR": loras}
+    Settings.from_env(env)
+    with pytest.raises(ValueError, match="must be apart from LORA_CACHE_DIR"):
+        Settings.from_env({**env, "COMPILE": "512x512x4"})
+    Settings.from_env({**env, "COMPILE": "512x512x4", "LORA_CACHE_DIR": "/volume/loras"})
