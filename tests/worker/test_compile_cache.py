@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import resource
@@ -164,7 +165,7 @@ def test_what_can_never_be_used_together_is_kept_apart(
     assert len({first, *others}) == 5
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "other"])
+@pytest.mark.parametrize("damage", ["cut", "half", "changed", "empty", "other"])
 def test_a_damaged_archive_is_removed_and_nothing_of_it_is_used(volume: Path, damage: str) -> None:
     cache = started(volume)
     compiled(size=100_000)
@@ -175,6 +176,7 @@ def test_a_damaged_archive_is_removed_and_nothing_of_it_is_used(volume: Path, da
     archive.write_bytes(
         {
             "cut": data[:-100],
+            "half": gzip.compress(gzip.decompress(data)[:50_000]),
             "changed": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
             "empty": b"",
             "other": b"#!/bin/sh\n",

@@ -317,9 +317,7 @@ def test_the_largest_image_is_that_of_a_model_alone_in_memory_whatever_was_loade
     assert set(cache.loaded) == {"a", "b", "c"}
     # Of 24 GB with 1 GB of kernels.
     alone = {"a": 19, "b": 17, "c": 21}
-    assert told == {
-        name: pytest.approx(gb * GB // 10_000, abs=GRAIN) for name, gb in alone.items()
-    }
+    assert told == {name: pytest.approx(gb * GB // 10_000, abs=GRAIN) for name, gb in alone.items()}
     for name, gb in alone.items():
         known = cache._loaded[name].learnt.capacity
         assert known
