@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from gpu_worker import model_files
-from gpu_worker.annotators import networks
+from gpu_worker.annotators import trained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,17 +42,17 @@ class Depth:
         config = model_files.config(directory / "config.json")
         if config.get("depth_estimation_type", "relative") != "relative":
             why = "measures metres, and ControlNets were trained with nearness"
-            raise networks.wrong(directory, why)
-        self._network = networks.load(
+            raise trained.wrong(directory, why)
+        self._network = trained.load(
             directory, "DepthAnythingForDepthEstimation", "depth_anything", "Depth Anything"
         )
-        self._pictures = networks.Preprocessor(directory)
+        self._pictures = trained.Preprocessor(directory)
         self._patch = int(self._network.config.backbone_config.patch_size)
         self._side = self._pictures.side(SIDE, multiple=self._patch)
 
     def map(self, image: Image.Image) -> Image.Image:
         """Return nearness, from black to white over its whole range, as a grey image."""
-        return networks.enlarged(self._nearness(image) * 255, image.size)
+        return trained.enlarged(self._nearness(image) * 255, image.size)
 
     def normals(self, image: Image.Image) -> Image.Image:
         """Return where surfaces face, as an RGB image of its size.
@@ -74,13 +74,13 @@ class Depth:
             slope[nearness < BACKGROUND] = 0
         normals = np.stack([*slopes, np.full_like(nearness, TOWARD)], 2)
         normals /= np.linalg.norm(normals, axis=2, keepdims=True)
-        return networks.enlarged(normals * 127.5 + 127.5, image.size)
+        return trained.enlarged(normals * 127.5 + 127.5, image.size)
 
     def _nearness(self, image: Image.Image) -> Floats:
         """Return nearness from 0 to 1 over its whole range, in the size that the network sees."""
-        seen = self._pictures.values(networks.in_side(image, self._side, self._patch))
-        with networks.RUNNING, torch.inference_mode():
+        seen = self._pictures.values(trained.in_side(image, self._side, self._patch))
+        with trained.RUNNING, torch.inference_mode():
             output = self._network(pixel_values=seen)
-        found = networks.finite(output.predicted_depth[0], "the depth").numpy().astype(np.float64)
+        found = trained.finite(output.predicted_depth[0], "the depth").numpy().astype(np.float64)
         low, high = float(found.min()), float(found.max())
         return np.asarray((found - low) / max(high - low, 1e-9))

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from gpu_worker.annotators import networks
+from gpu_worker.annotators import trained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,19 +76,19 @@ class Hed:
             self._network.load_state_dict(load_file(file))
         except (OSError, SafetensorError, RuntimeError) as error:
             why = "cannot be read" if not isinstance(error, RuntimeError) else "is no HED network"
-            raise networks.wrong(file, f"{why} ({type(error).__name__})") from None
-        networks.check(self._network, file)
+            raise trained.wrong(file, f"{why} ({type(error).__name__})") from None
+        trained.check(self._network, file)
 
     def edges(self, image: Image.Image) -> Image.Image:
         """Return soft edges, white on black, as a grey image of its size."""
-        seen = networks.in_side(image, SIDE, 16)
-        with networks.RUNNING, torch.inference_mode():
-            found = self._network(networks.tensor(seen))[0, 0]
-        return networks.enlarged(found.numpy() * 255, image.size)
+        seen = trained.in_side(image, SIDE, 16)
+        with trained.RUNNING, torch.inference_mode():
+            found = self._network(trained.tensor(seen))[0, 0]
+        return trained.enlarged(found.numpy() * 255, image.size)
 
     def scribbles(self, image: Image.Image) -> Image.Image:
         """Return thick strokes along the edges' ridges, as ControlNet's were trained with."""
-        soft = np.asarray(self.edges(networks.in_side(image, SIDE, 16)), np.float64)
+        soft = np.asarray(self.edges(trained.in_side(image, SIDE, 16)), np.float64)
         soft = ndimage.gaussian_filter(soft, BLUR)
         ridges = np.zeros(soft.shape, bool)
         for line in (
@@ -100,6 +100,6 @@ class Hed:
             ridges |= ndimage.grey_dilation(soft, footprint=line) == soft
         ridges &= soft > RIDGE
         strokes = ndimage.gaussian_filter(ridges * 255.0, BLUR) > FAINT
-        return networks.enlarged(strokes * 255.0, image.size).point(
+        return trained.enlarged(strokes * 255.0, image.size).point(
             lambda level: 255 if level > RIDGE else 0
         )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from gpu_worker.annotators import networks, skeleton
+from gpu_worker.annotators import stick_figure, trained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,21 +79,21 @@ class OpenPose:
         except OSError:
             names = set()
         if names != {PERSONS, POSE}:
-            raise networks.wrong(directory, f"must hold {PERSONS}/ and {POSE}/, and nothing else")
+            raise trained.wrong(directory, f"must hold {PERSONS}/ and {POSE}/, and nothing else")
         finder = directory / PERSONS
-        self._finder = networks.load(finder, "RTDetrForObjectDetection", "rt_detr", "RT-DETR")
-        things = networks.labels(self._finder)
+        self._finder = trained.load(finder, "RTDetrForObjectDetection", "rt_detr", "RT-DETR")
+        things = trained.labels(self._finder)
         if "person" not in things:
-            raise networks.wrong(finder, "finds no persons")
+            raise trained.wrong(finder, "finds no persons")
         self._person = things.index("person")
-        self._pictures = networks.Preprocessor(finder)
+        self._pictures = trained.Preprocessor(finder)
         side = self._pictures.side(SIDE, multiple=MULTIPLE)
         self._side = side - side % MULTIPLE
         pose = directory / POSE
-        self._pose = networks.load(pose, "VitPoseForPoseEstimation", "vitpose", "ViTPose")
+        self._pose = trained.load(pose, "VitPoseForPoseEstimation", "vitpose", "ViTPose")
         if self._pose.config.num_labels != JOINTS:
-            raise networks.wrong(pose, f"does not find COCO's {JOINTS} key points")
-        self._cuts = networks.Preprocessor(pose)
+            raise trained.wrong(pose, f"does not find COCO's {JOINTS} key points")
+        self._cuts = trained.Preprocessor(pose)
         backbone = self._pose.config.backbone_config
         height, width = backbone.image_size
         self._seen = int(width), int(height)
@@ -106,18 +106,16 @@ class OpenPose:
         """
         image = image.convert("RGB")
         cuts = [self._cut(box) for box in self._boxes(image)]
-        persons = [skeleton.of_coco(points) for points in self._joints(image, cuts)]
-        return skeleton.drawn(persons, image.size)
+        persons = [stick_figure.of_coco(points) for points in self._joints(image, cuts)]
+        return stick_figure.drawn(persons, image.size)
 
     def _boxes(self, image: Image.Image) -> list[list[float]]:
         """Return the left, top, right and bottom of persons in pixels, the surest first."""
         square = image.resize((self._side, self._side), Image.Resampling.BILINEAR)
-        with networks.RUNNING, torch.inference_mode():
+        with trained.RUNNING, torch.inference_mode():
             said = self._finder(pixel_values=self._pictures.values(square))
-        scores = networks.finite(said.logits[0], "the search for persons").sigmoid()[
-            :, self._person
-        ]
-        middles = networks.finite(said.pred_boxes[0], "the search for persons")
+        scores = trained.finite(said.logits[0], "the search for persons").sigmoid()[:, self._person]
+        middles = trained.finite(said.pred_boxes[0], "the search for persons")
         found = scores.sort(descending=True, stable=True).indices[:MOST_PERSONS]
         size = torch.tensor([*image.size, *image.size])
         corners = torch.cat(
@@ -141,9 +139,9 @@ class OpenPose:
             seen = torch.cat([self._cuts.values(cut.of(image, self._seen)) for cut in some])
             # Of a ViTPose+, the first expert is COCO's.
             more = {"dataset_index": torch.zeros(len(some), dtype=torch.int64)}
-            with networks.RUNNING, torch.inference_mode():
+            with trained.RUNNING, torch.inference_mode():
                 said = self._pose(pixel_values=seen, **(more if self._experts > 1 else {})).heatmaps
-            heatmaps = networks.finite(said, "the pose").numpy().astype(np.float64)
+            heatmaps = trained.finite(said, "the pose").numpy().astype(np.float64)
             for cut, maps in zip(some, heatmaps, strict=True):
                 last = np.array(maps.shape[:0:-1]) - 1
                 places, scores = peaks(maps)

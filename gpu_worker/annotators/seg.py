@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gpu_worker.annotators import networks
+from gpu_worker.annotators import trained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,13 +53,13 @@ class Seg:
     def __init__(self, directory: Path) -> None:
         """Load a directory of transformers; raises ModelError unless it is a UperNet of ADE20K."""
         kind = "UperNetForSemanticSegmentation"
-        self._network = networks.load(directory, kind, "upernet", "UperNet")
-        classes = networks.labels(self._network)
+        self._network = trained.load(directory, kind, "upernet", "UperNet")
+        classes = trained.labels(self._network)
         if len(classes) != len(PALETTE) or classes[: len(FIRST)] != FIRST:
-            raise networks.wrong(directory, "does not tell ADE20K's 150 classes apart")
+            raise trained.wrong(directory, "does not tell ADE20K's 150 classes apart")
         # Only training reads what it says, which takes as much memory as the rest.
         self._network.auxiliary_head = None
-        self._pictures = networks.Preprocessor(directory)
+        self._pictures = trained.Preprocessor(directory)
         self._side = self._pictures.side(SIDE, multiple=MULTIPLE, most=SIDE)
 
     def map(self, image: Image.Image) -> Image.Image:
@@ -67,8 +67,8 @@ class Seg:
 
         It has no other colours than the palette's. Raises BadJobError.
         """
-        seen = self._pictures.values(networks.in_side(image, self._side, MULTIPLE))
-        with networks.RUNNING, torch.inference_mode():
+        seen = self._pictures.values(trained.in_side(image, self._side, MULTIPLE))
+        with trained.RUNNING, torch.inference_mode():
             said = self._network(pixel_values=seen).logits[0]
-            classes = networks.finite(said, "the segmentation").argmax(0).numpy()
+            classes = trained.finite(said, "the segmentation").argmax(0).numpy()
         return Image.fromarray(PALETTE[classes]).resize(image.size, Image.Resampling.NEAREST)

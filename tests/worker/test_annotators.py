@@ -383,7 +383,7 @@ def test_a_type_is_made_only_where_its_weights_are(every: Path, tmp_path: Path) 
 def test_networks_run_one_at_a_time_since_their_memory_adds_up(
     every: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpu_worker.annotators import networks
+    from gpu_worker.annotators import trained
 
     makers: dict[str, Any] = {
         kind: one for kind, one in load(every).items() if kind not in ("canny", "scribble", "hough")
@@ -393,11 +393,11 @@ def test_networks_run_one_at_a_time_since_their_memory_adds_up(
         for name in ("_network", "_finder", "_pose"):
             if network := getattr(one.__self__, name, None):
                 network.register_forward_pre_hook(
-                    lambda *_, kind=kind: held.append(kind) if networks.RUNNING.locked() else None
+                    lambda *_, kind=kind: held.append(kind) if trained.RUNNING.locked() else None
                 )
         one(Image.effect_noise((64, 64), 90).convert("RGB"))
     assert set(held) == set(makers)
-    assert not networks.RUNNING.locked()
+    assert not trained.RUNNING.locked()
 
 
 # --- in shifts -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 import transformers
 from PIL import Image
 
-from gpu_worker.annotators import openpose, skeleton
+from gpu_worker.annotators import openpose, stick_figure
 from gpu_worker.annotators.loading import load
 from gpu_worker.annotators.openpose import Cut, peaks
 from gpu_worker.horde_client import BadJobError
@@ -48,7 +48,7 @@ def colour(image: Image.Image, x: float, y: float) -> Any:
 
 
 def test_points_and_limbs_have_openposes_colours() -> None:
-    found = skeleton.drawn([skeleton.of_coco(STANDING)], (512, 512))
+    found = stick_figure.drawn([stick_figure.of_coco(STANDING)], (512, 512))
     points = {
         "nose": (255, 0, 0), "right shoulder": (255, 170, 0), "right elbow": (255, 255, 0),
         "right wrist": (170, 255, 0), "left shoulder": (85, 255, 0), "left wrist": (0, 255, 85),
@@ -70,23 +70,23 @@ def test_what_is_not_seen_is_not_drawn_and_a_neck_needs_both_shoulders() -> None
     points = STANDING.copy()
     hidden = list(COCO).index("left shoulder")
     points[hidden] = np.nan
-    found = skeleton.drawn([skeleton.of_coco(points)], (512, 512))
+    found = stick_figure.drawn([stick_figure.of_coco(points)], (512, 512))
     assert colour(found, *COCO["left shoulder"]) == (0, 0, 0)
     assert colour(found, 256, 120) == colour(found, 229, 120) == (0, 0, 0)
     assert colour(found, *COCO["right shoulder"]) == (255, 170, 0)
-    nobody = skeleton.drawn([np.full((18, 2), np.nan)], (64, 96))
+    nobody = stick_figure.drawn([np.full((18, 2), np.nan)], (64, 96))
     assert (nobody.size, nobody.getextrema()) == ((64, 96), ((0, 0),) * 3)
 
 
 def test_strokes_grow_with_the_picture_and_persons_may_leave_it() -> None:
     shares = []
     for side in (512, 1024):
-        points = skeleton.of_coco(STANDING * side / 512)
-        found = np.asarray(skeleton.drawn([points], (side, side)))
+        points = stick_figure.of_coco(STANDING * side / 512)
+        found = np.asarray(stick_figure.drawn([points], (side, side)))
         shares.append(found.any(2).mean())
-        assert np.asarray(skeleton.drawn([points - 1e4, points * 9], (side, side))).size
+        assert np.asarray(stick_figure.drawn([points - 1e4, points * 9], (side, side))).size
     assert shares[0] == pytest.approx(shares[1], rel=0.1)
-    together = skeleton.drawn([np.zeros((18, 2))], (64, 64))
+    together = stick_figure.drawn([np.zeros((18, 2))], (64, 64))
     assert together.size == (64, 64), "limbs of no length"
 
 
@@ -194,18 +194,18 @@ def test_joints_are_where_vitpose_says_in_the_box_of_rtdetr(
     monkeypatch.setattr(network, "_finder", Boxes([[0.5, 0.5, 0.25, 0.5]], [0.9]))
     monkeypatch.setattr(network, "_pose", Poses(PLACES))
     shown: list[Any] = []
-    real = skeleton.drawn
+    real = stick_figure.drawn
 
     def seen(persons: Any, size: Any) -> Image.Image:
         shown.extend(persons)
         return real(shown, size)
 
-    monkeypatch.setattr(skeleton, "drawn", seen)
+    monkeypatch.setattr(stick_figure, "drawn", seen)
     made = found(noise((512, 640)))
     # The box has 128x320 pixels; in the shape 3:4 it has 240x320, and a quarter more of both.
     left, top, width, height = 256 - 150, 320 - 200, 300, 400
     wanted = np.array(PLACES) / (11, 15) * (width, height) + (left, top)
-    assert shown[0] == pytest.approx(skeleton.of_coco(wanted), abs=0.5)
+    assert shown[0] == pytest.approx(stick_figure.of_coco(wanted), abs=0.5)
     assert colour(made, *wanted[0]) == (255, 0, 0)
 
 
