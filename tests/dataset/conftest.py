@@ -1,7 +1,9 @@
 """A synthetic release for each test, and the command line of the package."""
 
+import copy
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,10 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> made.Release:
 
 @pytest.fixture
 def release(pristine: made.Release, tmp_path: Path) -> made.Release:
-    """A copy of it, which a test may change."""
+    """A copy of it, which a test may change, rows too."""
     folder = tmp_path / "source"
     shutil.copytree(pristine.folder, folder)
-    parts = (list(pristine.rows), dict(pristine.pictures), dict(pristine.images))
-    return made.Release(folder, *parts, pristine.released)
+    return replace(copy.deepcopy(pristine), folder=folder)
 
 
 @pytest.fixture
