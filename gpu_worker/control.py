@@ -91,6 +91,17 @@ def map_of(source: Image.Image) -> Image.Image:
     return found if isinstance(found, Image.Image) else source.convert("RGB")
 
 
+def told(job: Job, source: Image.Image) -> str | None:
+    """Return what a client should know of the map that its image is drawn with, or None.
+
+    `source` is as `prepared` returns it.
+    """
+    if not job.payload.get("control_type") or is_returned(job):
+        return None
+    is_flat = len(map_of(source).getcolors(1) or ()) == 1
+    return f"the map of {job.payload['control_type']} shows nothing" if is_flat else None
+
+
 def canny(image: Image.Image) -> Image.Image:
     """Return the edges of an RGB image, white on black, as a grey image of its size."""
     pixels = np.asarray(image, np.int32)

@@ -52,7 +52,7 @@ class Finisher:
             if isinstance(drawing, Exception):
                 raise drawing  # noqa: TRY301 - handled like an image that cannot be encoded
             state, file, remarks = self._finish(job, drawing)
-            told = job.add_ons.remarks if job.add_ons else ()
+            told = (*job.remarks, *(job.add_ons.remarks if job.add_ons else ()))
             self._horde.deliver(job, state, file, [*remarks, *told])
         except HordeError as error:
             if isinstance(drawing, Exception):

@@ -108,6 +108,8 @@ class Job:
     """URL or base64; white is repainted."""
     add_ons: AddOns | None = None
     """Its LoRAs and textual inversions, once read."""
+    remarks: tuple[Mapping[str, str], ...] = ()
+    """What its submit says in `gen_metadata`, beside what is said of the image."""
 
     def is_inline(self, image: bytes) -> bool:
         """Whether the submit carries the image, which is then not uploaded."""

@@ -18,8 +18,10 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from PIL import Image
 
 from gpu_worker import control, image_codec, safety
 from gpu_worker.abilities import Abilities
@@ -33,8 +35,6 @@ from gpu_worker.post import processors
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Executor
-
-    from PIL import Image
 
     from gpu_worker.offers import Models
     from gpu_worker.settings import Settings
@@ -275,7 +275,10 @@ class Worker:
                 return job, error
             finally:
                 batch.loading = max(batch.loading, time.monotonic() - started)
-        return job, self._source(job)
+        source = self._source(job)
+        if isinstance(source, Image.Image) and (said := control.told(job, source)):
+            job = replace(job, remarks=(safety.remark(said),))
+        return job, source
 
     def _source(self, job: Job) -> Image.Image | Exception | None:
         """Return a job's source image, or the error it caused."""

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from gpu_worker import control
 from gpu_worker.horde_client import BadJobError, Job
 from gpu_worker.shifts import Worker
-from tests.worker.test_shifts import Draw, noise, scoring, states
+from tests.worker.test_shifts import Draw, noise, remarks, scoring, states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,6 +167,25 @@ def test_a_map_is_returned_without_drawing_and_bad_jobs_are_faulted_alone(
     found = Image.open(io.BytesIO(horde.uploads[map_])).convert("L")
     white = np.asarray(found) > 127
     assert (white == edges(square().resize((64, 64)).convert("RGB"))).mean() > 0.97
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_client_is_told_that_the_map_of_its_image_shows_nothing(
+    horde: FakeHorde, settings: Settings, client: Horde, *, given: bool
+) -> None:
+    for name, picture in (("flat", Image.new("RGB", (64, 64), "grey")), ("square", square())):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        horde.files[f"{name}.png"] = buffer.getvalue()
+    wanted = {"control_type": "canny", "image_is_control": given}
+    flat, shown, plain = (
+        horde.add(**wanted, source="flat.png"),
+        horde.add(**wanted, source="square.png"),
+        horde.add(source="flat.png"),
+    )
+    shift(settings, client, noise)
+    said = "the map of canny shows nothing"
+    assert [said in remarks(horde, one) for one in (flat, shown, plain)] == [True, False, False]
 
 
 def test_without_controlnets_pops_do_not_offer_them(
