@@ -53,10 +53,6 @@ class Unwaiting:
             super().set_begin_index(begin_index)  # type: ignore[misc]
 
 
-class Ddim(Unwaiting, diffusers.DDIMScheduler):  # type: ignore[misc]
-    """DDIM."""
-
-
 class Lcm(Unwaiting, diffusers.LCMScheduler):  # type: ignore[misc]
     """The sampler of latent consistency models."""
 
@@ -68,6 +64,7 @@ class Plms(Unwaiting, diffusers.PNDMScheduler):  # type: ignore[misc]
     noise only if the model was trained to predict that.
     """
 
+    @functools.wraps(diffusers.PNDMScheduler.step)
     def step(self, model_output: Any, timestep: int, sample: Any, **options: Any) -> Any:
         """Go on by one call of the model."""
         if self.config.prediction_type == "v_prediction":
@@ -96,8 +93,10 @@ SAMPLERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "k_dpmpp_sde": (kdiffusion.DpmppSde, {}),
     "k_dpm_fast": (kdiffusion.DpmFast, {}),
     "k_dpm_adaptive": (diffusers.DPMSolverMultistepScheduler, {"solver_order": 3}),
+    # In levels of noise DDIM is Euler's method (Karras et al. 2022, section 3), and the reference
+    # draws it so. That of diffusers has no levels of Karras.
+    "ddim": (diffusers.EulerDiscreteScheduler, {}),
     # A scheduler's file that says nothing of it would have diffusers cut the picture off at 1.
-    "ddim": (Ddim, {"clip_sample": False, "thresholding": False}),
     "lcm": (Lcm, {"clip_sample": False, "thresholding": False}),
     "uni_pc": (kdiffusion.UniPc, {"solver_order": 3, "solver_type": "bh1"}),
     "uni_pc_bh2": (kdiffusion.UniPc, {"solver_order": 3, "solver_type": "bh2"}),

@@ -56,6 +56,11 @@ def no_effect(params: Params, spec: ImageSpec, baseline: str) -> str | None:
     if spec.hires_fix and not pricing.first_pass_pixels(spec, baseline=baseline):
         told.append(NO_HIRES_FIX)
     sent = params.model_fields_set
+    adaptive = ruleset.IN_FORCE.adaptive_steps
+    if params.sampler_name == "k_dpm_adaptive" and "steps" in sent and params.steps != adaptive:
+        told.append(f"steps without effect: k_dpm_adaptive is priced and drawn as {adaptive}.")
+    if params.sampler_name == "lcm" and baseline not in FLOW and "karras" in sent and params.karras:
+        told.append("karras without effect: lcm has noise levels of its own.")
     without = {
         "sampler_name": "sampler_name" in sent and params.sampler_name != "k_euler",
         "karras": "karras" in sent and params.karras,

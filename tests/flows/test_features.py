@@ -201,6 +201,26 @@ def test_a_controlnet_of_many_steps_needs_its_kudos_upfront(cloud: Cloud) -> Non
 # --- what changes nothing -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({"sampler_name": "k_dpm_adaptive", "steps": 20}, "steps"),
+        ({"sampler_name": "k_dpm_adaptive", "steps": 40}, None),
+        ({"sampler_name": "k_dpm_adaptive"}, None),
+        ({"sampler_name": "lcm", "steps": 8, "karras": True}, "karras"),
+        ({"sampler_name": "lcm", "steps": 8, "karras": False}, None),
+        ({"sampler_name": "lcm", "steps": 8}, None),
+        ({"sampler_name": "DDIM", "steps": 20, "karras": True}, None),
+    ],
+)
+def test_what_a_sampler_does_not_heed_is_told(
+    cloud: Cloud, params: dict[str, Any], named: str | None
+) -> None:
+    key = cloud.register(kudos=1000)[1]
+    told = asked(cloud, key, params=params).body.get("message")
+    assert told is None if named is None else told.startswith(f"{named} without effect: ")
+
+
 @pytest.mark.parametrize("family", ["flux_1", "z_image_turbo"])
 @pytest.mark.parametrize(
     ("params", "named"),

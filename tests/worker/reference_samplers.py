@@ -295,7 +295,7 @@ LOOPS = {
     "uni_pc_bh2": lambda model, x, sigmas, _: uni_pc(model, x, sigmas, order=3, bh2=True),
     "plms": plms,
 }
-OWN_LEVELS = {"ddim", "lcm", "plms"}
+OWN_LEVELS = {"lcm", "plms"}
 """Those whose noise levels are their own, not those of `k_euler`."""
 TO_THE_END = {"k_dpm_fast", "k_dpm_adaptive"}
 """Those that know the first level and the model's last one alone."""

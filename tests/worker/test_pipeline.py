@@ -105,13 +105,13 @@ def test_samplers_differ_and_karras_matters_where_there_is_such_a_thing(
     euler = drawn(pipeline, sampler_name="k_euler", ddim_steps=4)
     assert difference(euler, drawn(pipeline, sampler_name="k_heun", ddim_steps=4)) > 0
     assert difference(euler, drawn(pipeline, karras=False, ddim_steps=4)) > 0
-    for sampler in ("k_euler_a", "k_dpmpp_2s_a", "k_dpmpp_sde"):
+    for sampler in ("k_euler_a", "k_dpmpp_2s_a", "k_dpmpp_sde", "ddim"):
         both = [
             drawn(pipeline, sampler_name=sampler, karras=k, ddim_steps=4) for k in (True, False)
         ]
         assert difference(*both) > 0
-    ddim = [drawn(pipeline, sampler_name="ddim", karras=k) for k in (True, False)]
-    assert difference(*ddim) == 0
+    lcm = [drawn(pipeline, sampler_name="lcm", karras=k) for k in (True, False)]
+    assert difference(*lcm) == 0
 
 
 def test_a_seed_reproduces_its_image_after_any_other_drawing(
@@ -517,12 +517,39 @@ def test_a_seed_alone_decides_the_noise_of_our_samplers(pipeline: Pipeline) -> N
         assert [one.tobytes() for one in forth] == [one.tobytes() for one in back[::-1]]
 
 
-def test_a_scheduler_file_without_clip_sample_does_not_turn_ddim_to_mud() -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_scheduler_file_without_clip_sample_cuts_no_picture_off(sampler: str) -> None:
     from gpu_worker.samplers import scheduler
 
     config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    made = scheduler("ddim", config, karras=False)
-    assert (made.config.clip_sample, made.config.thresholding) == (False, False)
+    made = scheduler(sampler.lower(), config, karras=False)
+    assert not made.config.get("clip_sample")
+    assert not made.config.get("thresholding")
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("karras", [True, False])
+def test_ddim_is_eulers_method_in_levels_of_noise(prediction: str, *, karras: bool) -> None:
+    """Song et al. 2021, equation 12 without noise, step by step."""
+    import torch
+
+    from gpu_worker.samplers import scheduler
+    from tests.worker.reference_samplers import SCHEDULE
+
+    made = scheduler("ddim", {**SCHEDULE, "prediction_type": prediction}, karras=karras)
+    made.set_timesteps(10)
+    x = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    y = x * float(made.init_noise_sigma)
+    powers = [1 / (1 + float(one) ** 2) for one in made.sigmas]
+    x = y * powers[0] ** 0.5
+    for timestep, power, after in zip(made.timesteps, powers, powers[1:], strict=False):
+        output = torch.tanh(x) * 0.5
+        y = made.step(output, timestep, y, return_dict=False)[0]
+        is_noise = prediction == "epsilon"
+        noise = output if is_noise else power**0.5 * output + (1 - power) ** 0.5 * x
+        picture = (x - (1 - power) ** 0.5 * noise) / power**0.5
+        x = after**0.5 * picture + (1 - after) ** 0.5 * noise
+    assert float((x - y).abs().max()) < 1e-4 * float(x.abs().max())
 
 
 def test_batches_are_padded_to_few_sizes() -> None:

@@ -99,7 +99,7 @@ def test_after_the_warm_up_nothing_is_compiled_whatever_is_asked_for(
         (a_job(3),),
         (a_job(4, width=128),),
         (a_job(5, tiling=True), a_job(6, tiling=True)),
-        (a_job(7, sampler_name="ddim"), a_job(8, sampler_name="ddim")),
+        (a_job(7, sampler_name="lcm"), a_job(8, sampler_name="lcm")),
         (a_job(9, prompt="word " * 90), a_job(10, prompt="word " * 90)),
     ]
     # In a thread of its own, as the worker draws.
