@@ -4,21 +4,18 @@ The maths is that of Karras et al. (2022, arXiv 2206.00364) and of DPM-Solver++ 
 arXiv 2211.01095), in the ancestral and SDE forms that k-diffusion made usual, and that the Horde's
 reference worker draws with: `t` is minus the logarithm of the noise level sigma. Two-call samplers
 evaluate the model at a midpoint too, but for the last step, whose noise is zero: 2n - 1 calls for n
-steps. DPM-Solver (Lu et al. 2022, arXiv 2206.00927) and UniPC (Zhao et al. 2023, arXiv 2302.04867)
-have the levels of the others here. All noise comes from each image's own generator.
+steps. UniPC (Zhao et al. 2023, arXiv 2302.04867) has the levels of the others here. All noise comes
+from each image's own generator. DPM-Solver is in `dpm_solver`.
 """
 
 from __future__ import annotations
 
 import math
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 diffusers: Any = import_module("diffusers")
 randn_tensor: Any = import_module("diffusers.utils.torch_utils").randn_tensor
@@ -28,8 +25,6 @@ UniPcBase: Any = diffusers.UniPCMultistepScheduler
 CPU = torch.device("cpu")
 LAST = 0.001
 """The level at which UniPC ends, as the reference's does: its steps are logarithms of levels."""
-MIDPOINTS: Mapping[int, tuple[float, ...]] = {1: (), 2: (1 / 2,), 3: (1 / 3, 2 / 3)}
-"""Where DPM-Solver of an order looks within a step, as parts of it (Lu et al. 2022, 3.2)."""
 
 
 def ancestral_step(sigma: float, after: float) -> tuple[float, float]:
@@ -219,61 +214,6 @@ class DpmppSde(KScheduler):
         walked = self._walked + noise() * math.sqrt(between - after)
         ratio = down / sigma
         return ratio * x + (1 - ratio) * picture + walked / math.sqrt(sigma - after) * up
-
-
-class DpmFast(KScheduler):
-    """DPM-Solver-fast: steps of third order, equal in logarithms, and what is left of less.
-
-    Its steps go from the first level to the least that the model was trained with, and leave that
-    noise. Each has as many calls as its order, so that n steps are n calls, as the Horde counts.
-    `begin` is the number of the step from which a picture is drawn on: they are laid out from it.
-    """
-
-    order = 1
-    begin = 0
-
-    def set_timesteps(self, num_inference_steps: int, device: Any = None, **more: Any) -> None:
-        """Choose the levels of the calls, with those of the steps before `begin` as they are."""
-        super().set_timesteps(num_inference_steps, device, **more)
-        logs = self.logs()
-        calls = num_inference_steps - self.begin
-        orders = [3] * (calls // 3 - 1) + [2, 1] if calls % 3 == 0 else [3] * (calls // 3)
-        orders += [calls % 3] if calls % 3 else []
-        first = math.log(self.levels[self.begin])
-        last = min(float(logs[0]), first - 0.001)  # a step of no length has no direction
-        ends = [math.exp(one) for one in np.linspace(first, last, len(orders) + 1)]
-        sigmas = self.levels[: self.begin]
-        self._steps = [(MIDPOINTS[1], 0.0, 0.0)] * self.begin
-        for order, level, after in zip(orders, ends, ends[1:], strict=False):
-            for part in (0.0, *MIDPOINTS[order]):
-                sigmas.append(level * (after / level) ** part)
-                self._steps.append((MIDPOINTS[order], level, after))
-        self.sigmas = torch.tensor([*sigmas, ends[-1]], dtype=torch.float32)
-        times = [float(self._sigma_to_t(np.array(one), logs)) for one in sigmas]
-        self.timesteps = torch.tensor(times, dtype=torch.float32, device=device)
-        self._slopes = list[torch.Tensor]()
-
-    def only(self, x: Any, picture: Any, sigma: float, after: float, _noise: Any) -> Any:
-        """Return the sample for the next call: within the step, or after it."""
-        parts, level, end = self._steps[self.step_index]
-        h = math.log(level / end)
-        if not self._slopes:
-            self._begun = x
-        self._slopes.append((x - picture) / sigma)
-        slope, *others = self._slopes
-        if len(others) < len(parts):
-            part, level = parts[len(others)], after
-        else:
-            part, level = 1.0, end
-            self._slopes.clear()
-        x = self._begun - level * math.expm1(part * h) * slope
-        if not others:
-            return x
-        if len(parts) > 1:
-            bend = part / parts[len(others) - 1] * (math.expm1(part * h) / (part * h) - 1)
-        else:
-            bend = math.expm1(h) / (2 * parts[0])
-        return x - level * bend * (others[-1] - slope)
 
 
 class UniPc(UniPcBase):  # type: ignore[misc]

@@ -18,8 +18,8 @@ HIRES_STRENGTH = 0.65
 """The Horde's default for hires_fix_denoising_strength."""
 IMG2IMG_STRENGTH = 0.75
 """The default denoising_strength, for hordes that send none."""
-ADAPTIVE_STEPS = 40
-"""Steps of k_dpm_adaptive, which chooses them itself; the Horde prices it so, whatever is sent."""
+ADAPTIVE, ADAPTIVE_STEPS = "k_dpm_adaptive", 40
+"""A sampler that chooses its steps itself; the Horde prices it as so many, whatever is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,11 @@ class Pass:
     loras: tuple[LoraPart, ...] = ()
     """What the model is changed by."""
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether each image has a pass of its own, since its steps depend on the picture."""
+        return self.sampler == ADAPTIVE
+
     @classmethod
     def of(cls, job: Job) -> Pass:
         """Return the pass for a job; raises BadJobError for any unsupported parameter.
@@ -66,7 +71,6 @@ class Pass:
         sampler = str(payload.get("sampler_name") or "k_euler_a").lower()
         if sampler not in SAMPLERS:
             refuse("this sampler_name")
-        adaptive = sampler == "k_dpm_adaptive"
         try:
             # A source image that is the map itself is no picture to start from.
             is_img2img = bool(job.source_image) and not (guide and control.is_given(payload))
@@ -74,7 +78,7 @@ class Pass:
             return cls(
                 width=int(payload["width"]),
                 height=int(payload["height"]),
-                steps=ADAPTIVE_STEPS if adaptive else max(1, int(payload["ddim_steps"])),
+                steps=ADAPTIVE_STEPS if sampler == ADAPTIVE else max(1, int(payload["ddim_steps"])),
                 sampler=sampler,
                 karras=bool(payload.get("karras", True)),
                 cfg_scale=float(payload.get("cfg_scale", 5.0)),

@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from PIL import Image, ImageOps
 
-from gpu_worker import control, image_codec, model_files, speed, upscale
+from gpu_worker import control, dpm_solver, image_codec, model_files, speed, upscale
 from gpu_worker.addons.adapters import Adapters
 from gpu_worker.capacity import Capacity, Learnt
 from gpu_worker.compile_cache import CompileCache
@@ -137,6 +137,7 @@ class Pipeline:
             left = numbers
             while left:
                 most = self.learnt.most(common.width * common.height, self._max_batch)
+                most = 1 if common.is_alone else most
                 chunk, left = left[:most], left[most:]
                 try:
                     drawn = self._draw_pass(
@@ -331,7 +332,7 @@ class Pipeline:
 
     def _start(self, common: Pass, **options: Any) -> Any:
         drawer = self._drawer(common)
-        drawer.use(self._scheduler(common))
+        options |= self._use(drawer, common)
         return drawer.draw(num_inference_steps=common.steps, **options)
 
     def _drawer(self, common: Pass) -> families.StableDiffusion | guided.Guided:
@@ -341,9 +342,7 @@ class Pipeline:
         """Run the last `run` of `steps` steps, at least one, on images or latents."""
         drawer = self._drawer(common)
         run = min(steps, max(1, run))
-        scheduler = self._scheduler(common)
-        scheduler.begin = steps - run  # `k_dpm_fast` lays its steps out from there
-        drawer.use(scheduler)
+        options |= self._use(drawer, common, begin=steps - run)
         # diffusers runs int(steps * strength); half a step keeps that exact.
         strength = min(1.0, (run + 0.5) / steps)
         options |= {"num_inference_steps": steps, "strength": strength}
@@ -359,8 +358,15 @@ class Pipeline:
             raise BadJobError(str(error)) from None
         return Text(*both, self._model.length(*both))
 
-    def _scheduler(self, common: Pass) -> Any:
-        return self._model.scheduler(common.sampler, karras=common.karras)
+    def _use(
+        self, drawer: families.StableDiffusion | guided.Guided, common: Pass, begin: int = 0
+    ) -> dict[str, Any]:
+        """Give a drawer its next scheduler; returns what diffusers' pipeline must be told of it."""
+        scheduler = self._model.scheduler(common.sampler, karras=common.karras)
+        scheduler.begin = begin  # DPM-Solver lays its steps out from there
+        drawer.use(scheduler)
+        is_open = isinstance(scheduler, dpm_solver.DpmAdaptive)
+        return {"callback_on_step_end": dpm_solver.stop} if is_open else {}
 
     @contextmanager
     def _tiling(self, enabled: bool) -> Iterator[None]:  # noqa: FBT001

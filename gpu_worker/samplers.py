@@ -6,7 +6,7 @@ import functools
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gpu_worker import kdiffusion
+from gpu_worker import dpm_solver, kdiffusion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,8 +91,8 @@ SAMPLERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "dpmsolver": (kdiffusion.Dpmpp2m, {}),
     "k_dpmpp_2s_a": (kdiffusion.Dpmpp2sAncestral, {}),
     "k_dpmpp_sde": (kdiffusion.DpmppSde, {}),
-    "k_dpm_fast": (kdiffusion.DpmFast, {}),
-    "k_dpm_adaptive": (diffusers.DPMSolverMultistepScheduler, {"solver_order": 3}),
+    "k_dpm_fast": (dpm_solver.DpmFast, {}),
+    "k_dpm_adaptive": (dpm_solver.DpmAdaptive, {}),
     # In levels of noise DDIM is Euler's method (Karras et al. 2022, section 3), and the reference
     # draws it so. That of diffusers has no levels of Karras.
     "ddim": (diffusers.EulerDiscreteScheduler, {}),
@@ -102,9 +102,8 @@ SAMPLERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "uni_pc_bh2": (kdiffusion.UniPc, {"solver_order": 3, "solver_type": "bh2"}),
     "plms": (Plms, {"skip_prk_steps": True}),
 }
-"""Sampler of the Horde -> scheduler and its options. diffusers has no dpm_adaptive, whose steps
-depend on the picture: it maps to the nearest relative. Its DPMSolverSDE draws noise from one tree
-for a batch, so an image would depend on the others in its batch."""
+"""Sampler of the Horde -> scheduler and its options. The DPMSolverSDE of diffusers draws noise from
+one tree for a batch, so an image would depend on the others in its batch."""
 KARRAS = "use_karras_sigmas"
 
 

@@ -319,12 +319,12 @@ def both(
     made.set_timesteps(steps)
     made.set_begin_index(begin)
     known = [math.sqrt((1 - one) / one) for one in made.alphas_cumprod.tolist()]
-    if sampler in OWN_LEVELS:
-        calls = [known[int(one)] for one in made.timesteps]
-        levels = [*dict.fromkeys(calls), math.sqrt(1 / float(made.final_alpha_cumprod) - 1)]
+    is_own = sampler in OWN_LEVELS
+    if is_own:
+        levels = [known[int(one)] for one in dict.fromkeys(made.timesteps.tolist())]
+        levels.append(math.sqrt(1 / float(made.final_alpha_cumprod) - 1))
     else:
-        calls = [float(one) for one in made.sigmas[:-1]]
-        levels = getattr(made, "levels", [*calls, 0.0])[begin:]
+        levels = getattr(made, "levels", [*made.sigmas[:-1].tolist(), 0.0])[begin:]
     if sampler in TO_THE_END:
         levels[-2] = known[0]
     # Some schedulers keep the power of picture and noise together at one.
@@ -333,14 +333,20 @@ def both(
     def scale(sigma: float) -> float:
         return math.sqrt(sigma**2 + 1) if is_scaled else 1.0
 
+    calls: list[float] = []
+
     def picture(x: Any, sigma: float) -> Any:
         """A denoiser that is not linear, and knows the level."""
+        calls.append(sigma)
         return torch.tanh(x / (1 + sigma)) * 0.7 + 0.1 * math.cos(sigma)
 
     start = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3)) * levels[0]
     x, generator = start / scale(levels[0]), torch.Generator().manual_seed(5)
     more = {"generator": generator} if "generator" in signature(made.step).parameters else {}
-    for sigma, timestep in list(zip(calls, made.timesteps, strict=True))[begin:]:
+    for number, timestep in enumerate(made.timesteps):
+        if number < begin or getattr(made, "finished", False):
+            continue
+        sigma = known[int(timestep)] if is_own else float(made.sigmas[number])
         noisy = made.scale_model_input(x, timestep) * math.sqrt(sigma**2 + 1)
         seen = picture(noisy, sigma)
         output = (
@@ -349,12 +355,14 @@ def both(
             else (noisy / (sigma**2 + 1) - seen) * math.sqrt(sigma**2 + 1) / sigma
         )
         x = made.step(output, timestep, x, return_dict=False, **more)[0]
-    generator = torch.Generator().manual_seed(5)
+    generator, count = torch.Generator().manual_seed(5), len(calls)
 
     def noise() -> Any:
         return torch.randn(SHAPE, generator=generator)
 
     wanted = LOOPS[sampler](picture, start, levels, noise)
+    if sampler != "plms":  # the loop makes its second call twice
+        assert len(calls) == 2 * count
     # UniPC ends at a level of its own.
-    x = x * scale(float(made.sigmas[-1]) if sampler not in OWN_LEVELS else levels[-1])
-    return x.numpy(), wanted.numpy(), len(calls) - begin
+    x = x * scale(levels[-1] if is_own else float(made.sigmas[-1]))
+    return x.numpy(), wanted.numpy(), count

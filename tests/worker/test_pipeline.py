@@ -473,6 +473,50 @@ def test_our_samplers_are_the_references_maths(
     assert made == calls
 
 
+@pytest.mark.parametrize("begin", [0, 10])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("karras", [True, False])
+def test_the_steps_of_k_dpm_adaptive_are_those_that_the_picture_needs(
+    prediction: str, begin: int, *, karras: bool
+) -> None:
+    from gpu_worker import dpm_solver
+    from tests.worker.reference_samplers import both
+
+    ours, theirs, calls = both("k_dpm_adaptive", prediction, steps=40, karras=karras, begin=begin)
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+    assert 9 <= calls < dpm_solver.MOST_CALLS
+
+
+def test_k_dpm_adaptive_ends_however_little_its_orders_agree() -> None:
+    import torch
+
+    from gpu_worker import dpm_solver
+    from gpu_worker.samplers import scheduler
+
+    made = scheduler("k_dpm_adaptive", {}, karras=True)
+    made.set_timesteps(40)
+    x, calls = torch.ones((1, 4, 8, 8)) * made.init_noise_sigma, 0
+    for timestep in made.timesteps:
+        if not made.finished:
+            calls += 1
+            x = made.step(torch.randn(x.shape) * 50, timestep, x)[0]
+    assert made.finished
+    assert 2 * dpm_solver.MOST_CALLS // 3 < calls <= dpm_solver.MOST_CALLS
+
+
+def test_an_image_of_k_dpm_adaptive_has_a_pass_of_its_own_which_ends_with_it(
+    pipeline: Pipeline,
+) -> None:
+    jobs = [a_job(seed=str(n), sampler_name="k_dpm_adaptive") for n in (1, 2, 3)]
+    together = [pixels(one) for one in pipeline.draw(jobs)]
+    calls = pipeline._model.text2img.scheduler.step_index
+    assert all(
+        difference(one, pixels(pipeline.draw([job])[0])) == 0
+        for one, job in zip(together, jobs, strict=True)
+    )
+    assert 9 <= calls < 120
+
+
 @pytest.mark.parametrize("steps", [2, 3, 4, 5, 6, 11])
 @pytest.mark.parametrize("begin", [0, 3])
 def test_the_steps_of_k_dpm_fast_are_laid_out_from_where_a_picture_is_drawn_on(

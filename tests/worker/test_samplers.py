@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
+from gpu_worker.passes import ADAPTIVE
 from gpu_worker.samplers import SAMPLERS, scheduler
 
 pytestmark = [
@@ -53,7 +54,8 @@ class OnDevice(torch.Tensor):
         return tree_map(lambda one: cls(one) if type(one) is torch.Tensor else one, found)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+# The steps of an adaptive sampler depend on the picture, so it must look.
+@pytest.mark.parametrize("sampler", [one for one in SAMPLERS if one != ADAPTIVE])
 def test_a_step_never_waits_for_what_the_gpu_was_asked_to_do(sampler: str) -> None:
     found = scheduler(sampler, MODEL, karras=True)
     found.set_timesteps(8)
