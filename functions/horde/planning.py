@@ -58,7 +58,7 @@ def no_effect(params: Params, spec: ImageSpec, baseline: str) -> str | None:
     sent = params.model_fields_set
     adaptive = ruleset.IN_FORCE.adaptive_steps
     if params.sampler_name == "k_dpm_adaptive" and "steps" in sent and params.steps != adaptive:
-        told.append(f"steps without effect: k_dpm_adaptive chooses its own, for the price of {adaptive}.")
+        told.append(f"steps without effect: k_dpm_adaptive chooses its own, and costs {adaptive}.")
     if params.sampler_name == "lcm" and baseline not in FLOW and "karras" in sent and params.karras:
         told.append("karras without effect: lcm has noise levels of its own.")
     without = {
