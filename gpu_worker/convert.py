@@ -1,9 +1,10 @@
 """`python -m gpu_worker.convert CHECKPOINT DIR`: make a directory for the worker of a single file.
 
-The file is a checkpoint of Stable Diffusion 1, 2 or XL as it is shared: one safetensors file with
-UNet, autoencoder and text encoders. Every tensor is accounted for, must be finite in half precision
-and have the shape of its family. The directory appears whole or not at all. Nothing is downloaded
-but CLIP's vocabulary, once. `bin/operator model add` does the same and writes the table.
+The file is a checkpoint of Stable Diffusion 1, 2, XL or FLUX.1 as it is shared: one safetensors
+file with UNet or transformer, autoencoder and text encoders. Every tensor is accounted for, must be
+finite in half precision and have the shape of its family. The directory appears whole or not at
+all. Nothing is downloaded but CLIP's vocabulary, once; FLUX needs a directory with T5's tokenizer.
+`bin/operator model add` does the same and writes the table.
 """
 
 from __future__ import annotations
@@ -25,16 +26,19 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from gpu_worker import layouts, model_files, vocabulary
-from gpu_worker.layouts import LARGE, SD2, UNET_PREFIX, VAE_PREFIX, LayoutError
+from gpu_worker import flux_file, flux_layouts, layouts, model_files, vocabulary
+from gpu_worker.layouts import FLUX, LARGE, SD2, UNET_PREFIX, VAE_PREFIX, LayoutError
 from gpu_worker.model_files import ModelError
 from gpu_worker.model_table import SOURCE
 from gpu_worker.tensor_files import TensorFileError, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from gpu_worker.tensor_files import Tensor
 
 diffusers: Any = import_module("diffusers")
 transformers: Any = import_module("transformers")
@@ -47,8 +51,6 @@ PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"PK\x03\x04")
 COPIED = ("model_index.json", "horde.json", "scheduler", "tokenizer", "tokenizer_2")
 V_PREDICTION = "v_pred"
 """A tensor that only marks checkpoints of XL that predict the velocity."""
-SHOWN = 3
-"""Names of tensors that a message lists."""
 
 
 class ConvertError(RuntimeError):
@@ -71,19 +73,25 @@ class Converted:
 
 
 def convert(
-    file: Path, target: Path, *, baseline: str = "", config: Path | None = None
+    file: Path,
+    target: Path,
+    *,
+    baseline: str = "",
+    config: Path | None = None,
+    tokenizer: Path | None = None,
 ) -> Converted:
     """Write a checkpoint to a directory, unless that is what the directory was made of.
 
     `config` is a diffusers directory whose configuration and tokenizers are taken, for models that
-    are not their family's usual size. Raises ConvertError; then there is no directory.
+    are not their family's usual size. Without it FLUX needs `tokenizer`, a directory with that of
+    T5. Raises ConvertError; then there is no directory.
     """
     try:
         with _alone(target) as scratch:
             sha256 = digest(file)
             if target.exists():
                 return _found(target, sha256)
-            found = _convert(file, scratch, baseline, config, sha256)
+            found = _convert(file, scratch, baseline, config, tokenizer, sha256)
             _sync(scratch)
             scratch.chmod(0o755)
             scratch.rename(target)
@@ -118,7 +126,12 @@ def _found(target: Path, sha256: str) -> Converted:
 
 
 def _convert(
-    file: Path, scratch: Path, baseline: str, config: Path | None, sha256: str
+    file: Path,
+    scratch: Path,
+    baseline: str,
+    config: Path | None,
+    tokenizer: Path | None,
+    sha256: str,
 ) -> Converted:
     with file.open("rb") as opened:
         if opened.read(4).startswith(PICKLES):
@@ -134,11 +147,16 @@ def _convert(
     with tempfile.TemporaryDirectory() as made:
         if config is None:
             vocabulary.fetch()
-            velocity = V_PREDICTION in heads
-            layouts.write(Path(made), baseline, channels=channels, velocity=velocity)
-        parts = _loaded(load_file(file), family, config or Path(made))
+            config = Path(made)
+            if family == FLUX:
+                flux_layouts.write(config, tokenizer, guided=flux_layouts.GUIDED in heads)
+            else:
+                velocity = V_PREDICTION in heads
+                layouts.write(config, baseline, channels=channels, velocity=velocity)
+        parts = _small_parts(file, config) if family == FLUX else _loaded(file, family, config)
+        streamed = _flux(file, heads, config, scratch) if family == FLUX else 0
         for name in COPIED:
-            one = (config or Path(made)) / name
+            one = config / name
             if one.is_dir():
                 shutil.copytree(one, scratch / name)
             elif one.exists():
@@ -146,12 +164,12 @@ def _convert(
     for name, part in parts.items():
         part.save_pretrained(scratch / name)
     model_files.read(scratch)
-    unet, vae = parts["unet"].config, parts["vae"].config
+    count = sum(one.numel() for part in parts.values() for one in part.parameters())
     found = Converted(
         baseline=baseline,
         sha256=sha256,
-        parameters=sum(one.numel() for part in parts.values() for one in part.parameters()),
-        native_size=int(unet.sample_size) * 2 ** (len(vae.block_out_channels) - 1),
+        parameters=streamed + count,
+        native_size=_side(parts),
         made=True,
     )
     noted = {name: getattr(found, name) for name in found.__dataclass_fields__}
@@ -172,8 +190,18 @@ def _baseline(family: str, wanted: str) -> str:
     return wanted or family
 
 
-def _loaded(checkpoint: dict[str, torch.Tensor], family: str, config: Path) -> dict[str, Any]:
+def _side(parts: Mapping[str, Any]) -> int:
+    """Return the side in pixels of the images that a model was trained on."""
+    vae = parts["vae"].config
+    if "unet" in parts:
+        blocks = len(vae.block_out_channels)
+        return int(parts["unet"].config.sample_size * 2 ** (blocks - 1))
+    return int(vae.sample_size)  # a transformer says none
+
+
+def _loaded(file: Path, family: str, config: Path) -> dict[str, Any]:
     """Return the models of a checkpoint by their folders, in half precision."""
+    checkpoint = load_file(file)
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel.from_config(_json(config, "unet"))
         vae = diffusers.AutoencoderKL.from_config(_json(config, "vae"))
@@ -219,25 +247,62 @@ def _text_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, 
     return wanted
 
 
-def _filled(model: Any, weights: dict[str, torch.Tensor], what: str) -> Any:
-    """Return a model with all its weights in half precision; raises ConvertError."""
+def _flux(file: Path, heads: Mapping[str, Tensor], config: Path, scratch: Path) -> int:
+    """Write FLUX's transformer and T5 of a file; returns how many numbers they have."""
+    if not (config / "tokenizer_2" / "tokenizer.json").is_file():
+        message = f"{config} has no tokenizer of T5 (tokenizer_2/tokenizer.json)"
+        raise ConvertError(message)
+    with torch.device("meta"):
+        network = diffusers.FluxTransformer2DModel.from_config(_json(config, "transformer"))
+        settings = transformers.T5Config.from_pretrained(config / "text_encoder_2")
+        text = transformers.T5EncoderModel(settings)
+    parts = flux_file.parts(network, text, heads)
+    for part in parts:
+        flux_file.compare(part, heads)
+    network.save_config(scratch / "transformer")
+    text.config.dtype = torch.bfloat16
+    text.config.save_pretrained(scratch / "text_encoder_2")
+    return sum(flux_file.write(part, file, scratch) for part in parts)
+
+
+def _small_parts(file: Path, config: Path) -> dict[str, Any]:
+    """Return FLUX's autoencoder and CLIP of a file by their folders, in bfloat16."""
+    with torch.device("meta"):
+        vae = diffusers.AutoencoderKL.from_config(_json(config, "vae"))
+        settings = transformers.CLIPTextConfig.from_pretrained(config / "text_encoder")
+        text = transformers.CLIPTextModel(settings)
+    own = _read(file, flux_layouts.VAE)
+    weights = mapping.convert_ldm_vae_checkpoint(dict(own), vae.config)
+    used = {tensor.data_ptr() for tensor in weights.values()}
+    if more := sorted(name for name, tensor in own.items() if tensor.data_ptr() not in used):
+        message = f"the autoencoder has more than its family: {more[0]}"
+        raise ConvertError(message)
+    parts = {"vae": _filled(vae, weights, "autoencoder", torch.bfloat16)}
+    own = _read(file, flux_layouts.CLIP)
+    weights = {name.removeprefix(flux_layouts.CLIP): tensor for name, tensor in own.items()}
+    weights = _text_weights(text, weights)
+    parts["text_encoder"] = _filled(text, weights, "text_encoder", torch.bfloat16)
+    return parts
+
+
+def _read(file: Path, prefix: str) -> dict[str, torch.Tensor]:
+    with safe_open(file, framework="pt") as opened:
+        names = [name for name in opened.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name: opened.get_tensor(name) for name in names}
+
+
+def _filled(
+    model: Any,
+    weights: dict[str, torch.Tensor],
+    what: str,
+    dtype: torch.dtype = torch.float16,
+) -> Any:
+    """Return a model with all its weights in half precision; raises ConvertError, LayoutError."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    for problem, names in (
-        ("lacks", shapes.keys() - weights.keys()),
-        ("has more than its family:", weights.keys() - shapes.keys()),
-        (
-            "has other shapes than its family:",
-            {name for name in shapes if name in weights and weights[name].shape != shapes[name]},
-        ),
-    ):
-        if names:
-            shown = ", ".join(sorted(names)[:SHOWN])
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            message = f"the {what} {problem} {shown}{more}"
-            raise ConvertError(message)
+    layouts.compare(what, shapes, {name: tensor.shape for name, tensor in weights.items()})
     half = {}
     for name in shapes:
-        tensor = weights.pop(name).to(torch.float16).contiguous()
+        tensor = weights.pop(name).to(dtype).contiguous()
         if not torch.isfinite(tensor).all():
             message = f"the {what} is damaged: {name} is not finite in half precision"
             raise ConvertError(message)
@@ -282,9 +347,11 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--baseline", default="", help="the Horde's name of its family")
     parser.add_argument("--config", type=Path, help="a diffusers directory of the same shape")
+    parser.add_argument("--tokenizer", type=Path, help="a directory with T5's, for FLUX")
     args = parser.parse_args()
+    more = {"config": args.config, "tokenizer": args.tokenizer}
     try:
-        found = convert(args.checkpoint, args.directory, baseline=args.baseline, config=args.config)
+        found = convert(args.checkpoint, args.directory, baseline=args.baseline, **more)
     except ConvertError as error:
         sys.exit(f"gpu_worker.convert: {error}")
     print(f"{args.directory}: {found.baseline}, {found.parameters / 1e6:.0f} million parameters")

@@ -10,10 +10,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpu_worker import vocabulary
+from gpu_worker import flux_layouts, vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from gpu_worker.tensor_files import Tensor
@@ -23,8 +23,11 @@ FIRST = f"{UNET_PREFIX}input_blocks.0.0.weight"
 """The first convolution of a UNet; its second side is the number of channels that it takes."""
 PLAIN, REPAINTING = 4, 9
 SD1, SD2, SDXL = "stable_diffusion_1", "stable_diffusion_2", "stable_diffusion_xl"
+FLUX = "flux_1"
 LARGE = f"{SD2}_768"
 """The baseline of Stable Diffusion 2 at 768 pixels, which predicts the velocity."""
+SHOWN = 3
+"""Names of tensors that a message lists."""
 
 
 class LayoutError(ValueError):
@@ -52,7 +55,6 @@ ENCODERS = {
     ),
 }
 OTHERS = {
-    "double_blocks.": "a FLUX model",
     "cap_pad_token": "a Z-Image model",
     "joint_blocks.": "a Stable Diffusion 3 model",
     "clip_txt_mapper": "a Stable Cascade model",
@@ -64,7 +66,15 @@ OTHERS = {
 
 
 def family_of(tensors: Mapping[str, Tensor]) -> tuple[str, int]:
-    """Return the family of a single file and the channels its UNet takes; raises LayoutError."""
+    """Return the family of a single file and the channels its UNet takes; raises LayoutError.
+
+    FLUX has a transformer, which takes tokens of as many numbers.
+    """
+    mixes = any(flux_layouts.MARK in name for name in tensors)
+    if mixes and not any("lora_" in name for name in tensors):
+        for problem in flux_layouts.problems(tensors):
+            _refuse(problem)
+        return FLUX, flux_layouts.CHANNELS
     families = [
         family
         for family, encoders in ENCODERS.items()
@@ -84,14 +94,32 @@ def family_of(tensors: Mapping[str, Tensor]) -> tuple[str, int]:
 def _refuse_kind(tensors: Mapping[str, Tensor], *, has_unet: bool) -> None:
     for part, what in OTHERS.items():
         if any(part in name for name in tensors):
-            _refuse(f"the file is {what}; Stable Diffusion 1, 2 and XL can be converted")
+            _refuse(f"the file is {what}; Stable Diffusion 1, 2, XL and FLUX.1 can be converted")
     if has_unet:
         _refuse("the file has a UNet and no text encoder: take a checkpoint that has both")
-    _refuse("the file is no checkpoint of Stable Diffusion 1, 2 or XL")
+    _refuse("the file is no checkpoint of Stable Diffusion 1, 2, XL or FLUX.1")
 
 
 def _refuse(message: str) -> None:
     raise LayoutError(message)
+
+
+def compare(
+    what: str, wanted: Mapping[str, Collection[int]], found: Mapping[str, Collection[int]]
+) -> None:
+    """Raise LayoutError unless a part has exactly the wanted tensors: shapes by their names."""
+    for problem, names in (
+        ("lacks", wanted.keys() - found.keys()),
+        ("has more than its family:", found.keys() - wanted.keys()),
+        (
+            "has other shapes than its family:",
+            {name for name in wanted if name in found and [*found[name]] != [*wanted[name]]},
+        ),
+    ):
+        if names:
+            shown = ", ".join(sorted(names)[:SHOWN])
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            _refuse(f"the {what} {problem} {shown}{more}")
 
 
 def write(folder: Path, baseline: str, *, channels: int = PLAIN, velocity: bool = False) -> None:

@@ -165,7 +165,8 @@ def _source(options: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
             raise ModelsError(message)
         folder = folder_of(options.name)
         directory = options.volume / "models" / folder
-        made = converted(options.file, directory, options.baseline or "", options.config)
+        more = {"config": options.config, "tokenizer": options.tokenizer}
+        made = converted(options.file, directory, options.baseline or "", **more)
         return {
             "source": f"{MOUNT}/models/{folder}",
             "baseline": made.baseline,
@@ -188,11 +189,11 @@ def _source(options: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
     return found, directory
 
 
-def converted(file: Path, directory: Path, baseline: str, config: Path | None) -> Any:
+def converted(file: Path, directory: Path, baseline: str, **more: Path | None) -> Any:
     """Convert a checkpoint; see ``gpu_worker.convert``. Raises ModelsError."""
     convert = _worker_module("convert")
     try:
-        return convert.convert(file, directory, baseline=baseline, config=config)
+        return convert.convert(file, directory, baseline=baseline, **more)
     except convert.ConvertError as error:
         raise ModelsError(str(error)) from None
 
@@ -372,6 +373,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--sha256", help="of its weights, if they are no single file")
     parser.add_argument("--config", type=Path, help="a diffusers directory of the same shape")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="with --file: a directory with T5's, for FLUX"
+    )
     parser.add_argument("--draw", type=Path, metavar="PNG", help="draw an image with it first")
     _volume(parser, required=False)
     parser = top.add_parser("list", help="print the table")

@@ -84,7 +84,7 @@ def test_a_checkpoint_is_converted_onto_the_volume(
 ) -> None:
     asked: list[tuple[Path, Path, str]] = []
 
-    def converted(file: Path, target: Path, baseline: str, _config: Path | None) -> Any:
+    def converted(file: Path, target: Path, baseline: str, **_more: Path | None) -> Any:
         """What gpu_worker.convert answers, which needs torch."""
         asked.append((file, target, baseline))
         shutil.copytree(EMOJI, target)

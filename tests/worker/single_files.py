@@ -47,6 +47,47 @@ OPEN_CLIP = {
 }
 
 
+FLUX_OUTER = {
+    "x_embedder.": "img_in.",
+    "context_embedder.": "txt_in.",
+    "time_text_embed.timestep_embedder.linear_1.": "time_in.in_layer.",
+    "time_text_embed.timestep_embedder.linear_2.": "time_in.out_layer.",
+    "time_text_embed.text_embedder.linear_1.": "vector_in.in_layer.",
+    "time_text_embed.text_embedder.linear_2.": "vector_in.out_layer.",
+    "time_text_embed.guidance_embedder.linear_1.": "guidance_in.in_layer.",
+    "time_text_embed.guidance_embedder.linear_2.": "guidance_in.out_layer.",
+    "norm_out.linear.": "final_layer.adaLN_modulation.1.",
+    "proj_out.": "final_layer.linear.",
+}
+FLUX_DOUBLE = {
+    "norm1.linear": "img_mod.lin",
+    "norm1_context.linear": "txt_mod.lin",
+    "attn.norm_q.weight": "img_attn.norm.query_norm.scale",
+    "attn.norm_k.weight": "img_attn.norm.key_norm.scale",
+    "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
+    "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale",
+    "attn.to_out.0": "img_attn.proj",
+    "attn.to_add_out": "txt_attn.proj",
+    "ff.net.0.proj": "img_mlp.0",
+    "ff.net.2": "img_mlp.2",
+    "ff_context.net.0.proj": "txt_mlp.0",
+    "ff_context.net.2": "txt_mlp.2",
+}
+FLUX_SINGLE = {
+    "norm.linear": "modulation.lin",
+    "attn.norm_q.weight": "norm.query_norm.scale",
+    "attn.norm_k.weight": "norm.key_norm.scale",
+    "proj_out": "linear2",
+}
+FLUX_FUSED = {
+    "double": {
+        "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+        "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    },
+    "single": {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")},
+}
+
+
 def weights(directory: Path, part: str) -> Weights:
     (file,) = (directory / part).glob("*.safetensors")
     return load_file(file)
@@ -105,7 +146,33 @@ def unet(weights: Weights, settings: Mapping[str, Any]) -> Weights:
     return {f"model.diffusion_model.{name}": tensor for name, tensor in found.items()}
 
 
-def autoencoder(weights: Weights, settings: Mapping[str, Any]) -> Weights:
+def flux(weights: Weights) -> Weights:
+    """Return FLUX's transformer by the names of Black Forest Labs."""
+    found: Weights = {}
+    for name, tensor in weights.items():
+        block, _, rest = name.partition("transformer_blocks.")
+        if not rest:
+            if name.startswith("norm_out."):
+                tensor = torch.cat(tensor.chunk(2)[::-1])  # noqa: PLW2901 - scale and shift
+            found[renamed(name, FLUX_OUTER)] = tensor
+            continue
+        kind = "single" if block else "double"
+        number, _, layer = rest.partition(".")
+        place = f"{kind}_blocks.{number}."
+        layer, _, end = layer.rpartition(".")
+        for fused, parts in FLUX_FUSED[kind].items():
+            if layer == parts[0]:
+                rows = [weights[name.replace(layer, one)] for one in parts]
+                found[f"{place}{fused}.{end}"] = torch.cat(rows)
+        if all(layer not in parts for parts in FLUX_FUSED[kind].values()):
+            names = FLUX_SINGLE if block else FLUX_DOUBLE
+            found[place + renamed(f"{layer}.{end}", names)] = tensor
+    return {f"model.diffusion_model.{name}": tensor for name, tensor in found.items()}
+
+
+def autoencoder(
+    weights: Weights, settings: Mapping[str, Any], prefix: str = "first_stage_model."
+) -> Weights:
     count = len(settings["block_out_channels"])
     names = {f"decoder.up_blocks.{n}.": f"decoder.up.{count - 1 - n}." for n in range(count)}
     names |= {f"encoder.down_blocks.{n}.": f"encoder.down.{n}." for n in range(count)}
@@ -119,7 +186,7 @@ def autoencoder(weights: Weights, settings: Mapping[str, Any]) -> Weights:
         attention = "attn_1" in new
         new = renamed(new, ATTENTION) if attention else new
         flat = attention and tensor.dim() == 2
-        found[f"first_stage_model.{new}"] = tensor[:, :, None, None] if flat else tensor
+        found[prefix + new] = tensor[:, :, None, None] if flat else tensor
     return found
 
 
@@ -166,5 +233,32 @@ def write(directory: Path, file: Path, family: str, **more: torch.Tensor) -> Pat
     ids = "cond_stage_model.transformer.text_model.embeddings.position_ids"
     if family == "stable_diffusion_1":
         found[ids] = torch.arange(77)[None]
+    save_file({name: tensor.contiguous() for name, tensor in (found | more).items()}, file)
+    return file
+
+
+def all_of_flux(parts: Mapping[str, Weights], settings: Mapping[str, Any]) -> Weights:
+    """Return FLUX's four parts, by their folders, as ComfyUI names them in one file."""
+    clip_l, t5 = "text_encoders.clip_l.", "text_encoders.t5xxl."
+    width = next(iter(parts["text_encoder"].values())).shape[-1]
+    found = flux(parts["transformer"])
+    found |= autoencoder(parts["vae"], settings, "vae.")
+    found |= clip(parts["text_encoder"], f"{clip_l}transformer.")
+    found |= {f"{t5}transformer.{name}": tensor for name, tensor in parts["text_encoder_2"].items()}
+    found[f"{clip_l}transformer.text_projection.weight"] = torch.eye(width)
+    return found | {f"{one}logit_scale": torch.tensor(4.6055) for one in (clip_l, t5)}
+
+
+def write_flux(directory: Path, file: Path, **more: torch.Tensor) -> Path:
+    """Write a diffusers directory of FLUX as one file; `more` replaces or adds tensors."""
+    names = "transformer", "vae", "text_encoder", "text_encoder_2"
+    parts = {name: weights(directory, name) for name in names}
+    found = all_of_flux(parts, config(directory, "vae"))
+    eighth = ("model.diffusion_model.", "text_encoders.t5xxl.transformer.")
+    for name in found:  # as in the published files
+        if name.startswith(eighth):
+            found[name] = found[name].to(torch.float8_e4m3fn)
+        elif name.startswith("text_encoders.clip_l.transformer."):
+            found[name] = found[name].to(torch.float16)
     save_file({name: tensor.contiguous() for name, tensor in (found | more).items()}, file)
     return file

@@ -142,11 +142,12 @@ def test_a_pickle_is_refused_and_never_opened(tmp_path: Path, start: bytes) -> N
     ("tensors", "said"),
     [
         ({"lora_unet_down.alpha": 1}, "is a LoRA, not a model"),
-        ({"double_blocks.0.weight": 1}, "is a FLUX model"),
+        ({"double_blocks.0.weight": 1}, "is FLUX's transformer alone, without autoencoder"),
+        ({"diffusion_model.double_blocks.0.lora_A.weight": 1}, "is a LoRA, not a model"),
         ({"model.diffusion_model.cap_pad_token": 1}, "is a Z-Image model"),
         ({"control_model.input": 1}, "is a ControlNet"),
         ({"conditioner.embedders.0.model.ln_final": 1}, "refiner of Stable Diffusion XL"),
-        ({"weight": 1}, "is no checkpoint of Stable Diffusion 1, 2 or XL"),
+        ({"weight": 1}, "is no checkpoint of Stable Diffusion 1, 2, XL or FLUX.1"),
         ({"model.diffusion_model.input_blocks.0.0.weight": 1}, "a UNet and no text encoder"),
     ],
 )
