@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Shapes = Mapping[str, tuple[int, ...]]
 
-SHARD = 2_000_000_000
+SHARD = 1_000_000_000
 """Most bytes of a file of weights, but for a single tensor that is larger."""
 WORDS = ("shared.weight", "encoder.embed_tokens.weight")
 """Two names of T5's one matrix of tokens."""

@@ -82,20 +82,22 @@ def test_the_rest_of_the_settings_stays_as_it_is_to_the_byte(settings: Path) -> 
 def test_a_checkpoint_is_converted_onto_the_volume(
     settings: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[Path, Path, str]] = []
+    asked: list[tuple[Path, Path, str, dict[str, Path | None]]] = []
 
-    def converted(file: Path, target: Path, baseline: str, **_more: Path | None) -> Any:
+    def converted(file: Path, target: Path, baseline: str, **more: Path | None) -> Any:
         """What gpu_worker.convert answers, which needs torch."""
-        asked.append((file, target, baseline))
+        asked.append((file, target, baseline, more))
         shutil.copytree(EMOJI, target)
         return SimpleNamespace(
             baseline="stable_diffusion_1", sha256="b" * 64, parameters=10**9, native_size=64
         )
 
     monkeypatch.setattr(model_commands, "converted", converted)
-    run(*ADD[:2], "My Model 2", *ADD[3:], "--file", "m.safetensors", "--volume", volume)
+    own = "--file", "m.safetensors", "--volume", volume, "--tokenizer", "t5"
+    run(*ADD[:2], "My Model 2", *ADD[3:], *own)
     target = volume / "models" / "my-model-2"
-    assert asked == [(Path("m.safetensors"), target, "")]
+    more = {"config": None, "tokenizer": Path("t5")}
+    assert asked == [(Path("m.safetensors"), target, "", more)]
     assert table(settings)["My Model 2"] == {
         "endpoint": None,
         "source": "/runpod-volume/models/my-model-2",

@@ -79,7 +79,7 @@ FLUX_SINGLE = {
     "attn.norm_k.weight": "norm.key_norm.scale",
     "proj_out": "linear2",
 }
-FLUX_FUSED = {
+FLUX_FUSED: dict[str, dict[str, tuple[str, ...]]] = {
     "double": {
         "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
         "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,6 @@ from tests.worker.test_convert import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow  # importing torch takes seconds
 
@@ -109,8 +109,9 @@ def written(guided: bool, tokenizer: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def built(written: Path) -> dict[str, Any]:
-    import diffusers
     import transformers
+
+    diffusers: Any = import_module("diffusers")
 
     def settings(part: str) -> Any:
         return json.loads((written / part / "config.json").read_text())
@@ -232,8 +233,7 @@ def test_schnell_has_no_guidance(model: Path, checkpoint: Path, tmp_path: Path) 
 def test_large_parts_are_several_files_with_an_index(
     model: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import diffusers
-
+    diffusers: Any = import_module("diffusers")
     monkeypatch.setattr(flux_file, "SHARD", 40_000)
     convert(checkpoint, tmp_path / "made", config=model)
     shards = sorted((tmp_path / "made" / "transformer").glob("*.safetensors"))
@@ -359,14 +359,14 @@ def test_a_file_that_is_cut_off_is_refused(model: Path, checkpoint: Path, tmp_pa
 
 
 def test_without_t5s_tokenizer_it_says_where_one_is(checkpoint: Path, tmp_path: Path) -> None:
-    file = shutil.copy(checkpoint, tmp_path / "m.safetensors")
+    file = Path(shutil.copy(checkpoint, tmp_path / "m.safetensors"))
     assert "name the directory tokenizer_2 of FLUX.1 [schnell]" in refusal(file, None)
 
 
 def test_another_tokenizer_is_refused(
     model: Path, checkpoint: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
-    file = shutil.copy(checkpoint, tmp_path / "m.safetensors")
+    file = Path(shutil.copy(checkpoint, tmp_path / "m.safetensors"))
     empty, broken, bare = (tmp_path / name for name in ("empty", "broken", "bare"))
     for folder in (empty, broken):
         folder.mkdir()
