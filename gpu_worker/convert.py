@@ -92,8 +92,7 @@ def convert(
             if target.exists():
                 return _found(target, sha256)
             found = _convert(file, scratch, baseline, config, tokenizer, sha256)
-            _sync(scratch)
-            scratch.chmod(0o755)
+            _settle(scratch)
             scratch.rename(target)
             return found
     except (LayoutError, ModelError, TensorFileError, vocabulary.VocabularyError) as error:
@@ -330,9 +329,13 @@ def _alone(target: Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
-    """Bring all files to the disk, so that the rename never shows half of one after a crash."""
+def _settle(folder: Path) -> None:
+    """Bring all files to the disk, so that the rename never shows half of one after a crash.
+
+    safetensors writes files for their owner alone. On a volume a worker may have another user.
+    """
     for file in [*folder.rglob("*"), folder]:
+        file.chmod(0o755 if file.is_dir() else 0o644)
         number = os.open(file, os.O_RDONLY)
         try:
             os.fsync(number)

@@ -108,6 +108,18 @@ def test_the_worker_draws_with_what_was_made(simple: tuple[Path, Path], tmp_path
     assert max(abs(one - other) for one, other in pairs) <= 3  # half precision
 
 
+def test_a_worker_of_another_user_can_read_what_was_made(
+    simple: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config, file = simple
+    convert(file, tmp_path / "made", config=config)
+    found = [tmp_path / "made", *(tmp_path / "made").rglob("*")]
+    assert any(path.suffix == ".safetensors" for path in found)
+    assert all(
+        path.stat().st_mode & 0o7777 == (0o755 if path.is_dir() else 0o644) for path in found
+    )
+
+
 def test_the_same_twice_changes_nothing(simple: tuple[Path, Path], tmp_path: Path) -> None:
     config, file = simple
     first = convert(file, tmp_path / "made", config=config)
