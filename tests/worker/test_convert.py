@@ -241,7 +241,7 @@ def test_a_killed_run_leaves_nothing_half_and_the_next_one_makes_it(
     config, file = simple
     code = (
         "import sys, time; from pathlib import Path; from gpu_worker import convert as c\n"
-        "c._sync = lambda _: (print('written', flush=True), time.sleep(3600))\n"
+        "c._settle = lambda _: (print('written', flush=True), time.sleep(3600))\n"
         "c.convert(Path(sys.argv[1]), Path(sys.argv[2]), config=Path(sys.argv[3]))"
     )
     command = [sys.executable, "-c", code, str(file), str(tmp_path / "made"), str(config)]
