@@ -30,7 +30,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from gpu_worker import flux_file, flux_layouts, layouts, model_files, vocabulary
-from gpu_worker.layouts import FLUX, LARGE, SD2, UNET_PREFIX, VAE_PREFIX, LayoutError
+from gpu_worker.flux_layouts import FLUX
+from gpu_worker.layouts import LARGE, SD2, UNET_PREFIX, VAE_PREFIX, LayoutError
 from gpu_worker.model_files import ModelError
 from gpu_worker.model_table import SOURCE
 from gpu_worker.tensor_files import TensorFileError, tensors
@@ -137,7 +138,7 @@ def _convert(
             message = f"{file.name} is a pickle, and loading it runs code: take a safetensors file"
             raise ConvertError(message)
     heads = tensors(file)
-    family, channels = layouts.family_of(heads)
+    family, channels = flux_layouts.family_of(heads)
     baseline = _baseline(family, baseline)
     needed = 2 * sum(head.count for head in heads.values())
     if (free := shutil.disk_usage(scratch.parent).free) < needed:
@@ -152,8 +153,10 @@ def _convert(
             else:
                 velocity = V_PREDICTION in heads
                 layouts.write(config, baseline, channels=channels, velocity=velocity)
-        parts = _small_parts(file, config) if family == FLUX else _loaded(file, family, config)
-        streamed = _flux(file, heads, config, scratch) if family == FLUX else 0
+        if family == FLUX:
+            parts, streamed = _small_parts(file, config), _flux(file, heads, config, scratch)
+        else:
+            parts, streamed = _loaded(file, family, config), 0
         for name in COPIED:
             one = config / name
             if one.is_dir():
@@ -296,16 +299,11 @@ def _filled(
     what: str,
     dtype: torch.dtype = torch.float16,
 ) -> Any:
-    """Return a model with all its weights in half precision; raises ConvertError, LayoutError."""
+    """Return a model with all its weights in half precision; raises LayoutError."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     layouts.compare(what, shapes, {name: tensor.shape for name, tensor in weights.items()})
-    half = {}
-    for name in shapes:
-        tensor = weights.pop(name).to(dtype).contiguous()
-        if not torch.isfinite(tensor).all():
-            message = f"the {what} is damaged: {name} is not finite in half precision"
-            raise ConvertError(message)
-        half[name] = tensor
+    # Popped, so that both types of all weights are never in memory at once.
+    half = {name: layouts.halved(weights.pop(name), dtype, what, name) for name in shapes}
     model.load_state_dict(half, strict=True, assign=True)
     return model.eval()
 

@@ -188,11 +188,9 @@ def _shards(part: Part) -> Iterator[list[str]]:
 def _tensor(opened: Any, part: Part, name: str) -> torch.Tensor:
     source, rows = part.sources[name], part.shapes[name][0]
     whole = opened.get_slice(part.prefix + source.name)
-    found = whole[source.first : source.first + rows].to(torch.bfloat16)
-    if not torch.isfinite(found).all():
-        message = f"the {part.what} is damaged: {source.name} is not finite in half precision"
-        raise LayoutError(message)
-    return torch.cat(found.chunk(2)[::-1]) if source.swapped else found.contiguous()
+    some = whole[source.first : source.first + rows]
+    found: torch.Tensor = layouts.halved(some, torch.bfloat16, part.what, source.name)
+    return torch.cat(found.chunk(2)[::-1]) if source.swapped else found
 
 
 def _check_words(opened: Any, part: Part) -> None:

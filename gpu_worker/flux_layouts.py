@@ -7,16 +7,16 @@ published models; `tests/worker/test_flux_file.py` holds them against the sizes 
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from gpu_worker import vocabulary
-from gpu_worker.vocabulary import MAX_TOKENS, VocabularyError
+from gpu_worker import layouts, vocabulary
+from gpu_worker.layouts import TEXTS, VAES, refuse, write_json
+from gpu_worker.vocabulary import VocabularyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from gpu_worker.tensor_files import Tensor
@@ -38,6 +38,7 @@ UNUSED = {
     f"{CLIP}text_model.embeddings.position_ids",
 }
 """Tensors that ComfyUI saves, and that FLUX does not read: of CLIP's comparison with pictures."""
+FLUX = "flux_1"
 MARK = "double_blocks."
 """What names of FLUX's transformer have, and no other family's."""
 GUIDED = f"{TRANSFORMER}guidance_in.in_layer.weight"
@@ -55,12 +56,24 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def problems(tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """Yield why a file of FLUX, by its header, cannot be converted; nothing if it can be."""
+def family_of(tensors: Mapping[str, Tensor]) -> tuple[str, int]:
+    """Return the family of a single file and the channels that its network takes.
+
+    FLUX has a transformer, which takes tokens of as many numbers; of others see `layouts`. Raises
+    LayoutError for a file that cannot be converted, by its header.
+    """
+    mixes = any(MARK in name for name in tensors)
+    if not mixes or any("lora_" in name for name in tensors):
+        return layouts.family_of(tensors)
+    _check(tensors)
+    return FLUX, CHANNELS
+
+
+def _check(tensors: Mapping[str, Tensor]) -> None:
     if any("double_stream_modulation" in name for name in tensors):
-        yield "the file is a FLUX.2 model; FLUX.1 can be converted"
+        refuse("the file is a FLUX.2 model; FLUX.1 can be converted")
     if any(name.startswith(MARK) for name in tensors):  # as Black Forest Labs published it
-        yield (
+        refuse(
             "the file is FLUX's transformer alone, without autoencoder and text encoders (CLIP, "
             "T5): take a file that has all, by ComfyUI's names, or a directory of diffusers"
         )
@@ -70,20 +83,20 @@ def problems(tensors: Mapping[str, Tensor]) -> Iterator[str]:
         if not any(name.startswith(prefix) for name in tensors)
     ]
     if lacking:
-        yield f"the file is of FLUX and lacks its {_listed(lacking)}: take one that has all parts"
+        refuse(f"the file is of FLUX and lacks its {_listed(lacking)}: take one that has all parts")
     used = sorted(tensors.keys() - UNUSED)
     for name in used:
         if SCALES.search(name):
-            yield f"its weights have scales ({name}): take a file of FLUX with plain weights"
+            refuse(f"its weights have scales ({name}): take a file of FLUX with plain weights")
     for name in used:
         if tensors[name].kind not in NUMBERS:
-            yield f"it is quantized: {name} has numbers of the type {tensors[name].kind}"
+            refuse(f"it is quantized: {name} has numbers of the type {tensors[name].kind}")
         if not name.startswith(tuple(PARTS.values())):
-            yield f"the file has more than FLUX.1 has: {name}"
+            refuse(f"the file has more than FLUX.1 has: {name}")
     first = tensors.get(f"{TRANSFORMER}img_in.weight")
     if first and first.shape[1:] != (CHANNELS,):
         taken = first.shape[-1] if first.shape else 0
-        yield f"its transformer takes {taken} channels, as Fill's does; {CHANNELS} can be drawn"
+        refuse(f"its transformer takes {taken} channels, as Fill's does; {CHANNELS} can be drawn")
 
 
 def _listed(names: list[str]) -> str:
@@ -110,14 +123,14 @@ def write(folder: Path, tokenizer: Path | None, *, guided: bool) -> None:
     parts = {
         "transformer": {**NETWORK, "guidance_embeds": guided},
         "vae": AUTOENCODER,
-        "text_encoder": FIRST_TEXT,
+        "text_encoder": TEXTS[""],
         "text_encoder_2": SECOND_TEXT,
     }
     for part, config in parts.items():
-        _write(folder / part / "config.json", config)
+        write_json(folder / part / "config.json", config)
     schedule = {**SCHEDULE, "shift": 3.0 if guided else 1.0, "use_dynamic_shifting": guided}
-    _write(folder / "scheduler" / "scheduler_config.json", schedule)
-    _write(folder / "model_index.json", INDEX)
+    write_json(folder / "scheduler" / "scheduler_config.json", schedule)
+    write_json(folder / "model_index.json", INDEX)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -137,11 +150,6 @@ def check_tokenizer(folder: Path) -> None:
     if len(found) != PIECES or numbers != SPECIAL:
         message = f"{file} is no tokenizer of T5: its {len(found)} tokens are others"
         raise VocabularyError(message)
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2) + "\n")
 
 
 INDEX: dict[str, Any] = {
@@ -169,35 +177,12 @@ NETWORK: dict[str, Any] = {
     "axes_dims_rope": [16, 56, 56],
 }
 AUTOENCODER: dict[str, Any] = {
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 2,
+    **VAES[True],
     "latent_channels": 16,
-    "norm_num_groups": 32,
-    "sample_size": 1024,
     "scaling_factor": 0.3611,
     "shift_factor": 0.1159,
     "use_quant_conv": False,
     "use_post_quant_conv": False,
-    "force_upcast": True,
-}
-FIRST_TEXT: dict[str, Any] = {
-    "model_type": "clip_text_model",
-    "architectures": ["CLIPTextModel"],
-    "vocab_size": 49_408,
-    "max_position_embeddings": MAX_TOKENS,
-    "hidden_act": "quick_gelu",
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "projection_dim": 768,
-    "layer_norm_eps": 1e-5,
-    "bos_token_id": 49_406,
-    "eos_token_id": 49_407,
-    "pad_token_id": 49_407,
 }
 SECOND_TEXT: dict[str, Any] = {
     "model_type": "t5",

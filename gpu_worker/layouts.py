@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpu_worker import flux_layouts, vocabulary
+from gpu_worker import vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -23,7 +23,6 @@ FIRST = f"{UNET_PREFIX}input_blocks.0.0.weight"
 """The first convolution of a UNet; its second side is the number of channels that it takes."""
 PLAIN, REPAINTING = 4, 9
 SD1, SD2, SDXL = "stable_diffusion_1", "stable_diffusion_2", "stable_diffusion_xl"
-FLUX = "flux_1"
 LARGE = f"{SD2}_768"
 """The baseline of Stable Diffusion 2 at 768 pixels, which predicts the velocity."""
 SHOWN = 3
@@ -68,13 +67,8 @@ OTHERS = {
 def family_of(tensors: Mapping[str, Tensor]) -> tuple[str, int]:
     """Return the family of a single file and the channels its UNet takes; raises LayoutError.
 
-    FLUX has a transformer, which takes tokens of as many numbers.
+    FLUX's is known by `flux_layouts`.
     """
-    mixes = any(flux_layouts.MARK in name for name in tensors)
-    if mixes and not any("lora_" in name for name in tensors):
-        for problem in flux_layouts.problems(tensors):
-            _refuse(problem)
-        return FLUX, flux_layouts.CHANNELS
     families = [
         family
         for family, encoders in ENCODERS.items()
@@ -84,23 +78,24 @@ def family_of(tensors: Mapping[str, Tensor]) -> tuple[str, int]:
     if first is None or len(families) != 1:
         _refuse_kind(tensors, has_unet=first is not None)
     if not any(name.startswith(VAE_PREFIX) for name in tensors):
-        _refuse("the file has no autoencoder (first_stage_model): take a checkpoint that has one")
+        refuse("the file has no autoencoder (first_stage_model): take a checkpoint that has one")
     channels = first.shape[1] if len(first.shape) == 4 else 0  # type: ignore[union-attr]  # noqa: PLR2004
     if channels not in (PLAIN, REPAINTING):
-        _refuse(f"its UNet takes {channels} channels; {PLAIN} and {REPAINTING} can be drawn")
+        refuse(f"its UNet takes {channels} channels; {PLAIN} and {REPAINTING} can be drawn")
     return families[0], channels
 
 
 def _refuse_kind(tensors: Mapping[str, Tensor], *, has_unet: bool) -> None:
     for part, what in OTHERS.items():
         if any(part in name for name in tensors):
-            _refuse(f"the file is {what}; Stable Diffusion 1, 2, XL and FLUX.1 can be converted")
+            refuse(f"the file is {what}; Stable Diffusion 1, 2, XL and FLUX.1 can be converted")
     if has_unet:
-        _refuse("the file has a UNet and no text encoder: take a checkpoint that has both")
-    _refuse("the file is no checkpoint of Stable Diffusion 1, 2, XL or FLUX.1")
+        refuse("the file has a UNet and no text encoder: take a checkpoint that has both")
+    refuse("the file is no checkpoint of Stable Diffusion 1, 2, XL or FLUX.1")
 
 
-def _refuse(message: str) -> None:
+def refuse(message: str) -> None:
+    """Raise LayoutError."""
     raise LayoutError(message)
 
 
@@ -119,7 +114,15 @@ def compare(
         if names:
             shown = ", ".join(sorted(names)[:SHOWN])
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            _refuse(f"the {what} {problem} {shown}{more}")
+            refuse(f"the {what} {problem} {shown}{more}")
+
+
+def halved(tensor: Any, dtype: Any, what: str, name: str) -> Any:
+    """Return a tensor of a part in one of torch's types; raises LayoutError if it is not finite."""
+    found = tensor.to(dtype).contiguous()
+    if not found.isfinite().all():
+        refuse(f"the {what} is damaged: {name} is not finite in half precision")
+    return found
 
 
 def write(folder: Path, baseline: str, *, channels: int = PLAIN, velocity: bool = False) -> None:
@@ -149,7 +152,7 @@ def write(folder: Path, baseline: str, *, channels: int = PLAIN, velocity: bool 
     for part, (library, kind, config) in parts.items():
         index[part] = [library, kind]
         file = "scheduler_config.json" if part == "scheduler" else "config.json"
-        _write(folder / part / file, config)
+        write_json(folder / part / file, config)
     pads = {
         "tokenizer": "!" if family == SD2 else vocabulary.END,
         **({"tokenizer_2": "!"} if xl else {}),
@@ -160,10 +163,11 @@ def write(folder: Path, baseline: str, *, channels: int = PLAIN, velocity: bool 
     if not xl:
         index |= {key: [None, None] for key in ("safety_checker", "feature_extractor")}
         index["requires_safety_checker"] = False
-    _write(folder / "model_index.json", index)
+    write_json(folder / "model_index.json", index)
 
 
-def _write(file: Path, content: Mapping[str, Any]) -> None:
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a configuration, in a folder that is made for it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=2) + "\n")
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from PIL import Image
+
 Weights = dict[str, torch.Tensor]
 RESNET = {
     "norm1": "in_layers.0",
@@ -262,3 +264,16 @@ def write_flux(directory: Path, file: Path, **more: torch.Tensor) -> Path:
             found[name] = found[name].to(torch.float16)
     save_file({name: tensor.contiguous() for name, tensor in (found | more).items()}, file)
     return file
+
+
+def drawn(directory: Path) -> Image.Image:
+    """Return what a worker draws with a directory, always with the same seed."""
+    from gpu_worker.horde_client import Job
+    from gpu_worker.pipeline import Pipeline
+    from gpu_worker.settings import Settings
+    from tests.worker.fake_horde import PAYLOAD
+
+    common: dict[str, Any] = {"horde_url": "", "horde_api_key": "", "worker_name": ""}
+    settings = Settings(**common, model_dir=directory, device="cpu", torch_threads=1)
+    (image,) = Pipeline(settings).draw([Job(id="1", payload=PAYLOAD, deadline=0)])
+    return image

@@ -90,21 +90,10 @@ def test_every_weight_of_each_family_arrives_in_half_precision(
 
 @pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 def test_the_worker_draws_with_what_was_made(simple: tuple[Path, Path], tmp_path: Path) -> None:
-    from gpu_worker.horde_client import Job
-    from gpu_worker.pipeline import Pipeline
-    from gpu_worker.settings import Settings
-    from tests.worker.fake_horde import PAYLOAD
-
     config, file = simple
     convert(file, tmp_path / "made", config=config)
-    common: dict[str, Any] = {"horde_url": "", "horde_api_key": "", "worker_name": ""}
-    drawn = [
-        Pipeline(Settings(**common, model_dir=one, device="cpu", torch_threads=1)).draw(
-            [Job(id="1", payload=PAYLOAD, deadline=0)]
-        )[0]
-        for one in (config, tmp_path / "made")
-    ]
-    pairs = zip(*(image.tobytes() for image in drawn), strict=True)
+    images = [single_files.drawn(one) for one in (config, tmp_path / "made")]
+    pairs = zip(*(image.tobytes() for image in images), strict=True)
     assert max(abs(one - other) for one, other in pairs) <= 3  # half precision
 
 

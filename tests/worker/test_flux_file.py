@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gpu_worker import flux_file, flux_layouts, layouts, tiny
+from gpu_worker import flux_file, flux_layouts, tiny
 from gpu_worker.convert import convert
 from gpu_worker.tensor_files import Tensor
 from tests.worker import single_files
@@ -151,7 +151,7 @@ def test_every_tensor_of_full_size_finds_its_place(guided: bool, built: dict[str
         assert (len(single), sum(one.numel() for one in single.values())) == PUBLISHED
         assert sum(eighths) == EIGHTHS
     heads = {name: Tensor("F8_E4M3", tuple(one.shape)) for name, one in single.items()}
-    assert layouts.family_of(heads) == (layouts.FLUX, flux_layouts.CHANNELS)
+    assert flux_layouts.family_of(heads) == (flux_layouts.FLUX, flux_layouts.CHANNELS)
     for part in flux_file.parts(built["transformer"], built["text_encoder_2"], heads):
         flux_file.compare(part, heads)
         tied = {"encoder.embed_tokens.weight"} if part.what == "T5" else set()
@@ -192,11 +192,6 @@ def test_rows_are_those_of_diffusers_own_conversion(built: dict[str, Any], tmp_p
 def test_what_was_made_draws_the_same_picture_to_the_bit(
     model: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    from gpu_worker.horde_client import Job
-    from gpu_worker.pipeline import Pipeline
-    from gpu_worker.settings import Settings
-    from tests.worker.fake_horde import PAYLOAD
-
     made = convert(checkpoint, tmp_path / "made", config=model)
     assert (made.baseline, made.native_size) == ("flux_1", tiny.NATIVE_SIZE)
     same_weights(model, tmp_path / "made")
@@ -204,14 +199,8 @@ def test_what_was_made_draws_the_same_picture_to_the_bit(
         one.numel() for name in SIZES[True] for one in single_files.weights(model, name).values()
     ]
     assert made.parameters == sum(count)
-    common: dict[str, Any] = {"horde_url": "", "horde_api_key": "", "worker_name": ""}
-    drawn = [
-        Pipeline(Settings(**common, model_dir=one, device="cpu", torch_threads=1)).draw(
-            [Job(id="1", payload=PAYLOAD, deadline=0)]
-        )[0]
-        for one in (model, tmp_path / "made")
-    ]
-    assert drawn[0].tobytes() == drawn[1].tobytes()
+    before, after = (single_files.drawn(one) for one in (model, tmp_path / "made"))
+    assert before.tobytes() == after.tobytes()
 
 
 def test_schnell_has_no_guidance(model: Path, checkpoint: Path, tmp_path: Path) -> None:
